@@ -1,0 +1,45 @@
+# make chat    set everything up in .venv, then talk to the built-in model
+# make test    set everything up in .venv, then run the tests
+# make lint    format, lint, types, import contracts
+# make check   all of it: what must pass before a commit
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := chat
+.PHONY: chat test lint check
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+# Without an NVIDIA driver, torch comes from its CPU index: a tenth of the download. Empty = plain PyPI.
+TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org/whl/cpu)
+
+# Everything that setting up says goes to stderr, so that a pipe from `make chat` carries only the answer.
+define install
+@echo "Setting up .venv (only once; it takes a few minutes) ..." >&2
+@test -x $(BIN)/python || $(PYTHON) -m venv .venv </dev/null >&2
+@test -z "$(TORCH_INDEX)" || $(BIN)/python -m pip install -q --retries 1 --no-deps -c constraints.txt \
+	--extra-index-url "$(TORCH_INDEX)" torch </dev/null >&2
+@$(BIN)/python -m pip install -q -c constraints.txt -e "$(1)" </dev/null >&2
+endef
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(call install,.)
+	@touch $@
+
+.venv/.installed-dev: pyproject.toml constraints.txt
+	$(call install,.[dev])
+	@touch .venv/.installed $@
+
+chat: .venv/.installed
+	@$(BIN)/persona-tui chat $(ARGS)
+
+test: .venv/.installed-dev
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/.installed-dev
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+check: lint test
