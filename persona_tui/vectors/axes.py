@@ -1,0 +1,151 @@
+"""The axes of one model: the assistant baseline, the directions that floors are set on, and the floors."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from persona_tui.errors import VectorFileError, nearest
+from persona_tui.vectors.files import FORMAT_VERSION, check_kind, load_tensors, save_tensors
+from persona_tui.vectors.persona import by_recipe, check_layers, check_stacks, explain_fault
+
+AXIS_NAMES = ("assistant", "safety")
+# Files hold float32, so a unit vector's length is 1 only to about this.
+_UNIT_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, eq=False)  # tensors have no single answer to ==
+class Axes:
+    """Baseline, axes and floors of one model, at each of `layers`.
+
+    `baseline` and the axes have one tensor per recipe, `[len(layers), hidden]`; axes are unit length.
+    Positive on `safety` is the ordinary helpful answer, positive on `assistant` the default Assistant;
+    `assistant` is None until there are personas. `projections` has, per axis, the sorted projections of
+    ordinary responses `[len(layers), n]` (recipe `response`), from which any percentile is a look-up.
+
+    Raises:
+        ValueError: the shapes or recipes do not fit together, or an axis is not unit length.
+    """
+
+    layers: tuple[int, ...]
+    baseline: dict[str, Tensor]
+    safety: dict[str, Tensor]
+    projections: dict[str, Tensor]
+    assistant: dict[str, Tensor] | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_layers(self.layers)
+        check_stacks(len(self.layers), {"baseline": self.baseline, **self._directions()})
+        for name, stacks in self._directions().items():
+            if any((stack.norm(dim=-1) - 1).abs().max() > _UNIT_TOLERANCE for stack in stacks.values()):
+                raise ValueError(f'its "{name}" axis is not unit length')
+        self._check_projections()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The axes there are."""
+        return tuple(name for name in AXIS_NAMES if name in self._directions())
+
+    @property
+    def default_capping_axis(self) -> str:
+        """The axis measured to keep refusals intact on this model; unmeasured, the assistant axis."""
+        measured = self.metadata.get("default_capping_axis")
+        if measured in self.names:
+            return str(measured)
+        return "assistant" if self.assistant is not None else "safety"
+
+    def axis(self, name: str, layer: int, recipe: str = "response") -> Tensor:
+        """Return one axis at one layer, a unit vector `[hidden]`.
+
+        Raises:
+            VectorFileError: there is no such axis, or it was not extracted at this layer.
+        """
+        row = self._row(name, layer)
+        stacks = self._directions()[name]
+        if recipe not in stacks:
+            raise VectorFileError(f"The {name} axis was not extracted with the recipe {recipe}.")
+        return stacks[recipe][row]
+
+    def floor(self, name: str, layer: int, percentile: float = 25) -> float:
+        """Return the percentile (0 to 100) of ordinary responses' projections onto an axis at a layer.
+
+        Between two responses it interpolates linearly, as `torch.quantile` does.
+
+        Raises:
+            VectorFileError: there is no such axis, no floor for it, or it was not extracted at this layer.
+        """
+        row = self._row(name, layer)
+        if name not in self.projections:
+            raise VectorFileError(f"The {name} axis has no floor; run `persona-tui extract-axes`.")
+        return torch.quantile(self.projections[name][row], percentile / 100).item()
+
+    def save(self, path: Path, *, inside: Path | None = None) -> None:
+        """Write everything to one file; see `files.save_tensors` for `inside` and the errors."""
+        stacks = {"baseline": self.baseline, **self._directions()}
+        tensors = {f"{kind}.{recipe}": t for kind, group in stacks.items() for recipe, t in group.items()}
+        tensors |= {f"projections.{name}": rows for name, rows in self.projections.items()}
+        metadata = {
+            **self.metadata,
+            "kind": "axes",
+            "format_version": FORMAT_VERSION,
+            "hidden_size": int(self.baseline[next(iter(self.baseline))].shape[-1]),
+            "layers": list(self.layers),
+        }
+        save_tensors(path, tensors, metadata, inside=inside)
+
+    @classmethod
+    def load(cls, path: Path) -> "Axes":
+        """Read a model's axes.
+
+        Raises:
+            VectorFileError: the file is missing, damaged, or holds something else.
+        """
+        tensors, metadata = load_tensors(path)
+        check_kind(path, metadata, "axes")
+        try:
+            return cls(
+                layers=_LAYERS.validate_python(metadata["layers"]),
+                baseline=by_recipe(tensors, "baseline"),
+                safety=by_recipe(tensors, "safety"),
+                assistant=by_recipe(tensors, "assistant") or None,
+                projections=_projections(tensors),
+                metadata=metadata,
+            )
+        except (KeyError, ValueError, TypeError) as error:
+            raise VectorFileError(f"{path} cannot be used: {explain_fault(error)}.") from error
+
+    def _directions(self) -> dict[str, dict[str, Tensor]]:
+        return {"safety": self.safety} | ({"assistant": self.assistant} if self.assistant is not None else {})
+
+    def _row(self, name: str, layer: int) -> int:
+        if name not in self.names:
+            raise VectorFileError(f'There is no "{name}" axis for this model.{nearest(name, self.names)}')
+        if layer not in self.layers:
+            raise VectorFileError(
+                f"The axes were not extracted at layer {layer}, only at {', '.join(map(str, self.layers))};"
+                " run `persona-tui extract-axes`."
+            )
+        return self.layers.index(layer)
+
+    def _check_projections(self) -> None:
+        for name, rows in self.projections.items():
+            if name not in self.names:
+                raise ValueError(f'it has projections onto "{name}", but no such axis')
+            if rows.ndim != 2 or rows.shape[0] != len(self.layers) or not rows.shape[1]:
+                raise ValueError(
+                    f'its "{name}" projections are {list(rows.shape)}, not [{len(self.layers)}, n]'
+                )
+            if (rows.diff(dim=1) < 0).any():
+                raise ValueError(f'its "{name}" projections are not sorted')
+
+
+_LAYERS: TypeAdapter[tuple[int, ...]] = TypeAdapter(tuple[int, ...])
+
+
+def _projections(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensors[f"projections.{name}"] for name in AXIS_NAMES if f"projections.{name}" in tensors}

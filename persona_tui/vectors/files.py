@@ -1,0 +1,162 @@
+"""The file format of everything that was extracted: safetensors with one JSON metadata entry.
+
+Nothing is ever unpickled. A file from a stranger can at worst be refused, with one line that names it.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_tensors
+from safetensors.torch import save as serialize_tensors
+from torch import Tensor
+
+from persona_tui.atomic import atomic_write_bytes
+from persona_tui.errors import VectorFileError
+
+METADATA_KEY = "persona_tui"
+SUFFIX = ".safetensors"
+FORMAT_VERSION = 1
+
+# Far above anything real: 128 layers of 16384 in six kinds are 50 MB, a long calibration curve 100 kB.
+MAX_FILE_BYTES = 1 << 30
+MAX_HEADER_BYTES = 8 << 20
+
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], *, inside: Path | None = None
+) -> None:
+    """Write tensors and metadata to `path`, whole or not at all.
+
+    Args:
+        path: the file, replaced if it exists.
+        tensors: name to tensor; stored as contiguous float32.
+        metadata: anything JSON can say.
+        inside: the folder that links must not lead out of; by default the file's own.
+
+    Raises:
+        VectorFileError: a tensor holds NaN or infinity, or the metadata is not JSON.
+        WorkspaceError: the file cannot be written.
+    """
+    plain = {name: t.detach().to("cpu", torch.float32).contiguous().clone() for name, t in tensors.items()}
+    _check_tensors(path, plain)
+    try:
+        text = json.dumps(dict(metadata), allow_nan=False, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise VectorFileError(f"{path} was not written: its metadata is not JSON ({error}).") from error
+    atomic_write_bytes(path, serialize_tensors(plain, {METADATA_KEY: text}), inside=inside)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a file that `save_tensors` wrote; return its tensors (float32, CPU) and its metadata.
+
+    Raises:
+        VectorFileError: the file is missing, cut off, too large, of another kind, or holds NaN or infinity.
+    """
+    data = _read(path)
+    header = _header(path, data)
+    metadata = _metadata(path, header)
+    try:
+        stored = parse_tensors(data)
+    except (SafetensorError, ValueError, RuntimeError, KeyError) as error:
+        raise VectorFileError(f"{path} is damaged: {_first_line(error)}.") from error
+    for name, tensor in stored.items():
+        if tensor.dtype not in _FLOATS:
+            _refuse(path, f'its tensor "{name}" is {tensor.dtype}, not floating point')
+    tensors = {name: tensor.float() for name, tensor in stored.items()}
+    _check_tensors(path, tensors)
+    return tensors, metadata
+
+
+def check_kind(path: Path, metadata: Mapping[str, Any], kind: str) -> None:
+    """Raise VectorFileError unless the file says that it holds `kind`, in a format this version reads."""
+    if metadata.get("kind") != kind:
+        _refuse(path, f"it holds {metadata.get('kind', 'something else')!r}, not {kind!r}")
+    version = metadata.get("format_version")
+    if version != FORMAT_VERSION:
+        _refuse(path, f"its format version is {version!r}; this persona-tui reads {FORMAT_VERSION}")
+
+
+def check_model(path: Path, metadata: Mapping[str, Any], fingerprint: str | None, model: str) -> None:
+    """Raise VectorFileError, naming both models, if the file was made on a model other than `fingerprint`.
+
+    Without a fingerprint, that is without a loaded model, nothing is checked.
+    """
+    made_on = metadata.get("model_fingerprint")
+    if fingerprint is not None and made_on != fingerprint:
+        name = metadata.get("model_name") or "an unknown model"
+        short = f"{str(made_on)[:8]} against {fingerprint[:8]}"
+        raise VectorFileError(
+            f"{path.name} was made on {name} and cannot be used with {model} (fingerprints {short})."
+        )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if not path.is_file():
+            _refuse(path, "it is not a file" if path.exists() else "there is no such file")
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            _refuse(path, f"it is too large ({size:,} bytes)")
+        return path.read_bytes()
+    except OSError as error:
+        raise VectorFileError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _header(path: Path, data: bytes) -> dict[str, Any]:
+    """Parse the JSON header by hand first: what is wrong is then said in words of ours."""
+    if data[:2] == b"PK" or data[:1] == b"\x80":
+        _refuse(path, "it is a pickle, which could run code; only safetensors files are read")
+    if len(data) < 8:
+        _refuse(path, "it is cut off or no vector file at all")
+    length = int.from_bytes(data[:8], "little")
+    if length > MAX_HEADER_BYTES:
+        _refuse(path, "its header is too large; it is no vector file, or damaged")
+    if length > len(data) - 8:
+        _refuse(path, "it is cut off within its header")
+    try:
+        header = json.loads(data[8 : 8 + length])
+    except (ValueError, RecursionError) as error:
+        raise VectorFileError(f"{path} cannot be used: its header is damaged.") from error
+    if not isinstance(header, dict):
+        _refuse(path, "its header is damaged")
+    return header
+
+
+def _metadata(path: Path, header: Mapping[str, Any]) -> dict[str, Any]:
+    entries = header.get("__metadata__")
+    text = entries.get(METADATA_KEY) if isinstance(entries, dict) else None
+    if not isinstance(text, str):
+        _refuse(path, "it has no persona-tui metadata; `persona-tui import` reads other programs' files")
+    try:
+        metadata = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise VectorFileError(f"{path} cannot be used: its metadata is damaged.") from error
+    if not isinstance(metadata, dict):
+        _refuse(path, "its metadata is damaged")
+    return metadata
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    if not tensors:
+        _refuse(path, "it holds no tensors")
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            _refuse(path, f'its tensor "{name}" holds NaN or infinity')
+
+
+def _refuse(path: Path, reason: str) -> NoReturn:
+    raise VectorFileError(f"{path} cannot be used: {reason}.")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or ["unreadable"])[0].rstrip(".")

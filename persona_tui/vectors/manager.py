@@ -1,0 +1,260 @@
+"""The personas of one model: what there is, what is loaded, and blends of them.
+
+Which personas are loaded is kept in a small file, so that what `persona-tui load sage` did is still true for
+the next command.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from persona_tui.atomic import atomic_write_text
+from persona_tui.errors import (
+    GenerationError,
+    PersonaNotFoundError,
+    PersonaTuiError,
+    WorkspaceError,
+    nearest,
+)
+from persona_tui.vectors.axes import Axes
+from persona_tui.vectors.files import SUFFIX, check_model
+from persona_tui.vectors.maths import blend
+from persona_tui.vectors.persona import PersonaVector
+from persona_tui.workspace import safe_name
+
+AXES_FILE = f"axes{SUFFIX}"
+STATE_FILE = "loaded.json"
+PROMPTS_PER_PERSONA = 5
+
+
+class PromptGenerator(Protocol):
+    """Writes system prompts for a described character (`prompts.DatasetGenerator`)."""
+
+    def generate_persona_prompts(self, description: str, n: int = ...) -> list[dict[str, Any]]:
+        """Return up to `n` records with a "system_prompt" each."""
+        ...
+
+
+class PersonaExtractor(Protocol):
+    """Turns system prompts into a persona (`extraction`)."""
+
+    def extract_persona(
+        self, name: str, prompts: list[dict[str, Any]], *, description: str | None = None, source: str = ...
+    ) -> PersonaVector:
+        """Return the persona that the prompts ask for."""
+        ...
+
+
+class PersonaManager:
+    """Loads, saves, lists and blends the personas in one model's folder.
+
+    Args:
+        vectors_dir: the model's folder, `vectors/<model>/`; it need not exist yet.
+        model_fingerprint: of the loaded model. Vectors made on another one are refused. None: no model is
+            loaded, and nothing is checked.
+        model_name: what to call the model in errors; the folder's name by default.
+    """
+
+    def __init__(
+        self, vectors_dir: Path, model_fingerprint: str | None = None, model_name: str | None = None
+    ) -> None:
+        self.vectors_dir = Path(vectors_dir)
+        self.model_fingerprint = model_fingerprint
+        self.model_name = model_name or self.vectors_dir.name
+        self._personas: dict[str, PersonaVector] = {}
+        self._axes: Axes | None = None
+
+    # --- what there is ---
+
+    @property
+    def personas_dir(self) -> Path:
+        """The folder with one file per persona."""
+        return self.vectors_dir / "personas"
+
+    @property
+    def axes(self) -> Axes | None:
+        """The model's axes, read on first use; None while none were extracted.
+
+        Raises:
+            VectorFileError: the file is damaged or belongs to another model.
+        """
+        path = self.vectors_dir / AXES_FILE
+        if self._axes is None and path.is_file():
+            axes = Axes.load(path)
+            check_model(path, axes.metadata, self.model_fingerprint, self.model_name)
+            self._axes = axes
+        return self._axes
+
+    def save_axes(self, axes: Axes) -> None:
+        """Write the model's axes and use them from now on."""
+        path = self.vectors_dir / AXES_FILE
+        check_model(path, axes.metadata, self.model_fingerprint, self.model_name)
+        axes.save(path, inside=self.vectors_dir)
+        self._axes = axes
+
+    def path_of(self, name: str) -> Path:
+        """Return the file of a persona, whether it exists or not.
+
+        Raises:
+            WorkspaceError: the name is a path or has characters that names cannot have.
+        """
+        return self.personas_dir / f"{safe_name(name)}{SUFFIX}"
+
+    def list_available(self) -> list[str]:
+        """Return the names of all personas on the disk, sorted."""
+        return sorted(path.stem for path in self.personas_dir.glob(f"*{SUFFIX}") if _is_persona_file(path))
+
+    def get(self, name: str) -> PersonaVector:
+        """Return a persona, loaded or not, reading its file the first time.
+
+        Raises:
+            PersonaNotFoundError: there is none of this name.
+            VectorFileError: its file is damaged or belongs to another model.
+        """
+        path = self.path_of(name)
+        if not path.is_file():
+            self._personas.pop(name, None)
+            raise PersonaNotFoundError(self._not_found(name))
+        if name not in self._personas:
+            persona = PersonaVector.load(path)
+            check_model(path, persona.metadata, self.model_fingerprint, self.model_name)
+            # The file's name is what the user sees and types; a renamed file is a renamed persona.
+            self._personas[name] = replace(persona, name=name)
+        return self._personas[name]
+
+    def save(self, persona: PersonaVector) -> Path:
+        """Write a persona to its file, replacing one of the same name, and return the path."""
+        path = self.path_of(persona.name)
+        check_model(path, persona.metadata, self.model_fingerprint, self.model_name)
+        persona.save(path, inside=self.vectors_dir)
+        self._personas[persona.name] = persona
+        return path
+
+    def delete(self, name: str) -> bool:
+        """Remove a persona from the disk and from memory; False if there is none. Ask the user before."""
+        path = self.path_of(name)
+        self.unload(name)
+        if not path.is_file():
+            return False
+        try:
+            path.unlink()
+        except OSError as error:
+            raise WorkspaceError(f"{path} cannot be deleted: {error.strerror or error}.") from error
+        return True
+
+    # --- what is loaded ---
+
+    def list_loaded(self) -> list[str]:
+        """Return the names of the loaded personas that still exist, in the order they were loaded."""
+        available = set(self.list_available())
+        return [name for name in self._read_state() if name in available]
+
+    def load(self, name: str) -> bool:
+        """Load a persona, now and in later runs; True when it is loaded.
+
+        Raises:
+            PersonaNotFoundError: there is none of this name.
+            VectorFileError: its file is damaged or belongs to another model.
+        """
+        self.get(name)
+        loaded = self.list_loaded()
+        if name not in loaded:
+            self._write_state([*loaded, name])
+        return True
+
+    def unload(self, name: str) -> bool:
+        """Forget a loaded persona; False if it was not loaded. Its file stays."""
+        self._personas.pop(name, None)
+        loaded = self._read_state()
+        if name not in loaded:
+            return False
+        self._write_state([other for other in loaded if other != name])
+        return True
+
+    # --- what is added to the residual stream ---
+
+    def get_vector(self, name: str, safe: bool = True) -> dict[int, Tensor] | None:
+        """Return a loaded persona's vectors at strength 1, layer to `[hidden]`; None if it is not loaded."""
+        return self.get(name).direction(safe) if name in self.list_loaded() else None
+
+    def get_composite(self, weights: Mapping[str, float], safe: bool = True) -> dict[int, Tensor]:
+        """Return a blend of personas at strength 1, layer to `[hidden]`; empty when nothing has weight.
+
+        Personas need not be loaded. At a layer where one of them adds nothing, it counts as a zero vector, so
+        that a blend of personas calibrated for different layers is as loud as its parts.
+
+        Raises:
+            PersonaNotFoundError: one of the names is unknown.
+            PersonaTuiError: a weight is not a finite number.
+        """
+        for name, weight in weights.items():
+            if not math.isfinite(weight):
+                raise PersonaTuiError(f'The weight of "{name}" must be a number, not {weight}.')
+        directions = {name: self.get(name).direction(safe) for name, weight in weights.items() if weight}
+        amounts = [weights[name] for name in directions]
+        layers = sorted({layer for direction in directions.values() for layer in direction})
+        return {layer: blend(_at_layer(list(directions.values()), layer), amounts) for layer in layers}
+
+    # --- making one ---
+
+    def create_from_description(
+        self, description: str, name: str, extractor: PersonaExtractor, generator: PromptGenerator
+    ) -> bool:
+        """Make a persona from a description, save it and load it; True when that is done.
+
+        The generator writes system prompts, the extractor turns them into vectors.
+
+        Raises:
+            PersonaTuiError: the name is taken.
+            GenerationError: no system prompts could be made from the description.
+        """
+        if self.path_of(name).is_file():
+            raise PersonaTuiError(
+                f'There is a persona "{name}" already; delete it first or choose another name.'
+            )
+        prompts = generator.generate_persona_prompts(description, PROMPTS_PER_PERSONA)
+        if not prompts:
+            raise GenerationError(f"No system prompts could be made from the description of {name}.")
+        persona = extractor.extract_persona(name, prompts, description=description, source="generated")
+        self.save(persona)
+        return self.load(name)
+
+    # --- the file that remembers ---
+
+    def _read_state(self) -> list[str]:
+        """Return the remembered names. A damaged file only loses a convenience, so it counts as empty."""
+        try:
+            state = json.loads((self.vectors_dir / STATE_FILE).read_text(encoding="utf-8"))
+            names = state["loaded"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return []
+        return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+    def _write_state(self, names: list[str]) -> None:
+        text = json.dumps({"loaded": names}, indent=2) + "\n"
+        atomic_write_text(self.vectors_dir / STATE_FILE, text, inside=self.vectors_dir)
+
+    def _not_found(self, name: str) -> str:
+        available = self.list_available()
+        hint = nearest(name, available)
+        if not hint:
+            hint = f" There are {', '.join(available)}." if available else " There are none yet."
+        return f'There is no persona "{name}" for {self.model_name}.{hint}'
+
+
+def _is_persona_file(path: Path) -> bool:
+    try:
+        return safe_name(path.stem) == path.stem and path.is_file()
+    except WorkspaceError:
+        return False
+
+
+def _at_layer(directions: list[dict[int, Tensor]], layer: int) -> list[Tensor]:
+    like = next(direction[layer] for direction in directions if layer in direction)
+    return [direction.get(layer, torch.zeros_like(like)) for direction in directions]

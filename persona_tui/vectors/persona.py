@@ -1,0 +1,183 @@
+"""A persona: what extraction found for one character, and how loud it has to be."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
+
+from persona_tui.errors import VectorFileError
+from persona_tui.vectors.files import FORMAT_VERSION, check_kind, load_tensors, save_tensors
+
+# The positions a vector is taken from: the mean over the response, or the last token before it.
+RECIPES = ("response", "prompt_last")
+KINDS = ("mean", "raw", "safe")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Which recipe, layers and gain make a persona audible, and how that was found.
+
+    `gain` is set so that `default_strength` is where the persona is clear and the text still fluent.
+    `expression` is 0 for unsteered replies and 1 for what the system prompt itself achieves; `fluency_drop`
+    is in nats per token against prompted replies. `curve` holds every point that was tried.
+    """
+
+    recipe: str
+    layers: tuple[int, ...]
+    gain: float
+    default_strength: float
+    expression: float
+    fluency_drop: float
+    curve: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)  # tensors have no single answer to ==
+class PersonaVector:
+    """The vectors of one persona on one model.
+
+    `mean`, `raw` and `safe` have one tensor per recipe, `[len(layers), hidden]`, float32 on the CPU, with
+    their natural size. `metadata` is what the file records: model_name, model_fingerprint, source,
+    description, counts, recipe settings, created; `target_layers`, if there, are where an uncalibrated vector
+    is added.
+
+    Raises:
+        ValueError: the layers are not ascending, or the shapes, recipes or calibration do not fit together.
+    """
+
+    name: str
+    layers: tuple[int, ...]
+    mean: dict[str, Tensor]
+    raw: dict[str, Tensor]
+    safe: dict[str, Tensor]
+    metadata: dict[str, Any] = field(default_factory=dict)
+    calibration: Calibration | None = None
+
+    def __post_init__(self) -> None:
+        check_layers(self.layers)
+        check_stacks(len(self.layers), {kind: getattr(self, kind) for kind in KINDS})
+        if self.calibration is not None:
+            self._check_calibration(self.calibration)
+
+    @property
+    def hidden_size(self) -> int:
+        """The width of the residual stream that the vectors belong to."""
+        return int(next(iter(self.safe.values())).shape[-1])
+
+    @property
+    def recipe(self) -> str:
+        """The recipe that is used for steering: the calibrated one, else `response` where there is one."""
+        if self.calibration is not None:
+            return self.calibration.recipe
+        return next(recipe for recipe in RECIPES if recipe in self.safe)
+
+    @property
+    def steering_layers(self) -> tuple[int, ...]:
+        """Where the vector is added: the calibrated layers, else the target layers, else all of them."""
+        if self.calibration is not None:
+            return self.calibration.layers
+        targets = set(self.metadata.get("target_layers", ()))
+        return tuple(layer for layer in self.layers if layer in targets) or self.layers
+
+    def direction(self, safe: bool = True) -> dict[int, Tensor]:
+        """Return what is added at strength 1: steering layer to `gain` times the vector, `[hidden]`.
+
+        Args:
+            safe: the vector without its safety component, rather than the raw one.
+        """
+        gain = self.calibration.gain if self.calibration is not None else 1.0
+        stack = (self.safe if safe else self.raw)[self.recipe]
+        return {layer: stack[self.layers.index(layer)] * gain for layer in self.steering_layers}
+
+    def with_calibration(self, calibration: Calibration | None) -> "PersonaVector":
+        """Return this persona with another calibration, or with none."""
+        return replace(self, calibration=calibration)
+
+    def save(self, path: Path, *, inside: Path | None = None) -> None:
+        """Write the persona to one file; see `files.save_tensors` for `inside` and the errors."""
+        tensors = {
+            f"{kind}.{recipe}": stack for kind in KINDS for recipe, stack in getattr(self, kind).items()
+        }
+        metadata = {
+            **self.metadata,
+            "kind": "persona",
+            "name": self.name,
+            "format_version": FORMAT_VERSION,
+            "hidden_size": self.hidden_size,
+            "layers": list(self.layers),
+            "calibration": asdict(self.calibration) if self.calibration is not None else None,
+        }
+        save_tensors(path, tensors, metadata, inside=inside)
+
+    @classmethod
+    def load(cls, path: Path) -> "PersonaVector":
+        """Read a persona's file.
+
+        Raises:
+            VectorFileError: the file is missing, damaged, or holds something else.
+        """
+        tensors, metadata = load_tensors(path)
+        check_kind(path, metadata, "persona")
+        calibration = metadata.pop("calibration", None)
+        try:
+            return cls(
+                name=str(metadata["name"]),
+                layers=_LAYERS.validate_python(metadata["layers"]),
+                metadata=metadata,
+                calibration=_CALIBRATION.validate_python(calibration),
+                **{kind: by_recipe(tensors, kind) for kind in KINDS},
+            )
+        except (KeyError, ValueError, TypeError) as error:
+            raise VectorFileError(f"{path} cannot be used: {explain_fault(error)}.") from error
+
+    def _check_calibration(self, calibration: Calibration) -> None:
+        if calibration.recipe not in self.safe:
+            raise ValueError(f'it is calibrated for the recipe "{calibration.recipe}", which it lacks')
+        if not calibration.layers or not set(calibration.layers) <= set(self.layers):
+            raise ValueError(f"it is calibrated for the layers {list(calibration.layers)}, which it lacks")
+
+
+_LAYERS: TypeAdapter[tuple[int, ...]] = TypeAdapter(tuple[int, ...])
+_CALIBRATION: TypeAdapter[Calibration | None] = TypeAdapter(Calibration | None)
+
+
+# --- checks that axes share ------------------------------------------------------------------------------
+
+
+def by_recipe(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
+    """Return the stored tensors of one kind, `<kind>.<recipe>`, by recipe."""
+    return {recipe: tensors[f"{kind}.{recipe}"] for recipe in RECIPES if f"{kind}.{recipe}" in tensors}
+
+
+def check_layers(layers: tuple[int, ...]) -> None:
+    """Raise ValueError unless the layers are ascending numbers from 0, without repetition."""
+    if not layers or layers[0] < 0 or list(layers) != sorted(set(layers)):
+        raise ValueError(f"its layers {list(layers)} are not ascending numbers from 0")
+
+
+def check_stacks(n_layers: int, kinds: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Raise ValueError unless all kinds have the same recipes and one shape, `[n_layers, hidden]`."""
+    recipes = set(next(iter(kinds.values())))
+    if not recipes or not recipes <= set(RECIPES):
+        raise ValueError(f"it has none of the recipes {', '.join(RECIPES)}, or others")
+    hidden: int | None = None
+    for kind, stacks in kinds.items():
+        if set(stacks) != recipes:
+            raise ValueError(f'its "{kind}" vectors lack a recipe that others have')
+        for stack in stacks.values():
+            hidden = hidden if hidden is not None else int(stack.shape[-1]) if stack.ndim else 0
+            if tuple(stack.shape) != (n_layers, hidden) or not hidden:
+                expected = [n_layers, hidden or "hidden"]
+                raise ValueError(f'its "{kind}" vectors are {list(stack.shape)}, not {expected}')
+
+
+def explain_fault(error: Exception) -> str:
+    """Say in a few words what is wrong with the contents of a file."""
+    if isinstance(error, ValidationError):
+        problem = error.errors(include_url=False)[0]
+        return f"its metadata is wrong ({'.'.join(map(str, problem['loc'])) or 'layers'}: {problem['msg']})"
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    return (str(error).splitlines() or ["its contents are wrong"])[0].rstrip(".")
