@@ -1,0 +1,106 @@
+"""Running a model over text that is already there: activations and log-likelihoods, batched by length.
+
+Rows are padded on the right. Every position looks only backwards, so no real token ever sees the padding, and
+neither a mask nor position ids are needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from persona_tui.model.blocks import device_of, find_decoder, text_config
+from persona_tui.model.generation import accepted_arguments, clear_memory_errors
+from persona_tui.model.residual import ResidualHooks, StopForward
+
+TOKEN_BUDGET = 8192  # tokens in one forward pass, padding included
+_LOGIT_BUDGET = 2**28  # numbers in one pass' logits: 1 GiB in float32
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Token ids, and which of them the question is about.
+
+    Attributes:
+        ids: the whole text.
+        start: the first token that counts; all up to the end of the text do.
+        pick: the position to read on its own.
+    """
+
+    ids: list[int]
+    start: int
+    pick: int
+
+
+def batches(passages: Sequence[Passage], budget: int) -> Iterator[list[int]]:
+    """Indices of passages of like length, as many at a time as fit into a number of tokens (at least one)."""
+    batch: list[int] = []
+    for index in sorted(range(len(passages)), key=lambda each: len(passages[each].ids)):
+        if batch and (len(batch) + 1) * len(passages[index].ids) > budget:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _padded(passages: Sequence[Passage], device: torch.device) -> Tensor:
+    width = max(len(passage.ids) for passage in passages)
+    rows = [passage.ids + [passage.ids[-1]] * (width - len(passage.ids)) for passage in passages]
+    return torch.tensor(rows, device=device)
+
+
+@torch.inference_mode()
+def read_passages(
+    model: PreTrainedModel, passages: Sequence[Passage], hooks: ResidualHooks
+) -> tuple[Tensor, Tensor]:
+    """The mean over the counted tokens, and the picked token, of one batch.
+
+    Both are `[rows, layers, hidden]`, float32, on the CPU. The language-model head is not run, nor the layers
+    after the last one that the hooks want.
+    """
+    assert hooks.capture is not None
+    decoder = find_decoder(model)
+    tokens = _padded(passages, device_of(model.get_input_embeddings()))
+    weights = torch.zeros(tokens.shape)
+    for row, passage in enumerate(passages):
+        weights[row, passage.start : len(passage.ids)] = 1
+    hooks.capture.watch(torch.arange(len(passages)), weights, torch.tensor([each.pick for each in passages]))
+    try:
+        with hooks, clear_memory_errors():
+            decoder(input_ids=tokens, use_cache=False)
+    except StopForward:
+        pass
+    return hooks.capture.means(), hooks.capture.picked()
+
+
+@torch.inference_mode()
+def response_logprobs(model: PreTrainedModel, passages: Sequence[Passage]) -> list[float]:
+    """Each passage's sum of the log-probabilities of its counted tokens, in nats, for one batch."""
+    tokens = _padded(passages, device_of(model.get_input_embeddings()))
+    first = min(passage.start for passage in passages) - 1
+    keep = torch.arange(first, tokens.shape[1] - 1, device=tokens.device)
+    with clear_memory_errors():
+        if "logits_to_keep" in accepted_arguments(model):
+            logits = model(input_ids=tokens, use_cache=False, logits_to_keep=keep).logits
+        else:
+            logits = model(input_ids=tokens, use_cache=False).logits[:, keep]
+        sums = [_sum(logits[row], tokens[row], passage, first) for row, passage in enumerate(passages)]
+    result: list[float] = torch.stack(sums).tolist()
+    return result
+
+
+def _sum(logits: Tensor, tokens: Tensor, passage: Passage, first: int) -> Tensor:
+    end = len(passage.ids)
+    chosen = logits[passage.start - 1 - first : end - 1 - first].float()
+    return -cross_entropy(chosen, tokens[passage.start : end].to(chosen.device), reduction="sum")
+
+
+def logit_token_budget(model: PreTrainedModel) -> int:
+    """How many tokens a pass may hold when it computes logits."""
+    return max(1, min(TOKEN_BUDGET, _LOGIT_BUDGET // int(text_config(model).vocab_size)))

@@ -1,0 +1,358 @@
+"""One decode loop: a batch of prompts in, one step per token out.
+
+1. The prompts are padded on the left and run once; the keys and values stay in a cache.
+2. Each step picks one token for every row, and the next forward pass reads it.
+3. Rows that have finished are dropped from the batch once half of it has.
+4. One transfer per step brings tokens, log-probabilities and traces of all layers to the CPU.
+"""
+
+from __future__ import annotations
+
+import inspect
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
+
+from persona_tui.errors import GenerationError
+from persona_tui.model.blocks import context_length, device_of
+from persona_tui.model.residual import Interventions, ResidualHooks
+
+Finish = Literal["stop", "length", "cancelled"]
+Poll = Callable[[], Interventions | None]
+
+_NOISE_BLOCK = 64  # tokens for which a row's random numbers are drawn at once
+_SEED_STEP = 1_000_003  # keeps the rows of neighbouring seeds apart
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen.
+
+    Attributes:
+        max_new_tokens: the longest response.
+        temperature: 0 = always the most probable token.
+        top_p: choose among the most probable tokens that together have this probability.
+        seed: None = another text every time.
+
+    Raises:
+        GenerationError: a value out of range.
+    """
+
+    max_new_tokens: int = 256
+    temperature: float = 0.7
+    top_p: float = 0.95
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise GenerationError(f"max_new_tokens is {self.max_new_tokens}; at least 1 is needed.")
+        if not 0 <= self.temperature < float("inf"):
+            raise GenerationError(f"temperature is {self.temperature}; it must be 0 or more.")
+        if not 0 < self.top_p <= 1:
+            raise GenerationError(f"top_p is {self.top_p}; it must be above 0 and at most 1.")
+
+    def row_seed(self, row: int) -> int:
+        """The seed of one row when its request brings none."""
+        return secrets.randbits(62) if self.seed is None else self.seed * _SEED_STEP + row
+
+
+@dataclass(frozen=True)
+class Step:
+    """One token for every row that was still being written.
+
+    Attributes:
+        index: the token's place in the response, from 0.
+        rows: which rows of the batch the other lists are about.
+        tokens: the token ids; a row with finish "stop" has its end-of-turn token here.
+        logprobs: of those tokens, in nats, under the model (before temperature and top-p).
+        lifts: how far the floors lifted the position that chose the token, summed over the layers.
+        projections: per row, in the order of the hooks' axes, at that same position.
+        finish: why a row ends with this token, or None.
+    """
+
+    index: int
+    rows: list[int]
+    tokens: list[int]
+    logprobs: list[float]
+    lifts: list[float]
+    projections: list[list[float]]
+    finish: list[Finish | None]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What to write, and when each row is done.
+
+    Attributes:
+        prompts: token ids, one list per row.
+        seeds: one per row; a row's text depends on its own seed only.
+        end_tokens: ids that end a turn.
+        pad_token: any valid id.
+        ended: optional; whether a row's tokens so far contain the end of the turn, spelled as text.
+    """
+
+    prompts: Sequence[Sequence[int]]
+    seeds: Sequence[int]
+    end_tokens: frozenset[int]
+    pad_token: int
+    ended: Callable[[list[int]], bool] | None = None
+
+
+class Sampler:
+    """Chooses tokens by inverse CDF: one uniform number per row and token, from that row's own generator."""
+
+    def __init__(self, sampling: Sampling, seeds: Sequence[int], device: torch.device) -> None:
+        self._greedy = sampling.temperature == 0
+        self._warpers: list[Callable[[Any, Any], Tensor]] = []
+        self._device = device
+        # In float32 the sum over a large vocabulary jitters enough to reach tokens that top-p has excluded.
+        self._dtype = torch.float32 if device.type == "mps" else torch.float64
+        if self._greedy:
+            return
+        self._warpers.append(TemperatureLogitsWarper(float(sampling.temperature)))
+        if sampling.top_p < 1:
+            self._warpers.append(TopPLogitsWarper(sampling.top_p))
+        self._generators = [torch.Generator().manual_seed(seed % 2**63) for seed in seeds]
+        self._noise = torch.empty(0)
+
+    def _uniform(self, index: int) -> Tensor:
+        """`[rows, 1]`, the random numbers of one token."""
+        column = index % _NOISE_BLOCK
+        if column == 0:
+            drawn = [
+                torch.rand(_NOISE_BLOCK, generator=generator, dtype=self._dtype)
+                for generator in self._generators
+            ]
+            self._noise = torch.stack(drawn).to(self._device)
+        return self._noise[:, column : column + 1]
+
+    def pick(self, logits: Tensor, index: int) -> Tensor:
+        """The token of each row, `[rows]`, from float32 logits `[rows, vocabulary]`."""
+        if self._greedy:
+            return logits.argmax(-1)
+        for warp in self._warpers:
+            logits = warp(None, logits)
+        # In vocabulary order, not by probability: two nearly equal tokens that swap ranks change nothing.
+        cumulative = logits.softmax(-1).cumsum(-1, dtype=self._dtype)
+        target = self._uniform(index) * cumulative[:, -1:]
+        chosen = torch.searchsorted(cumulative, target, right=True).squeeze(1)
+        # Rounding may point past the last token with any probability.
+        return torch.minimum(chosen, (cumulative < cumulative[:, -1:]).sum(-1))
+
+    def select(self, keep: Tensor) -> None:
+        """Go on with some of the rows only."""
+        if not self._greedy:
+            self._generators = [self._generators[row] for row in keep.tolist()]
+            self._noise = self._noise[keep.to(self._device)]
+
+
+def check_fits(prompt_tokens: int, context: int | None) -> None:
+    """Raise a GenerationError when a prompt leaves no room for a single token."""
+    if context is not None and prompt_tokens >= context:
+        raise GenerationError(
+            f"The prompt has {prompt_tokens} tokens, but the model's context holds {context}: "
+            "shorten the conversation."
+        )
+
+
+@contextmanager
+def clear_memory_errors() -> Iterator[None]:
+    """Turn running out of memory into a GenerationError that says what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise GenerationError(
+            "Out of memory: use a smaller batch, a shorter conversation or quantization."
+        ) from error
+
+
+def accepted_arguments(model: PreTrainedModel) -> frozenset[str]:
+    """The names that a model's forward pass takes; they differ a little between architectures."""
+    return frozenset(inspect.signature(model.forward).parameters)
+
+
+class _Decoding:
+    """The state of one batch between two steps."""
+
+    def __init__(
+        self, model: PreTrainedModel, batch: Batch, sampling: Sampling, hooks: ResidualHooks
+    ) -> None:
+        self.model, self.batch, self.hooks = model, batch, hooks
+        self.device = device_of(model.get_input_embeddings())
+        self.context = context_length(model)
+        self.accepted = accepted_arguments(model)
+        self.rows = list(range(len(batch.prompts)))
+        self.limits = [self._limit(len(prompt), sampling.max_new_tokens) for prompt in batch.prompts]
+        self.outputs: list[list[int]] = [[] for _ in batch.prompts]
+        self.done = [False] * len(self.rows)  # by place in the present batch, as are the tensors below
+        self.index = 0
+        self.spoken: list[bool] = []
+        self.cache = DynamicCache(config=model.config)
+        self.sampler = Sampler(sampling, batch.seeds, self.device)
+        self._prepare_prompts(max(self.limits))
+
+    def _limit(self, prompt_tokens: int, wanted: int) -> int:
+        check_fits(prompt_tokens, self.context)
+        return wanted if self.context is None else min(wanted, self.context - prompt_tokens)
+
+    def _prepare_prompts(self, new_tokens: int) -> None:
+        lengths = torch.tensor([len(prompt) for prompt in self.batch.prompts])
+        width = int(lengths.max())
+        padded = [
+            [self.batch.pad_token] * (width - len(prompt)) + list(prompt) for prompt in self.batch.prompts
+        ]
+        self.input = torch.tensor(padded, device=self.device)
+        positions = torch.arange(width)[None] - (width - lengths)[:, None]
+        self.positions = positions.clamp(min=0).to(self.device)
+        self.width = width
+        # Without padding no mask is needed, and models then use their fastest attention.
+        self.mask: Tensor | None = None
+        if int(lengths.min()) < width:
+            written = torch.ones(len(lengths), new_tokens + 1, dtype=torch.long)
+            self.mask = torch.cat([(positions >= 0).long(), written], dim=1).to(self.device)
+        self.row_ids = torch.tensor(self.rows)
+        if self.hooks.capture is not None:
+            self.hooks.capture.watch(self.row_ids, pick=torch.full((len(lengths),), width - 1))
+
+    def _forward(self) -> Tensor:
+        """Run the model on the present input; its last position's logits, float32 `[rows, vocabulary]`."""
+        arguments: dict[str, Any] = {
+            "input_ids": self.input,
+            "past_key_values": self.cache,
+            "use_cache": True,
+        }
+        if self.mask is not None:
+            arguments["attention_mask"] = self.mask[:, : self.width]
+        if "position_ids" in self.accepted:
+            arguments["position_ids"] = self.positions
+        if "logits_to_keep" in self.accepted:
+            arguments["logits_to_keep"] = 1
+        with self.hooks, clear_memory_errors():
+            logits: Tensor = self.model(**arguments).logits
+        return logits[:, -1].to(device=self.device, dtype=torch.float32)
+
+    @torch.inference_mode()
+    def advance(self) -> Step:
+        """One forward pass and one token for every row."""
+        logits = self._forward()
+        tokens = self.sampler.pick(logits, self.index)
+        logprobs = logits.log_softmax(-1).gather(1, tokens.unsqueeze(1))
+        traces = self.hooks.traces(self.device, len(tokens))
+        # Token ids are exact in float32 up to 16 million, so that everything travels at once.
+        seen = torch.cat([tokens.unsqueeze(1).float(), logprobs, traces], dim=1).tolist()
+        finish = [self._finish(place, int(values[0])) for place, values in enumerate(seen)]
+        step = self._step(seen, finish)
+        self._go_on(tokens, finish)
+        return step
+
+    def _finish(self, place: int, token: int) -> Finish | None:
+        """Take in one row's new token; why the row ends with it, if it does."""
+        if self.done[place]:
+            return None
+        if token in self.batch.end_tokens:
+            return "stop"
+        output = self.outputs[self.rows[place]]
+        output.append(token)
+        if self.batch.ended is not None and self.batch.ended(output):
+            return "stop"
+        return "length" if len(output) >= self.limits[self.rows[place]] else None
+
+    def _step(self, seen: list[list[float]], finish: list[Finish | None]) -> Step:
+        places = [place for place, done in enumerate(self.done) if not done]
+        return Step(
+            index=self.index,
+            rows=[self.rows[place] for place in places],
+            tokens=[int(seen[place][0]) for place in places],
+            logprobs=[seen[place][1] for place in places],
+            lifts=[seen[place][2] for place in places],
+            projections=[seen[place][3:] for place in places],
+            finish=[finish[place] for place in places],
+        )
+
+    def _go_on(self, tokens: Tensor, finish: list[Finish | None]) -> None:
+        """Make the tokens just written the next pass' input."""
+        spoken = [
+            not done and len(self.outputs[row]) > self.index
+            for row, done in zip(self.rows, self.done, strict=True)
+        ]
+        finished_before = self.done
+        self.done = [done or reason is not None for done, reason in zip(self.done, finish, strict=True)]
+        self.index += 1
+        self.width += 1
+        self.input = tokens.unsqueeze(1)
+        self.positions = self.positions[:, -1:] + 1
+        if self.context is not None:
+            # Only rows that have finished can get there; they stay within what the model can index.
+            self.positions = self.positions.clamp(max=self.context - 1)
+        if 2 * sum(finished_before) >= len(finished_before):
+            keep = [place for place, done in enumerate(finished_before) if not done]
+            self._select(keep)
+            spoken = [spoken[place] for place in keep]
+        self._watch(spoken)
+
+    def _select(self, keep: list[int]) -> None:
+        """Go on with some of the rows only. A row stays for one pass after its last token, which reads it."""
+        self.rows = [self.rows[place] for place in keep]
+        self.done = [self.done[place] for place in keep]
+        self.row_ids = torch.tensor(self.rows)
+        kept = torch.tensor(keep)
+        self.sampler.select(kept)
+        self.hooks.select(kept)
+        there = kept.to(self.device)
+        self.input, self.positions = self.input[there], self.positions[there]
+        self.mask = None if self.mask is None else self.mask[there]
+        self.cache.reorder_cache(there)  # type: ignore[arg-type]
+
+    def _watch(self, spoken: list[bool]) -> None:
+        """Count those of the tokens just written, which the next pass reads, that are part of a response."""
+        if self.hooks.capture is None:
+            return
+        if spoken != self.spoken:
+            self.spoken = spoken
+            self.weights = torch.tensor(spoken, dtype=torch.float32).unsqueeze(1)
+        self.hooks.capture.watch(self.row_ids, self.weights)
+
+    @torch.inference_mode()
+    def read_last_tokens(self) -> None:
+        """Feed the tokens that ended the rows, so that a capture has seen every token of every response."""
+        if any(self.spoken):
+            self._forward()
+
+
+def decode(
+    model: PreTrainedModel,
+    batch: Batch,
+    sampling: Sampling,
+    hooks: ResidualHooks,
+    poll: Poll | None = None,
+    stop: threading.Event | None = None,
+) -> Iterator[Step]:
+    """Write one response per prompt, a step per token.
+
+    Args:
+        model: any decoder-only causal language model, on its device(s).
+        batch: the prompts and their seeds.
+        sampling: how tokens are chosen.
+        hooks: what is done to the residual stream, what is captured and traced.
+        poll: asked before every token; what it returns (unless None) is applied from that token on.
+        stop: when set, no further token is written.
+
+    Raises:
+        GenerationError: a prompt does not fit the context, or memory ran out.
+    """
+    state = _Decoding(model, batch, sampling, hooks)
+    while not all(state.done) and not (stop is not None and stop.is_set()):
+        change = poll() if poll is not None else None
+        if change is not None:
+            hooks.apply(change)
+        yield state.advance()
+    if hooks.capture is not None:
+        state.read_last_tokens()

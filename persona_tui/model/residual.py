@@ -1,0 +1,355 @@
+"""Reading and changing the residual stream while a model runs.
+
+One small callable per block that needs it, with buffers that are written in place: what is added to the
+block's output (steering), and the axis and floor that the result is kept above (capping). Capture and traces
+read the same tensor afterwards. Hooks exist only inside `with hooks:`, that is during one forward pass, so
+none survives an exception or an iterator that its reader abandoned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from persona_tui.errors import GenerationError
+from persona_tui.model.blocks import device_of
+
+
+@dataclass(frozen=True)
+class Cap:
+    """A floor under the projection onto an axis: `h <- h + max(0, floor - h.axis) * axis`.
+
+    Attributes:
+        axis: unit vector `[hidden]`.
+        floor: the lowest projection allowed, in the units of the residual stream.
+    """
+
+    axis: Tensor
+    floor: float
+
+
+@dataclass(frozen=True)
+class Interventions:
+    """What is done to the residual stream, by layer. Steering comes first, then the floor.
+
+    Attributes:
+        steering: the vector added at a layer: `[hidden]` for all rows, or `[rows, hidden]`, one for each.
+        capping: the floor at a layer: one `Cap` for all rows, or one per row (None = no floor for that row).
+    """
+
+    steering: Mapping[int, Tensor] = field(default_factory=dict)
+    capping: Mapping[int, Cap | Sequence[Cap | None]] = field(default_factory=dict)
+
+    @staticmethod
+    def none() -> Interventions:
+        """Leave the model as it is."""
+        return Interventions()
+
+
+class StopForward(Exception):
+    """Ends a forward pass whose later layers nobody needs. Raised in a hook, caught around the pass."""
+
+
+class Capture:
+    """Running sums of block outputs, per row, on the blocks' own devices.
+
+    Memory does not grow with the number of tokens. Before each forward pass `watch` says which of its
+    positions count; the hooks do the rest.
+    """
+
+    def __init__(self, layers: Sequence[int], rows: int, hidden_size: int) -> None:
+        self.layers = tuple(sorted(set(layers)))
+        self.counts = torch.zeros(rows)
+        self._shape = (rows, hidden_size)
+        self._sums: dict[int, Tensor] = {}
+        self._picked: dict[int, Tensor] = {}
+        self._rows = torch.arange(rows)
+        self._weights: Tensor | None = None
+        self._pick: Tensor | None = None
+        self._placed: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def watch(self, rows: Tensor, weights: Tensor | None = None, pick: Tensor | None = None) -> None:
+        """Say what to read in the next forward pass.
+
+        Args:
+            rows: `[n]`, which of the capture's rows the pass is about.
+            weights: `[n, positions]`, 1 where a position counts for the mean; None = none does.
+            pick: `[n]`, the position to keep as it is for each row; None = keep nothing.
+        """
+        if rows is not self._rows or weights is not self._weights:
+            self._placed.clear()
+        self._rows, self._weights, self._pick = rows, weights, pick
+        if weights is not None:
+            self.counts.index_add_(0, rows, weights.sum(1))
+
+    def read(self, layer: int, hidden: Tensor) -> None:
+        """Take what was asked for from one block's output, `[n, positions, hidden]`."""
+        if self._pick is not None:
+            pick = self._pick.to(hidden.device)
+            self._picked[layer] = hidden[torch.arange(len(pick), device=hidden.device), pick].float()
+        if self._weights is not None:
+            rows, weights = self._on(hidden.device, self._weights)
+            summed = torch.bmm(weights.unsqueeze(1), hidden.float()).squeeze(1)
+            self._sum(layer, hidden.device).index_add_(0, rows, summed)
+
+    def _on(self, device: torch.device, weights: Tensor) -> tuple[Tensor, Tensor]:
+        # Kept between tokens: two small transfers per layer and token would cost more than the sums.
+        if device not in self._placed:
+            self._placed[device] = (self._rows.to(device), weights.to(device))
+        return self._placed[device]
+
+    def _sum(self, layer: int, device: torch.device) -> Tensor:
+        if layer not in self._sums:
+            self._sums[layer] = torch.zeros(self._shape, device=device)
+        return self._sums[layer]
+
+    def means(self) -> Tensor:
+        """`[rows, layers, hidden]` float32 on the CPU; a row without a counted position is zero."""
+        stacked = torch.stack([self._sum(layer, torch.device("cpu")).cpu() for layer in self.layers], dim=1)
+        return stacked / self.counts.clamp(min=1)[:, None, None]
+
+    def picked(self) -> Tensor:
+        """The picked position of every row: `[rows, layers, hidden]` float32 on the CPU."""
+        return torch.stack([self._picked[layer].cpu() for layer in self.layers], dim=1)
+
+
+class _Site:
+    """One block's hook and its buffers."""
+
+    def __init__(self, layer: int, block: nn.Module, hidden_size: int) -> None:
+        self.layer = layer
+        self.block = block
+        self.device = device_of(block)
+        self.hidden_size = hidden_size
+        self.delta: Tensor | None = None  # [rows or 1, 1, hidden]
+        self.axis: Tensor | None = None  # [rows or 1, 1, hidden]
+        self.floor: Tensor | None = None  # [rows or 1, 1, 1]; -inf where a row has no floor
+        self.capture: Capture | None = None
+        self.probe: Tensor | None = None  # [hidden, axes to project onto]
+        self.stops = False
+        self.lift: Tensor | None = None  # [rows], what the floor added at the last position of the last pass
+        self.projection: Tensor | None = None  # [rows, axes], at that position
+
+    @property
+    def needed(self) -> bool:
+        intervenes = self.delta is not None or self.axis is not None
+        return intervenes or self.capture is not None or self.probe is not None or self.stops
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        hidden = output[0] if isinstance(output, tuple) else output
+        self._check(hidden)
+        changed = self._intervene(hidden)
+        if self.capture is not None:
+            self.capture.read(self.layer, changed)
+        if self.probe is not None:
+            self.projection = changed[:, -1].float() @ self.probe
+        if self.stops:
+            raise StopForward
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    def _check(self, hidden: Any) -> None:
+        if not isinstance(hidden, Tensor) or hidden.dim() != 3 or hidden.shape[-1] != self.hidden_size:
+            got = list(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
+            raise GenerationError(
+                f"Block {self.layer} returned {got} where [rows, tokens, {self.hidden_size}] was expected: "
+                "this architecture cannot be steered."
+            )
+
+    def _intervene(self, hidden: Tensor) -> Tensor:
+        # The buffers are float32, so sums are rounded to the model's type once, at the end.
+        changed = hidden if self.delta is None else hidden + self.delta
+        if self.axis is not None and self.floor is not None:
+            full = changed.float()
+            projection = (full * self.axis).sum(-1, keepdim=True)
+            lift = (self.floor - projection).clamp(min=0)
+            self.lift = lift[:, -1, 0]
+            changed = full + lift * self.axis
+        return changed.to(hidden.dtype)
+
+    def select(self, keep: Tensor) -> None:
+        """Go on with some of the rows only."""
+        for name in ("delta", "axis", "floor"):
+            buffer = getattr(self, name)
+            if buffer is not None and len(buffer) > 1:
+                setattr(self, name, buffer[keep.to(self.device)])
+
+
+def _written(buffer: Tensor | None, value: Tensor | None, device: torch.device) -> Tensor | None:
+    """The buffer with a new value: in place where the shape allows."""
+    if value is None:
+        return None
+    if buffer is None or buffer.shape != value.shape:
+        return value.to(device=device, dtype=torch.float32, copy=True)
+    return buffer.copy_(value, non_blocking=True)
+
+
+class ResidualHooks:
+    """The hooks on one model for one batch. Active inside `with hooks:` only."""
+
+    def __init__(
+        self,
+        blocks: nn.ModuleList,
+        hidden_size: int,
+        rows: int,
+        *,
+        capture_layers: Sequence[int] = (),
+        axes: Mapping[str, Mapping[int, Tensor]] | None = None,
+        stop_after: int | None = None,
+    ) -> None:
+        """
+        Args:
+            blocks: the model's decoder blocks.
+            hidden_size: the width of the residual stream.
+            rows: how many rows the batch starts with.
+            capture_layers: where activations are collected, in `.capture`.
+            axes: name -> layer -> `[hidden]`: projections of the last position, read back by `traces`.
+            stop_after: raise `StopForward` after this layer.
+
+        Raises:
+            GenerationError: a layer that the model does not have, or a vector of another size.
+        """
+        self._blocks = blocks
+        self._hidden_size = hidden_size
+        self._all_rows = rows
+        self._rows: Tensor | None = None  # the rows still in the batch; None = all of them
+        self._sites: dict[int, _Site] = {}
+        self._handles: list[RemovableHandle] = []
+        self.capture = Capture(capture_layers, rows, hidden_size) if capture_layers else None
+        for layer in capture_layers:
+            self._site(layer).capture = self.capture
+        self._axis_names = tuple(axes or {})
+        self._average = self._place_probes(axes or {})
+        if stop_after is not None:
+            self._site(stop_after).stops = True
+
+    def _site(self, layer: int) -> _Site:
+        if not 0 <= layer < len(self._blocks):
+            raise GenerationError(
+                f"Layer {layer} does not exist: this model has layers 0 to {len(self._blocks) - 1}"
+            )
+        if layer not in self._sites:
+            self._sites[layer] = _Site(layer, self._blocks[layer], self._hidden_size)
+        return self._sites[layer]
+
+    def _place_probes(self, axes: Mapping[str, Mapping[int, Tensor]]) -> Tensor:
+        """Give each site its axes; returns `[columns, names]`, which averages their results by name."""
+        columns: list[Tensor] = []
+        for layer in sorted({layer for by_layer in axes.values() for layer in by_layer}):
+            names = [name for name in axes if layer in axes[name]]
+            vectors = [self._checked(axes[name][layer], layer) for name in names]
+            site = self._site(layer)
+            site.probe = torch.stack(vectors, dim=1).to(site.device)
+            columns += [self._average_column(name, axes) for name in names]
+        return torch.stack(columns) if columns else torch.zeros(0, len(axes))
+
+    def _average_column(self, name: str, axes: Mapping[str, Mapping[int, Tensor]]) -> Tensor:
+        column = torch.zeros(len(axes))
+        column[self._axis_names.index(name)] = 1 / len(axes[name])
+        return column
+
+    def _checked(self, vector: Tensor, layer: int) -> Tensor:
+        if vector.shape[-1] != self._hidden_size or vector.dim() not in (1, 2):
+            raise GenerationError(
+                f"The vector for layer {layer} has shape {list(vector.shape)}; "
+                f"this model's residual stream is {self._hidden_size} wide."
+            )
+        if vector.dim() == 2 and len(vector) != self._all_rows:
+            raise GenerationError(
+                f"Layer {layer} was given {len(vector)} vectors for a batch of {self._all_rows} rows."
+            )
+        return vector.detach().float()
+
+    @torch.inference_mode()
+    def apply(self, interventions: Interventions) -> None:
+        """Write new interventions into the buffers; they act from the next forward pass on.
+
+        Raises:
+            GenerationError: a layer that the model does not have, or a vector of another size.
+        """
+        for layer in {*interventions.steering, *interventions.capping, *self._sites}:
+            site = self._site(layer)
+            axis, floor = self._cap_values(interventions.capping.get(layer), layer)
+            site.delta = _written(
+                site.delta, self._delta(interventions.steering.get(layer), layer), site.device
+            )
+            site.axis = _written(site.axis, axis, site.device)
+            site.floor = _written(site.floor, floor, site.device)
+            if axis is None:
+                site.lift = None
+
+    def _delta(self, vector: Tensor | None, layer: int) -> Tensor | None:
+        if vector is None:
+            return None
+        checked = self._checked(vector, layer)
+        return checked.view(1, 1, -1) if checked.dim() == 1 else self._current(checked).unsqueeze(1)
+
+    def _cap_values(
+        self, cap: Cap | Sequence[Cap | None] | None, layer: int
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """A layer's capping as an axis `[rows or 1, 1, hidden]` and a floor `[rows or 1, 1, 1]`."""
+        if cap is None:
+            return None, None
+        if isinstance(cap, Cap):
+            return self._checked(cap.axis, layer).view(1, 1, -1), torch.full((1, 1, 1), cap.floor)
+        off = torch.zeros(self._hidden_size)
+        axes = torch.stack([off if each is None else each.axis.detach().float().cpu() for each in cap])
+        floors = torch.tensor([-torch.inf if each is None else each.floor for each in cap])
+        return (
+            self._current(self._checked(axes, layer)).unsqueeze(1),
+            self._current(floors).view(-1, 1, 1),
+        )
+
+    def _current(self, by_row: Tensor) -> Tensor:
+        return by_row if self._rows is None else by_row[self._rows.to(by_row.device)]
+
+    def select(self, keep: Tensor) -> None:
+        """Go on with some rows of the present batch only, `[rows kept]` positions in it."""
+        rows = torch.arange(self._all_rows) if self._rows is None else self._rows
+        self._rows = rows[keep]
+        for site in self._sites.values():
+            site.select(keep)
+
+    @property
+    def axis_names(self) -> tuple[str, ...]:
+        """The axes traced, in the order of `traces`' columns."""
+        return self._axis_names
+
+    def traces(self, device: torch.device, rows: int) -> Tensor:
+        """What the last pass saw at its last position: `[rows, 1 + axes]`.
+
+        The first column is how far the floors lifted that position, summed over the layers; the others are
+        its projections onto the traced axes, each averaged over that axis' layers.
+        """
+        lifts = [site.lift.to(device) for site in self._sites.values() if site.lift is not None]
+        lifted = torch.stack(lifts).sum(0) if lifts else torch.zeros(rows, device=device)
+        if not self._axis_names:
+            return lifted.unsqueeze(1)
+        probed = (self._sites[layer].projection for layer in sorted(self._sites))
+        seen = torch.cat([each.to(device) for each in probed if each is not None], dim=1)
+        return torch.cat([lifted.unsqueeze(1), seen @ self._average.to(device)], dim=1)
+
+    def __enter__(self) -> Self:
+        try:
+            for site in self._sites.values():
+                if site.needed:
+                    self._handles.append(site.block.register_forward_hook(site))
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._remove()
+
+    def _remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()

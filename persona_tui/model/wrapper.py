@@ -1,0 +1,505 @@
+"""`ModelWrapper`: one loaded causal language model, and everything the program does with it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from persona_tui.errors import GenerationError
+from persona_tui.model import blocks, loading, text
+from persona_tui.model.fingerprint import fingerprint
+from persona_tui.model.forced import (
+    TOKEN_BUDGET,
+    Passage,
+    batches,
+    logit_token_budget,
+    read_passages,
+    response_logprobs,
+)
+from persona_tui.model.generation import Batch, Finish, Poll, Sampling, Step, check_fits, decode
+from persona_tui.model.residual import Cap, Interventions, ResidualHooks
+from persona_tui.model.text import Message
+from persona_tui.workspace import model_slug
+
+Axes = Mapping[str, Mapping[int, Tensor]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A conversation to answer.
+
+    Attributes:
+        messages: the conversation; its last message is what the answer follows.
+        seed: this row's own seed. None = one that follows from the sampling's seed and the row's place.
+    """
+
+    messages: list[Message]
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What was read from one row, float32 on the CPU.
+
+    Attributes:
+        layers: where it was read, ascending.
+        response: mean over the response's tokens, `[layers, hidden]`; zero if there are none.
+        prompt_last: at the last prompt token, `[layers, hidden]`.
+        n_tokens: how many tokens are in the mean.
+    """
+
+    layers: tuple[int, ...]
+    response: Tensor
+    prompt_last: Tensor
+    n_tokens: int
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One answer.
+
+    Attributes:
+        text: without surrounding white space.
+        token_ids: the response's tokens, without the end of the turn.
+        prompt_tokens: the length of the prompt.
+        finish: "stop" (the model ended its turn), "length" or "cancelled".
+        activations: None if none were asked for, or if it was cancelled before it began.
+    """
+
+    text: str
+    token_ids: list[int]
+    prompt_tokens: int
+    finish: Finish
+    activations: Activations | None
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """One token of one row, as it was written.
+
+    Attributes:
+        row: which request.
+        index: the token's place in its response, from 0.
+        token_id: -1 in an event that only says that the row was cancelled.
+        text: the new text, whole characters only; often a word, sometimes empty.
+        projections: by axis, at the position that chose this token, averaged over the axis' layers.
+        capped: how far the floors lifted that position, summed over the layers; 0 if they did not.
+        logprob: of the token under the model, in nats.
+        finish: why the row ends here, or None.
+    """
+
+    row: int
+    index: int
+    token_id: int
+    text: str
+    projections: dict[str, float]
+    capped: float
+    logprob: float
+    finish: Finish | None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """How probable a response is: mean log-probability per token, in nats, and the number of tokens."""
+
+    logprob: float
+    n_tokens: int
+
+
+class ModelWrapper:
+    """A causal language model that can be steered, capped and read.
+
+    Layer i is the output of decoder block i, counted from 0. Not for use from several threads at once.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+        """Wrap a model that is already loaded.
+
+        Raises:
+            ModelLoadError: it is no decoder-only model.
+        """
+        self.model = model
+        model.train(False)
+        self.tokenizer = tokenizer
+        self.name = name
+        self.slug = model_slug(name)
+        self.n_layers = blocks.n_layers(model)
+        self.hidden_size = blocks.hidden_size(model)
+        self.context_length = blocks.context_length(model)
+        self._blocks = blocks.find_blocks(model)
+        self._end_tokens = text.end_tokens(model, tokenizer)
+        self._stops = () if text.is_chat_tokenizer(tokenizer) else text.PLAIN_STOPS
+
+    @classmethod
+    def load(
+        cls, name: str, device: str = "auto", dtype: str = "auto", quantization: str = "none"
+    ) -> ModelWrapper:
+        """Load "builtin", a folder, or a model from the Hugging Face hub; see `loading.load`.
+
+        Raises:
+            ModelLoadError: one line that says why.
+        """
+        model, tokenizer = loading.load(name, device, dtype, quantization)
+        return cls(model, tokenizer, name)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Tells this model from others; vectors remember it."""
+        return fingerprint(self.model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go in."""
+        return blocks.device_of(self.model.get_input_embeddings())
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The conversation as the model sees it, up to where the assistant's next words begin."""
+        return text.render(self.tokenizer, messages)
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """How much of the context a conversation takes."""
+        return len(text.encode_prompt(self.tokenizer, messages))
+
+    # Generation ---------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling | None = None,
+        interventions: Interventions | None = None,
+        capture_layers: Sequence[int] = (),
+        on_step: Callable[[], None] | None = None,
+        stop: threading.Event | None = None,
+    ) -> list[Generation]:
+        """Answer all requests in one batch.
+
+        Args:
+            requests: the conversations. The caller decides how many fit into one batch.
+            sampling: how tokens are chosen; by default `Sampling()`.
+            interventions: what is done to the residual stream, at every position.
+            capture_layers: where activations are collected, in the same pass that writes.
+            on_step: called after every token; may raise, to give up.
+            stop: when set, ends after the present token with what there is.
+
+        Raises:
+            GenerationError: a prompt is too long, a vector does not fit this model, or memory ran out.
+        """
+        if not requests:
+            return []
+        batch = self._batch(requests, sampling or Sampling())
+        hooks = self._hooks(len(requests), capture_layers=capture_layers)
+        hooks.apply(interventions or Interventions.none())
+        outputs: list[list[int]] = [[] for _ in requests]
+        finishes: list[Finish] = ["cancelled"] * len(requests)
+        steps = 0
+        for step in decode(self.model, batch, sampling or Sampling(), hooks, stop=stop):
+            steps += 1
+            for row, token, finish in zip(step.rows, step.tokens, step.finish, strict=True):
+                if token not in self._end_tokens:
+                    outputs[row].append(token)
+                if finish is not None:
+                    finishes[row] = finish
+            if on_step is not None:
+                on_step()
+        kept = [self._without_stop(output) for output in outputs]
+        read: Sequence[Activations | None] = [None] * len(requests)
+        if capture_layers and steps:
+            read = self._captured(hooks, batch, kept, outputs, capture_layers, interventions)
+        return [
+            Generation(
+                text.decode_ids(self.tokenizer, kept[row]).strip(),
+                kept[row],
+                len(batch.prompts[row]),
+                finishes[row],
+                read[row],
+            )
+            for row in range(len(requests))
+        ]
+
+    def stream(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling | None = None,
+        interventions: Interventions | Poll | None = None,
+        axes: Axes | None = None,
+        stop: threading.Event | None = None,
+    ) -> Iterator[TokenEvent]:
+        """Answer all requests in one batch, token by token.
+
+        Args:
+            requests: the conversations.
+            sampling: how tokens are chosen; by default `Sampling()`.
+            interventions: what is done to the residual stream; or a function that is asked before every
+                token and returns new interventions, or None to leave them as they are.
+            axes: name -> layer -> `[hidden]`, what the events' projections are about.
+            stop: when set, no further token is written and every unfinished row gets a "cancelled" event.
+
+        Raises:
+            GenerationError: as `generate`.
+        """
+        if not requests:
+            return
+        sampling = sampling or Sampling()
+        batch = self._batch(requests, sampling)
+        hooks = self._hooks(len(requests), axes=axes)
+        poll = interventions if callable(interventions) else None
+        if isinstance(interventions, Interventions):
+            hooks.apply(interventions)
+        writers = [text.TextStream(self.tokenizer, self._stops) for _ in requests]
+        unfinished = dict.fromkeys(range(len(requests)), 0)  # row -> tokens so far
+        for step in decode(self.model, batch, sampling, hooks, poll, stop):
+            for event in self._events(step, hooks.axis_names, writers):
+                unfinished[event.row] = event.index + 1
+                if event.finish is not None:
+                    del unfinished[event.row]
+                yield event
+        for row, index in unfinished.items():
+            yield TokenEvent(row, index, -1, writers[row].finish(), {}, 0.0, 0.0, "cancelled")
+
+    def _events(
+        self, step: Step, axis_names: Sequence[str], writers: Sequence[text.TextStream]
+    ) -> Iterator[TokenEvent]:
+        for place, row in enumerate(step.rows):
+            token, finish = step.tokens[place], step.finish[place]
+            new = writers[row].feed(token) if token not in self._end_tokens else ""
+            if finish is not None:
+                new += writers[row].finish()
+            projections = dict(zip(axis_names, step.projections[place], strict=True))
+            yield TokenEvent(
+                row, step.index, token, new, projections, step.lifts[place], step.logprobs[place], finish
+            )
+
+    def _batch(self, requests: Sequence[Request], sampling: Sampling) -> Batch:
+        seeds = [
+            sampling.row_seed(row) if each.seed is None else each.seed for row, each in enumerate(requests)
+        ]
+        return Batch(
+            prompts=[text.encode_prompt(self.tokenizer, each.messages) for each in requests],
+            seeds=seeds,
+            end_tokens=self._end_tokens,
+            pad_token=text.pad_token(self.tokenizer),
+            ended=self._spells_stop if self._stops else None,
+        )
+
+    def _hooks(
+        self,
+        rows: int,
+        capture_layers: Sequence[int] = (),
+        axes: Axes | None = None,
+        stop_after: int | None = None,
+    ) -> ResidualHooks:
+        return ResidualHooks(
+            self._blocks,
+            self.hidden_size,
+            rows,
+            capture_layers=capture_layers,
+            axes=axes,
+            stop_after=stop_after,
+        )
+
+    def _spells_stop(self, ids: list[int]) -> bool:
+        """Whether a base model has begun to write the next turn itself."""
+        tail = text.decode_ids(self.tokenizer, ids[-2 * max(map(len, self._stops)) :])
+        return text.first_stop(tail, self._stops) < len(tail)
+
+    def _without_stop(self, ids: list[int]) -> list[int]:
+        """The tokens before a stop text, if there is one."""
+        if not self._stops:
+            return ids
+        whole = text.decode_ids(self.tokenizer, ids)
+        end = text.first_stop(whole, self._stops)
+        if end == len(whole):
+            return ids
+        kept = len(ids)
+        while kept and len(text.decode_ids(self.tokenizer, ids[: kept - 1])) >= end:
+            kept -= 1
+        return ids[:kept]
+
+    def _captured(
+        self,
+        hooks: ResidualHooks,
+        batch: Batch,
+        kept: Sequence[list[int]],
+        outputs: Sequence[list[int]],
+        layers: Sequence[int],
+        interventions: Interventions | None,
+    ) -> list[Activations]:
+        """Each row's activations. A response that was cut at a stop text is read again, without that text."""
+        assert hooks.capture is not None
+        activations = _activations(hooks)
+        if any(len(short) < len(output) for short, output in zip(kept, outputs, strict=True)):
+            passages = [
+                _answered(prompt, response) for prompt, response in zip(batch.prompts, kept, strict=True)
+            ]
+            again = self._read(passages, layers, interventions)
+            activations = [
+                second if len(short) < len(output) else first
+                for first, second, short, output in zip(activations, again, kept, outputs, strict=True)
+            ]
+        return activations
+
+    # Text that is already there -----------------------------------------------------------------------------
+
+    def score(self, pairs: Sequence[tuple[list[Message], str]]) -> list[Scored]:
+        """How probable each response is after its conversation (teacher-forced, unsteered).
+
+        Raises:
+            GenerationError: a response is empty or does not fit the context.
+        """
+        passages = []
+        for messages, response in pairs:
+            ids = text.encode_response(self.tokenizer, response)
+            if not ids:
+                raise GenerationError("An empty response has no probability per token.")
+            passages.append(_answered(text.encode_prompt(self.tokenizer, messages), ids))
+        self._check_lengths(passages)
+        scored: list[Scored] = [Scored(0.0, 0)] * len(passages)
+        for batch in batches(passages, logit_token_budget(self.model)):
+            sums = response_logprobs(self.model, [passages[index] for index in batch])
+            for index, total in zip(batch, sums, strict=True):
+                count = len(passages[index].ids) - passages[index].start
+                scored[index] = Scored(total / count, count)
+        return scored
+
+    def read(
+        self,
+        texts: Sequence[str | list[Message]],
+        layers: Sequence[int],
+        interventions: Interventions | None = None,
+    ) -> list[Activations]:
+        """Activations of given text, without writing any, batched by length.
+
+        A string is read as it is: the mean is over its tokens, and `prompt_last` is at its last one. A
+        conversation that ends with the assistant is a prompt and a response, as in `generate`. One that ends
+        with the user has no response: its mean is over the whole prompt.
+
+        Raises:
+            GenerationError: a text is empty or does not fit the context.
+        """
+        return self._read([self._passage(each) for each in texts], layers, interventions)
+
+    def _passage(self, item: str | list[Message]) -> Passage:
+        if isinstance(item, str):
+            ids = text.encode(self.tokenizer, item, special=True)
+            bare = text.encode(self.tokenizer, item, special=False)
+            if not bare:
+                raise GenerationError("An empty text has no activations.")
+            # Special tokens before the text are needed by the model but are not part of what is read.
+            start = max(0, next((at for at in range(len(ids)) if ids[at : at + len(bare)] == bare), 0))
+            ids = ids[: start + len(bare)]
+            return Passage(ids, start, len(ids) - 1)
+        if item and item[-1].get("role") == "assistant":
+            response = text.encode_response(self.tokenizer, item[-1]["content"])
+            return _answered(text.encode_prompt(self.tokenizer, item[:-1]), response)
+        prompt = text.encode_prompt(self.tokenizer, item)
+        return Passage(prompt, 0, len(prompt) - 1)
+
+    def _read(
+        self, passages: Sequence[Passage], layers: Sequence[int], interventions: Interventions | None
+    ) -> list[Activations]:
+        self._check_lengths(passages)
+        activations: dict[int, Activations] = {}
+        for batch in batches(passages, TOKEN_BUDGET):
+            hooks = self._hooks(len(batch), capture_layers=layers, stop_after=max(layers))
+            hooks.apply(_rows_of(interventions or Interventions.none(), batch))
+            read_passages(self.model, [passages[index] for index in batch], hooks)
+            activations.update(zip(batch, _activations(hooks), strict=True))
+        return [activations[index] for index in range(len(passages))]
+
+    def _check_lengths(self, passages: Sequence[Passage]) -> None:
+        for passage in passages:
+            check_fits(len(passage.ids) - 1, self.context_length)
+
+    # The plan's three methods -------------------------------------------------------------------------------
+
+    def generate_with_activations(
+        self,
+        prompt: str,
+        system: str | None = None,
+        layers: Sequence[int] | None = None,
+        sampling: Sampling | None = None,
+    ) -> tuple[str, dict[int, Tensor]]:
+        """Answer a prompt; also the response activation `[hidden]` by layer (all layers by default)."""
+        wanted = range(self.n_layers) if layers is None else layers
+        request = Request(conversation(prompt, system))
+        generation = self.generate([request], sampling, capture_layers=wanted)[0]
+        read = generation.activations
+        assert read is not None
+        return generation.text, dict(zip(read.layers, read.response, strict=True))
+
+    def generate_with_steering(
+        self,
+        prompt: str,
+        system: str | None,
+        steering_vector: Tensor | Mapping[int, Tensor],
+        strength: float,
+        layers: Sequence[int],
+        sampling: Sampling | None = None,
+    ) -> str:
+        """Answer a prompt with `strength` times a vector added at some layers.
+
+        The vector is `[hidden]`, the same for all layers, or one for each layer.
+        """
+        by_layer = {
+            layer: strength
+            * (steering_vector if isinstance(steering_vector, Tensor) else steering_vector[layer])
+            for layer in layers
+        }
+        request = Request(conversation(prompt, system))
+        return self.generate([request], sampling, Interventions(steering=by_layer))[0].text
+
+    def generate_with_capping(
+        self,
+        prompt: str,
+        system: str | None,
+        axis: Tensor | Mapping[int, Tensor],
+        floor: float | Mapping[int, float],
+        layers: Sequence[int],
+        sampling: Sampling | None = None,
+    ) -> str:
+        """Answer a prompt with the projection onto a unit axis kept above a floor at some layers."""
+        caps = {
+            layer: Cap(
+                axis if isinstance(axis, Tensor) else axis[layer],
+                floor[layer] if isinstance(floor, Mapping) else floor,
+            )
+            for layer in layers
+        }
+        request = Request(conversation(prompt, system))
+        return self.generate([request], sampling, Interventions(capping=caps))[0].text
+
+
+def conversation(prompt: str, system: str | None = None) -> list[Message]:
+    """The messages of a single question."""
+    opening = [{"role": "system", "content": system}] if system else []
+    return [*opening, {"role": "user", "content": prompt}]
+
+
+def _answered(prompt: Sequence[int], response: Sequence[int]) -> Passage:
+    return Passage([*prompt, *response], start=len(prompt), pick=len(prompt) - 1)
+
+
+def _activations(hooks: ResidualHooks) -> list[Activations]:
+    capture = hooks.capture
+    assert capture is not None
+    rows = zip(capture.means(), capture.picked(), capture.counts.tolist(), strict=True)
+    return [Activations(capture.layers, mean, last, int(count)) for mean, last, count in rows]
+
+
+def _rows_of(interventions: Interventions, rows: Sequence[int]) -> Interventions:
+    """The interventions of some rows of a batch, in a new order."""
+    steering = {
+        layer: vector[list(rows)] if vector.dim() == 2 else vector
+        for layer, vector in interventions.steering.items()
+    }
+    capping = {
+        layer: cap if isinstance(cap, Cap) else [cap[row] for row in rows]
+        for layer, cap in interventions.capping.items()
+    }
+    return Interventions(steering, capping)
