@@ -1,0 +1,134 @@
+"""Reads data sets (JSON Lines), and says which line of which file is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import ValidationError
+
+from persona_tui.errors import DatasetError, nearest
+from persona_tui.prompts.schema import ArchetypePrompt, Question, Record, SafePrompt, UnsafePrompt
+from persona_tui.workspace import Workspace, safe_name
+
+R = TypeVar("R", bound=Record)
+Safety = Literal["safe", "unsafe"]
+
+
+def questions_path(workspace: Workspace) -> Path:
+    """Where the extraction questions are."""
+    return workspace.datasets / "personas" / "extraction_questions.jsonl"
+
+
+def archetypes_dir(workspace: Workspace) -> Path:
+    """The folder with one file of system prompts per archetype."""
+    return workspace.datasets / "personas" / "archetypes"
+
+
+def archetype_path(workspace: Workspace, name: str) -> Path:
+    """The file of one archetype, which need not exist yet.
+
+    Raises:
+        WorkspaceError: the name cannot be a file name.
+    """
+    return archetypes_dir(workspace) / f"{safe_name(name)}.jsonl"
+
+
+def safety_path(workspace: Workspace, kind: Safety) -> Path:
+    """Where the safe or the unsafe prompts are."""
+    return workspace.datasets / "safety" / f"{kind}_prompts.jsonl"
+
+
+def list_archetypes(workspace: Workspace) -> list[str]:
+    """The names of the archetypes that have a file, sorted."""
+    return sorted(path.stem for path in archetypes_dir(workspace).glob("*.jsonl"))
+
+
+def read_questions(workspace: Workspace) -> list[Question]:
+    """The extraction questions.
+
+    Raises:
+        DatasetError: the file is missing, empty or has a bad line; so for the readers below.
+    """
+    return _read_all(questions_path(workspace), Question)
+
+
+def read_archetype(workspace: Workspace, name: str) -> list[ArchetypePrompt]:
+    """The system prompts of one archetype."""
+    known = list_archetypes(workspace)
+    if name not in known:
+        there = f" There are {', '.join(known)}." if known else " Run `persona-tui init`."
+        raise DatasetError(f'there is no archetype "{name}".{nearest(name, known) or there}')
+    return _read_all(archetype_path(workspace, name), ArchetypePrompt)
+
+
+def read_safety(workspace: Workspace, kind: Safety) -> list[SafePrompt]:
+    """The safe or the unsafe prompts (the latter are `UnsafePrompt`s)."""
+    record = SafePrompt if kind == "safe" else UnsafePrompt
+    return _read_all(safety_path(workspace, kind), record)
+
+
+def read_jsonl(path: Path, record: type[R]) -> Iterator[R]:
+    """Read one record per line; empty lines are skipped.
+
+    Raises:
+        DatasetError: the file cannot be read, or a line is bad; the message begins with `file:line`.
+    """
+    for number, item in scan_jsonl(path, record):
+        if isinstance(item, str):
+            raise DatasetError(f"{path}:{number}: {item}")
+        yield item
+
+
+def scan_jsonl(path: Path, record: type[R]) -> Iterator[tuple[int, R | str]]:
+    """Like `read_jsonl`, but a bad line gives what is wrong with it, so that every mistake can be listed.
+
+    Yields:
+        The line's number, from 1, and its record or the mistake.
+
+    Raises:
+        DatasetError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield number, _parse(line, record)
+    except FileNotFoundError:
+        raise DatasetError(f"{path} does not exist. `persona-tui init` writes the data sets.") from None
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _read_all(path: Path, record: type[R]) -> list[R]:
+    records = list(read_jsonl(path, record))
+    if not records:
+        raise DatasetError(f"{path} is empty")
+    return records
+
+
+def _parse(line: bytes, record: type[R]) -> R | str:
+    try:
+        value = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return "not UTF-8 text"
+    except (json.JSONDecodeError, RecursionError) as error:
+        return f"not valid JSON ({getattr(error, 'msg', 'too deeply nested')})"
+    if not isinstance(value, dict):
+        return f"a JSON object is needed, not {json.dumps(value)[:40]}"
+    try:
+        return record.model_validate(value)
+    except ValidationError as error:
+        return _first_mistake(error, record)
+
+
+def _first_mistake(error: ValidationError, record: type[Record]) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f'unknown key "{key}".{nearest(key, record.model_fields)}'
+    if first["type"] == "missing":
+        return f'"{key}" is missing'
+    return f'"{key}": {first["msg"]}'

@@ -1,0 +1,88 @@
+"""Data sets are read line by line, and a mistake names its line."""
+
+import pytest
+
+from persona_tui.errors import DatasetError, WorkspaceError
+from persona_tui.prompts import reading
+from persona_tui.prompts.schema import Question, UnsafePrompt
+from persona_tui.workspace import Workspace
+
+from .conftest import write_lines
+
+
+def test_every_kind_is_read(workspace: Workspace) -> None:
+    assert [item.question for item in reading.read_questions(workspace)] == ["What do you value most?"]
+    assert reading.read_archetype(workspace, "sage")[0].traits == ("wise",)
+    assert reading.read_safety(workspace, "safe")[0].category == "how_to"
+    assert isinstance(reading.read_safety(workspace, "unsafe")[0], UnsafePrompt)
+    assert reading.list_archetypes(workspace) == ["sage"]
+
+
+GOOD = '{"id": "a", "question": "Who are you?", "category": "identity"}'
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ('["a"]', 'a JSON object is needed, not ["a"]'),
+        ('{"id": "b", "category": "x"}', '"question" is missing'),
+        ('{"id": "b", "question": "  ", "category": "x"}', '"question": String should have at least 1'),
+        ('{"id": "b", "question": 3, "category": "x"}', '"question": Input should be a valid string'),
+        (
+            '{"id": "b", "question": "Q?", "categorie": "x"}',
+            'unknown key "categorie". Did you mean "category"?',
+        ),
+    ],
+)
+def test_a_bad_line_is_named(workspace: Workspace, line: str, message: str) -> None:
+    path = write_lines(reading.questions_path(workspace), GOOD, "", line)
+    with pytest.raises(DatasetError) as caught:
+        reading.read_questions(workspace)
+    text = str(caught.value)
+    assert text.startswith(f"{path}:3: ")
+    assert message in text or "is missing" in text
+    assert "\n" not in text
+
+
+def test_lines_before_a_mistake_are_delivered(workspace: Workspace) -> None:
+    path = write_lines(reading.questions_path(workspace), GOOD, "{")
+    records = reading.read_jsonl(path, Question)
+    assert next(records).id == "a"
+    with pytest.raises(DatasetError):
+        next(records)
+
+
+def test_text_that_is_not_utf8(workspace: Workspace) -> None:
+    path = reading.questions_path(workspace)
+    path.write_bytes(b'{"id": "\xff"}\n')
+    with pytest.raises(DatasetError, match="1: not UTF-8"):
+        reading.read_questions(workspace)
+
+
+def test_a_byte_order_mark_is_no_mistake(workspace: Workspace) -> None:
+    reading.questions_path(workspace).write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
+    assert len(reading.read_questions(workspace)) == 1
+
+
+def test_missing_and_empty_files(workspace: Workspace) -> None:
+    path = reading.questions_path(workspace)
+    write_lines(path)
+    with pytest.raises(DatasetError, match="is empty"):
+        reading.read_questions(workspace)
+    path.unlink()
+    with pytest.raises(DatasetError, match="does not exist"):
+        reading.read_questions(workspace)
+
+
+def test_an_unknown_archetype_offers_the_nearest(workspace: Workspace) -> None:
+    with pytest.raises(DatasetError, match='Did you mean "sage"'):
+        reading.read_archetype(workspace, "saeg")
+    with pytest.raises(DatasetError, match="There are sage"):
+        reading.read_archetype(workspace, "zzz")
+
+
+def test_an_archetype_cannot_be_a_path(workspace: Workspace) -> None:
+    with pytest.raises(WorkspaceError):
+        reading.archetype_path(workspace, "../secret")
