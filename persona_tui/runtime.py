@@ -1,0 +1,324 @@
+"""What both front ends hold: one workspace, one model, and the long work that is done with them.
+
+Opening a runtime is cheap. The model and everything that needs it load on first use, on the thread that uses
+them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from persona_tui.config import Settings, override
+from persona_tui.errors import DatasetError, PersonaTuiError
+from persona_tui.jobs import JobContext
+from persona_tui.workspace import Workspace, model_slug, packaged_root
+
+if TYPE_CHECKING:
+    from persona_tui.extraction.personas import PersonaStudio
+    from persona_tui.model import ModelWrapper
+    from persona_tui.prompts.generator import DatasetGenerator, GenerationReport
+    from persona_tui.steering.engine import SteeringEngine
+    from persona_tui.steering.mix import Mix
+    from persona_tui.vectors.axes import Axes
+    from persona_tui.vectors.manager import PersonaManager
+    from persona_tui.vectors.persona import PersonaVector
+
+
+@dataclass(frozen=True)
+class FromArchetype:
+    """A persona is made from an archetype's system prompts."""
+
+    archetype: str
+
+
+@dataclass(frozen=True)
+class FromDescription:
+    """A persona is made from a description; the model writes the system prompts."""
+
+    description: str
+
+
+Source: TypeAlias = FromArchetype | FromDescription
+
+
+@dataclass(frozen=True)
+class Created:
+    """A new persona, and how its system prompts came about (None: they were there already)."""
+
+    persona: PersonaVector
+    prompts: GenerationReport | None = None
+
+
+@dataclass
+class Prepared:
+    """What `Runtime.init` did.
+
+    Attributes:
+        restored: data sets that were missing and have been copied from the package.
+        records: records in all data sets.
+        axes_extracted: whether the axes were extracted; False = they were there.
+        personas: the personas that were extracted.
+    """
+
+    restored: list[Path] = field(default_factory=list)
+    records: int = 0
+    axes_extracted: bool = False
+    personas: list[str] = field(default_factory=list)
+
+
+class Runtime:
+    """A workspace and its model.
+
+    Attributes:
+        workspace: where everything is.
+        settings: its configuration, with what the command line overrides.
+        on_model_load: called with the model's name before it loads, which may take minutes.
+    """
+
+    def __init__(self, workspace: Workspace, settings: Settings) -> None:
+        self.workspace = workspace
+        self.settings = settings
+        self.on_model_load: Callable[[str], None] = lambda name: None
+        self._model: ModelWrapper | None = None
+        self._personas: PersonaManager | None = None
+        self._engine: SteeringEngine | None = None
+
+    @classmethod
+    def open(
+        cls,
+        workspace: Path | None = None,
+        model: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        quantization: str | None = None,
+    ) -> Runtime:
+        """Find the workspace and read its settings; None = as config.yaml says.
+
+        Raises:
+            WorkspaceError: the workspace cannot be used.
+            ConfigError: a setting, there or here, is not allowed.
+        """
+        found = Workspace.find(workspace)
+        given = {"name": model, "device": device, "dtype": dtype, "quantization": quantization}
+        values = {f"model.{key}": value for key, value in given.items() if value is not None}
+        return cls(found, override(found.settings, values))
+
+    def override(self, values: dict[str, object]) -> None:
+        """Replace settings, by dotted key, for this run only. Call it before the model is used.
+
+        Raises:
+            ConfigError: a key is unknown or a value not allowed.
+        """
+        self.settings = override(self.settings, values)
+
+    # What there is ----------------------------------------------------------------------------------------
+
+    @property
+    def slug(self) -> str:
+        """The name of the model's folder of vectors."""
+        return model_slug(self.settings.model.name)
+
+    @property
+    def model_loaded(self) -> bool:
+        """Whether the model is in memory."""
+        return self._model is not None
+
+    @property
+    def model(self) -> ModelWrapper:
+        """The model, loaded on first use.
+
+        Raises:
+            ModelLoadError: one line that says why.
+        """
+        if self._model is None:
+            chosen = self.settings.model
+            self.on_model_load(chosen.name)
+            from persona_tui.model import ModelWrapper
+
+            self._model = ModelWrapper.load(chosen.name, chosen.device, chosen.dtype, chosen.quantization)
+            # What was read before is read again, now that it can be checked against the model.
+            self._personas = None
+        return self._model
+
+    @property
+    def personas(self) -> PersonaManager:
+        """The model's personas. Once the model is loaded, vectors made on another one are refused."""
+        if self._personas is None:
+            from persona_tui.vectors.manager import PersonaManager
+
+            fingerprint = self._model.fingerprint if self._model is not None else None
+            folder = self.workspace.model_dir(self.slug)
+            self._personas = PersonaManager(folder, fingerprint, self.settings.model.name)
+        return self._personas
+
+    @property
+    def engine(self) -> SteeringEngine:
+        """What generates and steers; loads the model."""
+        if self._engine is None:
+            from persona_tui.steering.engine import SteeringEngine
+
+            model = self.model
+            self._engine = SteeringEngine(model, self.personas, self.settings)
+        return self._engine
+
+    @property
+    def loaded_engine(self) -> SteeringEngine | None:
+        """The engine if it is there already; never loads anything."""
+        return self._engine
+
+    def default_mix(self) -> Mix:
+        """What the settings say about steering, with no persona."""
+        from persona_tui.steering.mix import Mix
+
+        steering = self.settings.steering
+        return Mix(strength=steering.default_strength, capping=steering.capping)
+
+    # Long work --------------------------------------------------------------------------------------------
+
+    def generator(self, context: JobContext, seed: int = 0) -> DatasetGenerator:
+        """What writes data sets with the loaded model."""
+        from persona_tui.prompts.generator import DatasetGenerator
+
+        return DatasetGenerator(self.model, context.progress, context.checkpoint, seed)
+
+    def studio(self, context: JobContext) -> PersonaStudio:
+        """What makes personas and axes with the loaded model."""
+        from persona_tui.extraction.extractor import ActivationExtractor
+        from persona_tui.extraction.personas import PersonaStudio
+
+        extractor = ActivationExtractor(self.model, self.settings, context.progress, context.checkpoint)
+        return PersonaStudio(self.workspace, self.personas, extractor)
+
+    def create_persona(self, name: str, source: Source, context: JobContext) -> Created:
+        """Extract, calibrate, save and load a persona.
+
+        Raises:
+            PersonaTuiError: the name cannot be used, the prompts or the axes are missing.
+            JobCancelled: somebody asked for that; nothing was written.
+        """
+        self.check_new_name(name, source)
+        studio = self.studio(context)
+        report = None
+        if isinstance(source, FromArchetype):
+            persona = studio.create_from_archetype(name, source.archetype)
+        else:
+            generator = self.generator(context)
+            persona = studio.create_from_description(name, source.description, generator)
+            report = generator.report
+            context.log(f"System prompts: {report.summary}.")
+        self.personas.load(name)
+        return Created(persona, report)
+
+    def check_new_name(self, name: str, source: Source) -> None:
+        """Raise what `create_persona` would, as far as that is known without the model."""
+        from persona_tui.prompts.reading import archetype_path, list_archetypes, read_archetype
+
+        if self.personas.path_of(name).is_file():
+            raise PersonaTuiError(
+                f'there is a persona "{name}" already: delete it first or choose another name'
+            )
+        if isinstance(source, FromArchetype):
+            read_archetype(self.workspace, source.archetype)
+        elif name in list_archetypes(self.workspace) and _hand_written(self.workspace, name):
+            raise PersonaTuiError(
+                f"{archetype_path(self.workspace, name)} was written by people and would be replaced: "
+                f"choose another name, or --from-archetype {name}"
+            )
+
+    def extract_axes(self, context: JobContext) -> tuple[Axes, list[PersonaVector]]:
+        """Extract the model's axes and the archetypes' personas, replacing what there is.
+
+        Raises:
+            DatasetError: a data set is missing or bad.
+            JobCancelled: somebody asked for that; nothing was written.
+        """
+        self.check_datasets()
+        return self.studio(context).extract_axes()
+
+    def calibrate(self, name: str, context: JobContext) -> PersonaVector:
+        """Calibrate a persona anew and save it.
+
+        Raises:
+            PersonaNotFoundError: there is none of this name.
+            JobCancelled: somebody asked for that; nothing was written.
+        """
+        self.personas.get(name)  # not found is an error now, not after loading the model
+        return self.studio(context).calibrate(name)
+
+    def init(self, context: JobContext) -> Prepared:
+        """Make the workspace ready: data sets, axes, the archetypes' personas. What is there already stays.
+
+        Raises:
+            DatasetError: a data set is bad.
+            JobCancelled: somebody asked for that; what was finished stays.
+        """
+        done = Prepared(restored=self.restore_datasets())
+        done.records = self.check_datasets()
+        self.model  # noqa: B018  # from here on, vectors of another model are told from this one's
+        if self.personas.axes is None:
+            _, personas = self.extract_axes(context)
+            done.axes_extracted = True
+            done.personas = [persona.name for persona in personas]
+        studio = self.studio(context)
+        for name in studio.hand_written_archetypes():
+            if name not in self.personas.list_available():
+                context.log(f"Extracting {name}.")
+                studio.create_from_archetype(name, name)
+                done.personas.append(name)
+        return done
+
+    # Data sets --------------------------------------------------------------------------------------------
+
+    def restore_datasets(self) -> list[Path]:
+        """Copy the data sets that are missing from the package; what was copied."""
+        source = packaged_root() / "datasets"
+        if source.resolve() == self.workspace.datasets.resolve():
+            return []
+        wanted = [
+            "safety/safe_prompts.jsonl",
+            "safety/unsafe_prompts.jsonl",
+            "personas/extraction_questions.jsonl",
+        ]
+        # Archetypes are the user's own choice as soon as there is one.
+        if not list((self.workspace.datasets / "personas" / "archetypes").glob("*.jsonl")):
+            found = (source / "personas" / "archetypes").glob("*.jsonl")
+            wanted += sorted(str(path.relative_to(source)) for path in found)
+        missing = [name for name in wanted if not (self.workspace.datasets / name).exists()]
+        for name in missing:
+            _copy(source / name, self.workspace.datasets / name)
+        return [self.workspace.datasets / name for name in missing]
+
+    def check_datasets(self) -> int:
+        """Return how many records there are.
+
+        Raises:
+            DatasetError: names the first problem.
+        """
+        from persona_tui.prompts.validate import validate_datasets
+
+        reports = validate_datasets(self.workspace)
+        problems = [f"{report.path}: {problem}" for report in reports for problem in report.problems]
+        if problems:
+            more = f" ({len(problems) - 1} more: `persona-tui dataset validate`)" if problems[1:] else ""
+            raise DatasetError(f"{problems[0]}{more}")
+        return sum(report.count for report in reports)
+
+
+def _hand_written(workspace: Workspace, archetype: str) -> bool:
+    from persona_tui.prompts.reading import read_archetype
+
+    return any(prompt.source is None for prompt in read_archetype(workspace, archetype))
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        shutil.copyfile(source, temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
