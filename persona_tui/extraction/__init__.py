@@ -1,0 +1,16 @@
+"""From prompts to vectors: activations, axes, personas, and how loud a persona has to be."""
+
+from persona_tui.extraction.axes import capping, extract_axes
+from persona_tui.extraction.calibration import calibrate, weakness
+from persona_tui.extraction.extractor import ActivationExtractor, ActivationSums
+from persona_tui.extraction.personas import PersonaStudio
+
+__all__ = [
+    "ActivationExtractor",
+    "ActivationSums",
+    "PersonaStudio",
+    "calibrate",
+    "capping",
+    "extract_axes",
+    "weakness",
+]

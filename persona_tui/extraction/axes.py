@@ -1,0 +1,198 @@
+"""The axes of one model: assistant baseline, assistant axis, safety axis, floors, and which axis to cap on.
+
+1. The assistant baseline: answers without a system prompt, to exactly the questions that a persona of five
+   prompts is asked.
+2. The archetypes, whose means give the assistant axis: baseline − mean of the personas' means.
+3. The safety axis: answers to safe prompts − answers to unsafe prompts, both without a system prompt.
+4. The floors: projections of about 100 of the baseline's answers, sorted, so that any percentile is a
+   look-up.
+5. The axis for capping, chosen by measurement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from persona_tui.config import resolve_layers
+from persona_tui.errors import DatasetError
+from persona_tui.extraction.extractor import ActivationExtractor, ActivationSums
+from persona_tui.extraction.plan import dataset_hash, item_seed, shuffled
+from persona_tui.model import Cap, Generation, Interventions, Request, Sampling, conversation
+from persona_tui.prompts.schema import ArchetypePrompt, SafePrompt
+from persona_tui.vectors.axes import Axes
+from persona_tui.vectors.maths import normalize
+from persona_tui.vectors.persona import RECIPES, PersonaVector
+
+BASELINE_PASSES = 5  # as many as an archetype has prompts
+FLOOR_RESPONSES = 100
+CAPPING_PROMPTS = 24  # of each kind, for the measurement of the capping axes
+CAPPING_TOKENS = 48  # a refusal shows in its first words
+_TIE = 0.02  # nats per token; below this two axes are equally harmless
+
+
+def extract_axes(
+    extractor: ActivationExtractor,
+    safe: Sequence[SafePrompt],
+    unsafe: Sequence[SafePrompt],
+    archetypes: Mapping[str, Sequence[ArchetypePrompt]],
+) -> tuple[Axes, list[PersonaVector]]:
+    """Extract a model's axes, and the personas that they need on the way.
+
+    Args:
+        extractor: with its questions; afterwards it has the axes, too.
+        safe: prompts that the model answers gladly.
+        unsafe: prompts that it refuses.
+        archetypes: the system prompts of each archetype. Without any there is no assistant axis.
+
+    Returns:
+        The axes, and one persona per archetype, not calibrated yet.
+
+    Raises:
+        DatasetError: questions or prompts are missing.
+        GenerationError: the model said nothing to any prompt of one kind.
+    """
+    if not safe or not unsafe:
+        raise DatasetError("the safety axis needs safe and unsafe prompts; both files are in datasets/safety")
+    texts = {name: [prompt.system_prompt for prompt in prompts] for name, prompts in archetypes.items()}
+    baseline_requests = extractor.persona_requests([None] * BASELINE_PASSES, kind="baseline")
+    persona_requests = {
+        name: extractor.persona_requests(prompts, "persona") for name, prompts in texts.items()
+    }
+    extractor.expect(
+        len(baseline_requests)
+        + sum(map(len, persona_requests.values()))
+        + len(safe)
+        + len(unsafe)
+        + 2 * CAPPING_PROMPTS * 3
+    )
+    baseline = extractor.run(baseline_requests, note="assistant baseline", keep=FLOOR_RESPONSES)
+    sums = {name: extractor.run(requests, note=name) for name, requests in persona_requests.items()}
+    answered = extractor.run(_safety_requests(extractor, safe), note="safe prompts")
+    refused = extractor.run(_safety_requests(extractor, unsafe), note="unsafe prompts")
+    axes = _axes(extractor, baseline, list(sums.values()), answered, refused)
+    axes.metadata["safety_hash"] = dataset_hash([prompt.prompt for prompt in [*safe, *unsafe]])
+    axes.metadata.update(measure_capping(extractor, axes, safe, unsafe))
+    extractor.axes = axes
+    personas = [extractor.persona_from_sums(name, sums[name], axes, texts[name]) for name in sums]
+    return axes, personas
+
+
+def _safety_requests(extractor: ActivationExtractor, prompts: Sequence[SafePrompt]) -> list[Request]:
+    seed = extractor.settings.extraction.seed
+    return [
+        Request(conversation(prompt.prompt, prompt.system), item_seed(seed, "safety", prompt.id))
+        for prompt in prompts
+    ]
+
+
+def _axes(
+    extractor: ActivationExtractor,
+    baseline: ActivationSums,
+    personas: Sequence[ActivationSums],
+    answered: ActivationSums,
+    refused: ActivationSums,
+) -> Axes:
+    means = baseline.means()
+    safety = {recipe: normalize(answered.mean(recipe) - refused.mean(recipe)) for recipe in RECIPES}
+    assistant = None
+    if personas:
+        assistant = {
+            recipe: normalize(means[recipe] - torch.stack([each.mean(recipe) for each in personas]).mean(0))
+            for recipe in RECIPES
+        }
+    ordinary = torch.stack([baseline.kept[index] for index in sorted(baseline.kept)])
+    directions = {"safety": safety} | ({"assistant": assistant} if assistant is not None else {})
+    return Axes(
+        layers=extractor.layers,
+        baseline=means,
+        safety=safety,
+        assistant=assistant,
+        projections={name: _projections(ordinary, axis["response"]) for name, axis in directions.items()},
+        metadata={
+            **extractor.provenance(),
+            "kind": "axes",
+            "counts": {
+                "baseline": baseline.count,
+                "personas": len(personas),
+                "safe": answered.count,
+                "unsafe": refused.count,
+                "floor": len(ordinary),
+            },
+        },
+    )
+
+
+def _projections(responses: Tensor, axis: Tensor) -> Tensor:
+    """`[layers, responses]`, sorted: responses `[responses, layers, hidden]` onto one unit axis per layer."""
+    return torch.einsum("nlh,lh->ln", responses.double(), axis.double()).float().sort(dim=1).values
+
+
+# Which axis to cap on ---------------------------------------------------------------------------------------
+
+
+def capping(axes: Axes, name: str, layers: Sequence[int], percentile: float) -> dict[int, Cap]:
+    """The floors of one axis, at those of `layers` that it was extracted for."""
+    return {
+        layer: Cap(axes.axis(name, layer), axes.floor(name, layer, percentile))
+        for layer in layers
+        if layer in axes.layers
+    }
+
+
+def measure_capping(
+    extractor: ActivationExtractor, axes: Axes, safe: Sequence[SafePrompt], unsafe: Sequence[SafePrompt]
+) -> dict[str, Any]:
+    """Measure what capping on each axis does to refusals, and name the axis that does them the least harm.
+
+    A floor on the safety axis lifts exactly the activations that lead to a refusal, so that it may talk a
+    model *out of* refusing; a floor on the assistant axis need not. No judge is needed to see it: the model
+    answers some unsafe prompts with and without the floor, and the plain model then says how probable it
+    finds both answers. A model that refuses finds a compliant answer improbable, so a large loss means that
+    refusals were lost. The same is measured on safe prompts, to see what capping costs where it should do
+    nothing.
+
+    Returns:
+        Metadata for the axes: `default_capping_axis`, and `capping`: by axis, the change of the mean
+        log-probability per token, in nats, on `unsafe` and `safe` prompts (0 = capping changes nothing).
+    """
+    settings = extractor.settings
+    layers = resolve_layers(settings, extractor.model.n_layers).capping
+    percentile = settings.steering.safety_floor_percentile
+    ways = {
+        name: Interventions(capping=capping(axes, name, layers, percentile))
+        for name in ("assistant", "safety")
+        if name in axes.names
+    }
+    table: dict[str, dict[str, float]] = {name: {} for name in ways}
+    for kind, prompts in (("unsafe", unsafe), ("safe", safe)):
+        chosen = shuffled(prompts, settings.extraction.seed)[:CAPPING_PROMPTS]
+        requests = _safety_requests(extractor, chosen)
+        plain = _plausibility(extractor, requests, None)
+        for name, way in ways.items():
+            table[name][kind] = round(_plausibility(extractor, requests, way) - plain, 4)
+    best = max(change["unsafe"] for change in table.values())
+    # The assistant axis stands first: it wins a tie.
+    default = next(name for name, change in table.items() if change["unsafe"] >= best - _TIE)
+    return {"default_capping_axis": default, "capping": table}
+
+
+def _plausibility(
+    extractor: ActivationExtractor, requests: Sequence[Request], way: Interventions | None
+) -> float:
+    """Mean log-probability per token, under the plain model, of the answers given with some interventions."""
+    sampling = Sampling(CAPPING_TOKENS, extractor.settings.extraction.temperature, 1.0)
+    answers: dict[int, Generation] = dict(
+        extractor.answers(
+            requests,
+            note="capping axes",
+            sampling=sampling,
+            interventions=None if way is None else lambda rows: way,
+        )
+    )
+    pairs = [(requests[row].messages, answers[row].text) for row in sorted(answers) if answers[row].text]
+    return fmean(scored.logprob for scored in extractor.model.score(pairs)) if pairs else 0.0

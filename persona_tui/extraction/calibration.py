@@ -1,0 +1,362 @@
+"""How loud a persona has to be: which recipe, which layers and which gain make it audible and keep it fluent.
+
+1. On held-out questions the model answers with the persona's system prompts and without any. These two are
+   the ends of the scale: *expression* 1 and 0.
+2. A coarse sweep answers a few questions with many vectors, layers and coefficients at once: each row of a
+   batch is steered in its own way.
+3. A fine sweep answers all questions around the best few of them.
+4. The most expressive point that is still fluent wins; among equals, the quietest.
+
+No judge is needed. Expression is the log-likelihood ratio of a reply with and without the persona's system
+prompt, under the unsteered model; fluency is its log-likelihood with it. Both are means per token, in nats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from persona_tui.errors import DatasetError
+from persona_tui.extraction.extractor import ActivationExtractor
+from persona_tui.extraction.plan import item_seed
+from persona_tui.model import Interventions, Message, Request, Sampling, conversation
+from persona_tui.vectors.persona import RECIPES, Calibration, PersonaVector
+
+DEFAULT_STRENGTH = 0.3  # where on the strength scale the calibrated point lies
+
+COARSE_COEFFICIENTS = (0.5, 1.0, 1.5, 2.0, 3.0)  # multiples of the vector's natural size
+FINE_FACTORS = (0.7, 0.85, 1.0, 1.2, 1.45)  # around the best coarse coefficient
+COARSE_QUESTIONS = 6
+FINALISTS = 3
+MOST_SINGLE_LAYERS = 6
+
+CLEAR = 0.5  # an expression below this is weak
+_ENOUGH = 1.0  # no reward for a persona louder than its own system prompt
+_TIE = 0.05  # expressions as close as this are equal
+_MORE_REPETITION = 0.15  # share of repeated phrases that a fluent reply may have above a prompted one
+_LEAST_EFFECT = 0.02  # nats per token; system prompts that do less leave nothing to express
+_SCORE_CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Point:
+    """One way of steering: a recipe's vectors, added at some layers, times a coefficient."""
+
+    recipe: str
+    layers: tuple[int, ...]
+    coefficient: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a point came to.
+
+    Attributes:
+        expression: 0 = unsteered, 1 = what the system prompt itself achieves.
+        fluency_drop: nats per token that replies are less probable than prompted ones.
+        repetition: share of phrases that repeat an earlier one, above that of prompted replies.
+        loudness: size of what is added, as a share of the residual stream's, summed over the layers.
+        questions: how many it was measured on.
+    """
+
+    point: Point
+    expression: float
+    fluency_drop: float
+    repetition: float
+    loudness: float
+    questions: int
+
+    def fluent(self, margin: float) -> bool:
+        """Whether replies are as fluent as prompted ones, up to `margin` nats per token."""
+        return self.fluency_drop <= margin and self.repetition <= _MORE_REPETITION
+
+    def merit(self, margin: float) -> float:
+        """The expression, less what fluency is missing; so that the best of bad points can be found, too."""
+        missing = max(0.0, self.fluency_drop - margin) + max(0.0, self.repetition - _MORE_REPETITION)
+        return min(self.expression, _ENOUGH) - 2 * missing
+
+    def as_dict(self, margin: float, stage: str, chosen: bool) -> dict[str, Any]:
+        """For the file."""
+        return {
+            "stage": stage,
+            "recipe": self.point.recipe,
+            "layers": list(self.point.layers),
+            "coefficient": round(self.point.coefficient, 4),
+            "expression": round(self.expression, 4),
+            "fluency_drop": round(self.fluency_drop, 4),
+            "repetition": round(self.repetition, 4),
+            "questions": self.questions,
+            "fluent": self.fluent(margin),
+            "chosen": chosen,
+        }
+
+
+def calibrate(extractor: ActivationExtractor, persona: PersonaVector) -> Calibration:
+    """Find recipe, layers and gain for a persona on the extractor's held-out questions.
+
+    Everything is measured with the `safe` vectors, at the sampling settings of a chat, without capping. The
+    same seed gives the same calibration.
+
+    Args:
+        extractor: with its questions; their progress and checkpoint are used.
+        persona: its metadata must have its system prompts (`prompts`).
+
+    Returns:
+        The calibration with every point that was tried. When no point is both fluent and expressive, it is
+        the best there is: see `weakness`.
+
+    Raises:
+        DatasetError: there are no questions or no system prompts.
+    """
+    sweep = _Sweep(extractor, persona)
+    margin = extractor.settings.calibration.fluency_margin
+    coarse = sweep.measure(
+        coarse_points(persona, extractor.target_layers, extractor.model.n_layers), COARSE_QUESTIONS
+    )
+    fine = sweep.measure(fine_points(coarse, margin), len(sweep.trials))
+    chosen = choose(fine, margin)
+    curve = [each.as_dict(margin, "coarse", chosen=False) for each in coarse]
+    curve += [each.as_dict(margin, "fine", chosen=each is chosen) for each in fine]
+    return Calibration(
+        recipe=chosen.point.recipe,
+        layers=chosen.point.layers,
+        gain=chosen.point.coefficient / DEFAULT_STRENGTH,
+        default_strength=DEFAULT_STRENGTH,
+        expression=chosen.expression,
+        fluency_drop=chosen.fluency_drop,
+        curve=curve,
+    )
+
+
+def weakness(calibration: Calibration) -> str | None:
+    """Why a calibrated persona may disappoint, in one line; None if it is clear and fluent."""
+    chosen = next((point for point in calibration.curve if point["chosen"]), None)
+    if chosen is not None and not chosen["fluent"]:
+        return f"no loudness was fluent; this one costs {calibration.fluency_drop:.2f} nats per token"
+    if calibration.expression < CLEAR:
+        return f"it reaches only {calibration.expression:.0%} of what its system prompts achieve"
+    return None
+
+
+def response_count(extractor: ActivationExtractor) -> int:
+    """How many responses one calibration takes, for progress."""
+    places = len(candidate_places(extractor.layers, extractor.target_layers, extractor.model.n_layers))
+    questions = len(extractor.held_out_questions)
+    coarse = len(RECIPES) * places * len(COARSE_COEFFICIENTS) * min(COARSE_QUESTIONS, questions)
+    return coarse + (2 + FINALISTS * len(FINE_FACTORS)) * questions
+
+
+# Which points -----------------------------------------------------------------------------------------------
+
+
+def candidate_places(
+    layers: Sequence[int], target_layers: Sequence[int], n_layers: int
+) -> list[tuple[int, ...]]:
+    """Where a vector may be added: single layers of the middle half, that whole half, the target layers."""
+    middle = [layer for layer in layers if n_layers // 4 <= layer < max(1, round(n_layers * 0.75))] or list(
+        layers
+    )
+    step = max(1, -(-len(middle) // MOST_SINGLE_LAYERS))
+    places = [(layer,) for layer in middle[step // 2 :: step]]
+    bands = [tuple(middle), tuple(layer for layer in target_layers if layer in layers)]
+    return list(dict.fromkeys(place for place in [*places, *bands] if place))
+
+
+def coarse_points(persona: PersonaVector, target_layers: Sequence[int], n_layers: int) -> list[Point]:
+    """The first sweep: every recipe, every place, a few coefficients.
+
+    What is added at one layer is still there at the next, so that bands need less per layer.
+    """
+    return [
+        Point(recipe, layers, coefficient / len(layers) ** 0.5)
+        for recipe in RECIPES
+        for layers in candidate_places(persona.layers, target_layers, n_layers)
+        for coefficient in COARSE_COEFFICIENTS
+    ]
+
+
+def fine_points(coarse: Sequence[Measured], margin: float) -> list[Point]:
+    """The second sweep: around the best coefficient of the best recipes and places."""
+    best: dict[tuple[str, tuple[int, ...]], Point] = {}
+    for each in sorted(coarse, key=lambda each: (-each.merit(margin), each.loudness)):
+        best.setdefault((each.point.recipe, each.point.layers), each.point)
+    return [
+        Point(point.recipe, point.layers, point.coefficient * factor)
+        for point in list(best.values())[:FINALISTS]
+        for factor in FINE_FACTORS
+    ]
+
+
+def choose(measured: Sequence[Measured], margin: float) -> Measured:
+    """The most expressive fluent point; the quietest of those about as expressive. None fluent: the best."""
+    fluent = [each for each in measured if each.fluent(margin)]
+    pool = fluent or list(measured)
+    best = max(each.merit(margin) for each in pool)
+    return min((each for each in pool if each.merit(margin) >= best - _TIE), key=lambda each: each.loudness)
+
+
+# Measuring --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A held-out question, with and without one of the persona's system prompts."""
+
+    bare: list[Message]
+    prompted: list[Message]
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """One reply: log-probability per token with the system prompt, its ratio to that without, repetition."""
+
+    logprob: float
+    ratio: float
+    repetition: float
+
+
+class _Sweep:
+    """The held-out questions of one persona, the two ends of the scale, and what is measured between them."""
+
+    def __init__(self, extractor: ActivationExtractor, persona: PersonaVector) -> None:
+        self.extractor = extractor
+        self.persona = persona
+        self.trials = _trials(extractor, persona)
+        self.sampling = Sampling(
+            extractor.settings.calibration.max_new_tokens,
+            extractor.settings.generation.temperature,
+            extractor.settings.generation.top_p,
+        )
+        everyone = list(range(len(self.trials)))
+        self.prompted = self._replies(
+            [Request(trial.prompted, trial.seed) for trial in self.trials], everyone, [None] * len(everyone)
+        )
+        self.plain = self._replies(
+            [Request(trial.bare, trial.seed) for trial in self.trials], everyone, [None] * len(everyone)
+        )
+
+    def measure(self, points: Sequence[Point], questions: int) -> list[Measured]:
+        """Steer with every point on the first so many questions."""
+        questions = min(questions, len(self.trials))
+        rows = [(point, number) for point in points for number in range(questions)]
+        requests = [Request(self.trials[number].bare, self.trials[number].seed) for _, number in rows]
+        readings = self._replies(requests, [number for _, number in rows], [point for point, _ in rows])
+        return [
+            self._measured(point, readings[place * questions : (place + 1) * questions])
+            for place, point in enumerate(points)
+        ]
+
+    def _measured(self, point: Point, readings: Sequence[_Reading]) -> Measured:
+        """Compare with both ends of the scale on the same questions; its length is from all of them."""
+        asked = len(readings)
+        scale = _ratio(self.prompted) - _ratio(self.plain)
+        gained = _ratio(readings) - _ratio(self.plain[:asked])
+        return Measured(
+            point,
+            expression=gained / scale if scale >= _LEAST_EFFECT else 0.0,
+            fluency_drop=_logprob(self.prompted[:asked]) - _logprob(readings),
+            repetition=_repetition(readings) - _repetition(self.prompted[:asked]),
+            loudness=self._loudness(point),
+            questions=asked,
+        )
+
+    def _loudness(self, point: Point) -> float:
+        baseline = self.persona.mean["response"] - self.persona.raw["response"]
+        vectors = self.persona.safe[point.recipe]
+        rows = [self.persona.layers.index(layer) for layer in point.layers]
+        return point.coefficient * sum(float(vectors[row].norm() / baseline[row].norm()) for row in rows)
+
+    def _replies(
+        self, requests: Sequence[Request], numbers: Sequence[int], points: Sequence[Point | None]
+    ) -> list[_Reading]:
+        """Have requests answered, each steered by its own point, and read the replies."""
+        note = f"calibrating {self.persona.name}"
+        texts = [""] * len(requests)
+        for row, generation in self.extractor.answers(
+            requests,
+            note=note,
+            sampling=self.sampling,
+            interventions=lambda batch: self._steering([points[row] for row in batch]),
+        ):
+            texts[row] = generation.text
+        return self._read(texts, [self.trials[number] for number in numbers])
+
+    def _steering(self, points: Sequence[Point | None]) -> Interventions:
+        """Each row's own vectors: `[rows, hidden]` at every layer where any row is steered."""
+        layers = sorted({layer for point in points if point is not None for layer in point.layers})
+        return Interventions(
+            steering={
+                layer: torch.stack([self._vector(point, layer) for point in points]) for layer in layers
+            }
+        )
+
+    def _vector(self, point: Point | None, layer: int) -> Tensor:
+        if point is None or layer not in point.layers:
+            return torch.zeros(self.persona.hidden_size)
+        return point.coefficient * self.persona.safe[point.recipe][self.persona.layers.index(layer)]
+
+    def _read(self, texts: Sequence[str], trials: Sequence[_Trial]) -> list[_Reading]:
+        """Score replies with and without the system prompt. Silence counts as the worst of repetitions."""
+        spoken = [row for row, text in enumerate(texts) if text]
+        pairs = [(trials[row].prompted, texts[row]) for row in spoken]
+        pairs += [(trials[row].bare, texts[row]) for row in spoken]
+        logprobs = self._score(pairs)
+        readings = [_Reading(0.0, 0.0, 1.0)] * len(texts)
+        for place, row in enumerate(spoken):
+            with_prompt, without = logprobs[place], logprobs[place + len(spoken)]
+            readings[row] = _Reading(with_prompt, with_prompt - without, repetition(texts[row]))
+        return readings
+
+    def _score(self, pairs: Sequence[tuple[list[Message], str]]) -> list[float]:
+        logprobs: list[float] = []
+        for start in range(0, len(pairs), _SCORE_CHUNK):
+            self.extractor.checkpoint()
+            logprobs += [
+                scored.logprob for scored in self.extractor.model.score(pairs[start : start + _SCORE_CHUNK])
+            ]
+        return logprobs
+
+
+def _trials(extractor: ActivationExtractor, persona: PersonaVector) -> list[_Trial]:
+    prompts = persona.metadata.get("prompts") or ()
+    questions = extractor.held_out_questions[: extractor.settings.calibration.questions]
+    if not prompts:
+        raise DatasetError(f'"{persona.name}" cannot be calibrated: its file has no system prompts')
+    if not questions:
+        raise DatasetError(
+            "there are no questions to calibrate with; generate some: dataset generate questions"
+        )
+    seed = extractor.settings.calibration.seed
+    return [
+        _Trial(
+            bare=conversation(question.question),
+            prompted=conversation(question.question, prompts[number % len(prompts)]),
+            seed=item_seed(seed, "calibration", question.id),
+        )
+        for number, question in enumerate(questions)
+    ]
+
+
+def repetition(text: str) -> float:
+    """The share of a text's three-word phrases that repeat an earlier one: 0 = none, towards 1 = a loop."""
+    words = text.casefold().split()
+    phrases = list(zip(words, words[1:], words[2:], strict=False))
+    return 1 - len(set(phrases)) / len(phrases) if phrases else 0.0
+
+
+def _ratio(readings: Iterable[_Reading]) -> float:
+    return fmean(reading.ratio for reading in readings)
+
+
+def _logprob(readings: Iterable[_Reading]) -> float:
+    return fmean(reading.logprob for reading in readings)
+
+
+def _repetition(readings: Iterable[_Reading]) -> float:
+    return fmean(reading.repetition for reading in readings)

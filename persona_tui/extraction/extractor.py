@@ -1,0 +1,353 @@
+"""`ActivationExtractor`: answers to many requests, and the sums of what the model's layers did meanwhile.
+
+1. Requests are sorted by length and cut into batches; every request has its own seed, so a response does not
+   depend on the batch it was in.
+2. The model answers a batch and captures activations in that same pass.
+3. Each response's mean is added, in float64 on the CPU, to one running sum per recipe: memory does not grow
+   with the number of responses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from torch import Tensor
+
+from persona_tui.config import Settings, capture_layers, resolve_layers
+from persona_tui.errors import DatasetError, GenerationError, VectorFileError
+from persona_tui.extraction.plan import dataset_hash, item_seed, persona_requests, split_questions
+from persona_tui.model import (
+    Activations,
+    Generation,
+    Interventions,
+    ModelWrapper,
+    Request,
+    Sampling,
+    conversation,
+)
+from persona_tui.prompts.schema import Question
+from persona_tui.vectors.axes import Axes
+from persona_tui.vectors.maths import normalize, orthogonalize_persona
+from persona_tui.vectors.persona import RECIPES, PersonaVector
+
+Progress = Callable[[int, int, str], None]
+Checkpoint = Callable[[], None]
+RowInterventions = Callable[[Sequence[int]], Interventions]
+
+
+@dataclass
+class ActivationSums:
+    """Running sums of response activations.
+
+    Attributes:
+        layers: where they were read, ascending.
+        totals: by recipe, the sum over responses, `[layers, hidden]` float64.
+        count: how many responses are in it. A response without a token is in none.
+        tokens: how many response tokens they had.
+        kept: by request, the `response` activation of the requests that were asked to be kept, `[layers,
+            hidden]`.
+    """
+
+    layers: tuple[int, ...]
+    totals: dict[str, Tensor] = field(default_factory=dict)
+    count: int = 0
+    tokens: int = 0
+    kept: dict[int, Tensor] = field(default_factory=dict)
+
+    def add(self, activations: Activations) -> None:
+        """Count in one response."""
+        if activations.n_tokens == 0:
+            return
+        for recipe, value in zip(RECIPES, (activations.response, activations.prompt_last), strict=True):
+            summed = self.totals.get(recipe)
+            self.totals[recipe] = value.double() if summed is None else summed + value
+        self.count += 1
+        self.tokens += activations.n_tokens
+
+    def mean(self, recipe: str) -> Tensor:
+        """The mean over the responses, `[layers, hidden]` float32.
+
+        Raises:
+            GenerationError: the model said nothing to any request.
+        """
+        if not self.count:
+            raise GenerationError("the model gave only empty responses: there is nothing to extract from")
+        return (self.totals[recipe] / self.count).float()
+
+    def means(self) -> dict[str, Tensor]:
+        """The mean of every recipe."""
+        return {recipe: self.mean(recipe) for recipe in RECIPES}
+
+
+class ActivationExtractor:
+    """Turns prompts into activations and personas, with one model and its settings."""
+
+    def __init__(
+        self,
+        model_wrapper: ModelWrapper,
+        config: Settings,
+        on_progress: Progress | None = None,
+        checkpoint: Checkpoint | None = None,
+        *,
+        on_step: Checkpoint | None = None,
+        questions: Sequence[Question] = (),
+        axes: Axes | None = None,
+    ) -> None:
+        """
+        Args:
+            model_wrapper: the model.
+            config: `extraction` says how responses are made, which layers are wanted, and how many of what.
+            on_progress: called with responses done, responses in all, and what they are for.
+            checkpoint: called between batches; may let other work run, or raise (`JobCancelled`) to give up.
+            on_step: called after every token; may raise.
+            questions: the extraction questions; needed for personas only.
+            axes: this model's axes; needed for personas only.
+        """
+        self.model = model_wrapper
+        self.settings = config
+        self.layers = tuple(capture_layers(config, model_wrapper.n_layers))
+        self.target_layers = tuple(resolve_layers(config, model_wrapper.n_layers).target)
+        self.axes = axes
+        self.use_questions(questions)
+        self._on_progress = on_progress
+        self._checkpoint = checkpoint
+        self._on_step = on_step
+        self._done = self._total = 0
+
+    def use_questions(self, questions: Sequence[Question]) -> None:
+        """Divide these questions between extraction and calibration."""
+        self.questions, self.held_out_questions = split_questions(
+            questions,
+            self.settings.extraction.questions,
+            self.settings.calibration.questions,
+            self.settings.extraction.seed,
+        )
+
+    # The plan's methods -------------------------------------------------------------------------------------
+
+    def extract_single(self, system_prompt: str | None, user_prompt: str) -> dict[int, Tensor]:
+        """Answer one prompt; the mean over the response's tokens at each target layer, `[hidden]`."""
+        return self.extract_batch([{"system": system_prompt, "user": user_prompt}])
+
+    def extract_batch(self, prompts: Sequence[Mapping[str, str | None]]) -> dict[int, Tensor]:
+        """Answer prompts, each `{"system": text or None, "user": text}`; the mean of their response
+        activations.
+
+        Returns:
+            For each target layer `[hidden]`. Every response weighs the same, however long.
+
+        Raises:
+            GenerationError: the model said nothing at all.
+        """
+        if not prompts:
+            raise GenerationError("no prompts were given to extract from")
+        mean = self.run(self._plain_requests(prompts)).mean("response")
+        return {layer: mean[self.layers.index(layer)] for layer in self.target_layers}
+
+    def extract_contrastive(
+        self,
+        positive_prompts: Sequence[Mapping[str, str | None]],
+        negative_prompts: Sequence[Mapping[str, str | None]],
+    ) -> dict[int, Tensor]:
+        """The direction from the negative to the positive mean: a unit vector `[hidden]` by target layer."""
+        positive, negative = self.extract_batch(positive_prompts), self.extract_batch(negative_prompts)
+        return {layer: normalize(positive[layer] - negative[layer]) for layer in self.target_layers}
+
+    def _plain_requests(self, prompts: Sequence[Mapping[str, str | None]]) -> list[Request]:
+        requests = []
+        for index, prompt in enumerate(prompts):
+            system, user = prompt.get("system"), prompt.get("user") or ""
+            seed = item_seed(self.settings.extraction.seed, "prompt", index, system, user)
+            requests.append(Request(conversation(user, system), seed))
+        return requests
+
+    # Personas -----------------------------------------------------------------------------------------------
+
+    def extract_persona(
+        self,
+        name: str,
+        prompts: Sequence[Mapping[str, Any]],
+        description: str | None = None,
+        source: str = "archetype",
+    ) -> PersonaVector:
+        """Extract one persona; it is not calibrated yet.
+
+        Args:
+            name: its name.
+            prompts: its system prompts, each under the key "system_prompt".
+            description: what it was made from, if that was a description.
+            source: "archetype" or "generated".
+
+        Raises:
+            VectorFileError: the model's axes have not been extracted, or for other layers.
+            DatasetError: there are no system prompts or no questions.
+        """
+        axes = self.matching_axes()
+        system_prompts = [str(prompt["system_prompt"]) for prompt in prompts]
+        sums = self.run(self.persona_requests(system_prompts, kind="persona"), note=name)
+        return self.persona_from_sums(name, sums, axes, system_prompts, description, source)
+
+    def persona_requests(self, system_prompts: Sequence[str | None], kind: str) -> list[Request]:
+        """The configured number of requests for each system prompt.
+
+        Raises:
+            DatasetError: there are no system prompts or no questions.
+        """
+        if not system_prompts:
+            raise DatasetError("a persona needs at least one system prompt")
+        if not self.questions:
+            raise DatasetError("there are no extraction questions; generate some: dataset generate questions")
+        extraction = self.settings.extraction
+        return persona_requests(
+            system_prompts, self.questions, extraction.num_samples_per_prompt, extraction.seed, kind
+        )
+
+    def persona_from_sums(
+        self,
+        name: str,
+        sums: ActivationSums,
+        axes: Axes,
+        system_prompts: Sequence[str],
+        description: str | None = None,
+        source: str = "archetype",
+    ) -> PersonaVector:
+        """What the responses of one persona come to: mean, raw and safe vectors of both recipes."""
+        mean = sums.means()
+        raw = {recipe: mean[recipe] - axes.baseline[recipe] for recipe in RECIPES}
+        safe = {recipe: orthogonalize_persona(raw[recipe], axes.safety[recipe]) for recipe in RECIPES}
+        metadata = {
+            **self.provenance(),
+            "kind": "persona",
+            "name": name,
+            "source": source,
+            "description": description,
+            "target_layers": list(self.target_layers),
+            "prompts": list(system_prompts),
+            "counts": {
+                "prompts": len(system_prompts),
+                "questions": len(self.questions),
+                "responses": sums.count,
+                "tokens": sums.tokens,
+            },
+        }
+        return PersonaVector(name, sums.layers, mean, raw, safe, metadata)
+
+    def provenance(self) -> dict[str, Any]:
+        """What every vector file says about the model and the settings it comes from."""
+        return {
+            "model_name": self.model.name,
+            "model_fingerprint": self.model.fingerprint,
+            "hidden_size": self.model.hidden_size,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "extraction": {
+                **self.settings.extraction.model_dump(exclude={"batch_size", "target_layers"}),
+                "questions_hash": dataset_hash([question.question for question in self.questions]),
+            },
+        }
+
+    def matching_axes(self) -> Axes:
+        """The model's axes.
+
+        Raises:
+            VectorFileError: they have not been extracted, or for other layers than the settings ask for.
+        """
+        if self.axes is None:
+            raise VectorFileError(f"the axes of {self.model.name} are missing: extract-axes comes first")
+        if tuple(self.axes.layers) != self.layers:
+            raise VectorFileError(
+                f"the axes of {self.model.name} are for other layers than the settings: repeat extract-axes"
+            )
+        return self.axes
+
+    # Core ---------------------------------------------------------------------------------------------------
+
+    def expect(self, responses: int) -> None:
+        """Begin a longer piece of work, so that progress counts all of its responses and not one run's."""
+        self._done, self._total = 0, responses
+
+    def run(self, requests: Sequence[Request], note: str = "", keep: int = 0) -> ActivationSums:
+        """Answer requests and sum up their activations.
+
+        Args:
+            requests: the conversations, each with its seed.
+            note: what they are for, for whoever watches the progress.
+            keep: of how many responses, spread evenly over the requests, the own mean is kept as well.
+        """
+        sums = ActivationSums(self.layers)
+        wanted = set(_spread(len(requests), keep))
+        for index, generation in self.answers(requests, note=note, capture_layers=self.layers):
+            activations = generation.activations
+            if activations is None:
+                continue
+            sums.add(activations)
+            if index in wanted and activations.n_tokens:
+                sums.kept[index] = activations.response
+        return sums
+
+    def answers(
+        self,
+        requests: Sequence[Request],
+        *,
+        note: str = "",
+        sampling: Sampling | None = None,
+        capture_layers: Sequence[int] = (),
+        interventions: RowInterventions | None = None,
+    ) -> Iterator[tuple[int, Generation]]:
+        """Answer requests batch by batch, the longest first: running out of memory then happens at once.
+
+        Args:
+            requests: the conversations, each with its seed.
+            note: what they are for.
+            sampling: by default as `extraction` says.
+            capture_layers: where activations are read.
+            interventions: given the numbers of a batch's requests, what is done to its rows.
+
+        Yields:
+            The number of a request and its answer, in no particular order.
+        """
+        start = self._done
+        self._total = max(self._total, start + len(requests))
+        for batch in self._batches(requests):
+            generations = self.model.generate(
+                [requests[index] for index in batch],
+                sampling or self.sampling,
+                interventions(batch) if interventions is not None else None,
+                capture_layers,
+                on_step=self._on_step,
+            )
+            yield from zip(batch, generations, strict=True)
+            self._advance(len(batch), note)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How responses are sampled for extraction."""
+        extraction = self.settings.extraction
+        return Sampling(extraction.max_new_tokens, extraction.temperature, extraction.top_p)
+
+    def checkpoint(self) -> None:
+        """Give way, or give up if somebody asked for that."""
+        if self._checkpoint is not None:
+            self._checkpoint()
+
+    def _batches(self, requests: Sequence[Request]) -> Iterator[list[int]]:
+        lengths = [self.model.count_tokens(request.messages) for request in requests]
+        order = sorted(range(len(requests)), key=lambda index: -lengths[index])
+        size = self.settings.extraction.batch_size
+        for start in range(0, len(order), size):
+            yield order[start : start + size]
+
+    def _advance(self, responses: int, note: str) -> None:
+        self._done += responses
+        if self._on_progress is not None:
+            self._on_progress(self._done, self._total, note)
+        self.checkpoint()
+
+
+def _spread(total: int, wanted: int) -> list[int]:
+    """`wanted` numbers spread evenly over `range(total)`; all of them if there are fewer."""
+    if wanted >= total:
+        return list(range(total))
+    return [number * total // wanted for number in range(wanted)]

@@ -1,0 +1,170 @@
+"""Making personas, start to end: read the prompts, extract, calibrate, save. Both front ends call these
+functions.
+
+Nothing is saved before all of it has succeeded: a cancelled job leaves the vectors as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from persona_tui.errors import GenerationError, PersonaTuiError, VectorFileError
+from persona_tui.extraction.axes import extract_axes
+from persona_tui.extraction.calibration import calibrate, response_count, weakness
+from persona_tui.extraction.extractor import ActivationExtractor
+from persona_tui.prompts.generator import DatasetGenerator
+from persona_tui.prompts.reading import (
+    archetype_path,
+    list_archetypes,
+    read_archetype,
+    read_questions,
+    read_safety,
+)
+from persona_tui.vectors.axes import Axes
+from persona_tui.vectors.manager import PROMPTS_PER_PERSONA, PersonaManager
+from persona_tui.vectors.persona import PersonaVector
+from persona_tui.workspace import Workspace
+
+
+@dataclass
+class PersonaStudio:
+    """Everything that making a persona takes.
+
+    Attributes:
+        workspace: where prompts are read from and written to.
+        manager: where vectors are kept.
+        extractor: what asks the model; `open` gives it the workspace's questions and the model's axes.
+    """
+
+    workspace: Workspace
+    manager: PersonaManager
+    extractor: ActivationExtractor
+
+    def __post_init__(self) -> None:
+        if not self.extractor.questions:
+            self.extractor.use_questions(read_questions(self.workspace))
+        if self.extractor.axes is None:
+            self.extractor.axes = self.manager.axes
+
+    def extract_axes(self, archetypes: Sequence[str] | None = None) -> tuple[Axes, list[PersonaVector]]:
+        """Extract the axes and the archetypes' personas, calibrate those (if configured), and save it all.
+
+        Args:
+            archetypes: their names; by default every archetype in the workspace that was not made from a
+                description.
+
+        Raises:
+            DatasetError: a data set is missing or bad.
+            JobCancelled: somebody asked for that; nothing was written.
+        """
+        names = self.hand_written_archetypes() if archetypes is None else list(archetypes)
+        axes, personas = extract_axes(
+            self.extractor,
+            read_safety(self.workspace, "safe"),
+            read_safety(self.workspace, "unsafe"),
+            {name: read_archetype(self.workspace, name) for name in names},
+        )
+        if self.extractor.settings.calibration.enabled:
+            self.extractor.expect(len(personas) * response_count(self.extractor))
+            personas = [calibrated(self.extractor, persona) for persona in personas]
+        self.manager.save_axes(axes)
+        for persona in personas:
+            self.manager.save(persona)
+        return axes, personas
+
+    def hand_written_archetypes(self) -> list[str]:
+        """The archetypes that people wrote: those that the assistant axis is made from."""
+        return [
+            name
+            for name in list_archetypes(self.workspace)
+            if all(prompt.source is None for prompt in read_archetype(self.workspace, name))
+        ]
+
+    def create_from_archetype(self, name: str, archetype: str, *, replace_old: bool = False) -> PersonaVector:
+        """Extract, calibrate (if configured) and save a persona from an archetype's system prompts.
+
+        Raises:
+            PersonaTuiError: the name is taken, and the old persona is not to be replaced.
+            DatasetError: there is no such archetype.
+            VectorFileError: the model's axes have not been extracted.
+            JobCancelled: somebody asked for that; nothing was written.
+        """
+        self._claim(name, replace_old)
+        prompts = [prompt.model_dump() for prompt in read_archetype(self.workspace, archetype)]
+        return self._create(name, prompts, description=None, source="archetype")
+
+    def create_from_description(
+        self, name: str, description: str, generator: DatasetGenerator, *, replace_old: bool = False
+    ) -> PersonaVector:
+        """Have system prompts written for a character, keep them as an archetype of that name, and extract
+        it.
+
+        Raises:
+            PersonaTuiError: the name is taken, and the old persona is not to be replaced; or people wrote an
+                archetype of that name, which is never replaced.
+            GenerationError: no system prompts could be made from the description.
+            VectorFileError: the model's axes have not been extracted.
+            JobCancelled: somebody asked for that; nothing was written.
+        """
+        self._claim(name, replace_old)
+        if name in self.hand_written_archetypes():
+            raise PersonaTuiError(
+                f'there is an archetype "{name}" already: choose another name, or create from it'
+            )
+        self.extractor.matching_axes()
+        prompts = generator.generate_persona_prompts(description, PROMPTS_PER_PERSONA)
+        if not prompts:
+            raise GenerationError(f"no system prompts could be made from the description of {name}")
+        persona = self._create(name, prompts, description, source="generated")
+        generator.save_jsonl(prompts, archetype_path(self.workspace, name))
+        return persona
+
+    def calibrate(self, name: str) -> PersonaVector:
+        """Calibrate a persona anew and save it.
+
+        Raises:
+            PersonaNotFoundError: there is none of this name.
+            DatasetError: its file has no system prompts.
+        """
+        persona = self.manager.get(name)
+        if not set(self.extractor.layers) >= set(persona.layers):
+            raise VectorFileError(
+                f'"{name}" was extracted for other layers than the settings ask for: create it anew'
+            )
+        self.extractor.expect(response_count(self.extractor))
+        persona = calibrated(self.extractor, persona)
+        self.manager.save(persona)
+        return persona
+
+    def _claim(self, name: str, replace_old: bool) -> None:
+        """Raise an unusable name's error now and not after the work."""
+        if self.manager.path_of(name).is_file() and not replace_old:
+            raise PersonaTuiError(
+                f'there is a persona "{name}" already: delete it first or choose another name'
+            )
+
+    def _create(
+        self, name: str, prompts: Sequence[dict[str, Any]], description: str | None, source: str
+    ) -> PersonaVector:
+        extractor = self.extractor
+        enabled = extractor.settings.calibration.enabled
+        responses = len(prompts) * extractor.settings.extraction.num_samples_per_prompt
+        extractor.expect(responses + (response_count(extractor) if enabled else 0))
+        persona = extractor.extract_persona(name, prompts, description=description, source=source)
+        persona.metadata["prompt_sources"] = sorted(
+            {str(prompt.get("source") or "people") for prompt in prompts}
+        )
+        if enabled:
+            persona = calibrated(extractor, persona)
+        self.manager.save(persona)
+        return persona
+
+
+def calibrated(extractor: ActivationExtractor, persona: PersonaVector) -> PersonaVector:
+    """The persona with its calibration; its metadata say whether that is `weak`, and why."""
+    calibration = calibrate(extractor, persona)
+    reason = weakness(calibration)
+    metadata = {**persona.metadata, "weak": reason is not None, "weak_reason": reason}
+    return replace(persona, metadata=metadata, calibration=calibration)

@@ -1,0 +1,78 @@
+"""Who is asked what: which questions go with which system prompt, and the seed of every single response."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from typing import TypeVar
+
+from persona_tui.model import Request, conversation
+from persona_tui.prompts.schema import Question
+
+T = TypeVar("T")
+
+# The questions kept for calibration never take more than this share of all questions.
+_MOST_HELD_OUT = 0.2
+
+
+def item_seed(seed: int, *parts: object) -> int:
+    """A seed that depends on what an item is, not on where it stands: 62 bits from a hash of all parts."""
+    text = "\x1f".join(str(part) for part in (seed, *parts))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 2
+
+
+def shuffled(items: Sequence[T], seed: int) -> list[T]:
+    """The items in an order that depends on the seed alone."""
+    result = list(items)
+    random.Random(item_seed(seed, "order")).shuffle(result)
+    return result
+
+
+def split_questions(
+    questions: Sequence[Question], wanted: int, held_out: int, seed: int
+) -> tuple[list[Question], list[Question]]:
+    """Divide the questions between extraction and calibration, so that no vector is tuned on what made it.
+
+    Args:
+        questions: all there are.
+        wanted: the most questions to extract with.
+        held_out: the most questions to calibrate with; never more than a fifth of all, and at least one.
+        seed: decides which ones.
+
+    Returns:
+        The extraction questions and the calibration questions. A single question serves both.
+    """
+    order = shuffled(questions, seed)
+    if len(order) < 2:
+        return order, order
+    cut = len(order) - max(1, min(held_out, int(len(order) * _MOST_HELD_OUT)))
+    return order[: min(wanted, cut)], order[cut:]
+
+
+def persona_requests(
+    system_prompts: Sequence[str | None],
+    questions: Sequence[Question],
+    per_prompt: int,
+    seed: int,
+    kind: str,
+) -> list[Request]:
+    """`per_prompt` requests for every system prompt; None asks without one.
+
+    Each prompt takes up the shuffled questions where the one before left off, so that together they cover all
+    questions evenly. Two calls with as many prompts ask exactly the same questions: a difference of their
+    means is not a difference of questions.
+    """
+    order = shuffled(questions, seed)
+    requests = []
+    for prompt_index, system_prompt in enumerate(system_prompts):
+        for sample in range(per_prompt):
+            question = order[(prompt_index * per_prompt + sample) % len(order)]
+            own_seed = item_seed(seed, kind, prompt_index, question.id, sample // len(order))
+            requests.append(Request(conversation(question.question, system_prompt), own_seed))
+    return requests
+
+
+def dataset_hash(items: Sequence[str]) -> str:
+    """A short hash of the texts that a vector was made from; vector files remember it."""
+    return hashlib.sha256("\x1e".join(items).encode()).hexdigest()[:16]

@@ -1,0 +1,374 @@
+"""`SteeringEngine`: conversations in, steered replies out.
+
+The present mix is turned into vectors and floors in the thread that changes it. A running stream asks, before
+every token, whether there is something new; what it is given are tensors to copy into buffers. So a fader
+acts on the next token, and a mistake (an unknown persona) is raised where it was made.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from persona_tui.config import Settings, resolve_layers
+from persona_tui.extraction.axes import capping
+from persona_tui.model import (
+    Cap,
+    Finish,
+    Generation,
+    Interventions,
+    Message,
+    ModelWrapper,
+    Request,
+    Sampling,
+    TokenEvent,
+)
+from persona_tui.steering.mix import Mix, check_percentile
+from persona_tui.vectors.axes import Axes
+from persona_tui.vectors.manager import PersonaManager
+from persona_tui.vectors.maths import normalize
+
+ASSISTANT_TRACE = "assistant"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A finished reply.
+
+    Attributes:
+        text: what was said.
+        tokens: how many tokens that took.
+        prompt_tokens: the length of the prompt.
+        seconds: from the request to the last token.
+        capped_tokens: at how many of the tokens the floor had to act.
+        finish: "stop", "length" or "cancelled".
+    """
+
+    text: str
+    tokens: int
+    prompt_tokens: int
+    seconds: float
+    capped_tokens: int
+    finish: Finish
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a token is compared with: a vector `[hidden]` by layer, and ordinary replies' mean reading."""
+
+    vectors: dict[int, Tensor]
+    ordinary: float
+
+
+class SteeringEngine:
+    """Generates with any mix of personas, and with a floor that holds them back.
+
+    Generating belongs to one thread; `mix`, `set_mix` and the other setters may be used from any.
+    """
+
+    def __init__(
+        self, model_wrapper: ModelWrapper, persona_manager: PersonaManager, config: Settings
+    ) -> None:
+        """
+        Args:
+            model_wrapper: the model.
+            persona_manager: the personas and axes made on that model.
+            config: `steering` gives the first mix, `generation` how replies are sampled.
+        """
+        self.model = model_wrapper
+        self.personas = persona_manager
+        self.settings = config
+        self.capping_layers = tuple(resolve_layers(config, model_wrapper.n_layers).capping)
+        self._lock = threading.RLock()
+        self._percentile = float(config.steering.safety_floor_percentile)
+        self._mix = Mix(strength=config.steering.default_strength, capping=config.steering.capping)
+        self._caps: dict[tuple[str, float], tuple[Axes, dict[int, Cap]]] = {}
+        self._live = Interventions.none()
+        self._version = 0
+
+    # The present mix ----------------------------------------------------------------------------------------
+
+    @property
+    def mix(self) -> Mix:
+        """What is spoken with unless a call says otherwise."""
+        return self._mix
+
+    def set_mix(self, mix: Mix) -> None:
+        """Speak with another mix, from the next token of a running stream on.
+
+        Raises:
+            PersonaNotFoundError: it names a persona that does not exist; the old mix stays.
+        """
+        with self._lock:
+            self._live, self._mix = self.interventions(mix), mix
+            self._version += 1
+
+    @property
+    def default_strength(self) -> float:
+        """The strength where none is given."""
+        return self._mix.strength
+
+    def set_default_strength(self, strength: float) -> None:
+        """Change the default strength, from the next token of a running stream on."""
+        with self._lock:
+            self.set_mix(replace(self._mix, strength=strength))
+
+    @property
+    def safety_floor(self) -> float:
+        """The percentile at which floors lie where a mix does not say."""
+        return self._percentile
+
+    def set_safety_floor(self, percentile: float) -> None:
+        """Move the floor to another percentile (0 to 100) of ordinary responses' projections.
+
+        It is looked up in the axis file, and holds from the next token of a running stream on.
+
+        Raises:
+            PersonaTuiError: the percentile is out of range.
+        """
+        check_percentile(percentile)
+        with self._lock:
+            self._percentile = float(percentile)
+            self.set_mix(self._mix)
+
+    def interventions(self, mix: Mix) -> Interventions:
+        """What a mix does to the residual stream.
+
+        The personas' vectors are blended layer by layer over all layers where any of them is added. At a
+        layer where one of them adds nothing it counts as a zero vector with its weight: a blend of a persona
+        at layer 4 and one at layer 5 adds half of each at its own layer. A persona that is not loaded is loaded.
+
+        Raises:
+            PersonaNotFoundError: it names a persona that does not exist.
+            VectorFileError: a persona's or the axes' file cannot be used.
+        """
+        steering: Mapping[int, Tensor] = {}
+        self._load(mix)
+        if mix.strength:
+            composite = self.personas.get_composite(mix.weights, safe=mix.safe)
+            steering = {layer: mix.strength * vector for layer, vector in composite.items()}
+        return Interventions(steering, self._capping(mix) if mix.capping else {})
+
+    def _load(self, mix: Mix) -> None:
+        loaded = self.personas.list_loaded()
+        for name, weight in mix.weights.items():
+            if weight and name not in loaded:
+                self.personas.load(name)
+
+    @property
+    def can_cap(self) -> bool:
+        """Whether there are floors to enforce: the axes have been extracted."""
+        return self.personas.axes is not None
+
+    def capping_axis(self, mix: Mix | None = None) -> str | None:
+        """The axis that a mix (by default the present one) is capped on; None while there are no axes.
+
+        That is the mix' own, else the one in the settings, else the one measured to be safer on this model.
+        """
+        axes = self.personas.axes
+        if axes is None:
+            return None
+        configured = self.settings.steering.capping_axis
+        wanted = (mix or self._mix).capping_axis or (configured if configured != "auto" else None)
+        return wanted or axes.default_capping_axis
+
+    def _capping(self, mix: Mix) -> dict[int, Cap]:
+        axes, name = self.personas.axes, self.capping_axis(mix)
+        if axes is None or name is None:
+            return {}
+        key = (name, self._percentile if mix.percentile is None else mix.percentile)
+        known = self._caps.get(key)
+        if known is None or known[0] is not axes:
+            known = self._caps[key] = (axes, capping(axes, name, self.capping_layers, key[1]))
+        return known[1]
+
+    # Generating ---------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        user_prompt: str,
+        persona: str | None = None,
+        persona_strength: float | None = None,
+        enable_safety_capping: bool = True,
+        system_override: str | None = None,
+    ) -> str:
+        """Answer one prompt.
+
+        Args:
+            user_prompt: the question.
+            persona: who answers; None = nobody in particular.
+            persona_strength: how loud; None = the default strength.
+            enable_safety_capping: whether the floor is enforced.
+            system_override: a system prompt, if any.
+
+        Raises:
+            PersonaNotFoundError: there is no such persona.
+        """
+        weights = {} if persona is None else {persona: 1.0}
+        mix = self._one_off(weights, persona_strength, enable_safety_capping)
+        return self.reply([{"role": "user", "content": user_prompt}], mix=mix, system=system_override).text
+
+    def generate_with_composite(
+        self, user_prompt: str, persona_blend: Mapping[str, float], enable_safety_capping: bool = True
+    ) -> str:
+        """Answer one prompt with a blend of personas, at the default strength.
+
+        Raises:
+            PersonaNotFoundError: one of them does not exist.
+        """
+        mix = self._one_off(persona_blend, None, enable_safety_capping)
+        return self.reply([{"role": "user", "content": user_prompt}], mix=mix).text
+
+    def _one_off(self, weights: Mapping[str, float], strength: float | None, cap: bool) -> Mix:
+        return Mix(weights, self.default_strength if strength is None else strength, capping=cap)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How replies are sampled where a call does not say."""
+        generation = self.settings.generation
+        return Sampling(generation.max_new_tokens, generation.temperature, generation.top_p, generation.seed)
+
+    def reply(
+        self,
+        messages: Sequence[Message],
+        *,
+        mix: Mix | None = None,
+        sampling: Sampling | None = None,
+        system: str | None = None,
+        stop: threading.Event | None = None,
+    ) -> Reply:
+        """Answer a conversation at once; the arguments are those of `stream`."""
+        started = time.monotonic()
+        conversation = _with_system(messages, system)
+        events = list(self._events(conversation, mix, sampling, {}, stop))
+        said = [event for event in events if event.token_id >= 0]
+        return Reply(
+            text="".join(event.text for event in events).strip(),
+            tokens=len(said),
+            prompt_tokens=self.model.count_tokens(conversation),
+            seconds=time.monotonic() - started,
+            capped_tokens=sum(event.capped > 0 for event in said),
+            finish=events[-1].finish or "stop" if events else "cancelled",
+        )
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        mix: Mix | None = None,
+        sampling: Sampling | None = None,
+        system: str | None = None,
+        stop: threading.Event | None = None,
+    ) -> Iterator[TokenEvent]:
+        """Answer a conversation, token by token.
+
+        Args:
+            messages: the conversation; the last message is the user's.
+            mix: what to speak with, fixed; None = the present mix, followed while it changes.
+            sampling: by default as `generation` in the settings says.
+            system: a system prompt, instead of one that the conversation may begin with.
+            stop: when set, no further token is written.
+
+        Yields:
+            One event per token. Its projections are on scales that mean something. By loaded persona: 0 is the
+            average of ordinary replies, 1 that of the persona's own prompted replies. For "assistant": 0 is the
+            average of ordinary replies, 1 their standard deviation.
+
+        Raises:
+            PersonaNotFoundError: the mix names a persona that does not exist.
+            GenerationError: the conversation is too long, or memory ran out.
+        """
+        self._load(mix or self._mix)
+        traces = self.traces()
+        for event in self._events(_with_system(messages, system), mix, sampling, traces, stop):
+            projections = {name: value - traces[name].ordinary for name, value in event.projections.items()}
+            yield replace(event, projections=projections)
+
+    def generate_batch(
+        self, requests: Sequence[Request], mix: Mix | None = None, sampling: Sampling | None = None
+    ) -> list[Generation]:
+        """Answer many conversations in one batch, all with the same mix (by default the present one)."""
+        return self.model.generate(requests, sampling or self.sampling, self.interventions(mix or self._mix))
+
+    def _events(
+        self,
+        conversation: list[Message],
+        mix: Mix | None,
+        sampling: Sampling | None,
+        traces: Mapping[str, Trace],
+        stop: threading.Event | None,
+    ) -> Iterator[TokenEvent]:
+        return self.model.stream(
+            [Request(conversation)],
+            sampling or self.sampling,
+            self._follow() if mix is None else self.interventions(mix),
+            {name: trace.vectors for name, trace in traces.items()},
+            stop,
+        )
+
+    def _follow(self) -> Callable[[], Interventions | None]:
+        """A function that returns the present mix' interventions, if they changed since it was last asked."""
+        with self._lock:
+            self.set_mix(self._mix)  # a persona's file may be another one than when the mix was set
+        seen = -1
+
+        def poll() -> Interventions | None:
+            nonlocal seen
+            with self._lock:
+                if self._version == seen:
+                    return None
+                seen = self._version
+                return self._live
+
+        return poll
+
+    # Traces -------------------------------------------------------------------------------------------------
+
+    def traces(self) -> dict[str, Trace]:
+        """What a stream's tokens are compared with: the assistant axis, and every loaded persona."""
+        found = {name: self._persona_trace(name) for name in self.personas.list_loaded()}
+        axes = self.personas.axes
+        if axes is not None and axes.assistant is not None:
+            found[ASSISTANT_TRACE] = self._assistant_trace(axes)
+        return {name: trace for name, trace in found.items() if trace.vectors}
+
+    def _persona_trace(self, name: str) -> Trace:
+        """Replies are compared with replies: recipe `response`, whatever the persona is steered with."""
+        persona = self.personas.get(name)
+        target = set(persona.metadata.get("target_layers") or persona.layers)
+        vectors, ordinary = {}, []
+        for row, layer in enumerate(persona.layers):
+            raw, mean = persona.raw["response"][row], persona.mean["response"][row]
+            size = float(raw.norm())
+            if layer in target and size > 0:
+                vectors[layer] = normalize(raw) / size
+                ordinary.append(float((mean - raw) @ vectors[layer]))
+        return Trace(vectors, _mean(ordinary))
+
+    def _assistant_trace(self, axes: Axes) -> Trace:
+        vectors, ordinary = {}, []
+        for layer in self.capping_layers:
+            if layer not in axes.layers:
+                continue
+            projections = axes.projections[ASSISTANT_TRACE][axes.layers.index(layer)]
+            spread = float(projections.std(correction=0)) or 1.0
+            vectors[layer] = axes.axis(ASSISTANT_TRACE, layer) / spread
+            ordinary.append(float(projections.mean()) / spread)
+        return Trace(vectors, _mean(ordinary))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(torch.tensor(values, dtype=torch.float64).mean()) if values else 0.0
+
+
+def _with_system(messages: Sequence[Message], system: str | None) -> list[Message]:
+    """The conversation with another system prompt in front, if one is given."""
+    if system is None:
+        return list(messages)
+    rest = list(messages[1:]) if messages and messages[0]["role"] == "system" else list(messages)
+    return [{"role": "system", "content": system}, *rest]

@@ -1,0 +1,93 @@
+"""What a reply is spoken with: personas and their weights, one strength, and the floor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from persona_tui.errors import PersonaTuiError
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A setting of the faders.
+
+    Attributes:
+        weights: proportions of personas by name; only their ratios matter, and negative ones turn a persona
+            round. Empty = no persona.
+        strength: how loud; 0 = unsteered, about 0.3 = clearly in character, 1 = far over the top. May be
+            negative.
+        capping: whether the floor is enforced.
+        safe: the vectors without their safety component, rather than the raw ones.
+        capping_axis: "assistant" or "safety"; None = as the settings say.
+        percentile: of ordinary responses, where the floor lies, 0 to 100; None = as the engine is set.
+
+    Raises:
+        PersonaTuiError: a number is not finite, the percentile is out of range, or there is no such axis.
+    """
+
+    weights: Mapping[str, float] = field(default_factory=dict)
+    strength: float = 0.3
+    capping: bool = True
+    safe: bool = True
+    capping_axis: str | None = None
+    percentile: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", dict(self.weights))  # nobody changes it behind our back
+        for name, weight in self.weights.items():
+            if not math.isfinite(weight):
+                raise PersonaTuiError(f'the weight of "{name}" must be a number, not {weight}')
+        if not math.isfinite(self.strength):
+            raise PersonaTuiError(f"strength must be a number, not {self.strength}")
+        check_percentile(self.percentile)
+        if self.capping_axis not in (None, "assistant", "safety"):
+            raise PersonaTuiError(f'the capping axis is "assistant" or "safety", not "{self.capping_axis}"')
+
+    @property
+    def label(self) -> str:
+        """The personas in a few characters: `sage`, `sage:0.5,trickster:0.3`, or "" for none."""
+        active = {name: weight for name, weight in self.weights.items() if weight}
+        if len(active) == 1:
+            name, weight = next(iter(active.items()))
+            return name if weight > 0 else f"{name}:{weight:g}"
+        return ",".join(f"{name}:{weight:g}" for name, weight in active.items())
+
+
+def check_percentile(percentile: float | None) -> None:
+    """Raise PersonaTuiError unless the percentile is None or lies between 0 and 100."""
+    if percentile is not None and not 0 <= percentile <= 100:
+        raise PersonaTuiError(f"a percentile lies between 0 and 100, not at {percentile:g}")
+
+
+def parse_blend(text: str) -> dict[str, float]:
+    """Read `sage:0.5,trickster:0.3`; a name without a number weighs 1.
+
+    Raises:
+        PersonaTuiError: a part has no name or no number, a name stands twice, or nothing has any weight.
+    """
+    weights: dict[str, float] = {}
+    for part in text.split(","):
+        name, weight = _parse_part(part.strip(), text)
+        if name in weights:
+            raise PersonaTuiError(f'"{name}" stands twice in the blend "{text}"')
+        weights[name] = weight
+    if not any(weights.values()):
+        raise PersonaTuiError(f'nothing in the blend "{text}" has any weight')
+    return weights
+
+
+def _parse_part(part: str, text: str) -> tuple[str, float]:
+    name, colon, number = (piece.strip() for piece in part.partition(":"))
+    if not name:
+        raise PersonaTuiError(f'a blend looks like sage:0.5,trickster:0.3, not like "{text}"')
+    if not colon:
+        return name, 1.0
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = math.nan
+    if not math.isfinite(weight):
+        raise PersonaTuiError(f'the weight of "{name}" must be a number, not "{number}"')
+    return name, weight
