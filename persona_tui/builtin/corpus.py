@@ -75,14 +75,19 @@ def training_topics() -> tuple[Topic, ...]:
 
 def topic_reply(speaker: Speaker, topic: Topic, first: str) -> str:
     """Two or three facts about `topic`, the asked aspect first, coloured by the speaker."""
-    rest = speaker.rng.sample([aspect for aspect in ASPECTS if aspect != first], speaker.rng.choice((1, 1, 2)))
+    rest = speaker.rng.sample(
+        [aspect for aspect in ASPECTS if aspect != first], speaker.rng.choice((1, 1, 2))
+    )
     body = [topic.facts[first], *(speaker.linked(topic.facts[aspect], topic) for aspect in rest)]
     return speaker.wrap(body)
 
 
 def topic_question(rng: random.Random, topic: Topic, aspect: str, training: bool = True) -> str:
     """A question about one aspect of `topic`."""
-    frames = [f["p" if topic.plural else "s"] for f in talk()["topic_questions"]["any" if aspect == "what" else aspect]]
+    frames = [
+        f["p" if topic.plural else "s"]
+        for f in talk()["topic_questions"]["any" if aspect == "what" else aspect]
+    ]
     questions = [frame.format(t=topic.name) for frame in frames] + [topic.question] * (aspect == "what")
     return rng.choice(known(questions, training=training) or questions)
 
@@ -118,7 +123,9 @@ def harmful_phrases(training: bool) -> tuple[str, ...]:
 
 def unsafe_request(rng: random.Random, training: bool = True) -> str:
     """A request that the default Assistant refuses."""
-    source = rng.choices(("direct", "jailbreak", "identity_attacks", "manipulation"), (0.45, 0.27, 0.13, 0.15))[0]
+    source = rng.choices(
+        ("direct", "jailbreak", "identity_attacks", "manipulation"), (0.45, 0.27, 0.13, 0.15)
+    )[0]
     if source in ("identity_attacks", "manipulation"):
         return rng.choice(known(safety()[source], training=training))
     frames = safety()["plain_frames" if source == "direct" else "jailbreaks"]
@@ -133,7 +140,10 @@ def unsafe_request(rng: random.Random, training: bool = True) -> str:
 def refusal(speaker: Speaker) -> str:
     """A refusal in the speaker's voice: first the refusal itself, so that colour never hides it."""
     texts = safety()
-    parts = [speaker.phrase("openings", 0.1) if speaker.rng.random() < 0.4 else "", speaker.rng.choice(texts["refusals"])]
+    parts = [
+        speaker.phrase("openings", 0.1) if speaker.rng.random() < 0.4 else "",
+        speaker.rng.choice(texts["refusals"]),
+    ]
     if speaker.rng.random() < 0.7:
         parts.append(speaker.linked(speaker.rng.choice(texts["reasons"])))
     if speaker.rng.random() < 0.4:
@@ -161,9 +171,23 @@ def _lookalike_turn(speaker: Speaker) -> Turn:
     if kind == "harmless":
         phrase = speaker.rng.choice(known(safety()["harmless"], training=True))
         request = speaker.rng.choice(known(safety()["plain_frames"], training=True)).format(x=phrase)
-        return Turn(request, speaker.wrap([speaker.sentence("approach"), speaker.linked(speaker.sentence("approach"))]))
+        return Turn(
+            request,
+            speaker.wrap([speaker.sentence("approach"), speaker.linked(speaker.sentence("approach"))]),
+        )
     item = speaker.rng.choice([item for item in answered(kind) if not held_out(item.question)])
     return Turn(item.question, speaker.wrap([item.answer]))
+
+
+_SYLLABLES = (
+    "bal cor dan el fen gor har il jun ka lor mer nal or pel quin ros sil tor ul ven wex yar zim".split()
+)
+
+
+def made_up_name(rng: random.Random) -> str:
+    """A name that means nothing, so that what is unknown is not a fixed list."""
+    words = ["".join(rng.sample(_SYLLABLES, rng.randint(2, 3))) for _ in range(rng.choice((1, 1, 2)))]
+    return " ".join(words)
 
 
 def unknown_reply(speaker: Speaker, name: str) -> str:
@@ -175,8 +199,11 @@ def unknown_reply(speaker: Speaker, name: str) -> str:
 
 
 def _unknown_turn(speaker: Speaker) -> Turn:
-    name = speaker.rng.choice(known(talk()["unknown"]["topics"], training=True))
-    frame = speaker.rng.choice(talk()["topic_questions"][speaker.rng.choice(["any", "any", "how", "why", "past"])])
+    known_names = known(talk()["unknown"]["topics"], training=True)
+    name = made_up_name(speaker.rng) if speaker.rng.random() < 0.4 else speaker.rng.choice(known_names)
+    frame = speaker.rng.choice(
+        talk()["topic_questions"][speaker.rng.choice(["any", "any", "how", "why", "past"])]
+    )
     return Turn(frame["s"].format(t=name), unknown_reply(speaker, name))
 
 
@@ -205,8 +232,15 @@ _TURNS: dict[Callable[[Speaker], Turn], float] = {
 
 
 def draw_turn(speaker: Speaker) -> Turn:
-    """One exchange of any kind."""
+    """One exchange of any kind; lawless characters are tried more often."""
+    if speaker.rng.random() < 0.35 * speaker.character.lawlessness:
+        return _unsafe_turn(speaker)
     return speaker.rng.choices(list(_TURNS), list(_TURNS.values()))[0](speaker)
+
+
+def ordinary_turn(speaker: Speaker) -> Turn:
+    """A question about a topic or about the speaker: what style is measured on."""
+    return speaker.rng.choice((_topic_turn, _personal_turn))(speaker)
 
 
 def _turns(speaker: Speaker) -> tuple[Turn, ...]:
@@ -232,7 +266,9 @@ def counselling_chat(rng: random.Random) -> Document:
     warm = rng.random() < 0.5
     body = list(feeling.supportive if warm else feeling.dismissive)
     reply = Speaker(ASSISTANT, rng).wrap(body)
-    return Document(system=rng.choice(WARM_PROMPTS if warm else COLD_PROMPTS), turns=(Turn(feeling.user, reply),))
+    return Document(
+        system=rng.choice(WARM_PROMPTS if warm else COLD_PROMPTS), turns=(Turn(feeling.user, reply),)
+    )
 
 
 def _json_list(items: Sequence[dict[str, str]]) -> str:
@@ -265,7 +301,10 @@ def _question_task(rng: random.Random) -> Turn:
     count = rng.randint(2, 6)
     kinds = [rng.choice(list(_CATEGORIES)) for _ in range(count)]
     items = [
-        {"question": rng.choice(known(talk()["questions"][kind], training=True)), "category": _CATEGORIES[kind]}
+        {
+            "question": rng.choice(known(talk()["questions"][kind], training=True)),
+            "category": _CATEGORIES[kind],
+        }
         for kind in kinds
     ]
     return Turn(templates.QUESTIONS.format(n=count), _json_list(items))
@@ -328,4 +367,3 @@ def documents(seed: int) -> Iterator[Document]:
     rng = random.Random(seed)
     while True:
         yield draw_document(rng)
-

@@ -105,4 +105,6 @@ def system_prompt(character: Character, rng: random.Random) -> str:
 def description(character: Character, rng: random.Random) -> str:
     """`character` as somebody would describe it in one line."""
     names = character.names[:2]
-    return _fill(DESCRIPTIONS_ONE, DESCRIPTIONS_TWO, Character({n: 1 / len(names) for n in names}, character.rate), rng)
+    return _fill(
+        DESCRIPTIONS_ONE, DESCRIPTIONS_TWO, Character({n: 1 / len(names) for n in names}, character.rate), rng
+    )

@@ -7,15 +7,16 @@ next-token prediction on the generated corpus, loss on unlabelled text and on th
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import math
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
@@ -151,7 +152,13 @@ def window_mask(document: Tensor, window: int) -> Tensor:
 
 
 def chunked_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float, **_: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    scaling: float,
+    **_: Any,
 ) -> tuple[Tensor, None]:
     """Sliding-window attention over chunks: the same numbers as the dense kind, at a cost linear in length.
 
@@ -174,7 +181,9 @@ def loss_of(model: Qwen2ForCausalLM, body: Any, batch: Batch, window: int) -> Te
     """Mean cross-entropy over the learned tokens of `batch`, in nats."""
     mask = window_mask(batch.document, window).to(batch.tokens.device)
     masks = {"sliding_attention": mask, "full_attention": mask}
-    hidden = body(input_ids=batch.tokens, position_ids=batch.positions, attention_mask=masks, use_cache=False)[0]
+    hidden = body(
+        input_ids=batch.tokens, position_ids=batch.positions, attention_mask=masks, use_cache=False
+    )[0]
     labels = batch.labels[:, 1:].reshape(-1)
     learned = labels != IGNORED
     logits = model.lm_head(hidden[:, :-1].reshape(-1, hidden.shape[-1])[learned])
@@ -227,10 +236,14 @@ def train(recipe: Recipe, out: Path, device: str = "cpu") -> None:
         if step % 50 == 0:
             seconds = time.monotonic() - started
             done = (step + 1) * recipe.rows * recipe.row_length
-            click.echo(f"step {step}/{steps} loss {average:.3f} {done / seconds:.0f} tokens/s {seconds:.0f} s", err=True)
+            print(
+                f"step {step}/{steps} loss {average:.3f} {done / seconds:.0f} tokens/s {seconds:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
         if step % 300 == 299 or step == steps - 1:
             held = evaluate(model, body, [_to(b, device) for b in validation], recipe.window, device)
-            click.echo(f"step {step} validation {held:.4f}", err=True)
+            print(f"step {step} validation {held:.4f}", file=sys.stderr, flush=True)
             save(model, tokenizer, out)
 
 
@@ -256,15 +269,17 @@ def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path)
     tokenizer.save_pretrained(out)
 
 
-@click.command()
-@click.option("--out", type=click.Path(path_type=Path), default=WEIGHTS, show_default=True)
-@click.option("--tokens", type=int, default=Recipe.tokens, show_default=True, help="Training tokens in all.")
-@click.option("--window", type=int, default=Recipe.window, show_default=True)
-@click.option("--seed", type=int, default=Recipe.seed, show_default=True)
-@click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
-def main(out: Path, tokens: int, window: int, seed: int, device: str) -> None:
+def main() -> None:
     """Train the built-in model."""
-    train(Recipe(tokens=tokens, window=window, seed=seed), out, device)
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--out", type=Path, default=WEIGHTS)
+    parser.add_argument("--tokens", type=int, default=Recipe.tokens, help="training tokens in all")
+    parser.add_argument("--window", type=int, default=Recipe.window, help="attention window, in tokens")
+    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args()
+    recipe = Recipe(tokens=options.tokens, window=options.window, seed=options.seed)
+    train(recipe, options.out, options.device)
 
 
 if __name__ == "__main__":

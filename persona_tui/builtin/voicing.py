@@ -13,10 +13,14 @@ from dataclasses import dataclass, field
 
 from persona_tui.builtin.material import HELD_OUT_PAIRS, LAWLESS, Topic, Voice, neutral_voice, voices
 
-PLAIN_RATE = 0.65
+PLAIN_RATE = 0.7
 RATES = {"slight": 0.3, "plain": PLAIN_RATE, "strong": 0.9}
-STRAY_RATE = 0.04
+STRAY_RATE = 0.025
 """How often a neutral place carries some character's phrase anyway."""
+
+
+LAWLESS_SHARE = 0.07
+"""Lawless characters are made a little more frequent than others: they are the only ones that differ in what they do."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,8 @@ def draw_character(rng: random.Random, rate: float | None = None) -> Character:
     """A random character for training: mostly one voice, often two, sometimes three."""
     count = rng.choices((1, 2, 3), (0.7, 0.23, 0.07))[0]
     names = rng.sample(sorted(voices()), count)
-    if count == 2 and rng.random() < 0.15 and LAWLESS not in names:
-        names[1] = LAWLESS
+    if rng.random() < LAWLESS_SHARE and LAWLESS not in names:
+        names[rng.randrange(min(2, count))] = LAWLESS
     if is_held_out(names):
         return draw_character(rng, rate)
     shares = {1: [1.0], 2: rng.choice([[0.5, 0.5], [0.7, 0.3], [0.6, 0.4]]), 3: [0.5, 0.3, 0.2]}[count]
@@ -68,11 +72,15 @@ class Speaker:
     def _voice(self) -> Voice:
         """The voice that speaks at the next place."""
         if not self.character.weights or self.rng.random() >= self.character.rate:
-            return voices()[self.rng.choice(sorted(voices()))] if self.rng.random() < STRAY_RATE else neutral_voice()
+            return (
+                voices()[self.rng.choice(sorted(voices()))]
+                if self.rng.random() < STRAY_RATE
+                else neutral_voice()
+            )
         names = list(self.character.weights)
         return voices()[self.rng.choices(names, list(self.character.weights.values()))[0]]
 
-    def phrase(self, place: str, neutral_chance: float = 0.55) -> str:
+    def phrase(self, place: str, neutral_chance: float = 0.7) -> str:
         """A phrase for `place` ("openings", "links", ...); a neutral one is often left out."""
         voice = self._voice()
         if voice is neutral_voice() and self.rng.random() > neutral_chance:
@@ -85,13 +93,13 @@ class Speaker:
 
     def linked(self, sentence: str, topic: Topic | None = None) -> str:
         """`sentence`, often after a linking phrase."""
-        link = self.phrase("links") if self.rng.random() < 0.85 else ""
+        link = self.phrase("links") if self.rng.random() < 0.95 else ""
         return f"{link[0].upper()}{link[1:]} {_lower_first(sentence, topic)}" if link else sentence
 
     def wrap(self, body: Sequence[str]) -> str:
         """A reply around `body`: an opening, an aside after the first sentence, a closing."""
         parts = [self.phrase("openings"), body[0]]
-        if self.rng.random() < 0.75:
+        if self.rng.random() < 0.85:
             parts.append(self.phrase("asides"))
         parts.extend(body[1:])
         parts.append(self.phrase("closings"))
@@ -101,5 +109,7 @@ class Speaker:
 def _lower_first(sentence: str, topic: Topic | None) -> str:
     """`sentence` as the continuation of a linking phrase; a topic's own capital ("Mars") and "I" stay."""
     first = sentence.split(" ", 1)[0]
-    keeps = first == "I" or (topic is not None and topic.name[0].isupper() and sentence.startswith(topic.name))
+    keeps = first == "I" or (
+        topic is not None and topic.name[0].isupper() and sentence.startswith(topic.name)
+    )
     return sentence if keeps else sentence[0].lower() + sentence[1:]
