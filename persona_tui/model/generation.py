@@ -19,7 +19,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
-from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
 from persona_tui.errors import GenerationError
 from persona_tui.model.blocks import context_length, device_of
@@ -29,6 +28,7 @@ Finish = Literal["stop", "length", "cancelled"]
 Poll = Callable[[], Interventions | None]
 
 _NOISE_BLOCK = 64  # tokens for which a row's random numbers are drawn at once
+_LIKELY_TOKENS = 256  # tokens that usually hold all of top-p's probability
 _SEED_STEP = 1_000_003  # keeps the rows of neighbouring seeds apart
 
 
@@ -96,7 +96,7 @@ class Batch:
         seeds: one per row; a row's text depends on its own seed only.
         end_tokens: ids that end a turn.
         pad_token: any valid id.
-        ended: optional; whether a row's tokens so far contain the end of the turn, spelled as text.
+        ended: if given, whether a row's tokens so far contain the end of the turn, spelled as text.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -106,52 +106,57 @@ class Batch:
     ended: Callable[[list[int]], bool] | None = None
 
 
+def keep_top_p(probabilities: Tensor, top_p: float) -> Tensor:
+    """Set to zero all but the most probable tokens that together reach `top_p`; `[rows, vocabulary]`."""
+    vocabulary = probabilities.shape[-1]
+    # Sorting a whole vocabulary costs more than a small model's forward pass, and a few tokens mostly suffice.
+    for size in (min(_LIKELY_TOKENS, vocabulary), vocabulary):
+        top = probabilities.topk(size).values
+        reached = top.cumsum(-1)
+        if size == vocabulary or bool((reached[:, -1] >= top_p).all()):
+            break
+    last = (reached - top < top_p).sum(-1, keepdim=True) - 1
+    return probabilities.where(probabilities >= top.gather(-1, last), 0)
+
+
 class Sampler:
     """Chooses tokens by inverse CDF: one uniform number per row and token, from that row's own generator."""
 
     def __init__(self, sampling: Sampling, seeds: Sequence[int], device: torch.device) -> None:
-        self._greedy = sampling.temperature == 0
-        self._warpers: list[Callable[[Any, Any], Tensor]] = []
+        self._sampling = sampling
         self._device = device
         # In float32 the sum over a large vocabulary jitters enough to reach tokens that top-p has excluded.
         self._dtype = torch.float32 if device.type == "mps" else torch.float64
-        if self._greedy:
-            return
-        self._warpers.append(TemperatureLogitsWarper(float(sampling.temperature)))
-        if sampling.top_p < 1:
-            self._warpers.append(TopPLogitsWarper(sampling.top_p))
         self._generators = [torch.Generator().manual_seed(seed % 2**63) for seed in seeds]
-        self._noise = torch.empty(0)
+        self._noise = torch.empty(len(seeds), 0)
 
     def _uniform(self, index: int) -> Tensor:
         """`[rows, 1]`, the random numbers of one token."""
         column = index % _NOISE_BLOCK
         if column == 0:
-            drawn = [
-                torch.rand(_NOISE_BLOCK, generator=generator, dtype=self._dtype)
-                for generator in self._generators
-            ]
+            drawn = [torch.rand(_NOISE_BLOCK, generator=each, dtype=self._dtype) for each in self._generators]
             self._noise = torch.stack(drawn).to(self._device)
         return self._noise[:, column : column + 1]
 
     def pick(self, logits: Tensor, index: int) -> Tensor:
-        """The token of each row, `[rows]`, from float32 logits `[rows, vocabulary]`."""
-        if self._greedy:
+        """The token of each row, `[rows]`, from float32 logits `[rows, vocabulary]`; tokens count from 0."""
+        if self._sampling.temperature == 0:
             return logits.argmax(-1)
-        for warp in self._warpers:
-            logits = warp(None, logits)
+        below_best = logits - logits.amax(-1, keepdim=True)  # no temperature is too small for these
+        probabilities = (below_best / self._sampling.temperature).softmax(-1)
+        if self._sampling.top_p < 1:
+            probabilities = keep_top_p(probabilities, self._sampling.top_p)
         # In vocabulary order, not by probability: two nearly equal tokens that swap ranks change nothing.
-        cumulative = logits.softmax(-1).cumsum(-1, dtype=self._dtype)
-        target = self._uniform(index) * cumulative[:, -1:]
-        chosen = torch.searchsorted(cumulative, target, right=True).squeeze(1)
+        cumulative = probabilities.cumsum(-1, dtype=self._dtype)
+        total = cumulative[:, -1:]
+        chosen = torch.searchsorted(cumulative, self._uniform(index) * total, right=True)
         # Rounding may point past the last token with any probability.
-        return torch.minimum(chosen, (cumulative < cumulative[:, -1:]).sum(-1))
+        return torch.minimum(chosen, (cumulative < total).sum(-1, keepdim=True)).squeeze(1)
 
     def select(self, keep: Tensor) -> None:
         """Go on with some of the rows only."""
-        if not self._greedy:
-            self._generators = [self._generators[row] for row in keep.tolist()]
-            self._noise = self._noise[keep.to(self._device)]
+        self._generators = [self._generators[row] for row in keep.tolist()]
+        self._noise = self._noise[keep.to(self._noise.device)]
 
 
 def check_fits(prompt_tokens: int, context: int | None) -> None:

@@ -192,13 +192,14 @@ class ModelWrapper:
         """
         if not requests:
             return []
-        batch = self._batch(requests, sampling or Sampling())
+        sampling, interventions = sampling or Sampling(), interventions or Interventions.none()
+        batch = self._batch(requests, sampling)
         hooks = self._hooks(len(requests), capture_layers=capture_layers)
-        hooks.apply(interventions or Interventions.none())
+        hooks.apply(interventions)
         outputs: list[list[int]] = [[] for _ in requests]
         finishes: list[Finish] = ["cancelled"] * len(requests)
         steps = 0
-        for step in decode(self.model, batch, sampling or Sampling(), hooks, stop=stop):
+        for step in decode(self.model, batch, sampling, hooks, stop=stop):
             steps += 1
             for row, token, finish in zip(step.rows, step.tokens, step.finish, strict=True):
                 if token not in self._end_tokens:
@@ -328,7 +329,7 @@ class ModelWrapper:
         kept: Sequence[list[int]],
         outputs: Sequence[list[int]],
         layers: Sequence[int],
-        interventions: Interventions | None,
+        interventions: Interventions,
     ) -> list[Activations]:
         """Each row's activations. A response that was cut at a stop text is read again, without that text."""
         assert hooks.capture is not None
@@ -382,7 +383,8 @@ class ModelWrapper:
         Raises:
             GenerationError: a text is empty or does not fit the context.
         """
-        return self._read([self._passage(each) for each in texts], layers, interventions)
+        passages = [self._passage(each) for each in texts]
+        return self._read(passages, layers, interventions or Interventions.none())
 
     def _passage(self, item: str | list[Message]) -> Passage:
         if isinstance(item, str):
@@ -401,13 +403,13 @@ class ModelWrapper:
         return Passage(prompt, 0, len(prompt) - 1)
 
     def _read(
-        self, passages: Sequence[Passage], layers: Sequence[int], interventions: Interventions | None
+        self, passages: Sequence[Passage], layers: Sequence[int], interventions: Interventions
     ) -> list[Activations]:
         self._check_lengths(passages)
         activations: dict[int, Activations] = {}
         for batch in batches(passages, TOKEN_BUDGET):
             hooks = self._hooks(len(batch), capture_layers=layers, stop_after=max(layers))
-            hooks.apply(_rows_of(interventions or Interventions.none(), batch))
+            hooks.apply(_rows_of(interventions, batch))
             read_passages(self.model, [passages[index] for index in batch], hooks)
             activations.update(zip(batch, _activations(hooks), strict=True))
         return [activations[index] for index in range(len(passages))]

@@ -33,6 +33,10 @@ def prompt_ids(wrapper: ModelWrapper, request: Request) -> list[int]:
     return wrapper.tokenizer(wrapper.render(request.messages), add_special_tokens=False)["input_ids"]
 
 
+def hooks_on(wrapper: ModelWrapper) -> list[object]:
+    return [hook for block in find_blocks(wrapper.model) for hook in block._forward_hooks.values()]
+
+
 def assert_same(one: Generation, other: Generation) -> None:
     assert one.token_ids == other.token_ids
     assert one.activations is not None and other.activations is not None
@@ -108,15 +112,19 @@ def test_steering_adds_the_vector(any_wrapper: ModelWrapper, random_vector: Vect
 def test_no_token_stays_below_the_floor(any_wrapper: ModelWrapper, random_vector: Vectors) -> None:
     axis, floor = random_vector(3, unit=True), 2.0
     capping = Interventions(steering={1: -axis}, capping={1: Cap(axis, floor), 2: Cap(axis, floor)})
-    seen: list[Tensor] = []
-    block = find_blocks(any_wrapper.model)[1]
-    events = any_wrapper.stream(requests(), GREEDY, capping, axes={"axis": {1: axis, 2: axis}})
-    for event in events:
-        seen.append(torch.tensor(event.projections["axis"]))
-    assert min(seen) >= floor - 1e-3
-    assert not block._forward_hooks or all(
-        type(hook).__name__ != "_Site" for hook in block._forward_hooks.values()
-    )
+    lowest: list[float] = []
+
+    def look(module: torch.nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        lowest.append(float((hidden @ axis).min()))
+
+    handle = find_blocks(any_wrapper.model)[2].register_forward_pre_hook(look, with_kwargs=True)
+    events = list(any_wrapper.stream(requests(), GREEDY, capping, axes={"axis": {1: axis, 2: axis}}))
+    handle.remove()
+    assert min(lowest) >= floor - 1e-3
+    assert min(event.projections["axis"] for event in events) >= floor - 1e-3
+    assert any(event.capped > 0 for event in events)
+    assert all(type(hook).__module__ != "persona_tui.model.residual" for hook in hooks_on(any_wrapper))
 
 
 def test_one_pass_reads_what_a_second_would(any_wrapper: ModelWrapper, random_vector: Vectors) -> None:

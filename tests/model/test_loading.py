@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
 from persona_tui.errors import ModelLoadError
 from persona_tui.model import ModelWrapper, Request, Sampling, conversation, loading
@@ -130,3 +130,36 @@ def test_encoder_decoders_are_refused() -> None:
     config = T5Config(vocab_size=20, d_model=8, d_ff=8, num_layers=1, num_heads=2, d_kv=4)
     with pytest.raises(ModelLoadError, match="encoder-decoder"):
         find_blocks(T5ForConditionalGeneration(config))
+
+
+def test_the_text_part_of_a_multimodal_model_is_found() -> None:
+    text = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "vocab_size": 260,
+        "sliding_window": 24,
+    }
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
+    config = Gemma3Config(text_config=text, vision_config={**vision, "image_size": 16, "patch_size": 8})
+    wrapper = ModelWrapper(Gemma3ForConditionalGeneration(config), make_tokenizer(), "tiny")
+    assert (wrapper.n_layers, wrapper.hidden_size) == (3, 32)
+    assert "vision" not in type(find_blocks(wrapper.model)[0]).__name__.lower()
+    requests = [Request(conversation("Hi")), Request(conversation("Tell me more"))]
+    generations = wrapper.generate(requests, Sampling(max_new_tokens=5, temperature=0), capture_layers=[1])
+    assert generations[1].activations is not None
+    read = wrapper.read([conversation("Hi"), conversation("Tell me more")], [1])
+    torch.testing.assert_close(
+        generations[1].activations.prompt_last, read[1].prompt_last, rtol=1e-3, atol=1e-3
+    )
+
+
+def test_gated(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("You are trying to access a gated repo.\nMake sure to have access to it")
+
+    monkeypatch.setattr(loading.AutoTokenizer, "from_pretrained", fail)
+    assert "is gated: accept its terms" in reason(folder)

@@ -10,10 +10,12 @@ from itertools import groupby
 import pytest
 import torch
 from torch import Tensor
+from transformers.generation.logits_process import TopPLogitsWarper
 
 from persona_tui.errors import GenerationError, JobCancelled
 from persona_tui.model import Cap, Interventions, ModelWrapper, Request, Sampling, TokenEvent, conversation
 from persona_tui.model.blocks import find_blocks
+from persona_tui.model.generation import keep_top_p
 
 from .conftest import HIDDEN, make_model, make_tokenizer
 
@@ -159,6 +161,14 @@ def test_seeds_make_texts_repeatable_and_different(wrapper: ModelWrapper) -> Non
     assert wrapper.generate(same, unseeded)[0].text != wrapper.generate(same, unseeded)[0].text
 
 
+@pytest.mark.parametrize("spread", [0.1, 6.0])
+@pytest.mark.parametrize("top_p", [0.01, 0.5, 0.9, 0.999])
+def test_top_p_keeps_what_transformers_keeps(spread: float, top_p: float) -> None:
+    logits = spread * torch.randn(5, 2000, generator=torch.Generator().manual_seed(0))
+    expected = TopPLogitsWarper(top_p)(None, logits) > -torch.inf  # type: ignore[arg-type]
+    assert torch.equal(keep_top_p(logits.softmax(-1), top_p) > 0, expected)
+
+
 def test_sampling_follows_the_distribution(wrapper: ModelWrapper) -> None:
     request = Request(conversation("Hi"))
     one_token = Sampling(max_new_tokens=1, temperature=2.0, top_p=0.8, seed=0)
@@ -209,13 +219,11 @@ def test_base_models_stop_where_the_next_turn_begins(
 ) -> None:
     assert base_wrapper.render(conversation("Why?", "Be kind.")) == "System: Be kind.\nUser: Why?\nAssistant:"
     script = base_wrapper.tokenizer(" A café.\nUser: more")["input_ids"]
-    written = iter(script)
 
     def scripted(self: object, logits: Tensor, index: int) -> Tensor:
         return torch.tensor([script[index]])
 
     monkeypatch.setattr("persona_tui.model.generation.Sampler.pick", scripted)
-    assert written
     generation = base_wrapper.generate(ask("Why?"), GREEDY, capture_layers=[0, 1])[0]
     assert (generation.text, generation.finish) == ("A café.", "stop")
     expected = base_wrapper.read(
