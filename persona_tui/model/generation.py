@@ -109,7 +109,7 @@ class Batch:
 def keep_top_p(probabilities: Tensor, top_p: float) -> Tensor:
     """Set to zero all but the most probable tokens that together reach `top_p`; `[rows, vocabulary]`."""
     vocabulary = probabilities.shape[-1]
-    # Sorting a whole vocabulary costs more than a small model's forward pass, and a few tokens mostly suffice.
+    # Sorting a vocabulary can cost more than a small model's forward pass, and a few tokens mostly suffice.
     for size in (min(_LIKELY_TOKENS, vocabulary), vocabulary):
         top = probabilities.topk(size).values
         reached = top.cumsum(-1)

@@ -214,6 +214,25 @@ def test_the_end_of_a_turn_is_no_part_of_the_response() -> None:
         torch.testing.assert_close(read.response[0], states[len(ids) :].mean(0), rtol=1e-3, atol=1e-3)
 
 
+def test_rows_keep_their_own_interventions_when_others_finish(random_vector: Vectors) -> None:
+    wrapper = ModelWrapper(make_model("qwen2-sliding", seed=4), make_tokenizer(), "tiny")
+    sampling = Sampling(max_new_tokens=300, temperature=2.5, top_p=1)
+    requests = ask(*(f"Question {number}?" for number in range(8)))
+    deltas, axis = random_vector(1, 8), random_vector(2, unit=True)
+    caps = [Cap(axis, float(row)) if row % 2 else None for row in range(8)]
+    together = wrapper.generate(requests, sampling, Interventions({1: deltas}, {2: caps}), capture_layers=[2])
+    assert len({len(each.token_ids) for each in together}) > 4
+    for row, request in enumerate(requests):
+        cap = caps[row]
+        own = Interventions({1: deltas[row]}, {} if cap is None else {2: cap})
+        alone = wrapper.generate([request], sampling, own, capture_layers=[2])[0]
+        assert alone.token_ids == together[row].token_ids
+        assert alone.activations is not None and together[row].activations is not None
+        torch.testing.assert_close(
+            alone.activations.response, together[row].activations.response, rtol=1e-3, atol=1e-3
+        )
+
+
 def test_base_models_stop_where_the_next_turn_begins(
     base_wrapper: ModelWrapper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
