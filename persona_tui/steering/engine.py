@@ -141,7 +141,8 @@ class SteeringEngine:
 
         The personas' vectors are blended layer by layer over all layers where any of them is added. At a
         layer where one of them adds nothing it counts as a zero vector with its weight: a blend of a persona
-        at layer 4 and one at layer 5 adds half of each at its own layer. A persona that is not loaded is loaded.
+        at layer 4 and one at layer 5 adds half of each at its own layer. A persona that is not loaded is
+        loaded.
 
         Raises:
             PersonaNotFoundError: it names a persona that does not exist.
@@ -275,9 +276,9 @@ class SteeringEngine:
             stop: when set, no further token is written.
 
         Yields:
-            One event per token. Its projections are on scales that mean something. By loaded persona: 0 is the
-            average of ordinary replies, 1 that of the persona's own prompted replies. For "assistant": 0 is the
-            average of ordinary replies, 1 their standard deviation.
+            One event per token. Its projections are on scales that mean something. By loaded persona: 0 is
+            the average of ordinary replies, 1 that of the persona's own prompted replies. For "assistant": 0
+            is the average of ordinary replies, 1 their standard deviation.
 
         Raises:
             PersonaNotFoundError: the mix names a persona that does not exist.

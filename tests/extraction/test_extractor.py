@@ -1,0 +1,158 @@
+"""Activations: means over responses, independent of how they were batched."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from persona_tui.config import Settings, override
+from persona_tui.errors import DatasetError, GenerationError, JobCancelled, VectorFileError
+from persona_tui.extraction import ActivationExtractor, ActivationSums, PersonaStudio
+from persona_tui.model import Activations, ModelWrapper, Request, conversation
+from persona_tui.prompts.schema import Question
+
+PROMPTS = [
+    {"system": None, "user": "Who are you?"},
+    {"system": "You are a wise old sage.", "user": "What matters to you, and why does it matter so much?"},
+    {"system": None, "user": "Tell me a story."},
+    {"system": "Joke.", "user": "Hello!"},
+    {"system": "You are a wise old sage.", "user": "Tell me a story."},
+]
+
+
+def requests_of(count: int = 7) -> list[Request]:
+    return [Request(conversation("Tell me more. " * (n % 3 + 1), None), seed=n) for n in range(count)]
+
+
+def test_a_batch_is_the_mean_of_its_single_responses(model: ModelWrapper, settings: Settings) -> None:
+    extractor = ActivationExtractor(model, settings)
+    requests = requests_of()
+    alone = [extractor.run([request]) for request in requests]
+    together = extractor.run(requests)
+    for recipe in ("response", "prompt_last"):
+        expected = torch.stack([sums.mean(recipe) for sums in alone]).mean(0)
+        torch.testing.assert_close(together.mean(recipe), expected, atol=1e-4, rtol=1e-4)
+    assert together.count == len(requests)
+    assert together.tokens == sum(sums.tokens for sums in alone)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+def test_the_batch_size_changes_nothing(model: ModelWrapper, settings: Settings, batch_size: int) -> None:
+    reference = ActivationExtractor(model, settings).extract_batch(PROMPTS)
+    own = override(settings, {"extraction.batch_size": batch_size})
+    for layer, vector in ActivationExtractor(model, own).extract_batch(PROMPTS).items():
+        torch.testing.assert_close(vector, reference[layer], atol=1e-4, rtol=1e-4)
+
+
+def test_the_order_of_requests_changes_nothing(model: ModelWrapper, settings: Settings) -> None:
+    extractor = ActivationExtractor(model, settings)
+    forwards, backwards = extractor.run(requests_of()), extractor.run(requests_of()[::-1])
+    torch.testing.assert_close(forwards.mean("response"), backwards.mean("response"), atol=1e-4, rtol=1e-4)
+
+
+def test_a_single_prompt_gives_a_vector_for_every_target_layer(
+    model: ModelWrapper, settings: Settings
+) -> None:
+    extractor = ActivationExtractor(model, settings)
+    vectors = extractor.extract_single("You are a wise old sage.", "Who are you?")
+    assert tuple(vectors) == extractor.target_layers
+    assert all(vector.shape == (model.hidden_size,) for vector in vectors.values())
+
+
+def test_another_seed_gives_other_responses(model: ModelWrapper, settings: Settings) -> None:
+    other = override(settings, {"extraction.seed": 5})
+    first = ActivationExtractor(model, settings).extract_batch(PROMPTS)
+    second = ActivationExtractor(model, other).extract_batch(PROMPTS)
+    assert any(not torch.allclose(first[layer], second[layer], atol=1e-3) for layer in first)
+
+
+def test_a_contrast_is_the_unit_vector_from_negative_to_positive(
+    model: ModelWrapper, settings: Settings
+) -> None:
+    extractor = ActivationExtractor(model, settings)
+    contrast = extractor.extract_contrastive(PROMPTS[:2], PROMPTS[2:])
+    positive, negative = extractor.extract_batch(PROMPTS[:2]), extractor.extract_batch(PROMPTS[2:])
+    for layer, direction in contrast.items():
+        assert direction.norm().item() == pytest.approx(1, abs=1e-5)
+        difference = positive[layer] - negative[layer]
+        assert torch.dot(direction, difference).item() == pytest.approx(difference.norm().item(), rel=1e-4)
+
+
+def test_kept_responses_are_spread_over_the_requests(model: ModelWrapper, settings: Settings) -> None:
+    extractor = ActivationExtractor(model, settings)
+    assert sorted(extractor.run(requests_of(9), keep=3).kept) == [0, 3, 6]
+    everything = extractor.run(requests_of(4), keep=100).kept
+    assert torch.stack(list(everything.values())).shape == (4, len(extractor.layers), model.hidden_size)
+
+
+def test_empty_responses_count_for_nothing() -> None:
+    sums = ActivationSums((1,))
+    silence = Activations((1,), torch.zeros(1, 4), torch.ones(1, 4), n_tokens=0)
+    sums.add(silence)
+    with pytest.raises(GenerationError, match="only empty responses"):
+        sums.mean("response")
+    sums.add(Activations((1,), torch.full((1, 4), 2.0), torch.ones(1, 4), n_tokens=3))
+    assert sums.count == 1 and sums.mean("response").tolist() == [[2.0] * 4]
+
+
+def test_sums_are_exact_over_many_responses() -> None:
+    sums = ActivationSums((1,))
+    value = torch.full((1, 2), 1000.001)
+    for _ in range(20_000):
+        sums.add(Activations((1,), value, value, n_tokens=1))
+    torch.testing.assert_close(sums.mean("response"), value, atol=1e-6, rtol=1e-7)
+
+
+def test_progress_counts_all_of_the_work(model: ModelWrapper, settings: Settings) -> None:
+    seen: list[tuple[int, int, str]] = []
+    own = override(settings, {"extraction.batch_size": 4})
+    extractor = ActivationExtractor(model, own, on_progress=lambda *values: seen.append(values))
+    extractor.expect(11)
+    extractor.run(requests_of(7), note="first")
+    extractor.run(requests_of(4), note="second")
+    assert seen == [(4, 11, "first"), (7, 11, "first"), (11, 11, "second")]
+
+
+@pytest.mark.parametrize("where", ["checkpoint", "on_step"])
+def test_raising_at_a_checkpoint_or_a_token_ends_the_work(
+    model: ModelWrapper, settings: Settings, where: str
+) -> None:
+    def stop() -> None:
+        raise JobCancelled("cancelled")
+
+    extractor = ActivationExtractor(model, settings, **{where: stop})
+    with pytest.raises(JobCancelled):
+        extractor.extract_batch(PROMPTS)
+    assert not any(block._forward_hooks for block in model.model.modules())
+
+
+def test_a_persona_is_its_difference_from_the_baseline(extracted: PersonaStudio) -> None:
+    axes, persona = extracted.manager.axes, extracted.manager.get("sage")
+    assert axes is not None
+    for recipe in ("response", "prompt_last"):
+        torch.testing.assert_close(persona.raw[recipe], persona.mean[recipe] - axes.baseline[recipe])
+        cosine = torch.cosine_similarity(persona.safe[recipe], axes.safety[recipe], dim=-1)
+        assert cosine.abs().max() < 1e-4
+    assert persona.metadata["counts"]["prompts"] == 5
+    assert len(persona.metadata["prompts"]) == 5
+
+
+def test_a_persona_is_found_again(extracted: PersonaStudio) -> None:
+    extractor = extracted.extractor
+    prompts = [{"system_prompt": text} for text in extracted.manager.get("sage").metadata["prompts"]]
+    again = extractor.extract_persona("sage", prompts)
+    for recipe, raw in extracted.manager.get("sage").raw.items():
+        assert torch.cosine_similarity(again.raw[recipe], raw, dim=-1).min() > 0.999
+
+
+def test_a_persona_needs_axes_questions_and_prompts(
+    model: ModelWrapper, settings: Settings, questions: list[Question], extracted: PersonaStudio
+) -> None:
+    prompt = [{"system_prompt": "You are a wise old sage."}]
+    with pytest.raises(VectorFileError, match="extract-axes comes first"):
+        ActivationExtractor(model, settings, questions=questions).extract_persona("sage", prompt)
+    axes = extracted.manager.axes
+    with pytest.raises(DatasetError, match="no extraction questions"):
+        ActivationExtractor(model, settings, axes=axes).extract_persona("sage", prompt)
+    with pytest.raises(DatasetError, match="at least one system prompt"):
+        ActivationExtractor(model, settings, questions=questions, axes=axes).extract_persona("sage", [])
