@@ -4,15 +4,15 @@
 2. Its handler changes the session, or does what was asked for, and returns what to show.
 3. `complete` offers whole lines that begin like the one being typed.
 
-What depends on the front end, asking a question or running long work, is a hook of the session.
+Handlers know a front end only as a `Session`. `ChatSession` is the line mode's; an app brings its own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 from persona_tui.errors import PersonaTuiError, nearest
 from persona_tui.jobs import JobContext, run_inline
@@ -34,24 +34,46 @@ class CommandError(PersonaTuiError):
     """A slash command is unknown, or cannot be used like that."""
 
 
-def run_at_once(name: str, work: Work) -> str:
-    """Do long work here and now. A front end with a worker queues it instead."""
-    return run_inline(work)
+class Session(Protocol):
+    """What a handler may use.
+
+    Attributes:
+        runtime: workspace, model and personas.
+        system: the system prompt, if any.
+        sampling_changes: fields of `Sampling` that differ from the settings.
+        ended: set when somebody asks to leave.
+    """
+
+    runtime: Runtime
+    system: str | None
+    sampling_changes: dict[str, Any]
+    ended: bool
+
+    @property
+    def mix(self) -> Mix:
+        """What is spoken with."""
+        ...
+
+    def change_mix(self, **changes: Any) -> None:
+        """Replace fields of the mix: from the next token on, if a reply is being written."""
+        ...
+
+    def run(self, name: str, work: Work) -> str:
+        """Do long work, here or in the background, and return what to show at once."""
+        ...
+
+    def ask(self, question: str) -> str | None:
+        """Put a question and return the answer; None if this front end cannot ask in between."""
+        ...
 
 
 @dataclass
 class ChatSession:
-    """A conversation and how it is spoken.
+    """A conversation and how it is spoken; a `Session` that does its work on the thread that asks for it.
 
     Attributes:
-        runtime: workspace, model and personas.
-        mix: what is spoken with; change it with `change_mix`.
-        system: the system prompt, if any.
         messages: what was said, without the system prompt.
-        sampling_changes: fields of `Sampling` that differ from the settings.
-        run: does long work under a name, and returns what to show at once.
-        ask: puts a question and returns the answer; None = this front end cannot ask.
-        ended: whether somebody asked to leave.
+        (For the others see `Session`.)
     """
 
     runtime: Runtime
@@ -59,50 +81,44 @@ class ChatSession:
     system: str | None = None
     messages: list[dict[str, str]] = field(default_factory=list)
     sampling_changes: dict[str, Any] = field(default_factory=dict)
-    run: Callable[[str, Work], str] = run_at_once
-    ask: Callable[[str], str] | None = None
     ended: bool = False
 
     @classmethod
     def start(
-        cls, runtime: Runtime, weights: dict[str, float] | None = None, strength: float | None = None
-    ) -> ChatSession:
+        cls, runtime: Runtime, weights: Mapping[str, float] | None = None, strength: float | None = None
+    ) -> Self:
         """Begin with the settings' mix, or with some personas, which are loaded.
 
         Raises:
             PersonaNotFoundError: one of them does not exist.
         """
-        session = cls(runtime, runtime.default_mix())
+        mix = runtime.default_mix()
         for name in weights or {}:
             runtime.personas.load(name)
-        session.change_mix(
-            weights=weights or {}, strength=session.mix.strength if strength is None else strength
-        )
-        return session
+        chosen = mix.strength if strength is None else strength
+        return cls(runtime, replace(mix, weights=weights or {}, strength=chosen))
 
     def change_mix(self, **changes: Any) -> None:
-        """Speak otherwise: from the next token on, if a reply is being written."""
+        """Replace fields of the mix."""
         mix = replace(self.mix, **changes)
-        engine = self.runtime.loaded_engine
-        if engine is not None:
-            engine.set_mix(mix)
+        if self.runtime.loaded_engine is not None:
+            self.runtime.loaded_engine.set_mix(mix)
         self.mix = mix
 
-    @property
-    def sampling(self) -> Sampling:
-        """How replies are sampled."""
-        from persona_tui.model import Sampling
+    def run(self, name: str, work: Work) -> str:
+        """Do long work here and now."""
+        return run_inline(work)
 
-        settings = self.runtime.settings.generation
-        chosen = Sampling(settings.max_new_tokens, settings.temperature, settings.top_p, settings.seed)
-        return replace(chosen, **self.sampling_changes)
+    def ask(self, question: str) -> str | None:
+        """There is nobody to ask."""
+        return None
 
     @property
     def label(self) -> str:
         """Who speaks and how loud, in a few characters; "" = nobody in particular."""
-        return f"{self.mix.label} {self.mix.strength:.2f}" if self.mix.label else ""
+        return voice_of(self.mix)
 
-    def take_turn(self, text: str, stop: threading.Event | None = None) -> Iterator[TokenEvent]:
+    def take_turn(self, text: str, stop: threading.Event | None = None) -> Generator[TokenEvent, None, None]:
         """Say something to the model; its reply, token by token.
 
         Both are in `messages` afterwards, also when the reply was stopped or the reader gave up. A turn that
@@ -111,14 +127,45 @@ class ChatSession:
         engine = self.runtime.engine
         engine.set_mix(self.mix)
         conversation = [*self.messages, {"role": "user", "content": text}]
-        said: list[str] = []
+        sampling, said = sampling_of(self), list[str]()
         try:
-            for event in engine.stream(conversation, system=self.system, sampling=self.sampling, stop=stop):
+            for event in engine.stream(
+                self._recent(conversation, sampling), system=self.system, sampling=sampling, stop=stop
+            ):
                 said.append(event.text)
                 yield event
         finally:
             if reply := "".join(said).strip():
                 self.messages = [*conversation, {"role": "assistant", "content": reply}]
+
+    def _recent(self, conversation: list[dict[str, str]], sampling: Sampling) -> list[dict[str, str]]:
+        """The conversation without its oldest turns, as many as it takes to leave room for a reply."""
+        model = self.runtime.model
+        if model.context_length is None:
+            return conversation
+        room = model.context_length - min(sampling.max_new_tokens, model.context_length // 2)
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        while len(conversation) > 1 and model.count_tokens([*system, *conversation]) > room:
+            conversation = conversation[2:]
+        return conversation
+
+
+def voice_of(mix: Mix) -> str:
+    """Who speaks and how loud, in a few characters; "" = nobody in particular."""
+    return f"{mix.label} {mix.strength:.2f}" if mix.label else ""
+
+
+def sampling_of(session: Session) -> Sampling:
+    """How a session's replies are sampled.
+
+    Raises:
+        GenerationError: a value out of range.
+    """
+    from persona_tui.model import Sampling
+
+    settings = session.runtime.settings.generation
+    chosen = Sampling(settings.max_new_tokens, settings.temperature, settings.top_p, settings.seed)
+    return replace(chosen, **session.sampling_changes)
 
 
 @dataclass(frozen=True)
@@ -136,8 +183,8 @@ class Command:
     name: str
     usage: str
     help: str
-    handler: Callable[[ChatSession, str], str]
-    words: Callable[[ChatSession], Iterable[str]] = lambda session: ()
+    handler: Callable[[Session, str], str]
+    words: Callable[[Session], Iterable[str]] = lambda session: ()
 
 
 def is_command(line: str) -> bool:
@@ -150,94 +197,98 @@ def message_of(line: str) -> str:
     return line[1:] if line.startswith("//") else line
 
 
-def parse(line: str) -> tuple[Command, str]:
+def parse(line: str, commands: Mapping[str, Command] | None = None) -> tuple[Command, str]:
     """The command that a line asks for, and what follows its name.
+
+    Args:
+        line: beginning with a slash.
+        commands: by name; by default `COMMANDS`. A front end may have more.
 
     Raises:
         CommandError: there is no such command; offers the nearest.
     """
     name, _, rest = line.strip().removeprefix("/").partition(" ")
-    if name.casefold() not in COMMANDS:
-        hint = nearest(f"/{name}", [f"/{known}" for known in COMMANDS]) or " /help lists them."
+    known = COMMANDS if commands is None else commands
+    if name.casefold() not in known:
+        hint = nearest(f"/{name}", [f"/{each}" for each in known]) or " /help lists them."
         raise CommandError(f"there is no command /{name}.{hint}")
-    return COMMANDS[name.casefold()], rest.strip()
+    return known[name.casefold()], rest.strip()
 
 
-def execute(session: ChatSession, line: str) -> str:
+def execute(session: Session, line: str, commands: Mapping[str, Command] | None = None) -> str:
     """Do what a line asks for; what to show.
 
     Raises:
         PersonaTuiError: one line that says why not.
     """
-    command, rest = parse(line)
+    command, rest = parse(line, commands)
     return command.handler(session, rest)
 
 
-def complete(session: ChatSession, line: str) -> list[str]:
+def complete(session: Session, line: str, commands: Mapping[str, Command] | None = None) -> list[str]:
     """Whole lines that a line may become."""
     if not is_command(line):
         return []
+    known = COMMANDS if commands is None else commands
     name, space, rest = line[1:].partition(" ")
     if not space:
-        return [f"/{known}" for known in COMMANDS if known.startswith(name.casefold())]
-    command = COMMANDS.get(name.casefold())
+        return [f"/{each}" for each in known if each.startswith(name.casefold())]
+    command = known.get(name.casefold())
     words = command.words(session) if command is not None else ()
-    # In a blend, the last of several names is being typed.
-    before, comma, last = (
-        rest.rpartition(",") if command is not None and command.name == "blend" else ("", "", rest)
-    )
+    # Of several names, the last one is being typed.
+    before, comma, last = rest.rpartition(",")
     return [f"/{name} {before}{comma}{word}" for word in words if word.startswith(last) and word != last]
 
 
 # Who speaks -------------------------------------------------------------------------------------------------
 
 
-def _persona(session: ChatSession, name: str) -> str:
+def _persona(session: Session, name: str) -> str:
     if not name:
-        return f"Speaking as {session.label}." if session.label else "No persona. /persona NAME chooses one."
+        return _speaking(session) if session.mix.label else "No persona. /persona NAME chooses one."
     if name.casefold() in OFF:
         return _none(session, "")
     session.runtime.personas.load(name)
     session.change_mix(weights={name: 1.0})
-    return f"Speaking as {session.label}.{_weakness(session, name)}"
+    return f"{_speaking(session)}{_weakness(session, name)}"
 
 
-def _weakness(session: ChatSession, name: str) -> str:
+def _speaking(session: Session) -> str:
+    return f"Speaking as {voice_of(session.mix)}."
+
+
+def _weakness(session: Session, name: str) -> str:
     """What extraction found wanting, so that nobody wonders why a persona is hardly heard."""
     reason = session.runtime.personas.get(name).metadata.get("weak_reason")
     return f" This is a weak persona: {reason}." if reason else ""
 
 
-def _none(session: ChatSession, rest: str) -> str:
+def _none(session: Session, rest: str) -> str:
     session.change_mix(weights={})
     return "No persona."
 
 
-def _strength(session: ChatSession, rest: str) -> str:
+def _strength(session: Session, rest: str) -> str:
     if rest:
         session.change_mix(strength=_number(rest, "strength"))
     return f"Strength {session.mix.strength:.2f}."
 
 
-def _blend(session: ChatSession, rest: str) -> str:
+def _blend(session: Session, rest: str) -> str:
     from persona_tui.steering.mix import parse_blend
 
     if not rest:
-        return (
-            f"Blend {session.mix.label}."
-            if session.mix.label
-            else "No persona. /blend sage:0.5,trickster:0.3"
-        )
+        return _speaking(session) if session.mix.label else "No persona. /blend sage:0.5,trickster:0.3"
     weights = parse_blend(rest)
     for name in weights:
         session.runtime.personas.get(name)
     for name in weights:
         session.runtime.personas.load(name)
     session.change_mix(weights=weights)
-    return f"Speaking as {session.label}."
+    return _speaking(session)
 
 
-def _safety(session: ChatSession, rest: str) -> str:
+def _safety(session: Session, rest: str) -> str:
     if rest:
         session.change_mix(capping=_switch(rest, "/safety on|off"))
     return f"Capping is {'on' if session.mix.capping else 'off'}."
@@ -246,7 +297,7 @@ def _safety(session: ChatSession, rest: str) -> str:
 # Personas ---------------------------------------------------------------------------------------------------
 
 
-def _list(session: ChatSession, rest: str) -> str:
+def _list(session: Session, rest: str) -> str:
     personas = session.runtime.personas
     available, loaded = personas.list_available(), set(personas.list_loaded())
     if not available:
@@ -258,60 +309,61 @@ def _list(session: ChatSession, rest: str) -> str:
     )
 
 
-def _load(session: ChatSession, name: str) -> str:
+def _load(session: Session, name: str) -> str:
     session.runtime.personas.load(_needed(name, "/load NAME"))
     return f"Loaded {name}."
 
 
-def _unload(session: ChatSession, name: str) -> str:
+def _unload(session: Session, name: str) -> str:
     if not session.runtime.personas.unload(_needed(name, "/unload NAME")):
         raise CommandError(f'"{name}" is not loaded.{nearest(name, session.runtime.personas.list_loaded())}')
     _stop_speaking_as(session, name)
     return f"Unloaded {name}."
 
 
-def _create(session: ChatSession, rest: str) -> str:
+def _create(session: Session, rest: str) -> str:
     name, _, description = rest.partition(" ")
     _needed(name, "/create NAME DESCRIPTION")
-    if not description.strip() and session.ask is not None:
-        description = session.ask(f"Who is {name}? ")
+    if not description.strip():
+        description = session.ask(f"Who is {name}? ") or ""
     source = FromDescription(_needed(description.strip(), "/create NAME DESCRIPTION"))
     session.runtime.check_new_name(name, source)
     return session.run(
-        f"create {name}", lambda context: _created(session.runtime.create_persona(name, source, context))
+        f"create {name}",
+        lambda context: describe_created(session.runtime.create_persona(name, source, context)),
     )
 
 
-def _created(made: Created) -> str:
+def describe_created(made: Created) -> str:
     """What to say about a new persona."""
     name, calibration = made.persona.name, made.persona.calibration
-    lines = [f"Created {name}. /persona {name} speaks as it."]
+    lines = [f"Created {name}."]
     if made.prompts is not None and made.prompts.fallback:
-        lines.append("The model wrote no usable system prompts; they were made from the description alone.")
+        lines.append("The model wrote too few usable system prompts; the description itself served instead.")
     if calibration is not None:
-        lines.append(
-            f"Strength {calibration.default_strength:g} gives {calibration.expression:.0%} of its prompts' effect."
-        )
+        loud, share = calibration.default_strength, calibration.expression
+        lines.append(f"At strength {loud:g} it has {share:.0%} of the effect of its system prompts.")
     if reason := made.persona.metadata.get("weak_reason"):
         lines.append(f"This is a weak persona: {reason}.")
     return "\n".join(lines)
 
 
-def _delete(session: ChatSession, rest: str) -> str:
+def _delete(session: Session, rest: str) -> str:
     name, _, confirmed = _needed(rest, "/delete NAME").partition(" ")
     session.runtime.personas.get(name)
     question = f"Delete {name} from the disk? [y/N] "
     if confirmed.strip() != "--yes":
-        if session.ask is None:
+        answer = session.ask(question)
+        if answer is None:
             raise CommandError(f"this deletes a file: /delete {name} --yes")
-        if session.ask(question).strip().casefold() not in ("y", "yes"):
+        if answer.strip().casefold() not in ("y", "yes"):
             return f"Kept {name}."
     _stop_speaking_as(session, name)
     session.runtime.personas.delete(name)
     return f"Deleted {name}."
 
 
-def _stop_speaking_as(session: ChatSession, name: str) -> None:
+def _stop_speaking_as(session: Session, name: str) -> None:
     if name in session.mix.weights:
         session.change_mix(weights={other: by for other, by in session.mix.weights.items() if other != name})
 
@@ -319,38 +371,38 @@ def _stop_speaking_as(session: ChatSession, name: str) -> None:
 # How it speaks ----------------------------------------------------------------------------------------------
 
 
-def _system(session: ChatSession, rest: str) -> str:
+def _system(session: Session, rest: str) -> str:
     if rest:
         session.system = None if rest.casefold() in OFF else rest
     return f"System prompt: {session.system}" if session.system else "No system prompt."
 
 
-def _temperature(session: ChatSession, rest: str) -> str:
+def _temperature(session: Session, rest: str) -> str:
     if rest:
         _change_sampling(session, temperature=_number(rest, "temperature"))
-    return f"Temperature {session.sampling.temperature:g}."
+    return f"Temperature {sampling_of(session).temperature:g}."
 
 
-def _seed(session: ChatSession, rest: str) -> str:
+def _seed(session: Session, rest: str) -> str:
     if rest:
         _change_sampling(session, seed=None if rest.casefold() in OFF else _whole(rest, "seed"))
-    seed = session.sampling.seed
+    seed = sampling_of(session).seed
     return (
         "No seed: another reply every time." if seed is None else f"Seed {seed}: the same reply every time."
     )
 
 
-def _change_sampling(session: ChatSession, **changes: Any) -> None:
+def _change_sampling(session: Session, **changes: Any) -> None:
     before = session.sampling_changes
     session.sampling_changes = {**before, **changes}
     try:
-        session.sampling  # noqa: B018  # checks the value
+        sampling_of(session)  # checks the value
     except PersonaTuiError:
         session.sampling_changes = before
         raise
 
 
-def _help(session: ChatSession, rest: str) -> str:
+def _help(session: Session, rest: str) -> str:
     if rest:
         command, _ = parse(rest)
         return f"{command.usage}  {command.help}"
@@ -358,7 +410,7 @@ def _help(session: ChatSession, rest: str) -> str:
     return "\n".join(f"{command.usage:<{width}}  {command.help}" for command in COMMANDS.values())
 
 
-def _quit(session: ChatSession, rest: str) -> str:
+def _quit(session: Session, rest: str) -> str:
     session.ended = True
     return ""
 
@@ -394,11 +446,11 @@ def _switch(text: str, usage: str) -> bool:
     return text.casefold() in ON
 
 
-def _available(session: ChatSession) -> list[str]:
+def _available(session: Session) -> list[str]:
     return session.runtime.personas.list_available()
 
 
-def _loaded(session: ChatSession) -> list[str]:
+def _loaded(session: Session) -> list[str]:
     return session.runtime.personas.list_loaded()
 
 

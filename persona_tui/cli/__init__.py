@@ -1,0 +1,93 @@
+"""The command line: thin, and quick to start. Every command imports what it needs when it runs.
+
+Results go to stdout, progress and errors to stderr. An error that a user can cause is one line, exit
+status 1, or 2 for wrong usage. An interrupt is 130.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import TextIO
+
+# While they wait, torch's threads would otherwise spin, and starve the screen.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run a command line and exit with its status."""
+    _never_fail_on_odd_characters()
+    status = run(args)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _forget_output()
+    sys.exit(status)
+
+
+def run(args: Sequence[str] | None = None) -> int:
+    """Run a command line; its exit status."""
+    import click
+
+    from persona_tui.cli.root import Invocation, root
+    from persona_tui.errors import JobCancelled, PersonaTuiError
+
+    invocation = Invocation()
+    try:
+        status = root.main(args, prog_name="persona-tui", standalone_mode=False, obj=invocation)
+        return status if isinstance(status, int) else OK
+    except click.UsageError as error:
+        hint = f" Try `{error.ctx.command_path} --help`." if error.ctx is not None else ""
+        return _fail(f"{error.format_message()}{hint}", USAGE, invocation.debug)
+    except click.ClickException as error:
+        return _fail(error.format_message(), error.exit_code, invocation.debug)
+    except (click.Abort, KeyboardInterrupt, JobCancelled) as error:
+        # Click turns an end of input into the same exception as an interrupt.
+        return FAILED if isinstance(error.__context__, EOFError) else INTERRUPTED
+    except BrokenPipeError:
+        _forget_output()
+        return FAILED
+    except PersonaTuiError as error:
+        return _fail(str(error), FAILED, invocation.debug)
+    except OSError as error:
+        return _fail(_explain(error), FAILED, invocation.debug)
+    except Exception as error:
+        text = f"this is a mistake in persona-tui: {type(error).__name__}: {error}"
+        return _fail(f"{text} (--debug shows where)", FAILED, invocation.debug)
+
+
+def _fail(message: str, status: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    line = " ".join(message.split())
+    with contextlib.suppress(OSError):
+        print(f"Error: {line}", file=sys.stderr, flush=True)
+    return status
+
+
+def _explain(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
+
+
+def _never_fail_on_odd_characters() -> None:
+    """A model may write what the terminal's encoding lacks, and a pipe may bring what is no text at all."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")
+
+
+def _forget_output() -> None:
+    """The reader has gone; without this, Python complains about it while it shuts down."""
+    _point_at_nothing(sys.stdout)
+
+
+def _point_at_nothing(stream: TextIO) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

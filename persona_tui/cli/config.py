@@ -1,0 +1,62 @@
+"""`config show` and `config set`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from persona_tui.cli.output import json_option, print_json
+from persona_tui.cli.root import Invocation, pass_invocation
+
+
+@click.group()
+def config() -> None:
+    """Show or change the settings."""
+
+
+@config.command("show")
+@json_option
+@pass_invocation
+def show(invocation: Invocation, /, as_json: bool) -> None:
+    """Print all settings, those left out of config.yaml too."""
+    runtime = invocation.runtime
+    settings = runtime.settings.model_dump()
+    if as_json:
+        print_json(settings)
+        return
+    click.echo(f"# {runtime.workspace.config_path}")
+    for section, values in settings.items():
+        click.echo(f"{section}:")
+        for key, value in values.items():
+            click.echo(f"  {key}: {_scalar(value)}")
+
+
+def _scalar(value: Any) -> str:
+    """A value as YAML; JSON is YAML."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+@config.command("set")
+@click.argument("key")
+@click.argument("value")
+@pass_invocation
+def set_(invocation: Invocation, /, key: str, value: str) -> None:
+    """Set KEY, such as steering.default_strength, to VALUE in config.yaml. Comments and order stay."""
+    from persona_tui.config import load_settings, set_value
+    from persona_tui.workspace import Workspace
+
+    path = Workspace.find(invocation.workspace).config_path
+    before = _value(load_settings(path).model_dump(), key)
+    after = _value(set_value(path, key, value).model_dump(), key)
+    was = "as before" if before == after else f"was {_scalar(before)}"
+    click.echo(f"{key}: {_scalar(after)} ({was})")
+
+
+def _value(settings: dict[str, Any], key: str) -> Any:
+    """The value under a dotted key, None where there is none."""
+    found: Any = settings
+    for part in key.strip().split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found

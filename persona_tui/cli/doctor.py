@@ -1,0 +1,194 @@
+"""`doctor`: whether this machine, this workspace and this model are ready, and what to do if not."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from persona_tui.cli.output import json_option, print_json, print_table
+from persona_tui.cli.root import Invocation, pass_invocation
+
+if TYPE_CHECKING:
+    from persona_tui.runtime import Runtime
+
+State = Literal["ok", "note", "WRONG"]
+
+_MIN_COLUMNS, _MIN_LINES = 80, 24
+_LITTLE_MEMORY = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding: `note` is worth knowing, `WRONG` keeps something from working."""
+
+    name: str
+    state: State
+    detail: str
+
+
+@click.command()
+@json_option
+@pass_invocation
+def doctor(invocation: Invocation, /, as_json: bool) -> None:
+    """Check the machine, the workspace and the model.
+
+    The exit status is 1 if something is WRONG; a note is only worth knowing.
+    """
+    found: list[Check] = []
+    for check in _checks(invocation):
+        found.append(check)
+        if not as_json:
+            print_table([[f"{check.state:<5}", f"{check.name:<12}", check.detail]])
+    if as_json:
+        print_json([asdict(check) for check in found])
+    if any(check.state == "WRONG" for check in found):
+        click.get_current_context().exit(1)
+
+
+def _checks(invocation: Invocation) -> Iterator[Check]:
+    yield _guarded("python", _python)
+    yield _guarded("torch", _torch)
+    yield _guarded("transformers", _transformers)
+    yield _guarded("device", _device)
+    yield _guarded("memory", _memory)
+    workspace = _guarded("workspace", lambda: _workspace(invocation))
+    yield workspace
+    if workspace.state != "WRONG":
+        runtime = invocation.runtime
+        yield _guarded("datasets", lambda: _datasets(runtime))
+        model = _guarded("model", lambda: _model(runtime))
+        yield model
+        yield _guarded("axes", lambda: _axes(runtime))
+        yield _guarded("personas", lambda: _personas(runtime))
+    yield _guarded("terminal", _terminal)
+
+
+def _guarded(name: str, check: Callable[[], Check | tuple[State, str]]) -> Check:
+    """Whatever goes wrong in a check is its finding."""
+    try:
+        found = check()
+    except Exception as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        return Check(name, "WRONG", text)
+    return found if isinstance(found, Check) else Check(name, *found)
+
+
+def _python() -> tuple[State, str]:
+    version = platform.python_version()
+    state: State = "ok" if sys.version_info >= (3, 11) else "WRONG"
+    return state, f"{version} ({sys.executable})" + ("" if state == "ok" else ", 3.11 or later is needed")
+
+
+def _torch() -> tuple[State, str]:
+    import torch
+
+    return "ok", f"{torch.__version__}, {torch.get_num_threads()} threads"
+
+
+def _transformers() -> tuple[State, str]:
+    import transformers
+
+    major = int(transformers.__version__.partition(".")[0])
+    return ("ok" if major == 5 else "WRONG"), transformers.__version__ + (
+        "" if major == 5 else ", 5.x is needed"
+    )
+
+
+def _device() -> tuple[State, str]:
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        return "ok", ", ".join(f"{each.name} ({_gigabytes(each.total_memory)})" for each in names)
+    if torch.backends.mps.is_available():
+        return "ok", "Apple GPU (mps)"
+    return (
+        "note",
+        f"no GPU, {os.cpu_count()} CPU cores: the built-in model is quick, models of billions are not",
+    )
+
+
+def _memory() -> tuple[State, str]:
+    try:
+        page = os.sysconf("SC_PAGE_SIZE")
+        free, total = page * os.sysconf("SC_AVPHYS_PAGES"), page * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return "note", "this system does not say how much there is"
+    return ("note" if total < _LITTLE_MEMORY else "ok"), f"{_gigabytes(free)} free of {_gigabytes(total)}"
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+def _workspace(invocation: Invocation) -> tuple[State, str]:
+    runtime = invocation.runtime
+    for folder in (runtime.workspace.root, runtime.workspace.vectors):
+        _check_writable(folder)
+    return "ok", str(runtime.workspace.root)
+
+
+def _check_writable(folder: Path) -> None:
+    from persona_tui.atomic import atomic_write_text
+
+    probe = folder / f".doctor-{os.getpid()}"
+    try:
+        atomic_write_text(probe, "")
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _datasets(runtime: Runtime) -> tuple[State, str]:
+    return "ok", f"{runtime.check_datasets()} records, no problems"
+
+
+def _model(runtime: Runtime) -> tuple[State, str]:
+    model = runtime.model
+    size = sum(parameter.numel() for parameter in model.model.parameters())
+    shape = f"{model.n_layers} layers of {model.hidden_size}, {size / 1e6:,.1f}M parameters"
+    return "ok", f"{model.name} on {model.device}: {shape}"
+
+
+def _axes(runtime: Runtime) -> tuple[State, str]:
+    axes = runtime.personas.axes
+    if axes is None:
+        return "WRONG", f"none for {runtime.settings.model.name}: run persona-tui init"
+    return "ok", f"{' and '.join(axes.names)}, layers {axes.layers[0]} to {axes.layers[-1]}"
+
+
+def _personas(runtime: Runtime) -> tuple[State, str]:
+    names = runtime.personas.list_available()
+    for name in names:
+        runtime.personas.get(name)
+    return (
+        ("ok", f"{len(names)}: {', '.join(names)}") if names else ("note", "none yet: run persona-tui init")
+    )
+
+
+def _terminal() -> tuple[State, str]:
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return "note", "none: chat reads lines"
+    size = shutil.get_terminal_size()
+    term, encoding = os.environ.get("TERM", ""), sys.stdout.encoding
+    parts = [term or "TERM is not set", f"{size.columns}x{size.lines}", encoding, _colours(term)]
+    small = size.columns < _MIN_COLUMNS or size.lines < _MIN_LINES
+    if small:
+        parts.append(f"the app needs {_MIN_COLUMNS}x{_MIN_LINES}")
+    poor = small or term in ("", "dumb") or "utf" not in encoding.lower()
+    return ("note" if poor else "ok"), ", ".join(parts)
+
+
+def _colours(term: str) -> str:
+    if os.environ.get("NO_COLOR"):
+        return "no colours (NO_COLOR)"
+    if os.environ.get("COLORTERM", "") in ("truecolor", "24bit"):
+        return "16 million colours"
+    return "256 colours" if "256color" in term else "few colours"

@@ -1,0 +1,114 @@
+"""`generate`: one prompt, one answer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from persona_tui.cli.options import chosen_weights, persona_options
+from persona_tui.cli.output import json_option, print_json
+from persona_tui.cli.root import Invocation, pass_invocation
+
+if TYPE_CHECKING:
+    from persona_tui.runtime import Runtime
+    from persona_tui.steering.engine import Reply
+    from persona_tui.steering.mix import Mix
+
+
+@click.command()
+@click.argument("prompt")
+@persona_options
+@click.option("--no-capping", is_flag=True, help="Let activations fall below the floor.")
+@click.option("--system", metavar="TEXT", help="A system prompt.")
+@click.option("--max-new-tokens", type=int, metavar="N", help="The longest answer.")
+@click.option("--temperature", type=float, metavar="T", help="0 always takes the likeliest token.")
+@click.option("--seed", type=int, metavar="N", help="The same seed gives the same answer.")
+@json_option
+@pass_invocation
+def generate(
+    invocation: Invocation,
+    /,
+    prompt: str,
+    persona: str | None,
+    strength: float | None,
+    blend: str | None,
+    no_capping: bool,
+    system: str | None,
+    max_new_tokens: int | None,
+    temperature: float | None,
+    seed: int | None,
+    as_json: bool,
+) -> None:
+    """Answer PROMPT (- reads it from stdin)."""
+    runtime = invocation.runtime
+    _override_sampling(runtime, max_new_tokens, temperature, seed)
+    weights = chosen_weights(runtime, persona, blend)
+    mix = runtime.default_mix()
+    mix = replace(
+        mix,
+        weights=weights,
+        strength=mix.strength if strength is None else strength,
+        capping=mix.capping and not no_capping,
+    )
+    messages = [{"role": "user", "content": _prompt_text(prompt)}]
+    engine = runtime.engine
+    if as_json:
+        reply = engine.reply(messages, mix=mix, system=system)
+        print_json(_as_json(reply, mix, persona, blend is not None))
+        return
+    write_stream(event.text for event in engine.stream(messages, mix=mix, system=system))
+
+
+def _override_sampling(
+    runtime: Runtime, max_new_tokens: int | None, temperature: float | None, seed: int | None
+) -> None:
+    given = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    runtime.override({f"generation.{key}": value for key, value in given.items() if value is not None})
+
+
+def _prompt_text(prompt: str) -> str:
+    text = sys.stdin.read() if prompt == "-" else prompt
+    if not text.strip():
+        raise click.UsageError("The prompt is empty.", click.get_current_context())
+    return text.strip()
+
+
+def _as_json(reply: Reply, mix: Mix, persona: str | None, blended: bool) -> dict[str, Any]:
+    return {
+        "response": reply.text,
+        "persona": persona,
+        "blend": dict(mix.weights) if blended else None,
+        "strength": mix.strength,
+        "capping": mix.capping,
+        "prompt_tokens": reply.prompt_tokens,
+        "tokens": reply.tokens,
+        "seconds": round(reply.seconds, 3),
+        "tokens_per_second": round(reply.tokens / reply.seconds, 2) if reply.seconds > 0 else 0.0,
+    }
+
+
+def write_stream(pieces: Iterable[str]) -> None:
+    """Write a reply to stdout as it comes, without white space around it, and end the line."""
+    try:
+        for piece in trimmed(pieces):
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    finally:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+
+
+def trimmed(pieces: Iterable[str]) -> Iterator[str]:
+    """The same text without white space at its ends: what may be the end is held back until more comes."""
+    begun, held = False, ""
+    for piece in pieces:
+        text = held + piece if begun else piece.lstrip()
+        held = text[len(text.rstrip()) :]
+        text = text.rstrip()
+        if text:
+            begun = True
+            yield text

@@ -1,0 +1,100 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from persona_tui.runtime import Runtime
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Option -> the setting that it overrides.
+_EXTRACTION = {
+    "questions": "extraction.questions",
+    "samples": "extraction.num_samples_per_prompt",
+    "max_new_tokens": "extraction.max_new_tokens",
+    "batch_size": "extraction.batch_size",
+    "temperature": "extraction.temperature",
+    "seed": "extraction.seed",
+}
+
+
+def extraction_options(command: F) -> F:
+    """Add the options of extraction; `override_extraction` takes them."""
+    for option in reversed(
+        (
+            click.option("--questions", type=int, metavar="N", help="How many of the questions are used."),
+            click.option("--samples", type=int, metavar="N", help="Responses for each system prompt."),
+            click.option("--max-new-tokens", type=int, metavar="N", help="Tokens in a response, at most."),
+            click.option("--batch-size", type=int, metavar="N", help="Responses generated together."),
+            click.option("--temperature", type=float, metavar="T", help="Of the responses."),
+            click.option("--seed", type=int, metavar="N", help="The same seed gives the same vectors."),
+            click.option("--no-calibrate", is_flag=True, help="Do not look for the right loudness."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def override_extraction(runtime: Runtime, options: dict[str, Any]) -> None:
+    """Apply the options of extraction, for this run only.
+
+    Raises:
+        ConfigError: a value is out of range; names its setting.
+    """
+    values = {_EXTRACTION[name]: value for name, value in options.items() if name in _EXTRACTION}
+    given = {key: value for key, value in values.items() if value is not None}
+    if options.get("no_calibrate"):
+        given["calibration.enabled"] = False
+    runtime.override(given)
+
+
+def persona_options(command: F) -> F:
+    """Add the options that say who speaks; `chosen_weights` takes the first and the last."""
+    for option in reversed(
+        (
+            click.option("--persona", "-p", metavar="NAME", help="Who speaks."),
+            click.option(
+                "--strength", "-s", type=float, help="0 = unsteered, 0.3 = clear, 1 = far too much."
+            ),
+            click.option("--blend", "-b", metavar="SPEC", help="Several, as in sage:0.5,trickster:0.3."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def chosen_weights(runtime: Runtime, persona: str | None, blend: str | None) -> dict[str, float]:
+    """The weights that `--persona` or `--blend` stand for.
+
+    Raises:
+        UsageError: both were given.
+        PersonaTuiError: the blend cannot be read, or a persona does not exist.
+    """
+    if persona is not None and blend is not None:
+        raise click.UsageError("--persona and --blend exclude each other.", click.get_current_context())
+    if persona is None and blend is None:
+        return {}
+    weights = {str(persona): 1.0} if blend is None else _parse_blend(blend)
+    for name in weights:
+        _check_exists(runtime, name)
+    return weights
+
+
+def _check_exists(runtime: Runtime, name: str) -> None:
+    """Raise what looking for a persona raises, but do not load torch for one that is there."""
+    from persona_tui.workspace import safe_name
+
+    folder = runtime.workspace.personas_dir(runtime.slug)
+    if not (folder / f"{safe_name(name)}.safetensors").is_file():
+        runtime.personas.get(name)
+
+
+def _parse_blend(text: str) -> dict[str, float]:
+    from persona_tui.steering.mix import parse_blend
+
+    return parse_blend(text)

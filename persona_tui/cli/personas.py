@@ -1,0 +1,172 @@
+"""`list`, `info`, `load`, `unload` and `delete`: the personas on the disk. None of them loads the model."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from persona_tui.cli.output import json_option, print_json, print_table
+from persona_tui.cli.root import Invocation, pass_invocation
+
+if TYPE_CHECKING:
+    from persona_tui.runtime import Runtime
+    from persona_tui.vectors.persona import PersonaVector
+
+
+@click.command("list")
+@click.option("--loaded", is_flag=True, help="Only the loaded ones.")
+@json_option
+@pass_invocation
+def list_(invocation: Invocation, loaded: bool, as_json: bool) -> None:
+    """List the personas of the model."""
+    runtime = invocation.runtime
+    in_memory = runtime.personas.list_loaded()
+    names = in_memory if loaded else runtime.personas.list_available()
+    entries = [_entry(runtime, name, name in in_memory) for name in names]
+    if as_json:
+        print_json(entries)
+    elif not entries:
+        which = "loaded" if loaded else "there"
+        click.echo(f"No personas are {which} for {runtime.settings.model.name}.", err=True)
+    else:
+        print_table([_row(entry) for entry in entries], header=["name", "loaded", "expression", "made from"])
+
+
+def _entry(runtime: Runtime, name: str, loaded: bool) -> dict[str, Any]:
+    """A persona's line. A damaged file says so there; it must not hide the others."""
+    from persona_tui.errors import PersonaTuiError
+
+    entry: dict[str, Any] = {"name": name, "loaded": loaded}
+    try:
+        persona = runtime.personas.get(name)
+    except PersonaTuiError as error:
+        return {**entry, "error": str(error)}
+    calibration = persona.calibration
+    return {
+        **entry,
+        "source": persona.metadata.get("source"),
+        "description": persona.metadata.get("description"),
+        "calibrated": calibration is not None,
+        "expression": None if calibration is None else calibration.expression,
+        "weak": bool(persona.metadata.get("weak")),
+    }
+
+
+def _row(entry: dict[str, Any]) -> list[str]:
+    loaded = "yes" if entry["loaded"] else ""
+    if "error" in entry:
+        return [entry["name"], loaded, "", entry["error"]]
+    expression = "" if entry["expression"] is None else f"{entry['expression']:.2f}"
+    weak = " (weak)" if entry["weak"] else ""
+    return [
+        entry["name"],
+        loaded,
+        f"{expression}{weak}",
+        _shortened(entry["description"] or entry["source"] or ""),
+    ]
+
+
+def _shortened(text: str, width: int = 60) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= width else f"{line[: width - 3]}..."
+
+
+@click.command()
+@click.argument("name")
+@json_option
+@pass_invocation
+def info(invocation: Invocation, name: str, as_json: bool) -> None:
+    """Show what is known about a persona."""
+    runtime = invocation.runtime
+    persona = runtime.personas.get(name)
+    details = _details(runtime, persona)
+    if as_json:
+        print_json(details)
+        return
+    calibration = details.pop("calibration")
+    prompts = details.pop("prompts", [])
+    print_table([[key, _shown(value)] for key, value in details.items() if value not in (None, "")])
+    if calibration is not None:
+        click.echo("\ncalibration")
+        print_table([[f"  {key}", _shown(value)] for key, value in calibration.items() if key != "curve"])
+    if prompts:
+        click.echo("\nsystem prompts")
+        for prompt in prompts:
+            click.echo(f"  - {prompt}")
+
+
+def _details(runtime: Runtime, persona: PersonaVector) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "name": persona.name,
+        "file": str(runtime.personas.path_of(persona.name)),
+        "loaded": persona.name in runtime.personas.list_loaded(),
+        **{key: value for key, value in persona.metadata.items() if key not in ("name", "calibration")},
+        "layers": list(persona.layers),
+        "calibration": asdict(persona.calibration) if persona.calibration is not None else None,
+        "norms": _norms(persona),
+    }
+
+
+def _norms(persona: PersonaVector) -> dict[str, float]:
+    """How long the safe vectors are, on average over their layers, by recipe."""
+    return {recipe: round(float(stack.norm(dim=-1).mean()), 4) for recipe, stack in persona.safe.items()}
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_shown(inner)}" for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return " ".join(_shown(inner) for inner in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@click.command()
+@click.argument("name")
+@pass_invocation
+def load(invocation: Invocation, name: str) -> None:
+    """Load a persona, now and in later runs."""
+    invocation.runtime.personas.load(name)
+    click.echo(f"Loaded {name}.")
+
+
+@click.command()
+@click.argument("name")
+@pass_invocation
+def unload(invocation: Invocation, name: str) -> None:
+    """Forget a loaded persona. Its file stays."""
+    from persona_tui.errors import PersonaNotFoundError, nearest
+
+    personas = invocation.runtime.personas
+    if not personas.unload(name):
+        raise PersonaNotFoundError(f'"{name}" is not loaded.{nearest(name, personas.list_loaded())}')
+    click.echo(f"Unloaded {name}.")
+
+
+@click.command()
+@click.argument("name")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@pass_invocation
+def delete(invocation: Invocation, name: str, yes: bool) -> None:
+    """Delete a persona's file."""
+    personas = invocation.runtime.personas
+    path = personas.path_of(name)
+    if not path.is_file():
+        personas.get(name)  # raises, and offers the nearest name
+    if not yes:
+        _confirm(name)
+    personas.delete(name)
+    click.echo(f"Deleted {path}.")
+
+
+def _confirm(name: str) -> None:
+    if not sys.stdin.isatty():
+        raise click.UsageError("Without a terminal to ask on, --yes is needed.", click.get_current_context())
+    if not click.confirm(f"Delete {name} from the disk?", err=True):
+        click.echo(f"Kept {name}.", err=True)
+        click.get_current_context().exit(1)

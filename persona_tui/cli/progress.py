@@ -1,0 +1,124 @@
+"""Progress on stderr: a bar on a terminal, a line now and then elsewhere, neither within the first second."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from persona_tui.jobs import JobContext, JobProgress, run_inline
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+T = TypeVar("T")
+
+PATIENCE = 1.0  # seconds before anything is shown
+LINE_EVERY = 15.0  # seconds between two lines where there is no terminal
+
+
+def note(text: str) -> None:
+    """Say something that is no result."""
+    click.echo(text, err=True)
+
+
+def announce_model(name: str) -> None:
+    """Say that a model is being loaded, to somebody who sits there waiting."""
+    if sys.stderr.isatty() and name != "builtin":
+        note(f"Loading {name} ...")
+
+
+def work(do: Callable[[JobContext], T]) -> T:
+    """Do long work here, showing how far it is."""
+    with _display() as display:
+        return run_inline(do, display.show, display.log)
+
+
+@contextmanager
+def _display() -> Iterator[_Bar | _Lines]:
+    display = _Bar() if sys.stderr.isatty() else _Lines()
+    try:
+        yield display
+    finally:
+        display.close()
+
+
+class _Lines:
+    """For logs: one line per stage, and one every quarter of a minute."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._last = self._started
+        self._note = ""
+
+    def show(self, progress: JobProgress) -> None:
+        now = time.monotonic()
+        if now - self._started < PATIENCE:
+            return
+        if progress.note != self._note or now - self._last >= LINE_EVERY:
+            self._note, self._last = progress.note, now
+            total = f"/{progress.total}" if progress.total else ""
+            note(f"{progress.note or 'working'}: {progress.done}{total}")
+
+    def log(self, line: str) -> None:
+        note(line)
+
+    def close(self) -> None:
+        pass
+
+
+class _Bar:
+    """For people."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    def show(self, progress: JobProgress) -> None:
+        if self._progress is None:
+            if time.monotonic() - self._started < PATIENCE:
+                return
+            self._progress, self._task = _rich_progress()
+        assert self._task is not None
+        self._progress.update(
+            self._task, completed=progress.done, total=progress.total or None, description=progress.note
+        )
+
+    def log(self, line: str) -> None:
+        if self._progress is None:
+            note(line)
+        else:
+            self._progress.console.print(line, markup=False, highlight=False)
+
+    def close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+
+def _rich_progress() -> tuple[Progress, TaskID]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    progress = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    progress.start()
+    return progress, progress.add_task("")

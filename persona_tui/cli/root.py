@@ -1,0 +1,118 @@
+"""The `persona-tui` group, its options, and its commands, each loaded only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from persona_tui import __version__
+
+if TYPE_CHECKING:
+    from persona_tui.runtime import Runtime
+
+# Name -> module and attribute, in the order of `--help`.
+COMMANDS = {
+    "chat": "chat:chat",
+    "generate": "generate:generate",
+    "list": "personas:list_",
+    "info": "personas:info",
+    "load": "personas:load",
+    "unload": "personas:unload",
+    "create": "create:create",
+    "calibrate": "create:calibrate",
+    "delete": "personas:delete",
+    "init": "setup:init",
+    "extract-axes": "setup:extract_axes",
+    "dataset": "dataset:dataset",
+    "config": "config:config",
+    "doctor": "doctor:doctor",
+}
+
+
+@dataclass
+class Invocation:
+    """What the group's options say, for its commands."""
+
+    workspace: Path | None = None
+    model: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    quantization: str | None = None
+    debug: bool = False
+
+    @cached_property
+    def runtime(self) -> Runtime:
+        """The workspace and its model, opened on first use."""
+        from persona_tui.cli.progress import announce_model
+        from persona_tui.runtime import Runtime
+
+        runtime = Runtime.open(self.workspace, self.model, self.device, self.dtype, self.quantization)
+        runtime.on_model_load = announce_model
+        return runtime
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is looked at."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in our order rather than the alphabet's."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        found: click.Command = getattr(importlib.import_module(f"persona_tui.cli.{module}"), attribute)
+        return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command, or offer the nearest one."""
+        from persona_tui.errors import nearest
+
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            ctx.fail(f'There is no command "{args[0]}".{nearest(args[0], COMMANDS)}')
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option(
+    "--workspace",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder with config.yaml, datasets/ and vectors/. [default: the nearest one, else your data folder]",
+)
+@click.option("--model", metavar="NAME_OR_PATH", help='"builtin", a Hugging Face name or a folder.')
+@click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")
+@click.option(
+    "--dtype", type=click.Choice(["auto", "float32", "float16", "bfloat16"]), help="Of the weights."
+)
+@click.option("--quantization", type=click.Choice(["none", "8bit", "4bit"]), help="Of the weights.")
+@click.option("--debug", is_flag=True, help="Show a traceback with errors.")
+@click.version_option(__version__, prog_name="persona-tui")
+@click.pass_context
+def root(ctx: click.Context, /, **options: Any) -> None:
+    """Extract directions from a language model, steer with them, and hear what they do.
+
+    Without a command, the app opens.
+    """
+    invocation = ctx.ensure_object(Invocation)
+    for name, value in options.items():
+        setattr(invocation, name, value)
+    if ctx.invoked_subcommand is None:
+        from persona_tui.cli.chat import chat
+
+        ctx.invoke(chat)
+
+
+pass_invocation = click.make_pass_decorator(Invocation)

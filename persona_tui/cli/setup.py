@@ -1,0 +1,89 @@
+"""`init` and `extract-axes`: what a model needs before it can be steered."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from persona_tui.cli.options import extraction_options, override_extraction
+from persona_tui.cli.output import print_table
+from persona_tui.cli.progress import work
+from persona_tui.cli.root import Invocation, pass_invocation
+
+if TYPE_CHECKING:
+    from persona_tui.runtime import Runtime
+    from persona_tui.vectors.axes import Axes
+
+
+@click.command()
+@extraction_options
+@pass_invocation
+def init(invocation: Invocation, /, **options: Any) -> None:
+    """Prepare what is missing: data sets, axes, archetypes.
+
+    What is there already stays; extract-axes makes the axes anew.
+    """
+    runtime = invocation.runtime
+    override_extraction(runtime, options)
+    done = work(runtime.init)
+    click.echo(f"Workspace {runtime.workspace.root}")
+    for path in done.restored:
+        click.echo(f"Restored {path}")
+    click.echo(f"Data sets: {done.records} records, no problems.")
+    state = "extracted" if done.axes_extracted else "there already"
+    click.echo(f"Axes of {runtime.settings.model.name}: {state}.")
+    if done.personas:
+        click.echo(f"Extracted {', '.join(done.personas)}.")
+    click.echo(f"Personas: {', '.join(runtime.personas.list_available()) or 'none'}.")
+
+
+@click.command("extract-axes")
+@extraction_options
+@pass_invocation
+def extract_axes(invocation: Invocation, /, **options: Any) -> None:
+    """Extract the axes and the archetypes' personas anew.
+
+    Prints what capping on each axis costs: the change of the answers' log-probability per token, in nats, on
+    prompts to refuse and on ordinary ones. Near 0 is harmless; far below 0, refusals are lost.
+    """
+    runtime = invocation.runtime
+    override_extraction(runtime, options)
+    axes, personas = work(runtime.extract_axes)
+    _print_axes(runtime, axes)
+    _print_personas([(each.name, each) for each in personas])
+
+
+def _print_axes(runtime: Runtime, axes: Axes) -> None:
+    click.echo(f"Axes of {runtime.settings.model.name}, layers {axes.layers[0]} to {axes.layers[-1]}.")
+    measured = axes.metadata.get("capping") or {}
+    rows = [
+        [
+            name,
+            f"{measured[name]['unsafe']:+.3f}" if name in measured else "-",
+            f"{measured[name]['safe']:+.3f}" if name in measured else "-",
+            "default" if name == axes.default_capping_axis else "",
+        ]
+        for name in axes.names
+    ]
+    print_table(rows, header=["capping axis", "unsafe", "safe", ""])
+
+
+def _print_personas(personas: list[tuple[str, Any]]) -> None:
+    rows = []
+    for name, persona in personas:
+        calibration = persona.calibration
+        if calibration is None:
+            rows.append([name, "-", "-", "not calibrated"])
+            continue
+        rows.append(
+            [
+                name,
+                f"{calibration.expression:.2f}",
+                f"{calibration.fluency_drop:+.2f}",
+                str(persona.metadata.get("weak_reason") or ""),
+            ]
+        )
+    if rows:
+        click.echo()
+        print_table(rows, header=["persona", "expression", "fluency drop", ""])
