@@ -1,0 +1,1 @@
+"""The full-screen app. `persona_tui.tui.app` has `run_app`; importing this package imports nothing."""

@@ -1,0 +1,90 @@
+"""What the help page and the empty chat say, with the keys as they are mapped now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from textual.binding import Binding
+from textual.content import Content
+
+from persona_tui.tui.keys import ACTIONS, widget_bindings
+
+if TYPE_CHECKING:
+    from persona_tui.tui.app import PersonaApp
+
+_KEY_WIDTH = 16
+
+_SECTIONS = (
+    ("in the prompt", ("prompt.send", "prompt.newline", "prompt.complete", "prompt.up", "chat.page_up")),
+    (
+        "in the list of personas",
+        ("personas.load", "personas.speak", "personas.new", "personas.info", "personas.delete"),
+    ),
+    (
+        "on a fader",
+        (
+            "slider.less",
+            "slider.more",
+            "slider.much_less",
+            "slider.much_more",
+            "slider.zero",
+            "slider.negate",
+            "slider.solo",
+        ),
+    ),
+    ("in the list of jobs", ("jobs.cancel",)),
+)
+
+_FIRST_STEPS = (
+    ("personas", "choose who speaks"),
+    ("mixer", "how loud, also while it speaks"),
+    ("help", "all keys and commands"),
+    ("quit", "leave"),
+)
+
+
+def key_of(app: PersonaApp, binding: Binding) -> str:
+    """Return the keys of a binding as the user has mapped them; "" if it has none."""
+    keys = app.keys_of(binding.id) or binding.key
+    shown = [app.get_key_display(binding.with_key(key)) for key in keys.split(",")]
+    return " ".join(key for key in shown if "unbound" not in key)
+
+
+def welcome(app: PersonaApp) -> Content:
+    """Return what an empty chat says."""
+    by_id = {action.id: action.binding() for action in ACTIONS}
+    lines = [
+        Content.styled("Say something, and press enter.", "bold"),
+        Content(
+            "A persona is a direction in the model's activations: turn it up and down and hear what it does."
+        ),
+        Content(""),
+        *(_row(key_of(app, by_id[name]), what) for name, what in _FIRST_STEPS),
+        _row("/", "commands"),
+    ]
+    return Content("\n").join(lines)
+
+
+def help_text(app: PersonaApp) -> Content:
+    """Return the help page."""
+    lines = _section("anywhere", ((key_of(app, action.binding()), action.help) for action in ACTIONS))
+    by_id = {binding.id: binding for binding in widget_bindings()}
+    for title, ids in _SECTIONS:
+        lines += _section(
+            title, ((key_of(app, by_id[name]), by_id[name].description) for name in ids if name in by_id)
+        )
+    lines += _section("commands", app.slash.all())
+    return Content("\n").join(lines)
+
+
+def _section(title: str, rows: Iterable[tuple[str, str]]) -> list[Content]:
+    return [
+        Content.styled(title, "bold $text-primary"),
+        *(_row(key, what) for key, what in rows if key),
+        Content(""),
+    ]
+
+
+def _row(key: str, what: str) -> Content:
+    return Content.assemble((f"  {key:<{_KEY_WIDTH}}", "$text-accent"), what)

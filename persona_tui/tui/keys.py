@@ -1,0 +1,111 @@
+"""Every action of the app: its key, where the key can be remapped, and what the palette and the help say.
+
+An action's id is its name in `interface.keys` of config.yaml.
+"""
+
+from dataclasses import dataclass
+
+from textual.binding import Binding
+
+
+@dataclass(frozen=True)
+class Action:
+    """One thing the user can do.
+
+    Attributes:
+        id: what it is called in the settings.
+        keys: the default keys, separated by commas; "" = palette only.
+        action: what Textual runs.
+        title: its name in the palette.
+        help: what it does, in one line.
+        hint: a word for the bottom row; "" = not shown there.
+        palette: whether the palette offers it.
+    """
+
+    id: str
+    keys: str
+    action: str
+    title: str
+    help: str
+    hint: str = ""
+    palette: bool = True
+
+    def binding(self) -> Binding:
+        """Return it as Textual wants it."""
+        return Binding(
+            self.keys or f"unbound_{self.id}",  # no terminal sends this; a key can be given in the settings
+            self.action,
+            self.hint or self.title,
+            show=bool(self.hint),
+            priority=self.id in _PRIORITY,
+            id=self.id,
+        )
+
+
+_PRIORITY = {"quit"}
+
+ACTIONS = (
+    Action("help", "f1", "show_help", "Help", "All keys and commands", "help"),
+    Action(
+        "personas",
+        "f2",
+        "toggle_panel('personas')",
+        "Personas",
+        "Load personas and choose who speaks",
+        "personas",
+    ),
+    Action("mixer", "f3", "toggle_panel('mixer')", "Strength and blend", "How loud, and who", "strength"),
+    Action("jobs", "f4", "toggle_panel('jobs')", "Jobs", "Long work and the log", "jobs"),
+    Action(
+        "regenerate",
+        "f5",
+        "regenerate",
+        "Write the reply anew",
+        "The last message is answered again",
+        "again",
+    ),
+    Action(
+        "back", "escape", "leave", "Back", "Close what is open, else stop the reply", "stop", palette=False
+    ),
+    Action("louder", "ctrl+up", "strength(0.05)", "Louder", "Strength up by 0.05, also in mid-reply"),
+    Action("quieter", "ctrl+down", "strength(-0.05)", "Quieter", "Strength down by 0.05, also in mid-reply"),
+    Action("palette", "ctrl+p", "command_palette", "Palette", "Find any action by name", palette=False),
+    Action("quit", "ctrl+q", "quit", "Quit", "Leave, whatever is running"),
+    Action("stop", "", "stop", "Stop the reply", "What was said so far is kept"),
+    Action("new_chat", "", "new_chat", "New conversation", "Forget what was said"),
+    Action("nobody", "", "nobody", "Speak as nobody", "No persona: the model as it is"),
+    Action("capping", "", "toggle_capping", "Capping on or off", "The floor under the projections"),
+    Action("create", "", "create_persona", "New persona", "From an archetype or a description"),
+    Action("prepare", "", "prepare", "Prepare this model", "Extract the axes and the archetypes' personas"),
+    Action("cancel_job", "", "cancel_job", "Cancel the job", "The one that runs"),
+    Action("theme", "", "toggle_theme", "Dark or light", "Change the colours"),
+)
+
+
+def widget_bindings() -> list[Binding]:
+    """Return the keys of the app's own widgets and screens, which can be remapped too."""
+    from persona_tui.tui.screens.confirm import ConfirmScreen
+    from persona_tui.tui.screens.create import CreateScreen
+    from persona_tui.tui.screens.page import PageScreen
+    from persona_tui.tui.widgets.jobs_panel import JobList
+    from persona_tui.tui.widgets.mixer import CappingSwitch
+    from persona_tui.tui.widgets.personas import PersonaList
+    from persona_tui.tui.widgets.prompt import Prompt
+    from persona_tui.tui.widgets.slider import FloatSlider
+
+    owners = (
+        Prompt,
+        PersonaList,
+        FloatSlider,
+        CappingSwitch,
+        JobList,
+        ConfirmScreen,
+        CreateScreen,
+        PageScreen,
+    )
+    return [binding for owner in owners for binding in owner.BINDINGS if isinstance(binding, Binding)]
+
+
+def known_ids() -> list[str]:
+    """Return every id that `interface.keys` may use."""
+    return [action.id for action in ACTIONS] + [binding.id for binding in widget_bindings() if binding.id]

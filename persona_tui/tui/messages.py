@@ -1,0 +1,50 @@
+"""What the model's thread tells the app. It never touches a widget; handlers on the app own all state."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from textual.message import Message
+
+from persona_tui.jobs import Job
+from persona_tui.tui.turn import Turn
+
+
+@dataclass
+class ModelReady(Message):
+    """The model is loaded."""
+
+    name: str
+    context: int | None  # tokens that fit; None = not known
+
+
+@dataclass
+class ModelFailed(Message):
+    """The model could not be loaded."""
+
+    error: Exception
+
+
+@dataclass
+class TurnEnded(Message):
+    """A reply is finished, was stopped, or failed."""
+
+    turn: Turn
+    error: Exception | None = None
+
+
+@dataclass
+class JobChanged(Message):
+    """A job's state or progress changed; the job itself says how."""
+
+    job: Job[Any]
+
+    def can_replace(self, message: Message) -> bool:
+        """Reports about one job that wait in the queue count as one."""
+        return isinstance(message, JobChanged) and message.job is self.job
+
+
+@dataclass
+class LogLine(Message):
+    """Something for the job log."""
+
+    text: str

@@ -1,0 +1,144 @@
+"""The main screen: chat in the middle, panels around it or, on a narrow terminal, over it."""
+
+from typing import Literal
+
+from textual import events
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical
+from textual.screen import Screen
+
+from persona_tui.tui.widgets.chat_log import ChatLog
+from persona_tui.tui.widgets.completions import Completions
+from persona_tui.tui.widgets.hints import HintBar
+from persona_tui.tui.widgets.jobs_panel import JobsPanel
+from persona_tui.tui.widgets.mixer import MixerPanel
+from persona_tui.tui.widgets.personas import PersonasPanel
+from persona_tui.tui.widgets.prompt import Completer, Prompt
+from persona_tui.tui.widgets.status import StatusLine
+from persona_tui.tui.widgets.trace import Trace
+
+Panel = Literal["personas", "mixer", "jobs"]
+PANELS: tuple[Panel, ...] = ("personas", "mixer", "jobs")
+WIDE = 120
+
+# Where the keys go when a panel opens.
+_FOCUS: dict[Panel, str] = {"personas": "#persona-list", "mixer": "#master", "jobs": "#job-list"}
+
+
+class ChatScreen(Screen[None]):
+    """Everything that is there all the time, and which panels are open."""
+
+    def __init__(self, completer: Completer) -> None:
+        super().__init__()
+        self._completer = completer
+        self._open: dict[bool, set[Panel]] = {
+            True: {"personas", "mixer"},
+            False: set(),
+        }  # by whether it is wide
+
+    def compose(self) -> ComposeResult:
+        """Return the screen's parts, top to bottom."""
+        completions = Completions(id="completions")
+        yield StatusLine(id="status")
+        with Horizontal(id="body"):
+            yield PersonasPanel(id="personas")
+            with Vertical(id="centre"):
+                yield ChatLog(id="chat")
+                yield Trace(id="trace")
+                yield completions
+                yield Prompt(completions, self._completer, id="prompt")
+                yield JobsPanel(id="jobs")
+            yield MixerPanel(id="mixer")
+        yield HintBar(id="hints")
+
+    def on_mount(self) -> None:
+        """Begin with the prompt."""
+        self.apply_panels()
+        self.prompt.focus()
+
+    # --- parts
+
+    @property
+    def chat(self) -> ChatLog:
+        """The conversation."""
+        return self.query_one(ChatLog)
+
+    @property
+    def prompt(self) -> Prompt:
+        """Where the user writes."""
+        return self.query_one(Prompt)
+
+    @property
+    def trace(self) -> Trace:
+        """The projections of the latest reply."""
+        return self.query_one(Trace)
+
+    @property
+    def personas(self) -> PersonasPanel:
+        """The list of personas."""
+        return self.query_one(PersonasPanel)
+
+    @property
+    def mixer(self) -> MixerPanel:
+        """Strength and blend."""
+        return self.query_one(MixerPanel)
+
+    @property
+    def jobs(self) -> JobsPanel:
+        """Jobs and log."""
+        return self.query_one(JobsPanel)
+
+    @property
+    def status(self) -> StatusLine:
+        """The first row."""
+        return self.query_one(StatusLine)
+
+    # --- panels
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether panels stand beside the chat."""
+        return self.size.width >= WIDE
+
+    def on_resize(self, _: events.Resize) -> None:
+        """Show the panels that belong to the new width."""
+        self.apply_panels()
+
+    def apply_panels(self) -> None:
+        """Show what is open at this width; a focus that would be hidden goes to the prompt."""
+        for panel in PANELS:
+            self.query_one(f"#{panel}").display = panel in self._open[self.is_wide]
+        if self.focused is None or not self._shows(self.focused.id):
+            self.prompt.focus()
+
+    def _shows(self, _: str | None) -> bool:
+        return self.focused is not None and all(node.display for node in self.focused.ancestors_with_self)
+
+    def toggle_panel(self, panel: Panel) -> None:
+        """Open a panel and go there; if the focus is there already, close it."""
+        if panel in self._open[self.is_wide] and self.query_one(f"#{panel}").has_focus_within:
+            self.close_panel(panel)
+        else:
+            self.open_panel(panel)
+            self.query_one(_FOCUS[panel]).focus()
+
+    def open_panel(self, panel: Panel) -> None:
+        """Open a panel; on a narrow screen, in place of any other."""
+        if not self.is_wide:
+            self._open[False].clear()
+        self._open[self.is_wide].add(panel)
+        self.apply_panels()
+
+    def close_panel(self, panel: Panel) -> None:
+        """Close a panel and go back to the prompt."""
+        self._open[self.is_wide].discard(panel)
+        self.apply_panels()
+        self.prompt.focus()
+
+    def leave_panels(self) -> bool:
+        """Go back to the prompt and close what lies over the chat; whether there was anything to do."""
+        was_elsewhere = self.focused is not self.prompt or bool(self._open[False] and not self.is_wide)
+        self._open[False].clear()
+        self.apply_panels()
+        self.prompt.focus()
+        return was_elsewhere

@@ -1,0 +1,232 @@
+"""A signed number on one row: zero in the middle, by keyboard, mouse or typing."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.message import Message
+from textual.reactive import reactive
+from textual.timer import Timer
+from textual.widget import Widget
+
+STEP = 0.05
+BIG_STEP = 0.25
+TYPING_PAUSE = 1.0  # seconds after the last digit until a typed value is taken
+
+_VALUE_WIDTH = 6
+_TYPED = "0123456789."
+
+
+class FloatSlider(Widget, can_focus=True):
+    """`name ────┼━━●── +0.30`. Values that were set from elsewhere may lie beyond its ends."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("left", f"step({-STEP})", "less", id="slider.less"),
+        Binding("right", f"step({STEP})", "more", id="slider.more"),
+        Binding("shift+left", f"step({-BIG_STEP})", "much less", show=False, id="slider.much_less"),
+        Binding("shift+right", f"step({BIG_STEP})", "much more", show=False, id="slider.much_more"),
+        Binding("0", "zero", "zero", id="slider.zero"),
+        Binding("minus", "negate", "negate", id="slider.negate"),
+        Binding("s", "solo", "solo", id="slider.solo"),
+        Binding("down,j", "app.focus_next", "next", show=False, id="slider.next"),
+        Binding("up,k", "app.focus_previous", "previous", show=False, id="slider.previous"),
+    ]
+    DEFAULT_CSS = """
+    FloatSlider { height: 1; width: 1fr; }
+    FloatSlider:focus { background: $boost; text-style: bold; }
+    """
+
+    value: reactive[float] = reactive(0.0)
+    typed: reactive[str] = reactive("")
+
+    @dataclass
+    class Changed(Message):
+        """The user chose a value."""
+
+        slider: "FloatSlider"
+        value: float
+
+        @property
+        def control(self) -> "FloatSlider":
+            return self.slider
+
+    @dataclass
+    class Solo(Message):
+        """The user wants this slider's persona alone."""
+
+        slider: "FloatSlider"
+
+        @property
+        def control(self) -> "FloatSlider":
+            return self.slider
+
+    def __init__(
+        self,
+        label: str,
+        value: float = 0.0,
+        *,
+        limit: float = 1.0,
+        label_width: int = 10,
+        id: str | None = None,
+    ) -> None:
+        """
+        Args:
+            label: what it changes.
+            value: where it stands.
+            limit: its ends are at -limit and +limit.
+            label_width: cells for the label.
+            id: of the widget.
+        """
+        super().__init__(id=id)
+        self.label = label
+        self.limit = limit
+        self._label_width = label_width
+        self._dragging = False
+        self._pause: Timer | None = None
+        self.set_reactive(FloatSlider.value, value)
+
+    # --- changing
+
+    def choose(self, value: float) -> None:
+        """Take a value from the user, kept between the ends."""
+        value = round(max(-self.limit, min(self.limit, value)), 4) + 0.0  # + 0.0 turns -0.0 into 0.0
+        self.typed = ""
+        if value != self.value:
+            self.value = value
+            self.post_message(self.Changed(self, value))
+
+    def action_step(self, amount: float) -> None:
+        """Move by an amount, to a multiple of the small step."""
+        self.choose(round((self.value + amount) / STEP) * STEP)
+
+    def action_negate(self) -> None:
+        """Change the sign of the value, or of what is being typed."""
+        if self.typed:
+            self._set_typed(self.typed[1:] if self.typed.startswith("-") else f"-{self.typed}")
+        else:
+            self.choose(-self.value)
+
+    def action_solo(self) -> None:
+        """Ask for this one alone."""
+        self.post_message(self.Solo(self))
+
+    # --- typing
+
+    def on_key(self, event: events.Key) -> None:
+        """Take digits as the beginning of a number."""
+        if event.character and event.character in _TYPED:
+            event.stop()
+            self._type(event.character)
+        elif self.typed and event.key in ("backspace", "enter", "escape"):
+            event.stop()
+            event.prevent_default()
+            self._end_typing(event.key)
+
+    def _type(self, character: str) -> None:
+        if character == "0" and not self.typed:
+            self.choose(0.0)  # a zero alone acts at once; more digits may follow it
+        self._set_typed(self.typed + character)
+
+    def action_zero(self) -> None:
+        """Go to zero."""
+        self.choose(0.0)
+
+    def _end_typing(self, key: str) -> None:
+        if key == "enter":
+            self._take_typed()
+        else:
+            self._set_typed(self.typed[:-1] if key == "backspace" else "")
+
+    def _set_typed(self, text: str) -> None:
+        self.typed = text[:_VALUE_WIDTH]
+        if self._pause is not None:
+            self._pause.stop()
+        self._pause = self.set_timer(TYPING_PAUSE, self._take_typed) if self.typed else None
+
+    def _take_typed(self) -> None:
+        text, self.typed = self.typed, ""
+        try:
+            self.choose(float(text))
+        except ValueError:
+            self.app.bell()
+
+    def on_blur(self) -> None:
+        """Take what was typed when the focus goes elsewhere."""
+        if self.typed:
+            self._take_typed()
+
+    # --- mouse
+
+    def on_mouse_down(self, event: events.MouseDown) -> None:
+        """Begin to drag where the bar was pressed."""
+        if self._bar_start <= event.x < self._bar_start + self._bar_width:
+            self._dragging = True
+            self.capture_mouse()
+            self._drag_to(event.x)
+
+    def on_mouse_move(self, event: events.MouseMove) -> None:
+        """Follow the mouse while it is held."""
+        if self._dragging:
+            self._drag_to(event.x)
+
+    def on_mouse_up(self, event: events.MouseUp) -> None:
+        """End dragging."""
+        self._dragging = False
+        self.release_mouse()
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        """One step up."""
+        event.stop()
+        self.action_step(STEP)
+
+    def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        """One step down."""
+        event.stop()
+        self.action_step(-STEP)
+
+    def _drag_to(self, x: int) -> None:
+        middle = self._bar_width // 2
+        self.choose(round((x - self._bar_start - middle) / max(middle, 1) * self.limit / STEP) * STEP)
+
+    # --- drawing
+
+    @property
+    def _bar_start(self) -> int:
+        return self._label_width + 1
+
+    @property
+    def _bar_width(self) -> int:
+        room = max(self.size.width - self._label_width - _VALUE_WIDTH - 2, 3)
+        return room if room % 2 else room - 1  # odd, so that zero has a cell of its own
+
+    def render(self) -> Content:
+        """Return the row: label, bar, value."""
+        name = Content(self.label).truncate(self._label_width, ellipsis=True)
+        value = f"{self.typed}_" if self.typed else f"{self.value:+.2f}"
+        style = "$text-warning" if self.typed else "$text-primary" if self.value else "dim"
+        return Content.assemble(
+            name.pad_right(self._label_width - name.cell_length),
+            " ",
+            self._bar(),
+            (f" {value:>{_VALUE_WIDTH}}", style),
+        )
+
+    def _bar(self) -> Content:
+        width = self._bar_width
+        middle = width // 2
+        knob = middle + round(max(-1.0, min(1.0, self.value / self.limit)) * middle)
+        low, high = sorted((middle, knob))
+        cells = ["─"] * low + ["━"] * (high - low + 1) + ["─"] * (width - high - 1)
+        cells[middle] = "┼" if knob == middle else "╋"
+        if knob != middle:
+            cells[knob] = "●"
+        bar = Content("".join(cells))
+        return bar.stylize("dim", 0, low).stylize("dim", high + 1).stylize(self._colour, low, high + 1)
+
+    @property
+    def _colour(self) -> str:
+        if not self.value:
+            return "dim"
+        return "$text-error" if self.value < 0 else "$text-accent"
