@@ -2,8 +2,8 @@
 
 1. On held-out questions the model answers with the persona's system prompts and without any. These two are
    the ends of the scale: *expression* 1 and 0.
-2. A coarse sweep answers a few questions with many vectors, layers and coefficients at once: each row of a
-   batch is steered in its own way.
+2. A coarse sweep begins to answer a few questions with many vectors, layers and coefficients at once: each
+   row of a batch is steered in its own way.
 3. A fine sweep answers all questions around the best few of them.
 4. The most expressive point that is still fluent wins; among equals, the quietest.
 
@@ -113,12 +113,12 @@ def calibrate(extractor: ActivationExtractor, persona: PersonaVector) -> Calibra
     Raises:
         DatasetError: there are no questions or no system prompts.
     """
-    sweep = _Sweep(extractor, persona)
+    trials = _trials(extractor, persona)
+    tokens = extractor.settings.calibration.max_new_tokens
     margin = extractor.settings.calibration.fluency_margin
-    coarse = sweep.measure(
-        coarse_points(persona, extractor.target_layers, extractor.model.n_layers), COARSE_QUESTIONS
-    )
-    fine = sweep.measure(fine_points(coarse, margin), len(sweep.trials))
+    first = coarse_points(persona, extractor.target_layers, extractor.model.n_layers)
+    coarse = _Sweep(extractor, persona, trials[:COARSE_QUESTIONS], -(-tokens // 2)).measure(first)
+    fine = _Sweep(extractor, persona, trials, tokens).measure(fine_points(coarse, margin))
     chosen = choose(fine, margin)
     curve = [each.as_dict(margin, "coarse", chosen=False) for each in coarse]
     curve += [each.as_dict(margin, "fine", chosen=each is chosen) for each in fine]
@@ -147,8 +147,8 @@ def response_count(extractor: ActivationExtractor) -> int:
     """How many responses one calibration takes, for progress."""
     places = len(candidate_places(extractor.layers, extractor.target_layers, extractor.model.n_layers))
     questions = len(extractor.held_out_questions)
-    coarse = len(RECIPES) * places * len(COARSE_COEFFICIENTS) * min(COARSE_QUESTIONS, questions)
-    return coarse + (2 + FINALISTS * len(FINE_FACTORS)) * questions
+    coarse = 2 + len(RECIPES) * places * len(COARSE_COEFFICIENTS)
+    return coarse * min(COARSE_QUESTIONS, questions) + (2 + FINALISTS * len(FINE_FACTORS)) * questions
 
 
 # Which points -----------------------------------------------------------------------------------------------
@@ -222,48 +222,44 @@ class _Reading:
 
 
 class _Sweep:
-    """The held-out questions of one persona, the two ends of the scale, and what is measured between them."""
+    """Some held-out questions of one persona, the two ends of the scale, and what lies between."""
 
-    def __init__(self, extractor: ActivationExtractor, persona: PersonaVector) -> None:
+    def __init__(
+        self,
+        extractor: ActivationExtractor,
+        persona: PersonaVector,
+        trials: Sequence[_Trial],
+        max_new_tokens: int,
+    ) -> None:
         self.extractor = extractor
         self.persona = persona
-        self.trials = _trials(extractor, persona)
-        self.sampling = Sampling(
-            extractor.settings.calibration.max_new_tokens,
-            extractor.settings.generation.temperature,
-            extractor.settings.generation.top_p,
-        )
-        everyone = list(range(len(self.trials)))
-        self.prompted = self._replies(
-            [Request(trial.prompted, trial.seed) for trial in self.trials], everyone, [None] * len(everyone)
-        )
-        self.plain = self._replies(
-            [Request(trial.bare, trial.seed) for trial in self.trials], everyone, [None] * len(everyone)
-        )
+        self.trials = trials
+        generation = extractor.settings.generation
+        self.sampling = Sampling(max_new_tokens, generation.temperature, generation.top_p)
+        self.prompted = self._replies([Request(trial.prompted, trial.seed) for trial in trials], [None])
+        self.plain = self._replies([Request(trial.bare, trial.seed) for trial in trials], [None])
 
-    def measure(self, points: Sequence[Point], questions: int) -> list[Measured]:
-        """Steer with every point on the first so many questions."""
-        questions = min(questions, len(self.trials))
-        rows = [(point, number) for point in points for number in range(questions)]
-        requests = [Request(self.trials[number].bare, self.trials[number].seed) for _, number in rows]
-        readings = self._replies(requests, [number for _, number in rows], [point for point, _ in rows])
+    def measure(self, points: Sequence[Point]) -> list[Measured]:
+        """Steer with every point on every question."""
+        count = len(self.trials)
+        requests = [Request(trial.bare, trial.seed) for _ in points for trial in self.trials]
+        readings = self._replies(requests, points)
         return [
-            self._measured(point, readings[place * questions : (place + 1) * questions])
+            self._measured(point, readings[place * count : (place + 1) * count])
             for place, point in enumerate(points)
         ]
 
     def _measured(self, point: Point, readings: Sequence[_Reading]) -> Measured:
-        """Compare with both ends of the scale on the same questions; its length is from all of them."""
-        asked = len(readings)
+        """Compare with both ends of the scale."""
         scale = _ratio(self.prompted) - _ratio(self.plain)
-        gained = _ratio(readings) - _ratio(self.plain[:asked])
+        gained = _ratio(readings) - _ratio(self.plain)
         return Measured(
             point,
             expression=gained / scale if scale >= _LEAST_EFFECT else 0.0,
-            fluency_drop=_logprob(self.prompted[:asked]) - _logprob(readings),
-            repetition=_repetition(readings) - _repetition(self.prompted[:asked]),
+            fluency_drop=_logprob(self.prompted) - _logprob(readings),
+            repetition=_repetition(readings) - _repetition(self.prompted),
             loudness=self._loudness(point),
-            questions=asked,
+            questions=len(self.trials),
         )
 
     def _loudness(self, point: Point) -> float:
@@ -272,20 +268,18 @@ class _Sweep:
         rows = [self.persona.layers.index(layer) for layer in point.layers]
         return point.coefficient * sum(float(vectors[row].norm() / baseline[row].norm()) for row in rows)
 
-    def _replies(
-        self, requests: Sequence[Request], numbers: Sequence[int], points: Sequence[Point | None]
-    ) -> list[_Reading]:
-        """Have requests answered, each steered by its own point, and read the replies."""
-        note = f"calibrating {self.persona.name}"
+    def _replies(self, requests: Sequence[Request], points: Sequence[Point | None]) -> list[_Reading]:
+        """Have the questions answered once for every point, steered by it, and read the replies."""
+        count = len(self.trials)
         texts = [""] * len(requests)
         for row, generation in self.extractor.answers(
             requests,
-            note=note,
+            note=f"calibrating {self.persona.name}",
             sampling=self.sampling,
-            interventions=lambda batch: self._steering([points[row] for row in batch]),
+            interventions=lambda batch: self._steering([points[row // count] for row in batch]),
         ):
             texts[row] = generation.text
-        return self._read(texts, [self.trials[number] for number in numbers])
+        return self._read(texts)
 
     def _steering(self, points: Sequence[Point | None]) -> Interventions:
         """Each row's own vectors: `[rows, hidden]` at every layer where any row is steered."""
@@ -301,11 +295,12 @@ class _Sweep:
             return torch.zeros(self.persona.hidden_size)
         return point.coefficient * self.persona.safe[point.recipe][self.persona.layers.index(layer)]
 
-    def _read(self, texts: Sequence[str], trials: Sequence[_Trial]) -> list[_Reading]:
+    def _read(self, texts: Sequence[str]) -> list[_Reading]:
         """Score replies with and without the system prompt. Silence counts as the worst of repetitions."""
         spoken = [row for row, text in enumerate(texts) if text]
-        pairs = [(trials[row].prompted, texts[row]) for row in spoken]
-        pairs += [(trials[row].bare, texts[row]) for row in spoken]
+        trials = [self.trials[row % len(self.trials)] for row in spoken]
+        pairs = [(trial.prompted, texts[row]) for trial, row in zip(trials, spoken, strict=True)]
+        pairs += [(trial.bare, texts[row]) for trial, row in zip(trials, spoken, strict=True)]
         logprobs = self._score(pairs)
         readings = [_Reading(0.0, 0.0, 1.0)] * len(texts)
         for place, row in enumerate(spoken):
