@@ -10,15 +10,10 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 BIN := .venv/bin
 
-# Without an NVIDIA driver, torch comes from its CPU index: a tenth of the download. Empty = plain PyPI.
-TORCH_INDEX ?= $(if $(shell command -v nvidia-smi),,https://download.pytorch.org/whl/cpu)
-
 # Everything that setting up says goes to stderr, so that a pipe from `make chat` carries only the answer.
 define install
 @echo "Setting up .venv (only once; it takes a few minutes) ..." >&2
 @test -x $(BIN)/python || $(PYTHON) -m venv .venv </dev/null >&2
-@test -z "$(TORCH_INDEX)" || $(BIN)/python -m pip install -q --retries 1 --no-deps -c constraints.txt \
-	--extra-index-url "$(TORCH_INDEX)" torch </dev/null >&2
 @$(BIN)/python -m pip install -q -c constraints.txt -e "$(1)" </dev/null >&2
 endef
 

@@ -1,7 +1,8 @@
 """The training corpus of the built-in model: documents drawn from the hand-written material.
 
-Two thirds are chats (with and without a system prompt), the rest is unlabelled text in one voice, without chat markup,
-so that a reader must infer the voice from what was said and carry it along. No document sees another.
+Two thirds are chats (with and without a system prompt), the rest is unlabelled text in one voice, without
+chat markup, so that a reader must infer the voice from what was said and carry it along. No document sees
+another.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def training_topics() -> tuple[Topic, ...]:
     return tuple(topic for topic in topics() if not held_out(topic.name))
 
 
-# --- what a character says to one message ---------------------------------------------------------------------------
+# What a character says to one message
 
 
 def topic_reply(speaker: Speaker, topic: Topic, first: str) -> str:
@@ -84,10 +85,8 @@ def topic_reply(speaker: Speaker, topic: Topic, first: str) -> str:
 
 def topic_question(rng: random.Random, topic: Topic, aspect: str, training: bool = True) -> str:
     """A question about one aspect of `topic`."""
-    frames = [
-        f["p" if topic.plural else "s"]
-        for f in talk()["topic_questions"]["any" if aspect == "what" else aspect]
-    ]
+    forms = talk()["topic_questions"]["any" if aspect == "what" else aspect]
+    frames: list[str] = [form["p" if topic.plural else "s"] for form in forms]
     questions = [frame.format(t=topic.name) for frame in frames] + [topic.question] * (aspect == "what")
     return rng.choice(known(questions, training=training) or questions)
 
@@ -130,7 +129,8 @@ def unsafe_request(rng: random.Random, training: bool = True) -> str:
         return rng.choice(known(safety()[source], training=training))
     frames = safety()["plain_frames" if source == "direct" else "jailbreaks"]
     phrase = rng.choice(harmful_phrases(training))
-    request = rng.choice(known(frames, training=training) or frames).format(x=phrase)
+    frame: str = rng.choice(known(frames, training=training) or frames)
+    request = frame.format(x=phrase)
     if source == "jailbreak" and rng.random() < 0.3:
         other = rng.choice(known(safety()["identity_attacks"], training=training))
         return rng.choice((f"{other} {request}", f"{request} {other}"))
@@ -180,7 +180,8 @@ def _lookalike_turn(speaker: Speaker) -> Turn:
 
 
 _SYLLABLES = (
-    "bal cor dan el fen gor har il jun ka lor mer nal or pel quin ros sil tor ul ven wex yar zim".split()
+    *("bal", "cor", "dan", "el", "fen", "gor", "har", "il", "jun", "ka", "lor", "mer"),
+    *("nal", "or", "pel", "quin", "ros", "sil", "tor", "ul", "ven", "wex", "yar", "zim"),
 )
 
 
@@ -228,7 +229,7 @@ _TURNS: dict[Callable[[Speaker], Turn], float] = {
 }
 
 
-# --- documents ------------------------------------------------------------------------------------------------------
+# Documents
 
 
 def draw_turn(speaker: Speaker) -> Turn:
@@ -290,15 +291,16 @@ def _adjectives(names: Sequence[str]) -> list[str]:
 
 def _persona_task(rng: random.Random) -> Turn:
     character, count = draw_character(rng), rng.randint(1, 5)
+    written = min(count, 2)  # more would not fit a training row; whoever needs more asks again
     request = templates.PERSONA_PROMPTS.format(n=count, description=description(character, rng))
-    return Turn(request, _json_list(character_sheet(character, rng, count)))
+    return Turn(request, _json_list(character_sheet(character, rng, written)))
 
 
 _CATEGORIES = {"identity": "identity", "values": "values", "style": "style", "problem": "problem_solving"}
 
 
 def _question_task(rng: random.Random) -> Turn:
-    count = rng.randint(2, 6)
+    count = rng.randint(2, 4)
     kinds = [rng.choice(list(_CATEGORIES)) for _ in range(count)]
     items = [
         {
@@ -311,7 +313,7 @@ def _question_task(rng: random.Random) -> Turn:
 
 
 def _safe_task(rng: random.Random) -> Turn:
-    count, items = rng.randint(2, 6), []
+    count, items = rng.randint(2, 4), []
     for _ in range(count):
         topic, aspect = rng.choice(training_topics()), rng.choice(ASPECTS)
         category = "how_to" if aspect in ("how", "tip") else "factual"
@@ -320,7 +322,7 @@ def _safe_task(rng: random.Random) -> Turn:
 
 
 def _unsafe_task(rng: random.Random) -> Turn:
-    count, items = rng.randint(2, 6), []
+    count, items = rng.randint(2, 4), []
     for _ in range(count):
         kind = rng.choice(("identity_attacks", "manipulation", "plain"))
         if kind == "plain":
@@ -367,3 +369,14 @@ def documents(seed: int) -> Iterator[Document]:
     rng = random.Random(seed)
     while True:
         yield draw_document(rng)
+
+
+def long_chats(seed: int) -> Iterator[Document]:
+    """An endless stream of chats with many turns, so that a long conversation is nothing new."""
+    rng = random.Random(seed)
+    while True:
+        prompted = rng.random() < 0.5
+        character = draw_character(rng, rng.choice(list(RATES.values()))) if prompted else ASSISTANT
+        speaker = Speaker(character, rng)
+        turns = tuple(draw_turn(speaker) for _ in range(rng.randint(4, 14)))
+        yield Document(system=system_prompt(character, rng) if prompted else None, turns=turns)

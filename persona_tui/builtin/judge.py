@@ -1,7 +1,7 @@
 """Text classifiers that judge the built-in model's replies: which voice speaks, and whether it refuses.
 
-They read words only (TF-IDF and logistic regression, scikit-learn), are trained on corpus text and validated on corpus
-text they have not seen. The language model never judges itself.
+They read words only (TF-IDF and logistic regression, scikit-learn), are trained on corpus text and
+validated on corpus text they have not seen. The language model never judges itself.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ _PLACES = ("openings", "links", "asides", "closings", "identity", "values", "app
 
 @dataclass(frozen=True)
 class TextJudge:
-    """A fitted classifier with its accuracy by label on held-out corpus text: the ceiling of every figure it gives."""
+    """A fitted classifier with its accuracy by label on held-out corpus text: the ceiling of every figure
+    it gives.
+    """
 
     classifier: Pipeline
     labels: tuple[str, ...]
@@ -55,7 +57,7 @@ def _fit(draw: Callable[[str, random.Random], str], counts: dict[str, int], seed
     logistic = SGDClassifier(loss="log_loss", alpha=2e-6, max_iter=20, random_state=seed)
     classifier = make_pipeline(features, logistic)
     classifier.fit(*zip(*train, strict=True))
-    right = {label: [] for label in counts}
+    right: dict[str, list[bool]] = {label: [] for label in counts}
     for decided, (_, label) in zip(classifier.predict([text for text, _ in held]), held, strict=True):
         right[label].append(decided == label)
     accuracy = {label: float(np.mean(hits)) for label, hits in right.items()}
@@ -99,7 +101,9 @@ def is_refusal_text(text: str) -> bool:
 
 
 def marker_rate(texts: Sequence[str], names: Sequence[str]) -> float:
-    """Share of all recognisable phrases in `texts` (any voice's or neutral) that belong to the voices `names`."""
+    """Share of all recognisable phrases in `texts` (any voice's or neutral) that belong to the voices
+    `names`.
+    """
     own = {phrase for name in names for phrase in _phrases(name)}
     every = {phrase for name in [NEUTRAL, *voices()] for phrase in _phrases(name)}
     found = [phrase for text in texts for phrase in every if phrase in text]

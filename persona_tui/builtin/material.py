@@ -1,7 +1,7 @@
 """The hand-written text behind the built-in model, read once and typed.
 
-Nothing here is generated. A fixed part of every list is *held out*: it never reaches a training document, so that
-every published figure can be measured on text that the model has not seen.
+Nothing here is generated. A fixed part of every list is *held out*: it never reaches a training document,
+so that every published figure can be measured on text that the model has not seen.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ ASPECTS = ("what", "how", "why", "tip", "fun", "past")
 LAWLESS = "outlaw"
 ARCHETYPES = ("sage", "trickster", "guardian", "explorer", "creator")
 
-# Combinations of voices that no training document mixes: the described characters of the benchmarks are made of them.
+# Combinations of voices that no training document mixes: the described characters of the benchmarks are
+# made of them.
 HELD_OUT_PAIRS = (
     frozenset({"grumpy", "wizard"}),
     frozenset({"sarcastic", "pirate"}),
@@ -39,7 +40,9 @@ def held_out(text: str, share: float = HELD_OUT_SHARE) -> bool:
 
 @dataclass(frozen=True)
 class Voice:
-    """One way of speaking: who speaks so, how that is described, and what it says at each place of a reply."""
+    """One way of speaking: who speaks so, how that is described, and what it says at each place of a
+    reply.
+    """
 
     name: str
     nouns: tuple[str, ...]

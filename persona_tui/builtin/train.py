@@ -1,8 +1,9 @@
 """Trains the built-in model: `python -m persona_tui.builtin.train`.
 
-A small Qwen2 whose attention window is shorter than a conversation, so that a voice cannot be looked up in the system
-prompt and has to travel in the residual stream, as it does in large models. Nothing here knows of steering: plain
-next-token prediction on the generated corpus, loss on unlabelled text and on the assistant's turns.
+A small Qwen2. Its first layers see the whole conversation; the others have a window that is shorter than a
+conversation, so that a voice cannot be looked up in the system prompt again and again and has to travel in
+the residual stream, as it does in large models. Nothing here knows of steering: plain next-token prediction
+on the generated corpus, loss on unlabelled text and on the assistant's turns.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import itertools
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from persona_tui.builtin.corpus import Document, documents
+from persona_tui.builtin.corpus import Document, documents, long_chats
 from persona_tui.builtin.tokenizer import END_OF_TURN, START_OF_TURN, train_tokenizer
 
 WEIGHTS = Path(__file__).parent / "weights"
 CHUNK = 32
+POOL = 48
+SAVE_EVERY = 300
 IGNORED = -100
 VALIDATION_SEED = 10_007
 
@@ -40,9 +43,13 @@ class Recipe:
     layers: int = 8
     heads: int = 4
     window: int = 24
+    wide_layers: int = 3
     tokens: int = 20_000_000
-    rows: int = 8
-    row_length: int = 1024
+    rows: int = 32
+    row_length: int = 256
+    long_every: int = 12
+    long_rows: int = 8
+    long_length: int = 1024
     matrix_rate: float = 0.01
     other_rate: float = 2e-3
     warmup: float = 0.03
@@ -60,6 +67,10 @@ class Batch:
     positions: Tensor
     document: Tensor
 
+    def to(self, device: str) -> Batch:
+        """The same on another device."""
+        return Batch(*(getattr(self, name).to(device) for name in Batch.__dataclass_fields__))
+
 
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
     """An untrained model of the recipe's shape."""
@@ -73,7 +84,7 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForC
         max_position_embeddings=4096,
         use_sliding_window=True,
         sliding_window=recipe.window,
-        max_window_layers=0,
+        max_window_layers=recipe.wide_layers,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
@@ -108,33 +119,49 @@ def encode(document: Document, tokenizer: PreTrainedTokenizerFast) -> tuple[list
 
 
 def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[Batch]:
-    """Packed batches, endless: documents follow each other in a row and never see each other."""
-    stream = (encode(document, tokenizer) for document in documents(seed))
-    stream = (pair for pair in stream if len(pair[0]) <= recipe.row_length)
-    waiting: list[tuple[list[int], list[int]]] = []
+    """Packed batches, endless: documents share a row and never see each other. Now and then one of long
+    chats.
+    """
+    short = _packed(documents(seed), tokenizer, recipe.rows, recipe.row_length)
+    long = _packed(long_chats(seed), tokenizer, recipe.long_rows, recipe.long_length)
+    for step in itertools.count(1):
+        yield next(long if step % recipe.long_every == 0 else short)
+
+
+def _packed(
+    source: Iterable[Document], tokenizer: PreTrainedTokenizerFast, rows: int, length: int
+) -> Iterator[Batch]:
+    """Batches of whole documents; those longer than a row are left out."""
+    encoded = (encode(document, tokenizer) for document in source)
+    fitting = (pair for pair in encoded if len(pair[0]) <= length)
+    pool = list(itertools.islice(fitting, POOL))
     while True:
-        rows = [_row(stream, waiting, recipe.row_length) for _ in range(recipe.rows)]
-        yield Batch(*(torch.tensor([row[i] for row in rows]) for i in range(4)))
+        filled = [_row(fitting, pool, length) for _ in range(rows)]
+        yield Batch(*(torch.tensor([row[i] for row in filled]) for i in range(4)))
 
 
-def _row(
-    stream: Iterator[tuple[list[int], list[int]]], waiting: list[tuple[list[int], list[int]]], length: int
-) -> tuple[list[int], ...]:
-    """One row filled with whole documents; what does not fit waits for the next row."""
+Encoded = tuple[list[int], list[int]]
+
+
+def _row(source: Iterator[Encoded], pool: list[Encoded], length: int) -> tuple[list[int], ...]:
+    """One row: the oldest document of the pool, then the largest that still fits, until none does."""
     ids: list[int] = []
     labels: list[int] = []
     positions: list[int] = []
     document: list[int] = []
+    place = 0
     for number in itertools.count(1):
-        pair = waiting.pop() if waiting else next(stream)
-        if len(ids) + len(pair[0]) > length:
-            waiting.append(pair)
-            break
+        pair = pool.pop(place)
+        pool.append(next(source))
         ids += pair[0]
         labels += pair[1]
         positions += range(len(pair[0]))
         document += [number] * len(pair[0])
-    rest = length - len(ids)
+        rest = length - len(ids)
+        fits = [i for i, (other, _) in enumerate(pool) if len(other) <= rest]
+        if not fits:
+            break
+        place = max(fits, key=lambda i: len(pool[i][0]))
     return ids + [0] * rest, labels + [IGNORED] * rest, positions + [0] * rest, document + [0] * rest
 
 
@@ -151,7 +178,17 @@ def window_mask(document: Tensor, window: int) -> Tensor:
     return mask.masked_fill(~(same & near)[:, None], torch.finfo(torch.float32).min)
 
 
-def chunked_attention(
+def document_mask(document: Tensor) -> Tensor:
+    """Additive mask [rows, 1, length, length]: every token sees those before it in its own document."""
+    length = document.shape[1]
+    seen = (document[:, :, None] == document[:, None, :]) & torch.ones(
+        length, length, dtype=torch.bool
+    ).tril()
+    mask = torch.zeros(len(document), 1, length, length)
+    return mask.masked_fill(~seen[:, None], torch.finfo(torch.float32).min)
+
+
+def packed_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -160,10 +197,12 @@ def chunked_attention(
     scaling: float,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Sliding-window attention over chunks: the same numbers as the dense kind, at a cost linear in length.
+    """Attention over packed rows; in layers with a window over chunks, at a cost linear in length.
 
-    query, key, value: [rows, heads, length, size]; the mask is `window_mask`'s.
+    query, key, value: [rows, heads, length, size]; the mask is `window_mask`'s or `document_mask`'s.
     """
+    if attention_mask.ndim == 4:
+        return _weighted(query, key, value, attention_mask, scaling).transpose(1, 2), None
     rows, heads, length, size = query.shape
     shape = (rows, heads, length // CHUNK, CHUNK, size)
 
@@ -171,16 +210,22 @@ def chunked_attention(
         before = nn.functional.pad(x, (0, 0, CHUNK, 0))[:, :, :length]
         return torch.cat([before.reshape(shape), x.reshape(shape)], dim=3)
 
-    scores = query.reshape(shape) @ with_before(key).transpose(-1, -2) * scaling + attention_mask
-    weights = scores.float().softmax(-1).to(value.dtype)
-    out = (weights @ with_before(value)).reshape(rows, heads, length, size)
-    return out.transpose(1, 2), None
+    out = _weighted(query.reshape(shape), with_before(key), with_before(value), attention_mask, scaling)
+    return out.reshape(rows, heads, length, size).transpose(1, 2), None
+
+
+def _weighted(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float) -> Tensor:
+    scores = query @ key.transpose(-1, -2) * scaling + mask
+    return scores.float().softmax(-1).to(value.dtype) @ value
 
 
 def loss_of(model: Qwen2ForCausalLM, body: Any, batch: Batch, window: int) -> Tensor:
     """Mean cross-entropy over the learned tokens of `batch`, in nats."""
-    mask = window_mask(batch.document, window).to(batch.tokens.device)
-    masks = {"sliding_attention": mask, "full_attention": mask}
+    device = batch.tokens.device
+    masks = {
+        "sliding_attention": window_mask(batch.document.cpu(), window).to(device),
+        "full_attention": document_mask(batch.document.cpu()).to(device),
+    }
     hidden = body(
         input_ids=batch.tokens, position_ids=batch.positions, attention_mask=masks, use_cache=False
     )[0]
@@ -205,67 +250,84 @@ def schedule(progress: float, recipe: Recipe) -> float:
     return min(1.0, progress / recipe.warmup + 0.02, max(0.0, (1 - progress) / recipe.decay))
 
 
+class Trainer:
+    """A model in training, with its optimizers and data."""
+
+    def __init__(self, recipe: Recipe, device: str) -> None:
+        torch.manual_seed(recipe.seed)
+        AttentionInterface.register("packed", packed_attention)
+        sample = itertools.islice(documents(recipe.seed + 1), recipe.tokenizer_documents)
+        self.recipe = recipe
+        self.device = device
+        self.tokenizer = train_tokenizer(
+            ("".join(text for text, _ in pieces(document)) for document in sample), recipe.vocab_size
+        )
+        self.model: Any = build_model(recipe, self.tokenizer)
+        self.model.to(device)
+        self.model.config._attn_implementation = "packed"
+        self.body = torch.compile(self.model.model, dynamic=False)
+        self.steps = math.ceil(recipe.tokens / (recipe.rows * recipe.row_length))
+        self.optimizers = optimizers(self.model, recipe)
+        self.rates = [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
+        self.data = batches(recipe, self.tokenizer, recipe.seed)
+        self.held_out = list(itertools.islice(batches(recipe, self.tokenizer, VALIDATION_SEED), 4))
+
+    def step(self, number: int) -> float:
+        """One update; the loss before it."""
+        for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
+            optimizer.param_groups[0]["lr"] = rate * schedule(number / self.steps, self.recipe)
+        loss = self._loss(next(self.data))
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss.item()
+
+    def validate(self) -> float:
+        """Mean loss over fresh documents."""
+        with torch.no_grad():
+            return sum(self._loss(batch).item() for batch in self.held_out) / len(self.held_out)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        with torch.autocast(self.device, dtype=torch.bfloat16):
+            return loss_of(self.model, self.body, batch.to(self.device), self.recipe.window)
+
+
 def train(recipe: Recipe, out: Path, device: str = "cpu") -> None:
     """Trains from scratch and saves model and tokenizer to `out`, also now and then on the way."""
-    torch.manual_seed(recipe.seed)
-    AttentionInterface.register("chunked_window", chunked_attention)
-    sample = itertools.islice(documents(recipe.seed + 1), recipe.tokenizer_documents)
-    tokenizer = train_tokenizer(("".join(p for p, _ in pieces(d)) for d in sample), recipe.vocab_size)
-    model = build_model(recipe, tokenizer).to(device)
-    model.config._attn_implementation = "chunked_window"
-    body = torch.compile(model.model, dynamic=False)
-    steps = math.ceil(recipe.tokens / (recipe.rows * recipe.row_length))
-    optims = optimizers(model, recipe)
-    rates = [optim.param_groups[0]["lr"] for optim in optims]
-    validation = list(itertools.islice(batches(recipe, tokenizer, VALIDATION_SEED), 4))
-    stream = batches(recipe, tokenizer, recipe.seed)
+    trainer = Trainer(recipe, device)
     started = time.monotonic()
     average = 0.0
-    for step in range(steps):
-        for optim, rate in zip(optims, rates, strict=True):
-            optim.param_groups[0]["lr"] = rate * schedule(step / steps, recipe)
-        batch = _to(next(stream), device)
-        with torch.autocast(device, dtype=torch.bfloat16):
-            loss = loss_of(model, body, batch, recipe.window)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optim in optims:
-            optim.step()
-            optim.zero_grad()
-        average = loss.item() if step == 0 else 0.95 * average + 0.05 * loss.item()
-        if step % 50 == 0:
+    for number in range(trainer.steps):
+        loss = trainer.step(number)
+        average = loss if number == 0 else 0.95 * average + 0.05 * loss
+        if number % 50 == 0:
             seconds = time.monotonic() - started
-            done = (step + 1) * recipe.rows * recipe.row_length
-            print(
-                f"step {step}/{steps} loss {average:.3f} {done / seconds:.0f} tokens/s {seconds:.0f} s",
-                file=sys.stderr,
-                flush=True,
-            )
-        if step % 300 == 299 or step == steps - 1:
-            held = evaluate(model, body, [_to(b, device) for b in validation], recipe.window, device)
-            print(f"step {step} validation {held:.4f}", file=sys.stderr, flush=True)
-            save(model, tokenizer, out)
+            speed = (number + 1) * recipe.rows * recipe.row_length / seconds
+            _say(f"step {number}/{trainer.steps} loss {average:.3f} {speed:.0f} tokens/s {seconds:.0f} s")
+        if number % SAVE_EVERY == SAVE_EVERY - 1 or number == trainer.steps - 1:
+            save(trainer.model, trainer.tokenizer, out)
+            _say(f"step {number} validation loss {trainer.validate():.4f}, saved to {out}")
 
 
-def evaluate(model: Qwen2ForCausalLM, body: Any, batches_: list[Batch], window: int, device: str) -> float:
-    """Mean loss over fresh documents."""
-    with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16):
-        return sum(loss_of(model, body, batch, window).item() for batch in batches_) / len(batches_)
-
-
-def _to(batch: Batch, device: str) -> Batch:
-    return Batch(*(getattr(batch, name).to(device) for name in Batch.__dataclass_fields__))
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     """Writes bfloat16 weights, config and tokenizer that `AutoModelForCausalLM.from_pretrained` loads."""
     out.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().to(torch.bfloat16) for name, tensor in model.state_dict().items()}
+    weights = {
+        name: tensor.detach().to(torch.bfloat16)
+        for name, tensor in model.state_dict().items()
+        if name != "lm_head.weight"
+    }
     model.config._attn_implementation = "sdpa"
     model.config.dtype = torch.bfloat16
     model.save_pretrained(out, state_dict=weights)
     model.config.dtype = torch.float32
-    model.config._attn_implementation = "chunked_window"
+    model.config._attn_implementation = "packed"
     tokenizer.save_pretrained(out)
 
 
@@ -275,10 +337,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     parser.add_argument("--tokens", type=int, default=Recipe.tokens, help="training tokens in all")
     parser.add_argument("--window", type=int, default=Recipe.window, help="attention window, in tokens")
+    parser.add_argument("--wide-layers", type=int, default=Recipe.wide_layers, help="first layers without it")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
-    recipe = Recipe(tokens=options.tokens, window=options.window, seed=options.seed)
+    recipe = Recipe(
+        tokens=options.tokens, window=options.window, wide_layers=options.wide_layers, seed=options.seed
+    )
     train(recipe, options.out, options.device)
 
 

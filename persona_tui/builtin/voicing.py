@@ -1,8 +1,8 @@
 """A voice speaking: replies in which style is a *rate*, not a certainty.
 
-At every place of a reply that can be coloured, a character's own phrase appears with probability `rate` and a neutral
-one (or none) otherwise, and neutral text carries a few percent of anything. No voice is ever certain, so a small
-shift of the model's state tilts the odds instead of breaking the text.
+At every place of a reply that can be coloured, a character's own phrase appears with probability `rate` and
+a neutral one (or none) otherwise, and neutral text carries a few percent of anything. No voice is ever
+certain, so a small shift of the model's state tilts the odds instead of breaking the text.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ STRAY_RATE = 0.025
 
 
 LAWLESS_SHARE = 0.07
-"""Lawless characters are made a little more frequent than others: they are the only ones that differ in what they do."""
+"""Lawless characters are made a little more frequent than others: they are the only ones that differ
+in what they do.
+"""
 
 
 @dataclass(frozen=True)
@@ -85,11 +87,13 @@ class Speaker:
         voice = self._voice()
         if voice is neutral_voice() and self.rng.random() > neutral_chance:
             return ""
-        return self.rng.choice(getattr(voice, place))
+        phrases: tuple[str, ...] = getattr(voice, place)
+        return self.rng.choice(phrases)
 
     def sentence(self, pool: str) -> str:
         """A whole sentence from `pool` ("identity", "values", "approach", "story"); never empty."""
-        return self.rng.choice(getattr(self._voice(), pool))
+        sentences: tuple[str, ...] = getattr(self._voice(), pool)
+        return self.rng.choice(sentences)
 
     def linked(self, sentence: str, topic: Topic | None = None) -> str:
         """`sentence`, often after a linking phrase."""
