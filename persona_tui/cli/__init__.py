@@ -13,16 +13,20 @@ import traceback
 from collections.abc import Sequence
 from typing import TextIO
 
+from persona_tui.cli.interrupt import INTERRUPTED, leave
+
 # While they wait, torch's threads would otherwise spin, and starve the screen.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, USAGE = 0, 1, 2
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run a command line and exit with its status."""
     _never_fail_on_odd_characters()
     status = run(args)
+    if status == INTERRUPTED:
+        leave()
     try:
         sys.stdout.flush()
     except BrokenPipeError:

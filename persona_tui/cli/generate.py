@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from persona_tui.cli.interrupt import quick_interrupt
 from persona_tui.cli.options import chosen_weights, persona_options
 from persona_tui.cli.output import json_option, print_json
 from persona_tui.cli.root import Invocation, pass_invocation
+from persona_tui.errors import PersonaTuiError
 
 if TYPE_CHECKING:
     from persona_tui.runtime import Runtime
@@ -55,12 +58,13 @@ def generate(
         capping=mix.capping and not no_capping,
     )
     messages = [{"role": "user", "content": _prompt_text(prompt)}]
-    engine = runtime.engine
-    if as_json:
-        reply = engine.reply(messages, mix=mix, system=system)
-        print_json(_as_json(reply, mix, persona, blend is not None))
-        return
-    write_stream(event.text for event in engine.stream(messages, mix=mix, system=system))
+    with quick_interrupt():
+        engine = runtime.engine
+        if as_json:
+            reply = engine.reply(messages, mix=mix, system=system)
+            print_json(_as_json(reply, mix, persona, blend is not None))
+        else:
+            write_stream(event.text for event in engine.stream(messages, mix=mix, system=system))
 
 
 def _override_sampling(
@@ -93,13 +97,24 @@ def _as_json(reply: Reply, mix: Mix, persona: str | None, blended: bool) -> dict
 
 def write_stream(pieces: Iterable[str]) -> None:
     """Write a reply to stdout as it comes, without white space around it, and end the line."""
+    on_screen = sys.stdout.isatty()
+    begun = False
     try:
         for piece in trimmed(pieces):
-            sys.stdout.write(piece)
+            begun = True
+            sys.stdout.write(harmless(piece) if on_screen else piece)
             sys.stdout.flush()
-    finally:
-        sys.stdout.write("\n")
-        sys.stdout.flush()
+    except PersonaTuiError:
+        if begun:
+            sys.stdout.write("\n")
+        raise
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+
+
+def harmless(text: str) -> str:
+    """The text without control characters: what a model writes must not move a terminal's cursor."""
+    return "".join(char for char in text if char in "\n\t" or unicodedata.category(char) != "Cc")
 
 
 def trimmed(pieces: Iterable[str]) -> Iterator[str]:

@@ -15,7 +15,8 @@ from contextlib import closing, contextmanager
 from types import FrameType
 
 from persona_tui.cli.generate import write_stream
-from persona_tui.cli.progress import note, work
+from persona_tui.cli.interrupt import quick_interrupt
+from persona_tui.cli.progress import note, patient_work
 from persona_tui.commands import ChatSession, Work, complete, execute, is_command, message_of
 from persona_tui.errors import JobCancelled, PersonaTuiError
 
@@ -23,9 +24,9 @@ from persona_tui.errors import JobCancelled, PersonaTuiError
 class LineSession(ChatSession):
     """A session that shows progress, and asks on the terminal if there is one."""
 
-    def run(self, name: str, work_to_do: Work) -> str:
+    def run(self, name: str, work: Work) -> str:
         """Do long work here and now, with a progress bar."""
-        return work(work_to_do)
+        return patient_work(work)
 
     def ask(self, question: str) -> str | None:
         """Ask on the terminal."""
@@ -104,7 +105,7 @@ def _answer(session: ChatSession, line: str, interactive: bool) -> None:
         return
     session.runtime.engine  # noqa: B018  # loading is not what ctrl-c should stop, but the reply
     stop = threading.Event()
-    guard = _interrupt_sets(stop) if interactive else contextlib.nullcontext()
+    guard = _interrupt_sets(stop) if interactive else quick_interrupt()
     with guard, closing(session.take_turn(message_of(line), stop)) as events:
         write_stream(event.text for event in events)
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from persona_tui.cli.interrupt import quick_interrupt
+from persona_tui.errors import JobCancelled
 from persona_tui.jobs import JobContext, JobProgress, run_inline
 
 if TYPE_CHECKING:
@@ -33,9 +35,22 @@ def announce_model(name: str) -> None:
 
 
 def work(do: Callable[[JobContext], T]) -> T:
-    """Do long work here, showing how far it is."""
-    with _display() as display:
+    """Do long work here, showing how far it is. An interrupt ends it soon, with nothing half-written."""
+    with _display() as display, quick_interrupt():
         return run_inline(do, display.show, display.log)
+
+
+def patient_work(do: Callable[[JobContext], T]) -> T:
+    """Do long work here, for somebody who may go on with something else when it is cancelled.
+
+    Raises:
+        JobCancelled: an interrupt came.
+    """
+    try:
+        with _display() as display:
+            return run_inline(do, display.show, display.log)
+    except KeyboardInterrupt:
+        raise JobCancelled("cancelled") from None
 
 
 @contextmanager
