@@ -471,7 +471,7 @@ COMMANDS: dict[str, Command] = {
         Command(
             "safety",
             "/safety on|off",
-            "capping: whether activations are kept above the floor",
+            "capping: keep activations above the floor",
             _safety,
             lambda _: ("on", "off"),
         ),

@@ -1,0 +1,322 @@
+"""Slash commands: parsing, completing, and what they do to a session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from persona_tui.commands import (
+    COMMANDS,
+    ChatSession,
+    CommandError,
+    complete,
+    execute,
+    is_command,
+    message_of,
+    parse,
+    sampling_of,
+)
+from persona_tui.errors import PersonaNotFoundError, PersonaTuiError
+from persona_tui.model import TokenEvent
+from persona_tui.runtime import FromDescription, Runtime, Source
+from tests.vectors.conftest import Make
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Runtime:
+    """A workspace with two personas; its model is never loaded."""
+    (tmp_path / "config.yaml").touch()
+    runtime = Runtime.open(tmp_path)
+    for name in ("sage", "fool"):
+        runtime.personas.save(Make().persona(name))
+    return runtime
+
+
+@pytest.fixture
+def session(runtime: Runtime) -> ChatSession:
+    return ChatSession.start(runtime)
+
+
+class Asking(ChatSession):
+    """A session with somebody who always answers the same."""
+
+    answer = "y"
+
+    def ask(self, question: str) -> str | None:
+        return self.answer
+
+
+# --- reading a line ---
+
+
+@pytest.mark.parametrize(
+    ("line", "command", "message"),
+    [
+        ("/help", True, "/help"),
+        ("//help", False, "/help"),
+        ("hello /help", False, "hello /help"),
+        ("", False, ""),
+    ],
+)
+def test_what_is_a_command(line: str, command: bool, message: str) -> None:
+    assert is_command(line) is command
+    assert message_of(line) == message
+
+
+def test_parsing() -> None:
+    assert parse("/persona  sage ") == (COMMANDS["persona"], "sage")
+    assert parse("/PERSONA sage") == (COMMANDS["persona"], "sage")
+    assert parse("/create wiz A grumpy wizard")[1] == "wiz A grumpy wizard"
+    assert parse("/none") == (COMMANDS["none"], "")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("/persna sage", 'Did you mean "/persona"'),
+        ("/xyzzy", "/help lists them"),
+        ("/", "/help"),
+        ("/ help", "/"),
+    ],
+)
+def test_unknown_commands(session: ChatSession, line: str, message: str) -> None:
+    with pytest.raises(CommandError, match=message):
+        execute(session, line)
+
+
+def test_completion(session: ChatSession) -> None:
+    assert complete(session, "/") == [f"/{name}" for name in COMMANDS]
+    assert complete(session, "/s") == ["/strength", "/safety", "/system", "/seed"]
+    assert complete(session, "/persona ") == ["/persona fool", "/persona sage"]
+    assert complete(session, "/persona sa") == ["/persona sage"]
+    assert complete(session, "/persona sage") == []
+    assert complete(session, "/blend sage:0.5,f") == ["/blend sage:0.5,fool"]
+    assert complete(session, "/safety o") == ["/safety on", "/safety off"]
+    assert complete(session, "/unload ") == []
+    assert complete(session, "/help pe") == ["/help persona"]
+    assert complete(session, "hello") == complete(session, "/nonsense x") == []
+
+
+# --- who speaks ---
+
+
+def test_persona_loads_and_speaks(session: ChatSession) -> None:
+    assert execute(session, "/persona").startswith("No persona.")
+    assert execute(session, "/persona sage") == "Speaking as sage 0.30."
+    assert session.mix.weights == {"sage": 1.0}
+    assert session.runtime.personas.list_loaded() == ["sage"]
+    assert execute(session, "/persona") == "Speaking as sage 0.30."
+    assert session.label == "sage 0.30"
+    assert execute(session, "/none") == "No persona."
+    assert session.label == "" and session.mix.weights == {}
+
+
+def test_an_unknown_persona_changes_nothing(session: ChatSession) -> None:
+    execute(session, "/persona sage")
+    for line in ("/persona sgae", "/blend fool:1,sgae:1", "/load sgae", "/delete sgae"):
+        with pytest.raises(PersonaNotFoundError, match='Did you mean "sage"'):
+            execute(session, line)
+    assert session.mix.weights == {"sage": 1.0}
+    assert session.runtime.personas.list_loaded() == ["sage"]
+
+
+def test_strength_and_capping(session: ChatSession) -> None:
+    assert execute(session, "/strength") == "Strength 0.30."
+    assert execute(session, "/strength -0.5") == "Strength -0.50."
+    assert session.mix.strength == -0.5
+    assert execute(session, "/safety") == "Capping is on."
+    assert execute(session, "/safety off") == "Capping is off."
+    assert not session.mix.capping
+    assert execute(session, "/safety ON") == "Capping is on."
+
+
+def test_blend(session: ChatSession) -> None:
+    assert execute(session, "/blend").startswith("No persona.")
+    assert execute(session, "/blend sage:0.5, fool:-0.2") == "Speaking as sage:0.5,fool:-0.2 0.30."
+    assert session.mix.weights == {"sage": 0.5, "fool": -0.2}
+    assert sorted(session.runtime.personas.list_loaded()) == ["fool", "sage"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "/strength loud",
+        "/strength nan",
+        "/strength inf",
+        "/blend sage:x",
+        "/blend sage:0",
+        "/safety maybe",
+        "/temperature hot",
+        "/temperature -1",
+        "/seed x",
+        "/seed -1",
+        "/load",
+        "/unload",
+        "/unload sage",
+        "/delete",
+        "/delete sage",
+        "/create",
+        "/create wizard",
+        "/create ../x A wizard",
+        "/create sage A wise man",
+        "/help xyzzy",
+    ],
+)
+def test_mistakes_are_one_line_and_change_nothing(session: ChatSession, line: str) -> None:
+    before = (session.mix, dict(session.sampling_changes), session.runtime.personas.list_available())
+    with pytest.raises(PersonaTuiError) as caught:
+        execute(session, line)
+    assert str(caught.value) and "\n" not in str(caught.value)
+    assert (session.mix, session.sampling_changes, session.runtime.personas.list_available()) == before
+
+
+# --- personas ---
+
+
+def test_list_load_and_unload(session: ChatSession) -> None:
+    execute(session, "/persona sage")
+    execute(session, "/load fool")
+    assert execute(session, "/list").splitlines() == ["  fool (loaded)", "> sage (loaded)"]
+    assert execute(session, "/unload sage") == "Unloaded sage."
+    assert session.mix.weights == {}
+    assert execute(session, "/list").splitlines() == ["  fool (loaded)", "  sage"]
+
+
+def test_an_empty_list(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
+    assert "/create" in execute(ChatSession.start(Runtime.open(tmp_path)), "/list")
+
+
+def test_delete(session: ChatSession) -> None:
+    execute(session, "/blend sage,fool")
+    assert execute(session, "/delete sage --yes") == "Deleted sage."
+    assert session.runtime.personas.list_available() == ["fool"]
+    assert session.mix.weights == {"fool": 1.0}
+
+
+def test_delete_asks(runtime: Runtime) -> None:
+    session = Asking.start(runtime)
+    session.answer = ""
+    assert execute(session, "/delete sage") == "Kept sage."
+    session.answer = "Y"
+    assert execute(session, "/delete sage") == "Deleted sage."
+
+
+def test_create(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, Source]] = []
+
+    def create(self: Runtime, name: str, source: Source, context: object) -> Any:
+        from persona_tui.runtime import Created
+
+        made.append((name, source))
+        return Created(Make().persona(name))
+
+    monkeypatch.setattr(Runtime, "create_persona", create)
+    session = Asking.start(runtime)
+    assert execute(session, "/create wizard  A grumpy wizard ").startswith("Created wizard.")
+    session.answer = "An elf"
+    assert execute(session, "/create elf").startswith("Created elf.")
+    assert made == [("wizard", FromDescription("A grumpy wizard")), ("elf", FromDescription("An elf"))]
+
+
+# --- how it speaks ---
+
+
+def test_system_seed_and_temperature(session: ChatSession) -> None:
+    assert execute(session, "/system") == "No system prompt."
+    assert execute(session, "/system Be brief.") == "System prompt: Be brief."
+    assert session.system == "Be brief."
+    assert execute(session, "/system off") == "No system prompt."
+    assert execute(session, "/seed 7").startswith("Seed 7")
+    assert sampling_of(session).seed == 7
+    assert execute(session, "/seed off").startswith("No seed")
+    assert execute(session, "/temperature 0") == "Temperature 0."
+    assert sampling_of(session).temperature == 0
+    assert sampling_of(session).max_new_tokens == 256
+
+
+def test_help_and_quit(session: ChatSession) -> None:
+    lines = execute(session, "/help").splitlines()
+    assert [line.split()[0] for line in lines] == [f"/{name}" for name in COMMANDS]
+    assert max(map(len, lines)) < 80
+    assert execute(session, "/help none").startswith("/none")
+    assert not session.ended
+    assert execute(session, "/quit") == ""
+    assert session.ended
+
+
+# --- a turn ---
+
+
+class Engine:
+    """Stands for the engine: says the same words, whatever is asked."""
+
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self.words = words
+        self.heard: list[list[dict[str, str]]] = []
+        self.mix: object = None
+
+    def set_mix(self, mix: object) -> None:
+        self.mix = mix
+
+    def stream(self, messages: list[dict[str, str]], **options: Any) -> Iterator[TokenEvent]:
+        self.heard.append(messages)
+        for index, word in enumerate(self.words):
+            yield TokenEvent(0, index, index, word, {}, 0.0, 0.0, None)
+
+
+class Model:
+    """Stands for a model in which every letter is a token."""
+
+    context_length: int | None = None
+
+    def count_tokens(self, messages: list[dict[str, str]]) -> int:
+        return sum(len(message["content"]) for message in messages)
+
+
+@pytest.fixture
+def engine(runtime: Runtime) -> Engine:
+    engine = Engine((" Good", " day", ".\n"))
+    runtime._engine = engine  # type: ignore[assignment]
+    runtime._model = Model()  # type: ignore[assignment]
+    return engine
+
+
+def test_a_turn_is_remembered(session: ChatSession, engine: Engine) -> None:
+    assert len(list(session.take_turn("hi"))) == 3
+    list(session.take_turn("again"))
+    assert [message["content"] for message in session.messages] == ["hi", "Good day.", "again", "Good day."]
+    assert [message["role"] for message in engine.heard[1]] == ["user", "assistant", "user"]
+    assert engine.mix == session.mix
+
+
+def test_a_stopped_turn_keeps_what_was_said(session: ChatSession, engine: Engine) -> None:
+    turn = session.take_turn("hi")
+    next(turn)
+    turn.close()
+    assert session.messages[1] == {"role": "assistant", "content": "Good"}
+
+
+def test_a_turn_without_a_word_leaves_no_trace(session: ChatSession, engine: Engine) -> None:
+    engine.words = ()
+    assert list(session.take_turn("hi")) == []
+    assert session.messages == []
+
+
+def test_the_oldest_turns_give_way(session: ChatSession, engine: Engine) -> None:
+    session.runtime.model.context_length = 100
+    session.sampling_changes = {"max_new_tokens": 40}
+    for number in range(9):
+        list(session.take_turn(f"question {number}"))
+    assert engine.heard[-1][0]["role"] == "user"
+    assert engine.heard[-1][-1]["content"] == "question 8"
+    assert len(engine.heard[-1]) < len(session.messages)
+    assert len(session.messages) == 18
+
+
+def test_the_mix_reaches_a_running_engine(session: ChatSession, engine: Engine) -> None:
+    execute(session, "/persona sage")
+    assert engine.mix == session.mix

@@ -1,0 +1,74 @@
+"""The runtime: cheap to open, lazy, and careful with what is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from persona_tui.errors import ConfigError, DatasetError, PersonaTuiError, WorkspaceError
+from persona_tui.runtime import FromArchetype, FromDescription, Runtime
+from tests.vectors.conftest import Make
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Runtime:
+    (tmp_path / "config.yaml").write_text("model:\n  device: cpu\nsteering:\n  default_strength: 0.4\n")
+    return Runtime.open(tmp_path)
+
+
+def test_options_override_the_file(tmp_path: Path, runtime: Runtime) -> None:
+    assert runtime.settings.model.name == "builtin" and runtime.slug == "builtin"
+    other = Runtime.open(tmp_path, model="Qwen/Qwen2.5-7B-Instruct", dtype="float16", quantization="4bit")
+    assert other.slug == "Qwen--Qwen2.5-7B-Instruct"
+    assert other.settings.model.device == "cpu"
+    assert (other.settings.model.dtype, other.settings.model.quantization) == ("float16", "4bit")
+    with pytest.raises(ConfigError, match=r"model\.device"):
+        Runtime.open(tmp_path, device="toaster")
+
+
+def test_a_new_workspace_is_filled(tmp_path: Path) -> None:
+    runtime = Runtime.open(tmp_path / "new")
+    assert runtime.check_datasets() > 500
+
+
+def test_the_mix_follows_the_settings(runtime: Runtime) -> None:
+    assert runtime.default_mix().strength == 0.4
+    assert not runtime.model_loaded and runtime.loaded_engine is None
+
+
+def test_missing_data_sets_are_restored_and_others_left_alone(runtime: Runtime) -> None:
+    mine = runtime.workspace.datasets / "personas" / "archetypes" / "mine.jsonl"
+    mine.parent.mkdir(parents=True)
+    mine.write_text('{"id": "m", "system_prompt": "Be mine."}\n')
+    assert len(runtime.restore_datasets()) == 3
+    assert [path.name for path in mine.parent.iterdir()] == ["mine.jsonl"]
+    assert runtime.restore_datasets() == []
+    mine.unlink()
+    assert len(runtime.restore_datasets()) == 5
+
+
+def test_problems_in_data_sets_are_counted(runtime: Runtime) -> None:
+    with pytest.raises(DatasetError, match=r"does not exist.* \(2 more"):
+        runtime.check_datasets()
+
+
+def test_new_names(runtime: Runtime) -> None:
+    runtime.restore_datasets()
+    runtime.personas.save(Make().persona("taken"))
+    with pytest.raises(PersonaTuiError, match="already"):
+        runtime.check_new_name("taken", FromDescription("A thief"))
+    with pytest.raises(WorkspaceError):
+        runtime.check_new_name("a/b", FromDescription("A thief"))
+    with pytest.raises(DatasetError, match='Did you mean "sage"'):
+        runtime.check_new_name("new", FromArchetype("sgae"))
+    with pytest.raises(PersonaTuiError, match="written by people"):
+        runtime.check_new_name("sage", FromDescription("A wise man"))
+    runtime.check_new_name("sage", FromArchetype("sage"))
+
+
+def test_prompts_that_a_program_wrote_may_be_replaced(runtime: Runtime) -> None:
+    runtime.restore_datasets()
+    path = runtime.workspace.datasets / "personas" / "archetypes" / "elf.jsonl"
+    path.write_text('{"id": "e", "system_prompt": "Be an elf.", "source": "model"}\n')
+    runtime.check_new_name("elf", FromDescription("An elf"))
