@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import math
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -20,7 +19,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AttentionInterface,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from persona_tui.builtin.corpus import Document, documents, long_chats
 from persona_tui.builtin.tokenizer import END_OF_TURN, START_OF_TURN, train_tokenizer
@@ -34,6 +39,28 @@ VALIDATION_SEED = 10_007
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A part of the training with one batch size. Each begins with fresh optimizers and fresh documents.
+
+    The learning rate is a multiple of the recipe's: it rises over `warmup` steps to `rate`, stays until
+    `plateau` steps are done and then falls in a straight line to `final` times `rate`.
+    """
+
+    steps: int
+    tokens: int
+    rate: float
+    warmup: int
+    plateau: int
+    final: float
+
+    def rate_at(self, step: int) -> float:
+        """The multiple at one step."""
+        rise = (step + 1) / self.warmup
+        fallen = max(0.0, (step - self.plateau) / (self.steps - self.plateau))
+        return self.rate * min(1.0, rise, 1 - (1 - self.final) * fallen)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that decides what comes out."""
 
@@ -44,16 +71,15 @@ class Recipe:
     heads: int = 4
     window: int = 24
     wide_layers: int = 3
-    tokens: int = 20_000_000
-    rows: int = 32
     row_length: int = 256
     long_every: int = 12
-    long_rows: int = 8
     long_length: int = 1024
     matrix_rate: float = 0.01
     other_rate: float = 2e-3
-    warmup: float = 0.03
-    decay: float = 0.4
+    stages: tuple[Stage, ...] = (
+        Stage(steps=1200, tokens=8192, rate=1.0, warmup=51, plateau=1025, final=0.745),
+        Stage(steps=2400, tokens=4096, rate=0.75, warmup=50, plateau=1400, final=0.0),
+    )
     seed: int = 7
     tokenizer_documents: int = 20_000
 
@@ -118,12 +144,12 @@ def encode(document: Document, tokenizer: PreTrainedTokenizerFast) -> tuple[list
     return ids, labels
 
 
-def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[Batch]:
-    """Packed batches, endless: documents share a row and never see each other. Now and then one of long
-    chats.
+def batches(recipe: Recipe, tokens: int, tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[Batch]:
+    """Packed batches of `tokens`, endless: documents share a row and never see each other. Now and then one
+    has long chats.
     """
-    short = _packed(documents(seed), tokenizer, recipe.rows, recipe.row_length)
-    long = _packed(long_chats(seed), tokenizer, recipe.long_rows, recipe.long_length)
+    short = _packed(documents(seed), tokenizer, tokens // recipe.row_length, recipe.row_length)
+    long = _packed(long_chats(seed), tokenizer, tokens // recipe.long_length, recipe.long_length)
     for step in itertools.count(1):
         yield next(long if step % recipe.long_every == 0 else short)
 
@@ -245,44 +271,39 @@ def optimizers(model: Qwen2ForCausalLM, recipe: Recipe) -> list[torch.optim.Opti
     ]
 
 
-def schedule(progress: float, recipe: Recipe) -> float:
-    """Share of the learning rate at `progress` (0 to 1): a short rise, a plateau, a straight fall to zero."""
-    return min(1.0, progress / recipe.warmup + 0.02, max(0.0, (1 - progress) / recipe.decay))
-
-
 class Trainer:
     """A model in training, with its optimizers and data."""
 
-    def __init__(self, recipe: Recipe, device: str) -> None:
+    def __init__(self, recipe: Recipe, device: str, resume: Path | None = None) -> None:
+        """Starts anew, or from the weights in `resume`."""
         torch.manual_seed(recipe.seed)
         AttentionInterface.register("packed", packed_attention)
-        sample = itertools.islice(documents(recipe.seed + 1), recipe.tokenizer_documents)
         self.recipe = recipe
         self.device = device
-        self.tokenizer = train_tokenizer(
-            ("".join(text for text, _ in pieces(document)) for document in sample), recipe.vocab_size
-        )
-        self.model: Any = build_model(recipe, self.tokenizer)
+        self.tokenizer: Any = _tokenizer(recipe) if resume is None else AutoTokenizer.from_pretrained(resume)
+        fresh = build_model(recipe, self.tokenizer)
+        self.model: Any = fresh if resume is None else _weights(resume)
         self.model.to(device)
         self.model.config._attn_implementation = "packed"
         self.body = torch.compile(self.model.model, dynamic=False)
-        self.steps = math.ceil(recipe.tokens / (recipe.rows * recipe.row_length))
-        self.optimizers = optimizers(self.model, recipe)
-        self.rates = [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
-        self.data = batches(recipe, self.tokenizer, recipe.seed)
-        self.held_out = list(itertools.islice(batches(recipe, self.tokenizer, VALIDATION_SEED), 4))
+        held_out = batches(recipe, recipe.stages[0].tokens, self.tokenizer, VALIDATION_SEED)
+        self.held_out = list(itertools.islice(held_out, 4))
 
-    def step(self, number: int) -> float:
-        """One update; the loss before it."""
-        for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
-            optimizer.param_groups[0]["lr"] = rate * schedule(number / self.steps, self.recipe)
-        loss = self._loss(next(self.data))
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        return loss.item()
+    def run(self, number: int, stage: Stage) -> Iterator[float]:
+        """One stage; yields the loss of every step."""
+        optims = optimizers(self.model, self.recipe)
+        rates = [optimizer.param_groups[0]["lr"] for optimizer in optims]
+        data = batches(self.recipe, stage.tokens, self.tokenizer, self.recipe.seed + 1000 * number)
+        for step in range(stage.steps):
+            for optimizer, rate in zip(optims, rates, strict=True):
+                optimizer.param_groups[0]["lr"] = rate * stage.rate_at(step)
+            loss = self._loss(next(data))
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            for optimizer in optims:
+                optimizer.step()
+                optimizer.zero_grad()
+            yield loss.item()
 
     def validate(self) -> float:
         """Mean loss over fresh documents."""
@@ -294,21 +315,32 @@ class Trainer:
             return loss_of(self.model, self.body, batch.to(self.device), self.recipe.window)
 
 
-def train(recipe: Recipe, out: Path, device: str = "cpu") -> None:
-    """Trains from scratch and saves model and tokenizer to `out`, also now and then on the way."""
-    trainer = Trainer(recipe, device)
-    started = time.monotonic()
-    average = 0.0
-    for number in range(trainer.steps):
-        loss = trainer.step(number)
-        average = loss if number == 0 else 0.95 * average + 0.05 * loss
-        if number % 50 == 0:
-            seconds = time.monotonic() - started
-            speed = (number + 1) * recipe.rows * recipe.row_length / seconds
-            _say(f"step {number}/{trainer.steps} loss {average:.3f} {speed:.0f} tokens/s {seconds:.0f} s")
-        if number % SAVE_EVERY == SAVE_EVERY - 1 or number == trainer.steps - 1:
-            save(trainer.model, trainer.tokenizer, out)
-            _say(f"step {number} validation loss {trainer.validate():.4f}, saved to {out}")
+def train(recipe: Recipe, out: Path, device: str = "cpu", resume: Path | None = None, first: int = 0) -> None:
+    """Trains all stages from the `first` on; saves to `out` at the end, and now and then on the way."""
+    trainer = Trainer(recipe, device, resume)
+    for number, stage in enumerate(recipe.stages[first:], first):
+        started = time.monotonic()
+        average: float | None = None
+        for step, loss in enumerate(trainer.run(number, stage)):
+            average = loss if average is None else 0.95 * average + 0.05 * loss
+            if step % 50 == 0:
+                seconds = time.monotonic() - started
+                speed = (step + 1) * stage.tokens / seconds
+                _say(f"stage {number} step {step}/{stage.steps} loss {average:.3f} {speed:.0f} tokens/s")
+            if step % SAVE_EVERY == SAVE_EVERY - 1 or step == stage.steps - 1:
+                save(trainer.model, trainer.tokenizer, out)
+                _say(f"stage {number} step {step} validation loss {trainer.validate():.4f}, saved to {out}")
+
+
+def _weights(folder: Path) -> Any:
+    return Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+def _tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
+    sample = itertools.islice(documents(recipe.seed + 1), recipe.tokenizer_documents)
+    return train_tokenizer(
+        ("".join(text for text, _ in pieces(document)) for document in sample), recipe.vocab_size
+    )
 
 
 def _say(line: str) -> None:
@@ -335,16 +367,15 @@ def main() -> None:
     """Train the built-in model."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--out", type=Path, default=WEIGHTS)
-    parser.add_argument("--tokens", type=int, default=Recipe.tokens, help="training tokens in all")
     parser.add_argument("--window", type=int, default=Recipe.window, help="attention window, in tokens")
     parser.add_argument("--wide-layers", type=int, default=Recipe.wide_layers, help="first layers without it")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--resume", type=Path, help="weights to go on from")
+    parser.add_argument("--first-stage", type=int, default=0, help="with --resume: which stage comes next")
     options = parser.parse_args()
-    recipe = Recipe(
-        tokens=options.tokens, window=options.window, wide_layers=options.wide_layers, seed=options.seed
-    )
-    train(recipe, options.out, options.device)
+    recipe = Recipe(window=options.window, wide_layers=options.wide_layers, seed=options.seed)
+    train(recipe, options.out, options.device, options.resume, options.first_stage)
 
 
 if __name__ == "__main__":
