@@ -56,7 +56,7 @@ class Stage:
     def rate_at(self, step: int) -> float:
         """The multiple at one step."""
         rise = (step + 1) / self.warmup
-        fallen = max(0.0, (step - self.plateau) / (self.steps - self.plateau))
+        fallen = max(0.0, (step - self.plateau) / max(1, self.steps - self.plateau))
         return self.rate * min(1.0, rise, 1 - (1 - self.final) * fallen)
 
 
@@ -78,7 +78,9 @@ class Recipe:
     other_rate: float = 2e-3
     stages: tuple[Stage, ...] = (
         Stage(steps=1200, tokens=8192, rate=1.0, warmup=51, plateau=1025, final=0.745),
-        Stage(steps=2400, tokens=4096, rate=0.75, warmup=50, plateau=1400, final=0.0),
+        Stage(steps=600, tokens=4096, rate=0.75, warmup=50, plateau=600, final=1.0),
+        Stage(steps=300, tokens=4096, rate=0.75, warmup=20, plateau=0, final=0.77),
+        Stage(steps=2000, tokens=4096, rate=0.6, warmup=20, plateau=100, final=0.0),
     )
     seed: int = 7
     tokenizer_documents: int = 20_000
