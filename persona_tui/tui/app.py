@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from textual import on
 from textual.app import App, SystemCommand
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from persona_tui.commands import is_command, message_of
@@ -23,7 +23,7 @@ from persona_tui.runtime import Runtime
 from persona_tui.tui import collector, terminal
 from persona_tui.tui.help import help_text, key_of, welcome
 from persona_tui.tui.job_board import JobBoard
-from persona_tui.tui.keys import ACTIONS, known_ids
+from persona_tui.tui.keys import ACTIONS, key_name, known_ids
 from persona_tui.tui.messages import JobChanged, LogLine, ModelFailed, ModelReady, TurnEnded
 from persona_tui.tui.people import People
 from persona_tui.tui.screens.chat import WIDE, ChatScreen, Panel
@@ -82,7 +82,7 @@ class PersonaApp(App[None]):
     def on_ready(self) -> None:
         """Fill the screen, and load the model once the first paint is out."""
         self.main.chat.note(welcome(self))
-        self.people.show()
+        self.people.refresh()
         self.show_status()
         self.call_after_refresh(self._load_model)
 
@@ -103,6 +103,10 @@ class PersonaApp(App[None]):
     def key_label(self, action: str) -> str:
         """Return the key of an action as it is mapped now, for texts that name it."""
         return key_of(self, next(known.binding() for known in ACTIONS if known.id == action))
+
+    def get_key_display(self, binding: Binding) -> str:
+        """Return a key as people write it."""
+        return binding.key_display or key_name(binding.key)
 
     def _load_model(self) -> None:
         runtime, post = self.runtime, self.post_message
@@ -288,7 +292,6 @@ class PersonaApp(App[None]):
             context=self._context_size,
             job=self.jobs.summary(),
         )
-        self.main.refresh_bindings()
 
     def show_error(self, error: Exception) -> None:
         """Say in the chat what went wrong, in one line."""
@@ -326,7 +329,7 @@ def run_app(
             steering.capping if capping is None else capping,
         ),
     )
-    with terminal.stderr_lines(lambda line: app.post_message(LogLine(line))):
+    with terminal.stderr_lines(lambda line: app.is_running and app.post_message(LogLine(line))):
         app.run()
     return _leave(app)
 

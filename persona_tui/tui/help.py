@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 _KEY_WIDTH = 16
 
 _SECTIONS = (
-    ("in the prompt", ("prompt.send", "prompt.newline", "prompt.complete", "prompt.up", "chat.page_up")),
+    ("in the prompt", ("prompt_send", "prompt_newline", "prompt_complete", "prompt_up", "chat_page_up")),
     (
         "in the list of personas",
-        ("personas.load", "personas.speak", "personas.new", "personas.info", "personas.delete"),
+        ("personas_load", "personas_speak", "personas_new", "personas_info", "personas_delete"),
     ),
     (
         "on a fader",
         (
-            "slider.less",
-            "slider.more",
-            "slider.much_less",
-            "slider.much_more",
-            "slider.zero",
-            "slider.negate",
-            "slider.solo",
+            "slider_less",
+            "slider_more",
+            "slider_much_less",
+            "slider_much_more",
+            "slider_zero",
+            "slider_negate",
+            "slider_solo",
         ),
     ),
-    ("in the list of jobs", ("jobs.cancel",)),
+    ("in the list of jobs", ("jobs_cancel",)),
 )
 
 _FIRST_STEPS = (

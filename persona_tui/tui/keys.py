@@ -44,29 +44,25 @@ class Action:
 
 _PRIORITY = {"quit"}
 
+_NAMES = {
+    "escape": "esc",
+    "left": "←",
+    "right": "→",
+    "up": "↑",
+    "down": "↓",
+    "minus": "-",
+    "delete": "del",
+    "pageup": "pgup",
+    "pagedown": "pgdn",
+}
+
 ACTIONS = (
     Action("help", "f1", "show_help", "Help", "All keys and commands", "help"),
-    Action(
-        "personas",
-        "f2",
-        "toggle_panel('personas')",
-        "Personas",
-        "Load personas and choose who speaks",
-        "personas",
-    ),
+    Action("personas", "f2", "toggle_panel('personas')", "Personas", "Load, choose who speaks", "personas"),
     Action("mixer", "f3", "toggle_panel('mixer')", "Strength and blend", "How loud, and who", "strength"),
     Action("jobs", "f4", "toggle_panel('jobs')", "Jobs", "Long work and the log", "jobs"),
-    Action(
-        "regenerate",
-        "f5",
-        "regenerate",
-        "Write the reply anew",
-        "The last message is answered again",
-        "again",
-    ),
-    Action(
-        "back", "escape", "leave", "Back", "Close what is open, else stop the reply", "stop", palette=False
-    ),
+    Action("regenerate", "f5", "regenerate", "Again", "Write the last reply anew", "again"),
+    Action("back", "escape", "leave", "Back", "Close what is open, else stop the reply", "back/stop", False),
     Action("louder", "ctrl+up", "strength(0.05)", "Louder", "Strength up by 0.05, also in mid-reply"),
     Action("quieter", "ctrl+down", "strength(-0.05)", "Quieter", "Strength down by 0.05, also in mid-reply"),
     Action("palette", "ctrl+p", "command_palette", "Palette", "Find any action by name", palette=False),
@@ -80,6 +76,12 @@ ACTIONS = (
     Action("cancel_job", "", "cancel_job", "Cancel the job", "The one that runs"),
     Action("theme", "", "toggle_theme", "Dark or light", "Change the colours"),
 )
+
+
+def key_name(key: str) -> str:
+    """Return a key of Textual's as people write it: `ctrl+↑` for "ctrl+up"."""
+    *modifiers, last = key.split("+")
+    return "+".join([*modifiers, _NAMES.get(last, last)])
 
 
 def widget_bindings() -> list[Binding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from persona_tui.errors import PersonaTuiError
@@ -27,6 +28,14 @@ class People:
 
     def __init__(self, app: PersonaApp) -> None:
         self._app = app
+        self._names: list[str] = []
+        self._loaded: list[str] = []
+        self._answers: dict[str, Callable[[str], None]] = {
+            "load": self.toggle_loaded,
+            "speak": self.speak_as,
+            "info": self.info,
+            "delete": self.delete,
+        }
 
     @property
     def _manager(self) -> PersonaManager:
@@ -47,34 +56,29 @@ class People:
             self._app.show_error(error)
             self._app.voice.solo({})
         if not self._app.runtime.engine.can_cap:
-            self._app.main.chat.note(
-                f"{_NO_AXES} Choose “Prepare this model” in the palette (ctrl+p), or /init."
-            )
+            self._app.main.chat.note(f"{_NO_AXES} /init makes them.")
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look at the disk, and draw what is there."""
+        runtime = self._app.runtime
+        if self._app.model_ready:
+            self._names, self._loaded = self._manager.list_available(), self._manager.list_loaded()
+        else:
+            folder = runtime.workspace.personas_dir(runtime.slug)
+            self._names = sorted(path.stem for path in folder.glob("*.safetensors"))
         self.show()
 
     def show(self) -> None:
         """Draw the list of personas and the faders."""
-        names, loaded = self._known()
-        faders = self._app.voice.faders
-        self._app.main.personas.show_rows(
-            [PersonaRow(name, name in loaded, faders.speaking.get(name, 0.0)) for name in names]
+        faders, panel = self._app.voice.faders, self._app.main.personas
+        panel.show_rows(
+            [PersonaRow(name, name in self._loaded, faders.speaking.get(name, 0.0)) for name in self._names]
         )
         if not self._app.model_ready:
-            self._app.main.personas.say(_LOADING)
-        self._app.main.mixer.show(
-            faders.strength,
-            faders.capping,
-            self._floor(),
-            {name: faders.weights.get(name, 0.0) for name in loaded},
-        )
-
-    def _known(self) -> tuple[list[str], list[str]]:
-        """Return all names, and those that are loaded."""
-        runtime = self._app.runtime
-        if self._app.model_ready:
-            return self._manager.list_available(), self._manager.list_loaded()
-        folder = runtime.workspace.personas_dir(runtime.slug)
-        return sorted(path.stem for path in folder.glob("*.safetensors")), []
+            panel.say(_LOADING)
+        weights = {name: faders.weights.get(name, 0.0) for name in self._loaded}
+        self._app.main.mixer.show(faders.strength, faders.capping, self._floor(), weights)
 
     def _floor(self) -> str:
         engine = self._app.runtime.loaded_engine if self._app.model_ready else None
@@ -87,9 +91,7 @@ class People:
     def asked(self, what: str, name: str) -> None:
         """Do what the user wants done with a persona."""
         try:
-            {"load": self.toggle_loaded, "speak": self.speak_as, "info": self.info, "delete": self.delete}[
-                what
-            ](name)
+            self._answers[what](name)
         except PersonaTuiError as error:
             self._app.notify(str(error), severity="error")
 
@@ -103,18 +105,19 @@ class People:
     def load(self, name: str) -> None:
         """Load a persona and give it a fader."""
         self._manager.load(name)
-        self.show()
+        self.refresh()
 
     def unload(self, name: str) -> bool:
         """Take a persona's fader away; whether it had one."""
         was_loaded = self._manager.unload(name)
         self._app.voice.keep_only(self._manager.list_loaded())
-        self.show()
+        self.refresh()
         return was_loaded
 
     def speak_as(self, name: str) -> None:
         """Let one persona speak alone, loading it first; once more, and nobody speaks."""
         self._manager.load(name)
+        self.refresh()
         alone = {name: 1.0}
         self._app.voice.solo({} if self._app.voice.faders.speaking == alone else alone)
 
@@ -129,7 +132,7 @@ class People:
             if yes:
                 self._manager.delete(name)
                 self._app.voice.keep_only(self._manager.list_loaded())
-                self.show()
+                self.refresh()
                 self._app.notify(f"{name} is deleted.")
 
         self._app.push_screen(
@@ -141,7 +144,7 @@ class People:
     def create(self, name: str = "", who: str = "") -> None:
         """Ask for a new persona, and make it as a job."""
         archetypes = list_archetypes(self._app.runtime.workspace)
-        self._app.push_screen(CreateScreen(archetypes, self._known()[0], name, who), self._create)
+        self._app.push_screen(CreateScreen(archetypes, self._names, name, who), self._create)
 
     def _create(self, wanted: NewPersona | None) -> None:
         if wanted is not None:
@@ -178,4 +181,4 @@ class People:
         """Show what a job has changed, or why it failed."""
         if job.state == "failed" and job.error is not None:
             self._app.show_error(job.error)
-        self.show()
+        self.refresh()

@@ -123,7 +123,7 @@ class Slash:
             raise PersonaTuiError("The model is still loading.")
         elif answer := commands.execute(self._session, line):
             self._app.main.chat.note(answer)
-        self._app.people.show()
+        self._app.people.refresh()
 
     # --- completing
 

@@ -30,8 +30,8 @@ _TRACE = "assistant"
 class _Reply:
     turn: Turn
     view: MessageView
-    voice: str
     timer: Timer
+    shown: str = ""  # what its heading says of the voice
 
 
 class Speaker:
@@ -76,11 +76,11 @@ class Speaker:
         turn = Turn([dict(message) for message in self.conversation.messages], self.conversation.system)
         turn.sampling = dict(self.sampling)
         voice = app.voice.faders.label()
-        view = MessageView("assistant", _heading(voice, "" if app.model_ready else "waiting for the model"))
+        view = MessageView("assistant", _heading(voice, "…" if app.model_ready else "waiting for the model"))
         app.main.chat.add(view)
         app.main.chat.follow()
         app.main.trace.clear()
-        self._reply = _Reply(turn, view, voice, app.set_interval(DRAIN, self._drain))
+        self._reply = _Reply(turn, view, app.set_interval(DRAIN, self._drain))
         collector.pause()
         app.worker.submit_turn(self._work(turn), turn.stop)
         app.show_status()
@@ -114,9 +114,16 @@ class Speaker:
             if event.token_id >= 0:
                 self._app.main.trace.add(event.projections.get(_TRACE), event.capped)
         self._app.main.trace.refresh()
-        reply.view.set_heading(_heading(self._app.voice.faders.label(), ""))
+        self._show_voice(reply)
         self.last = reply.turn
         self._app.show_status()
+
+    def _show_voice(self, reply: _Reply) -> None:
+        """Say above the reply who speaks now; faders may have moved since its last token."""
+        voice = self._app.voice.faders.label()
+        if reply.shown != voice:
+            reply.shown = voice
+            reply.view.set_heading(_heading(voice, ""))
 
     # --- ending
 

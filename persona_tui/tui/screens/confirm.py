@@ -13,9 +13,9 @@ class ConfirmScreen(ModalScreen[bool]):
     """Asks; "no" has the focus, so that a stray enter does no harm."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("y", "answer(True)", "yes", id="confirm.yes"),
-        Binding("n,escape", "answer(False)", "no", id="confirm.no"),
-        Binding("left,right", "app.focus_next", "choose", show=False, id="confirm.choose"),
+        Binding("y", "answer(True)", "yes", id="confirm_yes"),
+        Binding("n,escape", "answer(False)", "no", id="confirm_no"),
+        Binding("left,right", "app.focus_next", "choose", show=False, id="confirm_choose"),
     ]
 
     def __init__(self, question: str, yes: str = "Yes", no: str = "No") -> None:

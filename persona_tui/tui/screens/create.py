@@ -32,7 +32,7 @@ class NewPersona:
 class CreateScreen(ModalScreen[NewPersona | None]):
     """Two fields. What is typed in the first is an archetype's name, or else a description."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "cancel", id="create.cancel")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "cancel", id="create_cancel")]
 
     def __init__(
         self, archetypes: Sequence[str], taken: Collection[str], name: str = "", who: str = ""

@@ -14,7 +14,7 @@ class PageScreen(ModalScreen[None]):
     """Shows text until it is closed; scrolls when it is long."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,f1,enter", "dismiss", "close", id="page.close")
+        Binding("escape,q,f1,enter", "dismiss", "close", id="page_close")
     ]
 
     def __init__(self, title: str, text: Content) -> None:

@@ -60,7 +60,7 @@ class JobList(OptionList):
     """The jobs, the latest first."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("c,delete", "cancel_job", "cancel job", id="jobs.cancel")
+        Binding("c,delete", "cancel_job", "cancel job", id="jobs_cancel")
     ]
 
     @dataclass

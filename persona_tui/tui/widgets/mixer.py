@@ -21,9 +21,9 @@ class CappingSwitch(Static, can_focus=True):
     """One row: capping on or off."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("space,enter", "app.toggle_capping", "switch", id="capping.switch"),
-        Binding("down,j", "app.focus_next", "next", show=False, id="capping.next"),
-        Binding("up,k", "app.focus_previous", "previous", show=False, id="capping.previous"),
+        Binding("space,enter", "app.toggle_capping", "switch", id="capping_switch"),
+        Binding("down,j", "app.focus_next", "next", show=False, id="capping_next"),
+        Binding("up,k", "app.focus_previous", "previous", show=False, id="capping_previous"),
     ]
 
     def show(self, on: bool) -> None:

@@ -39,11 +39,11 @@ class PersonaList(OptionList):
     """The list itself. Its messages say what the user wants; the app does it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("space", "ask('load')", "load/unload", id="personas.load"),
-        Binding("enter", "ask('speak')", "speak as", id="personas.speak"),
-        Binding("n", "app.create_persona", "new", id="personas.new"),
-        Binding("i", "ask('info')", "details", id="personas.info"),
-        Binding("d,delete", "ask('delete')", "delete", id="personas.delete"),
+        Binding("space", "ask('load')", "load/unload", id="personas_load"),
+        Binding("enter", "ask('speak')", "speak as", id="personas_speak"),
+        Binding("n", "app.create_persona", "new", id="personas_new"),
+        Binding("i", "ask('info')", "details", id="personas_info"),
+        Binding("d,delete", "ask('delete')", "delete", id="personas_delete"),
     ]
 
     @dataclass
@@ -67,6 +67,10 @@ class PersonaList(OptionList):
 
     def show_rows(self, rows: Sequence[PersonaRow]) -> None:
         """Show these personas, and leave the mark where it was."""
+        if [row.name for row in rows] == [option.id for option in self.options]:
+            for row in rows:
+                self.replace_option_prompt(row.name, row.content())
+            return
         marked = self.highlighted_option.id if self.highlighted_option else None
         self.set_options([Option(row.content(), id=row.name) for row in rows])
         names = [row.name for row in rows]

@@ -19,13 +19,13 @@ class Prompt(TextArea):
     """A text area that sends, remembers what was sent, and completes slash commands."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "send", "send", show=False, id="prompt.send"),
-        Binding("ctrl+j,shift+enter", "newline", "new line", show=False, id="prompt.newline"),
-        Binding("tab", "complete", "complete", show=False, id="prompt.complete"),
-        Binding("up", "up", "previous", show=False, id="prompt.up"),
-        Binding("down", "down", "next", show=False, id="prompt.down"),
-        Binding("pageup", "app.scroll_chat(-1)", "scroll up", show=False, id="chat.page_up"),
-        Binding("pagedown", "app.scroll_chat(1)", "scroll down", show=False, id="chat.page_down"),
+        Binding("enter", "send", "send", show=False, id="prompt_send"),
+        Binding("ctrl+j,shift+enter", "newline", "new line", show=False, id="prompt_newline"),
+        Binding("tab", "complete", "complete", show=False, id="prompt_complete"),
+        Binding("up", "up", "previous", show=False, id="prompt_up"),
+        Binding("down", "down", "next", show=False, id="prompt_down"),
+        Binding("pageup", "app.scroll_chat(-1)", "scroll up", show=False, id="chat_page_up"),
+        Binding("pagedown", "app.scroll_chat(1)", "scroll down", show=False, id="chat_page_down"),
     ]
 
     @dataclass

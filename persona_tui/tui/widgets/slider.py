@@ -13,7 +13,7 @@ from textual.widget import Widget
 
 STEP = 0.05
 BIG_STEP = 0.25
-TYPING_PAUSE = 1.0  # seconds after the last digit until a typed value is taken
+TYPING_PAUSE = 1.5  # seconds after the last digit until a typed value is taken
 
 _VALUE_WIDTH = 6
 _TYPED = "0123456789."
@@ -23,15 +23,15 @@ class FloatSlider(Widget, can_focus=True):
     """`name ────┼━━●── +0.30`. Values that were set from elsewhere may lie beyond its ends."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left", f"step({-STEP})", "less", id="slider.less"),
-        Binding("right", f"step({STEP})", "more", id="slider.more"),
-        Binding("shift+left", f"step({-BIG_STEP})", "much less", show=False, id="slider.much_less"),
-        Binding("shift+right", f"step({BIG_STEP})", "much more", show=False, id="slider.much_more"),
-        Binding("0", "zero", "zero", id="slider.zero"),
-        Binding("minus", "negate", "negate", id="slider.negate"),
-        Binding("s", "solo", "solo", id="slider.solo"),
-        Binding("down,j", "app.focus_next", "next", show=False, id="slider.next"),
-        Binding("up,k", "app.focus_previous", "previous", show=False, id="slider.previous"),
+        Binding("left", f"step({-STEP})", "less", id="slider_less"),
+        Binding("right", f"step({STEP})", "more", id="slider_more"),
+        Binding("shift+left", f"step({-BIG_STEP})", "much less", show=False, id="slider_much_less"),
+        Binding("shift+right", f"step({BIG_STEP})", "much more", show=False, id="slider_much_more"),
+        Binding("0", "zero", "zero", id="slider_zero"),
+        Binding("minus", "negate", "negate", id="slider_negate"),
+        Binding("s", "solo", "solo", id="slider_solo"),
+        Binding("down,j", "app.focus_next", "next", show=False, id="slider_next"),
+        Binding("up,k", "app.focus_previous", "previous", show=False, id="slider_previous"),
     ]
     DEFAULT_CSS = """
     FloatSlider { height: 1; width: 1fr; }
@@ -103,10 +103,12 @@ class FloatSlider(Widget, can_focus=True):
 
     def action_negate(self) -> None:
         """Change the sign of the value, or of what is being typed."""
-        if self.typed:
+        if self.typed.strip("-"):
             self._set_typed(self.typed[1:] if self.typed.startswith("-") else f"-{self.typed}")
-        else:
-            self.choose(-self.value)
+            return
+        begins = not self.typed
+        self.choose(-self.value)
+        self._set_typed("-" if begins else "")  # it may have been the beginning of a number
 
     def action_solo(self) -> None:
         """Ask for this one alone."""
@@ -119,15 +121,19 @@ class FloatSlider(Widget, can_focus=True):
         if event.character and event.character in _TYPED:
             event.stop()
             self._type(event.character)
+        elif event.character == "-":
+            event.stop()
+            self.action_negate()
         elif self.typed and event.key in ("backspace", "enter", "escape"):
             event.stop()
             event.prevent_default()
             self._end_typing(event.key)
 
     def _type(self, character: str) -> None:
-        if character == "0" and not self.typed:
+        typed = self.typed + character
+        if typed in ("0", "-0"):
             self.choose(0.0)  # a zero alone acts at once; more digits may follow it
-        self._set_typed(self.typed + character)
+        self._set_typed(typed)
 
     def action_zero(self) -> None:
         """Go to zero."""
@@ -147,6 +153,8 @@ class FloatSlider(Widget, can_focus=True):
 
     def _take_typed(self) -> None:
         text, self.typed = self.typed, ""
+        if text == "-":
+            return
         try:
             self.choose(float(text))
         except ValueError:
