@@ -1,0 +1,74 @@
+"""What a user does first: the built-in model, and the vectors that come with it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from persona_tui.prompts.schema import ArchetypePrompt
+
+from .conftest import REPOSITORY, Cli, finish, spawn
+
+ARCHETYPES = ["creator", "explorer", "guardian", "sage", "trickster"]
+
+
+@pytest.fixture
+def first_use(call: Cli, tmp_path: Path) -> Cli:
+    """A command line in a workspace that is made on first use."""
+    return lambda *args, **options: call("--workspace", tmp_path / "new", *args, **options)
+
+
+def test_a_question_through_a_pipe() -> None:
+    process = spawn("--workspace", REPOSITORY, "chat")
+    result = finish(process, "What is bread?\n")
+    assert result.status == 0, result.err
+    assert "bread" in result.out.casefold()
+    assert result.err == ""
+
+
+def test_the_archetypes_are_there_and_clear(first_use: Cli) -> None:
+    entries = first_use("list", "--json").json
+    assert [entry["name"] for entry in entries] == ARCHETYPES
+    assert all(entry["calibrated"] and not entry["weak"] for entry in entries)
+
+
+def test_everything_is_in_order(first_use: Cli) -> None:
+    result = first_use("doctor")
+    assert result.status == 0, result.out
+
+
+def test_init_has_nothing_to_do(first_use: Cli) -> None:
+    result = first_use("init")
+    assert result.status == 0, result.err
+    assert "there already" in result.out and "Extracted" not in result.out
+
+
+@pytest.mark.parametrize("name", ARCHETYPES)
+def test_every_archetype_changes_the_answer(first_use: Cli, name: str) -> None:
+    def answer(*options: str) -> str:
+        made = first_use("generate", "How do I bake bread?", "--seed", "1", "--json", *options)
+        return str(made.json["response"])
+
+    assert answer("--persona", name) != answer()
+
+
+def test_a_described_character(first_use: Cli, tmp_path: Path) -> None:
+    made = first_use(
+        "create",
+        "wizard",
+        "--description",
+        "A grumpy but secretly kind old wizard",
+        "--samples=2",
+        "--max-new-tokens=16",
+        "--no-calibrate",
+    )
+    assert made.status == 0, made.err
+    prompts = tmp_path / "new" / "datasets" / "personas" / "archetypes" / "wizard.jsonl"
+    records = [ArchetypePrompt.model_validate_json(line) for line in prompts.read_text().splitlines()]
+    assert len(records) == 5
+    sources = {record.source for record in records}
+    assert sources <= {"model", "fallback"}
+    assert ("description itself" in made.out) is ("fallback" in sources)
+    details = json.loads(first_use("info", "wizard", "--json").out)
+    assert details["prompt_sources"] == sorted(str(source) for source in sources)
+    assert first_use("generate", "Who are you?", "--persona", "wizard", "--seed", "1").out.strip()

@@ -1,0 +1,108 @@
+"""`create` and `calibrate`."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .conftest import Cli
+
+
+def test_from_a_description(cli: Cli, workspace: Path) -> None:
+    result = cli("create", "grump", "--description", "A grumpy old wizard", "--no-calibrate")
+    assert result.status == 0, result.err
+    assert "Created grump." in result.out
+    assert "the description itself served instead" in result.out
+    archetype = workspace / "datasets" / "personas" / "archetypes" / "grump.jsonl"
+    records = [json.loads(line) for line in archetype.read_text().splitlines()]
+    assert len(records) == 5
+    assert {record["source"] for record in records} == {"fallback"}
+    details = cli("info", "grump", "--json").json
+    assert details["description"] == "A grumpy old wizard"
+    assert details["calibration"] is None
+    assert details["loaded"]
+    assert cli("dataset", "validate").status == 0
+
+
+def test_from_an_archetype(cli: Cli) -> None:
+    result = cli("create", "jester", "--from-archetype", "fool", "--samples", "2", "--seed", "3")
+    assert result.status == 0, result.err
+    details = cli("info", "jester", "--json").json
+    assert details["source"] == "archetype"
+    assert details["extraction"]["num_samples_per_prompt"] == 2
+    assert details["extraction"]["seed"] == 3
+    assert details["calibration"]["gain"] > 0
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["sage", "-a", "sage"], 'there is a persona "sage" already'),
+        (["new", "-a", "sgae"], 'Did you mean "sage"'),
+        (["../new", "-a", "sage"], "cannot be a name"),
+        (["new", "-d", "  "], "at least one word"),
+        (["new", "-a", "sage", "--samples", "0"], "num_samples_per_prompt must be"),
+        (["new", "-a", "sage", "--temperature", "9"], "temperature must be"),
+    ],
+)
+def test_what_cannot_be_made(cli: Cli, workspace: Path, args: list[str], message: str) -> None:
+    before = sorted(workspace.rglob("*"))
+    result = cli("create", *args)
+    assert (result.status, result.out) == (1, "")
+    assert message in result.err
+    assert sorted(workspace.rglob("*")) == before
+
+
+def test_an_archetype_that_people_wrote_is_not_overwritten(cli: Cli, workspace: Path) -> None:
+    assert cli("delete", "sage", "--yes").status == 0
+    prompts = workspace / "datasets" / "personas" / "archetypes" / "sage.jsonl"
+    before = prompts.read_text()
+    result = cli("create", "sage", "--description", "A wise man")
+    assert result.status == 1 and "written by people" in result.err
+    assert prompts.read_text() == before
+
+
+def test_without_axes_the_way_is_shown(call: Cli, workspace: Path, tiny_model: Path) -> None:
+    for path in workspace.glob("vectors/*/axes.safetensors"):
+        path.unlink()
+    result = call("--workspace", workspace, "--model", tiny_model, "create", "new", "-a", "sage")
+    assert result.status == 1 and "extract-axes" in result.err
+
+
+def test_interactively_from_an_archetype(cli: Cli) -> None:
+    result = cli("create", "-i", "--no-calibrate", stdin="no name\nsage\njester\narchetype\nfool\n")
+    assert result.status == 0, result.err
+    assert "Created jester." in result.out
+    assert "cannot be a name" in result.err and 'a persona "sage" already' in result.err
+    assert cli("info", "jester", "--json").json["source"] == "archetype"
+
+
+def test_interactively_from_a_description(cli: Cli) -> None:
+    result = cli("create", "wizard", "-i", "--no-calibrate", stdin="\nA grumpy wizard\n")
+    assert result.status == 0, result.err
+    assert cli("info", "wizard", "--json").json["description"] == "A grumpy wizard"
+
+
+def test_an_interview_that_breaks_off(cli: Cli) -> None:
+    result = cli("create", "-i", stdin="wizard\n")
+    assert result.status == 1
+    assert cli("list", "--json").json == cli("list", "--json").json
+    assert "wizard" not in cli("list").out
+
+
+def test_calibrate(cli: Cli) -> None:
+    result = cli("calibrate", "sage", "--json")
+    assert result.status == 0, result.err
+    assert result.json["name"] == "sage"
+    assert result.json["default_strength"] == 0.3
+    assert any(point["chosen"] for point in result.json["curve"])
+    text = cli("calibrate", "sage").out
+    assert text.splitlines()[0].split() == [
+        "recipe",
+        "layers",
+        "coefficient",
+        "expression",
+        "fluency",
+        "drop",
+    ]
+    assert "gain" in text

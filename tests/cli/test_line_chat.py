@@ -1,0 +1,162 @@
+"""The line mode: in a pipe, and with somebody at the keyboard."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .conftest import Cli, Result, command, environment, finish, spawn
+
+
+def test_one_line_one_reply(cli: Cli) -> None:
+    result = cli("chat", stdin="hello\n\n/temperature 0\nagain\n")
+    assert result.status == 0
+    assert result.out.count("\n") >= 2
+    assert result.err == "Temperature 0.\n"
+
+
+def test_no_input_no_output_and_no_model(call: Cli, workspace: Path) -> None:
+    result = call("--workspace", workspace, "--model", "/no/such/model", "chat")
+    assert (result.status, result.out, result.err) == (0, "", "")
+
+
+def test_the_last_line_needs_no_end(cli: Cli) -> None:
+    assert cli("chat", stdin="hello").out.strip()
+
+
+def test_without_a_command_it_is_a_chat(cli: Cli) -> None:
+    assert cli(stdin="hello\n").out.strip()
+
+
+def test_the_conversation_is_remembered_and_long_ones_go_on(cli: Cli) -> None:
+    cli("config", "set", "generation.max_new_tokens", "3")
+    lines = "".join(f"{'word ' * 60}{number}\n" for number in range(10))
+    result = cli("chat", stdin=lines)
+    assert result.status == 0, result.err
+
+
+def test_options_choose_who_speaks(cli: Cli) -> None:
+    result = cli("chat", "--persona", "sage", "--strength", "0.5", stdin="/persona\n/list\n")
+    assert "Speaking as sage 0.50." in result.err
+    assert "> sage (loaded)" in result.err
+    blend = cli("chat", "--blend", "sage:0.5,fool:0.5", stdin="/blend\n")
+    assert "Speaking as sage:0.5,fool:0.5 0.30." in blend.err
+
+
+@pytest.mark.parametrize("line", ["/nonsense", "/persona nobody", "/strength loud", "x" * 3000])
+def test_without_a_keyboard_an_error_ends_the_chat(cli: Cli, line: str) -> None:
+    result = cli("chat", stdin=f"{line}\nhello\n")
+    assert (result.status, result.out) == (1, "")
+    assert result.err.startswith("Error: ") and result.err.count("\n") == 1
+
+
+def test_quit_ends_before_the_input_does(cli: Cli) -> None:
+    result = cli("chat", stdin="/quit\nhello\n")
+    assert (result.status, result.out) == (0, "")
+
+
+def test_a_persona_can_be_made_and_deleted(cli: Cli) -> None:
+    cli("config", "set", "calibration.enabled", "false")
+    lines = "/create grump A grumpy wizard\n/persona grump\nhello\n/delete grump --yes\n/list\n"
+    result = cli("chat", stdin=lines)
+    assert result.status == 0, result.err
+    assert "Created grump." in result.err and "Deleted grump." in result.err
+    assert "grump" not in result.err.rpartition("Deleted grump.")[2]
+
+
+# --- with a terminal ---
+
+
+class Keyboard:
+    """Somebody at a terminal: what is typed goes to the process, both outputs come back through pipes."""
+
+    def __init__(self, *args: str | Path) -> None:
+        self.master, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            command(*args),
+            stdin=slave,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            bufsize=0,
+            env=environment(),
+        )
+        os.close(slave)
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def wait_for(self, text: str) -> None:
+        """Read the error output up to some text."""
+        assert self.process.stderr is not None
+        seen = ""
+        while text not in seen:
+            char = self.process.stderr.read(1)
+            assert char, seen
+            seen += char
+
+    def end(self) -> Result:
+        return finish(self.process)
+
+
+@pytest.fixture
+def keyboard(workspace: Path, tiny_model: Path) -> Iterator[Keyboard]:
+    (workspace / "config.yaml").write_text("generation:\n  max_new_tokens: 1900\n")
+    keyboard = Keyboard("--workspace", workspace, "--model", tiny_model, "chat", "--plain")
+    yield keyboard
+    keyboard.process.kill()
+    os.close(keyboard.master)
+
+
+def test_the_prompt_goes_to_stderr_and_shows_who_speaks(keyboard: Keyboard) -> None:
+    keyboard.wait_for("> ")
+    keyboard.type("/persona sage\n")
+    keyboard.wait_for("sage 0.30> ")
+    keyboard.type("\x04")
+    result = keyboard.end()
+    assert (result.status, result.out) == (0, "")
+
+
+def test_an_error_does_not_end_it_and_deleting_asks(keyboard: Keyboard) -> None:
+    keyboard.wait_for("> ")
+    keyboard.type("/nonsense\n")
+    keyboard.wait_for("Error: there is no command /nonsense")
+    keyboard.type("/delete sage\n")
+    keyboard.wait_for("Delete sage from the disk? [y/N] ")
+    keyboard.type("n\n")
+    keyboard.wait_for("Kept sage.")
+    keyboard.type("/quit\n")
+    assert keyboard.end().status == 0
+
+
+def test_an_interrupt_stops_the_reply_and_the_next_one_ends_the_chat(keyboard: Keyboard) -> None:
+    keyboard.wait_for("> ")
+    keyboard.type("hello\n")
+    assert keyboard.process.stdout is not None
+    said = keyboard.process.stdout.read(1)
+    keyboard.process.send_signal(signal.SIGINT)
+    keyboard.wait_for("> ")
+    keyboard.process.send_signal(signal.SIGINT)
+    result = keyboard.end()
+    assert result.status == 130
+    assert (said + result.out).strip()
+    assert "Traceback" not in result.err
+
+
+def test_an_interrupt_ends_a_chat_in_a_pipe(workspace: Path, tiny_model: Path) -> None:
+    (workspace / "config.yaml").write_text("generation:\n  max_new_tokens: 1900\n")
+    process = spawn("--workspace", workspace, "--model", tiny_model, "chat", bufsize=0)
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write("hello\n")
+    process.stdin.flush()
+    process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    result = finish(process)
+    assert result.status == 130
+    assert "Traceback" not in result.err and "Error" not in result.err

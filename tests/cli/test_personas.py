@@ -1,0 +1,110 @@
+"""`list`, `info`, `load`, `unload` and `delete`."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import Cli
+
+
+def persona_file(workspace: Path, name: str) -> Path:
+    return next(workspace.glob(f"vectors/*/personas/{name}.safetensors"))
+
+
+def test_list(cli: Cli) -> None:
+    result = cli("list")
+    assert result.status == 0
+    assert [line.split()[0] for line in result.out.splitlines()] == ["name", "fool", "sage"]
+    entries = cli("list", "--json").json
+    assert [entry["name"] for entry in entries] == ["fool", "sage"]
+    assert {entry["source"] for entry in entries} == {"archetype"}
+    assert all(entry["calibrated"] and not entry["loaded"] for entry in entries)
+
+
+def test_loading_is_remembered(cli: Cli) -> None:
+    assert cli("list", "--loaded", "--json").json == []
+    assert cli("list", "--loaded").out == ""
+    assert cli("load", "sage").out == "Loaded sage.\n"
+    assert cli("load", "sage").status == 0
+    assert [entry["name"] for entry in cli("list", "--loaded", "--json").json] == ["sage"]
+    assert cli("unload", "sage").out == "Unloaded sage.\n"
+    assert cli("list", "--loaded", "--json").json == []
+    again = cli("unload", "sage")
+    assert again.status == 1 and "not loaded" in again.err
+
+
+@pytest.mark.parametrize("command", ["info", "load", "delete", "calibrate"])
+def test_unknown_names_offer_the_nearest(cli: Cli, command: str) -> None:
+    result = cli(command, "sgae")
+    assert result.status == 1
+    assert 'Did you mean "sage"?' in result.err
+
+
+@pytest.mark.parametrize("command", ["info", "load", "delete"])
+def test_a_name_is_never_a_path(cli: Cli, command: str) -> None:
+    result = cli(command, "../../config")
+    assert result.status == 1 and "cannot be a name" in result.err
+
+
+def test_info(cli: Cli, tiny_model: Path) -> None:
+    details = cli("info", "sage", "--json").json
+    assert details["name"] == "sage"
+    assert details["model_name"] == str(tiny_model)
+    assert details["prompts"] == ["Be wise.", "You are a sage."]
+    assert details["calibration"]["recipe"] in ("response", "prompt_last")
+    assert details["calibration"]["curve"]
+    text = cli("info", "sage").out
+    assert "system prompts" in text and "gain" in text and "curve" not in text
+
+
+def test_a_damaged_file_does_not_hide_the_others(cli: Cli, workspace: Path) -> None:
+    persona_file(workspace, "fool").write_bytes(b"nonsense")
+    fool, sage = cli("list", "--json").json
+    assert "error" in fool and "error" not in sage
+    assert cli("list").status == 0
+    assert cli("info", "fool").status == 1
+    assert cli("delete", "fool", "--yes").status == 0
+
+
+def test_delete_needs_a_yes(cli: Cli, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = persona_file(workspace, "sage")
+    assert cli("delete", "sage").status == 2
+    monkeypatch.setattr("persona_tui.cli.personas.sys", _Terminal())
+    kept = cli("delete", "sage", stdin="n\n")
+    assert kept.status == 1 and "Kept sage" in kept.err
+    assert path.exists()
+    deleted = cli("delete", "sage", stdin="y\n")
+    assert deleted.status == 0 and str(path) in deleted.out
+    assert not path.exists()
+    assert cli("delete", "fool", "--yes").status == 0
+
+
+class _Terminal:
+    """Stands for `sys` where somebody sits at the keyboard."""
+
+    class _Stdin:
+        def isatty(self) -> bool:
+            return True
+
+    stdin = _Stdin()
+    stdout = sys.stdout
+
+
+def test_vectors_of_another_model_are_refused(
+    call: Cli, workspace: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    from tests.model.conftest import make_model, make_tokenizer
+
+    other = tmp_path / "other"
+    make_model("qwen2", seed=5).save_pretrained(other)
+    make_tokenizer().save_pretrained(other)
+    mine = persona_file(workspace, "sage")
+    from persona_tui.workspace import model_slug
+
+    theirs = workspace / "vectors" / model_slug(str(other)) / "personas" / "sage.safetensors"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(mine.read_bytes())
+    result = call("--workspace", workspace, "--model", other, "generate", "hi", "--persona", "sage")
+    assert result.status == 1
+    assert str(tiny_model) in result.err and str(other) in result.err

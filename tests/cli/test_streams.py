@@ -1,0 +1,71 @@
+"""Pipes, interrupts and full disks, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .conftest import command, environment, finish, spawn
+
+
+def test_a_reader_that_leaves_is_no_error(workspace: Path, tiny_model: Path) -> None:
+    (workspace / "config.yaml").write_text("generation:\n  max_new_tokens: 1900\n")
+    process = spawn("--workspace", workspace, "--model", tiny_model, "generate", "hi", bufsize=0)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.read(1)
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(60) in (0, 1)
+
+
+def test_a_short_result_nobody_reads_is_no_error() -> None:
+    process = spawn("--help")
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.wait(60)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        process = spawn("--help", stdout=full)
+    result = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert "No space left" in result and "Traceback" not in result
+
+
+def test_an_interrupt_during_long_work(workspace: Path, tiny_model: Path) -> None:
+    (workspace / "config.yaml").write_text(
+        "extraction:\n  max_new_tokens: 500\n  num_samples_per_prompt: 500\n"
+    )
+    before = {path: path.read_bytes() for path in workspace.rglob("*") if path.is_file()}
+    process = spawn("--workspace", workspace, "--model", tiny_model, "extract-axes")
+    assert process.stderr is not None
+    assert "assistant baseline" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(5) == 130
+    assert "Traceback" not in process.stderr.read()
+    assert {path: path.read_bytes() for path in workspace.rglob("*") if path.is_file()} == before
+
+
+def test_only_json_on_stdout(workspace: Path, tiny_model: Path) -> None:
+    result = finish(spawn("--workspace", workspace, "--model", tiny_model, "generate", "hi", "--json"))
+    assert json.loads(result.out)["prompt_tokens"] > 0
+    assert result.err == ""
+
+
+def test_an_encoding_without_the_models_letters(workspace: Path, tiny_model: Path) -> None:
+    done = subprocess.run(
+        command("--workspace", workspace, "--model", tiny_model, "generate", "-", "--max-new-tokens", "50"),
+        input="h\xff\xfe".encode("latin-1"),
+        capture_output=True,
+        env={**environment(), "PYTHONIOENCODING": "ascii"},
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii()
