@@ -232,6 +232,7 @@ def clean_unsafe(item: Any) -> Item | None:
 def persona_cleaner(description: str) -> Clean:
     """What tells a usable system prompt for this description from another text."""
     wanted = _stems(description)
+    needed = min(len(wanted), 2 if len(wanted) > 2 else 1)
     machine = bool(_NOT_A_CHARACTER.search(description))
 
     def clean(item: Any) -> Item | None:
@@ -241,7 +242,7 @@ def persona_cleaner(description: str) -> Clean:
         if not machine and _NOT_A_CHARACTER.search(text):
             return None
         # A small model may write about another character than it was asked for.
-        if wanted and not wanted & _stems(text):
+        if len(wanted & _stems(text)) < needed:
             return None
         emphasis = item.get("emphasis") if isinstance(item, dict) else None
         stressed = " ".join(emphasis.split())[:80] if isinstance(emphasis, str) else ""
@@ -259,7 +260,7 @@ _COMMON = tokens(
 
 def _stems(text: str) -> frozenset[str]:
     """The beginnings of a text's telling words, so that "sarcasm" and "sarcastic" are alike."""
-    return frozenset(word[:5] for word in tokens(text) if len(word) > 2 and word not in _COMMON)
+    return frozenset(word[:5] for word in tokens(text) if len(word) > 3 and word not in _COMMON)
 
 
 def _text(item: Any, key: str) -> str | None:

@@ -145,7 +145,7 @@ def test_persona_prompts_by_the_model() -> None:
     def sheet(number: int) -> str:
         word = _WORDS[number]
         return json.dumps(
-            [{"system_prompt": f"You, a pirate, mock {word}. Sing of {word * 2}.", "emphasis": word}]
+            [{"system_prompt": f"You, a pirate captain, mock {word}. Sing of {word * 2}.", "emphasis": word}]
         )
 
     made = generator(sheet)
@@ -160,6 +160,7 @@ def test_persona_prompts_about_somebody_else_or_about_machines_do_not_count() ->
         "You are a gentle gardener who loves roses.",
         "You are an AI assistant who talks like a pirate.",
         "You mock everyone with pirate sarcasm.",
+        "You are an old captain who is gentle.",
     ]
     made = generator(lambda number: json.dumps([{"system_prompt": prompt} for prompt in prompts]))
     records = made.generate_persona_prompts(PIRATE, 3)
