@@ -6,12 +6,12 @@ them.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from persona_tui.atomic import atomic_write_bytes
 from persona_tui.config import Settings, override
 from persona_tui.errors import DatasetError, PersonaTuiError
 from persona_tui.jobs import JobContext
@@ -289,7 +289,7 @@ class Runtime:
             wanted += sorted(str(path.relative_to(source)) for path in found)
         missing = [name for name in wanted if not (self.workspace.datasets / name).exists()]
         for name in missing:
-            _copy(source / name, self.workspace.datasets / name)
+            atomic_write_bytes(self.workspace.datasets / name, (source / name).read_bytes())
         return [self.workspace.datasets / name for name in missing]
 
     def check_datasets(self) -> int:
@@ -312,13 +312,3 @@ def _hand_written(workspace: Workspace, archetype: str) -> bool:
     from persona_tui.prompts.reading import read_archetype
 
     return any(prompt.source is None for prompt in read_archetype(workspace, archetype))
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        shutil.copyfile(source, temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from persona_tui.jobs import JobContext
     from persona_tui.prompts.generator import DatasetGenerator
     from persona_tui.prompts.schema import Record
+    from persona_tui.runtime import Runtime
+    from persona_tui.workspace import Workspace
 
 KINDS = ("safe", "unsafe", "questions", "archetype")
 
@@ -120,7 +123,7 @@ class _Task:
         self.description = description or ""
         self.count = count or (5 if kind == "archetype" else 20)
 
-    def path(self, workspace: Any) -> Path:
+    def path(self, workspace: Workspace) -> Path:
         """The workspace's own file."""
         from persona_tui.prompts import reading
 
@@ -165,7 +168,7 @@ class _Task:
             generator.generate_unsafe_prompts(self.count, known)
 
 
-def _write(path: Path, known: list[dict[str, Any]], runtime: Any, task: _Task, seed: int) -> None:
+def _write(path: Path, known: list[dict[str, Any]], runtime: Runtime, task: _Task, seed: int) -> None:
     """Generate and save. An interrupt saves what there is by then, and is still an interrupt."""
     from persona_tui.prompts.generator import main_text
 
@@ -201,14 +204,8 @@ def _save(path: Path, known: list[dict[str, Any]], generator: DatasetGenerator, 
 
 def _renumbered(records: list[dict[str, Any]], taken: set[str], name: str) -> list[dict[str, Any]]:
     """The records with ids that the file does not have yet."""
-    numbered, number = [], 0
-    for record in records:
-        prefix = f"{name}_" if name else ""
-        stem = str(record["id"]).rpartition("_")[0]
-        while True:
-            number += 1
-            identity = f"{prefix}{stem}_{number:03d}"
-            if identity not in taken:
-                break
-        numbered.append({**record, "id": identity})
-    return numbered
+    stem = str(records[0]["id"]).rpartition("_")[0]
+    prefix = f"{name}_{stem}" if name else stem
+    identities = (f"{prefix}_{number:03d}" for number in itertools.count(1))
+    free = (identity for identity in identities if identity not in taken)
+    return [{**record, "id": identity} for record, identity in zip(records, free, strict=False)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -59,13 +60,24 @@ def persona_options(command: F) -> F:
         (
             click.option("--persona", "-p", metavar="NAME", help="Who speaks."),
             click.option(
-                "--strength", "-s", type=float, help="0 = unsteered, 0.3 = clear, 1 = far too much."
+                "--strength",
+                "-s",
+                type=float,
+                callback=_finite,
+                help="0 = unsteered, 0.3 = clear, 1 = far too much.",
             ),
             click.option("--blend", "-b", metavar="SPEC", help="Several, as in sage:0.5,trickster:0.3."),
         )
     ):
         command = option(command)
     return command
+
+
+def _finite(ctx: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    """Refuse what `float` takes for a number and nobody else does."""
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a number.", ctx, parameter)
+    return value
 
 
 def chosen_weights(runtime: Runtime, persona: str | None, blend: str | None) -> dict[str, float]:

@@ -14,6 +14,7 @@ from persona_tui.cli.root import Invocation, pass_invocation
 if TYPE_CHECKING:
     from persona_tui.runtime import Runtime
     from persona_tui.vectors.axes import Axes
+    from persona_tui.vectors.persona import PersonaVector
 
 
 @click.command()
@@ -51,7 +52,7 @@ def extract_axes(invocation: Invocation, /, **options: Any) -> None:
     override_extraction(runtime, options)
     axes, personas = work(runtime.extract_axes)
     _print_axes(runtime, axes)
-    _print_personas([(each.name, each) for each in personas])
+    _print_personas(personas)
 
 
 def _print_axes(runtime: Runtime, axes: Axes) -> None:
@@ -69,21 +70,16 @@ def _print_axes(runtime: Runtime, axes: Axes) -> None:
     print_table(rows, header=["capping axis", "unsafe", "safe", ""])
 
 
-def _print_personas(personas: list[tuple[str, Any]]) -> None:
-    rows = []
-    for name, persona in personas:
-        calibration = persona.calibration
-        if calibration is None:
-            rows.append([name, "-", "-", "not calibrated"])
-            continue
-        rows.append(
-            [
-                name,
-                f"{calibration.expression:.2f}",
-                f"{calibration.fluency_drop:+.2f}",
-                str(persona.metadata.get("weak_reason") or ""),
-            ]
-        )
-    if rows:
+def _print_personas(personas: list[PersonaVector]) -> None:
+    if personas:
         click.echo()
+        rows = [_persona_row(persona) for persona in personas]
         print_table(rows, header=["persona", "expression", "fluency drop", ""])
+
+
+def _persona_row(persona: PersonaVector) -> list[str]:
+    calibration = persona.calibration
+    if calibration is None:
+        return [persona.name, "-", "-", "not calibrated"]
+    figures = [f"{calibration.expression:.2f}", f"{calibration.fluency_drop:+.2f}"]
+    return [persona.name, *figures, str(persona.metadata.get("weak_reason") or "")]

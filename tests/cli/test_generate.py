@@ -66,7 +66,6 @@ def test_a_system_prompt_counts(cli: Cli) -> None:
         (["--persona", "sgae"], 'Did you mean "sage"'),
         (["--blend", "sage:x"], "must be a number"),
         (["--blend", "sage,sage"], "twice"),
-        (["--strength", "nan"], "strength must be a number"),
         (["--temperature", "-1"], "temperature must be"),
         (["--max-new-tokens", "0"], "max_new_tokens must be"),
         (["--system", "x" * 3000], "context"),

@@ -73,6 +73,7 @@ def test_help_lists_every_command(call: Cli) -> None:
         (["dataset", "generate", "safe", "name"], "NAME"),
         (["generate", "hi", "--persona", "sage", "--blend", "sage:1"], "exclude each other"),
         (["generate", "hi", "--strength", "loud"], "loud"),
+        (["chat", "--strength", "nan"], "nan is not a number"),
         (["generate", ""], "empty"),
         (["generate", "-"], "empty"),
         (["delete", "sage"], "--yes"),
