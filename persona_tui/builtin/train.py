@@ -44,6 +44,9 @@ class Stage:
 
     The learning rate is a multiple of the recipe's: it rises over `warmup` steps to `rate`, stays until
     `plateau` steps are done and then falls in a straight line to `final` times `rate`.
+
+    `blocked` is the share of tokens that may not look back further than the window in the wide layers, see
+    `document_mask`; `noise` is the largest size of the noise that blurs the residual stream, see `Blur`.
     """
 
     steps: int
@@ -52,6 +55,8 @@ class Stage:
     warmup: int
     plateau: int
     final: float
+    blocked: float = 0.0
+    noise: float = 0.0
 
     def rate_at(self, step: int) -> float:
         """The multiple at one step."""
@@ -80,7 +85,9 @@ class Recipe:
         Stage(steps=1200, tokens=8192, rate=1.0, warmup=51, plateau=1025, final=0.745),
         Stage(steps=600, tokens=4096, rate=0.75, warmup=50, plateau=600, final=1.0),
         Stage(steps=300, tokens=4096, rate=0.75, warmup=20, plateau=0, final=0.77),
-        Stage(steps=2000, tokens=4096, rate=0.6, warmup=20, plateau=100, final=0.0),
+        Stage(steps=1200, tokens=4096, rate=0.6, warmup=20, plateau=100, final=0.42),
+        Stage(steps=300, tokens=4096, rate=0.45, warmup=20, plateau=300, final=1.0, blocked=0.75),
+        Stage(steps=750, tokens=4096, rate=0.5, warmup=20, plateau=150, final=0.0, blocked=0.75, noise=0.5),
     )
     seed: int = 7
     tokenizer_documents: int = 20_000
@@ -206,13 +213,21 @@ def window_mask(document: Tensor, window: int) -> Tensor:
     return mask.masked_fill(~(same & near)[:, None], torch.finfo(torch.float32).min)
 
 
-def document_mask(document: Tensor) -> Tensor:
-    """Additive mask [rows, 1, length, length]: every token sees those before it in its own document."""
-    length = document.shape[1]
+def document_mask(document: Tensor, near: int = 0, blocked: float = 0.0) -> Tensor:
+    """Additive mask [rows, 1, length, length]: every token sees those before it in its own document.
+
+    A share of the tokens, drawn anew each time, is `blocked` from seeing further than `near`. Any token may
+    then have to rely on what its neighbours know, so each of them carries the voice along.
+    """
+    rows, length = document.shape
     seen = (document[:, :, None] == document[:, None, :]) & torch.ones(
         length, length, dtype=torch.bool
     ).tril()
-    mask = torch.zeros(len(document), 1, length, length)
+    if blocked:
+        place = torch.arange(length)
+        far = place[:, None] - place[None] >= near
+        seen &= ~(far & (torch.rand(rows, length) < blocked)[:, :, None])
+    mask = torch.zeros(rows, 1, length, length)
     return mask.masked_fill(~seen[:, None], torch.finfo(torch.float32).min)
 
 
@@ -247,12 +262,30 @@ def _weighted(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: 
     return scores.float().softmax(-1).to(value.dtype) @ value
 
 
-def loss_of(model: Qwen2ForCausalLM, body: Any, batch: Batch, window: int) -> Tensor:
+class Blur:
+    """Noise on the residual stream while training: a different one at every token and every block.
+
+    What a token has to tell those after it must then be told by many of them. The noise is isotropic and
+    independent from token to token; each row of a batch has its own size, between none and `size` times the
+    length of the residual stream.
+    """
+
+    def __init__(self, size: float) -> None:
+        self.size = size
+
+    def __call__(self, module: nn.Module, inputs: Any, hidden: Tensor) -> Tensor:
+        """Forward hook of a decoder block; `hidden` is [rows, length, width]."""
+        length = hidden.detach().float().pow(2).mean(-1, keepdim=True).sqrt()
+        size = self.size * torch.rand(hidden.shape[0], 1, 1, device=hidden.device)
+        return hidden + (size * length * torch.randn_like(hidden)).to(hidden.dtype)
+
+
+def loss_of(model: Qwen2ForCausalLM, body: Any, batch: Batch, window: int, blocked: float = 0.0) -> Tensor:
     """Mean cross-entropy over the learned tokens of `batch`, in nats."""
     device = batch.tokens.device
     masks = {
         "sliding_attention": window_mask(batch.document.cpu(), window).to(device),
-        "full_attention": document_mask(batch.document.cpu()).to(device),
+        "full_attention": document_mask(batch.document.cpu(), window, blocked).to(device),
     }
     hidden = body(
         input_ids=batch.tokens, position_ids=batch.positions, attention_mask=masks, use_cache=False
@@ -287,19 +320,20 @@ class Trainer:
         self.model: Any = fresh if resume is None else _weights(resume)
         self.model.to(device)
         self.model.config._attn_implementation = "packed"
-        self.body = torch.compile(self.model.model, dynamic=False)
+        self.hooks: list[Any] = []
         held_out = batches(recipe, recipe.stages[0].tokens, self.tokenizer, VALIDATION_SEED)
         self.held_out = list(itertools.islice(held_out, 4))
 
     def run(self, number: int, stage: Stage) -> Iterator[float]:
         """One stage; yields the loss of every step."""
+        body = self._body(stage.noise)
         optims = optimizers(self.model, self.recipe)
         rates = [optimizer.param_groups[0]["lr"] for optimizer in optims]
         data = batches(self.recipe, stage.tokens, self.tokenizer, self.recipe.seed + 1000 * number)
         for step in range(stage.steps):
             for optimizer, rate in zip(optims, rates, strict=True):
                 optimizer.param_groups[0]["lr"] = rate * stage.rate_at(step)
-            loss = self._loss(next(data))
+            loss = self._loss(body, next(data), stage.blocked)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             for optimizer in optims:
@@ -310,11 +344,20 @@ class Trainer:
     def validate(self) -> float:
         """Mean loss over fresh documents."""
         with torch.no_grad():
-            return sum(self._loss(batch).item() for batch in self.held_out) / len(self.held_out)
+            losses = [self._loss(self.model.model, batch).item() for batch in self.held_out]
+        return sum(losses) / len(losses)
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _body(self, noise: float) -> Any:
+        """The compiled model, with noise behind the blocks from the last wide one to the last but one."""
+        for hook in self.hooks:
+            hook.remove()
+        blocks = self.model.model.layers[self.recipe.wide_layers - 1 : -2] if noise else ()
+        self.hooks = [block.register_forward_hook(Blur(noise)) for block in blocks]
+        return torch.compile(self.model.model, dynamic=False)
+
+    def _loss(self, body: Any, batch: Batch, blocked: float = 0.0) -> Tensor:
         with torch.autocast(self.device, dtype=torch.bfloat16):
-            return loss_of(self.model, self.body, batch.to(self.device), self.recipe.window)
+            return loss_of(self.model, body, batch.to(self.device), self.recipe.window, blocked)
 
 
 def train(recipe: Recipe, out: Path, device: str = "cpu", resume: Path | None = None, first: int = 0) -> None:

@@ -29,7 +29,8 @@ from persona_tui.vectors.persona import RECIPES, Calibration, PersonaVector
 
 DEFAULT_STRENGTH = 0.3  # where on the strength scale the calibrated point lies
 
-COARSE_COEFFICIENTS = (0.5, 1.0, 1.5, 2.0, 3.0)  # multiples of the vector's natural size
+QUIETEST, LOUDEST = 0.5, 3.0  # the first sweep: multiples of the natural size of a response's shift
+COARSE_STEPS = 6
 FINE_FACTORS = (0.7, 0.85, 1.0, 1.2, 1.45)  # around the best coarse coefficient
 COARSE_QUESTIONS = 6
 FINALISTS = 3
@@ -147,7 +148,7 @@ def response_count(extractor: ActivationExtractor) -> int:
     """How many responses one calibration takes, for progress."""
     places = len(candidate_places(extractor.layers, extractor.target_layers, extractor.model.n_layers))
     questions = len(extractor.held_out_questions)
-    coarse = 2 + len(RECIPES) * places * len(COARSE_COEFFICIENTS)
+    coarse = 2 + len(RECIPES) * places * COARSE_STEPS
     return coarse * min(COARSE_QUESTIONS, questions) + (2 + FINALISTS * len(FINE_FACTORS)) * questions
 
 
@@ -176,8 +177,20 @@ def coarse_points(persona: PersonaVector, target_layers: Sequence[int], n_layers
         Point(recipe, layers, coefficient / len(layers) ** 0.5)
         for recipe in RECIPES
         for layers in candidate_places(persona.layers, target_layers, n_layers)
-        for coefficient in COARSE_COEFFICIENTS
+        for coefficient in coarse_coefficients(persona, recipe, layers)
     ]
+
+
+def coarse_coefficients(persona: PersonaVector, recipe: str, layers: Sequence[int]) -> list[float]:
+    """Coefficients in equal ratios, from well below what replies shift by themselves to well above.
+
+    The last prompt token can shift many times as far as a reply's average token. Its vector is added to all
+    of them, so that its sweep begins as quietly as that of the mean.
+    """
+    rows = [persona.layers.index(layer) for layer in layers]
+    shift, own = (float(persona.raw[each][rows].norm(dim=-1).mean()) for each in ("response", recipe))
+    low = QUIETEST * min(1.0, shift / own) if own > 0 else QUIETEST
+    return [low * (LOUDEST / low) ** (step / (COARSE_STEPS - 1)) for step in range(COARSE_STEPS)]
 
 
 def fine_points(coarse: Sequence[Measured], margin: float) -> list[Point]:
