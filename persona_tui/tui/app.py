@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 from textual import on
@@ -55,8 +55,12 @@ class PersonaApp(App[None]):
         Args:
             runtime: the workspace and its model, which need not be loaded.
             faders: who speaks at first, and how loud.
+
+        Raises:
+            ConfigError: the settings name a theme that does not exist.
         """
         super().__init__()
+        self._first_theme = choose_theme(runtime.settings.interface.theme, self.available_themes, os.environ)
         self.runtime = runtime
         self.worker = ModelWorker()
         self.model_ready = False
@@ -77,24 +81,24 @@ class PersonaApp(App[None]):
 
     def on_mount(self) -> None:
         """Apply the settings before anything is painted."""
-        self._apply_interface()
+        interface = self.runtime.settings.interface
+        self.theme = self._first_theme
+        self.set_keymap({name: keys for name, keys in interface.keys.items() if name in known_ids()})
 
     def on_ready(self) -> None:
         """Fill the screen, and load the model once the first paint is out."""
         self.main.chat.note(welcome(self))
+        for name in self._unknown_keys():
+            self.main.chat.note(
+                f"interface.keys: {name} is no action.{nearest(name, known_ids())}", error=True
+            )
         self.people.refresh()
         self.show_status()
         self.call_after_refresh(self._load_model)
 
-    def _apply_interface(self) -> None:
-        interface = self.runtime.settings.interface
-        self.theme = choose_theme(interface.theme, self.available_themes, os.environ)
-        unknown = [name for name in interface.keys if name not in known_ids()]
-        for name in unknown:
-            self.notify(
-                f"interface.keys: {name} is no action.{nearest(name, known_ids())}", severity="warning"
-            )
-        self.set_keymap({name: keys for name, keys in interface.keys.items() if name not in unknown})
+    def _unknown_keys(self) -> list[str]:
+        """Return what `interface.keys` names that is no action."""
+        return [name for name in self.runtime.settings.interface.keys if name not in known_ids()]
 
     def keys_of(self, action: str | None) -> str:
         """Return the keys that the user has given an action; "" where the default holds."""
@@ -169,19 +173,19 @@ class PersonaApp(App[None]):
 
     @on(MixerPanel.StrengthChosen)
     def _strength_chosen(self, message: MixerPanel.StrengthChosen) -> None:
-        self.voice.set_strength(message.value)
+        self.attempt(lambda: self.voice.set_strength(message.value))
 
     @on(MixerPanel.WeightChosen)
     def _weight_chosen(self, message: MixerPanel.WeightChosen) -> None:
-        self.voice.set_weight(message.name, message.value)
+        self.attempt(lambda: self.voice.set_weight(message.name, message.value))
 
     @on(MixerPanel.SoloChosen)
     def _solo_chosen(self, message: MixerPanel.SoloChosen) -> None:
-        self.people.speak_as(message.name)
+        self.attempt(lambda: self.people.speak_as(message.name))
 
     @on(PersonaList.Asked)
     def _persona_asked(self, message: PersonaList.Asked) -> None:
-        self.people.asked(message.what, message.name)
+        self.attempt(lambda: self.people.asked(message.what, message.name))
 
     @on(JobList.CancelAsked)
     def _cancel_asked(self, message: JobList.CancelAsked) -> None:
@@ -210,25 +214,22 @@ class PersonaApp(App[None]):
 
     def action_new_chat(self) -> None:
         """Begin another conversation."""
-        try:
-            self.speaker.clear()
-        except PersonaTuiError as error:
-            self.notify(str(error))
-        else:
+        self.attempt(self.speaker.clear)
+        if not self.speaker.conversation.messages:
             self.main.chat.note(welcome(self))
 
     def action_strength(self, amount: float) -> None:
         """Turn the master by an amount."""
         value = round((self.voice.faders.strength + amount) / STRENGTH_STEP) * STRENGTH_STEP
-        self.voice.set_strength(round(max(-1.0, min(1.0, value)), 4) + 0.0)
+        self.attempt(lambda: self.voice.set_strength(round(max(-1.0, min(1.0, value)), 4) + 0.0))
 
     def action_toggle_capping(self) -> None:
         """Switch the floor on or off."""
-        self.voice.set_capping(not self.voice.faders.capping)
+        self.attempt(lambda: self.voice.set_capping(not self.voice.faders.capping))
 
     def action_nobody(self) -> None:
         """Let the model speak as itself."""
-        self.voice.solo({})
+        self.attempt(lambda: self.voice.solo({}))
 
     def action_create_persona(self) -> None:
         """Ask for a new persona and make it."""
@@ -270,6 +271,13 @@ class PersonaApp(App[None]):
 
     def _runner(self, action: str) -> Any:
         return lambda: self.call_later(self.run_action, action)
+
+    def attempt(self, act: Callable[[], None]) -> None:
+        """Do something; an error that a user can cause is shown for a moment, and nothing else happens."""
+        try:
+            act()
+        except PersonaTuiError as error:
+            self.notify(str(error), severity="error")
 
     # --- showing
 

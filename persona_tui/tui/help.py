@@ -8,31 +8,20 @@ from typing import TYPE_CHECKING
 from textual.binding import Binding
 from textual.content import Content
 
-from persona_tui.tui.keys import ACTIONS, widget_bindings
+from persona_tui.tui.keys import ACTIONS, Action, widget_bindings
 
 if TYPE_CHECKING:
     from persona_tui.tui.app import PersonaApp
 
-_KEY_WIDTH = 16
+_KEY_WIDTH = 19
 
+_LIST = ("personas_load", "personas_speak", "personas_new", "personas_info", "personas_delete")
+_FADER = ("slider_less", "slider_much_less", "slider_zero", "slider_negate", "slider_solo")
 _SECTIONS = (
-    ("in the prompt", ("prompt_send", "prompt_newline", "prompt_complete", "prompt_up", "chat_page_up")),
-    (
-        "in the list of personas",
-        ("personas_load", "personas_speak", "personas_new", "personas_info", "personas_delete"),
-    ),
-    (
-        "on a fader",
-        (
-            "slider_less",
-            "slider_more",
-            "slider_much_less",
-            "slider_much_more",
-            "slider_zero",
-            "slider_negate",
-            "slider_solo",
-        ),
-    ),
+    ("in the prompt", ("prompt_send", "prompt_newline", "prompt_complete", "prompt_up", "prompt_down")),
+    ("in the chat", ("chat_page_up", "chat_page_down")),
+    ("in the list of personas", _LIST),
+    ("on a fader (or type a number)", _FADER),
     ("in the list of jobs", ("jobs_cancel",)),
 )
 
@@ -60,15 +49,15 @@ def welcome(app: PersonaApp) -> Content:
             "A persona is a direction in the model's activations: turn it up and down and hear what it does."
         ),
         Content(""),
-        *(_row(key_of(app, by_id[name]), what) for name, what in _FIRST_STEPS),
-        _row("/", "commands"),
+        *(_row(key_of(app, by_id[name]), what, 8) for name, what in _FIRST_STEPS),
+        _row("/", "commands", 8),
     ]
     return Content("\n").join(lines)
 
 
 def help_text(app: PersonaApp) -> Content:
     """Return the help page."""
-    lines = _section("anywhere", ((key_of(app, action.binding()), action.help) for action in ACTIONS))
+    lines = _section("anywhere", ((key_of(app, action.binding()), _sentence(action)) for action in ACTIONS))
     by_id = {binding.id: binding for binding in widget_bindings()}
     for title, ids in _SECTIONS:
         lines += _section(
@@ -76,6 +65,10 @@ def help_text(app: PersonaApp) -> Content:
         )
     lines += _section("commands", app.slash.all())
     return Content("\n").join(lines)
+
+
+def _sentence(action: Action) -> str:
+    return f"{action.title}: {action.help[:1].lower()}{action.help[1:]}"
 
 
 def _section(title: str, rows: Iterable[tuple[str, str]]) -> list[Content]:
@@ -86,5 +79,5 @@ def _section(title: str, rows: Iterable[tuple[str, str]]) -> list[Content]:
     ]
 
 
-def _row(key: str, what: str) -> Content:
-    return Content.assemble((f"  {key:<{_KEY_WIDTH}}", "$text-accent"), what)
+def _row(key: str, what: str, width: int = _KEY_WIDTH) -> Content:
+    return Content.assemble((f"  {key:<{width}}", "$text-accent"), what)

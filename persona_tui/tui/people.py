@@ -90,10 +90,7 @@ class People:
 
     def asked(self, what: str, name: str) -> None:
         """Do what the user wants done with a persona."""
-        try:
-            self._answers[what](name)
-        except PersonaTuiError as error:
-            self._app.notify(str(error), severity="error")
+        self._answers[what](name)
 
     def toggle_loaded(self, name: str) -> None:
         """Load a persona, or unload it."""
@@ -130,14 +127,17 @@ class People:
 
         def answered(yes: bool | None) -> None:
             if yes:
-                self._manager.delete(name)
-                self._app.voice.keep_only(self._manager.list_loaded())
-                self.refresh()
-                self._app.notify(f"{name} is deleted.")
+                self._app.attempt(lambda: self._delete(name))
 
         self._app.push_screen(
             ConfirmScreen(f"Delete the persona {name}? Its file is removed.", "Delete", "Keep"), answered
         )
+
+    def _delete(self, name: str) -> None:
+        self._manager.delete(name)
+        self._app.voice.keep_only(self._manager.list_loaded())
+        self.refresh()
+        self._app.notify(f"{name} is deleted.")
 
     # --- making
 

@@ -132,10 +132,16 @@ class Slash:
         if not commands.is_command(line):
             return ()
         if " " not in line:
-            return [(text, what) for text, what in self.all() if text.startswith(line.casefold())]
+            return [(text, what) for text, what in self._names() if text.startswith(line.casefold())]
         if not self._app.model_ready:
             return ()
         return [(offer, "") for offer in commands.complete(self._session, line)]
+
+    def _names(self) -> list[tuple[str, str]]:
+        """Return what may be typed: every name, with a space where something follows."""
+        own = {name: command.usage for name, command in self._own.items()}
+        usages = {name: command.usage for name, command in commands.COMMANDS.items()} | own
+        return [(f"{text} " if " " in usages[text[1:]] else text, what) for text, what in self.all()]
 
     def all(self) -> list[tuple[str, str]]:
         """Return every command and what it does."""

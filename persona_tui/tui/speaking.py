@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 DRAIN = 0.1  # seconds; painting every token makes keys wait
 IDLE = 2.0  # seconds after a reply until the garbage collector may run
 
-_ENDINGS = {"cancelled": "stopped", "length": "cut off at the longest reply (max_new_tokens)"}
+_ENDINGS = {"cancelled": "stopped", "length": "cut off at max_new_tokens"}
 _TRACE = "assistant"
 
 

@@ -98,7 +98,7 @@ class ChatScreen(Screen[None]):
     @property
     def is_wide(self) -> bool:
         """Whether panels stand beside the chat."""
-        return self.size.width >= WIDE
+        return self.app.size.width >= WIDE
 
     def on_resize(self, _: events.Resize) -> None:
         """Show the panels that belong to the new width."""

@@ -5,6 +5,7 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
+from persona_tui.tui.printable import printable
 from persona_tui.tui.widgets.message import MessageView
 
 # Past this many, the oldest leave the tree: what is mounted decides how long a key takes to reach the screen.
@@ -32,7 +33,8 @@ class ChatLog(VerticalScroll, can_focus=False):
 
     def note(self, text: str | Content, *, error: bool = False) -> None:
         """Add a note; `text` is shown as it is, without markup."""
-        self.add(Note(Content(text) if isinstance(text, str) else text, classes="-error" if error else ""))
+        content = Content(printable(text)) if isinstance(text, str) else text
+        self.add(Note(content, classes="-error" if error else ""))
 
     def last_message(self) -> MessageView | None:
         """Return the latest message that is shown."""

@@ -12,6 +12,8 @@ from textual.message import Message
 from textual.widgets import Log, OptionList
 from textual.widgets.option_list import Option
 
+from persona_tui.tui.printable import printable
+
 LINES = 2000
 _BAR_WIDTH = 16
 _SIGNS = {"queued": "·", "running": "▸", "done": "✓", "failed": "✗", "cancelled": "–"}
@@ -40,7 +42,7 @@ class JobRow:
                 f" {self.fraction:.0%}",
                 f" · {clock(self.eta)} left" if self.eta else "",
             ]
-        parts.append((f" {self.note or self.state}", "dim"))
+        parts.append((f" {printable(self.note or self.state)}", "dim"))
         return Content.assemble(*parts)
 
 
@@ -102,4 +104,4 @@ class JobsPanel(Vertical):
 
     def write(self, line: str) -> None:
         """Add a line to the log."""
-        self.query_one(Log).write_line(line)
+        self.query_one(Log).write_line(printable(line))

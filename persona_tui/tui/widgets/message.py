@@ -6,6 +6,7 @@ from textual.selection import Selection
 from textual.widget import Widget
 
 from persona_tui.tui.markdown import MarkdownText
+from persona_tui.tui.printable import printable
 
 
 class MessageView(Widget):
@@ -25,8 +26,8 @@ class MessageView(Widget):
         super().__init__(classes=f"-{role}")
         self.role = role
         self._heading = heading
-        self._markdown = MarkdownText(text if role == "assistant" else "")
-        self._plain = text if role == "user" else ""
+        self._markdown = MarkdownText(printable(text) if role == "assistant" else "")
+        self._plain = printable(text) if role == "user" else ""
         self._lines: tuple[int, list[Content]] | None = None  # for a width
 
     @property
@@ -36,7 +37,7 @@ class MessageView(Widget):
 
     def write(self, text: str) -> None:
         """Add text to a reply that is being written."""
-        self._markdown.append(text)
+        self._markdown.append(printable(text))
         self._changed()
 
     def set_heading(self, heading: Content) -> None:
@@ -53,12 +54,9 @@ class MessageView(Widget):
 
     def _get_lines(self, width: int) -> list[Content]:
         if self._lines is None or self._lines[0] != width:
-            body = (
-                Content(self._plain).wrap(max(width, 1))
-                if self._plain
-                else self._markdown.lines(max(width, 1))
-            )
-            self._lines = (width, [self._heading, *body])
+            room = max(width, 1)
+            body = Content(self._plain).wrap(room) if self._plain else self._markdown.lines(room)
+            self._lines = (width, [self._heading.truncate(room, ellipsis=True), *body])
         return self._lines[1]
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:

@@ -12,6 +12,8 @@ from textual.widgets import TextArea
 
 from persona_tui.tui.widgets.completions import Completions
 
+_PLACEHOLDER = "enter sends · ctrl+j begins a new line · / for commands"
+
 Completer = Callable[[str], Sequence[tuple[str, str]]]
 
 
@@ -19,13 +21,13 @@ class Prompt(TextArea):
     """A text area that sends, remembers what was sent, and completes slash commands."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "send", "send", show=False, id="prompt_send"),
-        Binding("ctrl+j,shift+enter", "newline", "new line", show=False, id="prompt_newline"),
-        Binding("tab", "complete", "complete", show=False, id="prompt_complete"),
-        Binding("up", "up", "previous", show=False, id="prompt_up"),
-        Binding("down", "down", "next", show=False, id="prompt_down"),
-        Binding("pageup", "app.scroll_chat(-1)", "scroll up", show=False, id="chat_page_up"),
-        Binding("pagedown", "app.scroll_chat(1)", "scroll down", show=False, id="chat_page_down"),
+        Binding("enter", "send", "send what is written", show=False, id="prompt_send"),
+        Binding("ctrl+j,shift+enter", "newline", "begin a new line", show=False, id="prompt_newline"),
+        Binding("tab", "complete", "take the completion", show=False, id="prompt_complete"),
+        Binding("up", "up", "what was sent before", show=False, id="prompt_up"),
+        Binding("down", "down", "what was sent after", show=False, id="prompt_down"),
+        Binding("pageup", "app.scroll_chat(-1)", "scroll the chat up", show=False, id="chat_page_up"),
+        Binding("pagedown", "app.scroll_chat(1)", "scroll the chat down", show=False, id="chat_page_down"),
     ]
 
     @dataclass
@@ -41,7 +43,7 @@ class Prompt(TextArea):
             completer: given what is written, what it could become and why.
             id: of the widget.
         """
-        super().__init__(id=id, compact=True, highlight_cursor_line=False, tab_behavior="focus")
+        super().__init__(id=id, compact=True, highlight_cursor_line=False, placeholder=_PLACEHOLDER)
         self._completions = completions
         self._completer = completer
         self._history: list[str] = []

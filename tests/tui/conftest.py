@@ -1,0 +1,29 @@
+"""A workspace of its own for every test, with the built-in model, configured to be quick."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from persona_tui.workspace import packaged_root
+
+# Small enough that a persona is made in seconds; everything else is as it is shipped.
+QUICK = """
+model: {name: builtin}
+extraction: {num_samples_per_prompt: 2, questions: 20, max_new_tokens: 8}
+calibration: {questions: 2, max_new_tokens: 8}
+generation: {max_new_tokens: 30, seed: 1}
+"""
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """A copy of what the package ships."""
+    root = tmp_path / "workspace"
+    root.mkdir()
+    for name in ("datasets", "vectors"):
+        shutil.copytree(packaged_root() / name, root / name)
+    (root / "config.yaml").write_text(QUICK, encoding="utf-8")
+    return root

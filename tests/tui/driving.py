@@ -1,0 +1,88 @@
+"""Runs the app without a terminal, presses keys, and waits for what should follow."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from textual import events
+from textual.app import App
+from textual.keys import _character_to_key
+from textual.message_pump import MessagePump
+from textual.pilot import Pilot
+
+from persona_tui.runtime import Runtime
+from persona_tui.tui.app import PersonaApp
+from persona_tui.tui.voice import Faders
+
+TIMEOUT = 60.0
+_CHARACTERS = {"space": " ", "slash": "/"}
+LONGEST = 1500  # tokens in a reply that does not end by itself
+
+
+async def until(pilot: Pilot[None], condition: Callable[[], bool], what: str = "") -> None:
+    """Let the app work until a condition holds.
+
+    Raises:
+        AssertionError: it does not within a minute.
+    """
+    deadline = asyncio.get_running_loop().time() + TIMEOUT
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline, f"never happened: {what or condition}"
+        await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def running(
+    workspace: Path, size: tuple[int, int] = (80, 24), faders: Faders | None = None
+) -> AsyncIterator[tuple[PersonaApp, Pilot[None]]]:
+    """Run the app until the block ends, and then its thread."""
+    app = PersonaApp(Runtime.open(workspace), faders or Faders())
+    try:
+        async with app.run_test(size=size) as pilot:
+            await until(pilot, lambda: app.model_ready, "the model is loaded")
+            yield app, pilot
+    finally:
+        assert app.worker.close(timeout=10), "the model's thread ends"
+
+
+async def press(pilot: Pilot[None], *keys: str) -> None:
+    """Press keys, each once what the one before has set off is done.
+
+    `Pilot.press` waits for the processor to be idle instead: seconds for each key, while a reply is written.
+    """
+    app = pilot.app
+    for key in keys:
+        name = _character_to_key(key) if len(key) == 1 else key
+        app.post_message(events.Key(name, key if len(key) == 1 else _CHARACTERS.get(key)))
+        await _settle(app)
+
+
+async def _settle(app: App[None]) -> None:
+    """Wait until a key has gone from the app to the focused widget and back, and so has what came of it."""
+    await _processed(app)
+    for _ in range(2):
+        start = app.focused if app.focused is not None else app.screen
+        for node in list(start.ancestors_with_self):
+            await _processed(node)
+
+
+async def _processed(node: MessagePump) -> None:
+    """Wait until a node has processed what is in its queue."""
+    done = asyncio.Event()
+    if node.call_later(done.set):
+        await asyncio.wait_for(done.wait(), TIMEOUT)
+
+
+async def say(pilot: Pilot[None], text: str) -> None:
+    """Paste a text and send it."""
+    pilot.app.post_message(events.Paste(text))
+    await press(pilot, "enter")
+
+
+def never_ending(app: PersonaApp) -> None:
+    """Let no reply end by itself, so that there is time to do something while one is written."""
+    app.runtime.model._end_tokens = frozenset()
+    app.speaker.sampling = {"max_new_tokens": LONGEST}

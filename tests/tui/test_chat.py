@@ -1,0 +1,101 @@
+"""Talking: sending, streaming, stopping, writing anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from textual import events
+
+from persona_tui.tui.widgets.chat_log import Note
+from persona_tui.tui.widgets.message import MessageView
+
+from .driving import LONGEST, never_ending, press, running, say, until
+
+SIZES = [(80, 24), (120, 40)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_reply_streams_and_is_kept(workspace: Path, size: tuple[int, int]) -> None:
+    async with running(workspace, size) as (app, pilot):
+        await say(pilot, "What is bread?")
+        await until(pilot, lambda: app.speaker.last is not None and app.speaker.last.count > 0, "a token")
+        await until(pilot, lambda: not app.speaker.busy, "the reply ends")
+        views = list(app.main.query(MessageView))
+        assert [view.role for view in views] == ["user", "assistant"]
+        said = app.speaker.conversation.messages
+        assert [message["role"] for message in said] == ["user", "assistant"]
+        assert said[1]["content"] == views[1].source.strip() != ""
+        assert app.main.status.status.speed is not None
+        assert app.main.trace._tokens
+
+
+async def test_escape_stops_and_keeps_what_was_said(workspace: Path) -> None:
+    async with running(workspace) as (app, pilot):
+        never_ending(app)
+        await say(pilot, "Tell me a long story")
+        await until(pilot, lambda: app.speaker.last is not None and app.speaker.last.count > 3, "tokens")
+        await press(pilot, "escape")
+        await until(pilot, lambda: not app.speaker.busy, "the reply ends")
+        turn = app.speaker.last
+        assert turn is not None and turn.finish == "cancelled" and turn.count < LONGEST
+        assert app.speaker.conversation.messages[-1]["role"] == "assistant"
+        assert app.is_running
+
+
+async def test_f5_writes_the_reply_anew(workspace: Path) -> None:
+    async with running(workspace) as (app, pilot):
+        await say(pilot, "Hello")
+        await until(pilot, lambda: not app.speaker.busy, "the first reply")
+        first = app.speaker.last
+        await press(pilot, "f5")
+        await until(pilot, lambda: not app.speaker.busy and app.speaker.last is not first, "the second reply")
+        assert [view.role for view in app.main.query(MessageView)] == ["user", "assistant"]
+        assert len(app.speaker.conversation.messages) == 2
+
+
+async def test_ctrl_j_and_a_paste_make_lines_and_send_nothing(workspace: Path) -> None:
+    async with running(workspace) as (app, pilot):
+        await press(pilot, "a", "ctrl+j", "b")
+        app.post_message(events.Paste("one\r\ntwo\rthree"))
+        await until(
+            pilot, lambda: app.main.prompt.text == "a\nbone\ntwo\nthree", "the paste is inserted whole"
+        )
+        assert not app.main.query(MessageView)
+
+
+async def test_a_second_message_waits_for_the_first_reply(workspace: Path) -> None:
+    async with running(workspace) as (app, pilot):
+        never_ending(app)
+        await say(pilot, "First")
+        await say(pilot, "Second")
+        await until(pilot, lambda: app.main.prompt.text == "Second", "the second message waits in the prompt")
+        assert app.speaker.busy
+        await press(pilot, "escape")
+        await until(pilot, lambda: not app.speaker.busy, "the reply ends")
+
+
+async def test_slash_commands_answer_and_complete(workspace: Path) -> None:
+    async with running(workspace) as (app, pilot):
+        await press(pilot, "slash", "s", "t", "r")
+        assert app.main.prompt._completions.chosen == "/strength"
+        await press(pilot, "tab", "space", *"0.5", "enter")
+        assert app.voice.faders.strength == 0.5
+        assert app.runtime.engine.mix.strength == 0.5
+        await say(pilot, "/streng 1")
+        assert "/strength" in str(list(app.main.query(Note))[-1].content)
+
+
+async def test_the_chat_follows_until_the_reader_scrolls(workspace: Path) -> None:
+    async with running(workspace) as (app, pilot):
+        for number in range(30):
+            app.main.chat.note(f"note {number}")
+        await pilot.pause()
+        chat = app.main.chat
+        assert chat.scroll_y == chat.max_scroll_y
+        await press(pilot, "pageup")
+        await until(pilot, lambda: chat.scroll_y < chat.max_scroll_y, "scrolled")
+        place = chat.scroll_y
+        chat.note("later")
+        await pilot.pause()
+        assert chat.scroll_y == place

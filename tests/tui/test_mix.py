@@ -1,0 +1,100 @@
+"""Who speaks and how loud: list, faders, and what the engine makes of them while a reply is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from persona_tui.tui.app import PersonaApp
+from persona_tui.tui.screens.confirm import ConfirmScreen
+from persona_tui.tui.voice import Faders
+from persona_tui.tui.widgets.personas import PersonaList
+from persona_tui.tui.widgets.slider import FloatSlider
+
+from .driving import never_ending, press, running, say, until
+
+SIZES = [(80, 24), (120, 40)]
+
+
+def state(app: PersonaApp, name: str) -> str:
+    """Return the list's row of a persona."""
+    return str(app.main.query_one(PersonaList).get_option(name).prompt)
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_strength_changes_in_mid_reply(workspace: Path, size: tuple[int, int]) -> None:
+    async with running(workspace, size, Faders({"sage": 1.0}, strength=0.3)) as (app, pilot):
+        never_ending(app)
+        engine = app.runtime.engine
+        await say(pilot, "Hello")
+        await until(pilot, lambda: app.speaker.last is not None and app.speaker.last.count > 0, "a token")
+        before = engine._live.steering
+        await press(pilot, "ctrl+up")
+        assert engine.mix.strength == pytest.approx(0.35)
+        layer = next(iter(before))
+        assert float(engine._live.steering[layer].norm() / before[layer].norm()) == pytest.approx(0.35 / 0.3)
+        await press(pilot, "f3", "left", "left")
+        await until(pilot, lambda: engine.mix.strength == pytest.approx(0.25), "the fader acts")
+        assert app.speaker.busy
+        await press(pilot, "escape")
+        assert app.speaker.busy, "the first escape leaves the panel"
+        await press(pilot, "escape")
+        await until(pilot, lambda: not app.speaker.busy, "the second stops the reply")
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_load_speak_and_unload(workspace: Path, size: tuple[int, int]) -> None:
+    async with running(workspace, size) as (app, pilot):
+        await press(pilot, "f2", "space")
+        await until(pilot, lambda: "creator" in app.runtime.personas.list_loaded(), "loaded")
+        assert state(app, "creator").startswith("◐")
+        await press(pilot, "down", "enter")
+        await until(pilot, lambda: app.runtime.engine.mix.weights == {"explorer": 1.0}, "speaks")
+        assert state(app, "explorer").startswith("●")
+        await until(pilot, lambda: len(app.main.query("#faders FloatSlider")) == 2, "a fader each")
+        await press(pilot, "space")
+        await until(pilot, lambda: app.runtime.engine.mix.weights == {}, "unloaded, so nobody speaks")
+
+
+async def test_a_blend_is_made_with_faders(workspace: Path) -> None:
+    async with running(workspace, (120, 40), Faders({"sage": 0.5, "trickster": 0.5})) as (app, pilot):
+        faders = {fader.label: fader for fader in app.main.query("#faders FloatSlider").results(FloatSlider)}
+        faders["trickster"].focus()
+        await pilot.pause()
+        await press(pilot, *"-0.25", "enter")
+        await until(
+            pilot, lambda: app.runtime.engine.mix.weights == {"sage": 0.5, "trickster": -0.25}, "typed"
+        )
+        await press(pilot, "s")
+        await until(pilot, lambda: app.runtime.engine.mix.weights == {"trickster": 1.0}, "alone")
+
+
+async def test_capping_is_switched(workspace: Path) -> None:
+    async with running(workspace, (120, 40)) as (app, pilot):
+        assert app.runtime.engine._live.capping or not app.runtime.engine.mix.capping
+        await press(pilot, "f3", "down", "space")
+        await until(pilot, lambda: not app.runtime.engine.mix.capping, "off")
+        assert "capping off" in str(app.main.status.render())
+
+
+async def test_deleting_asks_and_no_has_the_focus(workspace: Path) -> None:
+    async with running(workspace) as (app, pilot):
+        await press(pilot, "f2", "d")
+        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen), "asked")
+        assert app.focused is not None and app.focused.id == "no"
+        await press(pilot, "enter")
+        await until(pilot, lambda: app.screen is app.main, "answered")
+        assert "creator" in app.runtime.personas.list_available()
+        await press(pilot, "d")
+        await until(pilot, lambda: isinstance(app.screen, ConfirmScreen), "asked again")
+        await press(pilot, "y")
+        await until(pilot, lambda: "creator" not in app.runtime.personas.list_available(), "deleted")
+        assert app.main.query_one(PersonaList).option_count == 4
+
+
+async def test_an_unknown_persona_is_named_and_left_out(workspace: Path) -> None:
+    async with running(workspace, faders=Faders({"sagee": 1.0})) as (app, pilot):
+        await pilot.pause()
+        assert app.voice.faders.speaking == {}
+        assert 'Did you mean "sage"?' in " ".join(str(note.content) for note in app.main.query("Note"))
