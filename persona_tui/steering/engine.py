@@ -141,17 +141,15 @@ class SteeringEngine:
 
         The personas' vectors are blended layer by layer over all layers where any of them is added. At a
         layer where one of them adds nothing it counts as a zero vector with its weight: a blend of a persona
-        at layer 4 and one at layer 5 adds half of each at its own layer. A persona that is not loaded is
-        loaded.
+        at layer 4 and one at layer 5 adds half of each at its own layer.
 
         Raises:
             PersonaNotFoundError: it names a persona that does not exist.
             VectorFileError: a persona's or the axes' file cannot be used.
         """
+        composite = self.personas.get_composite(mix.weights, safe=mix.safe)
         steering: Mapping[int, Tensor] = {}
-        self._load(mix)
         if mix.strength:
-            composite = self.personas.get_composite(mix.weights, safe=mix.safe)
             steering = {layer: mix.strength * vector for layer, vector in composite.items()}
         return Interventions(steering, self._capping(mix) if mix.capping else {})
 

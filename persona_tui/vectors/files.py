@@ -110,7 +110,8 @@ def _read(path: Path) -> bytes:
 
 def _header(path: Path, data: bytes) -> dict[str, Any]:
     """Parse the JSON header by hand first: what is wrong is then said in words of ours."""
-    if data[:2] == b"PK" or data[:1] == b"\x80":
+    # A header's length may begin with the same bytes as a pickle, but then a JSON object follows.
+    if data[8:9] != b"{" and (data[:2] == b"PK" or data[:1] == b"\x80"):
         _refuse(path, "it is a pickle, which could run code; only safetensors files are read")
     if len(data) < 8:
         _refuse(path, "it is cut off or no vector file at all")

@@ -109,10 +109,10 @@ def test_an_unknown_persona_is_named_with_the_nearest(engine: SteeringEngine) ->
         engine.interventions(Mix({"nobody": 1}, strength=0))
 
 
-def test_a_persona_is_loaded_on_use(engine: SteeringEngine, manager: PersonaManager) -> None:
+def test_one_answer_loads_nothing_for_good(engine: SteeringEngine, manager: PersonaManager) -> None:
     assert manager.list_loaded() == []
-    engine.generate("Who are you?", "sage")
-    assert manager.list_loaded() == ["sage"]
+    assert engine.generate("Who are you?", "sage", 3.0) != engine.generate("Who are you?")
+    assert manager.list_loaded() == []
 
 
 # The floor ------------------------------------------------------------------------------------------------
