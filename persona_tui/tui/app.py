@@ -6,10 +6,11 @@ already type. That thread never touches a widget; it posts the messages in `mess
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from textual import on
 from textual.app import App, SystemCommand
@@ -39,7 +40,7 @@ from persona_tui.tui.widgets.prompt import Prompt
 from persona_tui.tui.widgets.status import Status
 
 STRENGTH_STEP = 0.05
-CLOSE_TIMEOUT = 0.3  # seconds that quitting waits for the model's thread
+CLOSE_TIMEOUT = 0.2  # seconds that quitting waits for the model's thread
 
 
 class PersonaApp(App[None]):
@@ -316,8 +317,8 @@ def run_app(
     strength: float | None = None,
     blend: Mapping[str, float] | None = None,
     capping: bool | None = None,
-) -> int:
-    """Run the app until the user quits, and return the exit status.
+) -> NoReturn:
+    """Run the app until the user quits, and end the process: status 0, or 1 after a mistake of ours.
 
     Args:
         runtime: the workspace and its model; cheap to open, the app loads the model itself.
@@ -325,6 +326,9 @@ def run_app(
         strength: how loud; by default as the settings say.
         blend: who speaks at first, with weights, instead of one persona.
         capping: whether the floor is enforced; by default as the settings say.
+
+    Raises:
+        ConfigError: the settings name a theme that does not exist.
     """
     terminal.quiet_libraries()
     steering = runtime.settings.steering
@@ -339,14 +343,13 @@ def run_app(
     )
     with terminal.stderr_lines(lambda line: app.is_running and app.post_message(LogLine(line))):
         app.run()
-    return _leave(app)
+    _leave(app)
 
 
-def _leave(app: PersonaApp) -> int:
-    """End the process when the model's thread is in the middle of something that cannot be interrupted."""
-    status = app.return_code or 0
-    if not app.worker.close(CLOSE_TIMEOUT):
+def _leave(app: PersonaApp) -> NoReturn:
+    """End the process: tidying up after torch takes longer than leaving may."""
+    app.worker.close(CLOSE_TIMEOUT)
+    with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(status)
-    return status
+    os._exit(app.return_code or 0)

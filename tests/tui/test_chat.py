@@ -78,8 +78,8 @@ async def test_a_second_message_waits_for_the_first_reply(workspace: Path) -> No
 async def test_slash_commands_answer_and_complete(workspace: Path) -> None:
     async with running(workspace) as (app, pilot):
         await press(pilot, "slash", "s", "t", "r")
-        assert app.main.prompt._completions.chosen == "/strength"
-        await press(pilot, "tab", "space", *"0.5", "enter")
+        assert app.main.prompt._completions.chosen == "/strength "
+        await press(pilot, "tab", *"0.5", "enter")
         assert app.voice.faders.strength == 0.5
         assert app.runtime.engine.mix.strength == 0.5
         await say(pilot, "/streng 1")

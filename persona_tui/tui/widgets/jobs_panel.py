@@ -1,5 +1,6 @@
 """Long work: how far it is, and what it said."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,6 +16,7 @@ from textual.widgets.option_list import Option
 from persona_tui.tui.printable import printable
 
 LINES = 2000
+_NARROWEST = 40
 _BAR_WIDTH = 16
 _SIGNS = {"queued": "·", "running": "▸", "done": "✓", "failed": "✗", "cancelled": "–"}
 _STYLES = {"done": "$text-success", "failed": "$text-error", "cancelled": "dim", "queued": "dim"}
@@ -98,10 +100,17 @@ class JobsPanel(Vertical):
         yield JobList(id="job-list", compact=True)
         yield Log(id="job-log", max_lines=LINES)
 
+    def on_mount(self) -> None:
+        """Say what will appear here."""
+        self.write("Extractions and other long work appear here, and what libraries have to say.")
+
     def show_rows(self, rows: Sequence[JobRow]) -> None:
         """Show these jobs."""
         self.query_one(JobList).show_rows(rows)
 
     def write(self, line: str) -> None:
-        """Add a line to the log."""
-        self.query_one(Log).write_line(printable(line))
+        """Add a line to the log, wrapped to its present width."""
+        log = self.query_one(Log)
+        width = max(log.size.width - 1, _NARROWEST)
+        for part in textwrap.wrap(printable(line), width, subsequent_indent="  "):
+            log.write_line(part)
