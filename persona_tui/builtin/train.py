@@ -9,6 +9,7 @@ on the generated corpus, loss on unlabelled text and on the assistant's turns.
 from __future__ import annotations
 
 import argparse
+import copy
 import itertools
 import sys
 import time
@@ -394,17 +395,9 @@ def _say(line: str) -> None:
 
 def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     """Writes bfloat16 weights, config and tokenizer that `AutoModelForCausalLM.from_pretrained` loads."""
-    out.mkdir(parents=True, exist_ok=True)
-    weights = {
-        name: tensor.detach().to(torch.bfloat16)
-        for name, tensor in model.state_dict().items()
-        if name != "lm_head.weight"
-    }
-    model.config._attn_implementation = "sdpa"
-    model.config.dtype = torch.bfloat16
-    model.save_pretrained(out, state_dict=weights)
-    model.config.dtype = torch.float32
-    model.config._attn_implementation = "packed"
+    small = copy.deepcopy(model).to(torch.bfloat16)
+    small.config._attn_implementation = "sdpa"
+    small.save_pretrained(out)
     tokenizer.save_pretrained(out)
 
 
