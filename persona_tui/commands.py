@@ -487,7 +487,7 @@ COMMANDS: dict[str, Command] = {
         Command(
             "temperature",
             "/temperature NUMBER",
-            "0 = always the likeliest word, 1 = as the model has it",
+            "0 = the likeliest word, 1 = as the model has it",
             _temperature,
         ),
         Command("help", "/help [COMMAND]", "this list", _help, lambda _: COMMANDS),
