@@ -463,7 +463,7 @@ COMMANDS: dict[str, Command] = {
         Command(
             "strength",
             "/strength NUMBER",
-            "how loud: 0 = unsteered, 0.3 = clear, 1 = far too much",
+            "how loud: 0 = unsteered, 0.3 = clear, 1 = too much",
             _strength,
         ),
         Command("blend", "/blend A:0.5,B:0.3", "speak as several personas", _blend, _available),
