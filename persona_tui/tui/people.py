@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -47,16 +48,17 @@ class People:
 
     def model_ready(self) -> None:
         """Load who should speak at first, and show everybody."""
-        wanted = self._app.voice.faders.speaking
+        faders = self._app.voice.faders
         try:
-            for name in wanted:
+            for name in faders.speaking:
                 self._manager.load(name)
-            self._app.voice.set(self._app.voice.faders)
+            self._app.voice.set(faders)
+            if not self._app.runtime.engine.can_cap:
+                self._app.main.chat.note(f"{_NO_AXES} /init makes them.")
         except PersonaTuiError as error:
             self._app.show_error(error)
-            self._app.voice.solo({})
-        if not self._app.runtime.engine.can_cap:
-            self._app.main.chat.note(f"{_NO_AXES} /init makes them.")
+            with contextlib.suppress(PersonaTuiError):  # the same, if it is not about who speaks
+                self._app.voice.solo({})
         self.refresh()
 
     def refresh(self) -> None:
@@ -82,9 +84,12 @@ class People:
 
     def _floor(self) -> str:
         engine = self._app.runtime.loaded_engine if self._app.model_ready else None
-        if engine is None or not engine.can_cap:
-            return "no floor: no axes yet"
-        return f"floor: {engine.safety_floor:g}th percentile, {engine.capping_axis()} axis"
+        try:
+            if engine is None or not engine.can_cap:
+                return "no floor: no axes yet"
+            return f"floor: {engine.safety_floor:g}th percentile, {engine.capping_axis()} axis"
+        except PersonaTuiError:  # said in the chat already
+            return "no floor: the axes cannot be used"
 
     # --- what is asked of the list
 

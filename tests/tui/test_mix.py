@@ -98,3 +98,13 @@ async def test_an_unknown_persona_is_named_and_left_out(workspace: Path) -> None
         await pilot.pause()
         assert app.voice.faders.speaking == {}
         assert 'Did you mean "sage"?' in " ".join(str(note.content) for note in app.main.query("Note"))
+
+
+async def test_axes_that_cannot_be_used_are_an_error_and_no_crash(workspace: Path) -> None:
+    (workspace / "vectors" / "builtin" / "axes.safetensors").write_bytes(b"not a vector file")
+    async with running(workspace) as (app, pilot):
+        await until(pilot, lambda: bool(app.main.query("Note.-error")), "the error is shown")
+        await say(pilot, "Hello")
+        await until(pilot, lambda: len(app.main.query("Note.-error")) == 2, "and again instead of a reply")
+        await press(pilot, "f3", "right")
+        assert app.is_running
