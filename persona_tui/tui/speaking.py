@@ -185,9 +185,6 @@ def _heading(voice: str, note: str) -> Content:
 
 
 def _summary(turn: Turn, error: Exception | None) -> str:
-    """Say how a reply went: `57 tokens · 85 tok/s · stopped`."""
-    parts = [f"{turn.count} tokens"]
-    if turn.speed is not None:
-        parts.append(f"{turn.speed:.0f} tok/s")
+    """Say how a reply went: `stopped · 57 tokens`."""
     ending = "failed" if error is not None else _ENDINGS.get(turn.finish or "cancelled", "")
-    return " · ".join([*parts, ending] if ending else parts)
+    return " · ".join(part for part in (ending, f"{turn.count} tokens") if part)

@@ -102,7 +102,7 @@ class JobsPanel(Vertical):
 
     def on_mount(self) -> None:
         """Say what will appear here."""
-        self.write("Extractions and other long work appear here, and what libraries have to say.")
+        self.write("Long work shows here, with its log.")
 
     def show_rows(self, rows: Sequence[JobRow]) -> None:
         """Show these jobs."""
