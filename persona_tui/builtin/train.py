@@ -316,9 +316,8 @@ class Trainer:
         AttentionInterface.register("packed", packed_attention)
         self.recipe = recipe
         self.device = device
-        self.tokenizer: Any = _tokenizer(recipe) if resume is None else AutoTokenizer.from_pretrained(resume)
-        fresh = build_model(recipe, self.tokenizer)
-        self.model: Any = fresh if resume is None else _weights(resume)
+        self.tokenizer: Any = _tokenizer(recipe) if resume is None else _saved_tokenizer(resume)
+        self.model = _untrained(recipe, self.tokenizer) if resume is None else _weights(resume)
         self.model.to(device)
         self.model.config._attn_implementation = "packed"
         self.hooks: list[Any] = []
@@ -378,8 +377,16 @@ def train(recipe: Recipe, out: Path, device: str = "cpu", resume: Path | None = 
                 _say(f"stage {number} step {step} validation loss {trainer.validate():.4f}, saved to {out}")
 
 
+def _untrained(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Any:
+    return build_model(recipe, tokenizer)
+
+
 def _weights(folder: Path) -> Any:
     return Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+def _saved_tokenizer(folder: Path) -> Any:
+    return AutoTokenizer.from_pretrained(folder)
 
 
 def _tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
@@ -395,7 +402,8 @@ def _say(line: str) -> None:
 
 def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     """Writes bfloat16 weights, config and tokenizer that `AutoModelForCausalLM.from_pretrained` loads."""
-    small = copy.deepcopy(model).to(torch.bfloat16)
+    small: Any = copy.deepcopy(model)
+    small.to(torch.bfloat16)
     small.config._attn_implementation = "sdpa"
     small.save_pretrained(out)
     tokenizer.save_pretrained(out)
