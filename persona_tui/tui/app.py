@@ -29,6 +29,7 @@ from persona_tui.tui.messages import JobChanged, LogLine, ModelFailed, ModelRead
 from persona_tui.tui.people import People
 from persona_tui.tui.screens.chat import WIDE, ChatScreen, Panel
 from persona_tui.tui.screens.page import PageScreen
+from persona_tui.tui.screens.palette import Palette
 from persona_tui.tui.slash import Slash
 from persona_tui.tui.speaking import Speaker
 from persona_tui.tui.theme import choose_theme
@@ -259,6 +260,11 @@ class PersonaApp(App[None]):
     def action_show_help(self) -> None:
         """Show all keys."""
         self.push_screen(PageScreen("help", help_text(self)))
+
+    def action_command_palette(self) -> None:
+        """Open the command palette."""
+        if not isinstance(self.screen, Palette):
+            self.push_screen(Palette(id="--command-palette"))
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Offer every action in the command palette, with Textual's own."""

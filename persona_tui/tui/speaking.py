@@ -103,7 +103,7 @@ class Speaker:
 
     def _drain(self) -> None:
         """Show what has been written since the last time."""
-        if self._reply is None:
+        if self._reply is None or not self._app.is_running:  # the timer may tick while the app is closing
             return
         reply = self._reply
         events = reply.turn.drain()

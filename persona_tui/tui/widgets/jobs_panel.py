@@ -10,10 +10,11 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.message import Message
-from textual.widgets import Log, OptionList
+from textual.widgets import Log
 from textual.widgets.option_list import Option
 
 from persona_tui.tui.printable import printable
+from persona_tui.tui.widgets.row_list import RowList
 
 LINES = 2000
 _NARROWEST = 40
@@ -60,7 +61,7 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
-class JobList(OptionList):
+class JobList(RowList):
     """The jobs, the latest first."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -12,6 +12,8 @@ from textual.message import Message
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
+from persona_tui.tui.widgets.row_list import RowList
+
 _ON_DISK, _LOADED, _SPEAKING = "○", "◐", "●"
 _LEGEND = f"{_SPEAKING} speaking  {_LOADED} loaded  {_ON_DISK} on disk"
 
@@ -35,7 +37,7 @@ class PersonaRow:
         return Content.assemble((f"{_ON_DISK} ", "dim"), (self.name, "dim"))
 
 
-class PersonaList(OptionList):
+class PersonaList(RowList):
     """The list itself. Its messages say what the user wants; the app does it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

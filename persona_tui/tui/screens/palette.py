@@ -1,0 +1,13 @@
+"""The command palette."""
+
+from contextlib import suppress
+
+from textual.command import CommandPalette
+
+
+class Palette(CommandPalette):
+    """Textual's palette, in which (8.2) page up and page down raise while no row has been laid out."""
+
+    def _action_command_list(self, action: str) -> None:
+        with suppress(KeyError):
+            super()._action_command_list(action)
