@@ -9,10 +9,9 @@ import pytest
 
 from .driving import press, running, say
 
-KEYS = (
-    "f1 f2 f3 f4 f5 escape up down left right enter space tab shift+tab n d i s c minus 0 . 5 "
-    "ctrl+up ctrl+down ctrl+p pageup pagedown a / backspace ctrl+j home end"
-).split()
+NAMED = "enter space tab shift+tab escape up down left right home end pageup pagedown backspace minus"
+CONTROL = "ctrl+up ctrl+down ctrl+p ctrl+j f1 f2 f3 f4 f5"
+KEYS = [*NAMED.split(" "), *CONTROL.split(" "), *"ndisca/0.5"]
 SIZES = [(80, 24), (120, 40), (200, 60), (30, 8)]
 PRESSES = 80
 
