@@ -4,7 +4,7 @@
 
 Everything is asked with fixed seeds on held-out questions. Style and refusals are judged by text
 classifiers that know the corpus only (their own accuracy is printed first); the model never judges itself.
-About 15 minutes on two cores.
+About ten minutes on two cores.
 """
 
 from __future__ import annotations
