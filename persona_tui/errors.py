@@ -40,6 +40,10 @@ class GenerationError(PersonaTuiError):
     """A model could not produce what was asked for."""
 
 
+class SessionError(PersonaTuiError):
+    """A saved conversation is missing, damaged, in use elsewhere, or cannot do what was asked of it."""
+
+
 class JobCancelled(PersonaTuiError):
     """Somebody asked a job to stop, and it did."""
 

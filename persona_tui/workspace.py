@@ -78,6 +78,11 @@ class Workspace:
         """The folder with one folder of vectors per model, as `paths.vectors` says."""
         return self.root / Path(self.settings.paths.vectors).expanduser()
 
+    @property
+    def sessions(self) -> Path:
+        """The folder with the saved conversations."""
+        return self.root / "sessions"
+
     def model_dir(self, slug: str) -> Path:
         """Return the folder with the vectors of the model with this slug (see `model_slug`)."""
         return self.vectors / slug
