@@ -52,12 +52,21 @@ def check_messages(messages: Sequence[Message]) -> None:
             )
 
 
+def is_continued(messages: Sequence[Message]) -> bool:
+    """Whether the answer to a conversation goes on with what the assistant said last."""
+    return len(messages) > 1 and messages[-1]["role"] == "assistant"
+
+
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
     """The text of a conversation up to where the assistant's next words begin.
 
-    Written with the model's chat template, or as plain text for a base model.
+    Written with the model's chat template, or as plain text for a base model. A conversation that ends with
+    words of the assistant goes on from there, in the same turn.
     """
     check_messages(messages)
+    if is_continued(messages):
+        begun = messages[-1]["content"]
+        return render(tokenizer, messages[:-1]) + (begun if is_chat_tokenizer(tokenizer) else f" {begun}")
     if not is_chat_tokenizer(tokenizer):
         lines = [f"{_PLAIN_LABELS[message['role']]}: {message['content']}" for message in messages]
         return "\n".join([*lines, "Assistant:"])
@@ -135,14 +144,22 @@ class TextStream:
     of a stop text is held back until it is clear that it is none.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str] = ()) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str] = (), before: Sequence[int] = ()
+    ) -> None:
+        """
+        Args:
+            tokenizer: of the model that writes.
+            stops: texts that end the writing.
+            before: the last tokens of a text that goes on; what follows then keeps its leading space.
+        """
         self._tokenizer = tokenizer
         self._stops = stops
-        self._ids: list[int] = []
-        self._settled = 0  # tokens before this one are decoded for good
+        self._ids: list[int] = list(before)
+        self._settled = len(before)  # tokens before this one are decoded for good
         self._context = 0  # decoding starts here: a token's text can depend on the one before
         self._pending = ""
-        self._begun = False
+        self._begun = bool(before)
         self._stopped = False
 
     def feed(self, token: int) -> str:

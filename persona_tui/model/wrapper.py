@@ -35,7 +35,8 @@ class Request:
     """A conversation to answer.
 
     Attributes:
-        messages: the conversation; its last message is what the answer follows.
+        messages: the conversation; its last message is what the answer follows, or, if it is the assistant's,
+            goes on with.
         seed: this row's own seed. None = one that follows from the sampling's seed and the row's place.
     """
 
@@ -252,7 +253,10 @@ class ModelWrapper:
         poll = interventions if callable(interventions) else None
         if isinstance(interventions, Interventions):
             hooks.apply(interventions)
-        writers = [text.TextStream(self.tokenizer, self._stops) for _ in requests]
+        writers = [
+            text.TextStream(self.tokenizer, self._stops, prompt[-1:] * text.is_continued(each.messages))
+            for each, prompt in zip(requests, batch.prompts, strict=True)
+        ]
         unfinished = dict.fromkeys(range(len(requests)), 0)  # row -> tokens so far
         for step in decode(self.model, batch, sampling, hooks, poll, stop):
             for event in self._events(step, hooks.axis_names, writers):

@@ -147,7 +147,7 @@ class SteeringEngine:
             PersonaNotFoundError: it names a persona that does not exist.
             VectorFileError: a persona's or the axes' file cannot be used.
         """
-        composite = self.personas.get_composite(mix.weights, safe=mix.safe)
+        composite = self.personas.get_composite(mix.weights, mix.safe, mix.layers)
         steering: Mapping[int, Tensor] = {}
         if mix.strength:
             steering = {layer: mix.strength * vector for layer, vector in composite.items()}
@@ -275,8 +275,8 @@ class SteeringEngine:
 
         Yields:
             One event per token. Its projections are on scales that mean something. By loaded persona: 0 is
-            the average of ordinary replies, 1 that of the persona's own prompted replies. For "assistant": 0
-            is the average of ordinary replies, 1 their standard deviation.
+            the average of ordinary replies, 1 that of the persona's own prompted replies. For the axes
+            ("assistant", "safety"): 0 is the average of ordinary replies, 1 their standard deviation.
 
         Raises:
             PersonaNotFoundError: the mix names a persona that does not exist.
@@ -329,11 +329,11 @@ class SteeringEngine:
     # Traces -------------------------------------------------------------------------------------------------
 
     def traces(self) -> dict[str, Trace]:
-        """What a stream's tokens are compared with: the assistant axis, and every loaded persona."""
+        """What a stream's tokens are compared with: the axes, and every loaded persona."""
         found = {name: self._persona_trace(name) for name in self.personas.list_loaded()}
         axes = self.personas.axes
-        if axes is not None and axes.assistant is not None:
-            found[ASSISTANT_TRACE] = self._assistant_trace(axes)
+        if axes is not None:
+            found |= {name: self._axis_trace(axes, name) for name in axes.names if name in axes.projections}
         return {name: trace for name, trace in found.items() if trace.vectors}
 
     def _persona_trace(self, name: str) -> Trace:
@@ -349,16 +349,44 @@ class SteeringEngine:
                 ordinary.append(float((mean - raw) @ vectors[layer]))
         return Trace(vectors, _mean(ordinary))
 
-    def _assistant_trace(self, axes: Axes) -> Trace:
+    def _axis_trace(self, axes: Axes, name: str) -> Trace:
         vectors, ordinary = {}, []
         for layer in self.capping_layers:
             if layer not in axes.layers:
                 continue
-            projections = axes.projections[ASSISTANT_TRACE][axes.layers.index(layer)]
+            projections = axes.projections[name][axes.layers.index(layer)]
             spread = float(projections.std(correction=0)) or 1.0
-            vectors[layer] = axes.axis(ASSISTANT_TRACE, layer) / spread
+            vectors[layer] = axes.axis(name, layer) / spread
             ordinary.append(float(projections.mean()) / spread)
         return Trace(vectors, _mean(ordinary))
+
+    def floor_reading(self, name: str) -> float | None:
+        """Where the present floor lies on the scale of a trace; None if the mix does not cap that axis."""
+        mix, axes = self._mix, self.personas.axes
+        if axes is None or not mix.capping or name != self.capping_axis(mix):
+            return None
+        trace, caps = self._axis_trace(axes, name), self._capping(mix)
+        readings = [
+            caps[layer].floor * float(vector.norm())
+            for layer, vector in trace.vectors.items()
+            if layer in caps
+        ]
+        return _mean(readings) - trace.ordinary if readings else None
+
+    def loudness(self, mix: Mix | None = None) -> dict[int, float]:
+        """How long a mix' vector (by default the present one's) is at each layer where it is added.
+
+        As a share of the length of ordinary replies' mean activation there; empty without axes.
+        """
+        axes = self.personas.axes
+        if axes is None:
+            return {}
+        ordinary = next(iter(axes.baseline.values())).norm(dim=-1)
+        return {
+            layer: float(vector.norm() / ordinary[axes.layers.index(layer)])
+            for layer, vector in self.interventions(mix or self._mix).steering.items()
+            if layer in axes.layers
+        }
 
 
 def _mean(values: Sequence[float]) -> float:

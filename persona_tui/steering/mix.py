@@ -22,9 +22,11 @@ class Mix:
         safe: the vectors without their safety component, rather than the raw ones.
         capping_axis: "assistant" or "safety"; None = as the settings say.
         percentile: of ordinary responses, where the floor lies, 0 to 100; None = as the engine is set.
+        layers: where personas are added, ascending; None = each where its calibration says.
 
     Raises:
-        PersonaTuiError: a number is not finite, the percentile is out of range, or there is no such axis.
+        PersonaTuiError: a number is not finite, the percentile or a layer is out of range, or there is no
+            such axis.
     """
 
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -33,6 +35,7 @@ class Mix:
     safe: bool = True
     capping_axis: str | None = None
     percentile: float | None = None
+    layers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", dict(self.weights))  # nobody changes it behind our back
@@ -44,6 +47,10 @@ class Mix:
         check_percentile(self.percentile)
         if self.capping_axis not in (None, "assistant", "safety"):
             raise PersonaTuiError(f'the capping axis is "assistant" or "safety", not "{self.capping_axis}"')
+        if self.layers is not None:
+            object.__setattr__(self, "layers", tuple(sorted(set(self.layers))) or None)
+            if self.layers and self.layers[0] < 0:
+                raise PersonaTuiError(f"layers are counted from 0; there is no layer {self.layers[0]}")
 
     @property
     def label(self) -> str:

@@ -6,7 +6,7 @@ the next command.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -183,23 +183,27 @@ class PersonaManager:
         """Return a loaded persona's vectors at strength 1, layer to `[hidden]`; None if it is not loaded."""
         return self.get(name).direction(safe) if name in self.list_loaded() else None
 
-    def get_composite(self, weights: Mapping[str, float], safe: bool = True) -> dict[int, Tensor]:
+    def get_composite(
+        self, weights: Mapping[str, float], safe: bool = True, layers: Sequence[int] | None = None
+    ) -> dict[int, Tensor]:
         """Return a blend of personas at strength 1, layer to `[hidden]`; empty when nothing has weight.
 
         Personas need not be loaded. At a layer where one of them adds nothing, it counts as a zero vector, so
-        that a blend of personas calibrated for different layers is as loud as its parts.
+        that a blend of personas calibrated for different layers is as loud as its parts. With `layers`, all
+        of them are added there instead (see `PersonaVector.direction`).
 
         Raises:
             PersonaNotFoundError: one of the names is unknown.
             PersonaTuiError: a weight is not a finite number.
+            VectorFileError: a persona was not extracted at one of `layers`.
         """
         for name, weight in weights.items():
             if not math.isfinite(weight):
                 raise PersonaTuiError(f'The weight of "{name}" must be a number, not {weight}.')
-        directions = {name: self.get(name).direction(safe) for name, weight in weights.items() if weight}
+        directions = {name: self.get(name).direction(safe, layers) for name, by in weights.items() if by}
         amounts = [weights[name] for name in directions]
-        layers = sorted({layer for direction in directions.values() for layer in direction})
-        return {layer: blend(_at_layer(list(directions.values()), layer), amounts) for layer in layers}
+        places = sorted({layer for direction in directions.values() for layer in direction})
+        return {layer: blend(_at_layer(list(directions.values()), layer), amounts) for layer in places}
 
     # --- making one ---
 

@@ -1,6 +1,6 @@
 """A persona: what extraction found for one character, and how loud it has to be."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -81,15 +81,30 @@ class PersonaVector:
         targets = set(self.metadata.get("target_layers", ()))
         return tuple(layer for layer in self.layers if layer in targets) or self.layers
 
-    def direction(self, safe: bool = True) -> dict[int, Tensor]:
+    def direction(self, safe: bool = True, layers: Sequence[int] | None = None) -> dict[int, Tensor]:
         """Return what is added at strength 1: steering layer to `gain` times the vector, `[hidden]`.
 
         Args:
             safe: the vector without its safety component, rather than the raw one.
+            layers: where to add it instead of at its own layers. What is added at one layer is still there at
+                the next, so that more layers get less each (and fewer more): by the square root, as in
+                calibration.
+
+        Raises:
+            VectorFileError: it was not extracted at one of `layers`.
         """
         gain = self.calibration.gain if self.calibration is not None else 1.0
         stack = (self.safe if safe else self.raw)[self.recipe]
-        return {layer: stack[self.layers.index(layer)] * gain for layer in self.steering_layers}
+        chosen = self.steering_layers if layers is None else self._known(layers)
+        share = (len(self.steering_layers) / len(chosen)) ** 0.5
+        return {layer: stack[self.layers.index(layer)] * gain * share for layer in chosen}
+
+    def _known(self, layers: Sequence[int]) -> tuple[int, ...]:
+        for layer in layers:
+            if layer not in self.layers:
+                there = f"{self.layers[0]} to {self.layers[-1]}"
+                raise VectorFileError(f'"{self.name}" has no vector at layer {layer}, only at {there}.')
+        return tuple(layers)
 
     def with_calibration(self, calibration: Calibration | None) -> "PersonaVector":
         """Return this persona with another calibration, or with none."""

@@ -16,6 +16,7 @@ from persona_tui.errors import GenerationError, JobCancelled
 from persona_tui.model import Cap, Interventions, ModelWrapper, Request, Sampling, TokenEvent, conversation
 from persona_tui.model.blocks import find_blocks
 from persona_tui.model.generation import keep_top_p
+from persona_tui.model.text import TextStream
 
 from .conftest import HIDDEN, make_model, make_tokenizer
 
@@ -57,6 +58,22 @@ def test_characters_arrive_whole(wrapper: ModelWrapper) -> None:
     )
     before_the_end = "".join(event.text for event in events[:-1])
     assert before_the_end and not before_the_end.endswith("\ufffd")
+
+
+def test_a_reply_that_was_begun_goes_on(any_wrapper: ModelWrapper) -> None:
+    begun = [*conversation("Tell me a story"), {"role": "assistant", "content": "Once upon"}]
+    assert any_wrapper.render(begun) == any_wrapper.render(begun[:1]) + "Once upon"
+    asked = any_wrapper.count_tokens(begun[:1])
+    assert any_wrapper.count_tokens(begun) == asked + len("Once upon")  # bytes are this tokenizer's tokens
+    assert list(any_wrapper.stream([Request(begun)], GREEDY))
+
+
+def test_what_goes_on_keeps_its_leading_space(wrapper: ModelWrapper) -> None:
+    tokenizer = wrapper.tokenizer
+    ids = tokenizer(" a time")["input_ids"]
+    fresh, continued = TextStream(tokenizer), TextStream(tokenizer, before=tokenizer("upon")["input_ids"])
+    assert "".join(map(fresh.feed, ids)) == "a time"
+    assert "".join(map(continued.feed, ids)) == " a time"
 
 
 def test_stop_takes_effect_within_one_token(wrapper: ModelWrapper) -> None:

@@ -279,7 +279,42 @@ def test_traces_are_on_the_personas_own_scale(engine: SteeringEngine, manager: P
 def test_every_token_has_a_trace_per_loaded_persona(engine: SteeringEngine, manager: PersonaManager) -> None:
     manager.load("trickster")
     events = list(engine.stream(ASKED, mix=Mix({"sage": 1})))
-    assert all(set(event.projections) == {"assistant", "sage", "trickster"} for event in events)
+    assert all(set(event.projections) == {"assistant", "safety", "sage", "trickster"} for event in events)
+
+
+def test_the_floor_is_read_on_the_scale_of_its_trace(engine: SteeringEngine, manager: PersonaManager) -> None:
+    axes = manager.axes
+    assert axes is not None
+    engine.set_mix(Mix(percentile=50))
+    middle = engine.floor_reading("assistant")
+    assert middle is not None and abs(middle) < 1  # the median is near the mean, on a scale of deviations
+    engine.set_mix(Mix(percentile=5))
+    low = engine.floor_reading("assistant")
+    assert low is not None and low < middle
+    assert engine.floor_reading("safety") is None and engine.floor_reading("sage") is None
+    engine.set_mix(Mix(capping_axis="safety"))
+    assert engine.floor_reading("safety") is not None and engine.floor_reading("assistant") is None
+    engine.set_mix(Mix(capping=False))
+    assert engine.floor_reading("safety") is None
+
+
+def test_loudness_is_a_share_of_ordinary_activations(engine: SteeringEngine, manager: PersonaManager) -> None:
+    axes = manager.axes
+    assert axes is not None
+    ordinary = axes.baseline["response"][axes.layers.index(4)].norm()
+    added = manager.get("sage").direction()[4].norm()
+    half = pytest.approx(float(0.5 * added / ordinary), rel=1e-5)
+    assert engine.loudness(Mix({"sage": 1}, 0.5)) == {4: half}
+    assert engine.loudness(Mix()) == {}
+
+
+def test_other_layers_can_be_chosen(engine: SteeringEngine) -> None:
+    own = engine.interventions(Mix({"sage": 1}, 1, capping=False)).steering
+    chosen = engine.interventions(Mix({"sage": 1}, 1, capping=False, layers=(4, 3))).steering
+    assert set(own) == {4} and set(chosen) == {3, 4}
+    torch.testing.assert_close(chosen[4], own[4] / 2**0.5)
+    with pytest.raises(PersonaTuiError, match="no vector at layer 99"):
+        engine.interventions(Mix({"sage": 1}, layers=(99,)))
 
 
 def test_steering_towards_a_persona_shows_in_its_trace(engine: SteeringEngine) -> None:

@@ -54,11 +54,17 @@ def test_a_mix_is_its_own() -> None:
         {"percentile": 101},
         {"percentile": -1},
         {"capping_axis": "mood"},
+        {"layers": (-1, 2)},
     ],
 )
 def test_impossible_values_are_errors(wrong: dict[str, object]) -> None:
     with pytest.raises(PersonaTuiError):
         Mix(**wrong)  # type: ignore[arg-type]
+
+
+def test_layers_are_put_in_order() -> None:
+    assert Mix(layers=[5, 4, 5]).layers == (4, 5)  # type: ignore[arg-type]
+    assert Mix(layers=()).layers is None
 
 
 def test_a_label_says_who_speaks() -> None:
