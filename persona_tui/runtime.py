@@ -282,6 +282,7 @@ class Runtime:
             "safety/safe_prompts.jsonl",
             "safety/unsafe_prompts.jsonl",
             "personas/extraction_questions.jsonl",
+            *sorted(str(path.relative_to(source)) for path in (source / "monitors").glob("*.jsonl")),
         ]
         # Archetypes are the user's own choice as soon as there is one.
         if not list((self.workspace.datasets / "personas" / "archetypes").glob("*.jsonl")):

@@ -41,7 +41,9 @@ def test_missing_data_sets_are_restored_and_others_left_alone(runtime: Runtime) 
     mine = runtime.workspace.datasets / "personas" / "archetypes" / "mine.jsonl"
     mine.parent.mkdir(parents=True)
     mine.write_text('{"id": "m", "system_prompt": "Be mine."}\n')
-    assert len(runtime.restore_datasets()) == 3
+    restored = runtime.restore_datasets()
+    assert len([path for path in restored if path.parent.name != "monitors"]) == 3
+    assert (runtime.workspace.datasets / "monitors" / "large.jsonl").is_file()
     assert [path.name for path in mine.parent.iterdir()] == ["mine.jsonl"]
     assert runtime.restore_datasets() == []
     mine.unlink()

@@ -10,11 +10,21 @@ from typing import Literal, TypeVar
 from pydantic import ValidationError
 
 from persona_tui.errors import DatasetError, nearest
-from persona_tui.prompts.schema import ArchetypePrompt, Question, Record, SafePrompt, UnsafePrompt
+from persona_tui.prompts.schema import (
+    ArchetypePrompt,
+    MonitorQuery,
+    MonitorStatement,
+    Question,
+    Record,
+    SafePrompt,
+    UnsafePrompt,
+)
 from persona_tui.workspace import Workspace, safe_name
 
 R = TypeVar("R", bound=Record)
 Safety = Literal["safe", "unsafe"]
+
+QUERY_SETS = ("training", "validation", "adversarial", "large")
 
 
 def questions_path(workspace: Workspace) -> Path:
@@ -39,6 +49,16 @@ def archetype_path(workspace: Workspace, name: str) -> Path:
 def safety_path(workspace: Workspace, kind: Safety) -> Path:
     """Where the safe or the unsafe prompts are."""
     return workspace.datasets / "safety" / f"{kind}_prompts.jsonl"
+
+
+def queries_path(workspace: Workspace, name: str) -> Path:
+    """Where one of `QUERY_SETS`, the labelled queries of self-monitoring, is."""
+    return workspace.datasets / "monitors" / f"{name}.jsonl"
+
+
+def statements_path(workspace: Workspace) -> Path:
+    """Where the statements of tone are."""
+    return workspace.datasets / "monitors" / "statements.jsonl"
 
 
 def list_archetypes(workspace: Workspace) -> list[str]:
@@ -68,6 +88,16 @@ def read_safety(workspace: Workspace, kind: Safety) -> list[SafePrompt]:
     """The safe or the unsafe prompts (the latter are `UnsafePrompt`s)."""
     record = SafePrompt if kind == "safe" else UnsafePrompt
     return _read_all(safety_path(workspace, kind), record)
+
+
+def read_queries(path: Path) -> list[MonitorQuery]:
+    """Labelled queries, one of the sets (`queries_path`) or a file of the user's own."""
+    return _read_all(path, MonitorQuery)
+
+
+def read_statements(workspace: Workspace) -> list[MonitorStatement]:
+    """The statements of tone."""
+    return _read_all(statements_path(workspace), MonitorStatement)
 
 
 def read_jsonl(path: Path, record: type[R]) -> Iterator[R]:
@@ -131,4 +161,5 @@ def _first_mistake(error: ValidationError, record: type[Record]) -> str:
         return f'unknown key "{key}".{nearest(key, record.model_fields)}'
     if first["type"] == "missing":
         return f'"{key}" is missing'
-    return f'"{key}": {first["msg"]}'
+    message = first["msg"].removeprefix("Value error, ")
+    return f'"{key}": {message}' if key else message

@@ -5,14 +5,18 @@ Unknown keys are refused: a misspelt "sytem" would otherwise change an experimen
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Source = Literal["model", "fallback"]
 
 QUESTION_CATEGORIES = ("identity", "values", "style", "problem_solving")
+
+Label = Literal["safe", "dangerous"]
+Split = Literal["train", "test"]
+Harm = Literal["violence", "weapons", "illegal_acts", "self_harm", "hate", "fraud", "cyber", "privacy"]
 
 
 class Record(BaseModel):
@@ -93,3 +97,54 @@ class ArchetypePrompt(Record):
     @property
     def text(self) -> str:
         return self.system_prompt
+
+
+class MonitorQuery(Record):
+    """Something that a user asks, labelled for self-monitoring. The query only, never an answer.
+
+    Attributes:
+        query: what is asked.
+        label: safe or dangerous.
+        kind: what sort of query it is, in a word: everyday, direct, idiom, professional, ...
+        category: the harm, if it is dangerous.
+        template: the pattern that it and others were made from.
+        split: which half of its file it belongs to; queries of one template are all in one.
+    """
+
+    query: Text
+    label: Label
+    kind: Text
+    category: Harm | None = None
+    template: Text | None = None
+    split: Split | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.category is None) != (self.label == "safe"):
+            raise ValueError("a dangerous query needs a category, a safe one has none")
+        if self.split is not None and self.template is None:
+            raise ValueError("a query with a split needs a template")
+        return self
+
+    @property
+    def text(self) -> str:
+        return self.query
+
+    @property
+    def group(self) -> str | None:
+        return self.category or self.kind
+
+
+class MonitorStatement(Record):
+    """What a speaker says of itself: tone vectors are made from one on each side."""
+
+    statement: Text
+    label: Label
+
+    @property
+    def text(self) -> str:
+        return self.statement
+
+    @property
+    def group(self) -> str | None:
+        return self.label

@@ -10,15 +10,20 @@ from pathlib import Path
 
 from persona_tui.errors import DatasetError
 from persona_tui.prompts.reading import (
+    QUERY_SETS,
     archetype_path,
     list_archetypes,
+    queries_path,
     questions_path,
     safety_path,
     scan_jsonl,
+    statements_path,
 )
 from persona_tui.prompts.schema import (
     QUESTION_CATEGORIES,
     ArchetypePrompt,
+    MonitorQuery,
+    MonitorStatement,
     Question,
     Record,
     SafePrompt,
@@ -107,6 +112,12 @@ def dataset_files(workspace: Workspace) -> Iterator[tuple[Path, type[Record]]]:
     yield questions_path(workspace), Question
     for name in list_archetypes(workspace):
         yield archetype_path(workspace, name), ArchetypePrompt
+    # A workspace can do without monitors.
+    monitors: list[tuple[Path, type[Record]]] = [
+        *((queries_path(workspace, name), MonitorQuery) for name in QUERY_SETS),
+        (statements_path(workspace), MonitorStatement),
+    ]
+    yield from ((path, record) for path, record in monitors if path.exists())
 
 
 def validate_file(path: Path, record: type[Record]) -> FileReport:
@@ -115,14 +126,14 @@ def validate_file(path: Path, record: type[Record]) -> FileReport:
     ids: dict[str, int] = {}
     distinct = Distinct()
     lines: list[int] = []
+    splits: dict[str, str | None] = {}
     try:
         for number, item in scan_jsonl(path, record):
             if isinstance(item, str):
                 report.problems.append(f"line {number}: {item}")
                 continue
-            report.problems += [
-                f"line {number}: {problem}" for problem in _problems(item, ids, distinct, lines)
-            ]
+            problems = [*_problems(item, ids, distinct, lines), *_split_problems(item, splits)]
+            report.problems += [f"line {number}: {problem}" for problem in problems]
             _count(report, item)
             ids.setdefault(item.id, number)
             distinct.add(item.text)
@@ -143,6 +154,13 @@ def _problems(item: Record, ids: dict[str, int], distinct: Distinct, lines: list
         yield f"nearly the same as line {lines[repeated]}"
     if isinstance(item, Question) and item.category not in QUESTION_CATEGORIES:
         yield f'unknown category "{item.category}": use one of {", ".join(QUESTION_CATEGORIES)}'
+
+
+def _split_problems(item: Record, splits: dict[str, str | None]) -> Iterator[str]:
+    if not isinstance(item, MonitorQuery) or item.template is None:
+        return
+    if splits.setdefault(item.template, item.split) != item.split:
+        yield f'the template "{item.template}" is in both splits: a test must not share one with training'
 
 
 def _count(report: FileReport, item: Record) -> None:
