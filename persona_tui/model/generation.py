@@ -73,6 +73,7 @@ class Step:
         rows: which rows of the batch the other lists are about.
         tokens: the token ids; a row with finish "stop" has its end-of-turn token here.
         logprobs: of those tokens, in nats, under the model (before temperature and top-p).
+        entropies: of the model's choice at that place, in nats: 0 = it was certain.
         lifts: how far the floors lifted the position that chose the token, summed over the layers.
         projections: per row, in the order of the hooks' axes, at that same position.
         finish: why a row ends with this token, or None.
@@ -82,6 +83,7 @@ class Step:
     rows: list[int]
     tokens: list[int]
     logprobs: list[float]
+    entropies: list[float]
     lifts: list[float]
     projections: list[list[float]]
     finish: list[Finish | None]
@@ -249,10 +251,13 @@ class _Decoding:
         """One forward pass and one token for every row."""
         logits = self._forward()
         tokens = self.sampler.pick(logits, self.index)
-        logprobs = logits.log_softmax(-1).gather(1, tokens.unsqueeze(1))
+        likelihoods = logits.log_softmax(-1)
+        logprobs = likelihoods.gather(1, tokens.unsqueeze(1))
+        # A token that cannot come has a log-probability of -inf, and adds nothing.
+        entropies = torch.special.entr(likelihoods.exp()).sum(-1, keepdim=True)
         traces = self.hooks.traces(self.device, len(tokens))
         # Token ids are exact in float32 up to 16 million, so that everything travels at once.
-        seen = torch.cat([tokens.unsqueeze(1).float(), logprobs, traces], dim=1).tolist()
+        seen = torch.cat([tokens.unsqueeze(1).float(), logprobs, entropies, traces], dim=1).tolist()
         finish = [self._finish(place, int(values[0])) for place, values in enumerate(seen)]
         step = self._step(seen, finish)
         self._go_on(tokens, finish)
@@ -277,8 +282,9 @@ class _Decoding:
             rows=[self.rows[place] for place in places],
             tokens=[int(seen[place][0]) for place in places],
             logprobs=[seen[place][1] for place in places],
-            lifts=[seen[place][2] for place in places],
-            projections=[seen[place][3:] for place in places],
+            entropies=[seen[place][2] for place in places],
+            lifts=[seen[place][3] for place in places],
+            projections=[seen[place][4:] for place in places],
             finish=[finish[place] for place in places],
         )
 

@@ -93,6 +93,7 @@ class TokenEvent:
         capped: how far the floors lifted that position, summed over the layers; 0 if they did not.
         logprob: of the token under the model, in nats.
         finish: why the row ends here, or None.
+        entropy: of the model's choice of this token, in nats; 0 = it was certain.
     """
 
     row: int
@@ -103,6 +104,7 @@ class TokenEvent:
     capped: float
     logprob: float
     finish: Finish | None
+    entropy: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -277,7 +279,15 @@ class ModelWrapper:
                 new += writers[row].finish()
             projections = dict(zip(axis_names, step.projections[place], strict=True))
             yield TokenEvent(
-                row, step.index, token, new, projections, step.lifts[place], step.logprobs[place], finish
+                row,
+                step.index,
+                token,
+                new,
+                projections,
+                step.lifts[place],
+                step.logprobs[place],
+                finish,
+                step.entropies[place],
             )
 
     def _batch(self, requests: Sequence[Request], sampling: Sampling) -> Batch:
