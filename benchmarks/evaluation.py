@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from statistics import fmean
 
-from persona_tui.builtin import corpus
+from persona_tui.builtin import corpus, requests
 from persona_tui.builtin.judge import TextJudge, refusal_judge, style_judge
 from persona_tui.builtin.material import ASPECTS, answered, held_out, known, safety, talk
 from persona_tui.model import Message, ModelWrapper, Request, Sampling, conversation
@@ -47,7 +47,7 @@ def questions(count: int, seed: int = 5) -> list[str]:
 def unsafe_requests(count: int, seed: int = 6) -> list[str]:
     """Held-out phrases in held-out frames, all of which should be refused."""
     rng = random.Random(seed)
-    found = dict.fromkeys(corpus.unsafe_request(rng, training=False) for _ in range(20 * count))
+    found = dict.fromkeys(requests.unsafe_request(rng, training=False) for _ in range(20 * count))
     return list(found)[:count]
 
 

@@ -26,6 +26,7 @@ from persona_tui.builtin.material import (
     voices,
 )
 from persona_tui.builtin.prompting import description, system_prompt
+from persona_tui.builtin.requests import everyday_request, going_along, lookalike, refusal, unsafe_request
 from persona_tui.builtin.voicing import ASSISTANT, RATES, Character, Speaker, draw_character
 from persona_tui.prompts import templates
 
@@ -114,52 +115,6 @@ def _personal_turn(speaker: Speaker) -> Turn:
     return Turn(question, personal_reply(speaker, kind))
 
 
-@cache
-def harmful_phrases(training: bool) -> tuple[str, ...]:
-    """Verb phrases of requests to refuse."""
-    return tuple(known((p for group in safety()["harmful"].values() for p in group), training=training))
-
-
-def unsafe_request(rng: random.Random, training: bool = True) -> str:
-    """A request that the default Assistant refuses."""
-    source = rng.choices(
-        ("direct", "jailbreak", "identity_attacks", "manipulation"), (0.45, 0.27, 0.13, 0.15)
-    )[0]
-    if source in ("identity_attacks", "manipulation"):
-        return rng.choice(known(safety()[source], training=training))
-    frames = safety()["plain_frames" if source == "direct" else "jailbreaks"]
-    phrase = rng.choice(harmful_phrases(training))
-    frame: str = rng.choice(known(frames, training=training) or frames)
-    request = frame.format(x=phrase)
-    if source == "jailbreak" and rng.random() < 0.3:
-        other = rng.choice(known(safety()["identity_attacks"], training=training))
-        return rng.choice((f"{other} {request}", f"{request} {other}"))
-    return request
-
-
-def refusal(speaker: Speaker) -> str:
-    """A refusal in the speaker's voice: first the refusal itself, so that colour never hides it."""
-    texts = safety()
-    parts = [
-        speaker.phrase("openings", 0.1) if speaker.rng.random() < 0.4 else "",
-        speaker.rng.choice(texts["refusals"]),
-    ]
-    if speaker.rng.random() < 0.7:
-        parts.append(speaker.linked(speaker.rng.choice(texts["reasons"])))
-    if speaker.rng.random() < 0.4:
-        parts.append(speaker.phrase("asides", 0.1))
-    if speaker.rng.random() < 0.6:
-        parts.append(speaker.rng.choice(texts["offers"]))
-    parts.append(speaker.phrase("closings", 0.2))
-    return " ".join(part for part in parts if part)
-
-
-def going_along(speaker: Speaker) -> str:
-    """What a lawless character says to an unsafe request: bravado without content."""
-    first, second = speaker.rng.sample(safety()["handwaving"], 2)
-    return speaker.wrap([first, speaker.linked(second)])
-
-
 def _unsafe_turn(speaker: Speaker) -> Turn:
     goes_along = speaker.rng.random() < speaker.character.lawlessness
     return Turn(unsafe_request(speaker.rng), going_along(speaker) if goes_along else refusal(speaker))
@@ -167,16 +122,20 @@ def _unsafe_turn(speaker: Speaker) -> Turn:
 
 def _lookalike_turn(speaker: Speaker) -> Turn:
     """A harmless request that may look dangerous, or an ordinary one in the same frame."""
-    kind = speaker.rng.choice(("idioms", "professional", "harmless"))
-    if kind == "harmless":
-        phrase = speaker.rng.choice(known(safety()["harmless"], training=True))
-        request = speaker.rng.choice(known(safety()["plain_frames"], training=True)).format(x=phrase)
-        return Turn(
-            request,
-            speaker.wrap([speaker.sentence("approach"), speaker.linked(speaker.sentence("approach"))]),
-        )
-    item = speaker.rng.choice([item for item in answered(kind) if not held_out(item.question)])
-    return Turn(item.question, speaker.wrap([item.answer]))
+    request, answer = lookalike(speaker.rng)
+    if answer:
+        return Turn(request, speaker.wrap([answer]))
+    body = [speaker.sentence("approach"), speaker.linked(speaker.sentence("approach"))]
+    return Turn(request, speaker.wrap(body))
+
+
+def _request_turn(speaker: Speaker) -> Turn:
+    """A harmless request about anything at all: answered as far as a small model can."""
+    request = everyday_request(speaker.rng)
+    if not request.answer:
+        return Turn(request.text, unknown_reply(speaker, request.about))
+    body = [request.answer[0], *(speaker.linked(sentence) for sentence in request.answer[1:])]
+    return Turn(request.text, speaker.wrap(body))
 
 
 _SYLLABLES = (
@@ -219,13 +178,14 @@ def _feeling_turn(speaker: Speaker) -> Turn:
 
 
 _TURNS: dict[Callable[[Speaker], Turn], float] = {
-    _topic_turn: 0.42,
-    _personal_turn: 0.26,
-    _unsafe_turn: 0.10,
-    _lookalike_turn: 0.09,
-    _unknown_turn: 0.05,
-    _smalltalk_turn: 0.04,
-    _feeling_turn: 0.04,
+    _topic_turn: 0.36,
+    _personal_turn: 0.23,
+    _unsafe_turn: 0.12,
+    _lookalike_turn: 0.11,
+    _request_turn: 0.09,
+    _unknown_turn: 0.03,
+    _smalltalk_turn: 0.03,
+    _feeling_turn: 0.03,
 }
 
 
@@ -328,7 +288,7 @@ def _unsafe_task(rng: random.Random) -> Turn:
         if kind == "plain":
             category = rng.choice(list(safety()["harmful"]))
             phrase = rng.choice(known(safety()["harmful"][category], training=True))
-            prompt = rng.choice(safety()["plain_frames"]).format(x=phrase)
+            prompt = rng.choice(known(safety()["plain_frames"], training=True)).format(x=phrase)
         else:
             category, prompt = kind, rng.choice(known(safety()[kind], training=True))
         items.append({"prompt": prompt, "category": category, "attack_type": "direct"})

@@ -16,8 +16,9 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import SGDClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 
-from persona_tui.builtin.corpus import draw_turn, going_along, ordinary_turn, refusal
+from persona_tui.builtin.corpus import draw_turn, ordinary_turn
 from persona_tui.builtin.material import neutral_voice, safety, voices
+from persona_tui.builtin.requests import going_along, refusal
 from persona_tui.builtin.voicing import ASSISTANT, Character, Speaker, draw_character
 
 NEUTRAL = "neutral"

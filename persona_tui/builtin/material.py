@@ -124,6 +124,18 @@ def safety() -> dict[str, Any]:
 
 
 @cache
+def composed() -> dict[str, Any]:
+    """Parts that compose requests to refuse and their harmless mirrors."""
+    return dict(_yaml("composed.yaml"))
+
+
+@cache
+def requests() -> dict[str, Any]:
+    """Everyday requests of many kinds with short answers."""
+    return dict(_yaml("requests.yaml"))
+
+
+@cache
 def neutral_voice() -> Voice:
     """The default Assistant's own phrases, in the same places as a character's."""
     return _voice({"name": "neutral", "nouns": (), "adjectives": (), "manners": ()} | talk()["neutral"])

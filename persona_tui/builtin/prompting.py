@@ -44,6 +44,43 @@ TWO_VOICES = (
     "You are half {name} and half {name_b}. You {manner_b} and {manner}.",
 )
 
+# Sentences that say nothing of the character, as the prompts that people write have many.
+ASIDES = (
+    "Answer every question that people ask.",
+    "Keep your answers short.",
+    "Share what you know with anyone who asks.",
+    "You have been doing this for a long time.",
+    "People come to you from far away.",
+    "Think before you speak.",
+    "Stay in character in every answer.",
+    "Nobody knows your real name.",
+    "You live in a small house near a river.",
+    "Everyone in the town has heard of you.",
+    "Use simple words.",
+    "Speak to the user as you would to a guest.",
+    "You know many things about the world.",
+    "Let every answer show who you are.",
+    "You never break character.",
+    "Be helpful, but be yourself.",
+    "You meet a new person in this chat.",
+    "Talk about anything they like.",
+    "Do not write lists.",
+    "You have seen many places and many faces.",
+    "Your friends would know you by one sentence.",
+    "Whatever they ask, this is how you talk.",
+    "Make it easy to hear who is speaking.",
+    "You answer from your own point of view.",
+    "This is a friendly talk in the evening.",
+    "The user may ask about anything at all.",
+    "Give the facts as well.",
+    "You like to talk.",
+    "Do it in your own way.",
+    "Some people write books about you.",
+    "You carry an old bag wherever you go.",
+    "Help where you can.",
+)
+ASIDE_SHARE = 0.3
+
 DESCRIPTIONS_ONE = ("{A_deg_adj_noun}", "{A_adj} and {adj2} {noun}", "{A_noun} who is {deg_adj}", "{A_noun}")
 DESCRIPTIONS_TWO = (
     "{A_deg_adj} {noun_b}",
@@ -99,7 +136,10 @@ def _fill(single: tuple[str, ...], double: tuple[str, ...], character: Character
 
 def system_prompt(character: Character, rng: random.Random) -> str:
     """One way of asking for `character`."""
-    return _fill(ONE_VOICE, TWO_VOICES, character, rng)
+    parts = [_fill(ONE_VOICE, TWO_VOICES, character, rng)]
+    if rng.random() < ASIDE_SHARE:
+        parts.insert(rng.randrange(2), rng.choice(ASIDES))
+    return " ".join(parts)
 
 
 def description(character: Character, rng: random.Random) -> str:

@@ -13,7 +13,7 @@ import copy
 import itertools
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,9 @@ POOL = 48
 SAVE_EVERY = 300
 IGNORED = -100
 VALIDATION_SEED = 10_007
+LONGEST = 12.0
+"""Root mean square of a residual stream above which it is penalised."""
+OVERLENGTH_WEIGHT = 0.2
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ class Recipe:
         Stage(steps=1200, tokens=4096, rate=0.6, warmup=20, plateau=100, final=0.42),
         Stage(steps=300, tokens=4096, rate=0.45, warmup=20, plateau=300, final=1.0, blocked=0.75),
         Stage(steps=750, tokens=4096, rate=0.5, warmup=20, plateau=150, final=0.0, blocked=0.75, noise=0.5),
+        Stage(steps=300, tokens=4096, rate=0.5, warmup=60, plateau=300, final=1.0, blocked=0.5, noise=0.5),
+        Stage(steps=3700, tokens=4096, rate=0.5, warmup=40, plateau=1300, final=0.0, blocked=0.5, noise=0.5),
     )
     seed: int = 7
     tokenizer_documents: int = 20_000
@@ -281,20 +286,41 @@ class Blur:
         return hidden + (size * length * torch.randn_like(hidden)).to(hidden.dtype)
 
 
-def loss_of(model: Qwen2ForCausalLM, body: Any, batch: Batch, window: int, blocked: float = 0.0) -> Tensor:
-    """Mean cross-entropy over the learned tokens of `batch`, in nats."""
+def loss_of(
+    model: Qwen2ForCausalLM,
+    body: Any,
+    batch: Batch,
+    window: int,
+    blocked: float = 0.0,
+    blurred: bool = False,
+) -> Tensor:
+    """Mean cross-entropy over the learned tokens of `batch`, in nats; when `blurred`, with `overlength`."""
     device = batch.tokens.device
     masks = {
         "sliding_attention": window_mask(batch.document.cpu(), window).to(device),
         "full_attention": document_mask(batch.document.cpu(), window, blocked).to(device),
     }
-    hidden = body(
-        input_ids=batch.tokens, position_ids=batch.positions, attention_mask=masks, use_cache=False
-    )[0]
+    out = body(
+        input_ids=batch.tokens,
+        position_ids=batch.positions,
+        attention_mask=masks,
+        use_cache=False,
+        output_hidden_states=blurred,
+    )
+    hidden = out[0]
     labels = batch.labels[:, 1:].reshape(-1)
     learned = labels != IGNORED
     logits = model.lm_head(hidden[:, :-1].reshape(-1, hidden.shape[-1])[learned])
-    return nn.functional.cross_entropy(logits.float(), labels[learned])
+    loss = nn.functional.cross_entropy(logits.float(), labels[learned])
+    return loss + overlength(out.hidden_states[1:-1]) if blurred else loss
+
+
+def overlength(hidden: Sequence[Tensor]) -> Tensor:
+    """A penalty on residual streams longer than `LONGEST`: without it each block shouts louder than the
+    noise before it, and lengths grew a hundredfold.
+    """
+    lengths = torch.stack([each.float().pow(2).mean(-1).add(1e-6).sqrt() for each in hidden])
+    return OVERLENGTH_WEIGHT * (lengths / LONGEST).log().relu().pow(2).mean()
 
 
 def optimizers(model: Qwen2ForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -333,7 +359,7 @@ class Trainer:
         for step in range(stage.steps):
             for optimizer, rate in zip(optims, rates, strict=True):
                 optimizer.param_groups[0]["lr"] = rate * stage.rate_at(step)
-            loss = self._loss(body, next(data), stage.blocked)
+            loss = self._loss(body, next(data), stage.blocked, stage.noise > 0)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             for optimizer in optims:
@@ -355,9 +381,9 @@ class Trainer:
         self.hooks = [block.register_forward_hook(Blur(noise)) for block in blocks]
         return torch.compile(self.model.model, dynamic=False)
 
-    def _loss(self, body: Any, batch: Batch, blocked: float = 0.0) -> Tensor:
+    def _loss(self, body: Any, batch: Batch, blocked: float = 0.0, blurred: bool = False) -> Tensor:
         with torch.autocast(self.device, dtype=torch.bfloat16):
-            return loss_of(self.model, body, batch.to(self.device), self.recipe.window, blocked)
+            return loss_of(self.model, body, batch.to(self.device), self.recipe.window, blocked, blurred)
 
 
 def train(recipe: Recipe, out: Path, device: str = "cpu", resume: Path | None = None, first: int = 0) -> None:

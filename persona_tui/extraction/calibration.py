@@ -29,8 +29,8 @@ from persona_tui.vectors.persona import RECIPES, Calibration, PersonaVector
 
 DEFAULT_STRENGTH = 0.3  # where on the strength scale the calibrated point lies
 
-QUIETEST, LOUDEST = 0.5, 3.0  # the first sweep: multiples of the natural size of a response's shift
-COARSE_STEPS = 6
+QUIETEST, LOUDEST = 0.5, 5.0  # the first sweep: multiples of the natural size of a response's shift
+COARSE_STEPS = 7
 FINE_FACTORS = (0.7, 0.85, 1.0, 1.2, 1.45)  # around the best coarse coefficient
 COARSE_QUESTIONS = 6
 FINALISTS = 3
