@@ -51,6 +51,33 @@ class Interventions:
         """Leave the model as it is."""
         return Interventions()
 
+    @staticmethod
+    def by_row(rows: Sequence[Interventions]) -> Interventions:
+        """What a batch needs whose rows are each steered and capped differently.
+
+        Args:
+            rows: each row's own, with vectors `[hidden]` and single floors. A layer where a row has none
+                leaves that row as it is.
+        """
+        steered = sorted({layer for each in rows for layer in each.steering})
+        capped = sorted({layer for each in rows for layer in each.capping})
+        return Interventions(
+            {layer: _stacked([each.steering.get(layer) for each in rows]) for layer in steered},
+            {layer: [_single(each.capping.get(layer)) for each in rows] for layer in capped},
+        )
+
+
+def _stacked(vectors: Sequence[Tensor | None]) -> Tensor:
+    """Vectors `[hidden]` as `[rows, hidden]`, zero where there is none."""
+    nothing = torch.zeros_like(next(vector for vector in vectors if vector is not None))
+    return torch.stack([nothing if vector is None else vector for vector in vectors])
+
+
+def _single(cap: Cap | Sequence[Cap | None] | None) -> Cap | None:
+    if cap is None or isinstance(cap, Cap):
+        return cap
+    raise GenerationError("a row's floor cannot itself be one per row")
+
 
 class StopForward(Exception):
     """Ends a forward pass whose later layers nobody needs. Raised in a hook, caught around the pass."""

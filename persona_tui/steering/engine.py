@@ -288,6 +288,47 @@ class SteeringEngine:
             projections = {name: value - traces[name].ordinary for name, value in event.projections.items()}
             yield replace(event, projections=projections)
 
+    def compare(
+        self,
+        messages: Sequence[Message],
+        mixes: Sequence[Mix],
+        *,
+        sampling: Sampling | None = None,
+        system: str | None = None,
+        stop: threading.Event | None = None,
+    ) -> Iterator[TokenEvent]:
+        """Answer a conversation with several mixes side by side, as the rows of one batch.
+
+        All rows draw the random numbers that a single reply with this seed would draw, so that what differs
+        between them comes from the mixes alone.
+
+        Args:
+            messages: the conversation; the last message is the user's.
+            mixes: what each row is spoken with; fixed.
+            sampling: by default as `generation` in the settings says.
+            system: a system prompt, instead of one that the conversation may begin with.
+            stop: when set, no further token is written in any row.
+
+        Yields:
+            As `stream` does; an event's `row` is the place of its mix.
+
+        Raises:
+            PersonaNotFoundError: a mix names a persona that does not exist.
+            GenerationError: the conversation is too long, or memory ran out.
+        """
+        for mix in mixes:
+            self._load(mix)
+        sampling, traces = sampling or self.sampling, self.traces()
+        request = Request(_with_system(messages, system), sampling.row_seed(0))
+        events = self.model.stream(
+            [request] * len(mixes),
+            sampling,
+            Interventions.by_row([self.interventions(mix) for mix in mixes]),
+            {name: trace.vectors for name, trace in traces.items()},
+            stop,
+        )
+        yield from _scaled(events, traces)
+
     def generate_batch(
         self, requests: Sequence[Request], mix: Mix | None = None, sampling: Sampling | None = None
     ) -> list[Generation]:
@@ -387,6 +428,13 @@ class SteeringEngine:
             for layer, vector in self.interventions(mix or self._mix).steering.items()
             if layer in axes.layers
         }
+
+
+def _scaled(events: Iterator[TokenEvent], traces: Mapping[str, Trace]) -> Iterator[TokenEvent]:
+    """Events with their projections counted from what is ordinary."""
+    for event in events:
+        projections = {name: value - traces[name].ordinary for name, value in event.projections.items()}
+        yield replace(event, projections=projections)
 
 
 def _mean(values: Sequence[float]) -> float:
