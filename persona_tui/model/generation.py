@@ -13,8 +13,8 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -58,6 +58,10 @@ class Sampling:
             raise GenerationError(f"temperature is {self.temperature}; it must be 0 or more.")
         if not 0 < self.top_p <= 1:
             raise GenerationError(f"top_p is {self.top_p}; it must be above 0 and at most 1.")
+
+    def with_seed(self) -> Self:
+        """The same with a seed, drawn now if there is none, so that it can be done again."""
+        return self if self.seed is not None else replace(self, seed=secrets.randbits(31))
 
     def row_seed(self, row: int) -> int:
         """The seed of one row when its request brings none."""

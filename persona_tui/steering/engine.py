@@ -7,10 +7,12 @@ acts on the next token, and a mistake (an unknown persona) is raised where it wa
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -153,6 +155,22 @@ class SteeringEngine:
             steering = {layer: mix.strength * vector for layer, vector in composite.items()}
         return Interventions(steering, self._capping(mix) if mix.capping else {})
 
+    def describe(self, mix: Mix) -> dict[str, Any]:
+        """A mix as a transcript has it, ready for JSON: enough to speak with it again (`Mix.from_record`).
+
+        Besides the mix' own fields: `added_at`, the layers where personas are added; `floor`, the axis,
+        percentile and layers of the floor (None if nothing is capped); `vectors`, the SHA-256 of every file
+        that plays a part, by its name in the model's folder.
+        """
+        live, axis = self.interventions(mix), self.capping_axis(mix)
+        files = {f"personas/{name}": self.personas.digest(name) for name, by in mix.weights.items() if by}
+        floor = None
+        if live.capping:
+            percentile = self._percentile if mix.percentile is None else mix.percentile
+            floor = {"axis": axis, "percentile": percentile, "layers": sorted(live.capping)}
+            files["axes"] = self.personas.digest()
+        return {**asdict(mix), "added_at": sorted(live.steering), "floor": floor, "vectors": files}
+
     def _load(self, mix: Mix) -> None:
         loaded = self.personas.list_loaded()
         for name, weight in mix.weights.items():
@@ -263,6 +281,7 @@ class SteeringEngine:
         sampling: Sampling | None = None,
         system: str | None = None,
         stop: threading.Event | None = None,
+        on_mix: Callable[[int, dict[str, Any]], None] | None = None,
     ) -> Iterator[TokenEvent]:
         """Answer a conversation, token by token.
 
@@ -272,6 +291,8 @@ class SteeringEngine:
             sampling: by default as `generation` in the settings says.
             system: a system prompt, instead of one that the conversation may begin with.
             stop: when set, no further token is written.
+            on_mix: if the present mix is followed, told whenever one takes effect, before the token that is
+                the first to be chosen with it: that token's index, and the mix (see `describe`).
 
         Yields:
             One event per token. Its projections are on scales that mean something. By loaded persona: 0 is
@@ -284,9 +305,34 @@ class SteeringEngine:
         """
         self._load(mix or self._mix)
         traces = self.traces()
-        for event in self._events(_with_system(messages, system), mix, sampling, traces, stop):
+        for event in self._events(_with_system(messages, system), mix, sampling, traces, stop, on_mix):
             projections = {name: value - traces[name].ordinary for name, value in event.projections.items()}
             yield replace(event, projections=projections)
+
+    def repeat(
+        self,
+        messages: Sequence[Message],
+        mixes: Mapping[int, Mix],
+        sampling: Sampling,
+        system: str | None = None,
+        stop: threading.Event | None = None,
+    ) -> Iterator[TokenEvent]:
+        """Answer a conversation as it was answered before, token by token.
+
+        The tokens are the same if the model, the machine and the sampling with its seed are. Nothing is
+        loaded for good, and the events have no projections.
+
+        Args:
+            messages: the conversation.
+            mixes: by token: what to speak with from that one on. The first is for token 0.
+            sampling: with the seed that was used then.
+            system: a system prompt, if any.
+            stop: when set, no further token is written.
+        """
+        changes = {index: self.interventions(mix) for index, mix in mixes.items()}
+        tokens = itertools.count()
+        request = Request(_with_system(messages, system))
+        return self.model.stream([request], sampling, lambda: changes.get(next(tokens)), stop=stop)
 
     def compare(
         self,
@@ -342,28 +388,35 @@ class SteeringEngine:
         sampling: Sampling | None,
         traces: Mapping[str, Trace],
         stop: threading.Event | None,
+        on_mix: Callable[[int, dict[str, Any]], None] | None = None,
     ) -> Iterator[TokenEvent]:
         return self.model.stream(
             [Request(conversation)],
             sampling or self.sampling,
-            self._follow() if mix is None else self.interventions(mix),
+            self._follow(on_mix) if mix is None else self.interventions(mix),
             {name: trace.vectors for name, trace in traces.items()},
             stop,
         )
 
-    def _follow(self) -> Callable[[], Interventions | None]:
+    def _follow(
+        self, on_mix: Callable[[int, dict[str, Any]], None] | None
+    ) -> Callable[[], Interventions | None]:
         """A function that returns the present mix' interventions, if they changed since it was last asked."""
         with self._lock:
             self.set_mix(self._mix)  # a persona's file may be another one than when the mix was set
-        seen = -1
+        seen, tokens = -1, itertools.count()
 
         def poll() -> Interventions | None:
             nonlocal seen
+            token = next(tokens)
             with self._lock:
                 if self._version == seen:
                     return None
-                seen = self._version
-                return self._live
+                seen, live = self._version, self._live
+                described = self.describe(self._mix) if on_mix is not None else {}
+            if on_mix is not None:
+                on_mix(token, described)
+            return live
 
         return poll
 

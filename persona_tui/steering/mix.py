@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
 
 from persona_tui.errors import PersonaTuiError
 
@@ -51,6 +52,28 @@ class Mix:
             object.__setattr__(self, "layers", tuple(sorted(set(self.layers))) or None)
             if self.layers and self.layers[0] < 0:
                 raise PersonaTuiError(f"layers are counted from 0; there is no layer {self.layers[0]}")
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], settled: bool = False) -> Self:
+        """The mix that `SteeringEngine.describe` has described.
+
+        Args:
+            record: the description.
+            settled: with the floor exactly as it was then, whatever the settings say now; or without one, if
+                there was none.
+
+        Raises:
+            PersonaTuiError: it describes no mix.
+        """
+        known = {each.name: record[each.name] for each in fields(cls) if each.name in record}
+        if settled:
+            floor = record.get("floor") or {}
+            known |= {"capping": bool(floor)}
+            known |= {"capping_axis": floor.get("axis"), "percentile": floor.get("percentile")}
+        try:
+            return cls(**known)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise PersonaTuiError(f"this is no mix: {str(record)[:80]}") from error
 
     @property
     def label(self) -> str:

@@ -4,6 +4,7 @@ Which personas are loaded is kept in a small file, so that what `persona-tui loa
 the next command.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from persona_tui.errors import (
     GenerationError,
     PersonaNotFoundError,
     PersonaTuiError,
+    VectorFileError,
     WorkspaceError,
     nearest,
 )
@@ -69,6 +71,7 @@ class PersonaManager:
         self.model_name = model_name or self.vectors_dir.name
         self._personas: dict[str, PersonaVector] = {}
         self._axes: Axes | None = None
+        self._digests: dict[Path, str] = {}
 
     # --- what there is ---
 
@@ -88,7 +91,7 @@ class PersonaManager:
         if self._axes is None and path.is_file():
             axes = Axes.load(path)
             check_model(path, axes.metadata, self.model_fingerprint, self.model_name)
-            self._axes = axes
+            self._axes, self._digests[path] = axes, _sha256(path)
         return self._axes
 
     def save_axes(self, axes: Axes) -> None:
@@ -96,7 +99,7 @@ class PersonaManager:
         path = self.vectors_dir / AXES_FILE
         check_model(path, axes.metadata, self.model_fingerprint, self.model_name)
         axes.save(path, inside=self.vectors_dir)
-        self._axes = axes
+        self._axes, self._digests[path] = axes, _sha256(path)
 
     def path_of(self, name: str) -> Path:
         """Return the file of a persona, whether it exists or not.
@@ -126,7 +129,22 @@ class PersonaManager:
             check_model(path, persona.metadata, self.model_fingerprint, self.model_name)
             # The file's name is what the user sees and types; a renamed file is a renamed persona.
             self._personas[name] = replace(persona, name=name)
+            self._digests[path] = _sha256(path)
         return self._personas[name]
+
+    def digest(self, name: str | None = None) -> str:
+        """Return the SHA-256 of a persona's file as it was when it was read here; None = the axes' file.
+
+        Raises:
+            PersonaNotFoundError: there is none of this name.
+            VectorFileError: the file is missing, damaged or belongs to another model.
+        """
+        if name is not None:
+            self.get(name)
+            return self._digests[self.path_of(name)]
+        if self.axes is None:
+            raise VectorFileError(f"There are no axes for {self.model_name}: `persona-tui init` makes them.")
+        return self._digests[self.vectors_dir / AXES_FILE]
 
     def save(self, persona: PersonaVector) -> Path:
         """Write a persona to its file, replacing one of the same name, and return the path."""
@@ -134,6 +152,7 @@ class PersonaManager:
         check_model(path, persona.metadata, self.model_fingerprint, self.model_name)
         persona.save(path, inside=self.vectors_dir)
         self._personas[persona.name] = persona
+        self._digests[path] = _sha256(path)
         return path
 
     def delete(self, name: str) -> bool:
@@ -250,6 +269,11 @@ class PersonaManager:
         if not hint:
             hint = f" There are {', '.join(available)}." if available else " There are none yet."
         return f'There is no persona "{name}" for {self.model_name}.{hint}'
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_persona_file(path: Path) -> bool:
