@@ -55,6 +55,11 @@ class Run:
     finish: str | None = None
     stats: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def mix(self) -> dict[str, Any] | None:
+        """The mix it was last written with; None if that is not known."""
+        return self.changes[-1].mix if self.changes else self.settings.get("mix")
+
 
 @dataclass
 class Node:
@@ -174,10 +179,29 @@ class Conversation:
                 found.append({"role": node.role, "content": content})
         return found
 
+    def prompt(self, id: int, run: int = -1) -> list[Message]:
+        """What a model is given to write a reply, without the system prompt: see `messages`.
+
+        Args:
+            id: the reply.
+            run: which of its runs. One that goes on with the reply is given its words so far, too.
+        """
+        node = self.node(id)
+        offset = node.runs[run].offset if node.runs else 0
+        begun = node.text[:offset].lstrip()
+        found = self.messages(until=id)
+        return [*found, {"role": "assistant", "content": begun}] if begun else found
+
     def siblings(self, id: int) -> tuple[int, int]:
         """Which of its siblings a message is, from 0, and how many they are, itself included."""
         family = self._children[self.node(id).parent or _ROOT]
         return family.index(id), len(family)
+
+    def run_tokens(self, id: int, run: int) -> list[int]:
+        """The token ids of one of a reply's runs, with the end of the turn."""
+        node = self.node(id)
+        end = node.runs[run + 1].start if run + 1 < len(node.runs) else len(node.token_ids)
+        return node.token_ids[node.runs[run].start : end]
 
     def last_reply(self) -> Node | None:
         """The path's last reply, None if there is none."""
@@ -202,6 +226,10 @@ class Conversation:
         if leaf is None or self._nodes[leaf].role != "user":
             raise SessionError("there is nothing to answer")
         return self._begin(leaf, settings)
+
+    def settle(self, id: int, settings: Mapping[str, Any]) -> None:
+        """Say how a reply is written, if that was not known when it was begun."""
+        self._do("settings", node=self.node(id).id, settings=dict(settings))
 
     def regenerate(self, id: int | None = None, settings: Mapping[str, Any] | None = None) -> int:
         """Begin another reply in place of one (by default the path's last), which is kept as its sibling.
@@ -243,13 +271,15 @@ class Conversation:
         self._do("tokens", node=self.node(id).id, ids=ids, texts=[text])
 
     def change_mix(self, mix: Mapping[str, Any], id: int | None = None, index: int | None = None) -> None:
-        """Note that another mix is spoken with.
+        """Note that another mix is spoken with. A reply that is written with this one already is left alone.
 
         Args:
             mix: as `SteeringEngine.describe` has it.
             id: the reply that is being written; None = it was changed between two replies.
             index: the first token of the reply's present run that was chosen with it.
         """
+        if id is not None and mix == self.node(id).runs[-1].mix:
+            return
         self._do("mix", node=id, index=index, mix=dict(mix))
 
     def finish(self, id: int, finish: str = "stop", **stats: Any) -> None:
@@ -366,6 +396,12 @@ class Conversation:
         reply.runs.append(Run(settings, len(reply.token_ids), len(reply.text)))
         self.mix = settings.get("mix", self.mix)
 
+    def _apply_settings(self, node: int, settings: dict[str, Any]) -> None:
+        if not isinstance(settings, dict):
+            raise ValueError("a reply's settings are not a mapping")
+        self._nodes[node].runs[-1].settings = settings
+        self.mix = settings.get("mix", self.mix)
+
     def _place(self, node: Node) -> None:
         family = self._children[node.parent or _ROOT]  # a KeyError if there is no such parent
         if type(node.id) is not int or node.id in self._nodes or node.id < 1:
@@ -430,6 +466,7 @@ class Conversation:
 _KINDS: dict[str, tuple[str, ...]] = {
     "message": ("node", "parent", "role", "text", "edit_of"),
     "reply": ("node", "parent", "settings", "continues"),
+    "settings": ("node", "settings"),
     "tokens": ("node", "ids", "texts"),
     "mix": ("node", "index", "mix"),
     "end": ("node", "finish", "stats"),

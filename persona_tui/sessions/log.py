@@ -200,23 +200,19 @@ def _take(file: int, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise SessionError(
-            f"session {path.stem} is open in another persona-tui{_holder(path)}: close it there first"
-        ) from error
+        raise SessionError(f"session {path.stem} is open {_holder(path)}: leave it there first") from error
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # some network file systems have no locks
             raise SessionError(f"{path} cannot be locked: {error.strerror or error}") from error
 
 
 def _holder(path: Path) -> str:
-    """Which process has a session open, as far as its file says."""
+    """Where a session is open, as far as its file says."""
     with contextlib.suppress(SessionError, KeyError, IndexError):
-        pids = [
-            event.fields.get("pid") for event in read_events(path) if event.kind in ("session", "resumed")
-        ]
-        if pids and pids[-1]:
-            return f" (process {pids[-1]})"
-    return ""
+        events = read_events(path, skip=("tokens",))
+        pids = [event.fields["pid"] for event in events if event.kind in ("session", "resumed")]
+        return "already" if pids[-1] == os.getpid() else f"in another persona-tui (process {pids[-1]})"
+    return "in another persona-tui"
 
 
 def _mend(file: int) -> None:

@@ -1,0 +1,308 @@
+"""Replies that can be written again: what has to be known of one, and doing it.
+
+1. `prepare` decides how a reply is written, and says so in a form that a transcript keeps.
+2. `speak` writes it into a conversation, token by token, mix changes included.
+3. `replay` writes a reply of a transcript again and compares the tokens.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from persona_tui.errors import PersonaTuiError, SessionError
+from persona_tui.model import Message, Sampling
+from persona_tui.sessions import Conversation, Run, fit_context
+from persona_tui.steering.mix import Mix
+
+if TYPE_CHECKING:
+    import threading
+
+    from persona_tui.model import TokenEvent
+    from persona_tui.steering import SteeringEngine
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A reply that is about to be written.
+
+    Attributes:
+        messages: what fits the model's context, without the system prompt.
+        system: the system prompt, if any.
+        sampling: with the seed that will be used.
+        forgotten: how many of the oldest messages had to be left out.
+        prompt_tokens: the length of the prompt.
+        settings: all of that and the mix, as a transcript has it.
+    """
+
+    messages: list[Message]
+    system: str | None
+    sampling: Sampling
+    forgotten: int
+    prompt_tokens: int
+    settings: dict[str, Any]
+
+
+def prepare(
+    engine: SteeringEngine, messages: Sequence[Message], system: str | None, sampling: Sampling
+) -> Prepared:
+    """Decide how a reply is written.
+
+    Args:
+        engine: writes it, with its present mix.
+        messages: see `Conversation.prompt`.
+        system: the system prompt, if any.
+        sampling: as wanted. Without a seed, one is drawn.
+
+    Returns:
+        What to give `SteeringEngine.stream`, and the `settings` for `Conversation.begin_reply` or `settle`.
+        For a reply that is one row of `SteeringEngine.compare`, add `rows`, the mixes of all rows as
+        `SteeringEngine.describe` has them, and `row`, which of them it is.
+    """
+    model, sampling = engine.model, sampling.with_seed()
+    fitted = fit_context(
+        messages, model.count_tokens, model.context_length, sampling.max_new_tokens, system or None
+    )
+    settings = {
+        "model": model.name,
+        "fingerprint": model.fingerprint,
+        "device": model.device.type,
+        "dtype": str(model.model.dtype).removeprefix("torch."),
+        "quantization": engine.settings.model.quantization,
+        "system": system or None,
+        "sampling": asdict(sampling),
+        "forgotten": fitted.forgotten,
+        "prompt_tokens": fitted.prompt_tokens,
+        "mix": engine.describe(engine.mix),
+    }
+    return Prepared(
+        fitted.messages, system or None, sampling, fitted.forgotten, fitted.prompt_tokens, settings
+    )
+
+
+def speak(
+    engine: SteeringEngine,
+    conversation: Conversation,
+    reply: int,
+    sampling: Sampling,
+    stop: threading.Event | None = None,
+) -> Iterator[TokenEvent]:
+    """Write a reply that was begun into its conversation, token by token.
+
+    It ends there as it ends here: also when the reader gives up, or something goes wrong. A reply that was
+    begun anew, and ended that way before its first word, is taken back.
+
+    Raises:
+        GenerationError: the conversation is too long, or memory ran out.
+    """
+    before = len(conversation.node(reply).text)
+    finish, stats = "cancelled", _Stats()
+    try:
+        prepared = prepare(engine, conversation.prompt(reply), conversation.system, sampling)
+        conversation.settle(reply, prepared.settings)
+        stats.prompt_tokens = prepared.prompt_tokens
+        events = engine.stream(
+            prepared.messages,
+            system=prepared.system,
+            sampling=prepared.sampling,
+            stop=stop,
+            on_mix=lambda index, mix: conversation.change_mix(mix, reply, index),
+        )
+        for event in events:
+            conversation.extend(reply, event.text, event.token_id)
+            stats.take(event)
+            finish = event.finish or finish
+            yield event
+    except PersonaTuiError:
+        finish = "failed"
+        raise
+    finally:
+        broken_off = finish in ("cancelled", "failed")
+        if broken_off and not before and not conversation.node(reply).text.strip():
+            conversation.drop(reply)
+        else:
+            conversation.finish(reply, finish, **stats.summary())
+
+
+class _Stats:
+    """Counts while a reply is written."""
+
+    def __init__(self) -> None:
+        self.prompt_tokens = 0
+        self._started = time.monotonic()
+        self._tokens = 0
+        self._capped = 0
+
+    def take(self, event: TokenEvent) -> None:
+        if event.token_id >= 0:
+            self._tokens += 1
+            self._capped += event.capped > 0
+
+    def summary(self) -> dict[str, Any]:
+        seconds = time.monotonic() - self._started
+        return {
+            "tokens": self._tokens,
+            "prompt_tokens": self.prompt_tokens,
+            "seconds": round(seconds, 3),
+            "tokens_per_second": round(self._tokens / seconds, 2) if seconds > 0 else 0.0,
+            "capped_tokens": self._capped,
+        }
+
+
+# Writing it again -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A run of a reply, as a transcript has it, to be written again.
+
+    Attributes:
+        node: the reply's number.
+        run: which of its runs, from 0.
+        messages: what the model was given, without what was left out.
+        recorded: the run.
+        tokens: the ids that it consists of.
+    """
+
+    node: int
+    run: int
+    messages: list[Message]
+    recorded: Run
+    tokens: list[int]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How it was written."""
+        return self.recorded.settings
+
+    @property
+    def name(self) -> str:
+        """What to call it in messages: `reply 4`, or `reply 4, continuation 1`."""
+        return f"reply {self.node}" + (f", continuation {self.run}" if self.run else "")
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What came of writing a run again.
+
+    Attributes:
+        stretch: the run.
+        tokens: how many of its tokens came out the same, from the first on.
+        expected: the first recorded token that did not; None = all did.
+        got: the token that came instead; None = none did.
+    """
+
+    stretch: Stretch
+    tokens: int
+    expected: int | None = None
+    got: int | None = None
+
+    @property
+    def equal(self) -> bool:
+        """Whether every token came out the same."""
+        return self.expected is None
+
+
+def stretches(conversation: Conversation) -> list[Stretch]:
+    """Every run of every reply, on all branches, in the order in which the replies were begun."""
+    return [
+        Stretch(
+            node.id,
+            place,
+            conversation.prompt(node.id, place)[run.settings.get("forgotten", 0) :],
+            run,
+            tokens,
+        )
+        for node in conversation.nodes()
+        for place, run in enumerate(node.runs)
+        if (tokens := conversation.run_tokens(node.id, place))
+    ]
+
+
+def check_same(engine: SteeringEngine, stretch: Stretch) -> None:
+    """Make sure that a run can come out the same.
+
+    Raises:
+        SessionError: it was recorded without its settings; or with another model, or with vectors that are
+            gone or have changed: says which.
+    """
+    settings, model = stretch.settings, engine.model
+    missing = [name for name in ("sampling", "mix", "fingerprint") if not settings.get(name)]
+    if missing:
+        raise SessionError(f"{stretch.name} was recorded without its {missing[0]}")
+    if settings["fingerprint"] != model.fingerprint:
+        raise SessionError(
+            f"{stretch.name} was written by {settings.get('model')} with the fingerprint "
+            f"{settings['fingerprint'][:12]}; {model.name} here has {model.fingerprint[:12]}"
+        )
+    for mix in _mixes(stretch):
+        _check_vectors(engine, stretch, mix)
+
+
+def _mixes(stretch: Stretch) -> list[dict[str, Any]]:
+    changes = [change.mix for change in stretch.recorded.changes]
+    return [stretch.settings["mix"], *changes, *stretch.settings.get("rows", [])]
+
+
+def _check_vectors(engine: SteeringEngine, stretch: Stretch, mix: Mapping[str, Any]) -> None:
+    for file, digest in mix.get("vectors", {}).items():
+        kind, _, name = file.partition("/")
+        try:
+            found = engine.personas.digest(name if kind == "personas" else None)
+        except PersonaTuiError as error:
+            raise SessionError(f"{stretch.name} was spoken with {file}: {error}") from error
+        if found != digest:
+            raise SessionError(
+                f"{stretch.name} was spoken with another {file}.safetensors: "
+                f"SHA-256 {digest[:12]} then, {found[:12]} now"
+            )
+    then = (mix.get("floor") or {}).get("layers", [])
+    capped = sorted(engine.interventions(Mix.from_record(mix, settled=True)).capping)
+    if capped != then:
+        raise SessionError(
+            f"{stretch.name} was capped at layers {then}, now it would be at {capped}: "
+            "set steering.capping_layers to what it was"
+        )
+
+
+def replay(engine: SteeringEngine, stretch: Stretch) -> Replayed:
+    """Write a run again, up to where it ended, and compare.
+
+    Raises:
+        SessionError: see `check_same`.
+    """
+    check_same(engine, stretch)
+    same, tokens = 0, stretch.tokens
+    with closing(_repeated(engine, stretch)) as repeated:
+        # Tokens first: once they are used up, no further one is written.
+        for expected, got in zip(tokens, repeated, strict=False):
+            if got != expected:
+                return Replayed(stretch, same, expected, got)
+            same += 1
+    return Replayed(stretch, same, None if same == len(tokens) else tokens[same])
+
+
+def _repeated(engine: SteeringEngine, stretch: Stretch) -> Generator[int, None, None]:
+    """The token ids, as they come."""
+    settings, system = stretch.settings, stretch.settings.get("system")
+    try:
+        sampling = Sampling(**settings["sampling"])
+    except TypeError as error:
+        raise SessionError(f"{stretch.name} was sampled in a way that is not known here") from error
+    rows = [Mix.from_record(mix, settled=True) for mix in settings.get("rows", [])]
+    if rows:
+        events = engine.compare(stretch.messages, rows, sampling=sampling, system=system)
+    else:
+        events = engine.repeat(stretch.messages, _schedule(stretch), sampling, system)
+    for event in events:
+        if event.row == settings.get("row", 0) and event.token_id >= 0:
+            yield event.token_id
+
+
+def _schedule(stretch: Stretch) -> dict[int, Mix]:
+    changes = {change.index: change.mix for change in stretch.recorded.changes}
+    mixes = {0: stretch.settings["mix"], **changes}
+    return {index: Mix.from_record(mix, settled=True) for index, mix in mixes.items()}
