@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, TypeVar
 
 from persona_tui.errors import JobCancelled, PersonaTuiError
@@ -27,6 +27,8 @@ T = TypeVar("T")
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 Change = Literal["state", "progress", "log"]
 Listener = Callable[["Job[Any]", Change], None]
+
+LOG_LINES = 2000  # that a job keeps
 
 _RATE_WINDOW = 20  # progress reports that the rate is measured over
 
@@ -41,6 +43,7 @@ class JobProgress:
         note: what it is doing, a few words.
         rate: units per second, lately; None = not known yet.
         eta: seconds left at that rate; None = not known.
+        detail: what exactly is in hand, such as the prompt that is being answered.
     """
 
     done: int = 0
@@ -48,6 +51,7 @@ class JobProgress:
     note: str = ""
     rate: float | None = None
     eta: float | None = None
+    detail: str = ""
 
     @property
     def fraction(self) -> float:
@@ -93,6 +97,7 @@ class JobContext:
         self._stop = stop or threading.Event()
         self._give_way = give_way
         self._clock = _Clock()
+        self._latest = JobProgress()
 
     @property
     def cancelled(self) -> bool:
@@ -101,8 +106,17 @@ class JobContext:
 
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Report how far the work is. Cheap: call it per batch, or per token if need be."""
+        detail = self._latest.detail
+        self._report(replace(self._clock.progress(done, total, note), detail=detail))
+
+    def working_on(self, detail: str) -> None:
+        """Report what exactly is in hand now: the prompt that is being answered, a file."""
+        self._report(replace(self._latest, detail=detail))
+
+    def _report(self, progress: JobProgress) -> None:
+        self._latest = progress
         if self._on_progress is not None:
-            self._on_progress(self._clock.progress(done, total, note))
+            self._on_progress(progress)
 
     def log(self, line: str) -> None:
         """Report something that stays to be read."""
@@ -133,7 +147,7 @@ class Job(Generic[T]):
         name: what it does, for people.
         state: queued, running, done, failed or cancelled.
         progress: the latest report.
-        lines: what it logged, in order.
+        lines: what it logged lately, in order.
         result: what it returned, once done.
         error: what it raised, once failed.
     """
@@ -142,7 +156,7 @@ class Job(Generic[T]):
         self.name = name
         self.state: State = "queued"
         self.progress = JobProgress()
-        self.lines: list[str] = []
+        self.lines: deque[str] = deque(maxlen=LOG_LINES)
         self.result: T | None = None
         self.error: Exception | None = None
         self._work = work
@@ -150,6 +164,8 @@ class Job(Generic[T]):
         self._ended = threading.Event()
         self._queue = threading.Lock()
         self._listeners: list[Listener] = []
+        self._began: float | None = None
+        self._finished: float | None = None
 
     def add_listener(self, listener: Listener) -> None:
         """Have a function called, on the worker's thread, whenever something changes."""
@@ -159,6 +175,13 @@ class Job(Generic[T]):
     def ended(self) -> bool:
         """Whether it is done, failed or cancelled."""
         return self._ended.is_set()
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been under way, or was; 0 while it waits."""
+        if self._began is None:
+            return 0.0
+        return (time.monotonic() if self._finished is None else self._finished) - self._began
 
     def cancel(self) -> None:
         """Ask it to stop, from any thread. Queued, it ends at once; running, at its next checkpoint."""
@@ -174,6 +197,7 @@ class Job(Generic[T]):
         """Do the work on this thread. Never raises: what went wrong is in `error`."""
         if not self._claim("running"):
             return
+        self._began = time.monotonic()
         self._announce()
         context = JobContext(self._report, self._log, self._stop, give_way)
         try:
@@ -206,6 +230,7 @@ class Job(Generic[T]):
             return True
 
     def _enter(self, state: State) -> None:
+        self._finished = time.monotonic()
         self.state = state
         self._announce()
 

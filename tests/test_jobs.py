@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError
 import pytest
 
 from persona_tui.errors import GenerationError, JobCancelled
-from persona_tui.jobs import Change, Job, JobContext, JobProgress, ModelWorker, run_inline
+from persona_tui.jobs import LOG_LINES, Change, Job, JobContext, JobProgress, ModelWorker, run_inline
 
 PATIENCE = 10  # seconds; only ever waited for when something is broken
 
@@ -198,6 +198,30 @@ def test_progress_measures_the_rate_per_stage(monkeypatch: pytest.MonkeyPatch) -
     assert seen[3].rate is None
     context.progress(5, 0)
     assert seen[4].fraction == 0.0 and seen[4].eta is None
+
+
+def test_what_is_in_hand_is_reported_between_two_counts() -> None:
+    seen: list[JobProgress] = []
+    context = JobContext(on_progress=seen.append)
+    context.progress(1, 4, "responses")
+    context.working_on("What is bread?")
+    context.progress(2, 4, "responses")
+    assert [(each.done, each.note, each.detail) for each in seen] == [
+        (1, "responses", ""),
+        (1, "responses", "What is bread?"),
+        (2, "responses", "What is bread?"),
+    ]
+
+
+def test_a_log_keeps_its_last_lines(worker: ModelWorker) -> None:
+    def talk(context: JobContext) -> None:
+        for number in range(LOG_LINES + 5):
+            context.log(str(number))
+
+    job = worker.submit_job("talk", talk)
+    wait(job)
+    assert (len(job.lines), job.lines[0]) == (LOG_LINES, "5")
+    assert job.seconds > 0
 
 
 def test_closing_takes_less_than_half_a_second_whatever_runs() -> None:
