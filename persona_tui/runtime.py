@@ -15,6 +15,7 @@ from persona_tui.atomic import atomic_write_bytes
 from persona_tui.config import Settings, override
 from persona_tui.errors import DatasetError, PersonaTuiError
 from persona_tui.jobs import JobContext
+from persona_tui.sessions import SessionStore
 from persona_tui.workspace import Workspace, model_slug, packaged_root
 
 if TYPE_CHECKING:
@@ -76,12 +77,14 @@ class Runtime:
     Attributes:
         workspace: where everything is.
         settings: its configuration, with what the command line overrides.
+        sessions: the saved conversations.
         on_model_load: called with the model's name before it loads, which may take minutes.
     """
 
     def __init__(self, workspace: Workspace, settings: Settings) -> None:
         self.workspace = workspace
         self.settings = settings
+        self.sessions = SessionStore(workspace)
         self.on_model_load: Callable[[str], None] = lambda name: None
         self._model: ModelWrapper | None = None
         self._personas: PersonaManager | None = None

@@ -17,6 +17,13 @@ A front end does this, and nothing else has to be written down:
 """
 
 from persona_tui.sessions.conversation import Change, Conversation, Fitted, Node, Run, fit_context
+from persona_tui.sessions.export import (
+    export_json,
+    export_markdown,
+    floor_of_record,
+    how_written,
+    voice_of_record,
+)
 from persona_tui.sessions.log import Event, SessionLog
 from persona_tui.sessions.store import Found, SessionInfo, SessionStore
 
@@ -31,5 +38,10 @@ __all__ = [
     "SessionInfo",
     "SessionLog",
     "SessionStore",
+    "export_json",
+    "export_markdown",
     "fit_context",
+    "floor_of_record",
+    "how_written",
+    "voice_of_record",
 ]

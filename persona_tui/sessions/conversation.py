@@ -203,6 +203,10 @@ class Conversation:
         end = node.runs[run + 1].start if run + 1 < len(node.runs) else len(node.token_ids)
         return node.token_ids[node.runs[run].start : end]
 
+    def answered(self, id: int) -> bool:
+        """Whether anything follows a message, on any branch."""
+        return bool(self._children[self.node(id).id])
+
     def last_reply(self) -> Node | None:
         """The path's last reply, None if there is none."""
         return next((node for node in reversed(self.path()) if node.role == "assistant"), None)
