@@ -28,13 +28,15 @@ class Passage:
 
     Attributes:
         ids: the whole text.
-        start: the first token that counts; all up to the end of the text do.
+        start: the first token that counts.
         pick: the position to read on its own.
+        stop: the token after the last one that counts; None = all up to the end of the text do.
     """
 
     ids: list[int]
     start: int
     pick: int
+    stop: int | None = None
 
 
 def batches(passages: Sequence[Passage], budget: int) -> Iterator[list[int]]:
@@ -69,7 +71,7 @@ def read_passages(
     tokens = _padded(passages, device_of(model.get_input_embeddings()))
     weights = torch.zeros(tokens.shape)
     for row, passage in enumerate(passages):
-        weights[row, passage.start : len(passage.ids)] = 1
+        weights[row, passage.start : passage.stop or len(passage.ids)] = 1
     hooks.capture.watch(torch.arange(len(passages)), weights, torch.tensor([each.pick for each in passages]))
     try:
         with hooks, clear_memory_errors():

@@ -24,7 +24,7 @@ from persona_tui.errors import GenerationError
 from persona_tui.model.blocks import context_length, device_of
 from persona_tui.model.residual import Interventions, ResidualHooks
 
-Finish = Literal["stop", "length", "cancelled"]
+Finish = Literal["stop", "length", "cancelled", "refused"]  # the last one: by a guard that watched
 Poll = Callable[[], Interventions | None]
 
 _NOISE_BLOCK = 64  # tokens for which a row's random numbers are drawn at once
@@ -69,6 +69,25 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Watch:
+    """What is read for a monitor while a batch is written, from the passes that write it.
+
+    Attributes:
+        layers: where.
+        after: how many tokens of a reply there are at its first reading.
+        every: how many more at each one after that. The end of a reply is always read.
+    """
+
+    layers: tuple[int, ...]
+    after: int = 8
+    every: int = 4
+
+    def due(self, tokens: int) -> bool:
+        """Whether a reply is read when so many of its tokens have been."""
+        return tokens >= self.after and (tokens - self.after) % self.every == 0
+
+
+@dataclass(frozen=True)
 class Step:
     """One token for every row that was still being written.
 
@@ -81,6 +100,9 @@ class Step:
         lifts: how far the floors lifted the position that chose the token, summed over the layers.
         projections: per row, in the order of the hooks' axes, at that same position.
         finish: why a row ends with this token, or None.
+        read: what a watch has read, by row of the whole batch: the mean `[rows, layers, hidden]` over the
+            prompt's spans (first step) or over the reply's tokens so far, the one chosen now left out.
+        read_last: in the first step also the last prompt token, `[rows, layers, hidden]`.
     """
 
     index: int
@@ -91,6 +113,8 @@ class Step:
     lifts: list[float]
     projections: list[list[float]]
     finish: list[Finish | None]
+    read: Tensor | None = None
+    read_last: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +127,8 @@ class Batch:
         end_tokens: ids that end a turn.
         pad_token: any valid id.
         ended: if given, whether a row's tokens so far contain the end of the turn, spelled as text.
+        watch: what is read along the way, if anything; the hooks then capture at its layers.
+        spans: for a watch, which of each prompt's positions it reads.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -110,6 +136,8 @@ class Batch:
     end_tokens: frozenset[int]
     pad_token: int
     ended: Callable[[list[int]], bool] | None = None
+    watch: Watch | None = None
+    spans: Sequence[range] = ()
 
 
 def keep_top_p(probabilities: Tensor, top_p: float) -> Tensor:
@@ -231,7 +259,16 @@ class _Decoding:
             self.mask = torch.cat([(positions >= 0).long(), written], dim=1).to(self.device)
         self.row_ids = torch.tensor(self.rows)
         if self.hooks.capture is not None:
-            self.hooks.capture.watch(self.row_ids, pick=torch.full((len(lengths),), width - 1))
+            weights = self._span_weights(width) if self.batch.watch is not None else None
+            self.hooks.capture.watch(self.row_ids, weights, torch.full((len(lengths),), width - 1))
+
+    def _span_weights(self, width: int) -> Tensor:
+        """`[rows, width]`, 1 at the positions of the prompts that a watch reads."""
+        weights = torch.zeros(len(self.batch.prompts), width)
+        for row, (prompt, span) in enumerate(zip(self.batch.prompts, self.batch.spans, strict=True)):
+            padding = width - len(prompt)
+            weights[row, padding + span.start : padding + span.stop] = 1
+        return weights
 
     def _forward(self) -> Tensor:
         """Run the model on the present input; its last position's logits, float32 `[rows, vocabulary]`."""
@@ -263,9 +300,21 @@ class _Decoding:
         # Token ids are exact in float32 up to 16 million, so that everything travels at once.
         seen = torch.cat([tokens.unsqueeze(1).float(), logprobs, entropies, traces], dim=1).tolist()
         finish = [self._finish(place, int(values[0])) for place, values in enumerate(seen)]
-        step = self._step(seen, finish)
+        step = replace(self._step(seen, finish), **self._read(finish))
         self._go_on(tokens, finish)
         return step
+
+    def _read(self, finish: list[Finish | None]) -> dict[str, Tensor]:
+        """What a watch sees after the present pass: means, and in the first one the last prompt token."""
+        watch, capture = self.batch.watch, self.hooks.capture
+        if watch is None or capture is None:
+            return {}
+        if self.index == 0:
+            prompt = {"read": capture.means(), "read_last": capture.picked()}
+            capture.reset()
+            return prompt
+        due = watch.due(self.index) or any(reason is not None for reason in finish)
+        return {"read": capture.means()} if due else {}
 
     def _finish(self, place: int, token: int) -> Finish | None:
         """Take in one row's new token; why the row ends with it, if it does."""
@@ -369,5 +418,5 @@ def decode(
         if change is not None:
             hooks.apply(change)
         yield state.advance()
-    if hooks.capture is not None:
+    if hooks.capture is not None and batch.watch is None:  # a watch costs no pass of its own
         state.read_last_tokens()

@@ -141,6 +141,11 @@ class Capture:
         stacked = torch.stack([self._sum(layer, torch.device("cpu")).cpu() for layer in self.layers], dim=1)
         return stacked / self.counts.clamp(min=1)[:, None, None]
 
+    def reset(self) -> None:
+        """Begin new sums."""
+        self._sums.clear()
+        self.counts.zero_()
+
     def picked(self) -> Tensor:
         """The picked position of every row: `[rows, layers, hidden]` float32 on the CPU."""
         return torch.stack([self._picked[layer].cpu() for layer in self.layers], dim=1)

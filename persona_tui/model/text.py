@@ -97,6 +97,33 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message
     return encode(tokenizer, render(tokenizer, messages), special=not is_chat_tokenizer(tokenizer))
 
 
+def message_span(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], ids: Sequence[int]
+) -> range:
+    """Which of a prompt's tokens are the user's last message: those that change when it is left empty.
+
+    Args:
+        tokenizer: wrote `ids`.
+        messages: the conversation.
+        ids: its `encode_prompt`.
+
+    Returns:
+        At least one token; the whole prompt where the template takes no empty message.
+    """
+    at = max((place for place, each in enumerate(messages) if each["role"] == "user"), default=-1)
+    emptied = [dict(each) for each in messages]
+    emptied[at]["content"] = ""
+    try:
+        other = encode_prompt(tokenizer, emptied)
+    except GenerationError:
+        return range(len(ids))
+    shorter = min(len(ids), len(other))
+    start = next((place for place in range(shorter) if ids[place] != other[place]), shorter)
+    same = (back for back in range(shorter - start) if ids[-1 - back] != other[-1 - back])
+    stop = len(ids) - next(same, shorter - start)
+    return range(start, stop) if start < stop else range(len(ids) - 1, len(ids))
+
+
 def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a response as it would follow its prompt, without an end of turn."""
     return encode(tokenizer, text if is_chat_tokenizer(tokenizer) else f" {text}", special=False)

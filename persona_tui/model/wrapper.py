@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -22,7 +22,7 @@ from persona_tui.model.forced import (
     read_passages,
     response_logprobs,
 )
-from persona_tui.model.generation import Batch, Finish, Poll, Sampling, Step, check_fits, decode
+from persona_tui.model.generation import Batch, Finish, Poll, Sampling, Step, Watch, check_fits, decode
 from persona_tui.model.residual import Cap, Interventions, ResidualHooks
 from persona_tui.model.text import Message
 from persona_tui.workspace import model_slug
@@ -81,19 +81,37 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What was read of a user's last message, or of a reply so far; float32 on the CPU.
+
+    Attributes:
+        layers: where it was read, ascending.
+        mean: over the tokens of the message or the reply, `[layers, hidden]`.
+        last: at the last prompt token, `[layers, hidden]`; None for a reply.
+        n_tokens: how many tokens are in the mean.
+    """
+
+    layers: tuple[int, ...]
+    mean: Tensor
+    last: Tensor | None
+    n_tokens: int
+
+
+@dataclass(frozen=True)
 class TokenEvent:
     """One token of one row, as it was written.
 
     Attributes:
         row: which request.
         index: the token's place in its response, from 0.
-        token_id: -1 in an event that only says that the row was cancelled.
+        token_id: -1 in an event without a token: the row was cancelled, or its prompt has been read.
         text: the new text, whole characters only; often a word, sometimes empty.
         projections: by axis, at the position that chose this token, averaged over the axis' layers.
         capped: how far the floors lifted that position, summed over the layers; 0 if they did not.
         logprob: of the token under the model, in nats.
         finish: why the row ends here, or None.
         entropy: of the model's choice of this token, in nats; 0 = it was certain.
+        reading: for a watch: of the message in an event before the first token, later of the reply so far.
     """
 
     row: int
@@ -105,6 +123,7 @@ class TokenEvent:
     logprob: float
     finish: Finish | None
     entropy: float = 0.0
+    reading: Reading | None = None
 
 
 @dataclass(frozen=True)
@@ -233,6 +252,7 @@ class ModelWrapper:
         interventions: Interventions | Poll | None = None,
         axes: Axes | None = None,
         stop: threading.Event | None = None,
+        watch: Watch | None = None,
     ) -> Iterator[TokenEvent]:
         """Answer all requests in one batch, token by token.
 
@@ -243,6 +263,8 @@ class ModelWrapper:
                 token and returns new interventions, or None to leave them as they are.
             axes: name -> layer -> `[hidden]`, what the events' projections are about.
             stop: when set, no further token is written and every unfinished row gets a "cancelled" event.
+            watch: what is read for a monitor, in the passes that write: each row's message in an event
+                without a token before its first one, then its reply now and then.
 
         Raises:
             GenerationError: as `generate`.
@@ -250,8 +272,8 @@ class ModelWrapper:
         if not requests:
             return
         sampling = sampling or Sampling()
-        batch = self._batch(requests, sampling)
-        hooks = self._hooks(len(requests), axes=axes)
+        batch = self._batch(requests, sampling, watch)
+        hooks = self._hooks(len(requests), () if watch is None else watch.layers, axes)
         poll = interventions if callable(interventions) else None
         if isinstance(interventions, Interventions):
             hooks.apply(interventions)
@@ -261,13 +283,28 @@ class ModelWrapper:
         ]
         unfinished = dict.fromkeys(range(len(requests)), 0)  # row -> tokens so far
         for step in decode(self.model, batch, sampling, hooks, poll, stop):
+            yield from self._message_readings(step, batch)
             for event in self._events(step, hooks.axis_names, writers):
                 unfinished[event.row] = event.index + 1
                 if event.finish is not None:
                     del unfinished[event.row]
-                yield event
+                yield replace(event, reading=self._reply_reading(step, batch, event.row)) if watch else event
         for row, index in unfinished.items():
             yield TokenEvent(row, index, -1, writers[row].finish(), {}, 0.0, 0.0, "cancelled")
+
+    def _message_readings(self, step: Step, batch: Batch) -> Iterator[TokenEvent]:
+        """What a watch has read of each row's message, in the pass that has chosen its first token."""
+        if batch.watch is None or step.read is None or step.read_last is None:
+            return
+        for row in step.rows:
+            count = len(batch.spans[row])
+            reading = Reading(batch.watch.layers, step.read[row], step.read_last[row], count)
+            yield TokenEvent(row, 0, -1, "", {}, 0.0, 0.0, None, reading=reading)
+
+    def _reply_reading(self, step: Step, batch: Batch, row: int) -> Reading | None:
+        if batch.watch is None or step.read is None or step.index == 0:
+            return None
+        return Reading(batch.watch.layers, step.read[row], None, step.index)
 
     def _events(
         self, step: Step, axis_names: Sequence[str], writers: Sequence[text.TextStream]
@@ -290,17 +327,25 @@ class ModelWrapper:
                 step.entropies[place],
             )
 
-    def _batch(self, requests: Sequence[Request], sampling: Sampling) -> Batch:
+    def _batch(self, requests: Sequence[Request], sampling: Sampling, watch: Watch | None = None) -> Batch:
         seeds = [
             sampling.row_seed(row) if each.seed is None else each.seed for row, each in enumerate(requests)
         ]
+        prompts = [text.encode_prompt(self.tokenizer, each.messages) for each in requests]
         return Batch(
-            prompts=[text.encode_prompt(self.tokenizer, each.messages) for each in requests],
+            prompts=prompts,
             seeds=seeds,
             end_tokens=self._end_tokens,
             pad_token=text.pad_token(self.tokenizer),
             ended=self._spells_stop if self._stops else None,
+            watch=watch,
+            spans=[self._span(each.messages, ids) for each, ids in zip(requests, prompts, strict=True)]
+            if watch is not None
+            else (),
         )
+
+    def _span(self, messages: Sequence[Message], ids: Sequence[int]) -> range:
+        return text.message_span(self.tokenizer, messages, ids)
 
     def _hooks(
         self,
@@ -399,6 +444,20 @@ class ModelWrapper:
         """
         passages = [self._passage(each) for each in texts]
         return self._read(passages, layers, interventions or Interventions.none())
+
+    def read_messages(self, conversations: Sequence[list[Message]], layers: Sequence[int]) -> list[Reading]:
+        """What a stream's watch would read of the last message of each conversation, without an answer.
+
+        Raises:
+            GenerationError: a conversation is empty or does not fit the context.
+        """
+        passages = []
+        for messages in conversations:
+            ids = text.encode_prompt(self.tokenizer, messages)
+            span = self._span(messages, ids)
+            passages.append(Passage(ids, span.start, len(ids) - 1, span.stop))
+        read = self._read(passages, layers, Interventions.none())
+        return [Reading(each.layers, each.response, each.prompt_last, each.n_tokens) for each in read]
 
     def _passage(self, item: str | list[Message]) -> Passage:
         if isinstance(item, str):
