@@ -16,17 +16,22 @@ from persona_tui.config import Settings, load_settings
 from persona_tui.errors import WorkspaceError
 
 __all__ = [
+    "TRAIT_PREFIX",
     "Workspace",
     "atomic_write_bytes",
     "atomic_write_text",
     "model_slug",
     "packaged_root",
     "safe_name",
+    "vector_file",
 ]
 
 CONFIG_NAME = "config.yaml"
 # The order matters: the configuration comes last, so that a folder which has it is complete.
 PACKAGED = ("datasets", "vectors", CONFIG_NAME)
+
+# A persona of this name is a trait: `trait:patience` is vectors/<model>/traits/patience.safetensors.
+TRAIT_PREFIX = "trait:"
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 _HUB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
@@ -91,6 +96,10 @@ class Workspace:
         """Return the folder with the personas of the model with this slug."""
         return self.model_dir(slug) / "personas"
 
+    def traits_dir(self, slug: str) -> Path:
+        """Return the folder with the traits of the model with this slug."""
+        return self.model_dir(slug) / "traits"
+
     def loaded_path(self, slug: str) -> Path:
         """Return the file that remembers which personas of a model are loaded."""
         return self.model_dir(slug) / "loaded.json"
@@ -116,6 +125,16 @@ def safe_name(name: str) -> str:
     raise WorkspaceError(
         f"{shown!r} cannot be a name: use up to 64 letters, digits, _ and -, beginning with no -."
     )
+
+
+def vector_file(model_dir: Path, name: str) -> Path:
+    """Return the file of a persona in a model's folder, or of a trait if the name begins with `trait:`.
+
+    Raises:
+        WorkspaceError: the name is a path or has characters that names cannot have.
+    """
+    folder = "traits" if name.startswith(TRAIT_PREFIX) else "personas"
+    return model_dir / folder / f"{safe_name(name.removeprefix(TRAIT_PREFIX))}.safetensors"
 
 
 def model_slug(model_name: str) -> str:

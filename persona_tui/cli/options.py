@@ -99,10 +99,9 @@ def chosen_weights(runtime: Runtime, persona: str | None, blend: str | None) -> 
 
 def _check_exists(runtime: Runtime, name: str) -> None:
     """Raise what looking for a persona raises, but do not load torch for one that is there."""
-    from persona_tui.workspace import safe_name
+    from persona_tui.workspace import vector_file
 
-    folder = runtime.workspace.personas_dir(runtime.slug)
-    if not (folder / f"{safe_name(name)}.safetensors").is_file():
+    if not vector_file(runtime.workspace.model_dir(runtime.slug), name).is_file():
         runtime.personas.get(name)
 
 

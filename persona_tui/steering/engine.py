@@ -30,6 +30,7 @@ from persona_tui.model import (
     Sampling,
     TokenEvent,
 )
+from persona_tui.monitoring.traits.vector import TraitVector
 from persona_tui.steering.mix import Mix, check_percentile
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.manager import PersonaManager
@@ -296,7 +297,8 @@ class SteeringEngine:
 
         Yields:
             One event per token. Its projections are on scales that mean something. By loaded persona: 0 is
-            the average of ordinary replies, 1 that of the persona's own prompted replies. For the axes
+            the average of ordinary replies, 1 that of the persona's own prompted replies. By loaded trait
+            ("trait:NAME"): −1 is the average of its low examples, 1 that of its high ones. For the axes
             ("assistant", "safety"): 0 is the average of ordinary replies, 1 their standard deviation.
 
         Raises:
@@ -423,7 +425,7 @@ class SteeringEngine:
     # Traces -------------------------------------------------------------------------------------------------
 
     def traces(self) -> dict[str, Trace]:
-        """What a stream's tokens are compared with: the axes, and every loaded persona."""
+        """What a stream's tokens are compared with: the axes, every loaded persona, every loaded trait."""
         found = {name: self._persona_trace(name) for name in self.personas.list_loaded()}
         axes = self.personas.axes
         if axes is not None:
@@ -433,6 +435,8 @@ class SteeringEngine:
     def _persona_trace(self, name: str) -> Trace:
         """Replies are compared with replies: recipe `response`, whatever the persona is steered with."""
         persona = self.personas.get(name)
+        if persona.kind == "trait":
+            return _trait_trace(TraitVector.of(persona))
         target = set(persona.metadata.get("target_layers") or persona.layers)
         vectors, ordinary = {}, []
         for row, layer in enumerate(persona.layers):
@@ -488,6 +492,14 @@ def _scaled(events: Iterator[TokenEvent], traces: Mapping[str, Trace]) -> Iterat
     for event in events:
         projections = {name: value - traces[name].ordinary for name, value in event.projections.items()}
         yield replace(event, projections=projections)
+
+
+def _trait_trace(trait: TraitVector) -> Trace:
+    """On the scale of trait scores: 1 = where high examples lie, −1 = low ones, at the trait's own layer."""
+    if trait.half_gap <= 0:
+        return Trace({}, 0.0)
+    vectors = {trait.reading.layer: trait.direction / trait.half_gap}
+    return Trace(vectors, trait.centre / trait.half_gap)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from persona_tui.errors import PersonaTuiError
+from persona_tui.workspace import TRAIT_PREFIX
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,9 @@ def parse_blend(text: str) -> dict[str, float]:
 
 
 def _parse_part(part: str, text: str) -> tuple[str, float]:
+    if part.startswith(TRAIT_PREFIX):  # its name has a colon of its own
+        name, weight = _parse_part(part.removeprefix(TRAIT_PREFIX), text)
+        return f"{TRAIT_PREFIX}{name}", weight
     name, colon, number = (piece.strip() for piece in part.partition(":"))
     if not name:
         raise PersonaTuiError(f'a blend looks like sage:0.5,trickster:0.3, not like "{text}"')

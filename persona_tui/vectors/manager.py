@@ -28,7 +28,7 @@ from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.files import SUFFIX, check_model
 from persona_tui.vectors.maths import blend
 from persona_tui.vectors.persona import PersonaVector
-from persona_tui.workspace import safe_name
+from persona_tui.workspace import TRAIT_PREFIX, safe_name, vector_file
 
 AXES_FILE = f"axes{SUFFIX}"
 STATE_FILE = "loaded.json"
@@ -81,6 +81,11 @@ class PersonaManager:
         return self.vectors_dir / "personas"
 
     @property
+    def traits_dir(self) -> Path:
+        """The folder with one file per trait."""
+        return self.vectors_dir / "traits"
+
+    @property
     def axes(self) -> Axes | None:
         """The model's axes, read on first use; None while none were extracted.
 
@@ -102,16 +107,25 @@ class PersonaManager:
         self._axes, self._digests[path] = axes, _sha256(path)
 
     def path_of(self, name: str) -> Path:
-        """Return the file of a persona, whether it exists or not.
+        """Return the file of a persona (or, with a name like `trait:patience`, of a trait), there or not.
 
         Raises:
             WorkspaceError: the name is a path or has characters that names cannot have.
         """
-        return self.personas_dir / f"{safe_name(name)}{SUFFIX}"
+        return vector_file(self.vectors_dir, name)
 
     def list_available(self) -> list[str]:
         """Return the names of all personas on the disk, sorted."""
         return sorted(path.stem for path in self.personas_dir.glob(f"*{SUFFIX}") if _is_persona_file(path))
+
+    def list_traits(self) -> list[str]:
+        """Return the names of all traits on the disk, sorted, each with its prefix: `trait:patience`.
+
+        Wherever a persona's name is taken, so is such a name: a trait is loaded, traced, blended and steered
+        with like a persona.
+        """
+        files = (path for path in self.traits_dir.glob(f"*{SUFFIX}") if _is_persona_file(path))
+        return sorted(f"{TRAIT_PREFIX}{path.stem}" for path in files)
 
     def get(self, name: str) -> PersonaVector:
         """Return a persona, loaded or not, reading its file the first time.
@@ -170,8 +184,8 @@ class PersonaManager:
     # --- what is loaded ---
 
     def list_loaded(self) -> list[str]:
-        """Return the names of the loaded personas that still exist, in the order they were loaded."""
-        available = set(self.list_available())
+        """Return the names of the loaded personas and traits that still exist, in the order of loading."""
+        available = {*self.list_available(), *self.list_traits()}
         return [name for name in self._read_state() if name in available]
 
     def load(self, name: str) -> bool:
@@ -264,7 +278,7 @@ class PersonaManager:
         atomic_write_text(self.vectors_dir / STATE_FILE, text, inside=self.vectors_dir)
 
     def _not_found(self, name: str) -> str:
-        available = self.list_available()
+        available = self.list_traits() if name.startswith(TRAIT_PREFIX) else self.list_available()
         hint = nearest(name, available)
         if not hint:
             hint = f" There are {', '.join(available)}." if available else " There are none yet."

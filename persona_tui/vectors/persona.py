@@ -41,7 +41,7 @@ class PersonaVector:
     `mean`, `raw` and `safe` have one tensor per recipe, `[len(layers), hidden]`, float32 on the CPU, with
     their natural size. `metadata` is what the file records: model_name, model_fingerprint, source,
     description, counts, recipe settings, created; `target_layers`, if there, are where an uncalibrated vector
-    is added.
+    is added, `gain` how many times; `kind` is "trait" for a trait.
 
     Raises:
         ValueError: the layers are not ascending, or the shapes, recipes or calibration do not fit together.
@@ -65,6 +65,11 @@ class PersonaVector:
     def hidden_size(self) -> int:
         """The width of the residual stream that the vectors belong to."""
         return int(next(iter(self.safe.values())).shape[-1])
+
+    @property
+    def kind(self) -> str:
+        """What it is: "persona", or "trait" for the difference between two sides of a trait."""
+        return "trait" if self.metadata.get("kind") == "trait" else "persona"
 
     @property
     def recipe(self) -> str:
@@ -93,7 +98,8 @@ class PersonaVector:
         Raises:
             VectorFileError: it was not extracted at one of `layers`.
         """
-        gain = self.calibration.gain if self.calibration is not None else 1.0
+        own = float(self.metadata.get("gain", 1.0))
+        gain = self.calibration.gain if self.calibration is not None else own
         stack = (self.safe if safe else self.raw)[self.recipe]
         chosen = self.steering_layers if layers is None else self._known(layers)
         share = (len(self.steering_layers) / len(chosen)) ** 0.5
@@ -117,7 +123,7 @@ class PersonaVector:
         }
         metadata = {
             **self.metadata,
-            "kind": "persona",
+            "kind": self.kind,
             "name": self.name,
             "format_version": FORMAT_VERSION,
             "hidden_size": self.hidden_size,
@@ -128,13 +134,13 @@ class PersonaVector:
 
     @classmethod
     def load(cls, path: Path) -> "PersonaVector":
-        """Read a persona's file.
+        """Read a persona's file, or a trait's.
 
         Raises:
             VectorFileError: the file is missing, damaged, or holds something else.
         """
         tensors, metadata = load_tensors(path)
-        check_kind(path, metadata, "persona")
+        check_kind(path, metadata, "trait" if metadata.get("kind") == "trait" else "persona")
         calibration = metadata.pop("calibration", None)
         try:
             return cls(
