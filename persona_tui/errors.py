@@ -44,6 +44,10 @@ class SessionError(PersonaTuiError):
     """A saved conversation is missing, damaged, in use elsewhere, or cannot do what was asked of it."""
 
 
+class MemoryShortage(GenerationError):
+    """Memory ran out; fewer responses at a time may fit."""
+
+
 class JobCancelled(PersonaTuiError):
     """Somebody asked a job to stop, and it did."""
 
