@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
+from persona_tui import conversing
 from persona_tui.errors import PersonaTuiError, nearest
 from persona_tui.jobs import JobContext, run_inline
 from persona_tui.runtime import Created, FromDescription, Runtime
+from persona_tui.sessions import Conversation, SessionLog, voice_of_record
 
 if TYPE_CHECKING:
     import threading
@@ -35,7 +37,7 @@ class CommandError(PersonaTuiError):
 
 
 class Session(Protocol):
-    """What a handler may use.
+    """What a handler may use. Those that are about the conversation need a `conversing.Talk`, too.
 
     Attributes:
         runtime: workspace, model and personas.
@@ -69,23 +71,29 @@ class Session(Protocol):
 
 @dataclass
 class ChatSession:
-    """A conversation and how it is spoken; a `Session` that does its work on the thread that asks for it.
+    """A conversation and how it is spoken; a `Session` and `Talk` that does its work on the calling thread.
 
     Attributes:
-        messages: what was said, without the system prompt.
+        conversation: what was said, with its system prompt.
+        saves: whether it is saved as a session: from the first message on.
         (For the others see `Session`.)
     """
 
     runtime: Runtime
     mix: Mix
-    system: str | None = None
-    messages: list[dict[str, str]] = field(default_factory=list)
+    conversation: Conversation = field(default_factory=Conversation)
     sampling_changes: dict[str, Any] = field(default_factory=dict)
     ended: bool = False
+    saves: bool = True
+    _log: SessionLog | None = None
 
     @classmethod
     def start(
-        cls, runtime: Runtime, weights: Mapping[str, float] | None = None, strength: float | None = None
+        cls,
+        runtime: Runtime,
+        weights: Mapping[str, float] | None = None,
+        strength: float | None = None,
+        saves: bool = True,
     ) -> Self:
         """Begin with the settings' mix, or with some personas, which are loaded.
 
@@ -96,14 +104,31 @@ class ChatSession:
         for name in weights or {}:
             runtime.personas.load(name)
         chosen = mix.strength if strength is None else strength
-        return cls(runtime, replace(mix, weights=weights or {}, strength=chosen))
+        return cls(runtime, replace(mix, weights=weights or {}, strength=chosen), saves=saves)
+
+    @property
+    def system(self) -> str | None:
+        """The system prompt, if any."""
+        return self.conversation.system
+
+    @system.setter
+    def system(self, text: str | None) -> None:
+        self.conversation.set_system(text)
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """What was said, as the model is given it, without the system prompt."""
+        return self.conversation.messages()
 
     def change_mix(self, **changes: Any) -> None:
         """Replace fields of the mix."""
         mix = replace(self.mix, **changes)
-        if self.runtime.loaded_engine is not None:
-            self.runtime.loaded_engine.set_mix(mix)
+        engine = self.runtime.loaded_engine
+        if engine is not None:
+            engine.set_mix(mix)
         self.mix = mix
+        if engine is not None and self._log is not None:
+            self.conversation.change_mix(engine.describe(mix))
 
     def run(self, name: str, work: Work) -> str:
         """Do long work here and now."""
@@ -118,36 +143,98 @@ class ChatSession:
         """Who speaks and how loud, in a few characters; "" = nobody in particular."""
         return voice_of(self.mix)
 
+    # Replies ------------------------------------------------------------------------------------------------
+
     def take_turn(self, text: str, stop: threading.Event | None = None) -> Generator[TokenEvent, None, None]:
         """Say something to the model; its reply, token by token.
 
-        Both are in `messages` afterwards, also when the reply was stopped or the reader gave up. A turn that
-        fails before the first word leaves no trace.
+        Both are in `conversation` afterwards, also when the reply was stopped or the reader gave up. A turn
+        that fails before the first word leaves no trace there.
         """
-        engine = self.runtime.engine
-        engine.set_mix(self.mix)
-        conversation = [*self.messages, {"role": "user", "content": text}]
-        sampling, said = sampling_of(self), list[str]()
+        self._save()
+        said = self.conversation.add_user(text)
         try:
-            for event in engine.stream(
-                self._recent(conversation, sampling), system=self.system, sampling=sampling, stop=stop
-            ):
-                said.append(event.text)
-                yield event
+            yield from self.reply(self.conversation.begin_reply(), stop)
         finally:
-            if reply := "".join(said).strip():
-                self.messages = [*conversation, {"role": "assistant", "content": reply}]
+            if not self.conversation.answered(said):
+                self.conversation.drop(said)
 
-    def _recent(self, conversation: list[dict[str, str]], sampling: Sampling) -> list[dict[str, str]]:
-        """The conversation without its oldest turns, as many as it takes to leave room for a reply."""
-        model = self.runtime.model
-        if model.context_length is None:
-            return conversation
-        room = model.context_length - min(sampling.max_new_tokens, model.context_length // 2)
-        system = [{"role": "system", "content": self.system}] if self.system else []
-        while len(conversation) > 1 and model.count_tokens([*system, *conversation]) > room:
-            conversation = conversation[2:]
-        return conversation
+    def reply(self, reply: int, stop: threading.Event | None = None) -> Generator[TokenEvent, None, None]:
+        """A reply that was begun, token by token."""
+        from persona_tui.replies import speak
+
+        try:
+            engine, sampling = self.runtime.engine, sampling_of(self)
+            engine.set_mix(self.mix)
+        except PersonaTuiError:
+            self.conversation.drop(reply)
+            raise
+        yield from speak(engine, self.conversation, reply, sampling, stop)
+
+    def write(self, reply: int) -> str:
+        """Write a reply that was begun, and show it."""
+        return "".join(event.text for event in self.reply(reply)).strip()
+
+    # Sessions -----------------------------------------------------------------------------------------------
+
+    @property
+    def session_id(self) -> str | None:
+        """What the conversation is saved as; None while nothing was said."""
+        return self._log.id if self._log is not None else None
+
+    def _save(self) -> None:
+        """Begin to save the conversation, if that is wanted and not the case yet; loads the model."""
+        engine = self.runtime.engine
+        if not self.saves or self._log is not None:
+            return
+        log = self.runtime.sessions.create(engine.model.name, engine.model.fingerprint)
+        if self.system:
+            log.record("system", text=self.system)
+        self._log, self.conversation.record = log, log.record
+
+    def resume(self, id: str | None) -> str:
+        """Go on with another session, as it was left: its mix, too. None = with a new one.
+
+        Raises:
+            SessionError: there is no such session, it is damaged, or open elsewhere.
+        """
+        if id is None:
+            self.close()
+            self.conversation = Conversation(system=self.system)
+            return "A new conversation."
+        if id == self.session_id:
+            return "This is it."
+        conversation, events = self.runtime.sessions.load(id)
+        log = self.runtime.sessions.open(id) if self.saves else None
+        self.close()
+        self._log, self.conversation = log, conversation
+        conversation.record = log.record if log is not None else None
+        missing = self._restore_mix(conversation.mix)
+        lines = [f"{self.runtime.sessions.info(id).title}: {len(conversation.path())} messages."]
+        if missing:
+            lines.append(f"It was spoken as {voice_of_record(conversation.mix)}; gone: {', '.join(missing)}.")
+        if (model := events[0].fields.get("model")) != self.runtime.settings.model.name:
+            lines.append(f"It was begun with {model}; this is {self.runtime.settings.model.name}.")
+        return "\n".join(lines)
+
+    def _restore_mix(self, recorded: dict[str, Any] | None) -> list[str]:
+        """Speak as in a session that is resumed; which of its personas are gone."""
+        from persona_tui.steering.mix import Mix
+
+        if recorded is None:
+            return []
+        mix, there = Mix.from_record(recorded), self.runtime.personas.list_available()
+        weights = {name: weight for name, weight in mix.weights.items() if name in there}
+        for name in weights:
+            self.runtime.personas.load(name)
+        self.change_mix(**{each.name: getattr(mix, each.name) for each in fields(mix)} | {"weights": weights})
+        return [name for name in mix.weights if name not in there]
+
+    def close(self) -> None:
+        """Write down what still waits, and let others open the session."""
+        if self._log is not None:
+            self._log.close()
+            self._log, self.conversation.record = None, None
 
 
 def voice_of(mix: Mix) -> str:
@@ -248,7 +335,7 @@ def _persona(session: Session, name: str) -> str:
         return _speaking(session) if session.mix.label else "No persona. /persona NAME chooses one."
     if name.casefold() in OFF:
         return _none(session, "")
-    session.runtime.personas.load(name)
+    _loads(session, name)
     session.change_mix(weights={name: 1.0})
     return f"{_speaking(session)}{_weakness(session, name)}"
 
@@ -283,7 +370,7 @@ def _blend(session: Session, rest: str) -> str:
     for name in weights:
         session.runtime.personas.get(name)
     for name in weights:
-        session.runtime.personas.load(name)
+        _loads(session, name)
     session.change_mix(weights=weights)
     return _speaking(session)
 
@@ -310,13 +397,21 @@ def _list(session: Session, rest: str) -> str:
 
 
 def _load(session: Session, name: str) -> str:
-    session.runtime.personas.load(_needed(name, "/load NAME"))
+    _loads(session, _needed(name, "/load NAME"))
     return f"Loaded {name}."
+
+
+def _loads(session: Session, name: str) -> None:
+    before = session.runtime.personas.list_loaded()
+    session.runtime.personas.load(name)
+    if name not in before:
+        conversing.record(session, "persona", action="loaded", name=name)
 
 
 def _unload(session: Session, name: str) -> str:
     if not session.runtime.personas.unload(_needed(name, "/unload NAME")):
         raise CommandError(f'"{name}" is not loaded.{nearest(name, session.runtime.personas.list_loaded())}')
+    conversing.record(session, "persona", action="unloaded", name=name)
     _stop_speaking_as(session, name)
     return f"Unloaded {name}."
 
@@ -360,6 +455,7 @@ def _delete(session: Session, rest: str) -> str:
             return f"Kept {name}."
     _stop_speaking_as(session, name)
     session.runtime.personas.delete(name)
+    conversing.record(session, "persona", action="deleted", name=name)
     return f"Deleted {name}."
 
 
@@ -383,6 +479,18 @@ def _temperature(session: Session, rest: str) -> str:
     return f"Temperature {sampling_of(session).temperature:g}."
 
 
+def _top_p(session: Session, rest: str) -> str:
+    if rest:
+        _change_sampling(session, top_p=_number(rest, "top-p"))
+    return f"Top-p {sampling_of(session).top_p:g}."
+
+
+def _max_tokens(session: Session, rest: str) -> str:
+    if rest:
+        _change_sampling(session, max_new_tokens=_whole(rest, "max-tokens"))
+    return f"Replies of up to {sampling_of(session).max_new_tokens} tokens."
+
+
 def _seed(session: Session, rest: str) -> str:
     if rest:
         _change_sampling(session, seed=None if rest.casefold() in OFF else _whole(rest, "seed"))
@@ -400,6 +508,8 @@ def _change_sampling(session: Session, **changes: Any) -> None:
     except PersonaTuiError:
         session.sampling_changes = before
         raise
+    # Every reply has its own sampling in the transcript; this says where it was changed.
+    conversing.record(session, "sampling", **changes)
 
 
 def _help(session: Session, rest: str) -> str:
@@ -490,6 +600,33 @@ COMMANDS: dict[str, Command] = {
             "0 = the likeliest word, 1 = as the model has it",
             _temperature,
         ),
+        Command(
+            "top-p", "/top-p NUMBER", "choose among the likeliest words that add up to this, 0 to 1", _top_p
+        ),
+        Command("max-tokens", "/max-tokens NUMBER", "the longest reply", _max_tokens),
+        Command("regenerate", "/regenerate [#N]", "write a reply anew; both are kept", conversing.regenerate),
+        Command("continue", "/continue", "go on with the last reply", conversing.continue_reply),
+        Command("edit", "/edit [#N] TEXT", "say something else instead; both are kept", conversing.edit),
+        Command(
+            "branch",
+            "/branch [#N] [next|prev]",
+            "the messages and their branches; walk",
+            conversing.branch,
+            lambda _: ("next", "prev"),
+        ),
+        Command(
+            "sessions", "/sessions [TEXT]", "saved conversations; where TEXT occurs", conversing.sessions
+        ),
+        Command(
+            "resume",
+            "/resume ID",
+            "go on with a saved conversation",
+            conversing.resume,
+            conversing.session_ids,
+        ),
+        Command("new", "/new", "begin another conversation", conversing.new),
+        Command("rename", "/rename TITLE", "give the conversation a title", conversing.rename),
+        Command("export", "/export [FILE]", "write the conversation: .md or .json", conversing.export),
         Command("help", "/help [COMMAND]", "this list", _help, lambda _: COMMANDS),
         Command("quit", "/quit", "leave", _quit),
     )

@@ -190,8 +190,10 @@ def export(session: object, rest: str) -> str:
     return f"Wrote {path}."
 
 
-def write_export(store: SessionStore, id: str, path: Path, replace: bool = False) -> Path:
-    """Write a session to a file; `.json` is JSON, all else Markdown.
+def write_export(
+    store: SessionStore, id: str, path: Path, replace: bool = False, as_json: bool | None = None
+) -> Path:
+    """Write a session to a file, as JSON or Markdown; by default JSON if its name ends in `.json`.
 
     Raises:
         SessionError: there is no such session, or the file exists and is not to be replaced.
@@ -200,7 +202,8 @@ def write_export(store: SessionStore, id: str, path: Path, replace: bool = False
     target = path.expanduser()
     if target.exists() and not replace:
         raise SessionError(f"{target} exists: choose another name")
-    atomic_write_text(target, exported(store, id, as_json=target.suffix.casefold() == ".json"))
+    chosen = target.suffix.casefold() == ".json" if as_json is None else as_json
+    atomic_write_text(target, exported(store, id, chosen))
     return target
 
 

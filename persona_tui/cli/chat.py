@@ -4,34 +4,78 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from persona_tui.cli.options import chosen_weights, persona_options
 from persona_tui.cli.root import Invocation, pass_invocation
 
+if TYPE_CHECKING:
+    from persona_tui.runtime import Runtime
+
 
 @click.command()
 @persona_options
 @click.option("--plain", is_flag=True, help="Lines instead of the full-screen app.")
+@click.option("--resume", metavar="ID", help='Go on with a saved session; "last" is the latest.')
+@click.option("--no-save", is_flag=True, help="Leave no session behind (lines only).")
 @pass_invocation
 def chat(
-    invocation: Invocation, /, persona: str | None, strength: float | None, blend: str | None, plain: bool
+    invocation: Invocation,
+    /,
+    persona: str | None,
+    strength: float | None,
+    blend: str | None,
+    plain: bool,
+    resume: str | None,
+    no_save: bool,
 ) -> None:
     """Talk to the model.
 
-    Opens the app. With --plain, or when input or output is no terminal: one line in, one reply out.
+    Opens the app. With --plain, or when input or output is no terminal: one line in, one reply out. Either
+    way the conversation is saved as it happens: `persona-tui sessions list`.
     """
+    session = _session_with_its_model(invocation, resume) if resume is not None else None
     runtime = invocation.runtime
     weights = chosen_weights(runtime, persona, blend)
     if plain or not has_screen():
-        from persona_tui.cli.line_chat import LineSession, line_chat
+        _line_chat(runtime, weights, strength, session, not no_save)
+        return
+    if no_save:
+        raise click.UsageError("--no-save needs --plain.", click.get_current_context())
+    from persona_tui.tui.app import run_app
 
-        line_chat(LineSession.start(runtime, weights, strength))
-    else:
-        from persona_tui.tui.app import run_app
+    run_app(runtime, strength=strength, blend=weights)
 
-        run_app(runtime, strength=strength, blend=weights)
+
+def _session_with_its_model(invocation: Invocation, named: str) -> str:
+    """Find a session, and use the model that it was begun with unless the command line names one."""
+    from persona_tui.sessions import SessionStore
+    from persona_tui.workspace import Workspace
+
+    store = SessionStore(Workspace.find(invocation.workspace))
+    id = store.resolve(named)
+    invocation.model = invocation.model or store.info(id).model or None
+    return id
+
+
+def _line_chat(
+    runtime: Runtime, weights: dict[str, float], strength: float | None, resume: str | None, saves: bool
+) -> None:
+    from persona_tui.cli.line_chat import LineSession, line_chat
+    from persona_tui.cli.progress import note
+
+    session = LineSession.start(runtime, {} if resume else weights, strength, saves)
+    if resume is not None:
+        note(session.resume(resume))
+        if weights:
+            for name in weights:
+                runtime.personas.load(name)
+            session.change_mix(weights=weights)
+        if strength is not None:
+            session.change_mix(strength=strength)
+    line_chat(session)
 
 
 def has_screen() -> bool:

@@ -10,15 +10,19 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from persona_tui.cli.generate import write_stream
 from persona_tui.cli.interrupt import quick_interrupt
 from persona_tui.cli.progress import note, patient_work
 from persona_tui.commands import ChatSession, Work, complete, execute, is_command, message_of
 from persona_tui.errors import JobCancelled, PersonaTuiError
+
+if TYPE_CHECKING:
+    from persona_tui.model import TokenEvent
 
 
 class LineSession(ChatSession):
@@ -32,6 +36,11 @@ class LineSession(ChatSession):
         """Ask on the terminal."""
         return read_line(question) or "" if sys.stdin.isatty() else None
 
+    def write(self, reply: int) -> str:
+        """Write a reply to stdout as it comes."""
+        show_reply(self, lambda stop: self.reply(reply, stop))
+        return ""
+
 
 def line_chat(session: ChatSession) -> None:
     """Talk until the input ends or somebody leaves.
@@ -39,7 +48,13 @@ def line_chat(session: ChatSession) -> None:
     Raises:
         PersonaTuiError: something went wrong and there is nobody to try again.
     """
-    interactive = sys.stdin.isatty()
+    try:
+        _talk(session, sys.stdin.isatty())
+    finally:
+        session.close()
+
+
+def _talk(session: ChatSession, interactive: bool) -> None:
     if interactive:
         _greet(session)
     while not session.ended:
@@ -49,7 +64,7 @@ def line_chat(session: ChatSession) -> None:
         if not line.strip():
             continue
         try:
-            _answer(session, line.strip(), interactive)
+            _answer(session, line.strip())
         except (PersonaTuiError, JobCancelled) as error:
             if not interactive:
                 raise
@@ -98,15 +113,21 @@ def _offer_completions(session: ChatSession) -> None:
     readline.parse_and_bind("tab: complete")
 
 
-def _answer(session: ChatSession, line: str, interactive: bool) -> None:
-    if is_command(line):
-        if shown := execute(session, line):
-            note(shown)
-        return
+def _answer(session: ChatSession, line: str) -> None:
+    if not is_command(line):
+        show_reply(session, lambda stop: session.take_turn(message_of(line), stop))
+    elif shown := execute(session, line):
+        note(shown)
+
+
+def show_reply(
+    session: ChatSession, begin: Callable[[threading.Event], Generator[TokenEvent, None, None]]
+) -> None:
+    """Write a reply to stdout as it comes. On a terminal ctrl-c ends it, and keeps what was said."""
     session.runtime.engine  # noqa: B018  # loading is not what ctrl-c should stop, but the reply
     stop = threading.Event()
-    guard = _interrupt_sets(stop) if interactive else quick_interrupt()
-    with guard, closing(session.take_turn(message_of(line), stop)) as events:
+    guard = _interrupt_sets(stop) if sys.stdin.isatty() else quick_interrupt()
+    with guard, closing(begin(stop)) as events:
         write_stream(event.text for event in events)
 
 

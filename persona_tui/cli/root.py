@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 COMMANDS = {
     "chat": "chat:chat",
     "generate": "generate:generate",
+    "sessions": "sessions:sessions",
+    "replay": "replay:replay",
     "list": "personas:list_",
     "info": "personas:info",
     "load": "personas:load",

@@ -1,0 +1,121 @@
+"""`replay`: write the replies of a session again, and say whether every token is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from persona_tui.cli.interrupt import quick_interrupt
+from persona_tui.cli.output import json_option, print_json
+from persona_tui.cli.root import Invocation, pass_invocation
+
+if TYPE_CHECKING:
+    from persona_tui.replies import Replayed, Stretch
+    from persona_tui.runtime import Runtime
+
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+@click.command()
+@click.argument("session")
+@json_option
+@pass_invocation
+def replay(invocation: Invocation, /, session: str, as_json: bool) -> None:
+    """Write every reply of SESSION again, as the transcript says, and compare the tokens.
+
+    The model, its precision and the device are those of the transcript unless the command line names others.
+    The exit status is 1 if a token differs, and also if the model or a vector file is another one than then.
+    """
+    from persona_tui.replies import stretches
+    from persona_tui.sessions import SessionStore
+    from persona_tui.workspace import Workspace
+
+    store = SessionStore(Workspace.find(invocation.workspace))
+    id = store.resolve(session)
+    conversation, _ = store.load(id)
+    with quick_interrupt():
+        results = [_shown(result, as_json) for result in _replayed(invocation, stretches(conversation))]
+    equal = sum(result.equal for result in results)
+    if as_json:
+        print_json({"session": id, "equal": equal == len(results), "replies": [*map(_as_json, results)]})
+    elif not results:
+        click.echo("There is no reply in it that could be written again.", err=True)
+    else:
+        click.echo(f"{equal} of {len(results)} replies came out the same, token for token.")
+    if equal < len(results):
+        click.get_current_context().exit(1)
+
+
+def _replayed(invocation: Invocation, recorded: list[Stretch]) -> Iterator[Replayed]:
+    """Write all runs again. Everything that can be compared before a model speaks is compared first."""
+    from persona_tui.replies import check_same
+    from persona_tui.replies import replay as write_again
+
+    for _, group in groupby(recorded, key=lambda stretch: _needs(stretch.settings)):
+        same = list(group)
+        engine = _runtime(invocation, same[0].settings).engine
+        for stretch in same:
+            check_same(engine, stretch)
+        for stretch in same:
+            yield write_again(engine, stretch)
+
+
+def _needs(settings: dict[str, Any]) -> tuple[str, ...]:
+    """What a model has to be opened with to write a reply again."""
+    names = ("model", "device", "dtype", "quantization")
+    return (*(str(settings.get(name)) for name in names), str(_capping_layers(settings)))
+
+
+def _capping_layers(settings: dict[str, Any]) -> list[int]:
+    floor = (settings.get("mix") or {}).get("floor") or {}
+    return list(floor.get("layers") or [])
+
+
+def _runtime(invocation: Invocation, settings: dict[str, Any]) -> Runtime:
+    """The workspace with the model as it was then; what the command line says goes before that."""
+    from persona_tui.cli.progress import announce_model
+    from persona_tui.runtime import Runtime
+
+    dtype = settings.get("dtype")
+    runtime = Runtime.open(
+        invocation.workspace,
+        invocation.model or settings.get("model"),
+        invocation.device or settings.get("device"),
+        invocation.dtype or (dtype if dtype in DTYPES else None),
+        invocation.quantization or settings.get("quantization"),
+    )
+    runtime.on_model_load = announce_model
+    if layers := _capping_layers(settings):
+        runtime.override({"steering.capping_layers": layers})
+    return runtime
+
+
+def _shown(result: Replayed, quiet: bool) -> Replayed:
+    """Say how one run went, as soon as it is known."""
+    if not quiet:
+        total = len(result.stretch.tokens)
+        said = f"equal, {total} tokens" if result.equal else _difference(result)
+        click.echo(f"{result.stretch.name}: {said}")
+    return result
+
+
+def _difference(result: Replayed) -> str:
+    got = "nothing" if result.got is None else f"token {result.got}"
+    total = len(result.stretch.tokens)
+    return f"differs at token {result.tokens} of {total}: {result.expected} was written then, now {got}"
+
+
+def _as_json(result: Replayed) -> dict[str, Any]:
+    return {
+        "reply": result.stretch.node,
+        "run": result.stretch.run,
+        "tokens": len(result.stretch.tokens),
+        "mix_changes": len(result.stretch.recorded.changes),
+        "equal": result.equal,
+        "first_difference": None if result.equal else result.tokens,
+        "expected": result.expected,
+        "got": result.got,
+    }
