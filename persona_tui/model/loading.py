@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from persona_tui.errors import ModelLoadError, nearest
+from persona_tui.errors import JobCancelled, ModelLoadError, nearest
 from persona_tui.model.blocks import find_blocks
 
 BUILTIN = "builtin"
@@ -170,7 +170,7 @@ def _explained(action: Callable[[], _T], name: str, what: str) -> _T:
     """Do one part of the loading; whatever goes wrong becomes a ModelLoadError."""
     try:
         return action()
-    except ModelLoadError:
+    except (ModelLoadError, JobCancelled):
         raise
     except Exception as error:
         raise ModelLoadError(_reason(error, name, what)) from error
