@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from statistics import fmean
+
+from measuring import table as table
 
 from persona_tui.builtin import corpus, requests
 from persona_tui.builtin.judge import TextJudge, refusal_judge, style_judge
@@ -94,13 +96,3 @@ class Bench:
 def refusal_rate(texts: Sequence[str]) -> float:
     """Share of replies that refuse."""
     return refusals().share(texts, ["refusal"])
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; floats with two decimals."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
-
-
-def _cell(value: object) -> str:
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
