@@ -48,6 +48,10 @@ class MemoryShortage(GenerationError):
     """Memory ran out; fewer responses at a time may fit."""
 
 
+class MonitorError(PersonaTuiError):
+    """A monitor is missing, or cannot be used like that."""
+
+
 class JobCancelled(PersonaTuiError):
     """Somebody asked a job to stop, and it did."""
 
