@@ -30,6 +30,7 @@ COMMANDS = {
     "delete": "personas:delete",
     "init": "setup:init",
     "extract-axes": "setup:extract_axes",
+    "trait": "trait:trait",
     "dataset": "dataset:dataset",
     "config": "config:config",
     "doctor": "doctor:doctor",

@@ -1,0 +1,317 @@
+"""`trait curate` and `trait compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from persona_tui.cli.output import json_option, print_json, print_table
+from persona_tui.cli.progress import note, work
+from persona_tui.cli.root import Invocation, pass_invocation
+from persona_tui.cli.trait.shared import BadLines, conversations, trait_scorer, trait_store
+from persona_tui.errors import DatasetError, VectorFileError
+
+if TYPE_CHECKING:
+    from persona_tui.jobs import JobContext
+    from persona_tui.model import Message, Sampling
+    from persona_tui.monitoring.traits.compare import Comparison
+    from persona_tui.monitoring.traits.curate import Curated
+    from persona_tui.monitoring.traits.policy import Policy
+    from persona_tui.monitoring.traits.scoring import Scored
+    from persona_tui.monitoring.traits.transcripts import Conversation
+    from persona_tui.runtime import Runtime
+
+
+@click.command()
+@click.argument("data", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="DATA.jsonl")
+@click.option(
+    "--rules",
+    multiple=True,
+    required=True,
+    metavar="FILE|RULE",
+    help='YAML with limits, or what is not wanted: "harmful_validation>0.3". May be repeated.',
+)
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    help="Gets the flagged lines, byte for byte.",
+)
+@click.option(
+    "--reasons", type=click.Path(dir_okay=False, path_type=Path), help="Gets why. [beside the output]"
+)
+@click.option("--restart", is_flag=True, help="Forget an interrupted run.")
+@json_option
+@pass_invocation
+def curate(
+    invocation: Invocation,
+    /,
+    data: Path,
+    rules: tuple[str, ...],
+    output: Path,
+    reasons: Path | None,
+    restart: bool,
+    as_json: bool,
+) -> None:
+    """Flag lines of training data that break rules.
+
+    Data of any size are read line by line. An interrupted run goes on where it was. Lines that cannot be
+    read are told, counted and listed with the reasons; they are never flagged.
+    """
+    from persona_tui.monitoring.traits.policy import Policy
+
+    runtime = invocation.runtime
+    policy = Policy.read(rules)
+    policy.check_known(trait_store(runtime, loaded=False).names())
+    done = work(lambda context: _curate(runtime, policy, data, (output, reasons), restart, context))
+    if as_json:
+        print_json(
+            {
+                "lines": done.lines,
+                "flagged": done.flagged,
+                "bad": done.bad,
+                "output": str(done.output),
+                "reasons": str(done.reasons),
+                "resumed_at": done.resumed_at,
+                "seconds": round(done.seconds, 3),
+            }
+        )
+        return
+    if done.resumed_at is not None:
+        click.echo(f"Went on at line {done.resumed_at}.")
+    click.echo(f"{done.flagged} of {done.lines} lines are flagged: {done.output}")
+    click.echo(f"Why: {done.reasons}")
+    if done.bad:
+        click.echo(f"{done.bad} lines could not be read; they are listed there, too.")
+
+
+def _curate(
+    runtime: Runtime,
+    policy: Policy,
+    data: Path,
+    outputs: tuple[Path, Path | None],
+    restart: bool,
+    context: JobContext,
+) -> Curated:
+    from persona_tui.monitoring.traits.curate import Curation
+
+    curation = Curation(
+        trait_scorer(runtime, list(policy.traits)),
+        policy,
+        data,
+        *outputs,
+        restart=restart,
+        progress=context.progress,
+        checkpoint=context.checkpoint,
+        on_bad=BadLines(),
+    )
+    return curation.run()
+
+
+# Comparing --------------------------------------------------------------------------------------------------
+
+Kind = Literal["transcripts", "model", "vectors"]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One side: a file of conversations, a model that answers, or a folder of traits that measure."""
+
+    name: str
+    kind: Kind
+
+
+@click.command()
+@click.argument("run_a")
+@click.argument("run_b")
+@click.option("--trait", "names", multiple=True, metavar="NAME", help="Only this one; may be repeated.")
+@click.option(
+    "--prompts",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="What models are asked. [default: the held-out situations of all traits]",
+)
+@click.option(
+    "--on",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="What two sets of traits measure. [default: the held-out conversations]",
+)
+@click.option("--max-new-tokens", type=click.IntRange(1), default=96, show_default=True, metavar="N")
+@click.option("--temperature", type=click.FloatRange(0, 2), default=0.7, show_default=True, metavar="T")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N")
+@json_option
+@pass_invocation
+def compare(
+    invocation: Invocation,
+    /,
+    run_a: str,
+    run_b: str,
+    names: tuple[str, ...],
+    prompts: Path | None,
+    on: Path | None,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Compare two versions on the same prompts.
+
+    Each RUN is a file of conversations, a model (a name or a folder), or a folder of extracted traits.
+    Replies are all measured with the traits of --model, so that both sides are held to one measure.
+    Prints means with 95% intervals, the difference, its size in standard deviations, and p of a
+    randomisation test (Holm-corrected).
+    """
+    from persona_tui.model import Sampling
+
+    runtime = invocation.runtime
+    a, b = _run(run_a), _run(run_b)
+    if "vectors" in (a.kind, b.kind) and a.kind != b.kind:
+        raise click.UsageError("A set of traits can only be compared with another one.")
+    sampling = Sampling(max_new_tokens, temperature, 1.0, seed)
+    result = work(lambda context: _Compare(runtime, names, sampling, context).result(a, b, prompts, on))
+    if as_json:
+        print_json({"a": run_a, "b": run_b, **result.as_dict()})
+    else:
+        _print(result, run_a, run_b)
+
+
+def _run(name: str) -> _Run:
+    """What an argument stands for."""
+    path = Path(name)
+    if path.is_file():
+        return _Run(name, "transcripts")
+    if path.is_dir() and not (path / "config.json").is_file() and list(path.glob("*.safetensors")):
+        return _Run(name, "vectors")
+    if path.is_dir() or name == "builtin" or (name.count("/") == 1 and path.suffix != ".jsonl"):
+        return _Run(name, "model")
+    raise DatasetError(f"{name} is no file of conversations, no model and no folder of traits")
+
+
+class _Compare:
+    """Gets both sides' scores, one after the other: there is room for one model at a time."""
+
+    def __init__(
+        self, runtime: Runtime, names: Sequence[str], sampling: Sampling, context: JobContext
+    ) -> None:
+        self._runtime = runtime
+        self._names = names
+        self._sampling = sampling
+        self._context = context
+        self._bad = BadLines()
+
+    def result(self, a: _Run, b: _Run, prompts: Path | None, on: Path | None) -> Comparison:
+        """Measure both sides and compare them."""
+        from persona_tui.monitoring.traits.compare import compare
+
+        if a.kind == "vectors":
+            said = self._said(on)
+            return compare(*(self._with_traits(run, said) for run in (a, b)))
+        trait_store(self._runtime, loaded=False).select(self._names)  # before anything takes long
+        runs = {run: self._conversations(run.name) for run in (a, b) if run.kind == "transcripts"}
+        asked = self._asked(prompts, list(runs.values()))
+        for run in (a, b):
+            if run.kind == "model":
+                runs[run] = self._answers(run.name, asked)
+        return compare(*(self._scored(runs[run]) for run in (a, b)))
+
+    def _conversations(self, source: str) -> list[Conversation]:
+        from persona_tui.monitoring.traits.transcripts import BadLine
+
+        found: list[Conversation] = []
+        for item in conversations(source):
+            if isinstance(item, BadLine):
+                self._bad(item)
+            else:
+                found.append(item)
+        return found
+
+    def _scored(self, said: list[Conversation]) -> list[Scored]:
+        from persona_tui.monitoring.traits.transcripts import BadLine
+
+        found: list[Scored] = []
+        for item in trait_scorer(self._runtime, self._names).stream(said):
+            self._context.checkpoint()
+            if isinstance(item, BadLine):
+                self._bad(item)
+            else:
+                found.append(item)
+        return found
+
+    def _asked(self, prompts: Path | None, others: list[list[Conversation]]) -> list[list[Message]]:
+        """The given prompts; else those of the other side's conversations; else the held-out situations."""
+        from persona_tui.monitoring.traits.compare import before_last_reply, held_out_prompts, read_prompts
+
+        if prompts is not None:
+            return read_prompts(prompts)
+        if others:
+            return [before_last_reply(each.messages) for each in others[0]]
+        return held_out_prompts(self._definitions())
+
+    def _definitions(self) -> list[Any]:
+        from persona_tui.monitoring.traits.definition import find_definition, list_definitions
+
+        known = list_definitions(self._runtime.workspace)
+        return [
+            find_definition(self._runtime.workspace, name)
+            for name in known
+            if not self._names or name in self._names
+        ]
+
+    def _answers(self, name: str, asked: list[list[Message]]) -> list[Conversation]:
+        from persona_tui.model import ModelWrapper
+        from persona_tui.monitoring.traits.compare import answers
+
+        chosen = self._runtime.settings.model
+        if name == chosen.name:
+            model = self._runtime.model
+        else:
+            model = ModelWrapper.load(name, chosen.device, chosen.dtype, chosen.quantization)
+        return answers(model, asked, self._sampling, self._context.progress, self._context.checkpoint)
+
+    def _said(self, on: Path | None) -> list[Conversation]:
+        from persona_tui.monitoring.traits.compare import held_out_conversations
+
+        return self._conversations(str(on)) if on is not None else held_out_conversations(self._definitions())
+
+    def _with_traits(self, run: _Run, said: list[Conversation]) -> list[Scored]:
+        """The conversations, measured with the traits in one folder."""
+        from persona_tui.monitoring.traits.scoring import TraitScorer
+        from persona_tui.monitoring.traits.transcripts import BadLine
+        from persona_tui.monitoring.traits.vector import TraitStore
+
+        model = self._runtime.model
+        store = TraitStore(Path(run.name), model.fingerprint, model.name)
+        wanted = [name for name in store.names() if not self._names or name in self._names]
+        if not wanted:
+            raise VectorFileError(f"{run.name} has none of these traits: {', '.join(self._names)}")
+        scored = TraitScorer(model, store.select(wanted)).stream(said)
+        return [each for each in scored if not isinstance(each, BadLine)]
+
+
+def _print(result: Comparison, a: str, b: str) -> None:
+    note(f"a: {a}\nb: {b}")
+    if result.paired:
+        how = f"{result.n_a} pairs with the same prompts"
+        how += f", {result.left_out} conversations without a partner" if result.left_out else ""
+    else:
+        how = f"{result.n_a} and {result.n_b} conversations, of different prompts: not paired"
+    click.echo(how)
+    rows = [
+        [
+            row.trait,
+            str(row.a),
+            str(row.b),
+            f"{row.difference.value:+.2f} [{row.difference.low:+.2f}, {row.difference.high:+.2f}]",
+            f"{row.effect:+.2f}",
+            f"{row.p:.4f}",
+            f"{row.p_corrected:.4f}",
+        ]
+        for row in result.rows
+    ]
+    print_table(rows, header=["trait", "a", "b", "b - a", "effect", "p", "p corrected"])

@@ -1,0 +1,243 @@
+"""`trait extract`, `trait list` and `trait calibrate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from persona_tui.cli.output import json_option, print_json, print_table
+from persona_tui.cli.progress import note, work
+from persona_tui.cli.root import Invocation, pass_invocation
+from persona_tui.cli.trait.shared import BadLines, conversations, trait_scorer, trait_store
+from persona_tui.errors import PersonaTuiError, VectorFileError
+
+if TYPE_CHECKING:
+    from persona_tui.jobs import JobContext
+    from persona_tui.monitoring.traits.definition import TraitDefinition
+    from persona_tui.monitoring.traits.vector import TraitVector
+    from persona_tui.runtime import Runtime
+    from persona_tui.vectors.axes import Axes
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--all", "all_", is_flag=True, help="Every trait that is described.")
+@click.option(
+    "--recipe",
+    type=click.Choice(["conversations", "prompts"]),
+    default="conversations",
+    show_default=True,
+    help="From the given conversations, or from replies under opposed system prompts.",
+)
+@click.option("--samples", type=int, metavar="N", help="prompts: replies for each system prompt.")
+@click.option("--max-new-tokens", type=int, metavar="N", help="prompts: tokens in a reply, at most.")
+@click.option("--seed", type=int, metavar="N", help="prompts: the same seed gives the same vectors.")
+@json_option
+@pass_invocation
+def extract(
+    invocation: Invocation,
+    /,
+    name: str | None,
+    all_: bool,
+    recipe: str,
+    samples: int | None,
+    max_new_tokens: int | None,
+    seed: int | None,
+    as_json: bool,
+) -> None:
+    """Make a trait's vectors.
+
+    NAME is a trait described in datasets/traits, or a file (.jsonl, .yaml) that describes one. Prints the
+    layer that was chosen by cross-validation, strength (the length of the difference of both sides'
+    means), separation (in standard deviations) and the area under the ROC curve: for left-out replies,
+    and for the held-out test.
+    """
+    runtime = invocation.runtime
+    given = {"num_samples_per_prompt": samples, "max_new_tokens": max_new_tokens, "seed": seed}
+    runtime.override({f"extraction.{key}": value for key, value in given.items() if value is not None})
+    definitions = _definitions(runtime, name, all_)
+    made = work(lambda context: _extract(runtime, definitions, recipe, context))
+    if as_json:
+        print_json([_entry(trait) for trait in made])
+        return
+    print_table([_row(trait) for trait in made], header=_HEADER)
+
+
+def _definitions(runtime: Runtime, name: str | None, all_: bool) -> list[TraitDefinition]:
+    from persona_tui.monitoring.traits.definition import find_definition, list_definitions
+
+    if (name is None) != all_:
+        raise click.UsageError("Either a NAME or --all is needed.", click.get_current_context())
+    names = list(list_definitions(runtime.workspace)) if name is None else [name]
+    return [find_definition(runtime.workspace, each) for each in names]
+
+
+def _extract(
+    runtime: Runtime, definitions: list[TraitDefinition], recipe: Any, context: JobContext
+) -> list[TraitVector]:
+    from persona_tui.monitoring.traits.extract import TraitExtractor
+
+    extractor = TraitExtractor(
+        runtime.model, runtime.settings, _axes(runtime), context.progress, context.checkpoint, context.log
+    )
+    store = trait_store(runtime)
+    made = []
+    for definition in definitions:
+        trait = extractor.extract(definition, recipe)
+        store.save(trait)
+        made.append(trait)
+    return made
+
+
+def _axes(runtime: Runtime) -> Axes | None:
+    """The model's axes, for steering. Measuring does without them, so that bad ones do not stop it."""
+    try:
+        return runtime.personas.axes
+    except VectorFileError as error:
+        note(f"Traits are made without a safety axis: {error}")
+        return None
+
+
+_HEADER = ["trait", "layer", "strength", "separation", "AUC left out", "AUC held out", "n"]
+
+
+def _row(trait: TraitVector) -> list[str]:
+    reading = trait.reading
+    held_out = reading.held_out
+    return [
+        trait.name,
+        str(reading.layer),
+        f"{reading.strength:.2f}",
+        f"{reading.separation:.2f}",
+        _interval(reading.auc),
+        "-" if held_out is None else _interval(held_out.auc),
+        "+".join(str(reading.counts.get(side, 0)) for side in ("high", "low"))
+        + ("" if held_out is None else f", {held_out.high}+{held_out.low}"),
+    ]
+
+
+def _interval(interval: Any) -> str:
+    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def _entry(trait: TraitVector) -> dict[str, Any]:
+    from persona_tui.monitoring.traits.vector import summary
+
+    layers = [each.model_dump() for each in trait.reading.layers]
+    return {"name": trait.name, **summary(trait), "layers": layers}
+
+
+@click.command("list")
+@json_option
+@pass_invocation
+def list_(invocation: Invocation, /, as_json: bool) -> None:
+    """List the traits, extracted or only described."""
+    entries = _entries(invocation.runtime)
+    if as_json:
+        print_json(entries)
+    elif not entries:
+        note("No traits are described yet.")
+    else:
+        print_table([_listed(entry) for entry in entries], header=["trait", "layer", "AUC", "healthy", ""])
+
+
+def _entries(runtime: Runtime) -> list[dict[str, Any]]:
+    from persona_tui.monitoring.traits.definition import list_definitions
+
+    store = trait_store(runtime, loaded=False)
+    made, files = store.names(), list_definitions(runtime.workspace)
+    entries = []
+    for name in sorted({*made, *files}):
+        entry: dict[str, Any] = {"name": name, "extracted": name in made, "file": str(files.get(name, ""))}
+        try:
+            entry |= _details(runtime, name, name in made)
+        except PersonaTuiError as error:
+            entry["error"] = str(error)
+        entries.append(entry)
+    return entries
+
+
+def _details(runtime: Runtime, name: str, made: bool) -> dict[str, Any]:
+    from persona_tui.monitoring.traits.definition import find_definition
+    from persona_tui.monitoring.traits.vector import summary
+
+    if not made:
+        definition = find_definition(runtime.workspace, name)
+        return {"description": definition.description, "healthy": definition.healthy.model_dump()}
+    trait = trait_store(runtime, loaded=False).get(name)
+    return {"description": trait.vector.metadata.get("description"), **summary(trait)}
+
+
+def _listed(entry: dict[str, Any]) -> list[str]:
+    if "error" in entry:
+        return [entry["name"], "", "", "", entry["error"]]
+    if not entry["extracted"]:
+        return [entry["name"], "", "", _range(entry["healthy"]), "not extracted yet"]
+    auc = (entry["held_out"] or entry)["auc"]
+    figure = f"{auc['value']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]"
+    return [entry["name"], str(entry["layer"]), figure, _range(entry["healthy"]), entry["description"] or ""]
+
+
+def _range(healthy: dict[str, float | None]) -> str:
+    low, high = healthy.get("min"), healthy.get("max")
+    if low is None and high is None:
+        return "-"
+    if low is not None and high is not None:
+        return f"{low:g} to {high:g}"
+    return f"from {low:g}" if low is not None else f"up to {high:g}"
+
+
+@click.command()
+@click.argument("name")
+@click.argument("labelled")
+@click.option(
+    "--false-alarms",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="At most this share of low replies may count as high.",
+)
+@click.option("--dry-run", is_flag=True, help="Show it, and keep the old threshold.")
+@json_option
+@pass_invocation
+def calibrate(
+    invocation: Invocation,
+    /,
+    name: str,
+    labelled: str,
+    false_alarms: float | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Find a trait's threshold from LABELLED conversations.
+
+    LABELLED is JSON Lines with messages and a label: 1 or "high", 0 or "low". The label is about the last
+    reply.
+    """
+    from persona_tui.monitoring.traits.thresholds import fit_threshold, labelled_scores
+
+    runtime = invocation.runtime
+    scorer = trait_scorer(runtime, [name])
+    trait = scorer.traits[0]
+    high, low, bad = work(lambda context: labelled_scores(trait.name, scorer.stream(conversations(labelled))))
+    problems = BadLines()
+    for line in bad:
+        problems(line)
+    fit = fit_threshold(trait, high, low, 1.0 if false_alarms is None else false_alarms)
+    if not dry_run:
+        source = "standard input" if labelled == "-" else Path(labelled).name
+        trait_store(runtime).save(trait.with_reading(threshold=fit.threshold, threshold_source=source))
+    if as_json:
+        print_json({**fit.as_dict(), "n": [len(high), len(low)], "saved": not dry_run, "bad": problems.count})
+        return
+    rows = [
+        ["threshold", f"{fit.threshold:+.3f} (was {fit.before:+.3f})"],
+        ["AUC", f"{fit.auc.value:.3f} [{fit.auc.low:.3f}, {fit.auc.high:.3f}]"],
+        ["balanced accuracy", f"{fit.accuracy:.3f} (was {fit.accuracy_before:.3f})"],
+        ["on unseen replies", f"{fit.accuracy_unseen:.3f}"],
+        ["labelled high", f"{fit.confusion['true_high']} right, {fit.confusion['false_low']} wrong"],
+        ["labelled low", f"{fit.confusion['true_low']} right, {fit.confusion['false_high']} wrong"],
+    ]
+    print_table([*rows, ["lines not used", str(problems.count)]] if problems.count else rows)
+    click.echo("Nothing was changed." if dry_run else f"Saved with {trait.name}.")

@@ -1,0 +1,185 @@
+"""`trait score` and `trait check`."""
+
+from __future__ import annotations
+
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from persona_tui.cli.output import json_option, print_json, print_table
+from persona_tui.cli.progress import work
+from persona_tui.cli.root import Invocation, pass_invocation
+from persona_tui.cli.trait.shared import (
+    BadLines,
+    conversations,
+    or_cannot_check,
+    shortened,
+    signed,
+    trait_scorer,
+    trait_store,
+)
+from persona_tui.errors import ConfigError, PersonaTuiError
+
+if TYPE_CHECKING:
+    from persona_tui.jobs import JobContext
+    from persona_tui.monitoring.traits.policy import Breach, Policy
+    from persona_tui.monitoring.traits.scoring import Scored, TraitScorer
+    from persona_tui.monitoring.traits.vector import TraitVector
+    from persona_tui.runtime import Runtime
+
+
+def _measured(source: str, scorer: TraitScorer, bad: BadLines, context: JobContext) -> list[Scored]:
+    """Score everything that can be read; the rest is told."""
+    from persona_tui.monitoring.traits.transcripts import BadLine
+
+    found: list[Scored] = []
+    for item in scorer.stream(conversations(source)):
+        context.checkpoint()
+        if isinstance(item, BadLine):
+            bad(item)
+        else:
+            found.append(item)
+            context.progress(len(found), 0, "conversations")
+    return found
+
+
+@click.command()
+@click.argument("source", metavar="FILE|TEXT|-")
+@click.option("--trait", "names", multiple=True, metavar="NAME", help="Only this one; may be repeated.")
+@json_option
+@pass_invocation
+def score(invocation: Invocation, /, source: str, names: tuple[str, ...], as_json: bool) -> None:
+    """Score every reply of conversations.
+
+    They come as JSON with "messages" (one object, or one a line), or as text with "User:" and
+    "Assistant:" before the turns. A text without them is one reply. Bad lines are told, and the exit
+    status is then 1.
+    """
+    runtime = invocation.runtime
+    scorer = trait_scorer(runtime, names)
+    bad = BadLines()
+    found = work(lambda context: _measured(source, scorer, bad, context))
+    if as_json:
+        print_json(
+            {
+                "model": runtime.settings.model.name,
+                "traits": [trait.name for trait in scorer.traits],
+                "conversations": [_as_json(each) for each in found],
+                "bad": bad.as_list(),
+            }
+        )
+    else:
+        _print_scores(found, scorer.traits)
+    if bad.count:
+        click.get_current_context().exit(1)
+
+
+def _as_json(scored: Scored) -> dict[str, Any]:
+    return {
+        "where": scored.conversation.where,
+        "id": scored.conversation.fields.get("id"),
+        "replies": [
+            {
+                "turn": reply.turn,
+                "tokens": reply.n_tokens,
+                "forgotten_messages": reply.forgotten,
+                "scores": _rounded(reply.scores),
+                "projections": _rounded(reply.projections),
+            }
+            for reply in scored.replies
+        ],
+        "mean": _rounded(scored.means),
+        "drift": _rounded(scored.drift),
+    }
+
+
+def _rounded(values: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in values.items()}
+
+
+def _print_scores(found: list[Scored], traits: list[TraitVector]) -> None:
+    names = [trait.name for trait in traits]
+    rows = []
+    for scored in found:
+        where = scored.conversation.where if len(found) > 1 else ""
+        for reply in scored.replies:
+            row = [str(reply.turn), *(signed(reply.scores[name]) for name in names), shortened(reply.text)]
+            rows.append([where, *row] if where else row)
+            where = "  ." if where else ""
+        if len(scored.replies) > 1:
+            for label, values in (("mean", scored.means), ("drift", scored.drift)):
+                row = [label, *(signed(values[name]) for name in names), ""]
+                rows.append([where, *row] if where else row)
+    header = ["turn", *names, "reply"]
+    print_table(rows, header=["where", *header] if len(found) > 1 else header)
+    if len(found) > 1:
+        means = (f"{name} {signed(fmean(each.means[name] for each in found))}" for name in names)
+        click.echo(f"{len(found)} conversations: {', '.join(means)}")
+
+
+@click.command()
+@click.argument("source", metavar="FILE|TEXT|-")
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    metavar="FILE|RULE",
+    help='YAML with limits, or a rule such as "harmful_validation>0.3". [default: the healthy ranges]',
+)
+@json_option
+@pass_invocation
+def check(invocation: Invocation, /, source: str, policies: tuple[str, ...], as_json: bool) -> None:
+    """Check conversations against limits.
+
+    The exit status is 0 if all keep them, 1 if one does not, and 2 if the check could not be made: a bad
+    policy, a missing trait, a conversation that cannot be read.
+    """
+    bad = BadLines()
+    try:
+        policy, scorer = _policy(invocation.runtime, policies)
+        found = work(lambda context: _measured(source, scorer, bad, context))
+    except PersonaTuiError as error:
+        raise or_cannot_check(error) from error
+    breaches = [(scored, policy.check(scored)) for scored in found]
+    broken = [(scored, each) for scored, each in breaches if each]
+    if as_json:
+        print_json(_verdict(policy, found, broken, bad))
+    else:
+        for scored, each in broken:
+            for breach in each:
+                click.echo(f"{scored.conversation.where}: {breach}")
+        verdict = "breach" if broken else "pass"
+        click.echo(f"{verdict}: {len(broken)} of {len(found)} conversations break {policy.name}")
+    status = 2 if bad.count or not found else 1 if broken else 0
+    click.get_current_context().exit(status)
+
+
+def _policy(runtime: Runtime, given: tuple[str, ...]) -> tuple[Policy, TraitScorer]:
+    """The policy, and what measures the traits that it names. Mistakes are found before the model loads."""
+    from persona_tui.monitoring.traits.policy import Policy
+
+    store = trait_store(runtime, loaded=False)
+    if given:
+        policy: Policy | None = Policy.read(given)
+    else:
+        policy = Policy.healthy(store.select())
+    if policy is None:
+        raise ConfigError("no trait has a healthy range: give a --policy")
+    policy.check_known(store.names())
+    return policy, trait_scorer(runtime, list(policy.traits))
+
+
+def _verdict(
+    policy: Policy, found: list[Scored], broken: list[tuple[Scored, list[Breach]]], bad: BadLines
+) -> dict[str, Any]:
+    return {
+        "policy": policy.name,
+        "pass": not broken and not bad.count and bool(found),
+        "conversations": len(found),
+        "broken": [
+            {"where": scored.conversation.where, "breaches": [breach.as_dict() for breach in each]}
+            for scored, each in broken
+        ],
+        "bad": bad.as_list(),
+    }

@@ -1,0 +1,134 @@
+"""What the trait commands share: the model's traits, conversations from arguments, tables."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import click
+
+from persona_tui.cli.progress import note
+from persona_tui.errors import DatasetError, JobCancelled, PersonaTuiError
+
+if TYPE_CHECKING:
+    from persona_tui.monitoring.traits.scoring import TraitScorer
+    from persona_tui.monitoring.traits.transcripts import BadLine, Item
+    from persona_tui.monitoring.traits.vector import TraitStore
+    from persona_tui.runtime import Runtime
+
+_MOST_NOTES = 20  # bad lines that are told one by one
+_FILE_ENDINGS = (".json", ".jsonl", ".txt", ".md", ".yaml", ".yml")
+
+
+class CannotCheck(click.ClickException):
+    """A check that could not be made. Its exit status must not look like a verdict."""
+
+    exit_code = 2
+
+
+def trait_store(runtime: Runtime, loaded: bool = True) -> TraitStore:
+    """The model's traits.
+
+    Args:
+        runtime: the workspace and its model.
+        loaded: load the model, so that traits of another one are refused.
+    """
+    from persona_tui.monitoring.traits.vector import TraitStore
+
+    fingerprint = runtime.model.fingerprint if loaded else None
+    folder = runtime.workspace.traits_dir(runtime.slug)
+    return TraitStore(folder, fingerprint, runtime.settings.model.name)
+
+
+def trait_scorer(runtime: Runtime, names: Sequence[str] = ()) -> TraitScorer:
+    """What measures, with some of the model's traits or all of them.
+
+    Raises:
+        VectorFileError: a trait is missing; found out before the model loads.
+    """
+    from persona_tui.monitoring.traits.scoring import TraitScorer
+
+    trait_store(runtime, loaded=False).select(names)
+    return TraitScorer(runtime.model, trait_store(runtime).select(names))
+
+
+def conversations(source: str) -> Iterator[Item]:
+    """The conversations in a file, in standard input (`-`) or in a text itself.
+
+    Raises:
+        DatasetError: there is nothing, or no text.
+    """
+    from persona_tui.monitoring.traits.transcripts import read_file, read_stream
+
+    if source == "-":
+        yield from read_stream(_stdin(), "standard input")
+        return
+    path = _as_file(source)
+    if path is not None:
+        yield from read_file(path)
+    elif source.strip():
+        yield from read_stream(io.BytesIO(source.encode("utf-8", "replace")), "text")
+    else:
+        raise DatasetError("the text is empty")
+
+
+def _as_file(source: str) -> Path | None:
+    """The file that an argument names, or None if it is a text."""
+    path = Path(source)
+    try:
+        exists = path.is_file()
+    except (OSError, ValueError):  # too long for a name, or with characters that names cannot have
+        return None
+    if exists:
+        return path
+    looks_like_one = path.suffix in _FILE_ENDINGS and not any(char.isspace() for char in source)
+    if looks_like_one:
+        raise DatasetError(f"{source} does not exist")
+    return None
+
+
+def _stdin() -> BinaryIO:
+    raw: BinaryIO | None = getattr(sys.stdin, "buffer", None)
+    return raw if raw is not None else io.BytesIO(sys.stdin.read().encode())
+
+
+class BadLines:
+    """Tells of lines that cannot be read, and counts them."""
+
+    def __init__(self) -> None:
+        self.found: list[BadLine] = []
+        self.count = 0
+
+    def __call__(self, line: BadLine) -> None:
+        """Tell of one."""
+        self.count += 1
+        if self.count <= _MOST_NOTES:
+            self.found.append(line)
+            note(str(line))
+        elif self.count == _MOST_NOTES + 1:
+            note("More lines could not be read; they are only counted from here on.")
+
+    def as_list(self) -> list[dict[str, object]]:
+        """For JSON: the first of them."""
+        return [{"line": each.line, "where": each.where, "error": each.problem} for each in self.found]
+
+
+def or_cannot_check(error: PersonaTuiError) -> Exception:
+    """The error as one that ends a check without a verdict."""
+    return error if isinstance(error, JobCancelled) else CannotCheck(str(error))
+
+
+def signed(value: float) -> str:
+    """A score for a table."""
+    return f"{value:+.2f}"
+
+
+def shortened(text: str, width: int = 40) -> str:
+    """The beginning of a text on one line, without control characters."""
+    from persona_tui.cli.generate import harmless
+
+    line = " ".join(harmless(text).split())
+    return line if len(line) <= width else f"{line[: width - 3]}..."

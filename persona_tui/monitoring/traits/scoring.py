@@ -1,0 +1,150 @@
+"""What every reply of a conversation scores: one pass per conversation, up to the last layer needed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import torch
+
+from persona_tui.errors import GenerationError
+from persona_tui.model import ModelWrapper
+from persona_tui.model.spans import ReplyReading, read_replies
+from persona_tui.monitoring.traits.transcripts import BadLine, Conversation, Item
+from persona_tui.monitoring.traits.vector import TraitVector
+
+CHUNK = 256  # conversations that are sorted by length and read together
+CHUNK_CHARACTERS = 1 << 20
+
+
+@dataclass(frozen=True)
+class ReplyScore:
+    """One reply, measured.
+
+    Attributes:
+        turn: which reply of its conversation, from 1.
+        message: its place among the messages, from 0.
+        user: the message that it answers, "" if there is none.
+        text: the reply.
+        n_tokens: its length.
+        forgotten: how many of the oldest messages did not fit the context.
+        scores: by trait, on the common scale: −1 = the low examples, 1 = the high ones.
+        projections: by trait, the dot product with the unit vector.
+    """
+
+    turn: int
+    message: int
+    user: str
+    text: str
+    n_tokens: int
+    forgotten: int
+    scores: dict[str, float]
+    projections: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A conversation and its replies, in order; there is at least one."""
+
+    conversation: Conversation
+    replies: tuple[ReplyScore, ...]
+
+    @property
+    def means(self) -> dict[str, float]:
+        """By trait, the mean over the replies."""
+        return {name: fmean(reply.scores[name] for reply in self.replies) for name in self.replies[0].scores}
+
+    @property
+    def drift(self) -> dict[str, float]:
+        """By trait, how far the last reply's score lies above the first one's."""
+        first, last = self.replies[0].scores, self.replies[-1].scores
+        return {name: last[name] - first[name] for name in first}
+
+
+class TraitScorer:
+    """Measures replies with the traits of one model."""
+
+    def __init__(self, model: ModelWrapper, traits: Sequence[TraitVector]) -> None:
+        """
+        Args:
+            model: what reads the conversations.
+            traits: made on that model (`TraitStore.select` checks it); at least one.
+        """
+        self.model = model
+        self.traits = list(traits)
+        self.layers = sorted({trait.reading.layer for trait in traits})
+
+    def score(self, conversations: Sequence[Conversation]) -> list[Scored | BadLine]:
+        """Measure conversations; one that cannot be read says why in its place."""
+        read = read_replies(self.model, [each.messages for each in conversations], self.layers)
+        return [
+            BadLine(each.where, each.line, _said(found))
+            if isinstance(found, GenerationError)
+            else Scored(each, tuple(self._replies(each, found)))
+            for each, found in zip(conversations, read, strict=True)
+        ]
+
+    def score_text(self, user: str, reply: str) -> ReplyScore:
+        """Measure one reply to one message.
+
+        Raises:
+            GenerationError: it is empty or too long.
+        """
+        messages = [{"role": "user", "content": user}, {"role": "assistant", "content": reply}]
+        found = self.score([Conversation(messages, "the reply")])[0]
+        if isinstance(found, BadLine):
+            raise GenerationError(str(found))
+        return found.replies[-1]
+
+    def stream(self, items: Iterable[Item]) -> Iterator[Scored | BadLine]:
+        """Measure any number of conversations, in their order and in constant memory."""
+        for chunk in chunks(items):
+            good = [item for item in chunk if isinstance(item, Conversation)]
+            scored = iter(self.score(good))
+            for item in chunk:
+                yield item if isinstance(item, BadLine) else next(scored)
+
+    def _replies(self, conversation: Conversation, readings: Sequence[ReplyReading]) -> Iterator[ReplyScore]:
+        stacked = torch.stack([reading.mean for reading in readings])  # [replies, layers, hidden]
+        projected = {
+            trait.name: trait.projections(stacked[:, self.layers.index(trait.reading.layer)])
+            for trait in self.traits
+        }
+        for place, reading in enumerate(readings):
+            projections = {name: values[place] for name, values in projected.items()}
+            yield ReplyScore(
+                turn=place + 1,
+                message=reading.message,
+                user=_answered(conversation, reading.message),
+                text=conversation.messages[reading.message]["content"],
+                n_tokens=reading.n_tokens,
+                forgotten=reading.forgotten,
+                scores={trait.name: trait.score(projections[trait.name]) for trait in self.traits},
+                projections=projections,
+            )
+
+
+def chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Items in groups that are neither too many nor too long together."""
+    group: list[Item] = []
+    size = 0
+    for item in items:
+        group.append(item)
+        if isinstance(item, Conversation):
+            size += sum(len(message["content"]) for message in item.messages)
+        if len(group) >= CHUNK or size >= CHUNK_CHARACTERS:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _answered(conversation: Conversation, reply: int) -> str:
+    before = itertools.islice(reversed(conversation.messages[:reply]), 1)
+    return next((message["content"] for message in before if message["role"] == "user"), "")
+
+
+def _said(error: GenerationError) -> str:
+    return " ".join(str(error).split()).rstrip(".")
