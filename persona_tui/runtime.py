@@ -15,6 +15,7 @@ from persona_tui.atomic import atomic_write_bytes
 from persona_tui.config import Settings, override
 from persona_tui.errors import DatasetError, PersonaTuiError
 from persona_tui.jobs import JobContext
+from persona_tui.processes import processes
 from persona_tui.sessions import SessionStore
 from persona_tui.workspace import Workspace, model_slug, packaged_root
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from persona_tui.vectors.persona import PersonaVector
 
 
+    from persona_tui.vectors.partial import PartialStore
 @dataclass(frozen=True)
 class FromArchetype:
     """A persona is made from an archetype's system prompts."""
@@ -105,7 +107,7 @@ class Runtime:
             WorkspaceError: the workspace cannot be used.
             ConfigError: a setting, there or here, is not allowed.
         """
-        found = Workspace.find(workspace)
+        found = processes().from_main(lambda: Workspace.find(workspace))
         given = {"name": model, "device": device, "dtype": dtype, "quantization": quantization}
         values = {f"model.{key}": value for key, value in given.items() if value is not None}
         return cls(found, override(found.settings, values))
@@ -193,15 +195,23 @@ class Runtime:
         from persona_tui.extraction.extractor import ActivationExtractor
         from persona_tui.extraction.personas import PersonaStudio
 
-        extractor = ActivationExtractor(self.model, self.settings, context.progress, context.checkpoint)
-        return PersonaStudio(self.workspace, self.personas, extractor)
+        extractor = ActivationExtractor(
+            self.model, self.settings, context.progress, context.checkpoint, log=context.log
+        )
+        return PersonaStudio(self.workspace, self.personas, extractor, context.log)
+
+    def partial(self, log: Callable[[str], None] | None = None) -> PartialStore:
+        """What is kept of the model's interrupted jobs; no model is loaded."""
+        from persona_tui.vectors.partial import PartialStore
+
+        return PartialStore(self.workspace.model_dir(self.slug), self.workspace.root, log)
 
     def create_persona(self, name: str, source: Source, context: JobContext) -> Created:
         """Extract, calibrate, save and load a persona.
 
         Raises:
             PersonaTuiError: the name cannot be used, the prompts or the axes are missing.
-            JobCancelled: somebody asked for that; nothing was written.
+            JobCancelled: somebody asked for that; the next call goes on.
         """
         self.check_new_name(name, source)
         studio = self.studio(context)
@@ -213,7 +223,7 @@ class Runtime:
             persona = studio.create_from_description(name, source.description, generator)
             report = generator.report
             context.log(f"System prompts: {report.summary}.")
-        self.personas.load(name)
+        processes().from_main(lambda: self.personas.load(name))
         return Created(persona, report)
 
     def check_new_name(self, name: str, source: Source) -> None:
@@ -237,7 +247,7 @@ class Runtime:
 
         Raises:
             DatasetError: a data set is missing or bad.
-            JobCancelled: somebody asked for that; nothing was written.
+            JobCancelled: somebody asked for that; the next call goes on.
         """
         self.check_datasets()
         return self.studio(context).extract_axes()
@@ -247,7 +257,7 @@ class Runtime:
 
         Raises:
             PersonaNotFoundError: there is none of this name.
-            JobCancelled: somebody asked for that; nothing was written.
+            JobCancelled: somebody asked for that; what was finished stays, and the next call goes on.
         """
         self.personas.get(name)  # not found is an error now, not after loading the model
         return self.studio(context).calibrate(name)
@@ -259,10 +269,10 @@ class Runtime:
             DatasetError: a data set is bad.
             JobCancelled: somebody asked for that; what was finished stays.
         """
-        done = Prepared(restored=self.restore_datasets())
+        done = Prepared(restored=processes().from_main(self.restore_datasets))
         done.records = self.check_datasets()
         self.model  # noqa: B018  # from here on, vectors of another model are told from this one's
-        if self.personas.axes is None:
+        if self.personas.axes is None or "axes" in self.partial().interrupted():
             _, personas = self.extract_axes(context)
             done.axes_extracted = True
             done.personas = [persona.name for persona in personas]

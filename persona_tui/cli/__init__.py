@@ -13,7 +13,8 @@ import traceback
 from collections.abc import Sequence
 from typing import TextIO
 
-from persona_tui.cli.interrupt import INTERRUPTED, leave
+from persona_tui.cli.interrupt import INTERRUPTED, TERMINATED, Terminated, leave
+from persona_tui.processes import OtherProcessEnded, is_main, may_speak
 
 # While they wait, torch's threads would otherwise spin, and starve the screen.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -24,9 +25,11 @@ OK, FAILED, USAGE = 0, 1, 2
 def main(args: Sequence[str] | None = None) -> None:
     """Run a command line and exit with its status."""
     _never_fail_on_odd_characters()
+    if not is_main():
+        _point_at_nothing(sys.stdout)
     status = run(args)
-    if status == INTERRUPTED:
-        leave()
+    if status in (INTERRUPTED, TERMINATED):
+        leave(status)
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -52,7 +55,12 @@ def run(args: Sequence[str] | None = None) -> int:
         return _fail(error.format_message(), error.exit_code, invocation.debug)
     except (click.Abort, KeyboardInterrupt, JobCancelled) as error:
         # Click turns an end of input into the same exception as an interrupt.
-        return FAILED if isinstance(error.__context__, EOFError) else INTERRUPTED
+        if isinstance(error, OtherProcessEnded):
+            return _fail(str(error), FAILED, invocation.debug)
+        if isinstance(error.__context__, EOFError):
+            return FAILED
+        terminated = isinstance(error, Terminated) or isinstance(error.__context__, Terminated)
+        return TERMINATED if terminated else INTERRUPTED
     except BrokenPipeError:
         _forget_output()
         return FAILED
@@ -68,6 +76,8 @@ def run(args: Sequence[str] | None = None) -> int:
 def _fail(message: str, status: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
+    if not may_speak():
+        return status
     line = " ".join(message.split())
     with contextlib.suppress(OSError):
         print(f"Error: {line}", file=sys.stderr, flush=True)

@@ -13,6 +13,7 @@ from persona_tui.cli.output import json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.errors import DatasetError, JobCancelled
+from persona_tui.processes import is_main, processes
 
 if TYPE_CHECKING:
     from persona_tui.jobs import JobContext
@@ -134,6 +135,16 @@ class _Task:
         return reading.safety_path(workspace, "safe" if self.kind == "safe" else "unsafe")
 
     @property
+    def job(self) -> str:
+        """What it is called while it is under way."""
+        return f"dataset-{self.kind}-{self.name}" if self.name else f"dataset-{self.kind}"
+
+    def recipe(self, known: list[dict[str, Any]], seed: int) -> dict[str, str]:
+        """What its result depends on."""
+        parts = {"count": self.count, "description": self.description, "seed": seed, "what is there": known}
+        return {part: json.dumps(value) for part, value in parts.items()}
+
+    @property
     def record(self) -> type[Record]:
         """What a line is."""
         from persona_tui.prompts import schema
@@ -173,22 +184,27 @@ def _write(path: Path, known: list[dict[str, Any]], runtime: Runtime, task: _Tas
     from persona_tui.prompts.generator import main_text
 
     generator: DatasetGenerator | None = None
+    interrupt: BaseException | None = None
+    partial = runtime.partial(note if is_main() else None)
 
     def generate(context: JobContext) -> None:
         nonlocal generator
         generator = runtime.generator(context, seed)
+        generator.partial = partial
         task.generate(generator, [main_text(record) for record in known])
 
-    try:
-        work(generate)
-    except (KeyboardInterrupt, JobCancelled):
+    with partial.job(task.job, task.recipe(known, seed)):
+        try:
+            work(generate)
+        except (click.Abort, JobCancelled) as error:
+            interrupt = error
         if generator is not None and generator.records:
-            _save(path, known, generator, task)
-        raise
-    assert generator is not None
-    if not generator.records:
+            records = generator
+            processes().from_main(lambda: _save(path, known, records, task))
+    if interrupt is not None:
+        raise interrupt
+    if generator is None or not generator.records:
         raise DatasetError("the model wrote nothing that could be used; a larger one may")
-    _save(path, known, generator, task)
 
 
 def _save(path: Path, known: list[dict[str, Any]], generator: DatasetGenerator, task: _Task) -> None:

@@ -1,7 +1,8 @@
-"""Ctrl-c while a model computes.
+"""Ctrl-c, or a request to terminate, while a model computes.
 
-Python notices an interrupt only between two of its own instructions, and one pass of a large model is a
-single instruction that may take many seconds. A thread is told at once, and ends the process if need be.
+Python notices a signal only between two of its own instructions, and one pass of a large model is a single
+instruction that may take many seconds. A thread is told at once, and ends the process if need be: what
+unfinished jobs have by then is written first.
 """
 
 from __future__ import annotations
@@ -13,17 +14,30 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn
 
+from persona_tui.processes import is_main
+
 INTERRUPTED = 130
+TERMINATED = 143
 GRACE = 0.5  # seconds that the main thread has to leave by itself
 
 _SHOW_CURSOR = "\x1b[?25h"  # a progress bar may have hidden it
 
 
+class Terminated(KeyboardInterrupt):
+    """Somebody asked the process to end: like an interrupt, with another exit status."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
 @contextmanager
 def quick_interrupt() -> Iterator[None]:
-    """Within, an interrupt ends the process in half a second if the main thread is busy elsewhere.
+    """Within, an interrupt ends the process in half a second if the main thread is busy elsewhere, and a
+    request to terminate is taken like an interrupt.
 
     What has to be finished, a file that is being written say, belongs outside.
     """
@@ -35,10 +49,12 @@ def quick_interrupt() -> Iterator[None]:
     left = threading.Event()
     threading.Thread(target=_watch, args=(told, left), name="interrupt", daemon=True).start()
     before = signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
+    terminates = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
     finally:
         left.set()
+        signal.signal(signal.SIGTERM, terminates)
         signal.set_wakeup_fd(before)
         tells.close()  # which ends the thread
 
@@ -46,12 +62,21 @@ def quick_interrupt() -> Iterator[None]:
 def _watch(told: socket.socket, left: threading.Event) -> None:
     with told:
         while numbers := told.recv(64):
-            if signal.SIGINT in numbers and not left.wait(GRACE):
-                leave()
+            asked = {signal.SIGINT, signal.SIGTERM}.intersection(numbers)
+            if asked and not left.wait(GRACE):
+                _save_unfinished()
+                leave(INTERRUPTED if signal.SIGINT in asked else TERMINATED)
 
 
-def leave() -> NoReturn:
-    """End the process as interrupted, without waiting for threads or for torch to clean up."""
+def _save_unfinished() -> None:
+    """Write what unfinished jobs have, and say so."""
+    partial = sys.modules.get("persona_tui.vectors.partial")  # if it is not there, nothing is under way
+    if partial is not None and partial.save_all() and is_main():
+        print(partial.KEPT, file=sys.stderr)
+
+
+def leave(status: int = INTERRUPTED) -> NoReturn:
+    """End the process, without waiting for threads or for torch to clean up."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is sys.stderr and stream.isatty():
@@ -59,4 +84,4 @@ def leave() -> NoReturn:
             stream.flush()
         except (OSError, ValueError):
             pass  # nobody reads it any more
-    os._exit(INTERRUPTED)
+    os._exit(status)

@@ -13,6 +13,7 @@ import click
 from persona_tui.cli.interrupt import quick_interrupt
 from persona_tui.errors import JobCancelled
 from persona_tui.jobs import JobContext, JobProgress, run_inline
+from persona_tui.processes import is_main
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -35,9 +36,16 @@ def announce_model(name: str) -> None:
 
 
 def work(do: Callable[[JobContext], T]) -> T:
-    """Do long work here, showing how far it is. An interrupt ends it soon, with nothing half-written."""
-    with _display() as display, quick_interrupt():
-        return run_inline(do, display.show, display.log)
+    """Do long work here, showing how far it is. An interrupt ends it soon, with nothing half-written.
+
+    Raises:
+        Abort: an interrupt came.
+    """
+    try:
+        with _display() as display, quick_interrupt():
+            return run_inline(do, display.show, display.log)
+    except KeyboardInterrupt as interrupt:
+        raise click.Abort from interrupt  # click would make it one itself, and print an empty line
 
 
 def patient_work(do: Callable[[JobContext], T]) -> T:
@@ -55,7 +63,7 @@ def patient_work(do: Callable[[JobContext], T]) -> T:
 
 @contextmanager
 def _display() -> Iterator[_Bar | _Lines]:
-    display = _Bar() if sys.stderr.isatty() else _Lines()
+    display = _Silence() if not is_main() else _Bar() if sys.stderr.isatty() else _Lines()
     try:
         yield display
     finally:
@@ -83,6 +91,16 @@ class _Lines:
         note(line)
 
     def close(self) -> None:
+        pass
+
+
+class _Silence(_Lines):
+    """For all processes of a launch but one."""
+
+    def show(self, progress: JobProgress) -> None:
+        pass
+
+    def log(self, line: str) -> None:
         pass
 
 

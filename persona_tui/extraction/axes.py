@@ -22,7 +22,7 @@ from persona_tui.config import resolve_layers
 from persona_tui.errors import DatasetError
 from persona_tui.extraction.extractor import ActivationExtractor, ActivationSums
 from persona_tui.extraction.plan import dataset_hash, item_seed, shuffled
-from persona_tui.model import Cap, Generation, Interventions, Request, Sampling, conversation
+from persona_tui.model import Cap, Interventions, Request, Sampling, conversation
 from persona_tui.prompts.schema import ArchetypePrompt, SafePrompt
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.maths import normalize
@@ -186,13 +186,18 @@ def _plausibility(
 ) -> float:
     """Mean log-probability per token, under the plain model, of the answers given with some interventions."""
     sampling = Sampling(CAPPING_TOKENS, extractor.settings.extraction.temperature, 1.0)
-    answers: dict[int, Generation] = dict(
-        extractor.answers(
-            requests,
-            note="capping axes",
-            sampling=sampling,
-            interventions=None if way is None else lambda rows: way,
-        )
+    answers = extractor.texts(
+        requests,
+        note="capping axes",
+        sampling=sampling,
+        interventions=None if way is None else lambda rows: way,
+        what=[] if way is None else _identity(way),
     )
-    pairs = [(requests[row].messages, answers[row].text) for row in sorted(answers) if answers[row].text]
-    return fmean(scored.logprob for scored in extractor.model.score(pairs)) if pairs else 0.0
+    pairs = [(request.messages, text) for request, text in zip(requests, answers, strict=True) if text]
+    return fmean(extractor.scores(pairs)) if pairs else 0.0
+
+
+def _identity(way: Interventions) -> list[object]:
+    """What tells floors from others."""
+    caps = sorted((layer, cap) for layer, cap in way.capping.items() if isinstance(cap, Cap))
+    return [[[layer, cap.floor] for layer, cap in caps], *(cap.axis for _, cap in caps)]

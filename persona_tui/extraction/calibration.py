@@ -41,7 +41,6 @@ _ENOUGH = 1.0  # no reward for a persona louder than its own system prompt
 _TIE = 0.05  # expressions as close as this are equal
 _MORE_REPETITION = 0.15  # share of repeated phrases that a fluent reply may have above a prompted one
 _LEAST_EFFECT = 0.02  # nats per token; system prompts that do less leave nothing to express
-_SCORE_CHUNK = 64
 
 
 @dataclass(frozen=True)
@@ -284,15 +283,23 @@ class _Sweep:
     def _replies(self, requests: Sequence[Request], points: Sequence[Point | None]) -> list[_Reading]:
         """Have the questions answered once for every point, steered by it, and read the replies."""
         count = len(self.trials)
-        texts = [""] * len(requests)
-        for row, generation in self.extractor.answers(
+        texts = self.extractor.texts(
             requests,
             note=f"calibrating {self.persona.name}",
             sampling=self.sampling,
             interventions=lambda batch: self._steering([points[row // count] for row in batch]),
-        ):
-            texts[row] = generation.text
+            what=self._identity(points),
+        )
         return self._read(texts)
+
+    def _identity(self, points: Sequence[Point | None]) -> list[object]:
+        """What replies depend on, apart from their requests."""
+        if not any(points):
+            return []
+        ways = [
+            None if point is None else [point.recipe, point.layers, point.coefficient] for point in points
+        ]
+        return [ways, list(self.persona.layers), *(self.persona.safe[recipe] for recipe in RECIPES)]
 
     def _steering(self, points: Sequence[Point | None]) -> Interventions:
         """Each row's own vectors: `[rows, hidden]` at every layer where any row is steered."""
@@ -314,21 +321,12 @@ class _Sweep:
         trials = [self.trials[row % len(self.trials)] for row in spoken]
         pairs = [(trial.prompted, texts[row]) for trial, row in zip(trials, spoken, strict=True)]
         pairs += [(trial.bare, texts[row]) for trial, row in zip(trials, spoken, strict=True)]
-        logprobs = self._score(pairs)
+        logprobs = self.extractor.scores(pairs)
         readings = [_Reading(0.0, 0.0, 1.0)] * len(texts)
         for place, row in enumerate(spoken):
             with_prompt, without = logprobs[place], logprobs[place + len(spoken)]
             readings[row] = _Reading(with_prompt, with_prompt - without, repetition(texts[row]))
         return readings
-
-    def _score(self, pairs: Sequence[tuple[list[Message], str]]) -> list[float]:
-        logprobs: list[float] = []
-        for start in range(0, len(pairs), _SCORE_CHUNK):
-            self.extractor.checkpoint()
-            logprobs += [
-                scored.logprob for scored in self.extractor.model.score(pairs[start : start + _SCORE_CHUNK])
-            ]
-        return logprobs
 
 
 def _trials(extractor: ActivationExtractor, persona: PersonaVector) -> list[_Trial]:

@@ -3,14 +3,16 @@
 1. Requests are sorted by length and cut into batches; every request has its own seed, so a response does not
    depend on the batch it was in.
 2. The model answers a batch and captures activations in that same pass.
-3. Each response's mean is added, in float64 on the CPU, to one running sum per recipe: memory does not grow
-   with the number of responses.
+3. Each response's mean is added to one running sum per recipe: memory does not grow with the number of
+   responses.
+4. What is finished is kept on the disk if there is a job (`PartialStore.job`), and several processes share
+   the batches if several were launched.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,33 +20,47 @@ from torch import Tensor
 
 from persona_tui.config import Settings, capture_layers, resolve_layers
 from persona_tui.errors import DatasetError, GenerationError, VectorFileError
+from persona_tui.extraction.batching import MemoryLimit, batches
 from persona_tui.extraction.plan import dataset_hash, item_seed, persona_requests, split_questions
 from persona_tui.model import (
     Activations,
     Generation,
     Interventions,
+    Message,
     ModelWrapper,
     Request,
     Sampling,
     conversation,
 )
+from persona_tui.processes import processes
 from persona_tui.prompts.schema import Question
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.maths import normalize, orthogonalize_persona
+from persona_tui.vectors.partial import PartialStore, Stage, Tally
 from persona_tui.vectors.persona import RECIPES, PersonaVector
 
 Progress = Callable[[int, int, str], None]
 Checkpoint = Callable[[], None]
 RowInterventions = Callable[[Sequence[int]], Interventions]
 
+_SCORE_CHUNK = 64  # responses that are scored between two checkpoints
+
+
+# Activations are added up in whole numbers of this unit: a float's last digit would depend on the order.
+_UNIT = 2.0**-24
+_LARGEST = 2.0**23  # no working model comes near; 2^16 responses of it can be added up
+
 
 @dataclass
 class ActivationSums:
     """Running sums of response activations.
 
+    The sums are whole numbers of 2^-24 (6e-8, finer than activations are known), so that the same responses
+    come to the same sums in any order, also when several processes or several runs share them.
+
     Attributes:
         layers: where they were read, ascending.
-        totals: by recipe, the sum over responses, `[layers, hidden]` float64.
+        totals: by recipe, the sum over responses, `[layers, hidden]` int64.
         count: how many responses are in it. A response without a token is in none.
         tokens: how many response tokens they had.
         kept: by request, the `response` activation of the requests that were asked to be kept, `[layers,
@@ -58,12 +74,16 @@ class ActivationSums:
     kept: dict[int, Tensor] = field(default_factory=dict)
 
     def add(self, activations: Activations) -> None:
-        """Count in one response."""
+        """Count in one response.
+
+        Raises:
+            GenerationError: an activation is no number, or too large to be one of a working model.
+        """
         if activations.n_tokens == 0:
             return
         for recipe, value in zip(RECIPES, (activations.response, activations.prompt_last), strict=True):
-            summed = self.totals.get(recipe)
-            self.totals[recipe] = value.double() if summed is None else summed + value
+            whole = _whole(value, self.layers)
+            self.totals[recipe] = self.totals[recipe] + whole if recipe in self.totals else whole
         self.count += 1
         self.tokens += activations.n_tokens
 
@@ -75,11 +95,34 @@ class ActivationSums:
         """
         if not self.count:
             raise GenerationError("the model gave only empty responses: there is nothing to extract from")
-        return (self.totals[recipe] / self.count).float()
+        return (self.totals[recipe].double() * _UNIT / self.count).float()
 
     def means(self) -> dict[str, Tensor]:
         """The mean of every recipe."""
         return {recipe: self.mean(recipe) for recipe in RECIPES}
+
+    def tally(self, items: Sequence[int]) -> Tally:
+        """These sums as what some requests came to."""
+        counts = {"responses": self.count, "tokens": self.tokens}
+        return Tally(frozenset(items), dict(self.totals), counts, rows=dict(self.kept))
+
+    @classmethod
+    def of(cls, layers: tuple[int, ...], tally: Tally) -> ActivationSums:
+        """The sums that a tally holds."""
+        count, tokens = tally.counts.get("responses", 0), tally.counts.get("tokens", 0)
+        return cls(layers, dict(tally.sums), count, tokens, dict(tally.rows))
+
+
+def _whole(value: Tensor, layers: Sequence[int]) -> Tensor:
+    """An activation in whole units, int64."""
+    fits = value.abs() <= _LARGEST  # false for what is no number
+    if not fits.all():
+        layer = layers[int((~fits).any(dim=-1).nonzero()[0])]
+        raise GenerationError(
+            f"layer {layer} has activations that are no usable numbers: try another --dtype, "
+            "bfloat16 or float32"
+        )
+    return (value.double() / _UNIT).round().long()
 
 
 class ActivationExtractor:
@@ -95,6 +138,8 @@ class ActivationExtractor:
         on_step: Checkpoint | None = None,
         questions: Sequence[Question] = (),
         axes: Axes | None = None,
+        partial: PartialStore | None = None,
+        log: Callable[[str], None] | None = None,
     ) -> None:
         """
         Args:
@@ -105,6 +150,8 @@ class ActivationExtractor:
             on_step: called after every token; may raise.
             questions: the extraction questions; needed for personas only.
             axes: this model's axes; needed for personas only.
+            partial: keeps what is finished, within its jobs. By default nothing is kept.
+            log: told what happens on the way, in one line.
         """
         self.model = model_wrapper
         self.settings = config
@@ -115,6 +162,9 @@ class ActivationExtractor:
         self._on_progress = on_progress
         self._checkpoint = checkpoint
         self._on_step = on_step
+        self._log = log or (lambda line: None)
+        self._memory = MemoryLimit(self._say_shortage)
+        self.partial = partial if partial is not None else PartialStore()
         self._done = self._total = 0
 
     def use_questions(self, questions: Sequence[Question]) -> None:
@@ -276,50 +326,107 @@ class ActivationExtractor:
             note: what they are for, for whoever watches the progress.
             keep: of how many responses, spread evenly over the requests, the own mean is kept as well.
         """
-        sums = ActivationSums(self.layers)
         wanted = set(_spread(len(requests), keep))
-        for index, generation in self.answers(requests, note=note, capture_layers=self.layers):
-            activations = generation.activations
-            if activations is None:
-                continue
-            sums.add(activations)
-            if index in wanted and activations.n_tokens:
-                sums.kept[index] = activations.response
-        return sums
+        recipe = ["sums", list(self.layers), keep]
+        stage = self._stage(recipe, requests, self.sampling)
+        for items, generations in self._answers(stage, requests, note, self.sampling, None, self.layers):
+            sums = ActivationSums(self.layers)
+            for item, generation in zip(items, generations, strict=True):
+                if generation.activations is None:
+                    continue
+                sums.add(generation.activations)
+                if item in wanted and generation.activations.n_tokens:
+                    sums.kept[item] = generation.activations.response
+            stage.add(sums.tally(items))
+        return ActivationSums.of(self.layers, self._finished(stage))
 
-    def answers(
+    def texts(
         self,
         requests: Sequence[Request],
-        *,
         note: str = "",
         sampling: Sampling | None = None,
-        capture_layers: Sequence[int] = (),
         interventions: RowInterventions | None = None,
-    ) -> Iterator[tuple[int, Generation]]:
-        """Answer requests batch by batch, the longest first: running out of memory then happens at once.
+        what: Sequence[object] = (),
+    ) -> list[str]:
+        """Answer requests; the answers in the requests' order.
 
         Args:
             requests: the conversations, each with its seed.
             note: what they are for.
             sampling: by default as `extraction` says.
-            capture_layers: where activations are read.
             interventions: given the numbers of a batch's requests, what is done to its rows.
-
-        Yields:
-            The number of a request and its answer, in no particular order.
+            what: everything that the interventions depend on, tensors included, to know them again by.
         """
-        start = self._done
-        self._total = max(self._total, start + len(requests))
-        for batch in self._batches(requests):
-            generations = self.model.generate(
-                [requests[index] for index in batch],
-                sampling or self.sampling,
-                interventions(batch) if interventions is not None else None,
-                capture_layers,
+        sampling = sampling or self.sampling
+        stage = self._stage(["texts", *what], requests, sampling)
+        for items, generations in self._answers(stage, requests, note, sampling, interventions):
+            said = {item: each.text for item, each in zip(items, generations, strict=True)}
+            stage.add(Tally(frozenset(items), values=said))
+        values = self._finished(stage).values
+        return [str(values[item]) for item in range(len(requests))]
+
+    def scores(self, pairs: Sequence[tuple[list[Message], str]]) -> list[float]:
+        """How probable responses are after their conversations, in nats per token (`ModelWrapper.score`)."""
+        stage = self.partial.stage(["scores", list(self.model.identity), [list(pair) for pair in pairs]])
+        chunks = [
+            range(start, min(start + _SCORE_CHUNK, len(pairs)))
+            for start in range(0, len(pairs), _SCORE_CHUNK)
+        ]
+        with processes().own_share():
+            for chunk in processes().share([each for each in chunks if not stage.done.issuperset(each)]):
+                self.checkpoint()
+                scored = self.model.score([pairs[item] for item in chunk])
+                logprobs = {item: each.logprob for item, each in zip(chunk, scored, strict=True)}
+                stage.add(Tally(frozenset(chunk), values=logprobs))
+        values = self._finished(stage).values
+        return [float(values[item]) for item in range(len(pairs))]
+
+    def _stage(self, recipe: Sequence[object], requests: Sequence[Request], sampling: Sampling) -> Stage:
+        asked = [[each.messages, each.seed] for each in requests]
+        return self.partial.stage([*recipe, list(self.model.identity), asdict(sampling), asked])
+
+    def _finished(self, stage: Stage) -> Tally:
+        stage.complete = True
+        return stage.tally.everyones()
+
+    def _answers(
+        self,
+        stage: Stage,
+        requests: Sequence[Request],
+        note: str,
+        sampling: Sampling,
+        interventions: RowInterventions | None = None,
+        capture: Sequence[int] = (),
+    ) -> Iterator[tuple[list[int], list[Generation]]]:
+        """Answer what is not yet answered, or this process' share of it: numbers of requests, answers."""
+        before = self._done
+        self._total = max(self._total, before + len(requests))
+        self._done += len(stage.done)
+        if len(stage.done) == len(requests):
+            self._report(note)
+            return
+        lengths = [self.model.count_tokens(each.messages) + sampling.max_new_tokens for each in requests]
+        planned = batches(lengths, self.settings.extraction.batch_size)
+        # Batches are planned from all requests, so that those left over are answered among the same others.
+        left = [rest for batch in planned if (rest := [item for item in batch if item not in stage.done])]
+
+        def answer(items: list[int]) -> list[Generation]:
+            return self.model.generate(
+                [requests[item] for item in items],
+                sampling,
+                interventions(items) if interventions is not None else None,
+                capture,
                 on_step=self._on_step,
             )
-            yield from zip(batch, generations, strict=True)
-            self._advance(len(batch), note)
+
+        crew = processes()
+        with crew.own_share():
+            for batch in crew.share(left):
+                for items, generations in self._memory.run(batch, lengths, answer):
+                    yield items, generations
+                    self._done = min(before + len(requests), self._done + len(items) * crew.count)
+                    self._report(note)
+        self._done = before + len(requests)
 
     @property
     def sampling(self) -> Sampling:
@@ -332,18 +439,13 @@ class ActivationExtractor:
         if self._checkpoint is not None:
             self._checkpoint()
 
-    def _batches(self, requests: Sequence[Request]) -> Iterator[list[int]]:
-        lengths = [self.model.count_tokens(request.messages) for request in requests]
-        order = sorted(range(len(requests)), key=lambda index: -lengths[index])
-        size = self.settings.extraction.batch_size
-        for start in range(0, len(order), size):
-            yield order[start : start + size]
-
-    def _advance(self, responses: int, note: str) -> None:
-        self._done += responses
+    def _report(self, note: str) -> None:
         if self._on_progress is not None:
             self._on_progress(self._done, self._total, note)
         self.checkpoint()
+
+    def _say_shortage(self, rows: int, fewer: int) -> None:
+        self._log(f"Memory is too small for {rows} responses at a time: going on with {fewer}.")
 
 
 def _spread(total: int, wanted: int) -> list[int]:

@@ -1,19 +1,24 @@
 """Making personas, start to end: read the prompts, extract, calibrate, save. Both front ends call these
 functions.
 
-Nothing is saved before all of it has succeeded: a cancelled job leaves the vectors as they were.
+Every vector is saved as soon as it is finished, and never before: a persona's file is the old one until the
+new one is calibrated. What a job has besides is kept until it succeeds (`vectors.partial`), so that the same
+call goes on where it was stopped. Several processes may call these functions together (`processes`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from persona_tui.errors import GenerationError, PersonaTuiError, VectorFileError
 from persona_tui.extraction.axes import extract_axes
 from persona_tui.extraction.calibration import calibrate, response_count, weakness
 from persona_tui.extraction.extractor import ActivationExtractor
+from persona_tui.processes import processes
 from persona_tui.prompts.generator import DatasetGenerator
 from persona_tui.prompts.reading import (
     archetype_path,
@@ -24,8 +29,11 @@ from persona_tui.prompts.reading import (
 )
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.manager import PROMPTS_PER_PERSONA, PersonaManager
+from persona_tui.vectors.partial import PartialStore
 from persona_tui.vectors.persona import PersonaVector
 from persona_tui.workspace import Workspace
+
+AXES_JOB = "axes"
 
 
 @dataclass
@@ -35,14 +43,20 @@ class PersonaStudio:
     Attributes:
         workspace: where prompts are read from and written to.
         manager: where vectors are kept.
-        extractor: what asks the model; `open` gives it the workspace's questions and the model's axes.
+        extractor: what asks the model; it is given the workspace's questions and the model's axes.
+        log: told what was found of interrupted jobs, in one line.
+        partial: what is kept of them.
     """
 
     workspace: Workspace
     manager: PersonaManager
     extractor: ActivationExtractor
+    log: Callable[[str], None] | None = None
+    partial: PartialStore = field(init=False)
 
     def __post_init__(self) -> None:
+        self.partial = PartialStore(self.manager.vectors_dir, self.workspace.root, self.log)
+        self.extractor.partial = self.partial
         if not self.extractor.questions:
             self.extractor.use_questions(read_questions(self.workspace))
         if self.extractor.axes is None:
@@ -57,22 +71,21 @@ class PersonaStudio:
 
         Raises:
             DatasetError: a data set is missing or bad.
-            JobCancelled: somebody asked for that; nothing was written.
+            JobCancelled: somebody asked for that; what was finished stays, and the next call goes on.
         """
         names = self.hand_written_archetypes() if archetypes is None else list(archetypes)
-        axes, personas = extract_axes(
-            self.extractor,
-            read_safety(self.workspace, "safe"),
-            read_safety(self.workspace, "unsafe"),
-            {name: read_archetype(self.workspace, name) for name in names},
-        )
-        if self.extractor.settings.calibration.enabled:
-            self.extractor.expect(len(personas) * response_count(self.extractor))
-            personas = [calibrated(self.extractor, persona) for persona in personas]
-        self.manager.save_axes(axes)
-        for persona in personas:
-            self.manager.save(persona)
-        return axes, personas
+        safe, unsafe = read_safety(self.workspace, "safe"), read_safety(self.workspace, "unsafe")
+        prompts = {name: read_archetype(self.workspace, name) for name in names}
+        with self._job(
+            AXES_JOB,
+            archetypes=[[name, [each.system_prompt for each in prompts[name]]] for name in names],
+            safety_prompts=[[each.id, each.prompt, each.system] for each in [*safe, *unsafe]],
+        ):
+            axes, personas = extract_axes(self.extractor, safe, unsafe, prompts)
+            self._written(lambda: self.manager.save_axes(axes))
+            if self.extractor.settings.calibration.enabled:
+                self.extractor.expect(len(personas) * response_count(self.extractor))
+            return axes, [self._saved(persona) for persona in personas]
 
     def hand_written_archetypes(self) -> list[str]:
         """The archetypes that people wrote: those that the assistant axis is made from."""
@@ -89,11 +102,12 @@ class PersonaStudio:
             PersonaTuiError: the name is taken, and the old persona is not to be replaced.
             DatasetError: there is no such archetype.
             VectorFileError: the model's axes have not been extracted.
-            JobCancelled: somebody asked for that; nothing was written.
+            JobCancelled: somebody asked for that; the next call goes on.
         """
         self._claim(name, replace_old)
         prompts = [prompt.model_dump() for prompt in read_archetype(self.workspace, archetype)]
-        return self._create(name, prompts, description=None, source="archetype")
+        with self._job(f"persona-{name}", prompts=[each["system_prompt"] for each in prompts]):
+            return self._create(name, prompts, description=None, source="archetype")
 
     def create_from_description(
         self, name: str, description: str, generator: DatasetGenerator, *, replace_old: bool = False
@@ -106,7 +120,7 @@ class PersonaStudio:
                 archetype of that name, which is never replaced.
             GenerationError: no system prompts could be made from the description.
             VectorFileError: the model's axes have not been extracted.
-            JobCancelled: somebody asked for that; nothing was written.
+            JobCancelled: somebody asked for that; the next call goes on.
         """
         self._claim(name, replace_old)
         if name in self.hand_written_archetypes():
@@ -114,12 +128,14 @@ class PersonaStudio:
                 f'there is an archetype "{name}" already: choose another name, or create from it'
             )
         self.extractor.matching_axes()
-        prompts = generator.generate_persona_prompts(description, PROMPTS_PER_PERSONA)
-        if not prompts:
-            raise GenerationError(f"no system prompts could be made from the description of {name}")
-        persona = self._create(name, prompts, description, source="generated")
-        generator.save_jsonl(prompts, archetype_path(self.workspace, name))
-        return persona
+        generator.partial = self.partial
+        with self._job(f"persona-{name}", description=description):
+            prompts = generator.generate_persona_prompts(description, PROMPTS_PER_PERSONA)
+            if not prompts:
+                raise GenerationError(f"no system prompts could be made from the description of {name}")
+            # Before the persona, whose file says that all is done.
+            self._written(lambda: generator.save_jsonl(prompts, archetype_path(self.workspace, name)))
+            return self._create(name, prompts, description, source="generated")
 
     def calibrate(self, name: str) -> PersonaVector:
         """Calibrate a persona anew and save it.
@@ -134,8 +150,36 @@ class PersonaStudio:
                 f'"{name}" was extracted for other layers than the settings ask for: create it anew'
             )
         self.extractor.expect(response_count(self.extractor))
-        persona = calibrated(self.extractor, persona)
-        self.manager.save(persona)
+        with self._job(f"calibration-{name}", persona=persona.metadata.get("created")):
+            persona = calibrated(self.extractor, persona)
+            self._written(lambda: self.manager.save(persona))
+            return persona
+
+    def _job(self, name: str, **parts: object) -> AbstractContextManager[None]:
+        """A job on this model's vectors; the recipe is what is given here, the settings and the questions."""
+        extractor, settings = self.extractor, self.extractor.settings
+        recipe = {
+            "model": list(extractor.model.identity),
+            "layers": [extractor.layers, extractor.target_layers],
+            "questions": [[each.id, each.question] for each in extractor.questions],
+            "held-out questions": [[each.id, each.question] for each in extractor.held_out_questions],
+            **{name.replace("_", " "): value for name, value in parts.items()},
+            **_flat("extraction", settings.extraction.model_dump(exclude={"batch_size", "target_layers"})),
+            **_flat("calibration", settings.calibration.model_dump()),
+            **_flat("generation", settings.generation.model_dump(include={"temperature", "top_p"})),
+            **_flat("steering", settings.steering.model_dump(include={"safety_floor_percentile"})),
+        }
+        return self.partial.job(name, {part: json.dumps(value) for part, value in recipe.items()})
+
+    def _written(self, write: Callable[[], object]) -> None:
+        """Have the one process write that does."""
+        processes().from_main(lambda: bool(write()))
+
+    def _saved(self, persona: PersonaVector) -> PersonaVector:
+        """The persona, calibrated if configured, and saved."""
+        if self.extractor.settings.calibration.enabled:
+            persona = calibrated(self.extractor, persona)
+        self._written(lambda: self.manager.save(persona))
         return persona
 
     def _claim(self, name: str, replace_old: bool) -> None:
@@ -156,10 +200,11 @@ class PersonaStudio:
         persona.metadata["prompt_sources"] = sorted(
             {str(prompt.get("source") or "people") for prompt in prompts}
         )
-        if enabled:
-            persona = calibrated(extractor, persona)
-        self.manager.save(persona)
-        return persona
+        return self._saved(persona)
+
+
+def _flat(section: str, values: dict[str, Any]) -> dict[str, Any]:
+    return {f"{section}.{name}": value for name, value in values.items()}
 
 
 def calibrated(extractor: ActivationExtractor, persona: PersonaVector) -> PersonaVector:

@@ -6,17 +6,21 @@ neither a mask nor position ids are needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
+from persona_tui.errors import MemoryShortage
 from persona_tui.model.blocks import device_of, find_decoder, text_config
 from persona_tui.model.generation import accepted_arguments, clear_memory_errors
 from persona_tui.model.residual import ResidualHooks, StopForward
+
+T = TypeVar("T")
 
 TOKEN_BUDGET = 8192  # tokens in one forward pass, padding included
 _LOGIT_BUDGET = 2**28  # numbers in one pass' logits: 1 GiB in float32
@@ -49,6 +53,25 @@ def batches(passages: Sequence[Passage], budget: int) -> Iterator[list[int]]:
         batch.append(index)
     if batch:
         yield batch
+
+
+def in_parts(batch: list[int], do: Callable[[list[int]], T]) -> Iterator[tuple[list[int], T]]:
+    """Do a batch; where memory runs out, in halves. Yields the parts and what came of them.
+
+    Raises:
+        MemoryShortage: a single passage does not fit.
+    """
+    try:
+        result = do(batch)
+    except MemoryShortage:
+        if len(batch) == 1:
+            raise
+    else:
+        yield batch, result
+        return
+    half = len(batch) // 2
+    yield from in_parts(batch[:half], do)
+    yield from in_parts(batch[half:], do)
 
 
 def _padded(passages: Sequence[Passage], device: torch.device) -> Tensor:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from persona_tui.errors import GenerationError
+from persona_tui.errors import GenerationError, MemoryShortage
 from persona_tui.model.blocks import context_length, device_of
 from persona_tui.model.residual import Interventions, ResidualHooks
 
@@ -29,6 +30,8 @@ Poll = Callable[[], Interventions | None]
 
 _NOISE_BLOCK = 64  # tokens for which a row's random numbers are drawn at once
 _LIKELY_TOKENS = 256  # tokens that usually hold all of top-p's probability
+_DRAW_BLOCK = 256  # neighbouring tokens that are drawn from as one before one of them is
+_OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory|ALLOC_FAILED", re.IGNORECASE)
 _SEED_STEP = 1_000_003  # keeps the rows of neighbouring seeds apart
 
 
@@ -95,8 +98,8 @@ class Step:
         index: the token's place in the response, from 0.
         rows: which rows of the batch the other lists are about.
         tokens: the token ids; a row with finish "stop" has its end-of-turn token here.
-        logprobs: of those tokens, in nats, under the model (before temperature and top-p).
-        entropies: of the model's choice at that place, in nats: 0 = it was certain.
+        logprobs: of those tokens, in nats, under the model (before temperature and top-p); 0 if not wanted.
+        entropies: of the model's choice at that place, in nats: 0 = it was certain, or not wanted.
         lifts: how far the floors lifted the position that chose the token, summed over the layers.
         projections: per row, in the order of the hooks' axes, at that same position.
         finish: why a row ends with this token, or None.
@@ -153,6 +156,42 @@ def keep_top_p(probabilities: Tensor, top_p: float) -> Tensor:
     return probabilities.where(probabilities >= top.gather(-1, last), 0)
 
 
+def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """A token for each row, `[rows]`, by inverse CDF in vocabulary order.
+
+    First a block of neighbouring tokens is found, then a token in it: one running sum over a whole
+    vocabulary, as precise as it has to be, can take longer than the model's head.
+
+    Args:
+        probabilities: `[rows, vocabulary]`; they need not sum to 1. A token with none is never drawn.
+        uniform: `[rows, 1]`, from 0 up to 1, in the precision in which sums are taken.
+    """
+    blocks = _block_sums(probabilities)
+    place, rest = _inverse_cdf(blocks, uniform * blocks.sum(-1, keepdim=True, dtype=uniform.dtype))
+    tokens = place * _DRAW_BLOCK + torch.arange(_DRAW_BLOCK, device=probabilities.device)
+    vocabulary = probabilities.shape[-1]
+    inside = probabilities.gather(1, tokens.clamp(max=vocabulary - 1)).where(tokens < vocabulary, 0)
+    return (place * _DRAW_BLOCK + _inverse_cdf(inside, rest)[0]).squeeze(1)
+
+
+def _block_sums(probabilities: Tensor) -> Tensor:
+    """`[rows, blocks]`; the last block may be a short one."""
+    whole = probabilities.shape[-1] // _DRAW_BLOCK
+    end = whole * _DRAW_BLOCK
+    sums = probabilities[:, :end].unflatten(1, (whole, _DRAW_BLOCK)).sum(-1)
+    return torch.cat([sums, probabilities[:, end:].sum(-1, keepdim=True)], dim=1)
+
+
+def _inverse_cdf(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the running sum over `[rows, n]` exceeds a target `[rows, 1]`, and what of it is left there."""
+    cumulative = weights.cumsum(-1, dtype=target.dtype)
+    # Rounding may point past the last place with any weight.
+    last = (cumulative < cumulative[:, -1:]).sum(-1, keepdim=True)
+    chosen = torch.minimum(torch.searchsorted(cumulative, target, right=True), last)
+    before = cumulative.gather(1, (chosen - 1).clamp(min=0)).where(chosen > 0, 0)
+    return chosen, target - before
+
+
 class Sampler:
     """Chooses tokens by inverse CDF: one uniform number per row and token, from that row's own generator."""
 
@@ -177,15 +216,11 @@ class Sampler:
         if self._sampling.temperature == 0:
             return logits.argmax(-1)
         below_best = logits - logits.amax(-1, keepdim=True)  # no temperature is too small for these
-        probabilities = (below_best / self._sampling.temperature).softmax(-1)
+        probabilities = below_best.div_(self._sampling.temperature).softmax(-1)
         if self._sampling.top_p < 1:
             probabilities = keep_top_p(probabilities, self._sampling.top_p)
         # In vocabulary order, not by probability: two nearly equal tokens that swap ranks change nothing.
-        cumulative = probabilities.cumsum(-1, dtype=self._dtype)
-        total = cumulative[:, -1:]
-        chosen = torch.searchsorted(cumulative, self._uniform(index) * total, right=True)
-        # Rounding may point past the last token with any probability.
-        return torch.minimum(chosen, (cumulative < total).sum(-1, keepdim=True)).squeeze(1)
+        return draw(probabilities, self._uniform(index))
 
     def select(self, keep: Tensor) -> None:
         """Go on with some of the rows only."""
@@ -204,13 +239,21 @@ def check_fits(prompt_tokens: int, context: int | None) -> None:
 
 @contextmanager
 def clear_memory_errors() -> Iterator[None]:
-    """Turn running out of memory into a GenerationError that says what to do."""
+    """Turn running out of memory into a MemoryShortage that says what to do."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise GenerationError(
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not _OUT_OF_MEMORY.search(
+            str(error)
+        ):
+            raise
+        # Without its cause, whose traceback would hold on to what must be freed before the next attempt.
+        problem = MemoryShortage(
             "Out of memory: use a smaller batch, a shorter conversation or quantization."
-        ) from error
+        )
+    else:
+        return
+    raise problem
 
 
 def accepted_arguments(model: PreTrainedModel) -> frozenset[str]:
@@ -218,13 +261,28 @@ def accepted_arguments(model: PreTrainedModel) -> frozenset[str]:
     return frozenset(inspect.signature(model.forward).parameters)
 
 
+def _likelihoods(logits: Tensor, tokens: Tensor) -> Tensor:
+    """The tokens' log-probabilities and the entropies of the choice, `[rows, 2]`."""
+    logprobs = logits.log_softmax(-1)
+    chosen = logprobs.gather(1, tokens.unsqueeze(1))
+    # A token that cannot come has a log-probability of -inf, and adds nothing to the entropy.
+    logprobs = logprobs.clamp_(min=torch.finfo(logprobs.dtype).min)
+    entropies = -(logprobs.exp().mul_(logprobs)).sum(-1, keepdim=True)
+    return torch.cat([chosen, entropies], dim=1)
+
+
 class _Decoding:
     """The state of one batch between two steps."""
 
     def __init__(
-        self, model: PreTrainedModel, batch: Batch, sampling: Sampling, hooks: ResidualHooks
+        self,
+        model: PreTrainedModel,
+        batch: Batch,
+        sampling: Sampling,
+        hooks: ResidualHooks,
+        likelihoods: bool,
     ) -> None:
-        self.model, self.batch, self.hooks = model, batch, hooks
+        self.model, self.batch, self.hooks, self.likelihoods = model, batch, hooks, likelihoods
         self.device = device_of(model.get_input_embeddings())
         self.context = context_length(model)
         self.accepted = accepted_arguments(model)
@@ -283,7 +341,7 @@ class _Decoding:
             arguments["position_ids"] = self.positions
         if "logits_to_keep" in self.accepted:
             arguments["logits_to_keep"] = 1
-        with self.hooks, clear_memory_errors():
+        with self.hooks:
             logits: Tensor = self.model(**arguments).logits
         return logits[:, -1].to(device=self.device, dtype=torch.float32)
 
@@ -292,13 +350,10 @@ class _Decoding:
         """One forward pass and one token for every row."""
         logits = self._forward()
         tokens = self.sampler.pick(logits, self.index)
-        likelihoods = logits.log_softmax(-1)
-        logprobs = likelihoods.gather(1, tokens.unsqueeze(1))
-        # A token that cannot come has a log-probability of -inf, and adds nothing.
-        entropies = torch.special.entr(likelihoods.exp()).sum(-1, keepdim=True)
+        likelihoods = _likelihoods(logits, tokens) if self.likelihoods else logits.new_zeros(len(tokens), 2)
         traces = self.hooks.traces(self.device, len(tokens))
         # Token ids are exact in float32 up to 16 million, so that everything travels at once.
-        seen = torch.cat([tokens.unsqueeze(1).float(), logprobs, entropies, traces], dim=1).tolist()
+        seen = torch.cat([tokens.unsqueeze(1).float(), likelihoods, traces], dim=1).tolist()
         finish = [self._finish(place, int(values[0])) for place, values in enumerate(seen)]
         step = replace(self._step(seen, finish), **self._read(finish))
         self._go_on(tokens, finish)
@@ -398,6 +453,7 @@ def decode(
     hooks: ResidualHooks,
     poll: Poll | None = None,
     stop: threading.Event | None = None,
+    likelihoods: bool = True,
 ) -> Iterator[Step]:
     """Write one response per prompt, a step per token.
 
@@ -408,15 +464,21 @@ def decode(
         hooks: what is done to the residual stream, what is captured and traced.
         poll: asked before every token; what it returns (unless None) is applied from that token on.
         stop: when set, no further token is written.
+        likelihoods: whether the steps have log-probabilities and entropies; with a large vocabulary and many
+            rows they take time.
 
     Raises:
         GenerationError: a prompt does not fit the context, or memory ran out.
     """
-    state = _Decoding(model, batch, sampling, hooks)
+    with clear_memory_errors():
+        state = _Decoding(model, batch, sampling, hooks, likelihoods)
     while not all(state.done) and not (stop is not None and stop.is_set()):
         change = poll() if poll is not None else None
-        if change is not None:
-            hooks.apply(change)
-        yield state.advance()
+        with clear_memory_errors():
+            if change is not None:
+                hooks.apply(change)
+            step = state.advance()
+        yield step
     if hooks.capture is not None and batch.watch is None:  # a watch costs no pass of its own
-        state.read_last_tokens()
+        with clear_memory_errors():
+            state.read_last_tokens()

@@ -18,6 +18,7 @@ from persona_tui.model.forced import (
     TOKEN_BUDGET,
     Passage,
     batches,
+    in_parts,
     logit_token_budget,
     read_passages,
     response_logprobs,
@@ -176,6 +177,12 @@ class ModelWrapper:
         return fingerprint(self.model)
 
     @property
+    def identity(self) -> tuple[str, str, str]:
+        """Tells this model also from itself in another precision, whose numbers are not quite the same."""
+        quantization = getattr(self.model.config, "quantization_config", None)
+        return self.fingerprint, str(self.model.dtype), str(quantization)
+
+    @property
     def device(self) -> torch.device:
         """Where token ids go in."""
         return blocks.device_of(self.model.get_input_embeddings())
@@ -221,7 +228,7 @@ class ModelWrapper:
         outputs: list[list[int]] = [[] for _ in requests]
         finishes: list[Finish] = ["cancelled"] * len(requests)
         steps = 0
-        for step in decode(self.model, batch, sampling, hooks, stop=stop):
+        for step in decode(self.model, batch, sampling, hooks, stop=stop, likelihoods=False):
             steps += 1
             for row, token, finish in zip(step.rows, step.tokens, step.finish, strict=True):
                 if token not in self._end_tokens:
@@ -420,11 +427,15 @@ class ModelWrapper:
             passages.append(_answered(text.encode_prompt(self.tokenizer, messages), ids))
         self._check_lengths(passages)
         scored: list[Scored] = [Scored(0.0, 0)] * len(passages)
+
+        def logprobs(part: list[int]) -> list[float]:
+            return response_logprobs(self.model, [passages[index] for index in part])
+
         for batch in batches(passages, logit_token_budget(self.model)):
-            sums = response_logprobs(self.model, [passages[index] for index in batch])
-            for index, total in zip(batch, sums, strict=True):
-                count = len(passages[index].ids) - passages[index].start
-                scored[index] = Scored(total / count, count)
+            for part, sums in in_parts(batch, logprobs):
+                for index, total in zip(part, sums, strict=True):
+                    count = len(passages[index].ids) - passages[index].start
+                    scored[index] = Scored(total / count, count)
         return scored
 
     def read(
@@ -480,11 +491,16 @@ class ModelWrapper:
     ) -> list[Activations]:
         self._check_lengths(passages)
         activations: dict[int, Activations] = {}
+
+        def read(part: list[int]) -> list[Activations]:
+            hooks = self._hooks(len(part), capture_layers=layers, stop_after=max(layers))
+            hooks.apply(_rows_of(interventions, part))
+            read_passages(self.model, [passages[index] for index in part], hooks)
+            return _activations(hooks)
+
         for batch in batches(passages, TOKEN_BUDGET):
-            hooks = self._hooks(len(batch), capture_layers=layers, stop_after=max(layers))
-            hooks.apply(_rows_of(interventions, batch))
-            read_passages(self.model, [passages[index] for index in batch], hooks)
-            activations.update(zip(batch, _activations(hooks), strict=True))
+            for part, found in in_parts(batch, read):
+                activations.update(zip(part, found, strict=True))
         return [activations[index] for index in range(len(passages))]
 
     def _check_lengths(self, passages: Sequence[Passage]) -> None:

@@ -5,6 +5,8 @@
 3. Ask again until there are enough, or until several batches in a row brought nothing.
 4. What was kept by then is kept, also when the work is cancelled. System prompts for a description are
    topped up without the model (`fallback`); every record says where it came from.
+5. Within a job (`PartialStore.job`) the answers of every batch are kept: after a crash they are read again,
+   and the work goes on behind them.
 """
 
 from __future__ import annotations
@@ -20,11 +22,13 @@ from persona_tui.atomic import atomic_write_text
 from persona_tui.errors import DatasetError
 from persona_tui.model.generation import Sampling
 from persona_tui.model.wrapper import ModelWrapper, Request
+from persona_tui.processes import processes
 from persona_tui.prompts import templates
 from persona_tui.prompts.fallback import fallback_prompts
 from persona_tui.prompts.lenient import find_items
 from persona_tui.prompts.schema import QUESTION_CATEGORIES
 from persona_tui.prompts.validate import Distinct, tokens
+from persona_tui.vectors.partial import PartialStore, Stage, Tally
 
 Item = dict[str, Any]
 Clean = Callable[[Any], "Item | None"]
@@ -76,6 +80,7 @@ class DatasetGenerator:
     Attributes:
         report: about the last call.
         records: what the last call kept so far; complete once it has returned, partial if it was cancelled.
+        partial: keeps the answers, within its jobs; None = nothing is kept.
     """
 
     def __init__(
@@ -84,6 +89,7 @@ class DatasetGenerator:
         on_progress: Callable[[int, int, str], None] | None = None,
         on_step: Callable[[], None] | None = None,
         seed: int = 0,
+        partial: PartialStore | None = None,
     ) -> None:
         """
         Args:
@@ -91,6 +97,7 @@ class DatasetGenerator:
             on_progress: told how many items there are, of how many, and what they are.
             on_step: called after every token; may raise `JobCancelled`.
             seed: the same seed and model write the same data.
+            partial: keeps the answers, within its jobs. By default nothing is kept.
         """
         self.report = GenerationReport()
         self.records: list[Item] = []
@@ -98,6 +105,7 @@ class DatasetGenerator:
         self._on_progress = on_progress
         self._on_step = on_step
         self._seed = seed
+        self.partial = partial
 
     def generate_extraction_questions(self, n: int = 100, known: Iterable[str] = ()) -> list[Item]:
         """Write questions that different characters answer differently.
@@ -152,12 +160,19 @@ class DatasetGenerator:
     ) -> list[Item]:
         """Ask until there are `n` items, or nothing new comes."""
         self.records = []
+        known, crew = list(known), processes()
+        stage = self._stage([template, n, known, self._seed])
+        answers = crew.from_main(lambda: dict(stage.tally.values))
         distinct = Distinct(known)
         batches = fruitless = 0
         self._tell(n, what)
         while len(self.records) < n and fruitless < _PATIENCE:
             before = len(self.records)
-            for answer in self._ask(template, n - before, batches, fruitless):
+            if batches not in answers:
+                answers[batches] = self._ask(template, n - before, batches, fruitless)
+                if crew.is_main:
+                    stage.add(Tally(frozenset([batches]), values={batches: answers[batches]}))
+            for answer in answers[batches]:
                 for item in self._new_items(answer, clean, distinct)[: n - len(self.records)]:
                     self._keep({**item, "source": "model"}, prefix)
             batches += 1
@@ -165,6 +180,11 @@ class DatasetGenerator:
             self._tell(n, what)
         self.report = GenerationReport(n, len(self.records), max(0, batches - 1))
         return list(self.records)
+
+    def _stage(self, recipe: list[object]) -> Stage:
+        if self.partial is None:
+            return Stage()
+        return self.partial.stage(["dataset", *self._model.identity, *recipe])
 
     def _ask(self, template: str, missing: int, batch: int, fruitless: int) -> list[str]:
         """One batch of requests; the texts that came back."""
@@ -181,7 +201,12 @@ class DatasetGenerator:
             temperature=_TEMPERATURES[min(fruitless, len(_TEMPERATURES) - 1)],
             top_p=_TOP_P,
         )
-        return [answer.text for answer in self._model.generate(requests, sampling, on_step=self._on_step)]
+        crew = processes()
+        with crew.own_share():
+            own = list(crew.share(requests))
+            answered = self._model.generate(own, sampling, on_step=self._on_step) if own else []
+        shares = crew.gather([answer.text for answer in answered])
+        return [shares[row % crew.count][row // crew.count] for row in range(rows)]
 
     def _new_items(self, answer: str, clean: Clean, distinct: Distinct) -> list[Item]:
         items = (clean(item) for item in find_items(answer))

@@ -58,19 +58,27 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         VectorFileError: the file is missing, cut off, too large, of another kind, or holds NaN or infinity.
     """
-    data = _read(path)
-    header = _header(path, data)
-    metadata = _metadata(path, header)
-    try:
-        stored = parse_tensors(data)
-    except (SafetensorError, ValueError, RuntimeError, KeyError) as error:
-        raise VectorFileError(f"{path} is damaged: {_first_line(error)}.") from error
+    stored, metadata = load_stored(path)
     for name, tensor in stored.items():
         if tensor.dtype not in _FLOATS:
             _refuse(path, f'its tensor "{name}" is {tensor.dtype}, not floating point')
     tensors = {name: tensor.float() for name, tensor in stored.items()}
     _check_tensors(path, tensors)
     return tensors, metadata
+
+
+def load_stored(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read any safetensors file with our metadata; return its tensors, as they are, and its metadata.
+
+    Raises:
+        VectorFileError: the file is missing, cut off, too large, or of another kind.
+    """
+    data = _read(path)
+    metadata = _metadata(path, _header(path, data))
+    try:
+        return parse_tensors(data), metadata
+    except (SafetensorError, ValueError, RuntimeError, KeyError) as error:
+        raise VectorFileError(f"{path} is damaged: {_first_line(error)}.") from error
 
 
 def check_kind(path: Path, metadata: Mapping[str, Any], kind: str) -> None:

@@ -18,6 +18,8 @@ WORDS = "tea river music honour winter books travel anger family money silence g
 class Writer:
     """Stands for a model that writes valid JSON, always a new question or prompt."""
 
+    identity = ("writer",)
+
     def __init__(self) -> None:
         self.count = 0
 

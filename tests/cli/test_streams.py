@@ -50,7 +50,22 @@ def test_an_interrupt_during_long_work(workspace: Path, tiny_model: Path) -> Non
     process.send_signal(signal.SIGINT)
     assert process.wait(5) == 130
     assert "Traceback" not in process.stderr.read()
-    assert {path: path.read_bytes() for path in workspace.rglob("*") if path.is_file()} == before
+    after = {path: path.read_bytes() for path in workspace.rglob("*") if path.is_file()}
+    assert {path: data for path, data in after.items() if path.parent.name != "partial"} == before
+
+
+def test_a_request_to_end_keeps_what_is_finished(workspace: Path, tiny_model: Path) -> None:
+    (workspace / "config.yaml").write_text(
+        "extraction:\n  max_new_tokens: 30\n  num_samples_per_prompt: 500\n  batch_size: 4\n"
+    )
+    process = spawn("--workspace", workspace, "--model", tiny_model, "extract-axes")
+    assert process.stderr is not None
+    assert "assistant baseline" in process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 143
+    last = process.stderr.read().splitlines()[-1]
+    assert last == "Stopped. What is finished is kept: the same command goes on from there."
+    assert list(workspace.glob("vectors/*/partial/axes.*.safetensors"))
 
 
 def test_only_json_on_stdout(workspace: Path, tiny_model: Path) -> None:
