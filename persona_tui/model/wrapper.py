@@ -285,7 +285,9 @@ class ModelWrapper:
         if isinstance(interventions, Interventions):
             hooks.apply(interventions)
         writers = [
-            text.TextStream(self.tokenizer, self._stops, prompt[-1:] * text.is_continued(each.messages))
+            text.TextStream(
+                self.tokenizer, self._stops, prompt[-1:] if text.is_continued(each.messages) else ()
+            )
             for each, prompt in zip(requests, batch.prompts, strict=True)
         ]
         unfinished = dict.fromkeys(range(len(requests)), 0)  # row -> tokens so far
