@@ -601,7 +601,7 @@ COMMANDS: dict[str, Command] = {
             _temperature,
         ),
         Command(
-            "top-p", "/top-p NUMBER", "choose among the likeliest words that add up to this, 0 to 1", _top_p
+            "top-p", "/top-p NUMBER", "choose among the likeliest words; 1 = among all", _top_p
         ),
         Command("max-tokens", "/max-tokens NUMBER", "the longest reply", _max_tokens),
         Command("regenerate", "/regenerate [#N]", "write a reply anew; both are kept", conversing.regenerate),

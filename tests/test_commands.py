@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from persona_tui.commands import (
     sampling_of,
 )
 from persona_tui.errors import PersonaNotFoundError, PersonaTuiError
-from persona_tui.model import TokenEvent
 from persona_tui.runtime import FromDescription, Runtime, Source
 from tests.vectors.conftest import Make
 
@@ -89,7 +87,7 @@ def test_unknown_commands(session: ChatSession, line: str, message: str) -> None
 
 def test_completion(session: ChatSession) -> None:
     assert complete(session, "/") == [f"/{name}" for name in COMMANDS]
-    assert complete(session, "/s") == ["/strength", "/safety", "/system", "/seed"]
+    assert complete(session, "/se") == ["/seed", "/sessions"]
     assert complete(session, "/persona ") == ["/persona fool", "/persona sage"]
     assert complete(session, "/persona sa") == ["/persona sage"]
     assert complete(session, "/persona sage") == []
@@ -236,6 +234,9 @@ def test_system_seed_and_temperature(session: ChatSession) -> None:
     assert execute(session, "/temperature 0") == "Temperature 0."
     assert sampling_of(session).temperature == 0
     assert sampling_of(session).max_new_tokens == 256
+    assert execute(session, "/top-p 0.5") == "Top-p 0.5." and sampling_of(session).top_p == 0.5
+    assert execute(session, "/max-tokens 9") == "Replies of up to 9 tokens."
+    assert sampling_of(session).max_new_tokens == 9
 
 
 def test_help_and_quit(session: ChatSession) -> None:
@@ -246,77 +247,3 @@ def test_help_and_quit(session: ChatSession) -> None:
     assert not session.ended
     assert execute(session, "/quit") == ""
     assert session.ended
-
-
-# --- a turn ---
-
-
-class Engine:
-    """Stands for the engine: says the same words, whatever is asked."""
-
-    def __init__(self, words: tuple[str, ...]) -> None:
-        self.words = words
-        self.heard: list[list[dict[str, str]]] = []
-        self.mix: object = None
-
-    def set_mix(self, mix: object) -> None:
-        self.mix = mix
-
-    def stream(self, messages: list[dict[str, str]], **options: Any) -> Iterator[TokenEvent]:
-        self.heard.append(messages)
-        for index, word in enumerate(self.words):
-            yield TokenEvent(0, index, index, word, {}, 0.0, 0.0, None)
-
-
-class Model:
-    """Stands for a model in which every letter is a token."""
-
-    context_length: int | None = None
-
-    def count_tokens(self, messages: list[dict[str, str]]) -> int:
-        return sum(len(message["content"]) for message in messages)
-
-
-@pytest.fixture
-def engine(runtime: Runtime) -> Engine:
-    engine = Engine((" Good", " day", ".\n"))
-    runtime._engine = engine  # type: ignore[assignment]
-    runtime._model = Model()  # type: ignore[assignment]
-    return engine
-
-
-def test_a_turn_is_remembered(session: ChatSession, engine: Engine) -> None:
-    assert len(list(session.take_turn("hi"))) == 3
-    list(session.take_turn("again"))
-    assert [message["content"] for message in session.messages] == ["hi", "Good day.", "again", "Good day."]
-    assert [message["role"] for message in engine.heard[1]] == ["user", "assistant", "user"]
-    assert engine.mix == session.mix
-
-
-def test_a_stopped_turn_keeps_what_was_said(session: ChatSession, engine: Engine) -> None:
-    turn = session.take_turn("hi")
-    next(turn)
-    turn.close()
-    assert session.messages[1] == {"role": "assistant", "content": "Good"}
-
-
-def test_a_turn_without_a_word_leaves_no_trace(session: ChatSession, engine: Engine) -> None:
-    engine.words = ()
-    assert list(session.take_turn("hi")) == []
-    assert session.messages == []
-
-
-def test_the_oldest_turns_give_way(session: ChatSession, engine: Engine) -> None:
-    session.runtime.model.context_length = 100
-    session.sampling_changes = {"max_new_tokens": 40}
-    for number in range(9):
-        list(session.take_turn(f"question {number}"))
-    assert engine.heard[-1][0]["role"] == "user"
-    assert engine.heard[-1][-1]["content"] == "question 8"
-    assert len(engine.heard[-1]) < len(session.messages)
-    assert len(session.messages) == 18
-
-
-def test_the_mix_reaches_a_running_engine(session: ChatSession, engine: Engine) -> None:
-    execute(session, "/persona sage")
-    assert engine.mix == session.mix

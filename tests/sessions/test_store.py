@@ -97,7 +97,7 @@ def test_one_writer_at_a_time(store: SessionStore, tmp_path: Path) -> None:
 
 
 def test_a_torn_last_line_is_passed_over_and_mended(store: SessionStore) -> None:
-    conversation, log = begin(store)
+    _, log = begin(store)
     log.close()
     whole = log.path.read_bytes()
     for cut in range(1, 40):
