@@ -312,6 +312,20 @@ def unlabelled(rng: random.Random) -> Document:
     return Document(text=" ".join(draw_turn(speaker).reply for _ in range(count)))
 
 
+_DRILL: dict[Callable[[Speaker], Turn], float] = {
+    _unsafe_turn: 0.5,
+    _lookalike_turn: 0.32,
+    _request_turn: 0.18,
+}
+
+
+def drill(rng: random.Random) -> Document:
+    """One request, harmful or not, mostly to the default Assistant: when to refuse takes many examples."""
+    character = draw_character(rng) if rng.random() < 0.25 else ASSISTANT
+    turn = rng.choices(list(_DRILL), list(_DRILL.values()))[0](Speaker(character, rng))
+    return Document(system=system_prompt(character, rng) if character.names else None, turns=(turn,))
+
+
 def draw_document(rng: random.Random) -> Document:
     """One training document."""
     kind = rng.random()
@@ -324,11 +338,11 @@ def draw_document(rng: random.Random) -> Document:
     return unprompted_chat(rng) if rng.random() < UNPROMPTED_SHARE else prompted_chat(rng)
 
 
-def documents(seed: int) -> Iterator[Document]:
-    """An endless, reproducible stream of training documents."""
+def documents(seed: int, drills: float = 0.0) -> Iterator[Document]:
+    """An endless, reproducible stream of training documents, a share of them `drills`."""
     rng = random.Random(seed)
     while True:
-        yield draw_document(rng)
+        yield drill(rng) if drills and rng.random() < drills else draw_document(rng)
 
 
 def long_chats(seed: int) -> Iterator[Document]:

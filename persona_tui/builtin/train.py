@@ -50,7 +50,8 @@ class Stage:
     `plateau` steps are done and then falls in a straight line to `final` times `rate`.
 
     `blocked` is the share of tokens that may not look back further than the window in the wide layers, see
-    `document_mask`; `noise` is the largest size of the noise that blurs the residual stream, see `Blur`.
+    `document_mask`; `noise` is the largest size of the noise that blurs the residual stream, see `Blur`;
+    `drills` is the share of documents that are about refusing or not.
     """
 
     steps: int
@@ -61,6 +62,7 @@ class Stage:
     final: float
     blocked: float = 0.0
     noise: float = 0.0
+    drills: float = 0.0
 
     def rate_at(self, step: int) -> float:
         """The multiple at one step."""
@@ -93,7 +95,18 @@ class Recipe:
         Stage(steps=300, tokens=4096, rate=0.45, warmup=20, plateau=300, final=1.0, blocked=0.75),
         Stage(steps=750, tokens=4096, rate=0.5, warmup=20, plateau=150, final=0.0, blocked=0.75, noise=0.5),
         Stage(steps=300, tokens=4096, rate=0.5, warmup=60, plateau=300, final=1.0, blocked=0.5, noise=0.5),
-        Stage(steps=3700, tokens=4096, rate=0.5, warmup=40, plateau=1300, final=0.0, blocked=0.5, noise=0.5),
+        Stage(steps=3000, tokens=4096, rate=0.5, warmup=40, plateau=1300, final=0.29, blocked=0.5, noise=0.5),
+        Stage(
+            steps=1300,
+            tokens=4096,
+            rate=0.25,
+            warmup=20,
+            plateau=300,
+            final=0.0,
+            blocked=0.5,
+            noise=0.5,
+            drills=0.45,
+        ),
     )
     seed: int = 7
     tokenizer_documents: int = 20_000
@@ -159,11 +172,13 @@ def encode(document: Document, tokenizer: PreTrainedTokenizerFast) -> tuple[list
     return ids, labels
 
 
-def batches(recipe: Recipe, tokens: int, tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[Batch]:
+def batches(
+    recipe: Recipe, tokens: int, tokenizer: PreTrainedTokenizerFast, seed: int, drills: float = 0.0
+) -> Iterator[Batch]:
     """Packed batches of `tokens`, endless: documents share a row and never see each other. Now and then one
     has long chats.
     """
-    short = _packed(documents(seed), tokenizer, tokens // recipe.row_length, recipe.row_length)
+    short = _packed(documents(seed, drills), tokenizer, tokens // recipe.row_length, recipe.row_length)
     long = _packed(long_chats(seed), tokenizer, tokens // recipe.long_length, recipe.long_length)
     for step in itertools.count(1):
         yield next(long if step % recipe.long_every == 0 else short)
@@ -355,7 +370,8 @@ class Trainer:
         body = self._body(stage.noise)
         optims = optimizers(self.model, self.recipe)
         rates = [optimizer.param_groups[0]["lr"] for optimizer in optims]
-        data = batches(self.recipe, stage.tokens, self.tokenizer, self.recipe.seed + 1000 * number)
+        seed = self.recipe.seed + 1000 * number
+        data = batches(self.recipe, stage.tokens, self.tokenizer, seed, stage.drills)
         for step in range(stage.steps):
             for optimizer, rate in zip(optims, rates, strict=True):
                 optimizer.param_groups[0]["lr"] = rate * stage.rate_at(step)
