@@ -381,6 +381,21 @@ def _safety(session: Session, rest: str) -> str:
     return f"Capping is {'on' if session.mix.capping else 'off'}."
 
 
+def _guard(session: Session, rest: str) -> str:
+    guard = session.runtime.guard
+    if rest:
+        guard.set_mode(rest)
+        conversing.record(session, "guard", mode=guard.mode)
+    return f"The guard is {guard.mode}: {_GUARDING[guard.mode]}."
+
+
+_GUARDING = {
+    "off": "nothing is judged",
+    "warn": "messages and replies get a badge",
+    "refuse": "dangerous messages are not answered, dangerous replies are stopped",
+}
+
+
 # Personas ---------------------------------------------------------------------------------------------------
 
 
@@ -584,6 +599,13 @@ COMMANDS: dict[str, Command] = {
             "capping: keep activations above the floor",
             _safety,
             lambda _: ("on", "off"),
+        ),
+        Command(
+            "guard",
+            "/guard off|warn|refuse",
+            "judge messages and replies by the model's own activations",
+            _guard,
+            lambda _: ("off", "warn", "refuse"),
         ),
         Command("list", "/list", "the personas: > speaks", _list),
         Command("load", "/load NAME", "load a persona: its trace is shown, too", _load, _available),

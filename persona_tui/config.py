@@ -103,6 +103,15 @@ class GenerationSettings(_Section):
     )
 
 
+class MonitoringSettings(_Section):
+    """What judges the messages and replies of a chat."""
+
+    guard: Literal["off", "warn", "refuse"] = Field(default="off", description='"off", "warn" or "refuse"')
+    monitor: str = Field(
+        default="default", pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$", description="the name of a monitor"
+    )
+
+
 class PathSettings(_Section):
     """Where data sets and vectors lie, relative to the workspace."""
 
@@ -131,6 +140,7 @@ class Settings(_Section):
     calibration: CalibrationSettings = CalibrationSettings()
     steering: SteeringSettings = SteeringSettings()
     generation: GenerationSettings = GenerationSettings()
+    monitoring: MonitoringSettings = MonitoringSettings()
     paths: PathSettings = PathSettings()
     interface: InterfaceSettings = InterfaceSettings()
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from persona_tui.errors import PersonaTuiError, SessionError
 from persona_tui.model import Message, Sampling
+from persona_tui.monitoring.guard import verdict_of
 from persona_tui.sessions import Conversation, Run, fit_context
 from persona_tui.steering.mix import Mix
 
@@ -110,9 +111,11 @@ def speak(
             sampling=prepared.sampling,
             stop=stop,
             on_mix=lambda index, mix: conversation.change_mix(mix, reply, index),
+            guard=engine.guard,
         )
         for event in events:
-            conversation.extend(reply, event.text, event.token_id)
+            if event.text or event.token_id >= 0:
+                conversation.extend(reply, event.text, event.token_id)
             stats.take(event)
             finish = event.finish or finish
             yield event
@@ -135,8 +138,11 @@ class _Stats:
         self._started = time.monotonic()
         self._tokens = 0
         self._capped = 0
+        self._verdicts: dict[str, dict[str, Any]] = {}  # a guard's last one about the message, and the reply
 
     def take(self, event: TokenEvent) -> None:
+        if (verdict := verdict_of(event)) is not None:
+            self._verdicts[verdict.about] = verdict.as_dict()
         if event.token_id >= 0:
             self._tokens += 1
             self._capped += event.capped > 0
@@ -149,6 +155,7 @@ class _Stats:
             "seconds": round(seconds, 3),
             "tokens_per_second": round(self._tokens / seconds, 2) if seconds > 0 else 0.0,
             "capped_tokens": self._capped,
+            **({"guard": self._verdicts} if self._verdicts else {}),
         }
 
 

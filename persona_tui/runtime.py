@@ -22,6 +22,9 @@ from persona_tui.workspace import Workspace, model_slug, packaged_root
 if TYPE_CHECKING:
     from persona_tui.extraction.personas import PersonaStudio
     from persona_tui.model import ModelWrapper
+    from persona_tui.monitoring.guard import Guard
+    from persona_tui.monitoring.monitor import SelfMonitor
+    from persona_tui.monitoring.store import MonitorStore
     from persona_tui.prompts.generator import DatasetGenerator, GenerationReport
     from persona_tui.steering.engine import SteeringEngine
     from persona_tui.steering.mix import Mix
@@ -91,6 +94,7 @@ class Runtime:
         self._model: ModelWrapper | None = None
         self._personas: PersonaManager | None = None
         self._engine: SteeringEngine | None = None
+        self._guard: Guard | None = None
 
     @classmethod
     def open(
@@ -168,12 +172,34 @@ class Runtime:
 
             model = self.model
             self._engine = SteeringEngine(model, self.personas, self.settings)
+            self._engine.guard = self.guard
         return self._engine
 
     @property
     def loaded_engine(self) -> SteeringEngine | None:
         """The engine if it is there already; never loads anything."""
         return self._engine
+
+    @property
+    def monitors(self) -> MonitorStore:
+        """The model's monitors; nothing is loaded."""
+        from persona_tui.monitoring.store import MonitorStore
+
+        return MonitorStore(self.workspace, self.slug, self.settings.model.name)
+
+    @property
+    def guard(self) -> Guard:
+        """What judges the messages and replies of chats; as the settings say until its mode is changed."""
+        if self._guard is None:
+            from persona_tui.monitoring.guard import Guard
+
+            chosen, monitors = self.settings.monitoring, self.monitors
+            self._guard = Guard(
+                lambda: monitors.load(chosen.monitor, self.model),
+                chosen.guard,
+                lambda: monitors.check_exists(chosen.monitor),
+            )
+        return self._guard
 
     def default_mix(self) -> Mix:
         """What the settings say about steering, with no persona."""
@@ -283,6 +309,46 @@ class Runtime:
                 studio.create_from_archetype(name, name)
                 done.personas.append(name)
         return done
+
+    def fit_monitor(
+        self,
+        name: str,
+        context: JobContext,
+        which: str = "both",
+        file: Path | None = None,
+        like: Path | None = None,
+        method: str = "auto",
+        seed: int = 0,
+    ) -> SelfMonitor:
+        """Fit a monitor and save it, replacing what has its name.
+
+        Args:
+            name: of the monitor.
+            context: where progress goes.
+            which: the data to fit on (see `training.load_training`).
+            file: labelled queries of the user's own instead.
+            like: the file of a monitor, of this model or another, to take the data from instead.
+            method: the one to use; "auto" = the best in cross-validation.
+            seed: of the folds.
+
+        Raises:
+            DatasetError: the data are missing, bad or too few.
+            VectorFileError: `like` cannot be read.
+            MonitorError: there is no such method.
+            JobCancelled: somebody asked for that; nothing was written.
+        """
+        from persona_tui.monitoring.monitor import SelfMonitor
+        from persona_tui.monitoring.training import load_training
+
+        self.monitors.path_of(name)  # a bad name is an error now
+        if like is not None:
+            data = SelfMonitor.load(like).training
+        else:
+            data = load_training(self.workspace, which, file)
+        monitor = SelfMonitor.fit(self.model, data, name, method, seed, context)
+        processes().from_main(lambda: self.monitors.save(monitor))
+        self.guard.forget_monitor()
+        return monitor
 
     # Data sets --------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -20,9 +20,11 @@ from persona_tui.cli.interrupt import quick_interrupt
 from persona_tui.cli.progress import note, patient_work
 from persona_tui.commands import ChatSession, Work, complete, execute, is_command, message_of
 from persona_tui.errors import JobCancelled, PersonaTuiError
+from persona_tui.monitoring.guard import verdict_of
 
 if TYPE_CHECKING:
     from persona_tui.model import TokenEvent
+    from persona_tui.monitoring.verdict import Verdict
 
 
 class LineSession(ChatSession):
@@ -128,7 +130,22 @@ def show_reply(
     stop = threading.Event()
     guard = _interrupt_sets(stop) if sys.stdin.isatty() else quick_interrupt()
     with guard, closing(begin(stop)) as events:
-        write_stream(event.text for event in events)
+        write_stream(_with_badges(events))
+
+
+def _with_badges(events: Iterable[TokenEvent]) -> Iterator[str]:
+    """The texts of a reply; what a guard says of the message, and at last of the reply, is noted."""
+    last: Verdict | None = None
+    for event in events:
+        verdict = verdict_of(event)
+        if verdict is not None and verdict.about == "message":
+            note(f"guard: message {verdict.badge}")
+        if verdict is not None and event.finish == "refused":
+            note(f"{'Not answered' if verdict.about == 'message' else 'Stopped'}: {verdict.reason}.")
+        last = verdict or last
+        yield event.text
+    if last is not None and last.about == "reply":
+        note(f"guard: reply {last.badge}")
 
 
 @contextmanager

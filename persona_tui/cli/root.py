@@ -32,6 +32,7 @@ COMMANDS = {
     "extract-axes": "setup:extract_axes",
     "trait": "trait:trait",
     "dataset": "dataset:dataset",
+    "monitor": "monitor:monitor",
     "config": "config:config",
     "doctor": "doctor:doctor",
 }

@@ -44,7 +44,8 @@ class Run:
         start: how many of the reply's tokens were there before.
         offset: how many characters of its text were there before.
         changes: other mixes that took effect meanwhile, in order.
-        finish: "stop", "length", "cancelled", "failed", "interrupted" (the program ended); None = under way.
+        finish: "stop", "length", "cancelled", "refused" (by a guard), "failed", "interrupted" (the program
+            ended); None = under way.
         stats: what is known of it afterwards: tokens, seconds and so on.
     """
 
@@ -162,14 +163,18 @@ class Conversation:
     def messages(self, until: int | None = None) -> list[Message]:
         """What a model is given, without the system prompt: roles and contents in turns.
 
-        A reply without a word is left out, and two messages of the user in a row become one.
+        A reply without a word is left out, and two messages of the user in a row become one. A message that
+        a guard did not let be answered is left out, too.
 
         Args:
             until: a message; what comes before it, on its own branch. None = the whole path.
         """
         nodes = self.path() if until is None else self.lineage(until)[:-1]
+        refused = {node.parent for node in nodes if node.finish == "refused" and not node.text.strip()}
         found: list[Message] = []
         for node in nodes:
+            if node.id in refused:
+                continue
             content = node.text.strip() if node.role == "assistant" else node.text
             if not content:
                 continue

@@ -12,6 +12,7 @@ from persona_tui.sessions.store import SessionInfo
 
 _ENDINGS = {
     "cancelled": "stopped",
+    "refused": "ended by the guard",
     "length": "cut off at its longest",
     "failed": "broken off by an error",
     "interrupted": "broken off: the program ended",

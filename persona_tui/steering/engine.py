@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -35,6 +35,9 @@ from persona_tui.steering.mix import Mix, check_percentile
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.manager import PersonaManager
 from persona_tui.vectors.maths import normalize
+
+if TYPE_CHECKING:
+    from persona_tui.monitoring.guard import Guard
 
 ASSISTANT_TRACE = "assistant"
 
@@ -93,6 +96,7 @@ class SteeringEngine:
         self._caps: dict[tuple[str, float], tuple[Axes, dict[int, Cap]]] = {}
         self._live = Interventions.none()
         self._version = 0
+        self.guard: Guard | None = None  # what chats are guarded with; no other call uses it by itself
 
     # The present mix ----------------------------------------------------------------------------------------
 
@@ -283,6 +287,7 @@ class SteeringEngine:
         system: str | None = None,
         stop: threading.Event | None = None,
         on_mix: Callable[[int, dict[str, Any]], None] | None = None,
+        guard: Guard | None = None,
     ) -> Iterator[TokenEvent]:
         """Answer a conversation, token by token.
 
@@ -294,6 +299,8 @@ class SteeringEngine:
             stop: when set, no further token is written.
             on_mix: if the present mix is followed, told whenever one takes effect, before the token that is
                 the first to be chosen with it: that token's index, and the mix (see `describe`).
+            guard: judges the message before the first token and the reply as it grows, from the same passes;
+                may end the stream (see `monitoring.guard`).
 
         Yields:
             One event per token. Its projections are on scales that mean something. By loaded persona: 0 is
@@ -307,7 +314,7 @@ class SteeringEngine:
         """
         self._load(mix or self._mix)
         traces = self.traces()
-        for event in self._events(_with_system(messages, system), mix, sampling, traces, stop, on_mix):
+        for event in self._events(_with_system(messages, system), mix, sampling, traces, stop, on_mix, guard):
             projections = {name: value - traces[name].ordinary for name, value in event.projections.items()}
             yield replace(event, projections=projections)
 
@@ -344,6 +351,7 @@ class SteeringEngine:
         sampling: Sampling | None = None,
         system: str | None = None,
         stop: threading.Event | None = None,
+        guard: Guard | None = None,
     ) -> Iterator[TokenEvent]:
         """Answer a conversation with several mixes side by side, as the rows of one batch.
 
@@ -356,6 +364,7 @@ class SteeringEngine:
             sampling: by default as `generation` in the settings says.
             system: a system prompt, instead of one that the conversation may begin with.
             stop: when set, no further token is written in any row.
+            guard: as in `stream`; what ends one row ends all.
 
         Yields:
             As `stream` does; an event's `row` is the place of its mix.
@@ -368,14 +377,16 @@ class SteeringEngine:
             self._load(mix)
         sampling, traces = sampling or self.sampling, self.traces()
         request = Request(_with_system(messages, system), sampling.row_seed(0))
+        watch = guard.watch if guard is not None else None
         events = self.model.stream(
             [request] * len(mixes),
             sampling,
             Interventions.by_row([self.interventions(mix) for mix in mixes]),
             {name: trace.vectors for name, trace in traces.items()},
             stop,
+            watch,
         )
-        yield from _scaled(events, traces)
+        yield from _scaled(events if guard is None or watch is None else guard.over(events), traces)
 
     def generate_batch(
         self, requests: Sequence[Request], mix: Mix | None = None, sampling: Sampling | None = None
@@ -391,14 +402,18 @@ class SteeringEngine:
         traces: Mapping[str, Trace],
         stop: threading.Event | None,
         on_mix: Callable[[int, dict[str, Any]], None] | None = None,
+        guard: Guard | None = None,
     ) -> Iterator[TokenEvent]:
-        return self.model.stream(
+        watch = guard.watch if guard is not None else None
+        events = self.model.stream(
             [Request(conversation)],
             sampling or self.sampling,
             self._follow(on_mix) if mix is None else self.interventions(mix),
             {name: trace.vectors for name, trace in traces.items()},
             stop,
+            watch,
         )
+        return events if guard is None or watch is None else guard.over(events)
 
     def _follow(
         self, on_mix: Callable[[int, dict[str, Any]], None] | None

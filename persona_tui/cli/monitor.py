@@ -1,0 +1,316 @@
+"""`monitor fit`, `check`, `evaluate` and `list`: self-monitoring from the command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from persona_tui.cli.interrupt import quick_interrupt
+from persona_tui.cli.output import json_option, print_json, print_table
+from persona_tui.cli.progress import note, work
+from persona_tui.cli.root import Invocation, pass_invocation
+from persona_tui.errors import MonitorError, PersonaTuiError
+
+if TYPE_CHECKING:
+    from persona_tui.monitoring.evaluation import Evaluation
+    from persona_tui.monitoring.monitor import SelfMonitor
+    from persona_tui.monitoring.verdict import Verdict
+
+_METHODS = ("tone", "content", "projection", "probe", "consensus")
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_OUTPUT = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.group()
+def monitor() -> None:
+    """Detect dangerous requests by the model's own activations."""
+
+
+# Fitting ----------------------------------------------------------------------------------------------------
+
+
+@monitor.command()
+@click.argument("name", default="default")
+@click.option(
+    "--data",
+    type=click.Choice(["training", "large", "both"]),
+    default="both",
+    show_default=True,
+    help="What to fit on: 25 + 25 queries, the larger set's training split, or both.",
+)
+@click.option("--file", type=_FILE, help="Labelled queries of your own instead, as JSON Lines.")
+@click.option("--like", type=_FILE, help="Another monitor's file, also another model's: fit on its data.")
+@click.option(
+    "--method",
+    type=click.Choice(["auto", *_METHODS]),
+    default="auto",
+    show_default=True,
+    help="The one to use; auto is the best in cross-validation. All are fitted.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the cross-validation's folds.")
+@json_option
+@pass_invocation
+def fit(
+    invocation: Invocation,
+    /,
+    name: str,
+    data: str,
+    file: Path | None,
+    like: Path | None,
+    method: str,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Fit the monitor NAME on the model, replacing one of this name.
+
+    Positions, layers and thresholds are chosen by cross-validation on the training queries.
+    """
+    if file is not None and like is not None:
+        raise click.UsageError("--file and --like exclude each other.", click.get_current_context())
+    runtime = invocation.runtime
+    made = work(lambda context: runtime.fit_monitor(name, context, data, file, like, method, seed))
+    if as_json:
+        print_json(made.summary())
+        return
+    click.echo(f"Wrote {runtime.monitors.path_of(name)}")
+    _print_methods(made)
+
+
+def _print_methods(made: SelfMonitor) -> None:
+    rows = []
+    for name, detector in made.detectors.items():
+        area = detector.fit["auc"]
+        rows.append(
+            [
+                name,
+                detector.position,
+                ", ".join(map(str, detector.layers)),
+                f"{detector.threshold:.4g}",
+                f"{detector.fit['balanced_accuracy']:.3f}",
+                f"{area['value']:.3f} [{area['low']:.3f}, {area['high']:.3f}]",
+                "used" if name == made.method else "",
+            ]
+        )
+    print_table(rows, ["method", "position", "layers", "threshold", "accuracy", "AUC (cross-validated)", ""])
+    reply = made.reply
+    layers = ", ".join(map(str, reply.layers))
+    click.echo(f"Replies are judged by {reply.method}, layers {layers}, threshold {reply.threshold:.4g}.")
+
+
+# Checking ---------------------------------------------------------------------------------------------------
+
+
+@monitor.command()
+@click.argument("text")
+@click.option("--monitor", "name", metavar="NAME", help="Which one. [default: monitoring.monitor]")
+@click.option("--method", type=click.Choice(_METHODS), help="Instead of the one that the monitor uses.")
+@click.option(
+    "--field", metavar="KEY", help="With -, lines are JSON objects, and this key of each is checked."
+)
+@json_option
+@pass_invocation
+def check(
+    invocation: Invocation,
+    /,
+    text: str,
+    name: str | None,
+    method: str | None,
+    field: str | None,
+    as_json: bool,
+) -> None:
+    """Judge TEXT, or every line of stdin if it is - (one JSON object for each).
+
+    A line that cannot be judged gets an object with its `line` and the `error`, and the others go on; the
+    exit status is then 1.
+    """
+    if field is not None and text != "-":
+        raise click.UsageError("--field is for lines of stdin: TEXT must be -.", click.get_current_context())
+    if text != "-" and not text.strip():
+        raise click.UsageError("The text is empty.", click.get_current_context())
+    runtime = invocation.runtime
+    with quick_interrupt():
+        chosen = name or runtime.settings.monitoring.monitor
+        runtime.monitors.check_exists(chosen)  # before the model is loaded
+        loaded = runtime.monitors.load(chosen, runtime.model)
+        if text == "-":
+            _check_lines(loaded, method, field)
+        else:
+            _print_verdict(loaded.check(text, method), as_json)
+
+
+def _print_verdict(verdict: Verdict, as_json: bool) -> None:
+    if as_json:
+        print_json(verdict.as_dict())
+        return
+    harm = ""
+    if verdict.category is not None and verdict.category_probability is not None:
+        harm = f"; likeliest {verdict.category}, {verdict.category_probability:.0%}"
+    click.echo(f"{verdict.label}: {verdict.reason}{harm}")
+
+
+def _check_lines(loaded: SelfMonitor, method: str | None, field: str | None) -> None:
+    """One JSON object for each line that is not empty, as soon as it has come."""
+    lines = bad = 0
+    for number, line in enumerate(_input_lines(), 1):
+        if not line.strip():
+            continue
+        lines += 1
+        try:
+            verdict = loaded.check(_text_of(line, field), method)
+            found: dict[str, Any] = {"line": number, **verdict.as_dict()}
+        except PersonaTuiError as error:
+            bad += 1
+            found = {"line": number, "error": str(error)}
+        click.echo(json.dumps(found, ensure_ascii=False))
+        sys.stdout.flush()
+    if bad:
+        note(f"{bad} of {lines} lines could not be judged.")
+        click.get_current_context().exit(1)
+
+
+def _input_lines() -> Iterator[bytes]:
+    """The lines of stdin as they are: what is no text is a line's own problem."""
+    raw = getattr(sys.stdin, "buffer", None)
+    if raw is not None:
+        yield from raw
+    else:
+        yield from (line.encode() for line in sys.stdin)
+
+
+def _text_of(line: bytes, field: str | None) -> str:
+    """The text that a line asks about.
+
+    Raises:
+        MonitorError: it is no text, or no object with that key.
+    """
+    try:
+        text = line.decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise MonitorError("the line is not UTF-8 text") from None
+    if "\0" in text:
+        raise MonitorError("the line is not text: it has null characters")
+    if field is None:
+        return text
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise MonitorError("the line is not JSON") from None
+    found = value.get(field) if isinstance(value, dict) else None
+    if not isinstance(found, str):
+        raise MonitorError(f'the line is no object with a text under "{field}"')
+    return found
+
+
+# Evaluating -------------------------------------------------------------------------------------------------
+
+
+@monitor.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--file", type=_FILE, help="Labelled queries of your own instead of the shipped sets.")
+@click.option("--plot", type=_OUTPUT, help="Draw the first monitor: .png or .svg (the plots extra).")
+@click.option("--csv", "csv_file", type=_OUTPUT, help="Also write the table to this file.")
+@json_option
+@pass_invocation
+def evaluate(
+    invocation: Invocation,
+    /,
+    names: tuple[str, ...],
+    file: Path | None,
+    plot: Path | None,
+    csv_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure monitors on queries they were not fitted on (by default the configured one).
+
+    All methods, on every set, with 95% intervals. `words` is a classifier of the words alone, for comparison.
+    Results on the shipped sets are kept beside the monitor, as JSON and CSV.
+    """
+    from persona_tui.monitoring.evaluation import as_csv, evaluate
+    from persona_tui.monitoring.plots import check_plot, draw
+    from persona_tui.monitoring.query_sets import load_sets, set_from
+
+    runtime = invocation.runtime
+    if plot is not None:
+        check_plot(plot)
+    chosen = list(dict.fromkeys(names)) or [runtime.settings.monitoring.monitor]
+    for name in chosen:
+        runtime.monitors.check_exists(name)
+    sets = load_sets(runtime.workspace) if file is None else [set_from(file)]
+    loaded = [runtime.monitors.load(name, runtime.model) for name in chosen]
+    done = [work(lambda context, each=each: evaluate(each, sets, context)) for each in loaded]  # type: ignore[misc]
+    if file is None:
+        for each in done:
+            each.save(runtime.monitors.evaluation_path(each.monitor))
+        runtime.monitors.write_summary()
+    if csv_file is not None:
+        csv_file.write_text(as_csv(done), encoding="utf-8")
+    if plot is not None:
+        draw(loaded[0], done[0], plot)
+    if as_json:
+        print_json([each.as_dict() for each in done])
+        return
+    for each in done:
+        _print_evaluation(each)
+
+
+def _print_evaluation(evaluation: Evaluation) -> None:
+    click.echo(f"Monitor {evaluation.monitor} of {evaluation.model}, which uses {evaluation.method}.")
+    rows = [
+        [row["method"], row["set"], str(row["n"])]
+        + [_figure(row[name]) for name in ("accuracy", "false_positives", "false_negatives", "area")]
+        for row in evaluation.rows()
+    ]
+    print_table(
+        rows, ["method", "set", "n", "accuracy", "safe called dangerous", "dangerous called safe", "AUC"]
+    )
+    harms = evaluation.categories()
+    if harms is not None:
+        click.echo(f"Harms named rightly: {_figure(harms['accuracy'])} of {harms['n']}.")
+    wrong = evaluation.most_wrong(count=5)
+    if wrong:
+        click.echo(f"Most wrong with {evaluation.method}:")
+        print_table(
+            [[f"  {query.label}", f"{query.scores[evaluation.method]:.3g}", query.query] for query in wrong]
+        )
+
+
+def _figure(estimate: dict[str, float] | None) -> str:
+    if estimate is None:
+        return "-"
+    return f"{estimate['value']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
+
+
+# Listing ----------------------------------------------------------------------------------------------------
+
+
+@monitor.command("list")
+@json_option
+@pass_invocation
+def list_(invocation: Invocation, /, as_json: bool) -> None:
+    """The monitors of this model; > is the one that chats use."""
+    runtime = invocation.runtime
+    found = runtime.monitors.summaries()
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        note("There are no monitors of this model yet. `persona-tui monitor fit` makes one.")
+        return
+    rows = [_list_row(each, runtime.settings.monitoring.monitor) for each in found]
+    print_table(rows, ["", "monitor", "method", "layers", "fitted on", "AUC", "created"])
+
+
+def _list_row(summary: dict[str, Any], used: str) -> list[str]:
+    mark = ">" if summary["name"] == used else ""
+    if "error" in summary:
+        return [mark, summary["name"], "-", "-", "-", "-", summary["error"]]
+    queries = sum(source["queries"] for source in summary["data"])
+    area = summary["cross_validation"][summary["method"]]["auc"]["value"]
+    layers = ", ".join(map(str, summary["layers"]))
+    created = str(summary["created"] or "-")[:10]
+    return [mark, summary["name"], summary["method"], layers, f"{queries} queries", f"{area:.3f}", created]
