@@ -150,7 +150,7 @@ class TraitExtractor:
                     continue
                 means.append(found[-1].mean)
                 situations.append(situation)
-            self.progress(start + len(chunk), len(items), f"{definition.name}, {split}, {side}")
+            self.progress(start + len(chunk), len(items), definition.name)
         if split == "train" and len(means) < FEWEST:
             raise GenerationError(
                 f"only {len(means)} of {len(items)} {side} conversations of {definition.name} fit into the "
@@ -380,8 +380,7 @@ class _Contrast:
         for start in range(0, len(requests), size):
             self._extractor.checkpoint()
             found += self._batch(side, requests[start : start + size], start)
-            note = f"{self._definition.name}, replies, {side}"
-            self._extractor.progress(len(found), len(requests), note)
+            self._extractor.progress(len(found), len(requests), f"{self._definition.name}, {side} replies")
         return found
 
     def _batch(self, side: Side, requests: Sequence[Request], start: int) -> list[_Answer | None]:
