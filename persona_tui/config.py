@@ -42,8 +42,8 @@ class ModelSettings(_Section):
     )
     device: str = Field(
         default="auto",
-        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
-        description='"auto", "cpu", "cuda", "cuda:N" or "mps"',
+        pattern=r"^(auto|cpu|mps|multi|cuda(:\d+)?)$",
+        description='"auto", "cpu", "cuda", "cuda:N", "mps" or "multi" (spread over all GPUs)',
     )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         default="auto", description='"auto", "float32", "float16" or "bfloat16"'

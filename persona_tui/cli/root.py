@@ -97,7 +97,7 @@ class LazyGroup(click.Group):
     help="Folder with config.yaml, datasets/ and vectors/. [default: the nearest one, else your data folder]",
 )
 @click.option("--model", metavar="NAME_OR_PATH", help='"builtin", a Hugging Face name or a folder.')
-@click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")
+@click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N, mps or multi.")
 @click.option(
     "--dtype", type=click.Choice(["auto", "float32", "float16", "bfloat16"]), help="Of the weights."
 )

@@ -63,8 +63,17 @@ def find_blocks(model: PreTrainedModel) -> nn.ModuleList:
 
 def device_of(module: nn.Module) -> torch.device:
     """The device that a module computes on, also when its weights are moved there only for that."""
-    execution_device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
-    if execution_device is not None:
-        return torch.device(execution_device)
     parameter = next(module.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
+    if parameter is not None and not parameter.is_meta:
+        hooked = _execution_device(module)
+        return parameter.device if hooked is None else hooked
+    # Moved there for the computation, by a hook on the module or on each of its parts.
+    devices = (_execution_device(part) for part in module.modules())
+    return next((device for device in devices if device is not None), torch.device("cpu"))
+
+
+def _execution_device(module: nn.Module) -> torch.device | None:
+    """Where accelerate's hook has a module computed, if it has one."""
+    hook = getattr(module, "_hf_hook", None)
+    devices = [getattr(each, "execution_device", None) for each in (hook, *getattr(hook, "hooks", ()))]
+    return next((torch.device(device) for device in devices if device is not None), None)

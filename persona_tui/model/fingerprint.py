@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from persona_tui.model.blocks import text_config
@@ -33,13 +35,35 @@ def fingerprint(model: PreTrainedModel) -> str:
     config = text_config(model)
     settings = [getattr(config, name, None) for name in _ARCHITECTURE]
     digest = hashlib.sha256(json.dumps(settings, default=str).encode())
-    embeddings = list(model.get_input_embeddings().parameters())
-    for tensor in model.parameters():
-        if tensor.is_meta or (tensor.dim() != 1 and not any(tensor is each for each in embeddings)):
+    embeddings = model.get_input_embeddings()
+    seen: dict[int, torch.Tensor] = {}  # kept, so that no other tensor gets one's number
+    for module in model.modules():
+        own = module._parameters
+        wanted = [
+            name
+            for name, each in own.items()
+            if each is not None and id(each) not in seen and (each.dim() == 1 or module is embeddings)
+        ]
+        seen.update((id(each), each) for name in wanted if (each := own[name]) is not None)
+        if not wanted:
             continue
-        digest.update(str(list(tensor.shape)).encode())
-        digest.update(_sample(tensor))
+        with _in_memory(module):
+            for name in wanted:
+                tensor = own[name]
+                assert tensor is not None
+                digest.update(str(list(tensor.shape)).encode())
+                digest.update(_sample(tensor))
     return digest.hexdigest()
+
+
+def _in_memory(module: nn.Module) -> AbstractContextManager[None]:
+    """Within, the parameters of a module are there, also when they are kept on another device or the disk."""
+    if not hasattr(module, "_hf_hook"):
+        return nullcontext()
+    from accelerate.utils import align_module_device
+
+    there: AbstractContextManager[None] = align_module_device(module)
+    return there
 
 
 def _sample(tensor: torch.Tensor) -> bytes:

@@ -26,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 
 from persona_tui.errors import JobCancelled, ModelLoadError, nearest
 from persona_tui.model.blocks import find_blocks
+from persona_tui.processes import launched, local_place
 
 BUILTIN = "builtin"
 BUILTIN_WEIGHTS = Path(__file__).resolve().parent.parent / "builtin" / "weights"
@@ -93,9 +94,10 @@ def _source(name: str) -> str:
 
 
 def _device(device: str) -> str:
+    if device in ("auto", "cuda") and torch.cuda.is_available():
+        # Of several processes on a machine, each takes a GPU of its own.
+        return f"cuda:{local_place() % torch.cuda.device_count()}" if launched() else "cuda"
     if device == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
     if device == SPREAD:
         return device
@@ -117,7 +119,8 @@ def _device(device: str) -> str:
 
 def _dtype(dtype: str, device: str) -> torch.dtype:
     if dtype == "auto":
-        return torch.bfloat16 if device.startswith("cuda") or device == SPREAD else torch.float32
+        on_gpu = device.startswith("cuda") or (device == SPREAD and torch.cuda.is_available())
+        return torch.bfloat16 if on_gpu else torch.float32
     if dtype not in _DTYPES:
         raise ModelLoadError(
             f'"{dtype}" is no dtype: use auto, {", ".join(_DTYPES)}.{nearest(dtype, _DTYPES)}'
