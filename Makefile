@@ -1,11 +1,12 @@
 # make chat    set everything up in .venv, then talk to the built-in model
 # make test    set everything up in .venv, then run the tests
 # make lint    format, lint, types, import contracts
+# make stress  kill, damage and deceive it for a quarter of an hour, and count
 # make check   all of it: what must pass before a commit
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := chat
-.PHONY: chat test lint check
+.PHONY: chat test lint stress check
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -36,5 +37,8 @@ lint: .venv/.installed-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+stress: .venv/.installed-dev
+	@$(BIN)/python -m pytest -m "stress or not stress" tests/stress $(ARGS)
 
 check: lint test
