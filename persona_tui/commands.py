@@ -603,7 +603,7 @@ COMMANDS: dict[str, Command] = {
         Command(
             "guard",
             "/guard off|warn|refuse",
-            "judge messages and replies by the model's own activations",
+            "judge messages and replies by their activations",
             _guard,
             lambda _: ("off", "warn", "refuse"),
         ),
