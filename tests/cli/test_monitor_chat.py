@@ -1,0 +1,61 @@
+"""The guard in the line mode: badges, refusals, and what is saved of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from persona_tui.jobs import JobContext
+from persona_tui.runtime import Runtime
+
+from .conftest import Cli
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory, prepared: Path, tiny_model: Path) -> Path:
+    """A workspace with two monitors: `default`, and `strict`, to which everything is dangerous."""
+    root = Path(shutil.copytree(prepared, tmp_path_factory.mktemp("workspaces") / "guarded"))
+    runtime = Runtime.open(root, model=str(tiny_model))
+    made = runtime.fit_monitor("default", JobContext(), "training", method="probe")
+    made.with_method("probe", 2.0).save(runtime.monitors.path_of("strict"))
+    return root
+
+
+@pytest.fixture
+def talk(tmp_path: Path, guarded: Path, call: Cli, tiny_model: Path) -> Cli:
+    root = shutil.copytree(guarded, tmp_path / "talk")
+    return lambda *args, **options: call("--workspace", root, "--model", tiny_model, *args, **options)
+
+
+def test_a_badge_goes_to_stderr(talk: Cli) -> None:
+    plain = talk("chat", stdin="/seed 1\nhello there\n")
+    result = talk("chat", stdin="/guard warn\n/seed 1\nhello there\n/guard\n")
+    assert result.status == 0, result.err
+    assert result.out == plain.out
+    assert result.err.count("The guard is warn") == 2
+    assert "guard: message " in result.err and "guard" not in plain.err
+
+
+def test_a_refusal_says_why_and_answers_nothing(talk: Cli, tmp_path: Path) -> None:
+    talk("config", "set", "monitoring.guard", "refuse")
+    talk("config", "set", "monitoring.monitor", "strict")
+    result = talk("chat", stdin="hello there\n/guard off\nhello again\n")
+    assert result.status == 0, result.err
+    assert "Not answered: the message scored" in result.err and 'monitor "strict"' in result.err
+    assert result.out.startswith("\n") and result.out.strip()
+    (session,) = (tmp_path / "talk").glob("sessions/**/*.jsonl")
+    events = [json.loads(line) for line in session.read_text().splitlines()]
+    ends = [event for event in events if "finish" in event]
+    assert ends[0]["finish"] == "refused"
+    assert ends[0]["stats"]["guard"]["message"]["safe"] is False and "guard" not in ends[1]["stats"]
+
+
+def test_a_guard_without_a_monitor_says_what_to_do(talk: Cli, cli: Cli) -> None:
+    assert "`persona-tui monitor fit` makes it" in cli("chat", stdin="/guard warn\n").err
+    assert "off, warn or refuse" in talk("chat", stdin="/guard maybe\n").err
+    cli("config", "set", "monitoring.guard", "warn")
+    result = cli("chat", stdin="hello\n")
+    assert result.status == 1 and "`persona-tui monitor fit` makes it" in result.err
