@@ -57,7 +57,7 @@ def _acquired(path: Path) -> int:
         except FileNotFoundError:
             continue  # somebody removed the empty folder in between
         try:
-            if not _lock(handle):
+            if not lock_handle(handle):
                 raise WorkspaceError(_busy(handle, path.parent))
             if _same_file(handle, path):
                 os.truncate(handle, 0)
@@ -68,8 +68,11 @@ def _acquired(path: Path) -> int:
         os.close(handle)
 
 
-def _lock(handle: int) -> bool:
-    """Take the lock, if it is free now."""
+def lock_handle(handle: int) -> bool:
+    """Lock an open file until it is closed, if nobody has locked it; whether that was so.
+
+    Where a drive has no locks, everybody gets one.
+    """
     try:
         if sys.platform == "win32":
             import msvcrt

@@ -262,7 +262,7 @@ class Conversation:
         """
         leaf = self._leaf()
         if leaf is None or self._nodes[leaf].role != "assistant" or not self._nodes[leaf].text.strip():
-            raise SessionError("there is no reply to continue: the last message is not one")
+            raise SessionError("there is nothing to continue: the last message is no reply, or an empty one")
         if self._nodes[leaf].writing:
             raise SessionError("the reply is still being written")
         self._do("reply", node=leaf, continues=True, settings=dict(settings or {}))

@@ -13,7 +13,6 @@ most one torn one at the end. Tokens wait until there are a few of them.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import threading
@@ -27,11 +26,7 @@ from typing import Any, Self
 
 from persona_tui import __version__
 from persona_tui.errors import SessionError
-
-try:
-    import fcntl
-except ImportError:  # not on Windows: there, two processes on one session are not noticed
-    fcntl = None  # type: ignore[assignment]
+from persona_tui.lock import lock_handle
 
 FORMAT = 1
 BATCH_TOKENS = 16
@@ -165,7 +160,7 @@ class SessionLog:
             raise SessionError(f"{self.path} cannot be written: {error.strerror or error}") from error
         try:
             _take(file, self.path)
-            _mend(file)
+            _mend(file, self.path)
         except BaseException:
             os.close(file)
             raise
@@ -195,15 +190,12 @@ def now() -> str:
 
 def _take(file: int, path: Path) -> None:
     """Lock a session. The system unlocks it when the process ends, however that happens."""
-    if fcntl is None:
-        return
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise SessionError(f"session {path.stem} is open {_holder(path)}: leave it there first") from error
+        free = lock_handle(file)
     except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP):  # some network file systems have no locks
-            raise SessionError(f"{path} cannot be locked: {error.strerror or error}") from error
+        raise SessionError(f"{path} cannot be locked: {error.strerror or error}") from error
+    if not free:
+        raise SessionError(f"session {path.stem} is open {_holder(path)}: leave it there first")
 
 
 def _holder(path: Path) -> str:
@@ -215,13 +207,12 @@ def _holder(path: Path) -> str:
     return "in another persona-tui"
 
 
-def _mend(file: int) -> None:
+def _mend(file: int, path: Path) -> None:
     """Give the last line its end, or cut it off if it is torn, so that the next one stands alone."""
-    size = os.fstat(file).st_size
-    if size == 0 or os.pread(file, 1, size - 1) == b"\n":
-        return
-    data = os.pread(file, size, 0)
+    data = path.read_bytes()
     start = data.rfind(b"\n") + 1
+    if start == len(data):
+        return
     if _parsed(data[start:]) is None:
         os.ftruncate(file, start)
     else:

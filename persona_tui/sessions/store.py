@@ -95,7 +95,11 @@ class SessionStore:
         Raises:
             SessionError: there is none, or it is open elsewhere.
         """
-        log = SessionLog(self._existing(id))
+        path = self._existing(id)
+        log = SessionLog(path)
+        if not path.stat().st_size:  # killed while its first line was written
+            log.close()
+            raise SessionError(f"{path} is empty")
         log.record("resumed", version=__version__, pid=os.getpid())
         self._open[id] = log
         return log

@@ -23,7 +23,7 @@ def store(workspace: Path) -> SessionStore:
 @pytest.fixture
 def talk(cli: Cli) -> Cli:
     """The command line, in a workspace with one session of two messages and a branch."""
-    assert cli("chat", stdin="Hello turquoise?\n/regenerate\n/rename Colours\n").status == 0
+    assert cli("chat", stdin="/max-tokens 40\nHello turquoise?\n/regenerate\n/rename Colours\n").status == 0
     return cli
 
 
@@ -136,7 +136,7 @@ def test_export(talk: Cli, tmp_path: Path) -> None:
     data = talk("sessions", "export", "last", "--format", "json").json
     assert [message["role"] for message in data["messages"]] == ["user", "assistant"]
     assert set(data["messages"][0]) == {"role", "content"}
-    assert data["settings"]["1"][0]["settings"]["sampling"]["max_new_tokens"] == 5
+    assert data["settings"]["1"][0]["settings"]["sampling"]["max_new_tokens"] == 40
     assert [node["role"] for node in data["tree"]] == ["user", "assistant", "assistant"]
     assert talk("sessions", "show", "last", "--json").json == data
     assert talk("sessions", "export", "last").out.startswith("# Colours\n")

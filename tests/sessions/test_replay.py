@@ -158,6 +158,6 @@ def test_the_hash_is_of_the_file_as_it_was_read(runtime: Runtime, persona: str, 
     manager = PersonaManager(folder)
     before = manager.digest(persona)
     path = manager.path_of(persona)
-    path.write_bytes(path.read_bytes() + b" ")
+    shutil.copyfile(next(each for each in path.parent.glob("*.safetensors") if each != path), path)
     assert manager.digest(persona) == before
     assert PersonaManager(folder).digest(persona) != before

@@ -111,6 +111,17 @@ def test_a_torn_last_line_is_passed_over_and_mended(store: SessionStore) -> None
     assert [node.text for node in store.load(log.id)[0].path()] == ["Hello there.", "Hm."]
 
 
+def test_a_session_that_never_got_a_whole_line(store: SessionStore) -> None:
+    _, log = begin(store)
+    log.close()
+    log.path.write_bytes(log.path.read_bytes()[:20])
+    for attempt in (store.load, store.open):
+        with pytest.raises(SessionError, match="is empty"):
+            attempt(log.id)
+    store.delete(log.id)
+    assert store.list() == []
+
+
 def test_a_reply_without_an_end_was_interrupted(store: SessionStore) -> None:
     conversation, log = begin(store)
     conversation.extend(conversation.regenerate(), "Go", 1)
