@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from persona_tui.steering.mix import Mix
     from persona_tui.vectors.axes import Axes
     from persona_tui.vectors.manager import PersonaManager
+    from persona_tui.vectors.partial import PartialStore
     from persona_tui.vectors.persona import PersonaVector
 
 
-    from persona_tui.vectors.partial import PartialStore
 @dataclass(frozen=True)
 class FromArchetype:
     """A persona is made from an archetype's system prompts."""
@@ -48,7 +48,20 @@ class FromDescription:
     description: str
 
 
-Source: TypeAlias = FromArchetype | FromDescription
+@dataclass(frozen=True)
+class FromPrompts:
+    """A persona is made from these system prompts.
+
+    Attributes:
+        prompts: the system prompts.
+        description: who it is, if a model drafted the prompts from that; None = people wrote them.
+    """
+
+    prompts: tuple[str, ...]
+    description: str | None = None
+
+
+Source: TypeAlias = FromArchetype | FromDescription | FromPrompts
 
 
 @dataclass(frozen=True)
@@ -244,6 +257,8 @@ class Runtime:
         report = None
         if isinstance(source, FromArchetype):
             persona = studio.create_from_archetype(name, source.archetype)
+        elif isinstance(source, FromPrompts):
+            persona = studio.create_from_prompts(name, source.prompts, source.description)
         else:
             generator = self.generator(context)
             persona = studio.create_from_description(name, source.description, generator)
@@ -262,6 +277,9 @@ class Runtime:
             )
         if isinstance(source, FromArchetype):
             read_archetype(self.workspace, source.archetype)
+        elif isinstance(source, FromPrompts):
+            if not any(prompt.strip() for prompt in source.prompts):
+                raise PersonaTuiError("a persona needs at least one system prompt")
         elif name in list_archetypes(self.workspace) and _hand_written(self.workspace, name):
             raise PersonaTuiError(
                 f"{archetype_path(self.workspace, name)} was written by people and would be replaced: "
@@ -273,7 +291,7 @@ class Runtime:
 
         Raises:
             DatasetError: a data set is missing or bad.
-            JobCancelled: somebody asked for that; the next call goes on.
+            JobCancelled: somebody asked for that; what was finished stays, and the next call goes on.
         """
         self.check_datasets()
         return self.studio(context).extract_axes()
@@ -283,7 +301,7 @@ class Runtime:
 
         Raises:
             PersonaNotFoundError: there is none of this name.
-            JobCancelled: somebody asked for that; what was finished stays, and the next call goes on.
+            JobCancelled: somebody asked for that; the next call goes on.
         """
         self.personas.get(name)  # not found is an error now, not after loading the model
         return self.studio(context).calibrate(name)

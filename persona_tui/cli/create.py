@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
     "--from-archetype", "-a", "archetype", metavar="A", help="From the prompts in datasets/personas."
 )
 @click.option("--description", "-d", metavar="TEXT", help="Who it is; the model writes the prompts.")
+@click.option(
+    "--prompts",
+    "-p",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="From system prompts of your own: .jsonl, or text with an empty line between two.",
+)
 @click.option("--interactive", "-i", is_flag=True, help="Ask for everything.")
 @extraction_options
 @pass_invocation
@@ -32,12 +40,12 @@ def create(
     name: str | None,
     archetype: str | None,
     description: str | None,
+    prompts: Path | None,
     interactive: bool,
     **options: Any,
 ) -> None:
-    """Make a persona from an archetype or from a description."""
+    """Make a persona from an archetype, from a description or from system prompts."""
     from persona_tui.commands import describe_created
-    from persona_tui.runtime import FromArchetype, FromDescription
 
     runtime = invocation.runtime
     override_extraction(runtime, options)
@@ -46,19 +54,30 @@ def create(
         name, source = _ask(runtime, name)
     elif name is None:
         raise click.UsageError("Missing argument 'NAME'.", click.get_current_context())
-    elif (archetype is None) == (description is None):
-        raise click.UsageError(
-            "One of --from-archetype, --description and --interactive is needed.", click.get_current_context()
-        )
-    elif archetype is not None:
-        source = FromArchetype(archetype)
     else:
-        source = FromDescription(str(description))
+        source = _source(archetype, description, prompts)
     chosen, made_from = name, source
     runtime.check_new_name(chosen, made_from)
     created = work(lambda context: runtime.create_persona(chosen, made_from, context))
     click.echo(describe_created(created))
     click.echo(f"Hear it: persona-tui chat --persona {chosen}")
+
+
+def _source(archetype: str | None, description: str | None, prompts: Path | None) -> Source:
+    """What the options name: exactly one source."""
+    from persona_tui.prompts.reading import read_prompt_file
+    from persona_tui.runtime import FromArchetype, FromDescription, FromPrompts
+
+    if sum(given is not None for given in (archetype, description, prompts)) != 1:
+        raise click.UsageError(
+            "One of --from-archetype, --description, --prompts and --interactive is needed.",
+            click.get_current_context(),
+        )
+    if archetype is not None:
+        return FromArchetype(archetype)
+    if prompts is not None:
+        return FromPrompts(tuple(read_prompt_file(prompts.expanduser())))
+    return FromDescription(str(description))
 
 
 def _ask(runtime: Runtime, name: str | None) -> tuple[str, Source]:

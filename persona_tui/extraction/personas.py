@@ -109,6 +109,30 @@ class PersonaStudio:
         with self._job(f"persona-{name}", prompts=[each["system_prompt"] for each in prompts]):
             return self._create(name, prompts, description=None, source="archetype")
 
+    def create_from_prompts(
+        self, name: str, prompts: Sequence[str], description: str | None = None, *, replace_old: bool = False
+    ) -> PersonaVector:
+        """Extract, calibrate (if configured) and save a persona from system prompts, and write nothing else.
+
+        Args:
+            name: its name.
+            prompts: the system prompts.
+            description: who it is, if a model drafted the prompts from that.
+            replace_old: whether a persona of that name may be replaced.
+
+        Raises:
+            PersonaTuiError: the name is taken, and the old persona is not to be replaced.
+            DatasetError: there are no prompts.
+            VectorFileError: the model's axes have not been extracted.
+            JobCancelled: somebody asked for that; the next call goes on.
+        """
+        self._claim(name, replace_old)
+        written_by = "people" if description is None else "model"
+        records = [{"system_prompt": prompt, "source": written_by} for prompt in prompts]
+        source = "prompts" if description is None else "generated"
+        with self._job(f"persona-{name}", prompts=list(prompts)):
+            return self._create(name, records, description, source)
+
     def create_from_description(
         self, name: str, description: str, generator: DatasetGenerator, *, replace_old: bool = False
     ) -> PersonaVector:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -82,6 +83,30 @@ def read_archetype(workspace: Workspace, name: str) -> list[ArchetypePrompt]:
         there = f" There are {', '.join(known)}." if known else " Run `persona-tui init`."
         raise DatasetError(f'there is no archetype "{name}".{nearest(name, known) or there}')
     return _read_all(archetype_path(workspace, name), ArchetypePrompt)
+
+
+def read_prompt_file(path: Path) -> list[str]:
+    """The system prompts in a file of the user's own.
+
+    Args:
+        path: `.jsonl` has one archetype prompt a line (`system_prompt`); any other file is text, with an
+            empty line between two prompts.
+
+    Raises:
+        DatasetError: the file cannot be read, has a bad line, or is empty.
+    """
+    if path.suffix.casefold() == ".jsonl":
+        return [prompt.system_prompt for prompt in _read_all(path, ArchetypePrompt)]
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is not text in UTF-8") from error
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror or error}") from error
+    prompts = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text) if part.strip()]
+    if not prompts:
+        raise DatasetError(f"{path} is empty")
+    return prompts
 
 
 def read_safety(workspace: Workspace, kind: Safety) -> list[SafePrompt]:

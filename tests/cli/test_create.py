@@ -34,6 +34,17 @@ def test_from_an_archetype(cli: Cli) -> None:
     assert details["calibration"]["gain"] > 0
 
 
+def test_from_prompts_of_ones_own(cli: Cli, workspace: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "cook.txt"
+    prompts.write_text("You are a cook.\n\nYou are a baker who loves soup.\n", encoding="utf-8")
+    result = cli("create", "cook", "--prompts", str(prompts), "--samples", "2", "--no-calibrate")
+    assert result.status == 0, result.err
+    details = cli("info", "cook", "--json").json
+    assert details["source"] == "prompts"
+    assert details["prompts"] == ["You are a cook.", "You are a baker who loves soup."]
+    assert not (workspace / "datasets" / "personas" / "archetypes" / "cook.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -41,6 +52,7 @@ def test_from_an_archetype(cli: Cli) -> None:
         (["new", "-a", "sgae"], 'Did you mean "sage"'),
         (["../new", "-a", "sage"], "cannot be a name"),
         (["new", "-d", "  "], "at least one word"),
+        (["new", "-p", "nowhere.txt"], "nowhere.txt cannot be read"),
         (["new", "-a", "sage", "--samples", "0"], "num_samples_per_prompt must be"),
         (["new", "-a", "sage", "--temperature", "9"], "temperature must be"),
     ],

@@ -1,5 +1,7 @@
 """Data sets are read line by line, and a mistake names its line."""
 
+from pathlib import Path
+
 import pytest
 
 from persona_tui.errors import DatasetError, WorkspaceError
@@ -86,3 +88,17 @@ def test_an_unknown_archetype_offers_the_nearest(workspace: Workspace) -> None:
 def test_an_archetype_cannot_be_a_path(workspace: Workspace) -> None:
     with pytest.raises(WorkspaceError):
         reading.archetype_path(workspace, "../secret")
+
+
+def test_prompts_of_ones_own_are_text_or_json_lines(tmp_path: Path) -> None:
+    text = tmp_path / "prompts.txt"
+    text.write_text("You are a cook.\nYou love soup.\n\n  \nYou are a baker.\n", encoding="utf-8")
+    assert reading.read_prompt_file(text) == ["You are a cook. You love soup.", "You are a baker."]
+    lines = tmp_path / "prompts.jsonl"
+    write_lines(lines, '{"id": "a", "system_prompt": "You are a cook."}')
+    assert reading.read_prompt_file(lines) == ["You are a cook."]
+    text.write_text(" \n", encoding="utf-8")
+    with pytest.raises(DatasetError, match="is empty"):
+        reading.read_prompt_file(text)
+    with pytest.raises(DatasetError, match="No such file"):
+        reading.read_prompt_file(tmp_path / "nowhere.txt")
