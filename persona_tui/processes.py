@@ -156,7 +156,4 @@ def _peers_may_end() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise OtherProcessEnded(
-            "another process of this launch has ended; what was finished is kept, "
-            "and the same command goes on from there"
-        ) from error
+        raise OtherProcessEnded("another process of this launch has ended") from error

@@ -43,6 +43,7 @@ FOLDER = "partial"
 SAVE_SECONDS = 2.0  # at most this much work is lost
 MOST_TIME_SAVING = 0.05  # as a share of all time; the sums of a large model are written less often
 
+_ABANDONED = 60.0  # seconds after which nobody is still writing a file
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 KEPT = "Stopped. What is finished is kept: the same command goes on from there."
@@ -240,8 +241,7 @@ class PartialStore:
 
     def _prepare(self, name: str, recipe: Mapping[str, str]) -> None:
         """Find out whether the job was interrupted, and whether what is left of it is still of use."""
-        for left_over in self.folder.glob(".*.tmp"):
-            _remove(left_over)
+        self._sweep()
         manifest = self.folder / f"{name}.json"
         wanted = {part: digest([value]) for part, value in recipe.items()}
         found = _read_manifest(manifest)
@@ -255,6 +255,17 @@ class PartialStore:
             self._log("Going on where it was interrupted.")
         if found != wanted:
             atomic_write_text(manifest, json.dumps(wanted, indent=1), inside=self.folder)
+
+    def _sweep(self) -> None:
+        """Remove what was being written when a process was killed."""
+        for left_over in self.folder.glob(".*.tmp"):
+            _remove(left_over)
+        vectors = self.folder.parent
+        for left_over in (*vectors.glob(".*.tmp"), *vectors.glob("personas/.*.tmp")):
+            with contextlib.suppress(OSError):
+                # These folders have other writers, too, which need a moment.
+                if time.time() - left_over.stat().st_mtime > _ABANDONED:
+                    left_over.unlink()
 
     def _keep_what_there_is(self, error: BaseException) -> None:
         """On the way out: write down what is finished, and say so if somebody stopped the work."""
