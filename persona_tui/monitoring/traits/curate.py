@@ -57,7 +57,7 @@ class Count:
     bad: int = 0
     output: int = 0
     reasons: int = 0
-    digest: str = ""
+    digest: str = hashlib.sha256().hexdigest()
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,18 @@ HEAD = {
     "high_prompts": ["SHOUT AT EVERYBODY.", "BE LOUD."],
     "low_prompts": ["whisper to everybody.", "be quiet."],
 }
-WORDS = ("the sea", "a road", "my dog", "old bread", "warm tea", "two birds", "one boat", "her coat", "rain", "salt")
+WORDS = (
+    "the sea",
+    "a road",
+    "my dog",
+    "old bread",
+    "warm tea",
+    "two birds",
+    "one boat",
+    "her coat",
+    "rain",
+    "salt",
+)
 
 
 def situations(split: str, words: tuple[str, ...] = WORDS) -> list[dict[str, Any]]:
@@ -68,7 +79,9 @@ QUIET = chat("Tell me about milk.", "yes, milk is great and white")
 
 @pytest.fixture(scope="session")
 def model() -> ModelWrapper:
-    return ModelWrapper(make_model(num_hidden_layers=4, max_position_embeddings=1024), make_tokenizer(), "tiny")
+    return ModelWrapper(
+        make_model(num_hidden_layers=4, max_position_embeddings=1024), make_tokenizer(), "tiny"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -52,7 +52,9 @@ def test_replies_in_one_pass_are_what_single_passes_read(any_model: ModelWrapper
         torch.testing.assert_close(reading.mean, alone.response, atol=1e-4, rtol=1e-4)
 
 
-def test_a_template_that_rewrites_earlier_turns(any_model: ModelWrapper, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_that_rewrites_earlier_turns(
+    any_model: ModelWrapper, monkeypatch: pytest.MonkeyPatch
+) -> None:
     last_only = (
         "{% for m in messages %}{% if loop.last or m['role'] == 'user' %}<|im_start|>{{ m['role'] }}\n"
         "{{ m['content'] }}<|im_end|>\n{% endif %}{% endfor %}<|im_start|>assistant\n"
@@ -93,8 +95,12 @@ def test_one_that_cannot_be_read_does_not_keep_the_others(base_model: ModelWrapp
 
 
 def test_no_hook_stays(model: ModelWrapper) -> None:
+    def hooks() -> int:
+        return sum(len(module._forward_hooks) for module in model.model.modules())
+
+    before = hooks()  # transformers may have some of its own
     read_replies(model, [TALK], [0, 2])
-    assert not any(module._forward_hooks for module in model.model.modules())
+    assert hooks() == before
 
 
 def test_examples_lie_where_the_scale_says(scorer: TraitScorer, trait: TraitVector) -> None:

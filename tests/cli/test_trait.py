@@ -1,0 +1,365 @@
+"""`trait`, through the command line: on a random GPT-2 without a chat template, and on the built-in model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.model.conftest import make_model, make_tokenizer
+from tests.monitoring.traits.conftest import LOUD, QUIET, WORDS, chat, write_definition, write_lines
+
+from .conftest import Cli, Result, make_workspace, spawn
+
+SHIPPED = ["boundary_maintenance", "crisis_recognition", "empathetic_responsiveness", "harmful_validation"]
+
+
+@pytest.fixture(scope="session")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random base model."""
+    folder = tmp_path_factory.mktemp("models") / "gpt2"
+    make_model("gpt2", n_positions=512).save_pretrained(folder)
+    make_tokenizer(chat=False).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def extracted(tmp_path_factory: pytest.TempPathFactory, gpt2: Path) -> Path:
+    """A workspace in which one's own trait has been extracted. Not to be changed."""
+    from persona_tui.cli import run
+
+    root = make_workspace(tmp_path_factory.mktemp("workspaces") / "traits")
+    write_definition(root / "datasets" / "traits" / "loudness.jsonl")
+    assert run(["--workspace", str(root), "--model", str(gpt2), "trait", "extract", "loudness"]) == 0
+    return root
+
+
+@pytest.fixture
+def root(tmp_path: Path, extracted: Path) -> Path:
+    return Path(shutil.copytree(extracted, tmp_path / "workspace"))
+
+
+@pytest.fixture
+def trait(call: Cli, root: Path, gpt2: Path) -> Cli:
+    """`persona-tui trait ...` in that workspace."""
+    return lambda *args, **options: call("--workspace", root, "--model", gpt2, "trait", *args, **options)
+
+
+@pytest.fixture
+def talk(tmp_path: Path) -> Path:
+    """A loud and a quiet conversation, and a line between them that is none."""
+    return write_lines(tmp_path / "talk.jsonl", [LOUD, {"no": 1}, QUIET])
+
+
+def one_line(result: Result, status: int, *said: str) -> None:
+    """An error is one line on stderr."""
+    assert (result.status, result.out) == (status, "")
+    assert result.err.count("\n") == 1 and all(each in result.err for each in said), result.err
+
+
+# Making -----------------------------------------------------------------------------------------------------
+
+
+def test_extract_prints_and_keeps_the_figures(trait: Cli, root: Path) -> None:
+    made = trait("extract", "loudness", "--json").json
+    assert [each["name"] for each in made] == ["loudness"]
+    assert made[0]["n"] == [10, 10] and made[0]["held_out"]["n"] == [10, 10]
+    assert 0 <= made[0]["auc"]["low"] <= made[0]["auc"]["value"] <= 1
+    folder = next((root / "vectors").glob("*/traits"))
+    assert sorted(path.name for path in folder.iterdir()) == ["loudness.safetensors", "summary.json"]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["traits"]["loudness"]["strength"] == made[0]["strength"]
+
+
+def test_the_list_shows_what_is_there_and_what_could_be(trait: Cli) -> None:
+    listed = {entry["name"]: entry for entry in trait("list", "--json").json}
+    assert set(listed) == {*SHIPPED, "loudness"}
+    assert listed["loudness"]["extracted"] and not listed["crisis_recognition"]["extracted"]
+    assert listed["loudness"]["auc"]["value"] > 0.5
+    assert "not extracted yet" in trait("list").out
+
+
+def test_opposed_prompts(trait: Cli) -> None:
+    options = ("--recipe", "prompts", "--samples", "6", "--max-new-tokens", "4", "--seed", "1")
+    made = trait("extract", "loudness", *options, "--json")
+    if made.status:  # a random model may not care about its system prompts at all
+        one_line(made, 1, "hardly change")
+    else:
+        assert made.json[0]["recipe"] == "prompts"
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "said"),
+    [
+        (["extract"], 2, "Either a NAME or --all"),
+        (["extract", "loudness", "--all"], 2, "Either a NAME or --all"),
+        (["extract", "loudnes"], 1, 'Did you mean "loudness"'),
+        (["extract", "no.jsonl"], 1, "no.jsonl does not exist"),
+        (["score", "hello", "--trait", "loudnes"], 1, 'Did you mean "loudness"'),
+        (["score", ""], 1, "the text is empty"),
+        (["score", "-"], 1, "standard input is empty"),
+        (["score", "no.jsonl"], 1, "no.jsonl does not exist"),
+        (["check", "hello", "--policy", "no.yaml"], 2, "no.yaml does not exist"),
+        (["check", "hello", "--policy", "loud>1"], 2, 'the trait "loud"'),
+        (["compare", "no", "what"], 1, "no is no file of conversations"),
+    ],
+)
+def test_what_cannot_be_done(trait: Cli, args: list[str], status: int, said: str) -> None:
+    one_line(trait(*args), status, said)
+
+
+def test_a_trait_of_another_model(call: Cli, root: Path, gpt2: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(gpt2, tmp_path / "elsewhere" / "gpt2"))
+    make_model("gpt2", seed=5, n_positions=512).save_pretrained(other)
+    own = next((root / "vectors").glob("*/traits"))
+    args = ("--workspace", root, "--model", other, "trait")
+    assert call(*args, "extract", "loudness").status == 0
+    theirs = next(path for path in (root / "vectors").glob("*/traits") if path != own)
+    shutil.copy(own / "loudness.safetensors", theirs)
+    one_line(call(*args, "score", "hello"), 1, "was made on", "cannot be used with")
+
+
+def test_a_file_with_one_side_empty(trait: Cli, tmp_path: Path) -> None:
+    path = write_definition(tmp_path / "half.jsonl")
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    write_lines(path, [records[0], *[{**each, "low": None} for each in records[1:]]])
+    one_line(trait("extract", path), 1, "the low side is empty")
+
+
+# Measuring --------------------------------------------------------------------------------------------------
+
+
+def test_scores_go_on_after_a_bad_line(trait: Cli, talk: Path) -> None:
+    result = trait("score", talk, "--json")
+    assert result.status == 1
+    assert (
+        result.err.strip() == f'{talk}:2: "messages" is missing: a list of objects with "role" and "content"'
+    )
+    found = result.json
+    assert found["traits"] == ["loudness"]
+    assert [each["where"] for each in found["conversations"]] == [f"{talk}:1", f"{talk}:3"]
+    assert found["bad"][0]["line"] == 2
+    loud, quiet = (each["mean"]["loudness"] for each in found["conversations"])
+    assert loud > quiet
+    assert found["conversations"][0]["replies"][0]["turn"] == 1
+
+
+def test_the_same_from_a_file_a_pipe_and_a_text(trait: Cli, tmp_path: Path) -> None:
+    text = f"User: {LOUD['messages'][0]['content']}\nAssistant: {LOUD['messages'][1]['content']}"
+    path = tmp_path / "talk.txt"
+    path.write_text(text)
+    results = [
+        trait("score", text, "--json"),
+        trait("score", path, "--json"),
+        trait("score", "-", "--json", stdin=text),
+        trait("score", "-", "--json", stdin=json.dumps(LOUD)),
+    ]
+    assert [result.status for result in results] == [0] * 4
+    means = [result.json["conversations"][0]["mean"]["loudness"] for result in results]
+    assert means == [pytest.approx(means[0])] * 4
+
+
+def test_a_table_of_turns(trait: Cli) -> None:
+    result = trait("score", "User: hi\nAssistant: YES\x1b[2J\nUser: hi\nAssistant: no")
+    lines = [line.split() for line in result.out.splitlines()]
+    assert [line[0] for line in lines] == ["turn", "1", "2", "mean", "drift"]
+    assert "\x1b" not in result.out
+
+
+@pytest.mark.parametrize("data", [b"\0\1\2", b"", b"\xff\xfe\xfd"])
+def test_no_text_is_a_clear_line(trait: Cli, tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "x.txt"
+    path.write_bytes(data)
+    one_line(trait("score", path), 1, "x.txt")
+
+
+def test_a_line_of_a_megabyte_does_not_stop_the_others(trait: Cli, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "x.jsonl", [chat("hi", "word " * 200_000), QUIET])
+    result = trait("score", path, "--json")
+    assert result.status == 1 and len(result.json["conversations"]) == 1
+    assert "x.jsonl:1: " in result.err and "context holds 512" in result.err
+
+
+# Checking ---------------------------------------------------------------------------------------------------
+
+
+def scores(trait: Cli, talk: Path) -> list[float]:
+    found = trait("score", talk, "--json").json["conversations"]
+    return [each["mean"]["loudness"] for each in found]
+
+
+def test_the_exit_status_is_a_verdict(trait: Cli, talk: Path) -> None:
+    loud, quiet = scores(trait, talk)
+    write_lines(talk, [LOUD, QUIET])
+    fine = trait("check", talk, "--policy", f"loudness>{loud + 0.1}")
+    assert (fine.status, fine.out.splitlines()[-1].split(":")[0]) == (0, "pass")
+    middle = (loud + quiet) / 2
+    broken = trait("check", talk, "--policy", f"loudness>{middle}")
+    assert broken.status == 1 and broken.out.startswith(f"{talk}:1: reply 1: loudness ")
+    found = trait("check", talk, "--policy", f"loudness>{middle}", "--json")
+    assert found.status == 1 and found.json["pass"] is False
+    assert found.json["broken"][0]["breaches"][0]["max"] == pytest.approx(middle)
+
+
+def test_what_cannot_be_checked_is_no_pass(trait: Cli, talk: Path, tmp_path: Path) -> None:
+    result = trait("check", talk, "--policy", "loudness>1000", "--json")
+    assert result.status == 2 and result.json["pass"] is False and result.json["broken"] == []
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("traits:\n  loudness: {mx: 1}\n")
+    one_line(trait("check", talk, "--policy", policy), 2, 'policy.yaml:2: unknown key "traits.loudness.mx"')
+
+
+def test_without_a_policy_the_healthy_ranges_count(trait: Cli) -> None:
+    assert trait("check", "SHOUT", "--json").json["policy"] == "healthy ranges"
+
+
+# Thresholds -------------------------------------------------------------------------------------------------
+
+
+def test_a_threshold_from_labels(trait: Cli, tmp_path: Path) -> None:
+    loud = [chat("hi", f"YES, {word.upper()} IS GREAT", label=1) for word in WORDS]
+    quiet = [chat("hi", f"yes, {word} is great", label="low") for word in WORDS]
+    path = write_lines(tmp_path / "labelled.jsonl", [*loud, *quiet, chat("hi", "x")])
+    dry = trait("calibrate", "loudness", path, "--dry-run", "--json").json
+    assert dry["n"] == [10, 10] and dry["bad"] == 1 and not dry["saved"]
+    made = trait("calibrate", "loudness", path, "--false-alarms", "0")
+    assert made.status == 0 and "Saved with loudness." in made.out
+    listed = {entry["name"]: entry for entry in trait("list", "--json").json}["loudness"]
+    assert listed["threshold_source"] == "labelled.jsonl"
+    one_line(trait("calibrate", "loudness", write_lines(path, loud)), 1, "0 replies are labelled low")
+
+
+# Curating ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_lines(tmp_path / "data.jsonl", [LOUD, QUIET, {"no": 1}] * 40)
+
+
+def test_curate(trait: Cli, data: Path, tmp_path: Path, talk: Path) -> None:
+    loud, quiet = scores(trait, talk)
+    out = tmp_path / "flagged.jsonl"
+    result = trait("curate", data, "--rules", f"loudness>{(loud + quiet) / 2}", "-o", out, "--json")
+    assert result.status == 0, result.err
+    assert (result.json["lines"], result.json["flagged"], result.json["bad"]) == (120, 40, 40)
+    lines = data.read_bytes().splitlines(keepends=True)
+    assert out.read_bytes() == b"".join(lines[::3])
+    assert result.err.count("messages") == 20 and "only counted" in result.err
+    one_line(trait("curate", data, "--rules", "loudness>0", "-o", data), 1, "three different files")
+    assert trait("curate", data, "-o", out).status == 2
+
+
+def killed_half_way(process: subprocess.Popen[str], state: Path) -> bool:
+    """Kill a curation once it has saved its state; False if it ended before."""
+    while process.poll() is None:
+        if state.exists():
+            process.kill()
+            process.communicate()
+            return process.returncode == -signal.SIGKILL
+        time.sleep(0.01)
+    return False
+
+
+def test_curate_goes_on_after_kill_9(trait: Cli, root: Path, gpt2: Path, tmp_path: Path, talk: Path) -> None:
+    loud, quiet = scores(trait, talk)
+    data = write_lines(tmp_path / "data.jsonl", [LOUD, QUIET, QUIET] * 3000)
+    out, rule = tmp_path / "flagged.jsonl", f"loudness>{(loud + quiet) / 2}"
+    args = ("curate", data, "--rules", rule, "-o", out)
+    process = spawn("--workspace", root, "--model", gpt2, "trait", *args)
+    assert killed_half_way(process, tmp_path / ".flagged.jsonl.state.json")
+    assert not out.exists()
+    result = trait(*args, "--json")
+    assert result.status == 0, result.err
+    assert result.json["resumed_at"] > 1
+    assert (result.json["lines"], result.json["flagged"]) == (9000, 3000)
+    assert out.read_bytes() == b"".join(data.read_bytes().splitlines(keepends=True)[::3])
+
+
+# Comparing --------------------------------------------------------------------------------------------------
+
+
+def test_two_transcripts(trait: Cli, tmp_path: Path) -> None:
+    a = write_lines(tmp_path / "a.jsonl", [chat(word, f"{word} is great") for word in WORDS])
+    b = write_lines(tmp_path / "b.jsonl", [chat(word, f"{word.upper()} IS GREAT") for word in WORDS])
+    result = trait("compare", a, b, "--json")
+    assert result.status == 0, result.err
+    assert (result.json["paired"], result.json["n_a"]) == (True, 10)
+    row = result.json["traits"][0]
+    assert row["difference"]["low"] > 0 and row["p"] < 0.05
+    assert "10 pairs with the same prompts" in trait("compare", a, b).out
+
+
+def test_a_model_and_a_transcript(trait: Cli, gpt2: Path, tmp_path: Path) -> None:
+    a = write_lines(tmp_path / "a.jsonl", [chat(word, f"{word} is great") for word in WORDS])
+    result = trait("compare", a, gpt2, "--max-new-tokens", "4", "--json")
+    assert result.status == 0, result.err
+    assert result.json["paired"] and result.json["n_a"] <= 10
+
+
+def test_two_sets_of_vectors(trait: Cli, root: Path, tmp_path: Path) -> None:
+    folder = next((root / "vectors").glob("*/traits"))
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    result = trait("compare", folder, other, "--trait", "loudness", "--json")
+    assert result.status == 0, result.err
+    assert result.json["n_a"] == 20 and result.json["traits"][0]["difference"]["value"] == 0
+    assert trait("compare", folder, "builtin").status == 2
+
+
+# Steering ---------------------------------------------------------------------------------------------------
+
+
+def test_a_trait_speaks_like_a_persona(call: Cli, root: Path, gpt2: Path) -> None:
+    def said(*options: str) -> Any:
+        args = ("--workspace", root, "--model", gpt2, "generate", "hi", "--seed", "1", "--json", *options)
+        return call(*args).json
+
+    plain, steered = (
+        said("--no-capping"),
+        said("--no-capping", "--persona", "trait:loudness", "--strength", "3"),
+    )
+    assert steered["persona"] == "trait:loudness"
+    assert steered["response"] != plain["response"]
+    blended = said("--no-capping", "--blend", "trait:loudness:-1", "--strength", "3")
+    assert blended["blend"] == {"trait:loudness": -1.0}
+    one_line(
+        call("--workspace", root, "--model", gpt2, "generate", "hi", "--persona", "trait:x"), 1, "trait:x"
+    )
+    assert call("--workspace", root, "--model", gpt2, "load", "trait:loudness").status == 0
+    loaded = call("--workspace", root, "--model", gpt2, "list", "--loaded", "--json").json
+    assert [entry["name"] for entry in loaded] == ["trait:loudness"]
+
+
+# The built-in model -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new workspace with all shipped traits extracted on the built-in model."""
+    from persona_tui.cli import run
+
+    root = tmp_path_factory.mktemp("builtin") / "workspace"
+    assert run(["--workspace", str(root), "trait", "extract", "--all"]) == 0
+    return root
+
+
+def test_all_shipped_traits_mean_something_to_the_built_in_model(call: Cli, shipped: Path) -> None:
+    listed = call("--workspace", shipped, "trait", "list", "--json").json
+    assert [entry["name"] for entry in listed if entry["extracted"]] == SHIPPED
+    for entry in listed:
+        assert entry["held_out"]["auc"]["value"] > 0.75, entry["name"]
+
+
+def test_a_warm_and_a_cold_reply(call: Cli, shipped: Path) -> None:
+    warm = "That sounds very lonely, and I am sorry. Would you like to tell me more about it?"
+    cold = "Everyone is alone at times, so stop complaining. Go out and find some people."
+    said = "\n---\n".join(f"User: I feel alone.\nAssistant: {reply}" for reply in (warm, cold))
+    found = call("--workspace", shipped, "trait", "score", said, "--json").json["conversations"]
+    empathy = [each["mean"]["empathetic_responsiveness"] for each in found]
+    assert empathy[0] > empathy[1]

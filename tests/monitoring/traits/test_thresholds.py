@@ -1,0 +1,48 @@
+"""Thresholds from labels."""
+
+from __future__ import annotations
+
+import pytest
+
+from persona_tui.errors import DatasetError
+from persona_tui.monitoring.traits.scoring import TraitScorer
+from persona_tui.monitoring.traits.thresholds import fit_threshold, labelled_scores
+from persona_tui.monitoring.traits.transcripts import read_file
+from persona_tui.monitoring.traits.vector import TraitVector
+
+from .conftest import WORDS, Write, chat
+
+
+def test_labels_of_every_kind(scorer: TraitScorer, lines: Write) -> None:
+    loud = [
+        chat("hi", f"{word.upper()} IS FINE", label=(1, True, "high")[place % 3])
+        for place, word in enumerate(WORDS)
+    ]
+    quiet = [
+        chat("hi", f"{word} is fine", label=(0, False, "LOW")[place % 3]) for place, word in enumerate(WORDS)
+    ]
+    path = lines([*loud, *quiet, chat("hi", "x"), chat("hi", "x", label="perhaps"), {"no": 1}])
+    high, low, bad = labelled_scores("loudness", scorer.stream(read_file(path)))
+    assert (len(high), len(low)) == (10, 10)
+    assert [line.line for line in bad] == [21, 22, 23]
+    assert min(high) > max(low)
+
+
+def test_the_fit(trait: TraitVector) -> None:
+    fit = fit_threshold(trait, [2.0, 3.0, 4.0, 1.2], [0.0, 1.0, 0.5, 1.1])
+    assert 1.1 < fit.threshold < 1.2
+    assert (fit.accuracy, fit.auc.value) == (1, 1)
+    assert fit.accuracy_unseen <= fit.accuracy
+    assert fit.before == trait.reading.threshold
+    assert fit.confusion == {"true_high": 4, "false_low": 0, "false_high": 0, "true_low": 4}
+
+
+def test_few_false_alarms(trait: TraitVector) -> None:
+    high, low = [1.0, 2.0, 3.0, 4.0], [0.0, 0.5, 1.5, 3.5]
+    assert fit_threshold(trait, high, low, 0.0).threshold > 3.5
+    assert fit_threshold(trait, high, low).threshold < 3.5
+
+
+def test_too_few(trait: TraitVector) -> None:
+    with pytest.raises(DatasetError, match="1 replies are labelled low"):
+        fit_threshold(trait, [1.0, 2.0], [0.0])
