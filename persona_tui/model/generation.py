@@ -19,10 +19,11 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel
 
 from persona_tui.errors import GenerationError, MemoryShortage
 from persona_tui.model.blocks import context_length, device_of
+from persona_tui.model.compiled import CompiledForward
 from persona_tui.model.residual import Interventions, ResidualHooks
 
 Finish = Literal["stop", "length", "cancelled", "refused"]  # the last one: by a guard that watched
@@ -178,7 +179,7 @@ def _block_sums(probabilities: Tensor) -> Tensor:
     """`[rows, blocks]`; the last block may be a short one."""
     whole = probabilities.shape[-1] // _DRAW_BLOCK
     end = whole * _DRAW_BLOCK
-    sums = probabilities[:, :end].unflatten(1, (whole, _DRAW_BLOCK)).sum(-1)
+    sums = probabilities[:, :end].reshape(len(probabilities), whole, _DRAW_BLOCK).sum(-1)
     return torch.cat([sums, probabilities[:, end:].sum(-1, keepdim=True)], dim=1)
 
 
@@ -281,8 +282,10 @@ class _Decoding:
         sampling: Sampling,
         hooks: ResidualHooks,
         likelihoods: bool,
+        compiled: CompiledForward | None,
     ) -> None:
         self.model, self.batch, self.hooks, self.likelihoods = model, batch, hooks, likelihoods
+        self.compiled = compiled
         self.device = device_of(model.get_input_embeddings())
         self.context = context_length(model)
         self.accepted = accepted_arguments(model)
@@ -292,7 +295,6 @@ class _Decoding:
         self.done = [False] * len(self.rows)  # by place in the present batch, as are the tensors below
         self.index = 0
         self.spoken: list[bool] = []
-        self.cache = DynamicCache(config=model.config)
         self.sampler = Sampler(sampling, batch.seeds, self.device)
         self._prepare_prompts(max(self.limits))
 
@@ -307,12 +309,17 @@ class _Decoding:
             [self.batch.pad_token] * (width - len(prompt)) + list(prompt) for prompt in self.batch.prompts
         ]
         self.input = torch.tensor(padded, device=self.device)
+        self.cache: Cache = DynamicCache(config=self.model.config)
         positions = torch.arange(width)[None] - (width - lengths)[:, None]
         self.positions = positions.clamp(min=0).to(self.device)
         self.width = width
         # Without padding no mask is needed, and models then use their fastest attention.
         self.mask: Tensor | None = None
-        if int(lengths.min()) < width:
+        if self.compiled is not None:
+            self.cache = self.compiled.cache(width + new_tokens + 1)
+            later = torch.zeros(len(lengths), self.compiled.room(width + new_tokens + 1) - width).long()
+            self.mask = torch.cat([(positions >= 0).long(), later], dim=1).to(self.device)
+        elif int(lengths.min()) < width:
             written = torch.ones(len(lengths), new_tokens + 1, dtype=torch.long)
             self.mask = torch.cat([(positions >= 0).long(), written], dim=1).to(self.device)
         self.row_ids = torch.tensor(self.rows)
@@ -335,14 +342,15 @@ class _Decoding:
             "past_key_values": self.cache,
             "use_cache": True,
         }
+        compiled = self.compiled if self.index else None  # not for the prompts
         if self.mask is not None:
-            arguments["attention_mask"] = self.mask[:, : self.width]
+            arguments["attention_mask"] = self.mask if compiled is not None else self.mask[:, : self.width]
         if "position_ids" in self.accepted:
             arguments["position_ids"] = self.positions
         if "logits_to_keep" in self.accepted:
             arguments["logits_to_keep"] = 1
         with self.hooks:
-            logits: Tensor = self.model(**arguments).logits
+            logits: Tensor = self.model(**arguments).logits if compiled is None else compiled(**arguments)
         return logits[:, -1].to(device=self.device, dtype=torch.float32)
 
     @torch.inference_mode()
@@ -411,7 +419,9 @@ class _Decoding:
         if self.context is not None:
             # Only rows that have finished can get there; they stay within what the model can index.
             self.positions = self.positions.clamp(max=self.context - 1)
-        if 2 * sum(finished_before) >= len(finished_before):
+        if self.compiled is not None and self.mask is not None:
+            self.mask[:, self.width - 1] = 1
+        elif 2 * sum(finished_before) >= len(finished_before):
             keep = [place for place, done in enumerate(finished_before) if not done]
             self._select(keep)
             spoken = [spoken[place] for place in keep]
@@ -454,6 +464,7 @@ def decode(
     poll: Poll | None = None,
     stop: threading.Event | None = None,
     likelihoods: bool = True,
+    compiled: CompiledForward | None = None,
 ) -> Iterator[Step]:
     """Write one response per prompt, a step per token.
 
@@ -466,12 +477,13 @@ def decode(
         stop: when set, no further token is written.
         likelihoods: whether the steps have log-probabilities and entropies; with a large vocabulary and many
             rows they take time.
+        compiled: the model's compiled step, if it is to be used; the hooks are then `fixed`.
 
     Raises:
         GenerationError: a prompt does not fit the context, or memory ran out.
     """
     with clear_memory_errors():
-        state = _Decoding(model, batch, sampling, hooks, likelihoods)
+        state = _Decoding(model, batch, sampling, hooks, likelihoods, compiled)
     while not all(state.done) and not (stop is not None and stop.is_set()):
         change = poll() if poll is not None else None
         with clear_memory_errors():

@@ -100,6 +100,13 @@ class Capture:
         self._weights: Tensor | None = None
         self._pick: Tensor | None = None
         self._placed: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._devices: frozenset[torch.device] = frozenset()
+
+    def settle(self, devices: Mapping[int, torch.device]) -> None:
+        """Take all memory now, on each layer's device, so that every pass finds the same."""
+        self._devices = frozenset(devices[layer] for layer in self.layers)
+        for layer in self.layers:
+            self._sum(layer, devices[layer])
 
     def watch(self, rows: Tensor, weights: Tensor | None = None, pick: Tensor | None = None) -> None:
         """Say what to read in the next forward pass.
@@ -114,6 +121,8 @@ class Capture:
         self._rows, self._weights, self._pick = rows, weights, pick
         if weights is not None:
             self.counts.index_add_(0, rows, weights.sum(1))
+            for device in self._devices:
+                self._on(device, weights)
 
     def read(self, layer: int, hidden: Tensor) -> None:
         """Take what was asked for from one block's output, `[n, positions, hidden]`."""
@@ -143,7 +152,8 @@ class Capture:
 
     def reset(self) -> None:
         """Begin new sums."""
-        self._sums.clear()
+        for summed in self._sums.values():
+            summed.zero_()
         self.counts.zero_()
 
     def picked(self) -> Tensor:
@@ -165,8 +175,33 @@ class _Site:
         self.capture: Capture | None = None
         self.probe: Tensor | None = None  # [hidden, axes to project onto]
         self.stops = False
+        self.fixed = False  # whether the buffers' shapes never change
         self.lift: Tensor | None = None  # [rows], what the floor added at the last position of the last pass
         self.projection: Tensor | None = None  # [rows, axes], at that position
+
+    def fix(self, rows: int) -> None:
+        """Give every buffer its final shape; for now they change nothing."""
+        self.fixed = True
+        self.delta = torch.zeros(rows, 1, self.hidden_size, device=self.device)
+        self.axis = torch.zeros(rows, 1, self.hidden_size, device=self.device)
+        self.floor = torch.full((rows, 1, 1), -torch.inf, device=self.device)
+
+    def write(self, delta: Tensor | None, axis: Tensor | None, floor: Tensor | None) -> None:
+        """Take new values, in place where the shapes allow; None = nothing is added, or there is no floor."""
+        if self.fixed:
+            for buffer, value, nothing in (
+                (self.delta, delta, 0.0),
+                (self.axis, axis, 0.0),
+                (self.floor, floor, -torch.inf),
+            ):
+                assert buffer is not None
+                buffer.fill_(nothing) if value is None else buffer.copy_(value, non_blocking=True)
+            return
+        self.delta = _written(self.delta, delta, self.device)
+        self.axis = _written(self.axis, axis, self.device)
+        self.floor = _written(self.floor, floor, self.device)
+        if axis is None:
+            self.lift = None
 
     @property
     def needed(self) -> bool:
@@ -233,6 +268,7 @@ class ResidualHooks:
         capture_layers: Sequence[int] = (),
         axes: Mapping[str, Mapping[int, Tensor]] | None = None,
         stop_after: int | None = None,
+        fixed: bool = False,
     ) -> None:
         """
         Args:
@@ -242,6 +278,8 @@ class ResidualHooks:
             capture_layers: where activations are collected, in `.capture`.
             axes: name -> layer -> `[hidden]`: projections of the last position, read back by `traces`.
             stop_after: raise `StopForward` after this layer.
+            fixed: hook every block, and keep the shapes of all buffers: a compiled pass then stays valid
+                whatever is applied. No rows can be dropped.
 
         Raises:
             GenerationError: a layer that the model does not have, or a vector of another size.
@@ -259,6 +297,15 @@ class ResidualHooks:
         self._average = self._place_probes(axes or {})
         if stop_after is not None:
             self._site(stop_after).stops = True
+        self.fixed = fixed
+        if fixed:
+            self._fix()
+
+    def _fix(self) -> None:
+        for layer in range(len(self._blocks)):
+            self._site(layer).fix(self._all_rows)
+        if self.capture is not None:
+            self.capture.settle({layer: site.device for layer, site in self._sites.items()})
 
     def _site(self, layer: int) -> _Site:
         if not 0 <= layer < len(self._blocks):
@@ -306,14 +353,8 @@ class ResidualHooks:
         """
         for layer in {*interventions.steering, *interventions.capping, *self._sites}:
             site = self._site(layer)
-            axis, floor = self._cap_values(interventions.capping.get(layer), layer)
-            site.delta = _written(
-                site.delta, self._delta(interventions.steering.get(layer), layer), site.device
-            )
-            site.axis = _written(site.axis, axis, site.device)
-            site.floor = _written(site.floor, floor, site.device)
-            if axis is None:
-                site.lift = None
+            delta = self._delta(interventions.steering.get(layer), layer)
+            site.write(delta, *self._cap_values(interventions.capping.get(layer), layer))
 
     def _delta(self, vector: Tensor | None, layer: int) -> Tensor | None:
         if vector is None:

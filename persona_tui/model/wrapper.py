@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from persona_tui.errors import GenerationError
 from persona_tui.model import blocks, loading, text
+from persona_tui.model.compiled import CompiledForward
 from persona_tui.model.fingerprint import fingerprint
 from persona_tui.model.forced import (
     TOKEN_BUDGET,
@@ -158,6 +159,7 @@ class ModelWrapper:
         self._blocks = blocks.find_blocks(model)
         self._end_tokens = text.end_tokens(model, tokenizer)
         self._stops = () if text.is_chat_tokenizer(tokenizer) else text.PLAIN_STOPS
+        self._compiled: CompiledForward | None = None
 
     @classmethod
     def load(
@@ -186,6 +188,16 @@ class ModelWrapper:
     def device(self) -> torch.device:
         """Where token ids go in."""
         return blocks.device_of(self.model.get_input_embeddings())
+
+    def compile(self, backend: str = "inductor") -> None:
+        """From now on, write every token after a reply's first with a compiled pass; see `model/compiled.py`.
+
+        The first reply of a shape takes as long as compiling does.
+
+        Raises:
+            GenerationError: the model lies on several devices, or is quantized.
+        """
+        self._compiled = CompiledForward(self.model, backend)
 
     def render(self, messages: Sequence[Message]) -> str:
         """The conversation as the model sees it, up to where the assistant's next words begin."""
@@ -228,7 +240,9 @@ class ModelWrapper:
         outputs: list[list[int]] = [[] for _ in requests]
         finishes: list[Finish] = ["cancelled"] * len(requests)
         steps = 0
-        for step in decode(self.model, batch, sampling, hooks, stop=stop, likelihoods=False):
+        for step in decode(
+            self.model, batch, sampling, hooks, stop=stop, likelihoods=False, compiled=self._compiled
+        ):
             steps += 1
             for row, token, finish in zip(step.rows, step.tokens, step.finish, strict=True):
                 if token not in self._end_tokens:
@@ -291,7 +305,7 @@ class ModelWrapper:
             for each, prompt in zip(requests, batch.prompts, strict=True)
         ]
         unfinished = dict.fromkeys(range(len(requests)), 0)  # row -> tokens so far
-        for step in decode(self.model, batch, sampling, hooks, poll, stop):
+        for step in decode(self.model, batch, sampling, hooks, poll, stop, compiled=self._compiled):
             yield from self._message_readings(step, batch)
             for event in self._events(step, hooks.axis_names, writers):
                 unfinished[event.row] = event.index + 1
@@ -370,6 +384,8 @@ class ModelWrapper:
             capture_layers=capture_layers,
             axes=axes,
             stop_after=stop_after,
+            # Given text is read in one pass, which is not compiled.
+            fixed=self._compiled is not None and stop_after is None,
         )
 
     def _spells_stop(self, ids: list[int]) -> bool:
