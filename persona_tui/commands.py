@@ -223,10 +223,11 @@ class ChatSession:
 
         if recorded is None:
             return []
-        mix, there = Mix.from_record(recorded), self.runtime.personas.list_available()
+        personas = self.runtime.personas
+        mix, there = Mix.from_record(recorded), [*personas.list_available(), *personas.list_traits()]
         weights = {name: weight for name, weight in mix.weights.items() if name in there}
         for name in weights:
-            self.runtime.personas.load(name)
+            personas.load(name)
         self.change_mix(**{each.name: getattr(mix, each.name) for each in fields(mix)} | {"weights": weights})
         return [name for name in mix.weights if name not in there]
 
@@ -622,9 +623,7 @@ COMMANDS: dict[str, Command] = {
             "0 = the likeliest word, 1 = as the model has it",
             _temperature,
         ),
-        Command(
-            "top-p", "/top-p NUMBER", "choose among the likeliest words; 1 = among all", _top_p
-        ),
+        Command("top-p", "/top-p NUMBER", "choose among the likeliest words; 1 = among all", _top_p),
         Command("max-tokens", "/max-tokens NUMBER", "the longest reply", _max_tokens),
         Command("regenerate", "/regenerate [#N]", "write a reply anew; both are kept", conversing.regenerate),
         Command("continue", "/continue", "go on with the last reply", conversing.continue_reply),

@@ -186,6 +186,18 @@ class Stretch:
         return self.recorded.settings
 
     @property
+    def mixes(self) -> list[dict[str, Any]]:
+        """All mixes that it was written with, and those of other rows of its batch."""
+        changes = [change.mix for change in self.recorded.changes]
+        return [self.settings.get("mix") or {}, *changes, *self.settings.get("rows", [])]
+
+    @property
+    def capping_layers(self) -> list[int]:
+        """Where it was capped, if it was."""
+        floors = [floor for mix in self.mixes if (floor := mix.get("floor"))]
+        return list(floors[0]["layers"]) if floors else []
+
+    @property
     def name(self) -> str:
         """What to call it in messages: `reply 4`, or `reply 4, continuation 1`."""
         return f"reply {self.node}" + (f", continuation {self.run}" if self.run else "")
@@ -245,33 +257,35 @@ def check_same(engine: SteeringEngine, stretch: Stretch) -> None:
             f"{stretch.name} was written by {settings.get('model')} with the fingerprint "
             f"{settings['fingerprint'][:12]}; {model.name} here has {model.fingerprint[:12]}"
         )
-    for mix in _mixes(stretch):
+    for mix in stretch.mixes:
         _check_vectors(engine, stretch, mix)
 
 
-def _mixes(stretch: Stretch) -> list[dict[str, Any]]:
-    changes = [change.mix for change in stretch.recorded.changes]
-    return [stretch.settings["mix"], *changes, *stretch.settings.get("rows", [])]
-
-
 def _check_vectors(engine: SteeringEngine, stretch: Stretch, mix: Mapping[str, Any]) -> None:
-    for file, digest in mix.get("vectors", {}).items():
-        kind, _, name = file.partition("/")
-        try:
-            found = engine.personas.digest(name if kind == "personas" else None)
-        except PersonaTuiError as error:
-            raise SessionError(f"{stretch.name} was spoken with {file}: {error}") from error
-        if found != digest:
-            raise SessionError(
-                f"{stretch.name} was spoken with another {file}.safetensors: "
-                f"SHA-256 {digest[:12]} then, {found[:12]} now"
-            )
-    then = (mix.get("floor") or {}).get("layers", [])
+    for name, digest in mix.get("vectors", {}).items():
+        _check_file(engine, stretch, name, digest)
+    if floor := mix.get("floor"):
+        _check_file(engine, stretch, None, floor.get("file", ""))
+    then = floor["layers"] if floor else []
     capped = sorted(engine.interventions(Mix.from_record(mix, settled=True)).capping)
     if capped != then:
         raise SessionError(
             f"{stretch.name} was capped at layers {then}, now it would be at {capped}: "
             "set steering.capping_layers to what it was"
+        )
+
+
+def _check_file(engine: SteeringEngine, stretch: Stretch, name: str | None, then: str) -> None:
+    """Make sure that a persona's file (None: the axes') is the one that a run was spoken with."""
+    which = name or "axes"
+    try:
+        now = engine.personas.digest(name)
+    except PersonaTuiError as error:
+        raise SessionError(f"{stretch.name} was spoken with {which}: {error}") from error
+    if now != then:
+        raise SessionError(
+            f"{stretch.name} was spoken with another file of {which}: "
+            f"SHA-256 {then[:12]} then, {now[:12]} now"
         )
 
 

@@ -15,6 +15,7 @@ from persona_tui.cli.root import Invocation, pass_invocation
 if TYPE_CHECKING:
     from persona_tui.replies import Replayed, Stretch
     from persona_tui.runtime import Runtime
+    from persona_tui.steering import SteeringEngine
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -50,28 +51,23 @@ def replay(invocation: Invocation, /, session: str, as_json: bool) -> None:
 
 
 def _replayed(invocation: Invocation, recorded: list[Stretch]) -> Iterator[Replayed]:
-    """Write all runs again. Everything that can be compared before a model speaks is compared first."""
+    """Write all runs again. What can be compared before a model speaks is compared first."""
     from persona_tui.replies import check_same
     from persona_tui.replies import replay as write_again
 
     for _, group in groupby(recorded, key=lambda stretch: _needs(stretch.settings)):
         same = list(group)
-        engine = _runtime(invocation, same[0].settings).engine
-        for stretch in same:
+        runtime = _runtime(invocation, same[0].settings)
+        engines = [_engine(runtime, stretch) for stretch in same]
+        for engine, stretch in zip(engines, same, strict=True):
             check_same(engine, stretch)
-        for stretch in same:
+        for engine, stretch in zip(engines, same, strict=True):
             yield write_again(engine, stretch)
 
 
-def _needs(settings: dict[str, Any]) -> tuple[str, ...]:
-    """What a model has to be opened with to write a reply again."""
-    names = ("model", "device", "dtype", "quantization")
-    return (*(str(settings.get(name)) for name in names), str(_capping_layers(settings)))
-
-
-def _capping_layers(settings: dict[str, Any]) -> list[int]:
-    floor = (settings.get("mix") or {}).get("floor") or {}
-    return list(floor.get("layers") or [])
+def _needs(settings: dict[str, Any]) -> list[str]:
+    """What a model has to be loaded with to write a reply again."""
+    return [str(settings.get(name)) for name in ("model", "device", "dtype", "quantization")]
 
 
 def _runtime(invocation: Invocation, settings: dict[str, Any]) -> Runtime:
@@ -88,9 +84,19 @@ def _runtime(invocation: Invocation, settings: dict[str, Any]) -> Runtime:
         invocation.quantization or settings.get("quantization"),
     )
     runtime.on_model_load = announce_model
-    if layers := _capping_layers(settings):
-        runtime.override({"steering.capping_layers": layers})
     return runtime
+
+
+def _engine(runtime: Runtime, stretch: Stretch) -> SteeringEngine:
+    """An engine that caps where it was capped then, whatever the settings say now."""
+    layers = stretch.capping_layers
+    if not layers or layers == list(runtime.engine.capping_layers):
+        return runtime.engine
+    from persona_tui.config import override
+    from persona_tui.steering import SteeringEngine
+
+    settings = override(runtime.settings, {"steering.capping_layers": layers})
+    return SteeringEngine(runtime.model, runtime.personas, settings)
 
 
 def _shown(result: Replayed, quiet: bool) -> Replayed:

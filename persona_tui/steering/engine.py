@@ -164,16 +164,18 @@ class SteeringEngine:
         """A mix as a transcript has it, ready for JSON: enough to speak with it again (`Mix.from_record`).
 
         Besides the mix' own fields: `added_at`, the layers where personas are added; `floor`, the axis,
-        percentile and layers of the floor (None if nothing is capped); `vectors`, the SHA-256 of every file
-        that plays a part, by its name in the model's folder.
+        percentile and layers of the floor (None if nothing is capped); `vectors`, by persona, and
+        `floor.file`: the SHA-256 of the files that they came from.
         """
-        live, axis = self.interventions(mix), self.capping_axis(mix)
-        files = {f"personas/{name}": self.personas.digest(name) for name, by in mix.weights.items() if by}
-        floor = None
+        live, floor = self.interventions(mix), None
         if live.capping:
-            percentile = self._percentile if mix.percentile is None else mix.percentile
-            floor = {"axis": axis, "percentile": percentile, "layers": sorted(live.capping)}
-            files["axes"] = self.personas.digest()
+            floor = {
+                "axis": self.capping_axis(mix),
+                "percentile": self._percentile if mix.percentile is None else mix.percentile,
+                "layers": sorted(live.capping),
+                "file": self.personas.digest(),
+            }
+        files = {name: self.personas.digest(name) for name, weight in mix.weights.items() if weight}
         return {**asdict(mix), "added_at": sorted(live.steering), "floor": floor, "vectors": files}
 
     def _load(self, mix: Mix) -> None:

@@ -99,9 +99,14 @@ def test_a_persona_that_has_changed_is_named(recorded: Cli, workspace: Path) -> 
     shutil.copyfile(file.with_name("fool.safetensors"), file)
     result = recorded("replay", "last")
     assert (result.status, result.out) == (1, "")
-    assert "personas/sage.safetensors: SHA-256" in result.err and result.err.count("\n") == 1
+    assert "another file of sage: SHA-256" in result.err and result.err.count("\n") == 1
     file.unlink()
-    assert "spoken with personas/sage" in recorded("replay", "last").err
+    assert "spoken with sage: " in recorded("replay", "last").err
+
+
+def test_the_capping_layers_are_those_of_then(recorded: Cli) -> None:
+    recorded("config", "set", "steering.capping_layers", "[0]")
+    assert recorded("replay", "last").status == 0
 
 
 def test_another_model_is_named(recorded: Cli, call: Cli, workspace: Path) -> None:
