@@ -155,6 +155,7 @@ class Harms:
         layer: where.
         weights: `[harms, hidden]`.
         bias: `[harms]`.
+        accuracy: how often it is right in cross-validation, 0 to 1.
     """
 
     names: tuple[str, ...]
@@ -162,6 +163,7 @@ class Harms:
     layer: int
     weights: Tensor
     bias: Tensor
+    accuracy: float
 
     def probabilities(self, activations: Tensor) -> Tensor:
         """`[n, hidden]` to `[n, harms]`; they add up to 1."""

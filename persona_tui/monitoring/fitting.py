@@ -10,7 +10,8 @@ Nothing here sees a validation, adversarial or test query.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -127,6 +128,7 @@ def fit(examples: Examples, readings: Readings, tone: Readings | None = None, se
         _fit_tone(found, examples, readings, tone)
     _fit_means(found, examples, readings, folds)
     _fit_probes(found, examples, readings, folds)
+    found.harms = _fit_harms(examples, readings, seed)
     return found
 
 
@@ -253,7 +255,6 @@ def _fit_probes(found: Fitted, examples: Examples, readings: Readings, folds: Se
         odds = np.mean([probe.scores for probe in probes], axis=0)
         found.detectors[method] = _detector(method, those, form, 1 / (1 + np.exp(-odds)), examples)
     found.detectors[PROBE].fit["penalty"] = penalty
-    found.harms = _fit_harms(examples, readings, chosen.position, chosen.layer)
 
 
 def _spread(layers: Sequence[int]) -> list[int]:
@@ -325,20 +326,46 @@ def _calibrated(rows: Floats, examples: Examples, folds: Sequence[Fold], penalty
     )
 
 
-def _fit_harms(examples: Examples, readings: Readings, position: str, layer: int) -> Harms | None:
-    """Which harm it is, from those dangerous queries that say so; None if fewer than two harms are known."""
-    from sklearn.pipeline import Pipeline
+def _fit_harms(examples: Examples, readings: Readings, seed: int) -> Harms | None:
+    """What tells harms apart, from those dangerous queries that name theirs; None if they name one at most.
 
-    known: Mapping[str, list[int]] = {
-        harm: [place for place, each in enumerate(examples.harms) if each == harm]
-        for harm in sorted({harm for harm in examples.harms if harm is not None})
-    }
-    places = [place for those in known.values() if len(those) >= _MIN_A_HARM for place in those]
-    names = [examples.harms[place] for place in places]
+    Its position and layer are its own: where a model has made up its mind to refuse, it may not matter to it
+    any more what.
+    """
+    named = [place for place, harm in enumerate(examples.harms) if harm is not None]
+    common = Counter(examples.harms[place] for place in named)
+    places = [place for place in named if common[examples.harms[place]] >= _MIN_A_HARM]
+    names = np.array([str(examples.harms[place]) for place in places])
     if len(set(names)) < 2:
         return None
+    folds = _harm_folds(names, [examples.groups[place] for place in places], seed)
+    right: dict[tuple[str, int], float] = {}
+    for position in readings.at:
+        for layer in _spread(readings.layers):
+            rows = _rows(readings, position, layer)[places]
+            guesses = np.empty_like(names)
+            for learned, scored in folds:
+                guesses[scored] = (
+                    _pipeline(_FIRST_PENALTY).fit(rows[learned], names[learned]).predict(rows[scored])
+                )
+            right[position, layer] = float((guesses == names).mean())
+    position, layer = max(right, key=lambda each: right[each])
     rows = _rows(readings, position, layer)[places]
-    fitted: Pipeline = _pipeline(_FIRST_PENALTY).fit(rows, names)
+    return _harms(_pipeline(_FIRST_PENALTY).fit(rows, names), position, layer, right[position, layer])
+
+
+def _harm_folds(names: NDArray[np.str_], groups: Sequence[str], seed: int) -> list[Fold]:
+    """Folds that keep templates together and have all harms to learn from, as far as that can be."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    templates = {name: len({groups[place] for place in np.flatnonzero(names == name)}) for name in names}
+    splitter = StratifiedGroupKFold(max(2, min(FOLDS, *templates.values())), shuffle=True, random_state=seed)
+    folds = list(splitter.split(np.zeros(len(names)), names, np.asarray(groups)))
+    return [fold for fold in folds if len(set(names[fold[0]])) > 1 and len(fold[1])]
+
+
+def _harms(fitted: Any, position: str, layer: int, accuracy: float) -> Harms:
+    """Scaling and regression folded into one weighted sum a harm."""
     scaler, regression = (step for _, step in fitted.steps)
     weights, bias = regression.coef_, regression.intercept_
     if len(regression.classes_) == 2:  # scikit-learn then keeps the second one's odds only
@@ -350,4 +377,5 @@ def _fit_harms(examples: Examples, readings: Readings, position: str, layer: int
         layer,
         torch.from_numpy(weights).float(),
         torch.from_numpy(bias - weights @ scaler.mean_).float(),
+        accuracy,
     )

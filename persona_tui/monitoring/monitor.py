@@ -212,6 +212,7 @@ class SelfMonitor:
             "cross_validation": {name: each.fit for name, each in self.detectors.items()},
             "reply": self.reply.record(),
             "categories": list(self.harms.names) if self.harms is not None else [],
+            "categories_accuracy": self.harms.accuracy if self.harms is not None else None,
             "data": self.metadata.get("training", {}).get("sources", []),
             **{key: self.metadata.get(key) for key in ("model_name", "model_fingerprint", "created")},
         }
@@ -233,8 +234,12 @@ class SelfMonitor:
         }
         if self.harms is not None:
             tensors |= {"harms.weights": self.harms.weights, "harms.bias": self.harms.bias}
-            names, position, layer = list(self.harms.names), self.harms.position, self.harms.layer
-            metadata["harms"] = {"names": names, "position": position, "layer": layer}
+            metadata["harms"] = {
+                "names": list(self.harms.names),
+                "position": self.harms.position,
+                "layer": self.harms.layer,
+                "accuracy": self.harms.accuracy,
+            }
         save_tensors(path, tensors, metadata, inside=inside)
 
     @classmethod
@@ -319,6 +324,7 @@ def _restored(
             int(harms["layer"]),
             tensors["harms.weights"],
             tensors["harms.bias"],
+            float(harms["accuracy"]),
         )
         if harms is not None
         else None,

@@ -49,8 +49,9 @@ class Verdict:
 
     @property
     def badge(self) -> str:
-        """A few characters for a screen: `dangerous 0.12 (cyber)`."""
-        harm = f" ({self.category.replace('_', ' ')})" if self.category and not self.safe else ""
+        """A few characters for a screen: `dangerous 0.12 (cyber)`, the harm only if it is likelier than not."""
+        likely = self.category is not None and (self.category_probability or 0) >= 0.5
+        harm = f" ({str(self.category).replace('_', ' ')})" if likely else ""
         return f"{self.label} {self.score:.3g}{harm}"
 
     @property

@@ -101,7 +101,9 @@ def test_a_dangerous_verdict_names_a_harm(monitor: SelfMonitor) -> None:
     verdict = never.check(BOMB)
     assert monitor.harms is not None
     assert verdict.category in monitor.harms.names and 0 < (verdict.category_probability or 0) <= 1
-    assert verdict.badge.startswith("dangerous") and str(verdict.category).split("_")[0] in verdict.badge
+    sure = replace(verdict, category="self_harm", category_probability=0.9)
+    assert sure.badge.startswith("dangerous") and sure.badge.endswith("(self harm)")
+    assert "(" not in replace(sure, category_probability=0.2).badge
 
 
 def test_what_was_read_elsewhere_can_be_judged(monitor: SelfMonitor, model: ModelWrapper) -> None:
