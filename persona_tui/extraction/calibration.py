@@ -4,7 +4,7 @@
    the ends of the scale: *expression* 1 and 0.
 2. A coarse sweep begins to answer a few questions with many vectors, layers and coefficients at once: each
    row of a batch is steered in its own way.
-3. A fine sweep answers all questions around the best few of them.
+3. A fine sweep answers all questions around the best few of them, then just below where each costs too much.
 4. The most expressive point that is still fluent wins; among equals, the quietest.
 
 No judge is needed. Expression is the log-likelihood ratio of a reply with and without the persona's system
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
@@ -32,6 +33,7 @@ DEFAULT_STRENGTH = 0.3  # where on the strength scale the calibrated point lies
 QUIETEST, LOUDEST = 0.5, 5.0  # the first sweep: multiples of the natural size of a response's shift
 COARSE_STEPS = 7
 FINE_FACTORS = (0.7, 0.85, 1.0, 1.2, 1.45)  # around the best coarse coefficient
+EDGE = 0.85  # share of the fluency margin that the last points aim at
 COARSE_QUESTIONS = 6
 FINALISTS = 3
 MOST_SINGLE_LAYERS = 6
@@ -118,7 +120,9 @@ def calibrate(extractor: ActivationExtractor, persona: PersonaVector) -> Calibra
     margin = extractor.settings.calibration.fluency_margin
     first = coarse_points(persona, extractor.target_layers, extractor.model.n_layers)
     coarse = _Sweep(extractor, persona, trials[:COARSE_QUESTIONS], -(-tokens // 2)).measure(first)
-    fine = _Sweep(extractor, persona, trials, tokens).measure(fine_points(coarse, margin))
+    sweep = _Sweep(extractor, persona, trials, tokens)
+    fine = sweep.measure(fine_points(coarse, margin))
+    fine += sweep.measure(edge_points(fine, margin))
     chosen = choose(fine, margin)
     curve = [each.as_dict(margin, "coarse", chosen=False) for each in coarse]
     curve += [each.as_dict(margin, "fine", chosen=each is chosen) for each in fine]
@@ -148,7 +152,7 @@ def response_count(extractor: ActivationExtractor) -> int:
     places = len(candidate_places(extractor.layers, extractor.target_layers, extractor.model.n_layers))
     questions = len(extractor.held_out_questions)
     coarse = 2 + len(RECIPES) * places * COARSE_STEPS
-    return coarse * min(COARSE_QUESTIONS, questions) + (2 + FINALISTS * len(FINE_FACTORS)) * questions
+    return coarse * min(COARSE_QUESTIONS, questions) + (2 + FINALISTS * (len(FINE_FACTORS) + 1)) * questions
 
 
 # Which points -----------------------------------------------------------------------------------------------
@@ -202,6 +206,30 @@ def fine_points(coarse: Sequence[Measured], margin: float) -> list[Point]:
         for point in list(best.values())[:FINALISTS]
         for factor in FINE_FACTORS
     ]
+
+
+def edge_points(fine: Sequence[Measured], margin: float) -> list[Point]:
+    """The last points: at each place where the loudness becomes too much, just below that.
+
+    Between the loudest coefficient that costs less than `EDGE` of the margin and the next one, in the
+    logarithm of the coefficient. Expression grows fast there, so that a step of the sweep is a long way.
+    """
+    places: dict[tuple[str, tuple[int, ...]], list[Measured]] = {}
+    for each in sorted(fine, key=lambda each: each.point.coefficient):
+        places.setdefault((each.point.recipe, each.point.layers), []).append(each)
+    return [
+        Point(*place, _crossing(below, above, EDGE * margin))
+        for place, row in places.items()
+        for below, above in pairwise(row)
+        if below.fluency_drop < EDGE * margin <= above.fluency_drop
+    ][:FINALISTS]
+
+
+def _crossing(below: Measured, above: Measured, drop: float) -> float:
+    """The coefficient between two points at which the fluency has dropped by `drop`."""
+    way = (drop - below.fluency_drop) / (above.fluency_drop - below.fluency_drop)
+    ratio = above.point.coefficient / below.point.coefficient
+    return below.point.coefficient * float(ratio**way)
 
 
 def choose(measured: Sequence[Measured], margin: float) -> Measured:
