@@ -134,14 +134,6 @@ def middle(costs: Sequence[Cost]) -> Cost:
     return Cost(median(each.wall for each in costs), median(each.cpu for each in costs))
 
 
-def ratio(costs: Sequence[Cost], ours: Sequence[Cost]) -> Cost:
-    """How much more something costs than ours does: the median over the rounds, in each of which both ran."""
-    return Cost(
-        median(a.wall / b.wall for a, b in zip(costs, ours, strict=True)),
-        median(a.cpu / b.cpu for a, b in zip(costs, ours, strict=True)),
-    )
-
-
 def synchronize() -> None:
     """Wait for the GPU, if there is one in use."""
     torch = sys.modules.get("torch")

@@ -7,7 +7,8 @@
 It makes an environment of its own, with persona-tui, steering-vectors and repeng in it, and runs all sides in
 one process there: the same torch and transformers, the same weights, the same threads. What is compared takes
 turns, so that whatever else the machine does falls on all sides alike; figures are medians, and ratios are
-medians of the ratios within each round. Every side writes exactly as many tokens: nothing ends a turn early.
+medians of the ratios within each round. Aims are judged by CPU seconds, which other programs hardly
+change; on a GPU by time. Every side writes exactly as many tokens: nothing ends a turn early.
 
 The two-pass recipe is the one that persona_vectors and assistant-axis use (generate, then run the model once
 more over prompt and response with `output_hidden_states`), written here with nothing but transformers.
@@ -19,6 +20,7 @@ import argparse
 import importlib.metadata
 import json
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -39,6 +41,7 @@ from measuring import (
     forget_peak,
     in_step,
     machine,
+    middle,
     peak_memory,
     rotated,
     set_threads,
@@ -102,21 +105,25 @@ def compared(costs: Mapping[str, Sequence[Cost]], ours: str, unit: str, failed: 
     """A table: what each side does per second, and its cost beside ours."""
     rows = []
     for name, each in costs.items():
-        seconds = median(cost.wall for cost in each)
-        walls = [cost.wall / mine.wall for cost, mine in zip(each, costs[ours], strict=True)]
-        cpus = [cost.cpu / mine.cpu for cost, mine in zip(each, costs[ours], strict=True)]
-        spread = f"{min(walls):.2f}-{max(walls):.2f}"
-        rows.append((name, short(1 / seconds), f"{median(walls):.2f}", spread, f"{median(cpus):.2f}"))
-    rows += [(name, "cannot be run here", reason, "", "") for name, reason in failed.items()]
-    return table(("", f"{unit} per second", "time, ours = 1", "range", "CPU seconds, ours = 1"), rows)
+        seconds = median(cost.cpu for cost in each), median(cost.wall for cost in each)
+        ratios = relative(each, costs[ours], "cpu"), relative(each, costs[ours], "wall")
+        spread = f"{min(ratios[0]):.2f}-{max(ratios[0]):.2f}"
+        rows.append(
+            (name, short(1 / seconds[0]), median(ratios[0]), spread, short(1 / seconds[1]), median(ratios[1]))
+        )
+    rows += [(name, "cannot be run here", reason, "", "", "") for name, reason in failed.items()]
+    header = (f"{unit} per CPU second", "CPU seconds, ours = 1", "range", f"{unit} per second")
+    return table(("", *header, "time, ours = 1"), rows)
 
 
-def best(costs: Mapping[str, Sequence[Cost]], ours: str, names: Sequence[str]) -> float:
-    """The lowest time of several sides, ours being 1."""
-    return min(
-        median(cost.wall / mine.wall for cost, mine in zip(costs[name], costs[ours], strict=True))
-        for name in names
-    )
+def relative(costs: Sequence[Cost], ours: Sequence[Cost], by: str) -> list[float]:
+    """What something costs in each round, ours being 1; `by` is "cpu" or "wall"."""
+    return [getattr(cost, by) / getattr(mine, by) for cost, mine in zip(costs, ours, strict=True)]
+
+
+def best(bench: Bench, costs: Mapping[str, Sequence[Cost]], ours: str, names: Sequence[str]) -> float:
+    """The lowest cost of several sides, ours being 1."""
+    return min(median(relative(costs[name], costs[ours], bench.judged_by)) for name in names)
 
 
 def given_texts(bench: Bench, size: str, report: Report) -> None:
@@ -130,8 +137,8 @@ def given_texts(bench: Bench, size: str, report: Report) -> None:
         report_lines.append(compared(costs, "persona-tui", "pairs", bench.failed) + "\n")
         peers = [name for name in costs if name.startswith(PEERS)]
         if peers:
-            found = best(costs, "persona-tui", peers)
-            report.aim(f"from given texts, {where}: best peer's time", size, found, 1.4, at_least=True)
+            found = best(bench, costs, "persona-tui", peers)
+            report.aim(f"from given texts, {where}: best peer beside ours", size, found, 1.4, at_least=True)
     lengths = [len(bench.tokenizer(text).input_ids) for text in texts(2 * bench.effort.pairs)]
     report_lines.append(f"Texts of {min(lengths)} to {max(lengths)} tokens, in a random order.")
     if not bench.failed:
@@ -161,9 +168,12 @@ def generated(bench: Bench, size: str, report: Report) -> None:
     )
     where = SIZE_NAMES[size]
     report.add(f"{where}: extraction by generating", text)
-    report.aim("by generating: two passes, equal batch", size, best(costs, ours, [equal]), 1.4, at_least=True)
-    report.aim("the same without logits in the second", size, best(costs, ours, [lean]), 1.4, at_least=True)
-    report.aim("one prompt at a time", size, best(costs, ours, [alone]), 5, at_least=True)
+    for name, what, wanted in (
+        (equal, "by generating: two passes, equal batch", 1.4),
+        (lean, "the same without logits in the second", 1.4),
+        (alone, "one prompt at a time", 5),
+    ):
+        report.aim(what, size, best(bench, costs, ours, [name]), wanted, at_least=True)
 
 
 def added(bench: Bench, size: str, report: Report) -> None:
@@ -187,18 +197,18 @@ def added(bench: Bench, size: str, report: Report) -> None:
     )
     rows = [_added_row(f"capture at every layer, {effort.batch} rows", captured, "captured")]
     rows += [_added_row(f"{name}, one row", steered, name) for name in ("steered", "steered and capped")]
-    text = table(("added to decoding", "time", "CPU seconds"), rows)
+    text = table(("added to decoding", "CPU seconds", "time"), rows)
     text += "\n\nBoth decode in step, one token of each at a time; the median over the rounds of every step."
     report.add(f"{SIZE_NAMES[size]}: what is added", text)
-    capture = captured["captured"].wall / captured["plain"].wall - 1
-    interventions = steered["steered and capped"].wall / steered["plain"].wall - 1
+    capture = relative([captured["captured"]], [captured["plain"]], bench.judged_by)[0] - 1
+    interventions = relative([steered["steered and capped"]], [steered["plain"]], bench.judged_by)[0] - 1
     report.aim("capture adds to generating", size, capture, 0.03, at_least=False)
     report.aim("steering and capping add to decoding", size, interventions, 0.02, at_least=False)
 
 
 def _added_row(what: str, costs: Mapping[str, Cost], name: str) -> tuple[str, str, str]:
     cost, plain = costs[name], costs["plain"]
-    return what, f"{cost.wall / plain.wall - 1:+.1%}", f"{cost.cpu / plain.cpu - 1:+.1%}"
+    return what, f"{cost.cpu / plain.cpu - 1:+.1%}", f"{cost.wall / plain.wall - 1:+.1%}"
 
 
 def spoken(bench: Bench, size: str, report: Report) -> None:
@@ -212,12 +222,12 @@ def spoken(bench: Bench, size: str, report: Report) -> None:
         f"\n\nOne prompt, {bench.effort.decoded} tokens, temperature {TEMPERATURE:g}; the prompt is included."
     )
     report.add(f"{SIZE_NAMES[size]}: single streams", text)
-    found = 1 / best(costs, ours, [plain])
+    found = 1 / best(bench, costs, ours, [plain])
     report.aim("steered and capped / unsteered `generate`", size, found, 1.02, at_least=False)
     for name in costs:
         if name.startswith(PEERS):
-            found = best(costs, ours, [name])
-            report.aim(f"{name}: time beside ours", size, found, 1.0, at_least=True)
+            found = best(bench, costs, ours, [name])
+            report.aim(f"{name}, beside ours", size, found, 1.0, at_least=True)
 
 
 # Memory and start-up ----------------------------------------------------------------------------------------
@@ -303,17 +313,24 @@ def start_up(options: argparse.Namespace, report: Report) -> None:
         "python -c 'import torch'": [sys.executable, "-c", "import torch"],
         "python -c pass": [sys.executable, "-c", "pass"],
     }
-    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    costs: dict[str, list[Cost]] = {name: [] for name in commands}
     for turn in range(-1, 1 if options.quick else 9):
         for name in rotated(list(commands), turn):
-            began = time.perf_counter()
-            child(commands[name])
-            seconds[name] += [time.perf_counter() - began] if turn >= 0 else []
-    rows = [(name, f"{median(each):.3f}") for name, each in seconds.items()]
-    report.add("Start-up", table(("", "seconds"), rows))
-    ours, theirs = seconds["persona-tui --help"], seconds["python -c 'import torch'"]
-    found = median(a / b for a, b in zip(ours, theirs, strict=True))
+            costs[name] += [started(commands[name])] if turn >= 0 else []
+    rows = [(name, f"{middle(each).cpu:.3f}", f"{middle(each).wall:.3f}") for name, each in costs.items()]
+    report.add("Start-up", table(("", "CPU seconds", "seconds"), rows))
+    ours, theirs = costs["persona-tui --help"], costs["python -c 'import torch'"]
+    found = median(relative(ours, theirs, "cpu"))
     report.aim("`--help` / importing torch", "", found, 0.25, at_least=False)
+
+
+def started(command: Sequence[str]) -> Cost:
+    """What a whole process costs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    began, before = time.perf_counter(), used.ru_utime + used.ru_stime
+    child(command)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Cost(time.perf_counter() - began, used.ru_utime + used.ru_stime - before)
 
 
 # All of it --------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ class Effort:
 
 
 EFFORTS = {
-    BUILTIN: Effort(64, 64, 32, 64, 4, 96, 9),
+    BUILTIN: Effort(32, 64, 32, 64, 4, 96, 7),
     "tiny": Effort(8, 8, 4, 8, 2, 8, 3),
     "deep": Effort(16, 64, 32, 32, 2, 32, 3),
     "0.5b-8": Effort(16, 32, 32, 48, 2, 48, 4),
@@ -56,6 +56,7 @@ class Bench:
         from persona_tui.model import ModelWrapper
 
         self.effort, self.device = effort, device
+        self.judged_by = "wall" if device.startswith("cuda") else "cpu"
         self.model, self.tokenizer = make_model(size, device, dtype)
         self.wrapper = ModelWrapper(self.model, self.tokenizer, size)
         self.wrapper._end_tokens = frozenset()  # every side writes exactly as many tokens
