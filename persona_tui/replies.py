@@ -13,6 +13,8 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from persona_tui.errors import PersonaTuiError, SessionError
 from persona_tui.model import Message, Sampling
 from persona_tui.monitoring.guard import verdict_of
@@ -70,9 +72,7 @@ def prepare(
     settings = {
         "model": model.name,
         "fingerprint": model.fingerprint,
-        "device": model.device.type,
-        "dtype": str(model.model.dtype).removeprefix("torch."),
-        "quantization": engine.settings.model.quantization,
+        **circumstances(engine),
         "system": system or None,
         "sampling": asdict(sampling),
         "forgotten": fitted.forgotten,
@@ -82,6 +82,17 @@ def prepare(
     return Prepared(
         fitted.messages, system or None, sampling, fitted.forgotten, fitted.prompt_tokens, settings
     )
+
+
+def circumstances(engine: SteeringEngine) -> dict[str, Any]:
+    """What besides the model and the settings decides about the last digits, and so about close choices."""
+    return {
+        "device": engine.model.device.type,
+        "dtype": str(engine.model.model.dtype).removeprefix("torch."),
+        "quantization": engine.settings.model.quantization,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
 
 
 def speak(
@@ -287,6 +298,16 @@ def _check_file(engine: SteeringEngine, stretch: Stretch, name: str | None, then
             f"{stretch.name} was spoken with another file of {which}: "
             f"SHA-256 {then[:12]} then, {now[:12]} now"
         )
+
+
+def unlike(engine: SteeringEngine, stretch: Stretch) -> list[str]:
+    """What is not as it was when a run was written, and may be why it differs: `torch 2.6, now 2.7`."""
+    here = circumstances(engine)
+    return [
+        f"{name} {then}, now {here[name]}"
+        for name, then in stretch.settings.items()
+        if name in here and then != here[name]
+    ]
 
 
 def replay(engine: SteeringEngine, stretch: Stretch) -> Replayed:

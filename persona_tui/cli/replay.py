@@ -10,6 +10,7 @@ import click
 
 from persona_tui.cli.interrupt import quick_interrupt
 from persona_tui.cli.output import json_option, print_json
+from persona_tui.cli.progress import announce_model, note
 from persona_tui.cli.root import Invocation, pass_invocation
 
 if TYPE_CHECKING:
@@ -52,27 +53,30 @@ def replay(invocation: Invocation, /, session: str, as_json: bool) -> None:
 
 def _replayed(invocation: Invocation, recorded: list[Stretch]) -> Iterator[Replayed]:
     """Write all runs again. What can be compared before a model speaks is compared first."""
-    from persona_tui.replies import check_same
+    from persona_tui.replies import check_same, unlike
     from persona_tui.replies import replay as write_again
 
     for _, group in groupby(recorded, key=lambda stretch: _needs(stretch.settings)):
         same = list(group)
         runtime = _runtime(invocation, same[0].settings)
+        _same_threads(same[0].settings)
         engines = [_engine(runtime, stretch) for stretch in same]
         for engine, stretch in zip(engines, same, strict=True):
             check_same(engine, stretch)
         for engine, stretch in zip(engines, same, strict=True):
-            yield write_again(engine, stretch)
+            result = write_again(engine, stretch)
+            if not result.equal and (reasons := unlike(engine, stretch)):
+                note(f"{stretch.name} was written with {'; '.join(reasons)}.")
+            yield result
 
 
 def _needs(settings: dict[str, Any]) -> list[str]:
     """What a model has to be loaded with to write a reply again."""
-    return [str(settings.get(name)) for name in ("model", "device", "dtype", "quantization")]
+    return [str(settings.get(name)) for name in ("model", "device", "dtype", "quantization", "threads")]
 
 
 def _runtime(invocation: Invocation, settings: dict[str, Any]) -> Runtime:
     """The workspace with the model as it was then; what the command line says goes before that."""
-    from persona_tui.cli.progress import announce_model
     from persona_tui.runtime import Runtime
 
     dtype = settings.get("dtype")
@@ -85,6 +89,15 @@ def _runtime(invocation: Invocation, settings: dict[str, Any]) -> Runtime:
     )
     runtime.on_model_load = announce_model
     return runtime
+
+
+def _same_threads(settings: dict[str, Any]) -> None:
+    """Add up in as many threads as then: another order of adding changes the last digits."""
+    import torch
+
+    threads = settings.get("threads")
+    if isinstance(threads, int) and threads > 0:
+        torch.set_num_threads(threads)
 
 
 def _engine(runtime: Runtime, stretch: Stretch) -> SteeringEngine:
