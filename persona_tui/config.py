@@ -19,6 +19,9 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from persona_tui.atomic import atomic_write_text
 from persona_tui.errors import ConfigError, nearest
+from persona_tui.plain_files import read_plain
+
+_MOST_BYTES = 1 << 20  # of a config.yaml
 
 LayerNumber = Annotated[int, Field(ge=0)]
 LayerList = Literal["auto"] | Annotated[list[LayerNumber], Field(min_length=1)]
@@ -187,7 +190,7 @@ def known_keys() -> list[str]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_plain(path, _MOST_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not text in UTF-8.") from error
     except OSError as error:

@@ -13,6 +13,7 @@ from persona_tui.cli.output import json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.errors import DatasetError, JobCancelled
+from persona_tui.plain_files import read_plain
 from persona_tui.processes import is_main, processes
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ class _Task:
         if not path.exists():
             return []
         list(read_jsonl(path, self.record))  # a file with mistakes is not added to
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_plain(path).decode("utf-8-sig").splitlines()
         return [json.loads(line) for line in lines if line.strip()]
 
     def generate(self, generator: DatasetGenerator, known: list[str]) -> None:

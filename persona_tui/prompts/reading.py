@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 from pydantic import ValidationError
 
 from persona_tui.errors import DatasetError, nearest
+from persona_tui.plain_files import lines_of, read_plain
 from persona_tui.prompts.schema import (
     ArchetypePrompt,
     MonitorQuery,
@@ -85,6 +86,17 @@ def read_archetype(workspace: Workspace, name: str) -> list[ArchetypePrompt]:
     return _read_all(archetype_path(workspace, name), ArchetypePrompt)
 
 
+def roles_path(workspace: Workspace) -> Path:
+    """Where the roles of the assistant axis are."""
+    return workspace.datasets / "personas" / "roles.jsonl"
+
+
+def read_roles(workspace: Workspace) -> list[ArchetypePrompt]:
+    """System prompts of many roles, one for each; none if the workspace has no such file."""
+    path = roles_path(workspace)
+    return _read_all(path, ArchetypePrompt) if path.is_file() else []
+
+
 def read_prompt_file(path: Path) -> list[str]:
     """The system prompts in a file of the user's own.
 
@@ -98,7 +110,7 @@ def read_prompt_file(path: Path) -> list[str]:
     if path.suffix.casefold() == ".jsonl":
         return [prompt.system_prompt for prompt in _read_all(path, ArchetypePrompt)]
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_plain(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path} is not text in UTF-8") from error
     except OSError as error:
@@ -147,10 +159,9 @@ def scan_jsonl(path: Path, record: type[R]) -> Iterator[tuple[int, R | str]]:
         DatasetError: the file cannot be read.
     """
     try:
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield number, _parse(line, record)
+        for number, line in enumerate(lines_of(path), start=1):
+            if line.strip():
+                yield number, _parse(line, record)
     except FileNotFoundError:
         raise DatasetError(f"{path} does not exist. `persona-tui init` writes the data sets.") from None
     except OSError as error:
@@ -169,7 +180,7 @@ def _parse(line: bytes, record: type[R]) -> R | str:
         value = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError:
         return "not UTF-8 text"
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         return f"not valid JSON ({getattr(error, 'msg', 'too deeply nested')})"
     if not isinstance(value, dict):
         return f"a JSON object is needed, not {json.dumps(value)[:40]}"

@@ -27,6 +27,7 @@ from typing import Any, Self
 from persona_tui import __version__
 from persona_tui.errors import SessionError
 from persona_tui.lock import lock_handle
+from persona_tui.plain_files import lines_of, read_plain
 
 FORMAT = 1
 BATCH_TOKENS = 16
@@ -209,7 +210,7 @@ def _holder(path: Path) -> str:
 
 def _mend(file: int, path: Path) -> None:
     """Give the last line its end, or cut it off if it is torn, so that the next one stands alone."""
-    data = path.read_bytes()
+    data = read_plain(path)
     start = data.rfind(b"\n") + 1
     if start == len(data):
         return
@@ -241,19 +242,18 @@ def read_events(path: Path, skip: tuple[str, ...] = ()) -> Iterator[Event]:
     """
     unwanted = tuple(_PREFIX + kind.encode() + b'"' for kind in skip)
     try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if unwanted and line.startswith(unwanted):
-                    continue
-                event = _parsed(line)
-                if event is None:
-                    if not line.endswith(b"\n"):
-                        return
-                    raise SessionError(f"{path}:{number} is not an event of a session: the file is damaged")
-                kind = event.pop("kind")
-                if number == 1:
-                    _check_header(path, kind, event)
-                yield Event(kind, event, number)
+        for number, line in enumerate(lines_of(path), 1):
+            if unwanted and line.startswith(unwanted):
+                continue
+            event = _parsed(line)
+            if event is None:
+                if not line.endswith(b"\n"):
+                    return
+                raise SessionError(f"{path}:{number} is not an event of a session: the file is damaged")
+            kind = event.pop("kind")
+            if number == 1:
+                _check_header(path, kind, event)
+            yield Event(kind, event, number)
     except FileNotFoundError as error:
         raise SessionError(f"there is no session {path.stem}") from error
     except OSError as error:

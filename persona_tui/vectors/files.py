@@ -16,6 +16,7 @@ from torch import Tensor
 
 from persona_tui.atomic import atomic_write_bytes
 from persona_tui.errors import VectorFileError
+from persona_tui.plain_files import read_plain
 
 METADATA_KEY = "persona_tui"
 SUFFIX = ".safetensors"
@@ -111,7 +112,7 @@ def _read(path: Path) -> bytes:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
             _refuse(path, f"it is too large ({size:,} bytes)")
-        return path.read_bytes()
+        return read_plain(path, MAX_FILE_BYTES)
     except OSError as error:
         raise VectorFileError(f"{path} cannot be read: {error.strerror or error}.") from error
 

@@ -24,6 +24,7 @@ from persona_tui.errors import (
     WorkspaceError,
     nearest,
 )
+from persona_tui.plain_files import read_plain
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.files import SUFFIX, check_model
 from persona_tui.vectors.maths import blend
@@ -267,7 +268,7 @@ class PersonaManager:
     def _read_state(self) -> list[str]:
         """Return the remembered names. A damaged file only loses a convenience, so it counts as empty."""
         try:
-            state = json.loads((self.vectors_dir / STATE_FILE).read_text(encoding="utf-8"))
+            state = json.loads(read_plain(self.vectors_dir / STATE_FILE))
             names = state["loaded"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return []

@@ -36,6 +36,7 @@ from torch import Tensor
 from persona_tui.atomic import atomic_write_bytes, atomic_write_text
 from persona_tui.errors import JobCancelled, PersonaTuiError, VectorFileError, WorkspaceError
 from persona_tui.lock import only_writer
+from persona_tui.plain_files import read_plain
 from persona_tui.processes import processes
 from persona_tui.vectors.files import FORMAT_VERSION, METADATA_KEY, SUFFIX, check_kind, load_stored
 
@@ -355,7 +356,7 @@ def _raw(tensor: Tensor) -> bytes:
 
 def _read_manifest(path: Path) -> dict[str, str] | None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_plain(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError):

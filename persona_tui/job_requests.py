@@ -1,0 +1,167 @@
+"""Jobs as data: what was asked for, written down, so that another run of the program can do it.
+
+A front end that works in the background writes a request down before the job begins and forgets it when the
+job has ended. What is still there afterwards was cut short, by quitting or by a crash, and can be offered
+again; extraction goes on from where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import TypeAdapter
+
+from persona_tui.atomic import atomic_write_text
+from persona_tui.errors import PersonaTuiError, WorkspaceError
+from persona_tui.jobs import JobContext
+from persona_tui.lock import only_writer
+from persona_tui.plain_files import read_plain
+from persona_tui.runtime import Runtime, Source
+from persona_tui.workspace import Workspace
+
+_FOLDER = "jobs"
+_SUFFIX = ".json"
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """What a job is asked to do.
+
+    Attributes:
+        kind: a key of `KINDS`.
+        arguments: what it is done with, as JSON has it.
+        model: the name of the model that it is done with.
+    """
+
+    kind: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    model: str = ""
+
+    @property
+    def name(self) -> str:
+        """What it does, for people."""
+        return " ".join([self.kind, *([str(self.arguments["name"])] if self.arguments.get("name") else [])])
+
+    def run(self, runtime: Runtime, context: JobContext) -> Any:
+        """Do it.
+
+        Raises:
+            PersonaTuiError: the job's own errors, or nobody knows how to do this.
+        """
+        if self.kind not in KINDS:
+            raise PersonaTuiError(f'"{self.kind}" is a job of another version of persona-tui: forget it')
+        return KINDS[self.kind](runtime, context, self.arguments)
+
+
+def create_request(runtime: Runtime, name: str, source: Source) -> JobRequest:
+    """The making of a persona."""
+    made_from = {"from": type(source).__name__, **TypeAdapter(type(source)).dump_python(source, mode="json")}
+    return JobRequest("create", {"name": name, "source": made_from}, runtime.settings.model.name)
+
+
+def prepare_request(runtime: Runtime) -> JobRequest:
+    """The extraction of the axes and of the archetypes' personas."""
+    return JobRequest("prepare", {}, runtime.settings.model.name)
+
+
+def calibrate_request(runtime: Runtime, name: str) -> JobRequest:
+    """A persona's calibration."""
+    return JobRequest("calibrate", {"name": name}, runtime.settings.model.name)
+
+
+def _create(runtime: Runtime, context: JobContext, arguments: Mapping[str, Any]) -> Any:
+    fields = dict(arguments["source"])
+    kinds = {kind.__name__: kind for kind in get_args(Source)}
+    source: Source = TypeAdapter(kinds[fields.pop("from")]).validate_python(fields)
+    return runtime.create_persona(str(arguments["name"]), source, context)
+
+
+KINDS: dict[str, Callable[[Runtime, JobContext, Mapping[str, Any]], Any]] = {
+    "create": _create,
+    "prepare": lambda runtime, context, arguments: runtime.init(context),
+    "calibrate": lambda runtime, context, arguments: runtime.calibrate(str(arguments["name"]), context),
+}
+
+
+class Unfinished:
+    """The requests of this run that have not ended, on the disk, and those that earlier runs left there.
+
+    Every run has a folder of its own in the workspace's `jobs`, locked as long as the process lives.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._root = workspace.root / _FOLDER
+        self._own = self._root / f"{os.getpid()}-{secrets.token_hex(2)}"
+        self._lock = ExitStack()
+        self._locked = False
+        self._count = 0
+
+    def add(self, request: JobRequest) -> str:
+        """Write a request down, before its job begins; returns what `remove` wants.
+
+        Raises:
+            WorkspaceError: the workspace cannot be written to.
+        """
+        if not self._locked:
+            self._lock.enter_context(only_writer(self._own, "jobs"))
+            self._locked = True
+        self._count += 1
+        key = f"{self._count:03}"
+        atomic_write_text(self._path(key), json.dumps(asdict(request), ensure_ascii=False))
+        return key
+
+    def remove(self, key: str) -> None:
+        """Forget a request: its job has ended."""
+        self._path(key).unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        return self._own / f"{key}{_SUFFIX}"
+
+    def take_over(self) -> dict[str, JobRequest]:
+        """The requests that runs which are gone have left, oldest first. They are this run's from now on.
+
+        Raises:
+            WorkspaceError: the workspace cannot be written to.
+        """
+        found: dict[str, JobRequest] = {}
+        for folder in sorted(self._root.glob("*/"), key=lambda folder: folder.stat().st_mtime):
+            if folder == self._own or not _is_free(folder):
+                continue
+            with only_writer(folder, "jobs"):
+                found |= {self.add(request): request for request in _requests(folder)}
+                for path in folder.glob(f"*{_SUFFIX}"):
+                    path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        return found
+
+    def close(self) -> None:
+        """Let go of the folder; what is in it stays for the next run."""
+        self._lock.close()
+        self._locked = False
+        with contextlib.suppress(OSError):  # not empty, or never made
+            self._own.rmdir()
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether the run that this folder belonged to is gone."""
+    try:
+        with only_writer(folder, "jobs"):
+            return True
+    except WorkspaceError:
+        return False
+
+
+def _requests(folder: Path) -> Iterator[JobRequest]:
+    """The requests in a folder, oldest first; what is none is passed over."""
+    for path in sorted(folder.glob(f"*{_SUFFIX}")):
+        with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
+            yield JobRequest(**json.loads(read_plain(path)))
