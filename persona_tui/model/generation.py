@@ -367,7 +367,7 @@ class _Decoding:
         self._go_on(tokens, finish)
         return step
 
-    def _read(self, finish: list[Finish | None]) -> dict[str, Tensor]:
+    def _read(self, finish: list[Finish | None]) -> dict[str, Any]:
         """What a watch sees after the present pass: means, and in the first one the last prompt token."""
         watch, capture = self.batch.watch, self.hooks.capture
         if watch is None or capture is None:

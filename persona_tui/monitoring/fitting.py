@@ -151,7 +151,7 @@ def make_folds(examples: Examples, seed: int = 0) -> list[Fold]:
 
 def _fit_tone(found: Fitted, examples: Examples, readings: Readings, tone: Readings) -> None:
     """Tone vectors: nothing is learned from the queries but layer, position and threshold."""
-    candidates = []
+    candidates: list[Candidate] = []
     for position, activations in readings.at.items():
         safe, dangerous = tone.at[position]
         found.stacks |= {f"tone.{position}.safe": safe, f"tone.{position}.dangerous": dangerous}
@@ -171,7 +171,7 @@ def _fit_means(found: Fitted, examples: Examples, readings: Readings, folds: Seq
     for position, (safe, dangerous) in means.items():
         found.stacks |= {f"content.{position}.safe": safe, f"content.{position}.dangerous": dangerous}
     for method, make in makers.items():
-        candidates = []
+        candidates: list[Candidate] = []
         for position, activations in readings.at.items():
             scores = np.zeros((len(activations), len(readings.layers)))
             for learned, scored in folds:
@@ -358,7 +358,7 @@ def _harm_folds(names: NDArray[np.str_], groups: Sequence[str], seed: int) -> li
     """Folds that keep templates together and have all harms to learn from, as far as that can be."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    templates = {name: len({groups[place] for place in np.flatnonzero(names == name)}) for name in names}
+    templates = {name: len(set(np.asarray(groups)[names == name])) for name in names}
     splitter = StratifiedGroupKFold(max(2, min(FOLDS, *templates.values())), shuffle=True, random_state=seed)
     folds = list(splitter.split(np.zeros(len(names)), names, np.asarray(groups)))
     return [fold for fold in folds if len(set(names[fold[0]])) > 1 and len(fold[1])]

@@ -49,7 +49,7 @@ class Verdict:
 
     @property
     def badge(self) -> str:
-        """A few characters for a screen: `dangerous 0.12 (cyber)`, the harm only if it is likelier than not."""
+        """A few characters for a screen: `dangerous 0.12 (cyber)`; the harm only if it is likely."""
         likely = self.category is not None and (self.category_probability or 0) >= 0.5
         harm = f" ({str(self.category).replace('_', ' ')})" if likely else ""
         return f"{self.label} {self.score:.3g}{harm}"
