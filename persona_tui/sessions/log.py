@@ -162,6 +162,9 @@ class SessionLog:
         try:
             _take(file, self.path)
             _mend(file, self.path)
+        except OSError as error:
+            os.close(file)
+            raise SessionError(f"{self.path} cannot be used: {error.strerror or error}") from error
         except BaseException:
             os.close(file)
             raise
@@ -191,11 +194,7 @@ def now() -> str:
 
 def _take(file: int, path: Path) -> None:
     """Lock a session. The system unlocks it when the process ends, however that happens."""
-    try:
-        free = lock_handle(file)
-    except OSError as error:
-        raise SessionError(f"{path} cannot be locked: {error.strerror or error}") from error
-    if not free:
+    if not lock_handle(file):
         raise SessionError(f"session {path.stem} is open {_holder(path)}: leave it there first")
 
 

@@ -11,6 +11,7 @@ import pytest
 from persona_tui.commands import ChatSession, execute
 from persona_tui.errors import GenerationError, PersonaTuiError, SessionError
 from persona_tui.model import TokenEvent
+from persona_tui.replies import replay, stretches
 from persona_tui.runtime import Runtime
 
 
@@ -61,6 +62,7 @@ def test_the_oldest_turns_give_way(session: ChatSession) -> None:
     replies = [node for node in session.conversation.path() if node.runs]
     assert [node.runs[0].settings["forgotten"] for node in replies] == [0, 0, 2]
     assert len(session.messages) == 6
+    assert replay(session.runtime.engine, stretches(session.conversation)[-1]).equal
 
 
 def test_the_mix_reaches_a_reply_that_is_being_written(session: ChatSession, persona: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -186,10 +187,29 @@ def test_a_folder_that_cannot_be_written(store: SessionStore) -> None:
         begin(store)
 
 
-def test_a_full_disk_leaves_whole_lines() -> None:
-    log = SessionLog(Path("/dev/full"), None)
-    with pytest.raises(SessionError, match="No space left"):
-        log.record("note", text="x")
+def test_a_full_disk_leaves_whole_lines(store: SessionStore) -> None:
+    conversation, log = begin(store)
+    before, (_, most) = log.path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, most))  # room for a part of a line
+    try:
+        with pytest.raises(SessionError, match="cannot be written"):
+            conversation.edit(1, "Good evening.")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    assert log.path.read_bytes() == before
+    log.record("note", text="there is room again")
+    assert store.load(log.id)[1][-1].kind == "note"
+
+
+def test_a_file_that_is_none(store: SessionStore) -> None:
+    _, log = begin(store)
+    os.mkfifo(store.folder / "pipe.jsonl")
+    (store.folder / "folder.jsonl").mkdir()
+    assert {info.id for info in store.list() if not info.problem} == {log.id}
+    for odd in ("pipe", "folder"):
+        for attempt in (store.load, store.open, store.delete):
+            with pytest.raises(SessionError):
+                attempt(odd)
 
 
 # --- finding ---
