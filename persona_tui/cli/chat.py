@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @persona_options
 @click.option("--plain", is_flag=True, help="Lines instead of the full-screen app.")
 @click.option("--resume", metavar="ID", help='Go on with a saved session; "last" is the latest.')
-@click.option("--no-save", is_flag=True, help="Leave no session behind (lines only).")
+@click.option("--no-save", is_flag=True, help="Leave no session behind.")
 @pass_invocation
 def chat(
     invocation: Invocation,
@@ -42,11 +42,12 @@ def chat(
     if plain or not has_screen():
         _line_chat(runtime, weights, strength, session, not no_save)
         return
-    if no_save:
-        raise click.UsageError("--no-save needs --plain.", click.get_current_context())
     from persona_tui.tui.app import run_app
 
-    run_app(runtime, strength=strength, blend=weights)
+    asked: dict[str, Any] = {} if session is None else {"resume": session}
+    if no_save:
+        asked["saves"] = False
+    run_app(runtime, strength=strength, blend=weights, **asked)
 
 
 def _session_with_its_model(invocation: Invocation, named: str) -> str:
