@@ -2,16 +2,18 @@
 
 1. The assistant baseline: answers without a system prompt, to exactly the questions that a persona of five
    prompts is asked.
-2. The archetypes, whose means give the assistant axis: baseline − mean of the personas' means.
+2. The archetypes and many other roles, whose means give the assistant axis: baseline − mean of the means.
+   With few roles the axis is half made of what those few have of their own.
 3. The safety axis: answers to safe prompts − answers to unsafe prompts, both without a system prompt.
-4. The floors: projections of about 100 of the baseline's answers, sorted, so that any percentile is a
-   look-up.
+4. The floors: projections of about 100 of the baseline's answers and as many of the roles', sorted, so that
+   any percentile is a look-up. A floor from the baseline's alone lifts nearly every token of a persona.
 5. The axis for capping, chosen by measurement.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -21,7 +23,7 @@ from torch import Tensor
 from persona_tui.config import resolve_layers
 from persona_tui.errors import DatasetError
 from persona_tui.extraction.extractor import ActivationExtractor, ActivationSums
-from persona_tui.extraction.plan import dataset_hash, item_seed, shuffled
+from persona_tui.extraction.plan import dataset_hash, item_seed, persona_requests, shuffled
 from persona_tui.model import Cap, Interventions, Request, Sampling, conversation
 from persona_tui.prompts.schema import ArchetypePrompt, SafePrompt
 from persona_tui.vectors.axes import Axes
@@ -29,7 +31,8 @@ from persona_tui.vectors.maths import normalize
 from persona_tui.vectors.persona import RECIPES, PersonaVector
 
 BASELINE_PASSES = 5  # as many as an archetype has prompts
-FLOOR_RESPONSES = 100
+FLOOR_RESPONSES = 100  # of the baseline, and of the roles
+ROLE_RESPONSES = 12  # of each role
 CAPPING_PROMPTS = 24  # of each kind, for the measurement of the capping axes
 CAPPING_TOKENS = 48  # a refusal shows in its first words
 _TIE = 0.02  # nats per token; below this two axes are equally harmless
@@ -40,6 +43,7 @@ def extract_axes(
     safe: Sequence[SafePrompt],
     unsafe: Sequence[SafePrompt],
     archetypes: Mapping[str, Sequence[ArchetypePrompt]],
+    roles: Sequence[ArchetypePrompt] = (),
 ) -> tuple[Axes, list[PersonaVector]]:
     """Extract a model's axes, and the personas that they need on the way.
 
@@ -47,7 +51,8 @@ def extract_axes(
         extractor: with its questions; afterwards it has the axes, too.
         safe: prompts that the model answers gladly.
         unsafe: prompts that it refuses.
-        archetypes: the system prompts of each archetype. Without any there is no assistant axis.
+        archetypes: the system prompts of each archetype.
+        roles: other roles, a system prompt each. Without any of either there is no assistant axis.
 
     Returns:
         The axes, and one persona per archetype, not calibrated yet.
@@ -60,21 +65,24 @@ def extract_axes(
         raise DatasetError("the safety axis needs safe and unsafe prompts; both files are in datasets/safety")
     texts = {name: [prompt.system_prompt for prompt in prompts] for name, prompts in archetypes.items()}
     baseline_requests = extractor.persona_requests([None] * BASELINE_PASSES, kind="baseline")
-    persona_requests = {
+    archetype_requests = {
         name: extractor.persona_requests(prompts, "persona") for name, prompts in texts.items()
     }
+    role_requests = _role_requests(extractor, roles)
     extractor.expect(
         len(baseline_requests)
-        + sum(map(len, persona_requests.values()))
+        + len(role_requests)
+        + sum(map(len, archetype_requests.values()))
         + len(safe)
         + len(unsafe)
         + 2 * CAPPING_PROMPTS * 3
     )
     baseline = extractor.run(baseline_requests, note="assistant baseline", keep=FLOOR_RESPONSES)
-    sums = {name: extractor.run(requests, note=name) for name, requests in persona_requests.items()}
+    sums = {name: extractor.run(requests, note=name) for name, requests in archetype_requests.items()}
+    acted = extractor.run(role_requests, note="roles", keep=FLOOR_RESPONSES) if role_requests else None
     answered = extractor.run(_safety_requests(extractor, safe), note="safe prompts")
     refused = extractor.run(_safety_requests(extractor, unsafe), note="unsafe prompts")
-    axes = _axes(extractor, baseline, list(sums.values()), answered, refused)
+    axes = _axes(extractor, baseline, _Cast(list(sums.values()), acted, len(roles)), answered, refused)
     axes.metadata["safety_hash"] = dataset_hash([prompt.prompt for prompt in [*safe, *unsafe]])
     axes.metadata.update(measure_capping(extractor, axes, safe, unsafe))
     extractor.axes = axes
@@ -90,22 +98,46 @@ def _safety_requests(extractor: ActivationExtractor, prompts: Sequence[SafePromp
     ]
 
 
+def _role_requests(extractor: ActivationExtractor, roles: Sequence[ArchetypePrompt]) -> list[Request]:
+    """A few questions to every role; together they cover all questions evenly."""
+    prompts = [role.system_prompt for role in roles]
+    seed = extractor.settings.extraction.seed
+    return persona_requests(prompts, extractor.questions, ROLE_RESPONSES, seed, "role")
+
+
+@dataclass(frozen=True)
+class _Cast:
+    """Everybody that is not the Assistant: the archetypes, and `roles` others whose answers are one sum."""
+
+    archetypes: Sequence[ActivationSums]
+    others: ActivationSums | None
+    roles: int
+
+    def mean(self, recipe: str) -> Tensor:
+        """Where each counts the same, `[layers, hidden]`."""
+        means = [each.mean(recipe) for each in self.archetypes]
+        if self.others is not None:
+            means += [self.others.mean(recipe)] * self.roles
+        return torch.stack(means).mean(0)
+
+    @property
+    def empty(self) -> bool:
+        return not self.archetypes and self.others is None
+
+
 def _axes(
     extractor: ActivationExtractor,
     baseline: ActivationSums,
-    personas: Sequence[ActivationSums],
+    cast: _Cast,
     answered: ActivationSums,
     refused: ActivationSums,
 ) -> Axes:
     means = baseline.means()
     safety = {recipe: normalize(answered.mean(recipe) - refused.mean(recipe)) for recipe in RECIPES}
     assistant = None
-    if personas:
-        assistant = {
-            recipe: normalize(means[recipe] - torch.stack([each.mean(recipe) for each in personas]).mean(0))
-            for recipe in RECIPES
-        }
-    ordinary = torch.stack([baseline.kept[index] for index in sorted(baseline.kept)])
+    if not cast.empty:
+        assistant = {recipe: normalize(means[recipe] - cast.mean(recipe)) for recipe in RECIPES}
+    ordinary = torch.stack([row for sums in (baseline, cast.others) if sums for row in _kept(sums)])
     directions = {"safety": safety} | ({"assistant": assistant} if assistant is not None else {})
     return Axes(
         layers=extractor.layers,
@@ -118,13 +150,18 @@ def _axes(
             "kind": "axes",
             "counts": {
                 "baseline": baseline.count,
-                "personas": len(personas),
+                "personas": len(cast.archetypes),
+                "roles": cast.roles,
                 "safe": answered.count,
                 "unsafe": refused.count,
                 "floor": len(ordinary),
             },
         },
     )
+
+
+def _kept(sums: ActivationSums) -> list[Tensor]:
+    return [sums.kept[index] for index in sorted(sums.kept)]
 
 
 def _projections(responses: Tensor, axis: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from persona_tui.prompts.reading import (
     list_archetypes,
     read_archetype,
     read_questions,
+    read_roles,
     read_safety,
 )
 from persona_tui.vectors.axes import Axes
@@ -76,12 +77,14 @@ class PersonaStudio:
         names = self.hand_written_archetypes() if archetypes is None else list(archetypes)
         safe, unsafe = read_safety(self.workspace, "safe"), read_safety(self.workspace, "unsafe")
         prompts = {name: read_archetype(self.workspace, name) for name in names}
+        roles = read_roles(self.workspace)
         with self._job(
             AXES_JOB,
             archetypes=[[name, [each.system_prompt for each in prompts[name]]] for name in names],
+            roles=[[each.id, each.system_prompt] for each in roles],
             safety_prompts=[[each.id, each.prompt, each.system] for each in [*safe, *unsafe]],
         ):
-            axes, personas = extract_axes(self.extractor, safe, unsafe, prompts)
+            axes, personas = extract_axes(self.extractor, safe, unsafe, prompts, roles)
             self._written(lambda: self.manager.save_axes(axes))
             if self.extractor.settings.calibration.enabled:
                 self.extractor.expect(len(personas) * response_count(self.extractor))

@@ -15,6 +15,7 @@ from persona_tui.prompts.reading import (
     list_archetypes,
     queries_path,
     questions_path,
+    roles_path,
     safety_path,
     scan_jsonl,
     statements_path,
@@ -112,6 +113,8 @@ def dataset_files(workspace: Workspace) -> Iterator[tuple[Path, type[Record]]]:
     yield questions_path(workspace), Question
     for name in list_archetypes(workspace):
         yield archetype_path(workspace, name), ArchetypePrompt
+    if roles_path(workspace).is_file():
+        yield roles_path(workspace), ArchetypePrompt
     # A workspace can do without monitors.
     monitors: list[tuple[Path, type[Record]]] = [
         *((queries_path(workspace, name), MonitorQuery) for name in QUERY_SETS),

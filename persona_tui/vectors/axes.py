@@ -25,7 +25,8 @@ class Axes:
     `baseline` and the axes have one tensor per recipe, `[len(layers), hidden]`; axes are unit length.
     Positive on `safety` is the ordinary helpful answer, positive on `assistant` the default Assistant;
     `assistant` is None until there are personas. `projections` has, per axis, the sorted projections of
-    ordinary responses `[len(layers), n]` (recipe `response`), from which any percentile is a look-up.
+    responses of the Assistant and of ordinary roles `[len(layers), n]` (recipe `response`), from which any
+    percentile is a look-up.
 
     Raises:
         ValueError: the shapes or recipes do not fit together, or an axis is not unit length.
