@@ -16,7 +16,7 @@ import numpy as np
 
 from persona_tui.errors import DatasetError
 from persona_tui.model import Message, ModelWrapper, Request, Sampling
-from persona_tui.monitoring.traits.definition import TraitDefinition
+from persona_tui.monitoring.traits.definition import SIDES, TraitDefinition
 from persona_tui.monitoring.traits.scoring import Scored
 from persona_tui.monitoring.traits.statistics import (
     Estimate,
@@ -164,8 +164,8 @@ def held_out_conversations(definitions: Sequence[TraitDefinition]) -> list[Conve
     return [
         Conversation(messages, f"{definition.name}:{situation}")
         for definition in definitions
-        for side in ("high", "low")
-        for situation, messages in definition.conversations("test", side)  # type: ignore[arg-type]
+        for side in SIDES
+        for situation, messages in definition.conversations("test", side)
     ]
 
 

@@ -249,7 +249,7 @@ def _yaml_items(path: Path, text: str) -> Iterator[tuple[int, Any]]:
     if not isinstance(situations, list):
         raise DatasetError(f'{path}: "situations" must be a list')
     for place, item in enumerate(situations):
-        yield situations.lc.item(place)[0] + 1, item
+        yield situations.lc.item(place)[0] + 1, item  # type: ignore[attr-defined]
 
 
 # Finding ----------------------------------------------------------------------------------------------------
