@@ -10,11 +10,11 @@ Handlers know a front end only as a `Session`. `ChatSession` is the line mode's;
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
-from persona_tui import conversing
+from persona_tui import comparing, conversing, models
 from persona_tui.errors import PersonaTuiError, nearest
 from persona_tui.jobs import JobContext, run_inline
 from persona_tui.runtime import Created, FromDescription, Runtime
@@ -86,6 +86,7 @@ class ChatSession:
     ended: bool = False
     saves: bool = True
     _log: SessionLog | None = None
+    _comparison: comparing.Comparison | None = None
 
     @classmethod
     def start(
@@ -174,6 +175,41 @@ class ChatSession:
     def write(self, reply: int) -> str:
         """Write a reply that was begun, and show it."""
         return "".join(event.text for event in self.reply(reply)).strip()
+
+    def compare(self, mixes: Sequence[Mix], question: str | None) -> str:
+        """Answer a question (None = the last one) with several mixes, and show the answers."""
+        self._save()
+        engine = self.runtime.engine
+        engine.set_mix(self.mix)
+        self._comparison = comparing.Comparison(self.conversation, mixes, question)
+        for _ in self._comparison.speak(engine, sampling_of(self)):
+            pass
+        return comparing.answers_in_words(self._comparison)
+
+    def keep(self, row: int) -> str:
+        """Put one of the answers that were compared last into the conversation, the other one beside it."""
+        if self._comparison is None:
+            raise CommandError("nothing was compared yet: /compare does that")
+        self._comparison.keep(row)
+        self._comparison = None
+        return f"Kept {comparing.LETTERS[row]}."
+
+    # Models -------------------------------------------------------------------------------------------------
+
+    def use_model(self, choice: models.ModelChoice) -> str:
+        """Load another model and talk to that. If it cannot be loaded, the one in use stays."""
+        other = models.with_model(self.runtime, choice)
+
+        def work(context: JobContext) -> str:
+            models.load(other, context)
+            return ""
+
+        self.run(f"load {choice.name}", work)
+        self.runtime = other
+        models.RecentModels(other.workspace).add(choice)
+        there = other.personas.list_available()
+        self.change_mix(weights={name: by for name, by in self.mix.weights.items() if name in there})
+        return f"Now talking to {choice.name}. Personas: {', '.join(there) or 'none'}."
 
     # Sessions -----------------------------------------------------------------------------------------------
 
@@ -648,6 +684,14 @@ COMMANDS: dict[str, Command] = {
         Command("new", "/new", "begin another conversation", conversing.new),
         Command("rename", "/rename TITLE", "give the conversation a title", conversing.rename),
         Command("export", "/export [FILE]", "write the conversation: .md or .json", conversing.export),
+        Command(
+            "compare",
+            "/compare [A vs B] [TEXT]",
+            "side by side; A is such as persona=sage,strength=0.3",
+            comparing.compare_command,
+        ),
+        Command("keep", "/keep A|B", "keep an answer that was compared", comparing.keep_command),
+        Command("model", "/model [NAME]", "talk to another model", models.model_command, models.known_names),
         Command("help", "/help [COMMAND]", "this list", _help, lambda _: COMMANDS),
         Command("quit", "/quit", "leave", _quit),
     )

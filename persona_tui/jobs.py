@@ -159,7 +159,7 @@ class Job(Generic[T]):
         self.lines: deque[str] = deque(maxlen=LOG_LINES)
         self.result: T | None = None
         self.error: Exception | None = None
-        self._work = work
+        self._work: Callable[[JobContext], T] | None = work
         self._stop = threading.Event()
         self._ended = threading.Event()
         self._queue = threading.Lock()
@@ -200,8 +200,11 @@ class Job(Generic[T]):
         self._began = time.monotonic()
         self._announce()
         context = JobContext(self._report, self._log, self._stop, give_way)
+        # What the work holds, a whole model perhaps, is not needed any more when it has ended.
+        work, self._work = self._work, None
+        assert work is not None
         try:
-            self.result = self._work(context)
+            self.result = work(context)
         except JobCancelled:
             self._enter("cancelled")
         except Exception as error:

@@ -235,7 +235,12 @@ class Runtime:
         from persona_tui.extraction.personas import PersonaStudio
 
         extractor = ActivationExtractor(
-            self.model, self.settings, context.progress, context.checkpoint, log=context.log
+            self.model,
+            self.settings,
+            context.progress,
+            context.checkpoint,
+            log=context.log,
+            on_prompt=context.working_on,
         )
         return PersonaStudio(self.workspace, self.personas, extractor, context.log)
 

@@ -48,7 +48,7 @@ def generate(
 ) -> None:
     """Answer PROMPT (- reads it from stdin)."""
     runtime = invocation.runtime
-    _override_sampling(runtime, max_new_tokens, temperature, seed)
+    override_sampling(runtime, max_new_tokens, temperature, seed)
     weights = chosen_weights(runtime, persona, blend)
     mix = runtime.default_mix()
     mix = replace(
@@ -57,7 +57,7 @@ def generate(
         strength=mix.strength if strength is None else strength,
         capping=mix.capping and not no_capping,
     )
-    messages = [{"role": "user", "content": _prompt_text(prompt)}]
+    messages = [{"role": "user", "content": prompt_text(prompt)}]
     with quick_interrupt():
         engine = runtime.engine
         if as_json:
@@ -67,14 +67,16 @@ def generate(
             write_stream(event.text for event in engine.stream(messages, mix=mix, system=system))
 
 
-def _override_sampling(
+def override_sampling(
     runtime: Runtime, max_new_tokens: int | None, temperature: float | None, seed: int | None
 ) -> None:
+    """Sample as the options say, and as config.yaml says where they say nothing."""
     given = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     runtime.override({f"generation.{key}": value for key, value in given.items() if value is not None})
 
 
-def _prompt_text(prompt: str) -> str:
+def prompt_text(prompt: str) -> str:
+    """The prompt, from stdin if it is a dash."""
     text = sys.stdin.read() if prompt == "-" else prompt
     if not text.strip():
         raise click.UsageError("The prompt is empty.", click.get_current_context())

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "chat": "chat:chat",
     "generate": "generate:generate",
+    "compare": "compare:compare",
     "sessions": "sessions:sessions",
     "replay": "replay:replay",
     "list": "personas:list_",

@@ -140,6 +140,7 @@ class ActivationExtractor:
         axes: Axes | None = None,
         partial: PartialStore | None = None,
         log: Callable[[str], None] | None = None,
+        on_prompt: Callable[[str], None] | None = None,
     ) -> None:
         """
         Args:
@@ -152,6 +153,7 @@ class ActivationExtractor:
             axes: this model's axes; needed for personas only.
             partial: keeps what is finished, within its jobs. By default nothing is kept.
             log: told what happens on the way, in one line.
+            on_prompt: told, before every batch, what its first request asks.
         """
         self.model = model_wrapper
         self.settings = config
@@ -163,6 +165,7 @@ class ActivationExtractor:
         self._checkpoint = checkpoint
         self._on_step = on_step
         self._log = log or (lambda line: None)
+        self._on_prompt = on_prompt or (lambda prompt: None)
         self._memory = MemoryLimit(self._say_shortage)
         self.partial = partial if partial is not None else PartialStore()
         self._done = self._total = 0
@@ -411,6 +414,7 @@ class ActivationExtractor:
         left = [rest for batch in planned if (rest := [item for item in batch if item not in stage.done])]
 
         def answer(items: list[int]) -> list[Generation]:
+            self._on_prompt(requests[items[0]].messages[-1]["content"])
             return self.model.generate(
                 [requests[item] for item in items],
                 sampling,

@@ -34,7 +34,7 @@ from persona_tui.tui.slash import Slash
 from persona_tui.tui.speaking import Speaker
 from persona_tui.tui.theme import choose_theme
 from persona_tui.tui.voice import Faders, Voice
-from persona_tui.tui.widgets.jobs_panel import JobList
+from persona_tui.tui.widgets.jobs_panel import JobList, JobsPanel
 from persona_tui.tui.widgets.mixer import MixerPanel
 from persona_tui.tui.widgets.personas import PersonaList
 from persona_tui.tui.widgets.prompt import Prompt
@@ -130,7 +130,7 @@ class PersonaApp(App[None]):
     async def action_quit(self) -> None:
         """Leave at once: the model's thread is told to stop, not waited for."""
         self.speaker.stop()
-        self.jobs.cancel()
+        self.jobs.close()
         self.exit()
 
     # --- what the model's thread says
@@ -140,6 +140,7 @@ class PersonaApp(App[None]):
         self.model_ready = True
         self._model_state, self._context_size = message.name, message.context
         self.people.model_ready()
+        self.jobs.offer_unfinished(self.people.made)
         self.show_status()
 
     @on(ModelFailed)
@@ -159,7 +160,11 @@ class PersonaApp(App[None]):
 
     @on(LogLine)
     def _log_line(self, message: LogLine) -> None:
-        self.main.jobs.write(message.text)
+        self.jobs.log(message.text)
+
+    @on(JobsPanel.Printed)
+    def _printed(self, message: JobsPanel.Printed) -> None:
+        self.jobs.log(message.text)
 
     # --- what the user does
 
@@ -189,9 +194,9 @@ class PersonaApp(App[None]):
     def _persona_asked(self, message: PersonaList.Asked) -> None:
         self.attempt(lambda: self.people.asked(message.what, message.name))
 
-    @on(JobList.CancelAsked)
-    def _cancel_asked(self, message: JobList.CancelAsked) -> None:
-        self.jobs.cancel(message.key)
+    @on(JobList.Asked)
+    def _job_asked(self, message: JobList.Asked) -> None:
+        self.attempt(lambda: self.jobs.asked(message.what, message.key))
 
     # --- actions
 
@@ -245,6 +250,10 @@ class PersonaApp(App[None]):
         """Cancel the job under way."""
         if not self.jobs.cancel():
             self.notify("No job is running.")
+
+    def action_resume_job(self) -> None:
+        """Go on with what an earlier run did not finish."""
+        self.attempt(self.jobs.resume_first)
 
     def action_scroll_chat(self, pages: int) -> None:
         """Move the chat by pages."""
@@ -314,7 +323,7 @@ class PersonaApp(App[None]):
         self.main.chat.note(
             f"Error: {error}" if known else f"Error: {type(error).__name__}: {error}", error=True
         )
-        self.main.jobs.write(f"error: {error}")
+        self.jobs.log(f"error: {error}")
 
 
 def run_app(

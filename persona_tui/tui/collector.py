@@ -8,7 +8,8 @@ import gc
 
 
 def freeze() -> None:
-    """Collect once, and never look again at what is alive now. Call it when the model has been loaded."""
+    """Collect once, and never look again at what is alive now. Call it when a model has been loaded."""
+    gc.unfreeze()  # a model that was there before may be garbage now
     gc.collect()
     gc.freeze()
 

@@ -22,7 +22,7 @@ _SECTIONS = (
     ("in the chat", ("chat_page_up", "chat_page_down")),
     ("in the list of personas", _LIST),
     ("on a fader (or type a number)", _FADER),
-    ("in the list of jobs", ("jobs_cancel",)),
+    ("in the list of jobs", ("jobs_cancel", "jobs_resume", "jobs_forget", "jobs_info")),
 )
 
 _FIRST_STEPS = (

@@ -1,12 +1,25 @@
-"""The jobs of this run: submits them to the model's thread and keeps the panel up to date."""
+"""The jobs of this run: submits them to the model's thread, keeps the panel and the log up to date.
+
+A job that was asked for as a `JobRequest` is on the disk until it has ended, and is offered again by the next
+run if this one ends first.
+"""
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from textual.content import Content
+
+from persona_tui.errors import PersonaTuiError
+from persona_tui.job_requests import JobRequest, Unfinished
 from persona_tui.jobs import Change, Job, JobContext
+from persona_tui.tui.log_file import LogFile
 from persona_tui.tui.messages import JobChanged, LogLine
+from persona_tui.tui.printable import printable
+from persona_tui.tui.screens.page import PageScreen
 from persona_tui.tui.widgets.jobs_panel import JobRow, clock
 
 if TYPE_CHECKING:
@@ -15,32 +28,175 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Ended = Callable[[Job[Any]], None]
 
+_MISTAKE = "a mistake in persona-tui; the log has the details"
+
+
+@dataclass
+class _Entry:
+    """A job of this run, or what an earlier one has left (then there is no job yet)."""
+
+    name: str
+    job: Job[Any] | None = None
+    on_end: Ended | None = None
+    request: JobRequest | None = None
+    stored: str | None = None  # under which key the request is on the disk
+    told: bool = False  # whether `on_end` has been called
+
+    @property
+    def state(self) -> str:
+        return "unfinished" if self.job is None else self.job.state
+
+    @property
+    def is_open(self) -> bool:
+        return self.job is not None and not self.job.ended
+
 
 class JobBoard:
     """Knows every job of this run, by a key that the panel can hand back."""
 
     def __init__(self, app: PersonaApp) -> None:
         self._app = app
-        self._jobs: dict[str, Job[Any]] = {}
-        self._on_end: dict[str, Ended] = {}
+        self._entries: dict[str, _Entry] = {}
+        self._count = 0
+        self._file = LogFile(app.runtime.workspace.root / "logs")
+        self._unfinished = Unfinished(app.runtime.workspace)
+        self._closing = False
 
-    def submit(self, name: str, work: Callable[[JobContext], T], on_end: Callable[[Job[T]], None]) -> Job[T]:
+    def asked(self, what: str, key: str) -> None:
+        """Do what the user wants done with a job of the list: cancel, resume, forget or info.
+
+        Raises:
+            PersonaTuiError: that is not possible now.
+        """
+        answers: dict[str, Callable[[str], object]] = {
+            "cancel": self.cancel,
+            "resume": self.resume,
+            "forget": self.forget,
+            "info": self.info,
+        }
+        if key in self._entries:
+            answers[what](key)
+
+    # --- beginning
+
+    def submit(
+        self,
+        name: str,
+        work: Callable[[JobContext], T],
+        on_end: Callable[[Job[T]], None],
+        *,
+        quiet: bool = False,
+    ) -> Job[T]:
         """Queue long work.
 
         Args:
             name: what it does, for people.
             work: done on the model's thread.
             on_end: called on the app's thread when it is done, failed or cancelled.
+            quiet: leave the panel closed.
         """
-        job = self._app.worker.submit_job(name, work, self._listen)
-        key = f"job-{len(self._jobs) + 1}"
-        self._jobs[key] = job
-        self._on_end[key] = on_end
-        self._log(f"{name}: queued")
-        if self._app.main.is_wide:
+        return self._submit(_Entry(name, on_end=on_end), work, quiet)
+
+    def submit_request(self, request: JobRequest, on_end: Ended) -> Job[Any]:
+        """Queue long work that the next run can do if this one does not come to it."""
+        entry = _Entry(request.name, on_end=on_end, request=request)
+        try:
+            entry.stored = self._unfinished.add(request)
+        except PersonaTuiError as error:
+            self.log(f"{request.name}: cannot be resumed after a restart: {error}")
+        return self._submit_again(entry)
+
+    def _submit_again(self, entry: _Entry) -> Job[Any]:
+        request, runtime = entry.request, self._app.runtime
+        assert request is not None
+        return self._submit(entry, lambda context: request.run(runtime, context))
+
+    def _submit(self, entry: _Entry, work: Callable[[JobContext], T], quiet: bool = False) -> Job[T]:
+        job = entry.job = self._app.worker.submit_job(entry.name, work, self._listen)
+        self._add(entry)
+        self.log(f"{entry.name}: queued")
+        if self._app.main.is_wide and not quiet:
             self._app.main.open_panel("jobs")
         self.show()
         return job
+
+    def _add(self, entry: _Entry) -> None:
+        self._count += 1
+        self._entries[f"job-{self._count}"] = entry
+
+    # --- what an earlier run has left
+
+    def offer_unfinished(self, on_end: Ended) -> None:
+        """List what earlier runs have not finished, and say so in the chat.
+
+        Args:
+            on_end: called when one that was resumed has ended.
+        """
+        try:
+            found = self._unfinished.take_over()
+        except (PersonaTuiError, OSError) as error:
+            self.log(f"the jobs of earlier runs cannot be read: {error}")
+            return
+        for stored, request in found.items():
+            self._add(_Entry(request.name, on_end=on_end, request=request, stored=stored))
+        if found:
+            names = ", ".join(request.name for request in found.values())
+            key = self._app.key_label("jobs")
+            self._app.main.chat.note(
+                f"An earlier run did not finish: {names}. {key}, then r, goes on with it."
+            )
+            self.show()
+
+    def resume_first(self) -> None:
+        """Go on with the oldest job that an earlier run has left.
+
+        Raises:
+            PersonaTuiError: there is none, or it is another model's.
+        """
+        self.resume(next((key for key, entry in self._entries.items() if entry.state == "unfinished"), ""))
+
+    def resume(self, key: str) -> None:
+        """Do again what was cut short, failed or was cancelled.
+
+        Raises:
+            PersonaTuiError: there is no such job, or it is another model's.
+        """
+        entry = self._entries.get(key)
+        if entry is None or entry.request is None or not self._can_resume(entry):
+            raise PersonaTuiError("There is nothing to resume here.")
+        present = self._app.runtime.settings.model.name
+        if entry.request.model != present:
+            raise PersonaTuiError(
+                f"{entry.name} is for {entry.request.model}: choose that model first (now it is {present})"
+            )
+        del self._entries[key]
+        if entry.stored is None:
+            self.submit_request(entry.request, entry.on_end or (lambda job: None))
+        else:
+            self._submit_again(entry)
+
+    def _can_resume(self, entry: _Entry) -> bool:
+        return entry.request is not None and entry.state in ("unfinished", "failed", "cancelled")
+
+    def forget(self, key: str) -> None:
+        """Take a job off the list, and off the disk.
+
+        Raises:
+            PersonaTuiError: it is under way.
+        """
+        entry = self._entries[key]
+        if entry.is_open:
+            raise PersonaTuiError(f"{entry.name} is under way: cancel it first (c).")
+        self._forget_stored(entry)
+        del self._entries[key]
+        self.show()
+
+    def _forget_stored(self, entry: _Entry) -> None:
+        if entry.stored is not None:
+            self._unfinished.remove(entry.stored)
+            entry.stored = None
+
+    # --- what the model's thread says
 
     def _listen(self, job: Job[Any], change: Change) -> None:
         """Pass a change on; called on the model's thread."""
@@ -52,29 +208,32 @@ class JobBoard:
     def changed(self, job: Job[Any]) -> None:
         """Show a job's new state, and act on its end once."""
         self.show()
-        key = next((key for key, known in self._jobs.items() if known is job), None)
-        if job.ended and key in self._on_end:
-            self._log(f"{job.name}: {job.state}")
-            self._on_end.pop(key)(job)
+        entry = next((entry for entry in self._entries.values() if entry.job is job), None)
+        if entry is None or not job.ended or entry.told:
+            return
+        entry.told = True
+        if not self._closing:
+            self._forget_stored(entry)
+        self._log_end(job)
+        if entry.on_end is not None:
+            entry.on_end(job)
+
+    def _log_end(self, job: Job[Any]) -> None:
+        self.log(f"{job.name}: {job.state} after {clock(job.seconds)}")
+        if job.error is not None and not isinstance(job.error, PersonaTuiError):
+            self._file.write("".join(traceback.format_exception(job.error)))
+
+    # --- showing
 
     def show(self) -> None:
         """Draw the panel and the status line's share."""
-        self._app.main.jobs.show_rows([_row(key, job) for key, job in reversed(self._jobs.items())])
+        self._app.main.jobs.show_rows([_row(key, entry) for key, entry in reversed(self._entries.items())])
         self._app.show_status()
-
-    def cancel(self, key: str | None = None) -> bool:
-        """Cancel a job, by default the one that runs; whether there was one to cancel."""
-        job = self._jobs.get(key) if key else self.running
-        if job is None or job.ended:
-            return False
-        job.cancel()
-        self._log(f"{job.name}: asked to stop")
-        return True
 
     @property
     def running(self) -> Job[Any] | None:
         """The job under way, else the first that waits."""
-        open_jobs = [job for job in self._jobs.values() if not job.ended]
+        open_jobs = [entry.job for entry in self._entries.values() if entry.job is not None and entry.is_open]
         return next((job for job in open_jobs if job.state == "running"), open_jobs[0] if open_jobs else None)
 
     def summary(self) -> str:
@@ -82,7 +241,7 @@ class JobBoard:
         job = self.running
         if job is None:
             return ""
-        row = _row("", job)
+        row = _row("", _Entry(job.name, job))
         return " ".join(
             [
                 job.name,
@@ -91,12 +250,75 @@ class JobBoard:
             ]
         )
 
-    def _log(self, line: str) -> None:
+    def info(self, key: str) -> None:
+        """Show all that is known of a job."""
+        entry = self._entries[key]
+        self._app.push_screen(PageScreen(entry.name, Content(printable("\n".join(self._details(entry))))))
+
+    def _details(self, entry: _Entry) -> list[str]:
+        lines = [f"state     {entry.state}"]
+        if entry.request is not None:
+            lines.append(f"model     {entry.request.model}")
+        if entry.job is not None:
+            progress = entry.job.progress
+            done = f"{progress.done} of {progress.total or '?'} {progress.note}".strip()
+            lines += [f"took      {clock(entry.job.seconds)}", f"progress  {done}"]
+            if entry.job.error is not None:
+                lines += ["", f"error     {reason(entry.job.error)}"]
+        if self._can_resume(entry):
+            lines += ["", "r does it again" if entry.job is not None else "r goes on with it, x forgets it"]
+        if entry.job is not None and entry.job.lines:
+            lines += ["", *entry.job.lines]
+        return [*lines, "", f"log file  {self._file.path}"]
+
+    # --- ending
+
+    def cancel(self, key: str | None = None) -> bool:
+        """Cancel a job, by default the one that runs; whether there was one to cancel."""
+        job = self._entries[key].job if key in self._entries else self.running if key is None else None
+        if job is None or job.ended:
+            return False
+        job.cancel()
+        self.log(f"{job.name}: asked to stop")
+        return True
+
+    def close(self) -> None:
+        """The app ends: stop what runs, and leave it on the disk for the next run."""
+        self._closing = True
+        for entry in self._entries.values():
+            if entry.job is not None:
+                entry.job.cancel()
+        self._unfinished.close()
+        self._file.close()
+
+    def log(self, line: str) -> None:
+        """Add a line to the log, on the screen and on the disk."""
         self._app.main.jobs.write(line)
+        self._file.write(line)
 
 
-def _row(key: str, job: Job[Any]) -> JobRow:
-    progress = job.progress
-    running = job.state == "running"
-    note = progress.note if running else str(job.error or "")
-    return JobRow(key, job.name, job.state, progress.fraction if progress.total else None, progress.eta, note)
+def reason(error: Exception) -> str:
+    """What went wrong, and what to do, in one line."""
+    if isinstance(error, PersonaTuiError):
+        return str(error)
+    return f"{type(error).__name__}: {error} ({_MISTAKE})"
+
+
+def _row(key: str, entry: _Entry) -> JobRow:
+    if entry.job is None:
+        model = entry.request.model if entry.request is not None else ""
+        return JobRow(key, entry.name, entry.state, note=f"of an earlier run, {model}: r resumes, x forgets")
+    job, progress = entry.job, entry.job.progress
+    note = progress.note if job.state == "running" else reason(job.error) if job.error is not None else ""
+    return JobRow(
+        key,
+        entry.name,
+        job.state,
+        progress.fraction if progress.total else None,
+        progress.eta,
+        note,
+        f"{progress.done}/{progress.total}" if progress.total else "",
+        progress.rate,
+        progress.detail if job.state == "running" else "",
+        job.seconds if job.ended else None,
+    )

@@ -74,6 +74,7 @@ ACTIONS = (
     Action("create", "", "create_persona", "New persona", "From an archetype or a description"),
     Action("prepare", "", "prepare", "Prepare this model", "Extract the axes and the archetypes' personas"),
     Action("cancel_job", "", "cancel_job", "Cancel the job", "The one that runs"),
+    Action("resume_job", "", "resume_job", "Resume the job", "One that an earlier run did not finish"),
     Action("theme", "", "toggle_theme", "Dark or light", "Change the colours"),
 )
 

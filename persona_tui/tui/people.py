@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from persona_tui.errors import PersonaTuiError
+from persona_tui.job_requests import create_request, prepare_request
 from persona_tui.jobs import Job
 from persona_tui.prompts.reading import list_archetypes
-from persona_tui.runtime import FromArchetype, FromDescription, Source
+from persona_tui.runtime import Created, FromArchetype, FromDescription, Source
 from persona_tui.tui.details import details
 from persona_tui.tui.screens.confirm import ConfirmScreen
 from persona_tui.tui.screens.create import CreateScreen, NewPersona
@@ -162,13 +163,12 @@ class People:
 
     def make(self, name: str, source: Source) -> None:
         """Make a persona as a job; chat stays usable meanwhile."""
-        runtime = self._app.runtime
-        self._app.jobs.submit(
-            f"create {name}", lambda ctx: runtime.create_persona(name, source, ctx), self._made
-        )
+        request = create_request(self._app.runtime, name, source)
+        self._app.jobs.submit_request(request, self.made)
 
-    def _made(self, job: Job[Any]) -> None:
-        if job.state == "done" and job.result is not None:
+    def made(self, job: Job[Any]) -> None:
+        """Say what has become of a persona that was to be made, or of other long work."""
+        if job.state == "done" and isinstance(job.result, Created):
             persona = job.result.persona
             weak = persona.metadata.get("weak_reason")
             self._app.notify(
@@ -180,7 +180,7 @@ class People:
 
     def prepare(self) -> None:
         """Extract the axes and the archetypes' personas, as a job."""
-        self._app.jobs.submit("prepare", self._app.runtime.init, self.job_ended)
+        self._app.jobs.submit_request(prepare_request(self._app.runtime), self.made)
 
     def job_ended(self, job: Job[Any]) -> None:
         """Show what a job has changed, or why it failed."""

@@ -5,27 +5,47 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.message import Message
-from textual.widgets import Log
+from textual.widgets import Log, OptionList
 from textual.widgets.option_list import Option
 
+from persona_tui.jobs import LOG_LINES
 from persona_tui.tui.printable import printable
 from persona_tui.tui.widgets.row_list import RowList
 
-LINES = 2000
 _NARROWEST = 40
-_BAR_WIDTH = 16
-_SIGNS = {"queued": "·", "running": "▸", "done": "✓", "failed": "✗", "cancelled": "–"}
-_STYLES = {"done": "$text-success", "failed": "$text-error", "cancelled": "dim", "queued": "dim"}
+_BAR_WIDTH = 8
+_SIGNS = {"queued": "·", "running": "▸", "done": "✓", "failed": "✗", "cancelled": "–", "unfinished": "↻"}
+_STYLES = {
+    "done": "$text-success",
+    "failed": "bold $text-error",
+    "cancelled": "dim",
+    "queued": "dim",
+    "unfinished": "$text-warning",
+}
 
 
 @dataclass(frozen=True)
 class JobRow:
-    """One job as the list shows it. `fraction` is None while the amount of work is not known."""
+    """One job as the list shows it.
+
+    Attributes:
+        key: what the board calls it.
+        name: what it does.
+        state: a key of the signs.
+        fraction: 0 to 1; None while the amount of work is not known.
+        eta: seconds left, None if that is not known.
+        note: what it is at, or why it failed.
+        count: how many units are done, and of how many.
+        rate: units per second.
+        detail: what exactly is in hand; it stands with the note on a second line.
+        seconds: how long it took, None while it has not ended.
+    """
 
     key: str
     name: str
@@ -33,20 +53,36 @@ class JobRow:
     fraction: float | None = None
     eta: float | None = None
     note: str = ""
+    count: str = ""
+    rate: float | None = None
+    detail: str = ""
+    seconds: float | None = None
 
     def content(self) -> Content:
         """Return the row's text."""
         parts: list[str | tuple[str, str]] = [
-            (f"{_SIGNS[self.state]} {self.name} ", _STYLES.get(self.state, "bold"))
+            (f"{_SIGNS[self.state]} {self.name}", _STYLES.get(self.state, "bold"))
         ]
         if self.state == "running" and self.fraction is not None:
             parts += [
+                " ",
                 bar(self.fraction),
                 f" {self.fraction:.0%}",
-                f" · {clock(self.eta)} left" if self.eta else "",
+                *(f" · {fact}" for fact in self._facts()),
             ]
-        parts.append((f" {printable(self.note or self.state)}", "dim"))
+        below = " · ".join(part for part in (self.note, self.detail) if part) if self.detail else ""
+        note = self.note or self.state
+        if self.seconds and self.state == "done":
+            note = f"{note} in {clock(self.seconds)}"
+        if not below:
+            parts.append((f" {printable(note)}", "$text-error" if self.state == "failed" else "dim"))
+        else:
+            parts.append((f"\n  {' '.join(printable(below).split())}", "dim"))
         return Content.assemble(*parts)
+
+    def _facts(self) -> list[str]:
+        facts = [self.count, speed(self.rate), f"{clock(self.eta)} left" if self.eta else ""]
+        return [fact for fact in facts if fact]
 
 
 def bar(fraction: float) -> tuple[str, str]:
@@ -61,31 +97,52 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
+def speed(rate: float | None) -> str:
+    """Return a throughput: per second, or what is slower per minute; "" if it is not known."""
+    if not rate:
+        return ""
+    return f"{rate:.3g}/s" if rate >= 1 else f"{rate * 60:.3g}/min"
+
+
 class JobList(RowList):
     """The jobs, the latest first."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("c,delete", "cancel_job", "cancel job", id="jobs_cancel")
+        Binding("c,delete", "ask('cancel')", "cancel", id="jobs_cancel"),
+        Binding("r", "ask('resume')", "resume/again", id="jobs_resume"),
+        Binding("x", "ask('forget')", "remove", id="jobs_forget"),
+        Binding("enter,i", "ask('info')", "details", id="jobs_info"),
     ]
 
     @dataclass
-    class CancelAsked(Message):
-        """The user wants a job to stop."""
+    class Asked(Message):
+        """The user wants something done with a job: cancel, resume, forget or info."""
 
+        what: str
         key: str
 
-    def action_cancel_job(self) -> None:
-        """Say which job should stop."""
+    def action_ask(self, what: str) -> None:
+        """Say what is wanted of the marked job."""
         option = self.highlighted_option
         if option is not None and option.id is not None:
-            self.post_message(self.CancelAsked(option.id))
+            self.post_message(self.Asked(what, option.id))
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        """A click on a row: its details."""
+        event.stop()
+        if event.option_id is not None:
+            self.post_message(self.Asked("info", event.option_id))
 
     def show_rows(self, rows: Sequence[JobRow]) -> None:
-        """Show these jobs. Rows that are there already are only drawn anew."""
+        """Show these jobs, and leave the mark where it was. Rows that are there are only drawn anew."""
         keys = [row.key for row in rows]
         if keys != [option.id for option in self.options]:
+            marked = self.highlighted_option.id if self.highlighted_option else None
+            new = [key for key in keys if key not in self._id_to_option]
             self.set_options([Option(row.content(), id=row.key) for row in rows])
-            self.highlighted = 0 if rows else None
+            # A job that has just been asked for is what one wants to look at, or cancel.
+            wanted = marked if marked in keys and not new else keys[0] if keys else None
+            self.highlighted = keys.index(wanted) if wanted is not None else None
             return
         for row in rows:
             self.replace_option_prompt(row.key, row.content())
@@ -96,14 +153,27 @@ class JobsPanel(Vertical):
 
     BORDER_TITLE = "jobs"
 
+    @dataclass
+    class Printed(Message):
+        """A library printed something that would have torn the screen."""
+
+        text: str
+
     def compose(self) -> ComposeResult:
         """Return the panel's parts."""
         yield JobList(id="job-list", compact=True)
-        yield Log(id="job-log", max_lines=LINES)
+        yield Log(id="job-log", max_lines=LOG_LINES)
 
     def on_mount(self) -> None:
-        """Say what will appear here."""
+        """Say what will appear here, and take what Python code prints (for the rest see `terminal`)."""
         self.write("Long work shows here, with its log.")
+        self.begin_capture_print()
+
+    def on_print(self, event: events.Print) -> None:
+        """Pass on what was printed, by lines."""
+        for line in event.text.splitlines():
+            if line.strip():
+                self.post_message(self.Printed(line))
 
     def show_rows(self, rows: Sequence[JobRow]) -> None:
         """Show these jobs."""

@@ -1,0 +1,116 @@
+"""`compare`: one prompt, two settings, the answers beside each other."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from persona_tui.cli.generate import harmless, override_sampling, prompt_text
+from persona_tui.cli.interrupt import quick_interrupt
+from persona_tui.cli.output import json_option, print_json
+from persona_tui.cli.root import Invocation, pass_invocation
+
+if TYPE_CHECKING:
+    from persona_tui.comparing import Answer, Comparison
+
+_NARROWEST = 70  # below this, one answer stands above the other
+_GAP = "  "
+
+
+@click.command()
+@click.argument("prompt")
+@click.option("--a", "first", metavar="SETTING", required=True, help="Such as persona=sage,strength=0.3.")
+@click.option(
+    "--b",
+    "second",
+    metavar="SETTING",
+    default="persona=none",
+    show_default=True,
+    help="What it is compared with.",
+)
+@click.option("--system", metavar="TEXT", help="A system prompt.")
+@click.option("--max-new-tokens", type=int, metavar="N", help="The longest answer.")
+@click.option("--temperature", type=float, metavar="T", help="0 always takes the likeliest token.")
+@click.option("--seed", type=int, metavar="N", help="Both answers draw the same random numbers.")
+@json_option
+@pass_invocation
+def compare(
+    invocation: Invocation,
+    /,
+    prompt: str,
+    first: str,
+    second: str,
+    system: str | None,
+    max_new_tokens: int | None,
+    temperature: float | None,
+    seed: int | None,
+    as_json: bool,
+) -> None:
+    """Answer PROMPT (- reads it from stdin) with two settings, in one batch with one seed.
+
+    A SETTING has persona=NAME (or none) or blend=A:0.5+B:0.3, strength=X and capping=on|off, with commas
+    between; what is left out is as config.yaml says.
+    """
+    from persona_tui.comparing import Comparison, parse_setting
+    from persona_tui.sessions import Conversation
+
+    runtime = invocation.runtime
+    override_sampling(runtime, max_new_tokens, temperature, seed)
+    mixes = [parse_setting(text, runtime.default_mix()) for text in (first, second)]
+    for mix in mixes:
+        for name in mix.weights:
+            runtime.personas.get(name)
+    comparison = Comparison(Conversation(system=system), mixes, prompt_text(prompt))
+    with quick_interrupt():
+        engine = runtime.engine
+        for _ in comparison.speak(engine, engine.sampling):
+            pass
+    if as_json:
+        print_json(_as_json(comparison))
+    else:
+        click.echo(side_by_side(comparison.answers, shutil.get_terminal_size().columns))
+
+
+def _as_json(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "seed": comparison.seed,
+        "prompt_tokens": comparison.prompt_tokens,
+        "answers": [
+            {
+                "response": answer.text.strip(),
+                "weights": dict(answer.mix.weights),
+                "strength": answer.mix.strength,
+                "capping": answer.mix.capping,
+                "tokens": answer.tokens,
+                "capped_tokens": answer.capped,
+                "seconds": round(answer.seconds, 3),
+            }
+            for answer in comparison.answers
+        ],
+    }
+
+
+def side_by_side(answers: list[Answer], width: int) -> str:
+    """Two answers in columns, or one above the other where there is no room."""
+    from persona_tui.comparing import setting_in_words
+
+    heads = [f"{letter}: {setting_in_words(each.mix)}" for letter, each in zip("AB", answers, strict=False)]
+    on_screen = sys.stdout.isatty()
+    texts = [harmless(each.text.strip()) if on_screen else each.text.strip() for each in answers]
+    if width < _NARROWEST or not on_screen:
+        return "\n\n".join(f"{head}\n{text}" for head, text in zip(heads, texts, strict=True))
+    column = (width - len(_GAP)) // 2
+    columns = [[head, "", *_wrapped(text, column)] for head, text in zip(heads, texts, strict=True)]
+    return "\n".join(
+        f"{left[:column]:<{column}}{_GAP}{right[:column]}".rstrip()
+        for left, right in zip_longest(*columns, fillvalue="")
+    )
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return [part for line in text.splitlines() for part in textwrap.wrap(line, width) or [""]]

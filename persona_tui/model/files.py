@@ -1,0 +1,157 @@
+"""What a model consists of on the disk, read without loading it: its config, weights and tokenizer."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import constants
+
+from persona_tui.errors import ModelLoadError
+
+CONFIG = "config.json"
+# The kinds of weights, the one that is used first; and what lists their parts, where they are several.
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+
+_LONGEST_HEADER = 100_000_000  # bytes; what the format itself allows
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor in a file of weights.
+
+    Attributes:
+        dtype: as the format writes it: "F32", "BF16", "I8" and so on.
+        shape: its size in every dimension.
+        end: where its data end, in bytes after the header.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    end: int = 0
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers are in it."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A model's config.
+
+    Raises:
+        ModelLoadError: there is none, or it is damaged.
+    """
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelLoadError(f"{folder} is not a model folder: it has no {CONFIG}.") from error
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(f"{path} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelLoadError(f"{path} is no model's config.")
+    return config
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """A model's files of weights.
+
+    Raises:
+        ModelLoadError: there are none, or one that is listed is missing.
+    """
+    for kind, index in zip(WEIGHTS, _INDEXES, strict=True):
+        if (folder / index).is_file():
+            return _listed(folder, index)
+        if found := sorted(folder.glob(kind)):
+            return found
+    raise ModelLoadError(f"{folder} has no weights: neither {' nor '.join(WEIGHTS)}.")
+
+
+def _listed(folder: Path, index: str) -> list[Path]:
+    try:
+        names = json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values()
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ModelLoadError(f"{folder / index} cannot be read: it lists no weights.") from error
+    paths = [folder / str(name) for name in sorted(set(names))]
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise ModelLoadError(f"{folder} is incomplete: {missing[0]}{more} is missing.")
+    return paths
+
+
+def read_header(path: Path) -> dict[str, TensorInfo]:
+    """The tensors in a .safetensors file, by name.
+
+    Raises:
+        ModelLoadError: it is damaged, or cut short.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 0 < length <= min(_LONGEST_HEADER, path.stat().st_size):
+                raise ValueError("its header is too long")
+            tensors = tensor_infos(json.loads(file.read(length)))
+            size = path.stat().st_size - 8 - length
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelLoadError(f"{path} cannot be read: {error}") from error
+    if any(tensor.end > size for tensor in tensors.values()):
+        raise ModelLoadError(f"{path} is cut short: copy or download it again.")
+    return tensors
+
+
+def tensor_infos(header: Mapping[str, Any]) -> dict[str, TensorInfo]:
+    """A header of the format's, as JSON, by tensor."""
+    return {
+        name: TensorInfo(str(entry["dtype"]), tuple(entry["shape"]), int(entry["data_offsets"][1]))
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
+
+
+def check_folder(folder: Path) -> None:
+    """Make sure that a folder holds what loading a model takes.
+
+    Raises:
+        ModelLoadError: says what is missing or damaged.
+    """
+    config = read_config(folder)
+    if config.get("is_encoder_decoder"):
+        raise ModelLoadError(
+            f"{folder} is an encoder-decoder model; persona-tui works with decoder-only ones."
+        )
+    for path in weight_files(folder):
+        if path.suffix == ".safetensors":
+            read_header(path)
+    if not any((folder / name).is_file() for name in _TOKENIZERS):
+        raise ModelLoadError(f"{folder} has no tokenizer: none of {', '.join(_TOKENIZERS)}.")
+
+
+def cached_folder(name: str) -> Path | None:
+    """Where the hub's cache on this machine has a whole model; None if it has not."""
+    root = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+    with contextlib.suppress(OSError, ModelLoadError):
+        revision = (root / "refs" / "main").read_text(encoding="utf-8").strip()
+        folder = root / "snapshots" / revision
+        read_config(folder)
+        weight_files(folder)
+        return folder
+    return None
+
+
+def cached_models() -> Iterator[str]:
+    """The names of the models that are whole in the hub's cache on this machine, in alphabetical order."""
+    for folder in sorted(Path(constants.HF_HUB_CACHE).glob("models--*")):
+        name = folder.name.removeprefix("models--").replace("--", "/", 1)
+        if cached_folder(name) is not None:
+            yield name

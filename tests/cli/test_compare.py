@@ -1,0 +1,136 @@
+"""Two settings beside each other, on the command line and in lines; another model in the middle of a chat."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from persona_tui.cli.compare import side_by_side
+from persona_tui.commands import ChatSession, CommandError, complete, execute
+from persona_tui.comparing import Answer, parse_setting, parse_settings
+from persona_tui.errors import ModelLoadError, PersonaNotFoundError, PersonaTuiError
+from persona_tui.models import RecentModels
+from persona_tui.replies import replay, stretches
+from persona_tui.runtime import Runtime
+from persona_tui.steering.mix import Mix
+
+from .conftest import Cli
+
+SAGE = "persona=sage,strength=0.5"
+
+
+@pytest.fixture
+def session(workspace: Path, tiny_model: Path) -> ChatSession:
+    return ChatSession.start(Runtime.open(workspace, model=str(tiny_model)))
+
+
+# The command line -------------------------------------------------------------------------------------------
+
+
+def test_two_settings_answer_one_prompt_with_one_seed(cli: Cli) -> None:
+    found = cli("compare", "Hi", "--a", SAGE, "--b", "persona=none,capping=off", "--seed", "3", "--json").json
+    first, second = found["answers"]
+    assert found["seed"] == 3 and found["prompt_tokens"] > 0
+    assert (first["weights"], first["strength"], first["capping"]) == ({"sage": 1.0}, 0.5, True)
+    assert (second["weights"], second["capping"], second["capped_tokens"]) == ({}, False, 0)
+    assert 0 < first["tokens"] <= 5
+
+
+def test_the_same_setting_twice_says_the_same_and_each_what_generate_says(cli: Cli) -> None:
+    found = cli("compare", "Hi", "--a", SAGE, "--b", SAGE, "--json").json["answers"]
+    assert found[0]["response"] == found[1]["response"]
+    seeded = cli("compare", "Hi", "--a", SAGE, "--seed", "3", "--json").json["answers"]
+    assert seeded[1]["response"] == cli("generate", "Hi", "--seed", "3", "--json").json["response"]
+
+
+def test_without_a_terminal_one_answer_follows_the_other(cli: Cli) -> None:
+    out = cli("compare", "Hi", "--a", SAGE).out
+    assert out.startswith("A: sage 0.50, capping on\n") and "\n\nB: no persona, capping on\n" in out
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        ("person=sage", 'Did you mean "persona"'),
+        ("sage", "looks like persona=sage"),
+        ("strength=loud", "must be a number"),
+        ("capping=maybe", '"on" or "off"'),
+        ("persona=sagee", 'Did you mean "sage"'),
+        ("blend=sage:0.5+sage:1", "twice"),
+    ],
+)
+def test_a_setting_that_is_none_says_what_would_be(cli: Cli, setting: str, problem: str) -> None:
+    result = cli("compare", "Hi", "--a", setting)
+    assert result.status == 1 and problem in result.err and len(result.err.splitlines()) == 1
+
+
+def test_what_is_left_out_is_as_before() -> None:
+    default = Mix({"fool": 1.0}, 0.4, capping=False)
+    assert parse_setting("", default) == default
+    blend = parse_setting("blend=sage:0.5+fool:-0.3, capping=on", default)
+    assert blend == Mix({"sage": 0.5, "fool": -0.3}, 0.4, capping=True)
+    mixes, question = parse_settings("persona=sage vs persona=none What is bread?", default, [])
+    assert [mix.weights for mix in mixes] == [{"sage": 1.0}, {}] and question == "What is bread?"
+    mixes, question = parse_settings("", Mix(), ["sage"])
+    assert [mix.weights for mix in mixes] == [{}, {"sage": 1.0}] and question is None
+    assert [mix.capping for mix in parse_settings("", Mix(), [])[0]] == [True, False]
+
+
+def test_answers_stand_side_by_side_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    answers = [Answer(Mix({"sage": 1.0})), Answer(Mix())]
+    lines = side_by_side(answers, 100).splitlines()
+    assert lines[0].index("B: no persona") == 51
+
+
+# Slash commands ---------------------------------------------------------------------------------------------
+
+
+def test_what_is_kept_is_in_the_conversation_with_the_other_beside_it(session: ChatSession) -> None:
+    shown = execute(session, f"/compare {SAGE} vs persona=none Who are you?")
+    assert "A: sage 0.50" in shown and "/keep A" in shown
+    assert session.messages == [], "nothing is said before an answer is kept"
+    assert execute(session, "/keep b") == "Kept B."
+    reply = session.conversation.last_reply()
+    assert reply is not None and session.conversation.siblings(reply.id) == (1, 2)
+    assert [message["role"] for message in session.messages] == ["user", "assistant"]
+    execute(session, "/compare")
+    execute(session, "/keep a")
+    reply = session.conversation.last_reply()
+    assert reply is not None and session.conversation.siblings(reply.id)[1] == 4
+    with pytest.raises(CommandError, match="nothing was compared"):
+        execute(session, "/keep a")
+
+
+def test_what_is_kept_can_be_replayed(session: ChatSession) -> None:
+    execute(session, f"/compare {SAGE} vs persona=fool,strength=-0.5 Who are you?")
+    execute(session, "/keep a")
+    runs = stretches(session.conversation)
+    assert len(runs) == 2
+    for run in runs:
+        assert replay(session.runtime.engine, run).equal
+
+
+def test_what_cannot_be_compared_or_kept_is_an_error(session: ChatSession) -> None:
+    with pytest.raises(PersonaTuiError, match="nothing to answer"):
+        execute(session, "/compare")
+    with pytest.raises(PersonaNotFoundError):
+        execute(session, "/compare persona=sagee vs persona=none Hi")
+    with pytest.raises(PersonaTuiError, match="/keep A"):
+        execute(session, "/keep c")
+
+
+def test_another_model_is_talked_to_and_a_bad_one_changes_nothing(
+    session: ChatSession, tiny_model: Path
+) -> None:
+    session.change_mix(weights={"sage": 1.0})
+    with pytest.raises(ModelLoadError):
+        execute(session, "/model ./nowhere")
+    assert execute(session, "/model").startswith(str(tiny_model))
+    assert session.mix.weights == {"sage": 1.0}
+    assert "Now talking to builtin" in execute(session, "/model builtin")
+    assert session.runtime.engine.model.name == "builtin"
+    assert session.mix.weights == {}, "the built-in model has no sage in this workspace"
+    assert RecentModels(session.runtime.workspace).list()[0].name == "builtin"
+    assert complete(session, "/model b") == ["/model builtin"]
