@@ -19,6 +19,7 @@ from persona_tui.atomic import atomic_write_text
 from persona_tui.config import Settings, override
 from persona_tui.errors import JobCancelled, PersonaTuiError
 from persona_tui.jobs import JobContext
+from persona_tui.plain_files import read_plain
 from persona_tui.runtime import Runtime
 from persona_tui.workspace import Workspace
 
@@ -57,8 +58,8 @@ class RecentModels:
 
     def list(self) -> list[ModelChoice]:
         """The models; none if the file is missing or holds something else."""
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            records: list[Mapping[str, Any]] = json.loads(self._path.read_text(encoding="utf-8"))
+        with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
+            records: list[Mapping[str, Any]] = json.loads(read_plain(self._path))
             return [ModelChoice(**record) for record in records]
         return []
 
