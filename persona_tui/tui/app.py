@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NoReturn
 
 from textual import on
-from textual.app import App, SystemCommand
+from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
@@ -22,29 +22,33 @@ from persona_tui.errors import PersonaTuiError, nearest
 from persona_tui.jobs import ModelWorker
 from persona_tui.runtime import Runtime
 from persona_tui.tui import collector, terminal
-from persona_tui.tui.help import help_text, key_of, welcome
+from persona_tui.tui.actions import Actions
+from persona_tui.tui.help import welcome
+from persona_tui.tui.history import PromptHistory
 from persona_tui.tui.job_board import JobBoard
 from persona_tui.tui.keys import ACTIONS, key_name, known_ids
-from persona_tui.tui.messages import JobChanged, LogLine, ModelFailed, ModelReady, TurnEnded
+from persona_tui.tui.marked import Marked
+from persona_tui.tui.messages import JobChanged, LogLine, ModelFailed, ModelReady, PaceMeasured, TurnEnded
+from persona_tui.tui.mixing import Mixing
 from persona_tui.tui.people import People
-from persona_tui.tui.screens.chat import WIDE, ChatScreen, Panel
-from persona_tui.tui.screens.page import PageScreen
-from persona_tui.tui.screens.palette import Palette
+from persona_tui.tui.saving import Saving
+from persona_tui.tui.screens.chat import WIDE, ChatScreen
 from persona_tui.tui.slash import Slash
 from persona_tui.tui.speaking import Speaker
 from persona_tui.tui.theme import choose_theme
 from persona_tui.tui.voice import Faders, Voice
+from persona_tui.tui.widgets.chat_log import ChatLog
 from persona_tui.tui.widgets.jobs_panel import JobList, JobsPanel
 from persona_tui.tui.widgets.mixer import MixerPanel
 from persona_tui.tui.widgets.personas import PersonaList
 from persona_tui.tui.widgets.prompt import Prompt
 from persona_tui.tui.widgets.status import Status
 
-STRENGTH_STEP = 0.05
+HISTORY_FILE = ".prompt-history"  # beside the sessions
 CLOSE_TIMEOUT = 0.2  # seconds that quitting waits for the model's thread
 
 
-class PersonaApp(App[None]):
+class PersonaApp(Actions):
     """Chat with a model whose personas can be turned up and down while it speaks."""
 
     TITLE = "persona-tui"
@@ -52,11 +56,15 @@ class PersonaApp(App[None]):
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (WIDE, "-wide")]  # noqa: RUF012  # as Textual declares it
     BINDINGS: ClassVar[list[BindingType]] = [action.binding() for action in ACTIONS]
 
-    def __init__(self, runtime: Runtime, faders: Faders) -> None:
+    def __init__(
+        self, runtime: Runtime, faders: Faders, resume: str | None = None, saves: bool = True
+    ) -> None:
         """
         Args:
             runtime: the workspace and its model, which need not be loaded.
             faders: who speaks at first, and how loud.
+            resume: a session to go on with, instead.
+            saves: whether conversations are saved.
 
         Raises:
             ConfigError: the settings name a theme that does not exist.
@@ -67,9 +75,12 @@ class PersonaApp(App[None]):
         self.worker = ModelWorker()
         self.model_ready = False
         self._model_state = f"loading {runtime.settings.model.name} …"
-        self._context_size: int | None = None
         self.voice = Voice(faders, self._faders_moved)
         self.speaker = Speaker(self)
+        self.saving = Saving(self, saves)
+        self._resume = resume
+        self.mixing = Mixing(self)
+        self.marked = Marked(self)
         self.jobs = JobBoard(self)
         self.people = People(self)
         self.slash = Slash(self)
@@ -89,6 +100,7 @@ class PersonaApp(App[None]):
 
     def on_ready(self) -> None:
         """Fill the screen, and load the model once the first paint is out."""
+        self.main.prompt.sent = PromptHistory(self.runtime.sessions.folder / HISTORY_FILE)
         self.main.chat.note(welcome(self))
         for name in self._unknown_keys():
             self.main.chat.note(
@@ -101,14 +113,6 @@ class PersonaApp(App[None]):
     def _unknown_keys(self) -> list[str]:
         """Return what `interface.keys` names that is no action."""
         return [name for name in self.runtime.settings.interface.keys if name not in known_ids()]
-
-    def keys_of(self, action: str | None) -> str:
-        """Return the keys that the user has given an action; "" where the default holds."""
-        return self.runtime.settings.interface.keys.get(action or "", "")
-
-    def key_label(self, action: str) -> str:
-        """Return the key of an action as it is mapped now, for texts that name it."""
-        return key_of(self, next(known.binding() for known in ACTIONS if known.id == action))
 
     def get_key_display(self, binding: Binding) -> str:
         """Return a key as people write it."""
@@ -138,10 +142,18 @@ class PersonaApp(App[None]):
     @on(ModelReady)
     def _model_is_ready(self, message: ModelReady) -> None:
         self.model_ready = True
-        self._model_state, self._context_size = message.name, message.context
+        self._model_state = message.name
+        self.speaker.context.size = message.context
         self.people.model_ready()
         self.jobs.offer_unfinished(self.people.made)
+        if self._resume is not None:
+            self._go_on_with(self._resume)
         self.show_status()
+
+    def _go_on_with(self, session: str) -> None:
+        """Resume the session that the app was started for."""
+        self._resume = None
+        self.attempt(lambda: self.main.chat.note(self.saving.resume(session)))
 
     @on(ModelFailed)
     def _model_failed(self, message: ModelFailed) -> None:
@@ -158,6 +170,10 @@ class PersonaApp(App[None]):
     def _job_changed(self, message: JobChanged) -> None:
         self.jobs.changed(message.job)
 
+    @on(PaceMeasured)
+    def _pace_measured(self, message: PaceMeasured) -> None:
+        self.people.pace_measured(message.pace)
+
     @on(LogLine)
     def _log_line(self, message: LogLine) -> None:
         self.jobs.log(message.text)
@@ -170,17 +186,36 @@ class PersonaApp(App[None]):
 
     @on(Prompt.Sent)
     def _sent(self, message: Prompt.Sent) -> None:
-        if is_command(message.text):
+        editing = message.editing
+        if editing is None and is_command(message.text):
             self.slash.run(message.text)
         elif self.speaker.busy:
-            self.main.prompt.text = message.text
+            self.main.prompt.replace_text(message.text)
             self.notify("A reply is being written. Stop it with esc, or wait.")
+        elif editing is not None:
+            self.attempt(lambda: self.marked.edited(editing, message.text))
         else:
-            self.speaker.send(message_of(message.text))
+            self.attempt(lambda: self.speaker.send(message_of(message.text)))
 
-    @on(MixerPanel.StrengthChosen)
-    def _strength_chosen(self, message: MixerPanel.StrengthChosen) -> None:
-        self.attempt(lambda: self.voice.set_strength(message.value))
+    @on(Prompt.EditingChanged)
+    def _editing_changed(self, message: Prompt.EditingChanged) -> None:
+        self.main.show_editing(message.editing is not None)
+
+    @on(ChatLog.Asked)
+    def _message_asked(self, message: ChatLog.Asked) -> None:
+        self.attempt(lambda: self.marked.asked(message.what, message.block))
+
+    @on(ChatLog.LeftBelow)
+    def _chat_left(self, _: ChatLog.LeftBelow) -> None:
+        self.main.prompt.focus()
+
+    @on(MixerPanel.Chosen)
+    def _fader_chosen(self, message: MixerPanel.Chosen) -> None:
+        self.attempt(lambda: self.mixing.chosen(message.what, message.value))
+
+    @on(MixerPanel.LayersAsked)
+    def _layers_asked(self, _: MixerPanel.LayersAsked) -> None:
+        self.action_layers()
 
     @on(MixerPanel.WeightChosen)
     def _weight_chosen(self, message: MixerPanel.WeightChosen) -> None:
@@ -198,88 +233,18 @@ class PersonaApp(App[None]):
     def _job_asked(self, message: JobList.Asked) -> None:
         self.attempt(lambda: self.jobs.asked(message.what, message.key))
 
-    # --- actions
+    def on_resize(self) -> None:
+        """What is traced depends on how much room there is."""
+        self.mixing.show_traces()
 
-    def action_toggle_panel(self, panel: Panel) -> None:
-        """Open a panel, go to it, or close it."""
-        self.main.toggle_panel(panel)
-
-    def action_leave(self) -> None:
-        """Escape: close what is open, else stop the reply. Never quits."""
-        if self.main.prompt.dismiss_completions() or self.main.leave_panels():
-            return
-        self.speaker.stop()
-
-    def action_stop(self) -> None:
-        """Stop the reply and keep what was said."""
-        if not self.speaker.stop():
-            self.notify("There is nothing to stop.")
-
-    def action_regenerate(self) -> None:
-        """Write the last reply anew."""
-        self.speaker.regenerate()
-
-    def action_new_chat(self) -> None:
-        """Begin another conversation."""
-        self.attempt(self.speaker.clear)
-        if not self.speaker.conversation.messages:
-            self.main.chat.note(welcome(self))
-
-    def action_strength(self, amount: float) -> None:
-        """Turn the master by an amount."""
-        value = round((self.voice.faders.strength + amount) / STRENGTH_STEP) * STRENGTH_STEP
-        self.attempt(lambda: self.voice.set_strength(round(max(-1.0, min(1.0, value)), 4) + 0.0))
-
-    def action_toggle_capping(self) -> None:
-        """Switch the floor on or off."""
-        self.attempt(lambda: self.voice.set_capping(not self.voice.faders.capping))
-
-    def action_nobody(self) -> None:
-        """Let the model speak as itself."""
-        self.attempt(lambda: self.voice.solo({}))
-
-    def action_create_persona(self) -> None:
-        """Ask for a new persona and make it."""
-        self.people.create()
-
-    def action_prepare(self) -> None:
-        """Extract what this model's workspace lacks: axes and the archetypes' personas."""
-        self.people.prepare()
-
-    def action_cancel_job(self) -> None:
-        """Cancel the job under way."""
-        if not self.jobs.cancel():
-            self.notify("No job is running.")
-
-    def action_resume_job(self) -> None:
-        """Go on with what an earlier run did not finish."""
-        self.attempt(self.jobs.resume_first)
-
-    def action_scroll_chat(self, pages: int) -> None:
-        """Move the chat by pages."""
-        if pages < 0:
-            self.main.chat.scroll_page_up(animate=False)
-        else:
-            self.main.chat.scroll_page_down(animate=False)
-
-    def action_toggle_theme(self) -> None:
-        """Change between dark and light."""
-        self.theme = "textual-light" if self.current_theme.dark else "textual-dark"
-
-    def action_show_help(self) -> None:
-        """Show all keys."""
-        self.push_screen(PageScreen("help", help_text(self)))
-
-    def action_command_palette(self) -> None:
-        """Open the command palette."""
-        if not isinstance(self.screen, Palette):
-            self.push_screen(Palette(id="--command-palette"))
+    # --- the palette
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """Offer every action in the command palette, with Textual's own."""
         for action in ACTIONS:
             if action.palette:
                 yield SystemCommand(action.title, action.help, self._runner(action.action))
+        yield from self.people.palette()
         yield SystemCommand("Change theme", "Choose among all colour themes", self.action_change_theme)
         yield SystemCommand(
             "Save a screenshot", "As an SVG file", lambda: self.set_timer(0.1, self.deliver_screenshot)
@@ -288,33 +253,41 @@ class PersonaApp(App[None]):
     def _runner(self, action: str) -> Any:
         return lambda: self.call_later(self.run_action, action)
 
-    def attempt(self, act: Callable[[], None]) -> None:
-        """Do something; an error that a user can cause is shown for a moment, and nothing else happens."""
-        try:
-            act()
-        except PersonaTuiError as error:
-            self.notify(str(error), severity="error")
+    def copy_to_clipboard(self, text: str) -> None:
+        """Copy by way of the terminal, and to the system's clipboard where there is a program for that."""
+        super().copy_to_clipboard(text)
+        self.marked.to_system(text)
 
     # --- showing
 
     def _faders_moved(self, faders: Faders) -> None:
-        engine = self.runtime.loaded_engine if self.model_ready else None
-        if engine is not None:
-            engine.set_mix(faders.mix())
+        self.mixing.moved(faders)
         self.people.show()
         self.show_status()
 
+    @property
+    def longest_reply(self) -> int:
+        """How many tokens a reply may have, as the settings say."""
+        return self.runtime.settings.generation.max_new_tokens
+
+    def show_fluency(self) -> None:
+        """Draw how fluent the latest reply is."""
+        self.main.mixer.show_fluency(self.mixing.fluency())
+
     def show_status(self) -> None:
         """Draw the status line."""
-        faders, turn = self.voice.faders, self.speaker.last
+        faders, turn, context = self.voice.faders, self.speaker.last, self.speaker.context
+        fluency = self.mixing.fluency()
         self.main.status.status = Status(
             model=self._model_state,
             voice=faders.label(),
             capping=faders.capping,
             speed=turn.speed if turn else None,
-            used=turn.prompt_tokens + turn.count if turn else None,
-            context=self._context_size,
+            used=context.used,
+            context=context.size,
+            nearly_full=context.nearly_full,
             job=self.jobs.summary(),
+            broken=fluency.reason if fluency.broken and self.speaker.busy else "",
         )
 
     def show_error(self, error: Exception) -> None:
@@ -332,6 +305,8 @@ def run_app(
     strength: float | None = None,
     blend: Mapping[str, float] | None = None,
     capping: bool | None = None,
+    resume: str | None = None,
+    saves: bool = True,
 ) -> NoReturn:
     """Run the app until the user quits, and end the process: status 0, or 1 after a mistake of ours.
 
@@ -341,6 +316,8 @@ def run_app(
         strength: how loud; by default as the settings say.
         blend: who speaks at first, with weights, instead of one persona.
         capping: whether the floor is enforced; by default as the settings say.
+        resume: the id of a session to go on with.
+        saves: whether conversations are saved.
 
     Raises:
         ConfigError: the settings name a theme that does not exist.
@@ -355,6 +332,8 @@ def run_app(
             steering.default_strength if strength is None else strength,
             steering.capping if capping is None else capping,
         ),
+        resume,
+        saves,
     )
     with terminal.stderr_lines(lambda line: app.is_running and app.post_message(LogLine(line))):
         app.run()
@@ -364,6 +343,8 @@ def run_app(
 def _leave(app: PersonaApp) -> NoReturn:
     """End the process: tidying up after torch takes longer than leaving may."""
     app.worker.close(CLOSE_TIMEOUT)
+    with contextlib.suppress(PersonaTuiError):  # a full disk: there is nobody left to tell
+        app.saving.close()
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()

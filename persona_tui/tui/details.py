@@ -12,11 +12,52 @@ if TYPE_CHECKING:
 
 _LABEL_WIDTH = 14
 _BAR_WIDTH = 20
+_KINDS = {"archetype": "archetype", "generated": "described", "prompts": "prompts"}
+_ABOUT_KINDS = {"archetype": "from an archetype's prompts", "prompts": "from prompts of yours"}
 _SHOWN = ("description", "source", "prompt_sources", "model_name", "created", "counts")
 
 
-def details(persona: PersonaVector) -> Content:
-    """Return a persona's metadata and its calibration."""
+def kind_of(about: Mapping[str, Any]) -> str:
+    """Return what a persona was made from, in a word; "" if that is not known.
+
+    Args:
+        about: its metadata.
+    """
+    if about.get("problem"):
+        return "damaged"
+    return _KINDS.get(str(about.get("source")), str(about.get("source") or ""))
+
+
+def about_line(about: Mapping[str, Any]) -> str:
+    """Return what to know about a persona before choosing it, in a line or two."""
+    if about.get("problem"):
+        return str(about["problem"])
+    calibration = about.get("calibration")
+    parts = [str(about.get("description") or _ABOUT_KINDS.get(str(about.get("source")), ""))]
+    if calibration is not None:
+        strength = f"{calibration.default_strength:g}"
+        parts.append(f"at {strength}: {calibration.expression:.0%} of its prompts' effect")
+    elif about:
+        parts.append("not calibrated")
+    if about.get("weak_reason"):
+        parts.append(f"weak: {about['weak_reason']}")
+    return " · ".join(part for part in parts if part)
+
+
+def details(
+    persona: PersonaVector,
+    strength: float | None = None,
+    others: Mapping[str, float] | None = None,
+    axes: Mapping[str, float] | None = None,
+) -> Content:
+    """Return all that is known of a persona: metadata, calibration with its curve, cosines.
+
+    Args:
+        persona: the persona.
+        strength: the present one, which is marked on the curve.
+        others: its cosines to the other personas.
+        axes: its cosines to the axes.
+    """
     rows = [
         (name.replace("_", " "), _plain(persona.metadata[name]))
         for name in _SHOWN
@@ -24,12 +65,50 @@ def details(persona: PersonaVector) -> Content:
     ]
     rows.append(("layers", _span(persona.layers)))
     lines = [_row(label, value) for label, value in rows]
-    lines.append(Content(""))
-    lines += _calibration(persona.calibration, persona.metadata.get("weak_reason"))
+    lines += [Content(""), *_calibration(persona.calibration, persona.metadata.get("weak_reason"), strength)]
+    lines += _cosines("cosine to the axes (raw vector)", axes or {})
+    lines += _cosines("cosine to the other personas", others or {})
+    lines += _prompts(persona.metadata.get("prompts") or ())
     return Content("\n").join(lines)
 
 
-def _calibration(calibration: Calibration | None, weakness: str | None) -> list[Content]:
+def _cosines(title: str, values: Mapping[str, float]) -> list[Content]:
+    if not values:
+        return []
+    return [
+        Content(""),
+        Content.styled(title, "bold $text-primary"),
+        *(
+            Content.assemble(f"{name:<{_LABEL_WIDTH}}", _signed_bar(value), f" {value:+.2f}")
+            for name, value in values.items()
+        ),
+    ]
+
+
+def _signed_bar(value: float) -> Content:
+    """Return a bar from the middle to the left or right; its ends are -1 and 1."""
+    half = _BAR_WIDTH // 2
+    length = round(min(abs(value), 1.0) * half)
+    left, right = (0, length) if value >= 0 else (length, 0)
+    return Content.assemble(
+        " " * (half - left),
+        ("█" * left, "$text-error"),
+        ("│", "dim"),
+        ("█" * right, "$text-accent"),
+        " " * (half - right),
+    )
+
+
+def _prompts(prompts: Sequence[str]) -> list[Content]:
+    if not prompts:
+        return []
+    title = Content.styled("system prompts", "bold $text-primary")
+    return [Content(""), title, *(Content(f"{number}. {text}") for number, text in enumerate(prompts, 1))]
+
+
+def _calibration(
+    calibration: Calibration | None, weakness: str | None, strength: float | None
+) -> list[Content]:
     if calibration is None:
         return [Content("Not calibrated: strength is in multiples of the vector's natural size.")]
     lines = [
@@ -42,35 +121,38 @@ def _calibration(calibration: Calibration | None, weakness: str | None) -> list[
     ]
     if weakness:
         lines.append(_row("weak", weakness).stylize("$text-warning"))
-    return [*lines, Content(""), *_curve(calibration)]
+    return [*lines, Content(""), *_curve(calibration, strength)]
 
 
-def _curve(calibration: Calibration) -> list[Content]:
+def _curve(calibration: Calibration, strength: float | None) -> list[Content]:
     """Return expression and fluency over strength, for the chosen recipe and layers."""
     points = [point for point in calibration.curve if _belongs(point, calibration)]
     by_strength = {point["coefficient"] / calibration.gain: point for point in points if calibration.gain}
     if not by_strength:
         return []
     title = f"{'strength':<10}{'expression':<{_BAR_WIDTH + 7}}nats lost"
-    return [Content.styled(title, "bold"), *(_point(at, by_strength[at]) for at in sorted(by_strength))]
+    now = None if strength is None else min(by_strength, key=lambda at: abs(at - abs(strength)))
+    rows = [_point(at, by_strength[at], at == now) for at in sorted(by_strength)]
+    return [Content.styled(title, "bold"), *rows]
 
 
 def _belongs(point: Mapping[str, Any], calibration: Calibration) -> bool:
     return point.get("recipe") == calibration.recipe and tuple(point.get("layers", ())) == calibration.layers
 
 
-def _point(strength: float, point: Mapping[str, Any]) -> Content:
+def _point(strength: float, point: Mapping[str, Any], is_now: bool) -> Content:
     expression = float(point["expression"])
     filled = round(max(0.0, min(1.0, expression)) * _BAR_WIDTH)
-    bar = "█" * filled + "░" * (_BAR_WIDTH - filled)
+    bar = ("█" * filled, "$text-accent"), ("─" * (_BAR_WIDTH - filled), "dim")
     fluent = "" if point.get("fluent", True) else "  not fluent"
     chosen = "  ← chosen" if point.get("chosen") else ""
     return Content.assemble(
         f"{strength:<10.2f}",
-        (bar, "$text-accent"),
+        *bar,
         f" {expression:5.2f} {point['fluency_drop']:+.2f}",
         (fluent, "$text-warning"),
         (chosen, "bold"),
+        ("  ← nearest to now" if is_now and not chosen else " and now" if is_now else "", "dim"),
     )
 
 

@@ -11,36 +11,66 @@ from textual.content import Content
 from persona_tui.tui.keys import ACTIONS, Action, widget_bindings
 
 if TYPE_CHECKING:
-    from persona_tui.tui.app import PersonaApp
+    from persona_tui.tui.actions import Actions
 
 _KEY_WIDTH = 19
 
-_LIST = ("personas_load", "personas_speak", "personas_new", "personas_info", "personas_delete")
-_FADER = ("slider_less", "slider_much_less", "slider_zero", "slider_negate", "slider_solo")
 _SECTIONS = (
     ("in the prompt", ("prompt_send", "prompt_newline", "prompt_complete", "prompt_up", "prompt_down")),
+    (
+        "on a message",
+        (
+            "chat_previous",
+            "chat_next",
+            "chat_copy",
+            "chat_code",
+            "chat_edit",
+            "chat_before",
+            "chat_after",
+            "chat_again",
+            "chat_continue",
+        ),
+    ),
     ("in the chat", ("chat_page_up", "chat_page_down")),
-    ("in the list of personas", _LIST),
-    ("on a fader (or type a number)", _FADER),
+    (
+        "in the list of personas",
+        (
+            "personas_load",
+            "personas_speak",
+            "personas_new",
+            "personas_info",
+            "personas_trace",
+            "personas_delete",
+        ),
+    ),
+    (
+        "on a fader (or type a number)",
+        ("slider_less", "slider_much_less", "slider_zero", "slider_negate", "slider_solo"),
+    ),
     ("in the list of jobs", ("jobs_cancel", "jobs_resume", "jobs_forget", "jobs_info")),
+    (
+        "in the list of sessions",
+        ("sessions_resume", "sessions_search", "sessions_rename", "sessions_export", "sessions_delete"),
+    ),
 )
 
 _FIRST_STEPS = (
     ("personas", "choose who speaks"),
     ("mixer", "how loud, also while it speaks"),
+    ("sessions", "go on with an earlier conversation"),
     ("help", "all keys and commands"),
     ("quit", "leave"),
 )
 
 
-def key_of(app: PersonaApp, binding: Binding) -> str:
+def key_of(app: Actions, binding: Binding) -> str:
     """Return the keys of a binding as the user has mapped them; "" if it has none."""
     keys = app.keys_of(binding.id) or binding.key
     shown = [app.get_key_display(binding.with_key(key)) for key in keys.split(",")]
     return " ".join(key for key in shown if "unbound" not in key)
 
 
-def welcome(app: PersonaApp) -> Content:
+def welcome(app: Actions) -> Content:
     """Return what an empty chat says."""
     by_id = {action.id: action.binding() for action in ACTIONS}
     lines = [
@@ -55,9 +85,10 @@ def welcome(app: PersonaApp) -> Content:
     return Content("\n").join(lines)
 
 
-def help_text(app: PersonaApp) -> Content:
-    """Return the help page."""
-    lines = _section("anywhere", ((key_of(app, action.binding()), _sentence(action)) for action in ACTIONS))
+def help_text(app: Actions) -> Content:
+    """Return the help page: first the keys of what has the focus, then all others."""
+    lines = _here(app)
+    lines += _section("anywhere", ((key_of(app, action.binding()), _sentence(action)) for action in ACTIONS))
     by_id = {binding.id: binding for binding in widget_bindings()}
     for title, ids in _SECTIONS:
         lines += _section(
@@ -67,16 +98,25 @@ def help_text(app: PersonaApp) -> Content:
     return Content("\n").join(lines)
 
 
+def _here(app: Actions) -> list[Content]:
+    """Return the keys that do something just here: in what has the focus, or in its dialog."""
+    screen = app.screen
+    whole = {binding.id: binding for binding in widget_bindings()}
+    own = {
+        active.binding.id: whole.get(active.binding.id, active.binding)
+        for active in screen.active_bindings.values()
+        if active.enabled and active.binding.id and active.node in (screen.focused, screen)
+    }
+    return _section("here", ((key_of(app, binding), binding.description) for binding in own.values()))
+
+
 def _sentence(action: Action) -> str:
     return f"{action.title}: {action.help[:1].lower()}{action.help[1:]}"
 
 
 def _section(title: str, rows: Iterable[tuple[str, str]]) -> list[Content]:
-    return [
-        Content.styled(title, "bold $text-primary"),
-        *(_row(key, what) for key, what in rows if key),
-        Content(""),
-    ]
+    shown = [_row(key, what) for key, what in rows if key]
+    return [Content.styled(title, "bold $text-primary"), *shown, Content("")] if shown else []
 
 
 def _row(key: str, what: str, width: int = _KEY_WIDTH) -> Content:

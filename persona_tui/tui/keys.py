@@ -62,16 +62,29 @@ ACTIONS = (
     Action("mixer", "f3", "toggle_panel('mixer')", "Strength and blend", "How loud, and who", "strength"),
     Action("jobs", "f4", "toggle_panel('jobs')", "Jobs", "Long work and the log", "jobs"),
     Action("regenerate", "f5", "regenerate", "Again", "Write the last reply anew", "again"),
+    Action("sessions", "f8", "sessions", "Sessions", "Saved conversations: find, go on, rename"),
+    Action("sampling", "f9", "sampling", "Sampling", "Temperature, top-p, length, seed"),
     Action("back", "escape", "leave", "Back", "Close what is open, else stop the reply", "back/stop", False),
     Action("louder", "ctrl+up", "strength(0.05)", "Louder", "Strength up by 0.05, also in mid-reply"),
     Action("quieter", "ctrl+down", "strength(-0.05)", "Quieter", "Strength down by 0.05, also in mid-reply"),
+    Action(
+        "mark_before", "alt+up", "mark(-1)", "Messages", "Go to a message: copy it, edit it, walk versions"
+    ),
+    Action("mark_after", "alt+down", "mark(1)", "Next message", "Of those that can be marked", palette=False),
+    Action("system", "ctrl+s", "system", "System prompt", "Write it on a screen of its own"),
+    Action("editor", "ctrl+g", "editor", "Own editor", "Go on writing in $EDITOR"),
     Action("palette", "ctrl+p", "command_palette", "Palette", "Find any action by name", palette=False),
     Action("quit", "ctrl+q", "quit", "Quit", "Leave, whatever is running"),
     Action("stop", "", "stop", "Stop the reply", "What was said so far is kept"),
-    Action("new_chat", "", "new_chat", "New conversation", "Forget what was said"),
+    Action("continue", "", "continue", "Go on", "Continue the last reply where it ended"),
+    Action("new_chat", "", "new_chat", "New conversation", "The present one stays among the sessions"),
+    Action("copy", "", "copy_reply", "Copy the reply", "The last one, as it was written"),
+    Action("copy_code", "", "copy_reply(True)", "Copy code", "The last code block of the last reply"),
     Action("nobody", "", "nobody", "Speak as nobody", "No persona: the model as it is"),
     Action("capping", "", "toggle_capping", "Capping on or off", "The floor under the projections"),
-    Action("create", "", "create_persona", "New persona", "From an archetype or a description"),
+    Action("layers", "", "layers", "Steering layers", "Where personas are added"),
+    Action("traces", "", "traces", "Trace", "Choose which projections are drawn under the chat"),
+    Action("create", "", "create_persona", "New persona", "From an archetype, a description or prompts"),
     Action("prepare", "", "prepare", "Prepare this model", "Extract the axes and the archetypes' personas"),
     Action("cancel_job", "", "cancel_job", "Cancel the job", "The one that runs"),
     Action("resume_job", "", "resume_job", "Resume the job", "One that an earlier run did not finish"),
@@ -89,24 +102,28 @@ def widget_bindings() -> list[Binding]:
     """Return the keys of the app's own widgets and screens, which can be remapped too."""
     from persona_tui.tui.screens.confirm import ConfirmScreen
     from persona_tui.tui.screens.create import CreateScreen
+    from persona_tui.tui.screens.dialog import Dialog
     from persona_tui.tui.screens.page import PageScreen
+    from persona_tui.tui.screens.sessions import SessionList
+    from persona_tui.tui.screens.traces import TraceList
+    from persona_tui.tui.screens.write import WriteScreen
+    from persona_tui.tui.widgets.chat_log import ChatLog
+    from persona_tui.tui.widgets.chooser import Chooser
+    from persona_tui.tui.widgets.field import FieldRow
     from persona_tui.tui.widgets.jobs_panel import JobList
     from persona_tui.tui.widgets.mixer import CappingSwitch
     from persona_tui.tui.widgets.personas import PersonaList
     from persona_tui.tui.widgets.prompt import Prompt
     from persona_tui.tui.widgets.slider import FloatSlider
 
-    owners = (
-        Prompt,
-        PersonaList,
-        FloatSlider,
-        CappingSwitch,
-        JobList,
-        ConfirmScreen,
-        CreateScreen,
-        PageScreen,
-    )
-    return [binding for owner in owners for binding in owner.BINDINGS if isinstance(binding, Binding)]
+    widgets = (Prompt, ChatLog, PersonaList, FloatSlider, CappingSwitch, Chooser, FieldRow, JobList)
+    screens = (Dialog, ConfirmScreen, CreateScreen, PageScreen, SessionList, TraceList, WriteScreen)
+    return [
+        binding
+        for owner in (*widgets, *screens)
+        for binding in owner.__dict__.get("BINDINGS", ())
+        if isinstance(binding, Binding)
+    ]
 
 
 def known_ids() -> list[str]:

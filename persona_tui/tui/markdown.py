@@ -6,6 +6,7 @@ Only the last top-level block of a text can still change while it is being writt
 parsed again.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from textual.highlight import highlight
 
 _PARSER = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"])
 
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})\s*(\S*)")
 _SPANS = {"strong": "bold", "em": "italic", "s": "strike", "link": "underline"}
 _BULLET = "• "
 _QUOTE = "▌ "
@@ -99,6 +101,21 @@ class MarkdownText:
 def parse(source: str) -> list[Block]:
     """Return Markdown as blocks."""
     return _Builder().build(_PARSER.parse(source))
+
+
+def open_fence(source: str) -> str:
+    """Return the line that opened the code block in which a text ends, or "" if it ends in none.
+
+    What follows such a text, shown by itself, needs that line to be shown as code.
+    """
+    opened: re.Match[str] | None = None
+    for line in source.splitlines():
+        fence = _FENCE.match(line)
+        if fence is not None and opened is None:
+            opened = fence
+        elif fence is not None and opened is not None and fence[1].startswith(opened[1]) and not fence[2]:
+            opened = None
+    return f"{opened[0]}\n" if opened is not None else ""
 
 
 def _last_block_line(tokens: Sequence[Token]) -> int:

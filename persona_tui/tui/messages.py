@@ -6,6 +6,7 @@ from typing import Any
 from textual.message import Message
 
 from persona_tui.jobs import Job
+from persona_tui.tui.estimate import Pace
 from persona_tui.tui.turn import Turn
 
 
@@ -41,6 +42,13 @@ class JobChanged(Message):
     def can_replace(self, message: Message) -> bool:
         """Reports about one job that wait in the queue count as one."""
         return isinstance(message, JobChanged) and message.job is self.job
+
+
+@dataclass
+class PaceMeasured(Message):
+    """It is known how fast personas can be made here."""
+
+    pace: Pace
 
 
 @dataclass

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
+
+from textual.app import SystemCommand
 
 from persona_tui.errors import PersonaTuiError
 from persona_tui.job_requests import create_request, prepare_request
-from persona_tui.jobs import Job
-from persona_tui.prompts.reading import list_archetypes
-from persona_tui.runtime import Created, FromArchetype, FromDescription, Source
-from persona_tui.tui.details import details
+from persona_tui.jobs import Job, JobContext
+from persona_tui.prompts.reading import list_archetypes, read_archetype
+from persona_tui.runtime import Created, FromArchetype, FromPrompts, Source
+from persona_tui.tui.details import about_line, details, kind_of
+from persona_tui.tui.estimate import Pace, measure
+from persona_tui.tui.messages import LogLine, PaceMeasured
 from persona_tui.tui.screens.confirm import ConfirmScreen
-from persona_tui.tui.screens.create import CreateScreen, NewPersona
+from persona_tui.tui.screens.create import CreateScreen, Making, NewPersona
 from persona_tui.tui.screens.page import PageScreen
 from persona_tui.tui.widgets.personas import PersonaRow
 
@@ -32,11 +36,15 @@ class People:
         self._app = app
         self._names: list[str] = []
         self._loaded: list[str] = []
+        self._about: dict[str, Mapping[str, Any]] = {}  # metadata, by name
+        self._pace: Pace | None = None
+        self._measuring = False
         self._answers: dict[str, Callable[[str], None]] = {
             "load": self.toggle_loaded,
             "speak": self.speak_as,
             "info": self.info,
             "delete": self.delete,
+            "trace": self.trace,
         }
 
     @property
@@ -67,30 +75,26 @@ class People:
         runtime = self._app.runtime
         if self._app.model_ready:
             self._names, self._loaded = self._manager.list_available(), self._manager.list_loaded()
+            self._about = {name: _metadata(self._manager, name) for name in self._names}
         else:
             folder = runtime.workspace.personas_dir(runtime.slug)
             self._names = sorted(path.stem for path in folder.glob("*.safetensors"))
         self.show()
 
     def show(self) -> None:
-        """Draw the list of personas and the faders."""
-        faders, panel = self._app.voice.faders, self._app.main.personas
-        panel.show_rows(
-            [PersonaRow(name, name in self._loaded, faders.speaking.get(name, 0.0)) for name in self._names]
-        )
-        if not self._app.model_ready:
+        """Draw the list of personas, the faders and the traces."""
+        app = self._app
+        faders, panel = app.voice.faders, app.main.personas
+        panel.show_rows([self._row(name, faders.speaking.get(name, 0.0)) for name in self._names])
+        if not app.model_ready:
             panel.say(_LOADING)
-        weights = {name: faders.weights.get(name, 0.0) for name in self._loaded}
-        self._app.main.mixer.show(faders.strength, faders.capping, self._floor(), weights)
+        app.main.mixer.show(app.mixing.state(self._loaded))
+        app.mixing.show_traces()
 
-    def _floor(self) -> str:
-        engine = self._app.runtime.loaded_engine if self._app.model_ready else None
-        try:
-            if engine is None or not engine.can_cap:
-                return "no floor: no axes yet"
-            return f"floor: {engine.safety_floor:g}th percentile, {engine.capping_axis()} axis"
-        except PersonaTuiError:  # said in the chat already
-            return "no floor: the axes cannot be used"
+    def _row(self, name: str, weight: float) -> PersonaRow:
+        about = self._about.get(name, {})
+        traced = name in self._app.main.trace.names
+        return PersonaRow(name, name in self._loaded, weight, kind_of(about), about_line(about), traced)
 
     # --- what is asked of the list
 
@@ -124,9 +128,47 @@ class People:
         alone = {name: 1.0}
         self._app.voice.solo({} if self._app.voice.faders.speaking == alone else alone)
 
+    def trace(self, name: str) -> None:
+        """Draw a persona's projection under the chat, or not any more; loads it first."""
+        self._manager.load(name)
+        self.refresh()
+        self._app.mixing.toggle_trace(name)
+        self.show()
+
     def info(self, name: str) -> None:
         """Show what is known of a persona."""
-        self._app.push_screen(PageScreen(name, details(self._manager.get(name))))
+        from persona_tui.steering.likeness import axis_cosines, cosines_to_others
+
+        manager = self._manager
+        persona, axes = manager.get(name), manager.axes
+        page = details(
+            persona,
+            strength=self._app.voice.faders.strength,
+            others=cosines_to_others(manager, name),
+            axes=axis_cosines(persona, axes) if axes is not None else {},
+        )
+        self._app.push_screen(PageScreen(name, page))
+
+    def palette(self) -> Iterable[SystemCommand]:
+        """Offer what can be done with each persona in the command palette."""
+        for name in self._names:
+            yield SystemCommand(
+                f"Speak as {name}", "Alone, at the present strength", self._runner("speak", name)
+            )
+            loaded = name in self._loaded
+            yield SystemCommand(
+                f"{'Unload' if loaded else 'Load'} {name}",
+                "Take its fader away" if loaded else "Give it a fader",
+                self._runner("load", name),
+            )
+            yield SystemCommand(
+                f"Details of {name}", "Metadata, calibration, cosines", self._runner("info", name)
+            )
+            yield SystemCommand(f"Trace {name}", "Draw its projection, or not", self._runner("trace", name))
+            yield SystemCommand(f"Delete {name}", "Asks before", self._runner("delete", name))
+
+    def _runner(self, what: str, name: str) -> Callable[[], None]:
+        return lambda: self._app.attempt(lambda: self.asked(what, name))
 
     def delete(self, name: str) -> None:
         """Delete a persona's file, after asking."""
@@ -149,20 +191,70 @@ class People:
 
     def create(self, name: str = "", who: str = "") -> None:
         """Ask for a new persona, and make it as a job."""
-        archetypes = list_archetypes(self._app.runtime.workspace)
-        self._app.push_screen(CreateScreen(archetypes, self._names, name, who), self._create)
+        self._measure_pace()
+        making = Making(self._archetypes(), self._names, self._draft, self._estimate)
+        self._app.push_screen(CreateScreen(making, name, who), self._create)
+
+    def _archetypes(self) -> dict[str, int]:
+        """Return the archetypes, each with its number of prompts; those with a bad file are left out."""
+        workspace, found = self._app.runtime.workspace, dict[str, int]()
+        for name in list_archetypes(workspace):
+            with contextlib.suppress(PersonaTuiError):  # `dataset validate` says what is wrong with it
+                found[name] = len(read_archetype(workspace, name))
+        return found
+
+    def _draft(self, description: str) -> Job[list[str]]:
+        """Have the model write system prompts, as a job."""
+        runtime = self._app.runtime
+
+        def work(context: JobContext) -> list[str]:
+            generator = runtime.generator(context)
+            prompts = generator.generate_persona_prompts(description)
+            context.log(f"System prompts: {generator.report.summary}.")
+            return [str(prompt["system_prompt"]) for prompt in prompts]
+
+        return self._app.jobs.submit("draft prompts", work, lambda job: None, quiet=True)
+
+    def _measure_pace(self) -> None:
+        """Find out how fast this machine is, once, beside everything else."""
+        if self._pace is not None or self._measuring or not self._app.model_ready:
+            return
+        runtime, post = self._app.runtime, self._app.post_message
+
+        def work() -> None:
+            try:
+                post(PaceMeasured(measure(runtime)))
+            except PersonaTuiError as error:  # making a persona will say so, too
+                post(LogLine(f"no estimate of the time: {error}"))
+
+        self._measuring = True
+        self._app.worker.submit_turn(work)
+
+    def pace_measured(self, pace: Pace) -> None:
+        """Take note of how fast this machine is."""
+        self._pace = pace
+        if isinstance(self._app.screen, CreateScreen):
+            self._app.screen.advise()
+
+    def _estimate(self, prompts: int) -> str:
+        return self._pace.estimate(prompts) if self._pace is not None else ""
 
     def _create(self, wanted: NewPersona | None) -> None:
         if wanted is not None:
-            source = (
+            source: Source = (
                 FromArchetype(wanted.archetype)
                 if wanted.archetype
-                else FromDescription(wanted.description or "")
+                else FromPrompts(wanted.prompts, wanted.description)
             )
-            self.make(wanted.name, source)
+            self._app.attempt(lambda: self.make(wanted.name, source))
 
     def make(self, name: str, source: Source) -> None:
-        """Make a persona as a job; chat stays usable meanwhile."""
+        """Make a persona as a job; chat stays usable meanwhile.
+
+        Raises:
+            PersonaTuiError: it cannot be made, as far as that is known now.
+        """
+        self._app.runtime.check_new_name(name, source)
         request = create_request(self._app.runtime, name, source)
         self._app.jobs.submit_request(request, self.made)
 
@@ -187,3 +279,12 @@ class People:
         if job.state == "failed" and job.error is not None:
             self._app.show_error(job.error)
         self.refresh()
+
+
+def _metadata(manager: PersonaManager, name: str) -> Mapping[str, Any]:
+    """Return what a persona's file says about itself; of a damaged one, what is wrong with it."""
+    try:
+        persona = manager.get(name)
+    except PersonaTuiError as error:
+        return {"problem": str(error)}
+    return {**persona.metadata, "calibration": persona.calibration}

@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING, Any
 from persona_tui import commands
 from persona_tui.errors import PersonaTuiError
 from persona_tui.jobs import Job
+from persona_tui.runtime import FromDescription
 from persona_tui.tui.voice import Faders
 
 if TYPE_CHECKING:
+    from persona_tui.sessions import Conversation
     from persona_tui.steering.mix import Mix
     from persona_tui.tui.app import PersonaApp
+
+
+_CHANGES_MESSAGES = ("regenerate", "continue", "edit", "branch", "resume", "new")
 
 
 @dataclass(frozen=True)
@@ -40,17 +45,38 @@ class AppSession:
 
     def change_mix(self, **changes: Any) -> None:
         """Move faders."""
-        mix = replace(self.mix, **changes)
-        self._app.voice.set(Faders(mix.weights, mix.strength, mix.capping))
+        self._app.voice.set(Faders.of(replace(self.mix, **changes)))
+
+    @property
+    def conversation(self) -> Conversation:
+        """What was said."""
+        return self._app.speaker.conversation
+
+    @property
+    def session_id(self) -> str | None:
+        """What it is saved as; None while nothing was said."""
+        return self._app.saving.session_id
+
+    def write(self, reply: int) -> str:
+        """Write a reply that was begun, beside everything else."""
+        self._app.speaker.write(reply)
+        return ""
+
+    def resume(self, id: str | None) -> str:
+        """Go on with another session; None = with a new one."""
+        if id is not None:
+            return self._app.saving.resume(id)
+        self._app.action_new_chat()
+        return ""
 
     @property
     def system(self) -> str | None:
         """The system prompt, if any."""
-        return self._app.speaker.conversation.system
+        return self.conversation.system
 
     @system.setter
     def system(self, text: str | None) -> None:
-        self._app.speaker.conversation.system = text
+        self.conversation.set_system(text)
 
     @property
     def sampling_changes(self) -> dict[str, Any]:
@@ -83,12 +109,30 @@ class Slash:
         self._app = app
         self._session = AppSession(app)
         self._own = {
-            "again": _Own("/again", "write the last reply anew", lambda _: app.action_regenerate()),
-            "clear": _Own("/clear", "begin another conversation", lambda _: app.action_new_chat()),
+            "copy": _Own("/copy [code]", "copy the last reply, or its last code block", self._copy),
+            "editor": _Own("/editor", "write in your own editor", lambda _: app.action_editor()),
+            "sampling": _Own(
+                "/sampling", "temperature, top-p, length and seed", lambda _: app.action_sampling()
+            ),
+            "trace": _Own("/trace [A,B|off]", "what is drawn under the chat, token by token", self._trace),
             "info": _Own("/info NAME", "what is known of a persona", app.people.info),
             "init": _Own("/init", "prepare this model: axes and personas", lambda _: app.action_prepare()),
             "cancel": _Own("/cancel", "cancel the job under way", lambda _: app.action_cancel_job()),
         }
+
+    def _copy(self, rest: str) -> None:
+        self._app.marked.copy_last(rest.casefold() == "code")
+
+    def _trace(self, rest: str) -> None:
+        if not rest:
+            self._app.action_traces()
+        else:
+            offered, _ = self._app.mixing.traceable()
+            names = [] if rest.casefold() in commands.OFF else [name.strip() for name in rest.split(",")]
+            for name in names:
+                if name not in offered:
+                    raise PersonaTuiError(f'"{name}" cannot be traced: {", ".join(offered)} can')
+            self._app.mixing.trace(names)
 
     # --- running
 
@@ -107,10 +151,17 @@ class Slash:
         """Ask on a screen of its own, where the line mode asks a question; whether that was the case."""
         if name == "create" and len(rest.split()) < 2:
             self._app.people.create(rest)
+        elif name == "create":
+            new, _, description = rest.partition(" ")
+            self._app.people.make(new, FromDescription(description.strip()))
         elif name == "delete" and rest and " " not in rest:
             self._app.people.delete(rest)
         elif name == "help" and not rest:
             self._app.action_show_help()
+        elif name == "sessions" and not rest:
+            self._app.action_sessions()
+        elif name == "system" and not rest:
+            self._app.action_system()
         else:
             return False
         return True
@@ -121,8 +172,14 @@ class Slash:
             self._app.call_later(self._app.action_quit)
         elif not self._app.model_ready:
             raise PersonaTuiError("The model is still loading.")
-        elif answer := commands.execute(self._session, line):
-            self._app.main.chat.note(answer)
+        else:
+            if command.name in _CHANGES_MESSAGES:
+                self._app.speaker.check_idle()
+            answer = commands.execute(self._session, line)
+            if not self._app.speaker.busy:  # the messages may be others now
+                self._app.speaker.show()
+            if answer:
+                self._app.main.chat.note(answer)
         self._app.people.refresh()
 
     # --- completing

@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from textual.content import Content
 from textual.timer import Timer
 
 from persona_tui.errors import PersonaTuiError
+from persona_tui.sessions import Conversation, Node
 from persona_tui.tui import collector
-from persona_tui.tui.conversation import Conversation
+from persona_tui.tui.blocks import Heading, MessageBlock
+from persona_tui.tui.context import Context
+from persona_tui.tui.fluency import FluencyMeter
 from persona_tui.tui.messages import TurnEnded
-from persona_tui.tui.turn import Turn, speak
-from persona_tui.tui.widgets.message import MessageView
+from persona_tui.tui.transcript import Rules, Scene, faders_of, heading_of, sync
+from persona_tui.tui.turn import Turn, write
+from persona_tui.tui.voice import Faders
+from persona_tui.tui.widgets.trace import Reading
 
 if TYPE_CHECKING:
+    from persona_tui.model.wrapper import TokenEvent
     from persona_tui.tui.app import PersonaApp
 
 DRAIN = 0.1  # seconds; painting every token makes keys wait
 IDLE = 2.0  # seconds after a reply until the garbage collector may run
 
-_ENDINGS = {"cancelled": "stopped", "length": "cut off at max_new_tokens"}
-_TRACE = "assistant"
+_BUSY = "A reply is being written. Stop it with esc, or wait."
 
 
 @dataclass
 class _Reply:
+    """What is on the screen of the reply that is being written."""
+
     turn: Turn
-    view: MessageView
+    block: MessageBlock
     timer: Timer
-    shown: str = ""  # what its heading says of the voice
+    rules: Rules | None = None  # once it is known what it began with
+    ruled: int = 0  # how many changes of the mix have been drawn
 
 
 class Speaker:
@@ -41,6 +48,8 @@ class Speaker:
         self._app = app
         self.conversation = Conversation()
         self.sampling: dict[str, Any] = {}
+        self.fluency = FluencyMeter()
+        self.context = Context(app)
         self.last: Turn | None = None
         self._reply: _Reply | None = None
 
@@ -49,38 +58,43 @@ class Speaker:
         """Whether a reply is being written, or waits for the model."""
         return self._reply is not None
 
+    def check_idle(self) -> None:
+        """Raise an error that says so if a reply is being written."""
+        if self.busy:
+            raise PersonaTuiError(_BUSY)
+
     # --- starting
 
     def send(self, text: str) -> None:
         """Take what the user says and have it answered."""
-        self.conversation.say(text)
-        self._app.main.chat.add(MessageView("user", Content.styled("you", "bold"), text))
-        self._answer()
+        self.check_idle()
+        self._app.saving.begin()
+        self.conversation.add_user(text)
+        self.write(self.conversation.begin_reply())
 
-    def regenerate(self) -> None:
-        """Have the last message answered anew."""
-        chat = self._app.main.chat
-        if self.busy or not self.conversation.messages:
-            self._app.notify(
-                "There is no reply to write anew yet." if not self.busy else "Stop this reply first (esc)."
-            )
-            return
-        self.conversation.take_back_answer()
-        last = chat.last_message()
-        if last is not None and last.role == "assistant":
-            last.remove()
-        self._answer()
+    def regenerate(self, key: int | None = None) -> None:
+        """Have a message answered anew, by default the last; what was said before is kept beside it."""
+        self.check_idle()
+        self.write(self.conversation.regenerate(key))
 
-    def _answer(self) -> None:
+    def go_on(self) -> None:
+        """Have the last reply continued."""
+        self.check_idle()
+        self.write(self.conversation.continue_reply())
+
+    def write(self, key: int) -> None:
+        """Write a reply that was begun in the conversation."""
         app = self._app
-        turn = Turn([dict(message) for message in self.conversation.messages], self.conversation.system)
-        turn.sampling = dict(self.sampling)
-        voice = app.voice.faders.label()
-        view = MessageView("assistant", _heading(voice, "…" if app.model_ready else "waiting for the model"))
-        app.main.chat.add(view)
+        self.show()
+        turn = Turn(self.conversation, key, dict(self.sampling))
+        block = next(block for block in app.main.chat.messages if block.key == key)
+        self._reply = _Reply(turn, block, app.set_interval(DRAIN, self._drain))
+        self.last = turn
+        block.set_heading(self._heading("…" if app.model_ready else "waiting for the model"))
+        app.main.chat.rearrange()
         app.main.chat.follow()
         app.main.trace.clear()
-        self._reply = _Reply(turn, view, app.set_interval(DRAIN, self._drain))
+        self.fluency.clear()
         collector.pause()
         app.worker.submit_turn(self._work(turn), turn.stop)
         app.show_status()
@@ -92,12 +106,16 @@ class Speaker:
         def work() -> None:
             error: Exception | None = None
             try:
-                speak(runtime, turn)
+                write(runtime, turn)
             except Exception as problem:
                 error = problem
             post(TurnEnded(turn, error))
 
         return work
+
+    def show(self) -> None:
+        """Show the conversation as it is now."""
+        sync(self._app.main.chat, self.conversation)
 
     # --- writing
 
@@ -105,25 +123,43 @@ class Speaker:
         """Show what has been written since the last time."""
         if self._reply is None or not self._app.is_running:  # the timer may tick while the app is closing
             return
-        reply = self._reply
-        events = reply.turn.drain()
-        if not events:
-            return
-        reply.view.write("".join(event.text for event in events))
+        events = self._reply.turn.drain()
+        if events and self._reply.turn.run is not None:  # it is taken back when it was stopped before a word
+            self._write_down(self._reply, events)
+            self._measure(events)
+            self._reply.block.set_heading(self._heading("…"))
+            self._app.main.chat.rearrange()
+            self._app.show_status()
+
+    def _write_down(self, reply: _Reply, events: Sequence[TokenEvent]) -> None:
+        """Add tokens to the reply, with a ruler before the first one of every new mix."""
+        run = reply.turn.run
+        if reply.rules is None and run is not None:
+            reply.rules = Rules(reply.block, faders_of(run))
+        waiting = list(run.changes[reply.ruled :]) if run is not None else []
+        text: list[str] = []
+        for event in events:
+            while waiting and waiting[0].index <= event.index and reply.rules is not None:
+                reply.block.write("".join(text))
+                text.clear()
+                reply.rules.change(Faders.from_record(waiting.pop(0).mix))
+                reply.ruled += 1
+            text.append(event.text)
+        reply.block.write("".join(text))
+
+    def _measure(self, events: Sequence[TokenEvent]) -> None:
+        trace = self._app.main.trace
         for event in events:
             if event.token_id >= 0:
-                self._app.main.trace.add(event.projections.get(_TRACE), event.capped)
-        self._app.main.trace.refresh()
-        self._show_voice(reply)
-        self.last = reply.turn
-        self._app.show_status()
+                trace.add(Reading(event.projections, event.capped))
+                self.fluency.add(event.text, event.entropy)
+        trace.refresh()
+        self._app.show_fluency()
 
-    def _show_voice(self, reply: _Reply) -> None:
-        """Say above the reply who speaks now; faders may have moved since its last token."""
-        voice = self._app.voice.faders.label()
-        if reply.shown != voice:
-            reply.shown = voice
-            reply.view.set_heading(_heading(voice, ""))
+    def _heading(self, note: str | None = None) -> Heading:
+        assert self._reply is not None
+        node = self.conversation.node(self._reply.turn.reply)
+        return heading_of(node, Scene(*self.conversation.siblings(node.id)), note)
 
     # --- ending
 
@@ -136,55 +172,47 @@ class Speaker:
 
     def ended(self, turn: Turn, error: Exception | None) -> None:
         """Take note that the model's thread is done with a reply."""
-        if self._reply is None or self._reply.turn is not turn:
+        reply = self._reply
+        if reply is None or reply.turn is not turn:
             return
         self._drain()
-        reply, self._reply = self._reply, None
+        self._reply = None
         reply.timer.stop()
-        self.conversation.answer(reply.view.source)
-        self._close(reply, error)
+        self.show()
+        self._say_how_it_went(turn, error)
         collector.resume()
         self._app.set_timer(IDLE, self._collect)
-        self.last = turn
         self._app.show_status()
 
-    def _close(self, reply: _Reply, error: Exception | None) -> None:
+    def _say_how_it_went(self, turn: Turn, error: Exception | None) -> None:
+        chat = self._app.main.chat
         if error is not None:
             self._app.show_error(error)
-        if reply.turn.forgotten:
-            self._app.main.chat.note(
-                f"The context is full: the model no longer sees the oldest {reply.turn.forgotten} messages."
-            )
-        if not reply.view.source.strip():
-            reply.view.remove()
-            if error is None:
-                self._app.main.chat.note(
-                    "Stopped." if reply.turn.finish in (None, "cancelled") else "It said nothing."
-                )
-            return
-        reply.view.set_heading(_heading(self._app.voice.faders.label(), _summary(reply.turn, error)))
+        elif turn.run is None:
+            chat.note("Stopped before the first word.")
+        elif not self.conversation.node(turn.reply).text.strip():
+            chat.note("It said nothing.")
+        self.context.turn_ended(turn)
 
     def _collect(self) -> None:
         if not self.busy:
             collector.collect()
 
-    def clear(self) -> None:
-        """Begin another conversation."""
-        if self.busy:
-            raise PersonaTuiError("A reply is being written; esc stops it.")
-        self.conversation.clear()
+    # --- another conversation
+
+    def take(self, conversation: Conversation) -> None:
+        """Go on with another conversation."""
+        self.check_idle()
+        self.conversation = conversation
         self.last = None
-        self._app.main.chat.clear_messages()
+        self._app.main.chat.clear()
         self._app.main.trace.clear()
+        self.fluency.clear()
+        self.context.opened(self.last_reply)
+        self.show()
         self._app.show_status()
 
-
-def _heading(voice: str, note: str) -> Content:
-    who = "assistant" if voice == "no persona" else voice
-    return Content.assemble((who, "bold $text-primary"), (f"  {note}" if note else "", "dim"))
-
-
-def _summary(turn: Turn, error: Exception | None) -> str:
-    """Say how a reply went: `stopped · 57 tokens`."""
-    ending = "failed" if error is not None else _ENDINGS.get(turn.finish or "cancelled", "")
-    return " · ".join(part for part in (ending, f"{turn.count} tokens") if part)
+    @property
+    def last_reply(self) -> Node | None:
+        """The last reply of the path, if there is one."""
+        return self.conversation.last_reply()

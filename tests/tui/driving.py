@@ -30,22 +30,28 @@ async def until(pilot: Pilot[None], condition: Callable[[], bool], what: str = "
     """
     deadline = asyncio.get_running_loop().time() + TIMEOUT
     while not condition():
+        if (crash := pilot.app._exception) is not None:
+            raise crash
         assert asyncio.get_running_loop().time() < deadline, f"never happened: {what or condition}"
         await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
 async def running(
-    workspace: Path, size: tuple[int, int] = (80, 24), faders: Faders | None = None
+    workspace: Path,
+    size: tuple[int, int] = (80, 24),
+    faders: Faders | None = None,
+    resume: str | None = None,
 ) -> AsyncIterator[tuple[PersonaApp, Pilot[None]]]:
     """Run the app until the block ends, and then its thread."""
-    app = PersonaApp(Runtime.open(workspace), faders or Faders())
+    app = PersonaApp(Runtime.open(workspace), faders or Faders(), resume)
     try:
         async with app.run_test(size=size) as pilot:
             await until(pilot, lambda: app.model_ready, "the model is loaded")
             yield app, pilot
     finally:
         assert app.worker.close(timeout=10), "the model's thread ends"
+        app.saving.close()
 
 
 async def press(pilot: Pilot[None], *keys: str) -> None:
@@ -86,3 +92,20 @@ def never_ending(app: PersonaApp) -> None:
     """Let no reply end by itself, so that there is time to do something while one is written."""
     app.runtime.model._end_tokens = frozenset()
     app.speaker.sampling = {"max_new_tokens": LONGEST}
+
+
+async def reply(pilot: Pilot[None], app: PersonaApp, text: str) -> None:
+    """Say something and wait for the whole reply."""
+    before = app.speaker.last
+    await say(pilot, text)
+    await until(pilot, lambda: app.speaker.last is not before and not app.speaker.busy, f"a reply to {text}")
+
+
+def notes(app: PersonaApp) -> list[str]:
+    """Return what the app has said in the chat."""
+    return [note.content.plain for note in app.main.chat.notes]
+
+
+def errors(app: PersonaApp) -> list[str]:
+    """Return what of that was errors."""
+    return [note.content.plain for note in app.main.chat.notes if note.error]

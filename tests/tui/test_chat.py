@@ -7,10 +7,7 @@ from pathlib import Path
 import pytest
 from textual import events
 
-from persona_tui.tui.widgets.chat_log import Note
-from persona_tui.tui.widgets.message import MessageView
-
-from .driving import LONGEST, never_ending, press, running, say, until
+from .driving import LONGEST, never_ending, notes, press, running, say, until
 
 SIZES = [(80, 24), (120, 40)]
 
@@ -21,13 +18,19 @@ async def test_a_reply_streams_and_is_kept(workspace: Path, size: tuple[int, int
         await say(pilot, "What is bread?")
         await until(pilot, lambda: app.speaker.last is not None and app.speaker.last.count > 0, "a token")
         await until(pilot, lambda: not app.speaker.busy, "the reply ends")
-        views = list(app.main.query(MessageView))
-        assert [view.role for view in views] == ["user", "assistant"]
-        said = app.speaker.conversation.messages
+        blocks = app.main.chat.messages
+        assert [block.role for block in blocks] == ["user", "assistant"]
+        said = app.speaker.conversation.messages()
         assert [message["role"] for message in said] == ["user", "assistant"]
-        assert said[1]["content"] == views[1].source.strip() != ""
+        assert said[1]["content"] == blocks[1].source.strip() != ""
+        turn = app.speaker.last
+        assert turn is not None
+        assert (
+            f"{turn.count} tokens" in blocks[1].heading
+            and f"prompt {turn.prompt_tokens}" in blocks[1].heading
+        )
         assert app.main.status.status.speed is not None
-        assert app.main.trace._tokens
+        assert len(app.main.trace.readings) == turn.count
 
 
 async def test_escape_stops_and_keeps_what_was_said(workspace: Path) -> None:
@@ -39,7 +42,7 @@ async def test_escape_stops_and_keeps_what_was_said(workspace: Path) -> None:
         await until(pilot, lambda: not app.speaker.busy, "the reply ends")
         turn = app.speaker.last
         assert turn is not None and turn.finish == "cancelled" and turn.count < LONGEST
-        assert app.speaker.conversation.messages[-1]["role"] == "assistant"
+        assert app.speaker.conversation.messages()[-1]["role"] == "assistant"
         assert app.is_running
 
 
@@ -50,8 +53,9 @@ async def test_f5_writes_the_reply_anew(workspace: Path) -> None:
         first = app.speaker.last
         await press(pilot, "f5")
         await until(pilot, lambda: not app.speaker.busy and app.speaker.last is not first, "the second reply")
-        assert [view.role for view in app.main.query(MessageView)] == ["user", "assistant"]
-        assert len(app.speaker.conversation.messages) == 2
+        assert [block.role for block in app.main.chat.messages] == ["user", "assistant"]
+        assert len(app.speaker.conversation.path()) == 2
+        assert "‹2/2›" in app.main.chat.messages[1].heading
 
 
 async def test_ctrl_j_and_a_paste_make_lines_and_send_nothing(workspace: Path) -> None:
@@ -61,7 +65,7 @@ async def test_ctrl_j_and_a_paste_make_lines_and_send_nothing(workspace: Path) -
         await until(
             pilot, lambda: app.main.prompt.text == "a\nbone\ntwo\nthree", "the paste is inserted whole"
         )
-        assert not app.main.query(MessageView)
+        assert not app.main.chat.messages
 
 
 async def test_a_second_message_waits_for_the_first_reply(workspace: Path) -> None:
@@ -83,7 +87,7 @@ async def test_slash_commands_answer_and_complete(workspace: Path) -> None:
         assert app.voice.faders.strength == 0.5
         assert app.runtime.engine.mix.strength == 0.5
         await say(pilot, "/streng 1")
-        assert "/strength" in str(list(app.main.query(Note))[-1].content)
+        assert "/strength" in notes(app)[-1]
 
 
 async def test_the_chat_follows_until_the_reader_scrolls(workspace: Path) -> None:

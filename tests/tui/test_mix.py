@@ -12,7 +12,7 @@ from persona_tui.tui.voice import Faders
 from persona_tui.tui.widgets.personas import PersonaList
 from persona_tui.tui.widgets.slider import FloatSlider
 
-from .driving import never_ending, press, running, say, until
+from .driving import errors, never_ending, notes, press, running, say, until
 
 SIZES = [(80, 24), (120, 40)]
 
@@ -97,14 +97,14 @@ async def test_an_unknown_persona_is_named_and_left_out(workspace: Path) -> None
     async with running(workspace, faders=Faders({"sagee": 1.0})) as (app, pilot):
         await pilot.pause()
         assert app.voice.faders.speaking == {}
-        assert 'Did you mean "sage"?' in " ".join(str(note.content) for note in app.main.query("Note"))
+        assert 'Did you mean "sage"?' in " ".join(notes(app))
 
 
 async def test_axes_that_cannot_be_used_are_an_error_and_no_crash(workspace: Path) -> None:
     (workspace / "vectors" / "builtin" / "axes.safetensors").write_bytes(b"not a vector file")
     async with running(workspace) as (app, pilot):
-        await until(pilot, lambda: bool(app.main.query("Note.-error")), "the error is shown")
+        await until(pilot, lambda: bool(errors(app)), "the error is shown")
         await say(pilot, "Hello")
-        await until(pilot, lambda: len(app.main.query("Note.-error")) == 2, "and again instead of a reply")
+        await until(pilot, lambda: len(errors(app)) == 2, "and again instead of a reply")
         await press(pilot, "f3", "right")
         assert app.is_running

@@ -12,9 +12,8 @@ from persona_tui.errors import ConfigError
 from persona_tui.tui.keys import ACTIONS, known_ids
 from persona_tui.tui.printable import printable
 from persona_tui.tui.theme import choose_theme
-from persona_tui.tui.widgets.chat_log import Note
 
-from .driving import press, running
+from .driving import notes, press, running
 
 THEMES = ("textual-dark", "textual-light", "nord")
 
@@ -81,7 +80,7 @@ async def test_keys_can_be_remapped(workspace: Path) -> None:
     with (workspace / "config.yaml").open("a", encoding="utf-8") as config:
         config.write("interface: {keys: {personas: f9, prompt_newline: ctrl+n, personaz: f8}}\n")
     async with running(workspace) as (app, pilot):
-        assert any('Did you mean "personas"?' in str(note.content) for note in app.main.query(Note))
+        assert any('Did you mean "personas"?' in note for note in notes(app))
         await press(pilot, "a", "ctrl+n", "b")
         assert app.main.prompt.text == "a\nb"
         await press(pilot, "f2")

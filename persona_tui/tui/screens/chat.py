@@ -6,6 +6,7 @@ from textual import events
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.screen import Screen
+from textual.widgets import Static
 
 from persona_tui.tui.widgets.chat_log import ChatLog
 from persona_tui.tui.widgets.completions import Completions
@@ -46,6 +47,7 @@ class ChatScreen(Screen[None]):
                 yield ChatLog(id="chat")
                 yield Trace(id="trace")
                 yield completions
+                yield Static("", id="prompt-note", markup=False)
                 yield Prompt(completions, self._completer, id="prompt")
                 yield JobsPanel(id="jobs")
             yield MixerPanel(id="mixer")
@@ -53,6 +55,7 @@ class ChatScreen(Screen[None]):
 
     def on_mount(self) -> None:
         """Begin with the prompt."""
+        self.show_editing(False)
         self.apply_panels()
         self.prompt.focus()
 
@@ -92,6 +95,12 @@ class ChatScreen(Screen[None]):
     def status(self) -> StatusLine:
         """The first row."""
         return self.query_one(StatusLine)
+
+    def show_editing(self, on: bool) -> None:
+        """Say above the prompt that an old message is being edited."""
+        note = self.query_one("#prompt-note", Static)
+        note.display = on
+        note.update("editing an old message: enter sends it as a new branch, esc leaves it" if on else "")
 
     # --- panels
 

@@ -1,50 +1,294 @@
-"""The conversation so far. It follows a reply that is being written until the reader scrolls up."""
+"""The conversation so far, drawn line by line.
 
-from textual.containers import VerticalScroll
+Nothing is mounted: however long a conversation is, only the rows on the screen are drawn, and only a block
+that changed is wrapped again. The end is followed until the reader scrolls away from it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import ClassVar
+
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.cache import LRUCache
 from textual.content import Content
-from textual.widget import Widget
-from textual.widgets import Static
+from textual.geometry import Size
+from textual.message import Message
+from textual.scroll_view import ScrollView
+from textual.selection import Selection
+from textual.strip import Strip
+from textual.style import Style
+from textual.visual import Visual
 
-from persona_tui.tui.printable import printable
-from persona_tui.tui.widgets.message import MessageView
+from persona_tui.tui.blocks import Block, MessageBlock, Note, Ruler
 
-# Past this many, the oldest leave the tree: what is mounted decides how long a key takes to reach the screen.
-MOUNTED = 120
-
-
-class Note(Static):
-    """What the app says in the chat: the answer to a command, or what went wrong."""
-
-    DEFAULT_CSS = "Note { height: auto; width: 1fr; }"
+SHOWN = 300  # blocks; older ones wait until the reader comes to the top
+_MORE = 100  # of them that appear then
+_MARGIN = 2  # columns for the bar
+_BAR, _MARKED = "▌ ", "█ "
 
 
-class ChatLog(VerticalScroll, can_focus=False):
-    """Messages and notes, oldest first."""
+class ChatLog(ScrollView, can_focus=True):
+    """Messages, notes and rulers, oldest first. One message can be marked, to do something with it."""
 
-    def on_mount(self) -> None:
-        """Follow what is added until the reader scrolls away; coming back to the end follows again."""
-        self.anchor()
+    FOCUS_ON_CLICK: ClassVar[bool] = False  # a click, or marking text with the mouse, leaves the prompt alone
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up,k", "mark(-1)", "previous", show=False, id="chat_previous"),
+        Binding("down,j", "mark(1)", "next", show=False, id="chat_next"),
+        Binding("y", "ask('copy')", "copy", id="chat_copy"),
+        Binding("c", "ask('code')", "copy code", id="chat_code"),
+        Binding("e", "ask('edit')", "edit", id="chat_edit"),
+        Binding("left,left_square_bracket", "ask('before')", "‹ version", id="chat_before"),
+        Binding("right,right_square_bracket", "ask('after')", "version ›", id="chat_after"),
+        Binding("r", "ask('again')", "again", id="chat_again"),
+        Binding("g", "ask('continue')", "go on", show=False, id="chat_continue"),
+    ]
+    DEFAULT_CSS = "ChatLog { overflow-x: hidden; }"
 
-    def add(self, view: Widget) -> None:
-        """Add a message or a note at the end."""
-        self.mount(view)
-        for old in list(self.query_children("MessageView, Note"))[:-MOUNTED]:
-            old.remove()
+    @dataclass
+    class Asked(Message):
+        """The user wants something done with a message: copy, code, edit, before, after, again, continue."""
+
+        what: str
+        block: MessageBlock
+
+    @dataclass
+    class LeftBelow(Message):
+        """The mark went down past the last message."""
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.blocks: list[Block] = []
+        self.marked: MessageBlock | None = None
+        self._first = 0  # of the blocks that are shown
+        self._tops: list[int] = [0]  # the row at which each shown block begins, and the row after the last
+        self._strips: LRUCache[tuple[int, int, int, bool], Strip] = LRUCache(1000)
+
+    # --- what is in it
+
+    @property
+    def messages(self) -> list[MessageBlock]:
+        """The messages, oldest first."""
+        return [block for block in self.blocks if isinstance(block, MessageBlock)]
+
+    @property
+    def notes(self) -> list[Note]:
+        """The notes, oldest first."""
+        return [block for block in self.blocks if isinstance(block, Note)]
+
+    def add(self, block: Block) -> None:
+        """Add something at the end. A ruler takes the place of one that nothing has followed yet."""
+        if isinstance(block, Ruler) and self.blocks and isinstance(self.blocks[-1], Ruler):
+            self.blocks.pop()
+        self.blocks.append(block)
+        self._first = max(self._first, len(self.blocks) - SHOWN) if self.following else self._first
+        self.rearrange()
 
     def note(self, text: str | Content, *, error: bool = False) -> None:
-        """Add a note; `text` is shown as it is, without markup."""
-        content = Content(printable(text)) if isinstance(text, str) else text
-        self.add(Note(content, classes="-error" if error else ""))
+        """Add a note."""
+        self.add(Note(text, error=error))
 
-    def last_message(self) -> MessageView | None:
-        """Return the latest message that is shown."""
-        views = list(self.query_children(MessageView))
-        return views[-1] if views else None
+    def take_out(self, block: Block) -> None:
+        """Remove something."""
+        if block in self.blocks:
+            self.blocks.remove(block)
+            self.rearrange()
 
-    def clear_messages(self) -> None:
-        """Forget everything that is shown."""
-        self.query_children("MessageView, Note").remove()
+    def cut(self, start: int) -> None:
+        """Take out everything from a place on."""
+        del self.blocks[start:]
+        self._first = min(self._first, max(len(self.blocks) - SHOWN, 0))
+        if self.marked not in self.blocks:
+            self.marked = None
+        self.rearrange()
+
+    def clear(self) -> None:
+        """Take out everything."""
+        self.cut(0)
+
+    # --- where everything is
+
+    def rearrange(self) -> None:
+        """Find out anew where every block is, after one of them changed; the end stays in view if it was."""
+        following = self.following
+        self._measure()
+        if following:
+            self.follow()
+        self.refresh()
+
+    def _measure(self) -> None:
+        width = self._room
+        heights = [len(block.lines(width)) + block.gap for block in self.blocks[self._first :]]
+        self._tops = [0, *accumulate(heights)]
+        self.virtual_size = Size(self._width, self._tops[-1])
+
+    @property
+    def _width(self) -> int:
+        return self.scrollable_content_region.width
+
+    @property
+    def _room(self) -> int:
+        return max(self._width - _MARGIN, 1)
+
+    @property
+    def following(self) -> bool:
+        """Whether the end is in view."""
+        return self.scroll_y >= self.max_scroll_y
 
     def follow(self) -> None:
-        """Go to the end, and follow again."""
-        self.anchor()
+        """Go to the end."""
+        # By force: whether there is a scrollbar is only known once the screen has been laid out again.
+        self.scroll_end(animate=False, immediate=True, force=True)
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Wrap for the new width, and keep in view what was."""
+        following, place = self._was_following, self._place(self.scroll_offset.y)
+        self._strips.clear()
+        self._measure()
+        if following:
+            self.follow()
+        else:
+            self.scroll_to(y=self._tops[min(place, len(self._tops) - 1)], animate=False, force=True)
+
+    _was_following = True
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        """Show older blocks when the reader comes to the top."""
+        super().watch_scroll_y(old_value, new_value)
+        self._was_following = self.following
+        if new_value <= 0 < self._first and old_value > new_value:
+            self._show_older()
+
+    def _show_older(self) -> None:
+        more = min(_MORE, self._first)
+        self._first -= more
+        self._measure()
+        self.scroll_to(y=self._tops[more], animate=False, force=True)
+
+    def _place(self, row: int) -> int:
+        """Return which of the shown blocks a row belongs to."""
+        return max(min(bisect_right(self._tops, row) - 1, len(self._tops) - 2), 0)
+
+    # --- marking a message
+
+    def action_mark(self, step: int) -> None:
+        """Mark the message before or after the marked one; below the last one the chat is left."""
+        messages = self.messages
+        if not messages:
+            return
+        if self.marked is None:
+            self.mark(messages[-1])
+            return
+        place = messages.index(self.marked) + step
+        if place < len(messages):
+            self.mark(messages[max(place, 0)])
+        else:
+            self.post_message(self.LeftBelow())
+
+    def mark(self, block: MessageBlock | None) -> None:
+        """Mark a message and bring it into view."""
+        self.marked = block
+        if block is not None:
+            self._bring(block)
+        self.refresh()
+
+    def _bring(self, block: Block) -> None:
+        index = self.blocks.index(block)
+        if index < self._first:
+            self._first = index
+            self._measure()
+        top, bottom = self._tops[index - self._first : index - self._first + 2]
+        height = self.size.height
+        if top < self.scroll_y or bottom - top >= height:
+            self.scroll_to(y=top, animate=False, force=True)
+        elif bottom > self.scroll_y + height:
+            self.scroll_to(y=bottom - height, animate=False, force=True)
+
+    def action_ask(self, what: str) -> None:
+        """Say what is wanted of the marked message."""
+        if self.marked is not None:
+            self.post_message(self.Asked(what, self.marked))
+
+    def on_focus(self) -> None:
+        """Mark the last message, unless one is marked."""
+        if self.marked is None and self.messages:
+            self.mark(self.messages[-1])
+
+    def on_blur(self) -> None:
+        """Nothing is marked while the keys go elsewhere."""
+        self.mark(None)
+
+    # --- drawing
+
+    @property
+    def _lead(self) -> int:
+        """Blank rows above a chat that does not fill the screen."""
+        return max(self.size.height - self._tops[-1], 0)
+
+    def render_line(self, y: int) -> Strip:
+        """Draw one row of the screen."""
+        row = self.scroll_offset.y + y - self._lead
+        if not 0 <= row < self._tops[-1]:
+            return Strip.blank(self._width, self.rich_style)
+        place = self._place(row)
+        block, line = self.blocks[self._first + place], row - self._tops[place]
+        lines = block.lines(self._room)
+        if line >= len(lines):
+            return Strip.blank(self._width, self.rich_style)
+        return self._draw(block, line, lines[line], row)
+
+    def _draw(self, block: Block, number: int, line: Content, row: int) -> Strip:
+        selection = self.text_selection
+        marked = block is self.marked
+        key = (block.serial, block.version, number, marked)
+        strip = self._strips.get(key) if selection is None else None
+        if strip is None:
+            strip = self._strip(self._selected(line, row, selection))
+            if selection is None:
+                self._strips[key] = strip
+        front = self._strip(self._front(block, marked), _MARGIN)
+        return Strip.join([front, strip.apply_offsets(0, row)])
+
+    def _strip(self, line: Content, width: int | None = None) -> Strip:
+        room = width or self._room
+        strips = Visual.to_strips(self, line, room, 1, self.visual_style, apply_selection=False, pad=True)
+        return strips[0].crop(0, room) if strips else Strip.blank(room, self.rich_style)
+
+    def _front(self, block: Block, marked: bool) -> Content:
+        return Content.styled(_MARKED if marked else _BAR, block.bar) if block.bar else Content(" " * _MARGIN)
+
+    def notify_style_update(self) -> None:
+        """Draw everything anew in the new colours."""
+        super().notify_style_update()
+        self._strips.clear()
+
+    # --- marking text with the mouse
+
+    @property
+    def allow_select(self) -> bool:
+        """Text can be marked and copied."""
+        return True
+
+    def _selected(self, line: Content, row: int, selection: Selection | None) -> Content:
+        span = selection.get_span(row) if selection is not None else None
+        if span is None:
+            return line
+        start, end = span
+        style = Style.from_styles(self.screen.get_component_styles("screen--selection"))
+        return line.stylize(style, start, len(line) if end == -1 else end)
+
+    def selection_updated(self, selection: Selection | None) -> None:
+        """Draw the text that is marked."""
+        self.refresh()
+
+    def get_selection(self, selection: Selection) -> tuple[str, str] | None:
+        """Return the text that was marked."""
+        rows = [
+            line.plain
+            for block in self.blocks[self._first :]
+            for line in [*block.lines(self._room), *[Content("")] * block.gap]
+        ]
+        return selection.extract("\n".join(rows)), "\n"

@@ -1,9 +1,10 @@
 """The personas of this model: which are loaded, which speaks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -14,27 +15,48 @@ from textual.widgets.option_list import Option
 
 from persona_tui.tui.widgets.row_list import RowList
 
-_ON_DISK, _LOADED, _SPEAKING = "○", "◐", "●"
-_LEGEND = f"{_SPEAKING} speaking  {_LOADED} loaded  {_ON_DISK} on disk"
+_ON_DISK, _LOADED, _SPEAKING, _TRACED = "○", "◐", "●", "~"
+_LEGEND = f"{_SPEAKING} speaking  {_LOADED} loaded\n{_ON_DISK} on disk   {_TRACED} traced (t)"
 
 
 @dataclass(frozen=True)
 class PersonaRow:
-    """One persona as the list shows it; its weight is 0 unless it speaks."""
+    """One persona as the list shows it.
+
+    Attributes:
+        name: its name.
+        loaded: whether it has a fader.
+        weight: of its fader; 0 unless it speaks.
+        kind: what it was made from, in a word.
+        about: what to know about it, in a line or two.
+        traced: whether its projection is drawn.
+    """
 
     name: str
     loaded: bool
     weight: float = 0.0
+    kind: str = ""
+    about: str = ""
+    traced: bool = False
 
-    def content(self) -> Content:
-        """Return the row's text."""
+    def content(self, width: int) -> Content:
+        """Return the row's text: sign, name, and on the right its weight or its kind."""
+        right = f"{self.weight:+.2f}" if self.weight else self.kind
+        right = f"{_TRACED} {right}" if self.traced else right
+        sign, style, name_style = self._signs
+        room = max(width - 2 - len(right) - 1, 4)
+        name = Content.styled(self.name, name_style).truncate(room, ellipsis=True)
+        return Content.assemble(
+            (f"{sign} ", style), name.pad_right(room - name.cell_length), " ", (right, "dim")
+        )
+
+    @property
+    def _signs(self) -> tuple[str, str, str]:
         if self.weight:
-            return Content.assemble(
-                (f"{_SPEAKING} ", "$text-accent"), (self.name, "bold"), (f" {self.weight:+.2f}", "dim")
-            )
+            return _SPEAKING, "$text-accent", "bold"
         if self.loaded:
-            return Content.assemble((f"{_LOADED} ", "$text-primary"), self.name)
-        return Content.assemble((f"{_ON_DISK} ", "dim"), (self.name, "dim"))
+            return _LOADED, "$text-primary", ""
+        return _ON_DISK, "dim", "dim"
 
 
 class PersonaList(RowList):
@@ -46,11 +68,14 @@ class PersonaList(RowList):
         Binding("n", "app.create_persona", "new", id="personas_new"),
         Binding("i", "ask('info')", "details", id="personas_info"),
         Binding("d,delete", "ask('delete')", "delete", id="personas_delete"),
+        Binding("t", "ask('trace')", "trace", show=False, id="personas_trace"),
     ]
+
+    rows: Mapping[str, PersonaRow] = {}
 
     @dataclass
     class Asked(Message):
-        """The user wants something done with a persona: load, speak, info or delete."""
+        """The user wants something done with a persona: load, speak, info, delete or trace."""
 
         what: str
         name: str
@@ -69,15 +94,25 @@ class PersonaList(RowList):
 
     def show_rows(self, rows: Sequence[PersonaRow]) -> None:
         """Show these personas, and leave the mark where it was."""
-        if [row.name for row in rows] == [option.id for option in self.options]:
-            for row in rows:
-                self.replace_option_prompt(row.name, row.content())
+        self.rows = {row.name: row for row in rows}
+        contents = [(row.name, row.content(self._room)) for row in rows]
+        if [name for name, _ in contents] == [option.id for option in self.options]:
+            for name, content in contents:
+                self.replace_option_prompt(name, content)
             return
         marked = self.highlighted_option.id if self.highlighted_option else None
-        self.set_options([Option(row.content(), id=row.name) for row in rows])
+        self.set_options([Option(content, id=name) for name, content in contents])
         names = [row.name for row in rows]
         if names:
             self.highlighted = names.index(marked) if marked in names else 0
+
+    @property
+    def _room(self) -> int:
+        return max(self.size.width, 12)
+
+    def on_resize(self) -> None:
+        """Set the rows for the new width."""
+        self.show_rows(list(self.rows.values()))
 
 
 class PersonasPanel(Vertical):
@@ -88,17 +123,27 @@ class PersonasPanel(Vertical):
     def compose(self) -> ComposeResult:
         """Return the panel's parts."""
         yield PersonaList(id="persona-list", compact=True)
-        yield Static("", id="persona-note")
+        yield Static("", id="persona-about", markup=False)
+        yield Static("", id="persona-note", markup=False)
 
     def on_mount(self) -> None:
         """Say that nothing is known yet."""
         self.say("The model is loading.")
 
     def say(self, text: str) -> None:
-        """Show a line below the list."""
+        """Show a line at the bottom."""
         self.query_one("#persona-note", Static).update(Content(text))
 
     def show_rows(self, rows: Sequence[PersonaRow]) -> None:
         """Show these personas."""
         self.query_one(PersonaList).show_rows(rows)
         self.say(_LEGEND if rows else "No personas yet. Press n to make one.")
+        self._tell_about_marked()
+
+    @on(OptionList.OptionHighlighted)
+    def _tell_about_marked(self) -> None:
+        """Say about the marked persona what has no room in its row."""
+        personas = self.query_one(PersonaList)
+        marked = personas.highlighted_option
+        row = personas.rows.get(marked.id or "") if marked is not None else None
+        self.query_one("#persona-about", Static).update(Content(row.about if row is not None else ""))

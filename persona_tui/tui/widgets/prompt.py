@@ -10,9 +10,11 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import TextArea
 
+from persona_tui.tui.history import PromptHistory
 from persona_tui.tui.widgets.completions import Completions
 
 _PLACEHOLDER = "enter sends · ctrl+j begins a new line · / for commands"
+_NOT_OURS = ("select_line", "select_all")  # TextArea has them on f6 and f7, which are the app's
 
 Completer = Callable[[str], Sequence[tuple[str, str]]]
 
@@ -32,9 +34,16 @@ class Prompt(TextArea):
 
     @dataclass
     class Sent(Message):
-        """The user sent a text."""
+        """The user sent a text; `editing` is the message whose place it takes, if any."""
 
         text: str
+        editing: int | None = None
+
+    @dataclass
+    class EditingChanged(Message):
+        """An old message is being edited, or not any more (None)."""
+
+        editing: int | None
 
     def __init__(self, completions: Completions, completer: Completer, *, id: str | None = None) -> None:
         """
@@ -46,9 +55,9 @@ class Prompt(TextArea):
         super().__init__(id=id, compact=True, highlight_cursor_line=False, placeholder=_PLACEHOLDER)
         self._completions = completions
         self._completer = completer
-        self._history: list[str] = []
-        self._place = 0  # in the history; its end = what is being written
-        self._draft = ""
+        self.sent = PromptHistory()
+        self.editing: int | None = None
+        self._put_aside = ""  # what was being written when editing began
 
     # --- sending
 
@@ -59,16 +68,43 @@ class Prompt(TextArea):
             self._put(chosen)
             return
         text = self.text.strip()
-        if text:
-            self.remember(text)
+        if not text:
+            return
+        editing = self.editing
+        self.end_editing()
+        if editing is None:
             self._put("")
-            self.post_message(self.Sent(text))
+            self._remember(text)
+        self.post_message(self.Sent(text, editing))
 
-    def remember(self, text: str) -> None:
-        """Keep a text for the up key."""
-        if self._history[-1:] != [text]:
-            self._history.append(text)
-        self._place = len(self._history)
+    def _remember(self, text: str) -> None:
+        try:
+            self.sent.add(text)
+        except OSError as error:
+            self.app.notify(f"The prompt history cannot be written: {error}", severity="warning")
+
+    # --- editing an old message
+
+    def begin_editing(self, key: int, text: str) -> None:
+        """Take in an old message, to be sent in another form; what is being written comes back later."""
+        if self.editing is None:
+            self._put_aside = self.text
+        self.editing = key
+        self._put(text)
+        self.post_message(self.EditingChanged(key))
+
+    def end_editing(self) -> bool:
+        """Leave the old message as it is; whether one was being edited."""
+        if self.editing is None:
+            return False
+        self.editing = None
+        self._put(self._put_aside)
+        self.post_message(self.EditingChanged(None))
+        return True
+
+    def replace_text(self, text: str) -> None:
+        """Put another text in place of what is written."""
+        self._put(text)
 
     def action_newline(self) -> None:
         """Begin a new line."""
@@ -88,6 +124,10 @@ class Prompt(TextArea):
         if await self.app.run_action(active.binding.action, self):
             event.stop()
             event.prevent_default()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Leave f6 and f7 to the app."""
+        return False if action in _NOT_OURS else super().check_action(action, parameters)
 
     # --- completing
 
@@ -122,16 +162,11 @@ class Prompt(TextArea):
     def _move(self, by: int, *, at_edge: bool) -> None:
         if self._completions.is_open:
             self._completions.move(by)
-        elif not at_edge or not 0 <= self._place + by <= len(self._history):
+            return
+        text = self.sent.move(by, self.text) if at_edge and self.editing is None else None
+        if text is None:
             raise SkipAction
-        else:
-            self._fetch(self._place + by)
-
-    def _fetch(self, place: int) -> None:
-        if self._place == len(self._history):
-            self._draft = self.text
-        self._place = place
-        self._put(self._history[place] if place < len(self._history) else self._draft)
+        self._put(text)
         self.dismiss_completions()
 
     def _put(self, text: str) -> None:

@@ -23,10 +23,10 @@ class FloatSlider(Widget, can_focus=True):
     """`name ────┼━━●── +0.30`. Values that were set from elsewhere may lie beyond its ends."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left", f"step({-STEP})", "less", id="slider_less"),
-        Binding("right", f"step({STEP})", "more", id="slider_more"),
-        Binding("shift+left", f"step({-BIG_STEP})", "much less", show=False, id="slider_much_less"),
-        Binding("shift+right", f"step({BIG_STEP})", "much more", show=False, id="slider_much_more"),
+        Binding("left", "step(-1)", "less", id="slider_less"),
+        Binding("right", "step(1)", "more", id="slider_more"),
+        Binding("shift+left", "big_step(-1)", "much less", show=False, id="slider_much_less"),
+        Binding("shift+right", "big_step(1)", "much more", show=False, id="slider_much_more"),
         Binding("0", "zero", "zero", id="slider_zero"),
         Binding("minus", "negate", "negate", id="slider_negate"),
         Binding("s", "solo", "solo", id="slider_solo"),
@@ -67,7 +67,11 @@ class FloatSlider(Widget, can_focus=True):
         label: str,
         value: float = 0.0,
         *,
-        limit: float = 1.0,
+        low: float = -1.0,
+        high: float = 1.0,
+        step: float = STEP,
+        big_step: float = BIG_STEP,
+        shape: str = "{:+.2f}",
         label_width: int = 10,
         id: str | None = None,
     ) -> None:
@@ -75,13 +79,19 @@ class FloatSlider(Widget, can_focus=True):
         Args:
             label: what it changes.
             value: where it stands.
-            limit: its ends are at -limit and +limit.
+            low: its left end.
+            high: its right end.
+            step: what an arrow key moves it by.
+            big_step: the same with shift.
+            shape: how the value is written.
             label_width: cells for the label.
             id: of the widget.
         """
         super().__init__(id=id)
         self.label = label
-        self.limit = limit
+        self.low, self.high = low, high
+        self._step, self._big_step = step, big_step
+        self._shape = shape
         self._label_width = label_width
         self._dragging = False
         self._pause: Timer | None = None
@@ -91,15 +101,22 @@ class FloatSlider(Widget, can_focus=True):
 
     def choose(self, value: float) -> None:
         """Take a value from the user, kept between the ends."""
-        value = round(max(-self.limit, min(self.limit, value)), 4) + 0.0  # + 0.0 turns -0.0 into 0.0
+        value = round(max(self.low, min(self.high, value)), 4) + 0.0  # + 0.0 turns -0.0 into 0.0
         self.typed = ""
         if value != self.value:
             self.value = value
             self.post_message(self.Changed(self, value))
 
-    def action_step(self, amount: float) -> None:
-        """Move by an amount, to a multiple of the small step."""
-        self.choose(round((self.value + amount) / STEP) * STEP)
+    def action_step(self, count: int) -> None:
+        """Move by some small steps, to a multiple of one."""
+        self._move(count * self._step)
+
+    def action_big_step(self, count: int) -> None:
+        """Move by some big steps."""
+        self._move(count * self._big_step)
+
+    def _move(self, amount: float) -> None:
+        self.choose(round((self.value + amount) / self._step) * self._step)
 
     def action_negate(self) -> None:
         """Change the sign of the value, or of what is being typed."""
@@ -187,16 +204,16 @@ class FloatSlider(Widget, can_focus=True):
     def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
         """One step up."""
         event.stop()
-        self.action_step(STEP)
+        self.action_step(1)
 
     def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
         """One step down."""
         event.stop()
-        self.action_step(-STEP)
+        self.action_step(-1)
 
     def _drag_to(self, x: int) -> None:
-        middle = self._bar_width // 2
-        self.choose(round((x - self._bar_start - middle) / max(middle, 1) * self.limit / STEP) * STEP)
+        share = (x - self._bar_start) / max(self._bar_width - 1, 1)
+        self.choose(round((self.low + share * (self.high - self.low)) / self._step) * self._step)
 
     # --- drawing
 
@@ -212,7 +229,7 @@ class FloatSlider(Widget, can_focus=True):
     def render(self) -> Content:
         """Return the row: label, bar, value."""
         name = Content(self.label).truncate(self._label_width, ellipsis=True)
-        value = f"{self.typed}_" if self.typed else f"{self.value:+.2f}"
+        value = f"{self.typed}_" if self.typed else self._shape.format(self.value)
         style = "$text-warning" if self.typed else "$text-primary" if self.value else "dim"
         return Content.assemble(
             name.pad_right(self._label_width - name.cell_length),
@@ -222,16 +239,22 @@ class FloatSlider(Widget, can_focus=True):
         )
 
     def _bar(self) -> Content:
-        width = self._bar_width
-        middle = width // 2
-        knob = middle + round(max(-1.0, min(1.0, self.value / self.limit)) * middle)
-        low, high = sorted((middle, knob))
-        cells = ["─"] * low + ["━"] * (high - low + 1) + ["─"] * (width - high - 1)
-        cells[middle] = "┼" if knob == middle else "╋"
-        if knob != middle:
+        zero, knob = self._cell(0.0), self._cell(self.value)
+        low, high = sorted((zero, knob))
+        cells = ["─"] * low + ["━"] * (high - low + 1) + ["─"] * (self._bar_width - high - 1)
+        if knob != zero:
             cells[knob] = "●"
+        if self.low < 0:
+            cells[zero] = "┼" if knob == zero else "╋"
+        elif knob == zero:
+            cells[zero] = "●"
         bar = Content("".join(cells))
         return bar.stylize("dim", 0, low).stylize("dim", high + 1).stylize(self._colour, low, high + 1)
+
+    def _cell(self, value: float) -> int:
+        """Return which cell of the bar stands for a value; the nearest end for one beyond the ends."""
+        share = (max(self.low, min(self.high, value)) - self.low) / (self.high - self.low)
+        return round(share * (self._bar_width - 1))
 
     @property
     def _colour(self) -> str:

@@ -1,4 +1,4 @@
-"""The first row: model, who speaks and how loud, speed, how full the context is."""
+"""The first row: model, who speaks and how loud, how full the context is, speed."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,8 @@ from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
 
-_NEARLY_FULL = 0.9
+_CELLS = 5
+_FULL, _EMPTY = "▰", "▱"
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,9 @@ class Status:
         speed: tokens per second of the latest reply; None = no reply yet.
         used: tokens in the context; None = not counted yet.
         context: how many fit; None = not known.
+        nearly_full: whether the oldest messages will soon be left out.
         job: a job under way, in a few words.
+        broken: what is wrong with the text that is being written; "" = nothing.
     """
 
     model: str = ""
@@ -29,7 +32,9 @@ class Status:
     speed: float | None = None
     used: int | None = None
     context: int | None = None
+    nearly_full: bool = False
     job: str = ""
+    broken: str = ""
 
 
 class StatusLine(Widget):
@@ -51,23 +56,34 @@ class StatusLine(Widget):
     def _facts(self) -> list[Content]:
         """Return the facts, the most important first."""
         status = self.status
-        facts = [Content.styled(status.model, "bold"), Content.styled(status.voice, "$text-accent")]
-        if status.job:
-            facts.append(Content.styled(status.job, "$text-warning"))
-        if status.used is not None:
-            facts.append(self._context_gauge(status.used, status.context))
-        if status.speed is not None:
-            facts.append(Content(f"{status.speed:.0f} tok/s"))
-        facts.append(
-            Content("capping on") if status.capping else Content.styled("capping off", "$text-warning")
-        )
-        return [fact for fact in facts if fact]
+        capping = ("capping on", "") if status.capping else ("capping off", "$text-warning")
+        return [
+            fact
+            for fact in (
+                Content.styled(status.model, "bold"),
+                Content.styled(status.voice, "$text-accent"),
+                Content.styled(status.broken, "bold $text-warning"),
+                Content.styled(status.job, "$text-warning"),
+                self._gauge(),
+                Content(f"{status.speed:.0f} tok/s" if status.speed is not None else ""),
+                Content.styled(*capping),
+            )
+            if fact
+        ]
 
-    def _context_gauge(self, used: int, context: int | None) -> Content:
-        if context is None:
+    def _gauge(self) -> Content:
+        used, size = self.status.used, self.status.context
+        if used is None:
+            return Content("")
+        if size is None:
             return Content(f"{used} tokens")
-        full = used >= context * _NEARLY_FULL
-        return Content.styled(f"{used}/{context} tokens", "bold $text-error" if full else "")
+        filled = min(_CELLS, round(used / size * _CELLS))
+        style = "bold $text-error" if self.status.nearly_full else ""
+        return Content.assemble(
+            (_FULL * filled, style or "$text-accent"),
+            (_EMPTY * (_CELLS - filled), "dim"),
+            (f" {used}/{size}{' nearly full' if self.status.nearly_full else ''}", style),
+        )
 
     def _joined(self, facts: list[Content]) -> Content:
         return Content.styled(" · ", "dim").join(facts)

@@ -1,34 +1,84 @@
-"""The assistant-axis projection of the tokens of a reply, as they come; capped tokens stand out."""
+"""Projections of a reply's tokens as they come, as bars around a line: the floor, or ordinary replies."""
+
+from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from textual.content import Content
 from textual.widget import Widget
 
+ROWS = 2  # per trace: above the line, and below it
 _BARS = "▁▂▃▄▅▆▇█"
-_LABEL = "assistant "
-_KEPT = 1000
-# Projections are in standard deviations of ordinary replies, 0 = their mean; this much is always in view.
-_LOWEST, _HIGHEST = -3.0, 2.0
+_LINE, _LIFTED = "▁", "▴"
+_EIGHTHS = len(_BARS)
+_KEPT = 2000
+_LABEL_WIDTH = 11
+_FACTS_WIDTH = 22
+_LEAST_SPAN = 1.0  # on either side of the line, so that a calm reply does not look like a storm
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One token: its projection by trace, and how far the floor lifted it."""
+
+    projections: Mapping[str, float]
+    lifted: float = 0.0
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a trace is drawn around.
+
+    Attributes:
+        at: where it lies, on the trace's own scale.
+        is_floor: whether that is a floor that is enforced; else it is the mean of ordinary replies.
+        unit: of the scale.
+    """
+
+    at: float = 0.0
+    is_floor: bool = False
+    unit: str = ""
 
 
 class Trace(Widget):
-    """One row: `assistant ▂▃▅▇▆▃ +1.82 · 3 of 57 capped`."""
+    """Two rows per trace: bars above the line reach into the upper one; ▴ marks tokens that were lifted."""
 
-    DEFAULT_CSS = """
-    Trace { height: 1; width: 1fr; }
-    """
+    DEFAULT_CSS = "Trace { height: auto; width: 1fr; }"
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
-        self._tokens: deque[tuple[float, bool]] = deque(maxlen=_KEPT)
-        self._total = 0
-        self._capped = 0
+        self._tokens: deque[Reading] = deque(maxlen=_KEPT)
+        self._lines: dict[str, Line] = {}
+        self._total = self._capped = 0
+
+    @property
+    def readings(self) -> Sequence[Reading]:
+        """The tokens of the latest reply."""
+        return self._tokens
+
+    @property
+    def lines(self) -> Mapping[str, Line]:
+        """What is drawn, and around which lines."""
+        return self._lines
+
+    @property
+    def names(self) -> list[str]:
+        """What is traced."""
+        return list(self._lines)
 
     @property
     def capped(self) -> int:
         """How many tokens of this reply the floor lifted."""
         return self._capped
+
+    def show(self, lines: Mapping[str, Line]) -> None:
+        """Choose what is drawn, and around which lines; nothing hides the trace."""
+        taller = len(lines) != len(self._lines)
+        self._lines = dict(lines)
+        self.display = bool(lines)
+        self.refresh(layout=taller)
 
     def clear(self) -> None:
         """Begin another reply."""
@@ -36,34 +86,73 @@ class Trace(Widget):
         self._total = self._capped = 0
         self.refresh()
 
-    def add(self, projection: float | None, lifted: float) -> None:
-        """Take one token: its projection (None = not measured) and how far the floor lifted it."""
+    def add(self, reading: Reading) -> None:
+        """Take one token; `refresh` when there are no more."""
         self._total += 1
-        self._capped += lifted > 0
-        if projection is not None:
-            self._tokens.append((projection, lifted > 0))
+        self._capped += reading.lifted > 0
+        self._tokens.append(reading)
+
+    def get_content_height(self, *_: object) -> int:
+        """Return how many rows the chosen traces need."""
+        return ROWS * len(self._lines)
+
+    # --- drawing
 
     def render(self) -> Content:
-        """Return the row for the tokens that fit."""
-        if not self._tokens:
-            return Content.styled(f"{_LABEL}·", "dim")
-        ending = f" {self._tokens[-1][0]:+.2f}"
-        if self._capped:
-            ending += f" · {self._capped} of {self._total} capped"
-        room = max(self.size.width - len(_LABEL) - len(ending), 1)
-        return Content.assemble((_LABEL, "dim"), self._bars(room), (ending, "dim"))
-
-    def _bars(self, room: int) -> Content:
+        """Return the rows."""
+        room = max(self.content_size.width - _LABEL_WIDTH - _FACTS_WIDTH, 1)
         shown = list(self._tokens)[-room:]
-        low = min(_LOWEST, *(value for value, _ in shown))
-        span = max(_HIGHEST, *(value for value, _ in shown)) - low
-        top = len(_BARS) - 1
-        return Content.assemble(
-            *(
-                (
-                    _BARS[round((value - low) / span * top)],
-                    "bold $text-warning" if capped else "$text-primary",
-                )
-                for value, capped in shown
-            )
-        )
+        rows = [row for name, line in self._lines.items() for row in self._trace(name, line, shown, room)]
+        return Content("\n").join(rows)
+
+    def _trace(self, name: str, line: Line, shown: Sequence[Reading], room: int) -> list[Content]:
+        values = [reading.projections.get(name) for reading in shown]
+        upper, lower = _chart(values, [reading.lifted > 0 for reading in shown], line, room)
+        latest = next((value for value in reversed(values) if value is not None), None)
+        label = Content(name).truncate(_LABEL_WIDTH - 1, ellipsis=True)
+        return [
+            Content.assemble(
+                label.pad_right(_LABEL_WIDTH - label.cell_length),
+                upper,
+                (f" {latest:+.2f}{line.unit}" if latest is not None else " ·", ""),
+            ),
+            Content.assemble(" " * _LABEL_WIDTH, lower, (f" {self._fact(line)}", "dim")),
+        ]
+
+    def _fact(self, line: Line) -> str:
+        if not line.is_floor:
+            return "line: ordinary"
+        capped = f" · {self._capped}/{self._total} {_LIFTED}" if self._capped else ""
+        return f"floor {line.at:+.2f}{capped}"
+
+
+def _chart(
+    values: Sequence[float | None], lifted: Sequence[bool], line: Line, room: int
+) -> tuple[Content, Content]:
+    """Return the row above the line and the one below it, each `room` cells wide."""
+    known = [abs(value - line.at) for value in values if value is not None]
+    span = max([_LEAST_SPAN, *known])
+    style = "$text-warning" if line.is_floor else "$text-muted"
+    upper, lower = [], []
+    for value, was_lifted in zip(values, lifted, strict=True):
+        bar = "$text-warning" if was_lifted and line.is_floor else "$text-primary"
+        if value is None:
+            upper.append((_LINE, f"dim {style}"))
+            lower.append((" ", ""))
+            continue
+        height = round((value - line.at) / span * _EIGHTHS)
+        upper.append(_above(height, was_lifted and line.is_floor, bar, style))
+        lower.append((_BARS[max(min(_EIGHTHS + height, _EIGHTHS) - 1, 0)], bar))
+    rest = room - len(values)
+    return (
+        Content.assemble(*upper, (_LINE * rest, f"dim {style}")),
+        Content.assemble(*lower, " " * rest),
+    )
+
+
+def _above(height: int, lifted: bool, bar: str, line: str) -> tuple[str, str]:
+    if lifted:
+        return _LIFTED, "bold $text-warning"
+    if height <= 0:
+        return _LINE, f"dim {line}"
+    return _BARS[min(height, _EIGHTHS) - 1], bar

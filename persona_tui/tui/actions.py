@@ -1,0 +1,222 @@
+"""What keys and the command palette do: the app's actions. The parts that do the work are elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from textual.app import App
+
+from persona_tui.errors import PersonaTuiError
+from persona_tui.tui.editing import edit_in_own_editor
+from persona_tui.tui.help import help_text, key_of, welcome
+from persona_tui.tui.keys import ACTIONS
+from persona_tui.tui.screens.page import PageScreen
+from persona_tui.tui.screens.palette import Palette
+from persona_tui.tui.screens.sampling import SamplingScreen, summary
+from persona_tui.tui.screens.traces import TracesScreen
+from persona_tui.tui.screens.write import WriteScreen
+
+if TYPE_CHECKING:
+    from persona_tui.jobs import ModelWorker
+    from persona_tui.runtime import Runtime
+    from persona_tui.tui.job_board import JobBoard
+    from persona_tui.tui.marked import Marked
+    from persona_tui.tui.mixing import Mixing
+    from persona_tui.tui.people import People
+    from persona_tui.tui.saving import Saving
+    from persona_tui.tui.screens.chat import ChatScreen, Panel
+    from persona_tui.tui.slash import Slash
+    from persona_tui.tui.speaking import Speaker
+    from persona_tui.tui.voice import Voice
+
+STRENGTH_STEP = 0.05
+
+
+class Actions(App[None]):
+    """The actions. `PersonaApp` has the parts that they are done with."""
+
+    runtime: Runtime
+    worker: ModelWorker
+    voice: Voice
+    speaker: Speaker
+    saving: Saving
+    marked: Marked
+    mixing: Mixing
+    jobs: JobBoard
+    people: People
+    slash: Slash
+    main: ChatScreen
+
+    def attempt(self, act: Callable[[], object]) -> None:
+        """Do something; an error that a user can cause is shown for a moment, and nothing else happens."""
+        try:
+            act()
+        except PersonaTuiError as error:
+            text = str(error)
+            self.notify(text[:1].upper() + text[1:], severity="error", markup=False)
+
+    # --- keys
+
+    def keys_of(self, action: str | None) -> str:
+        """Return the keys that the user has given an action; "" where the default holds."""
+        return self.runtime.settings.interface.keys.get(action or "", "")
+
+    def key_label(self, action: str) -> str:
+        """Return the key of an action as it is mapped now, for texts that name it."""
+        return key_of(self, next(known.binding() for known in ACTIONS if known.id == action))
+
+    # --- the screen
+
+    def action_toggle_panel(self, panel: Panel) -> None:
+        """Open a panel, go to it, or close it."""
+        self.main.toggle_panel(panel)
+
+    def action_leave(self) -> None:
+        """Escape: close what is open, else leave what is being edited, else stop the reply. Never quits."""
+        prompt = self.main.prompt
+        if prompt.dismiss_completions() or self.main.leave_panels() or prompt.end_editing():
+            return
+        self.speaker.stop()
+
+    def action_scroll_chat(self, pages: int) -> None:
+        """Move the chat by pages."""
+        if pages < 0:
+            self.main.chat.scroll_page_up(animate=False)
+        else:
+            self.main.chat.scroll_page_down(animate=False)
+
+    def action_toggle_theme(self) -> None:
+        """Change between dark and light."""
+        self.theme = "textual-light" if self.current_theme.dark else "textual-dark"
+
+    def action_show_help(self) -> None:
+        """Show all keys, those of what has the focus first."""
+        if not isinstance(self.screen, PageScreen):
+            self.push_screen(PageScreen("help", help_text(self)))
+
+    def action_command_palette(self) -> None:
+        """Open the command palette."""
+        if not isinstance(self.screen, Palette):
+            self.push_screen(Palette(id="--command-palette"))
+
+    def action_help_quit(self) -> None:
+        """Say how to leave: ctrl+c copies."""
+        self.notify("ctrl+c copies what is marked; ctrl+q leaves.")
+
+    # --- the conversation
+
+    def action_stop(self) -> None:
+        """Stop the reply and keep what was said."""
+        if not self.speaker.stop():
+            self.notify("There is nothing to stop.")
+
+    def action_regenerate(self) -> None:
+        """Write the last reply anew; the old one is kept as another version."""
+        self.attempt(self.speaker.regenerate)
+
+    def action_continue(self) -> None:
+        """Go on with the last reply."""
+        self.attempt(self.speaker.go_on)
+
+    def action_new_chat(self) -> None:
+        """Begin another conversation; the old one stays among the sessions."""
+        self.attempt(self.saving.new)
+        if not self.speaker.conversation.path():
+            self.main.chat.note(welcome(self))
+
+    def action_sessions(self) -> None:
+        """Show the saved conversations."""
+        self.saving.show()
+
+    def action_mark(self, step: int) -> None:
+        """Go to the messages, and mark one."""
+        chat = self.main.chat
+        if chat.has_focus:
+            chat.action_mark(step)
+        elif chat.messages and step < 0:
+            chat.focus()
+        else:
+            self.notify("There are no messages yet." if not chat.messages else "alt+↑ goes to the messages.")
+
+    def action_copy_reply(self, code: bool = False) -> None:
+        """Copy the last reply, or its last code block."""
+        self.attempt(lambda: self.marked.copy_last(code))
+
+    def action_editor(self) -> None:
+        """Go on writing in the user's own editor."""
+        screen = self.screen
+        target = screen if isinstance(screen, WriteScreen) else self.main.prompt
+        self.attempt(lambda: target.replace_text(edit_in_own_editor(self, target.text)))
+
+    def action_system(self) -> None:
+        """Write the system prompt."""
+
+        def answered(text: str | None) -> None:
+            if text is not None and text != (conversation.system or ""):
+                self.attempt(lambda: conversation.set_system(text or None))
+                self.main.chat.note(f"System prompt: {text}" if text else "No system prompt.")
+
+        conversation = self.speaker.conversation
+        explanation = "The model reads it before the conversation. It holds from the next reply on."
+        self.push_screen(
+            WriteScreen("system prompt", explanation, conversation.system or "", clear="No system prompt"),
+            answered,
+        )
+
+    def action_sampling(self) -> None:
+        """Choose temperature, top-p, the longest reply and the seed."""
+
+        def answered(changes: dict[str, object] | None) -> None:
+            if changes is not None:
+                self.speaker.sampling = changes
+                self.main.chat.note(f"Sampling: {summary(self.runtime.settings.generation, changes)}.")
+
+        self.push_screen(SamplingScreen(self.runtime.settings, self.speaker.sampling), answered)
+
+    # --- the voice
+
+    def action_strength(self, amount: float) -> None:
+        """Turn the master by an amount."""
+        value = round((self.voice.faders.strength + amount) / STRENGTH_STEP) * STRENGTH_STEP
+        self.attempt(lambda: self.voice.set_strength(round(max(-1.0, min(1.0, value)), 4) + 0.0))
+
+    def action_toggle_capping(self) -> None:
+        """Switch the floor on or off."""
+        self.attempt(lambda: self.voice.set_capping(not self.voice.faders.capping))
+
+    def action_nobody(self) -> None:
+        """Let the model speak as itself."""
+        self.attempt(lambda: self.voice.solo({}))
+
+    def action_layers(self) -> None:
+        """Choose where personas are added."""
+        self.attempt(self.mixing.ask_layers)
+
+    def action_traces(self) -> None:
+        """Choose what is traced."""
+
+        def answered(names: list[str] | None) -> None:
+            if names is not None:
+                self.mixing.trace(names)
+
+        self.attempt(lambda: self.push_screen(TracesScreen(*self.mixing.traceable()), answered))
+
+    # --- personas and jobs
+
+    def action_create_persona(self) -> None:
+        """Ask for a new persona and make it."""
+        self.attempt(self.people.create)
+
+    def action_prepare(self) -> None:
+        """Extract what this model's workspace lacks: axes and the archetypes' personas."""
+        self.people.prepare()
+
+    def action_cancel_job(self) -> None:
+        """Cancel the job under way."""
+        if not self.jobs.cancel():
+            self.notify("No job is running.")
+
+    def action_resume_job(self) -> None:
+        """Go on with what an earlier run did not finish."""
+        self.attempt(self.jobs.resume_first)

@@ -1,0 +1,196 @@
+"""What a chat consists of: messages, notes and rulers. Each gives its lines for a width; none is a widget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+
+from markdown_it import MarkdownIt
+from textual.content import Content
+
+from persona_tui.tui.markdown import MarkdownText, open_fence
+from persona_tui.tui.printable import printable
+
+_WIDEST = 10_000
+_SERIALS = count()
+_FENCES = MarkdownIt("commonmark")
+_RULE = "─"
+_MUTED = "$foreground-muted"
+
+
+class Block:
+    """Something in the chat.
+
+    Attributes:
+        bar: the style of the bar on its left; "" = none.
+        gap: whether a blank line follows it.
+        serial: tells it from every other block.
+        version: grows with every change.
+    """
+
+    bar = ""
+    gap = True
+
+    def __init__(self) -> None:
+        self.serial = next(_SERIALS)
+        self.version = 0
+        self._cached: tuple[int, list[Content]] | None = None
+
+    def lines(self, width: int) -> list[Content]:
+        """Return it as lines of at most `width` cells."""
+        if self._cached is None or self._cached[0] != width:
+            self._cached = (width, self._build(max(width, 1)))
+        return self._cached[1]
+
+    def changed(self) -> None:
+        """Forget the lines: they are not what they were."""
+        self.version += 1
+        self._cached = None
+
+    def _build(self, width: int) -> list[Content]:
+        raise NotImplementedError
+
+
+class Note(Block):
+    """What the app says: the answer to a command, or what went wrong."""
+
+    def __init__(self, content: str | Content, *, error: bool = False) -> None:
+        """
+        Args:
+            content: shown as it is, without markup.
+            error: whether something went wrong.
+        """
+        super().__init__()
+        plain = Content(printable(content)) if isinstance(content, str) else content
+        self.content = plain.stylize_before("$text-error" if error else _MUTED)
+        self.error = error
+
+    def _build(self, width: int) -> list[Content]:
+        return self.content.wrap(width)
+
+
+class Ruler(Block):
+    """A line across the chat: from here on something is different."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+
+    def _build(self, width: int) -> list[Content]:
+        return [ruler_line(self.text, width)]
+
+
+@dataclass(frozen=True)
+class Heading:
+    """The first line of a message.
+
+    Attributes:
+        who: who speaks.
+        style: of that.
+        version: which of several versions it is; "" = there is one.
+        facts: what to know about it, the most important first; those that do not fit are left out.
+    """
+
+    who: str
+    style: str = ""
+    version: str = ""
+    facts: Sequence[str] = ()
+
+    def line(self, width: int) -> Content:
+        """Return it in one line of at most `width` cells."""
+        front = Content.assemble((self.who, f"bold {self.style}".strip()), (self.version, "$text-accent"))
+        for shown in range(len(self.facts), 0, -1):
+            line = Content.assemble(front, (f"  {' · '.join(self.facts[:shown])}", "dim"))
+            if line.cell_length <= width:
+                return line
+        return front.truncate(width, ellipsis=True)
+
+
+class MessageBlock(Block):
+    """A message: a heading (who speaks, and how) and the text.
+
+    Replies are Markdown and may be interrupted by rulers; what the user wrote is shown as it is.
+    """
+
+    def __init__(self, role: str, heading: Heading, text: str = "", key: int | None = None) -> None:
+        """
+        Args:
+            role: "user" or "assistant".
+            heading: the first line.
+            text: what has been said so far.
+            key: the message's number in the conversation.
+        """
+        super().__init__()
+        self.role = role
+        self.key = key
+        self.bar = "$text-secondary" if role == "user" else "$text-primary"
+        self._heading = heading
+        self._pieces: list[MarkdownText | Ruler] = []
+        self._source: list[str] = []
+        if text:
+            self.write(text)
+
+    @property
+    def source(self) -> str:
+        """The text as it was written."""
+        return "".join(self._source)
+
+    @property
+    def heading(self) -> str:
+        """The first line, without its colours."""
+        return self._heading.line(_WIDEST).plain
+
+    def write(self, text: str) -> None:
+        """Add text at the end."""
+        if not text:
+            return
+        if not self._pieces or isinstance(self._pieces[-1], Ruler):
+            self._pieces.append(MarkdownText(open_fence(self.source)))
+        piece = self._pieces[-1]
+        assert isinstance(piece, MarkdownText)
+        piece.append(printable(text))
+        self._source.append(text)
+        self.changed()
+
+    def rule(self, text: str, *, again: bool = False) -> None:
+        """Draw a ruler where the text ends now.
+
+        Args:
+            text: what it says.
+            again: change the last ruler instead, wherever it is; no text removes it.
+        """
+        last = next((piece for piece in reversed(self._pieces) if isinstance(piece, Ruler)), None)
+        if again and last is not None:
+            place = self._pieces.index(last)
+            self._pieces[place : place + 1] = [Ruler(text)] if text else []
+        elif text:
+            self._pieces.append(Ruler(text))
+        self.changed()
+
+    def set_heading(self, heading: Heading) -> None:
+        """Replace the first line."""
+        if heading != self._heading:
+            self._heading = heading
+            self.changed()
+
+    def code_blocks(self) -> list[str]:
+        """Return the text's code blocks, first to last."""
+        tokens = _FENCES.parse(self.source)
+        return [token.content for token in tokens if token.type in ("fence", "code_block")]
+
+    def _build(self, width: int) -> list[Content]:
+        return [self._heading.line(width), *self._body(width)]
+
+    def _body(self, width: int) -> list[Content]:
+        if self.role == "user":
+            text = Content(printable(self.source)).stylize_before(_MUTED)
+            return text.wrap(width) if self._source else []
+        return [line for piece in self._pieces for line in piece.lines(width)]
+
+
+def ruler_line(text: str, width: int) -> Content:
+    """Return `── text ─────` over a whole width."""
+    label = Content.styled(f" {text} ", "$text-accent").truncate(max(width - 4, 1), ellipsis=True)
+    rest = max(width - 2 - label.cell_length, 0)
+    return Content.assemble((_RULE * 2, "dim"), label, (_RULE * rest, "dim")).truncate(width)

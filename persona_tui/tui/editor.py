@@ -1,0 +1,58 @@
+"""The user's own editor, for long texts: $VISUAL, else $EDITOR, else what is there."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from persona_tui.errors import PersonaTuiError
+
+_COMMON = ("nano", "vim", "vi", "emacs")
+
+
+def editor_command(environment: Mapping[str, str] | None = None) -> list[str]:
+    """Return the command to which a file's name is added.
+
+    Raises:
+        PersonaTuiError: no editor is configured and none was found, or what is configured does not exist.
+    """
+    values = os.environ if environment is None else environment
+    wanted = values.get("VISUAL") or values.get("EDITOR") or ""
+    command = shlex.split(wanted) or [name for name in _COMMON if shutil.which(name)][:1]
+    if not command:
+        raise PersonaTuiError("there is no editor: name one in the environment variable EDITOR")
+    if shutil.which(command[0]) is None:
+        raise PersonaTuiError(f"the editor {command[0]} was not found: correct $VISUAL or $EDITOR")
+    return command
+
+
+def edit(text: str, command: list[str], suffix: str = ".md") -> str:
+    """Let the user change a text in an editor, which has the terminal meanwhile.
+
+    Args:
+        text: what it begins with.
+        command: as `editor_command` returns it.
+        suffix: of the file's name, by which editors know what it is.
+
+    Returns:
+        The text without a line end at its end.
+
+    Raises:
+        PersonaTuiError: the editor failed, or its file is no text.
+    """
+    with tempfile.TemporaryDirectory(prefix="persona-tui-") as folder:
+        path = Path(folder) / f"message{suffix}"
+        path.write_text(text, encoding="utf-8")
+        try:
+            # stderr is redirected into the log while the app runs; an editor may draw on it.
+            done = subprocess.run([*command, str(path)], check=False, stderr=sys.__stderr__)
+            changed = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise PersonaTuiError(f"{command[0]}: {error}") from error
+    if done.returncode:
+        raise PersonaTuiError(f"{command[0]} ended with status {done.returncode}: the text is as it was")
+    return changed.removesuffix("\n")

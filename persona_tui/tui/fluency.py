@@ -1,0 +1,119 @@
+"""Whether a reply still is language: three signs, each against a limit.
+
+- *Repetition*: the share of the latest three-word phrases that repeat an earlier one, as in calibration.
+- *Uncertainty*: the mean entropy of the model's latest choices. Text that falls apart is close to guessing.
+- *Loudness*: the strength, against the loudest that calibration found fluent for these personas.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # torch is not imported before the first paint
+    from persona_tui.vectors.persona import PersonaVector
+
+_WORDS = 90  # looked back at for repetitions
+_TOKENS = 24  # looked back at for uncertainty
+_FEWEST = 8  # tokens before anything is said about them
+
+MOST_REPETITION = 0.2
+MOST_ENTROPY = 3.5  # nats; see the measurement in tests/tui/test_fluency.py
+
+
+@dataclass(frozen=True)
+class Fluency:
+    """How close a reply is to breaking down.
+
+    Attributes:
+        level: 0 = as fluent as can be; from 1 on it breaks down.
+        word: what is wrong, or nearest to it.
+        reason: the same with its figure.
+    """
+
+    level: float = 0.0
+    word: str = ""
+    reason: str = ""
+
+    @property
+    def broken(self) -> bool:
+        """Whether one of the signs is beyond its limit."""
+        return self.level >= 1
+
+
+class FluencyMeter:
+    """Reads a reply as it comes."""
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._entropies: deque[float] = deque(maxlen=_TOKENS)
+
+    def clear(self) -> None:
+        """Begin another reply."""
+        self._text = ""
+        self._entropies.clear()
+
+    def add(self, text: str, entropy: float) -> None:
+        """Take one token: its text, and the entropy of its choice in nats."""
+        self._text += text
+        self._entropies.append(entropy)
+
+    @property
+    def repetition(self) -> float:
+        """The share of the latest phrases that are repeated, 0 to 1."""
+        words = self._text.casefold().split()[-_WORDS:]
+        phrases = list(zip(words, words[1:], words[2:], strict=False))
+        return 1 - len(set(phrases)) / len(phrases) if phrases else 0.0
+
+    @property
+    def entropy(self) -> float:
+        """The mean entropy of the latest tokens, nats."""
+        return sum(self._entropies) / len(self._entropies) if len(self._entropies) >= _FEWEST else 0.0
+
+    def read(self, strength: float, limit: float | None) -> Fluency:
+        """Return how fluent the reply is now.
+
+        Args:
+            strength: of the master.
+            limit: the loudest that calibration found fluent; None = not known.
+        """
+        signs = [
+            Fluency(self.repetition / MOST_REPETITION, "repeats", f"{self.repetition:.0%} repeats itself"),
+            Fluency(self.entropy / MOST_ENTROPY, "guesses", f"uncertain: {self.entropy:.1f} nats a token"),
+        ]
+        if limit:
+            # The limit itself still is fluent.
+            signs.append(Fluency(abs(strength) / limit * 0.99, "too loud", f"calibrated up to {limit:.2f}"))
+        return max(signs, key=lambda sign: sign.level)
+
+
+def fluent_limit(personas: Mapping[str, tuple[PersonaVector, float]]) -> float | None:
+    """Return the loudest strength that calibration found fluent, for a blend of personas.
+
+    Args:
+        personas: by name, each with its weight.
+
+    Returns:
+        The mean of their own limits, by the size of their weights; None if one was not calibrated.
+    """
+    limits = {name: _own_limit(persona) for name, (persona, _) in personas.items()}
+    total = sum(abs(weight) for _, weight in personas.values())
+    if not total or any(limit is None for limit in limits.values()):
+        return None
+    return sum((limits[name] or 0.0) * abs(weight) for name, (_, weight) in personas.items()) / total
+
+
+def _own_limit(persona: PersonaVector) -> float | None:
+    calibration = persona.calibration
+    if calibration is None or not calibration.gain:
+        return None
+    fluent = [
+        float(point["coefficient"]) / calibration.gain
+        for point in calibration.curve
+        if point.get("fluent")
+        and point.get("recipe") == calibration.recipe
+        and tuple(point.get("layers", ())) == calibration.layers
+    ]
+    return max(fluent, default=None)

@@ -1,0 +1,138 @@
+"""The app's sessions: the conversation is saved as it happens, and others can be taken up again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from persona_tui.conversing import write_export
+from persona_tui.errors import SessionError
+from persona_tui.sessions import Conversation, SessionInfo, SessionLog
+from persona_tui.tui.screens.confirm import ConfirmScreen
+from persona_tui.tui.screens.sessions import SessionsScreen
+from persona_tui.tui.voice import Faders
+
+if TYPE_CHECKING:
+    from persona_tui.tui.app import PersonaApp
+
+
+class Saving:
+    """Knows which session is open."""
+
+    def __init__(self, app: PersonaApp, saves: bool = True) -> None:
+        """
+        Args:
+            app: whose conversation is saved.
+            saves: whether it is saved at all.
+        """
+        self._app = app
+        self._saves = saves
+        self._log: SessionLog | None = None
+
+    @property
+    def session_id(self) -> str | None:
+        """What the conversation is saved as; None while nothing has been said."""
+        return self._log.id if self._log is not None else None
+
+    def begin(self) -> None:
+        """Save the present conversation from now on, if that is wanted and not the case yet."""
+        if not self._saves or self._log is not None:
+            return
+        runtime, conversation = self._app.runtime, self._app.speaker.conversation
+        engine = runtime.loaded_engine
+        fingerprint = engine.model.fingerprint if engine is not None else None
+        self._log = runtime.sessions.create(runtime.settings.model.name, fingerprint)
+        if conversation.system:
+            self._log.record("system", text=conversation.system)
+        conversation.record = self._log.record
+
+    def close(self) -> None:
+        """Write what waits, and leave the session."""
+        if self._log is not None:
+            self._app.speaker.conversation.record = None
+            self._log.close()
+            self._log = None
+
+    # --- going on with another
+
+    def new(self) -> None:
+        """Begin another conversation, with the same system prompt."""
+        self._app.speaker.check_idle()
+        self.close()
+        self._app.speaker.take(Conversation(system=self._app.speaker.conversation.system))
+
+    def resume(self, id: str) -> str:
+        """Go on with a saved conversation, with the mix that it was last spoken with; what to say about it.
+
+        Raises:
+            SessionError: there is no such session, it is damaged, or another process has it open.
+        """
+        self._app.speaker.check_idle()
+        if id == self.session_id:
+            return "That is this conversation."
+        conversation, _ = self._app.runtime.sessions.load(id)
+        log = self._app.runtime.sessions.open(id) if self._saves else None
+        self.close()
+        missing = self._speak_as_before(conversation)
+        self._log, conversation.record = log, log.record if log is not None else None
+        self._app.speaker.take(conversation)
+        info, here = self._app.runtime.sessions.info(id), self._app.runtime.settings.model.name
+        lines = [f"Resumed: {info.title}."]
+        if missing:
+            lines.append(f"Personas that are gone: {', '.join(missing)}.")
+        if info.model != here:
+            lines.append(f"It was begun with {info.model}; here {here} answers.")
+        return " ".join(lines)
+
+    def _speak_as_before(self, conversation: Conversation) -> list[str]:
+        """Set the faders as they were; which personas are gone."""
+        if conversation.mix is None or not self._app.model_ready:
+            return []
+        faders, manager = Faders.from_record(conversation.mix), self._app.runtime.personas
+        there = manager.list_available()
+        weights = {name: by for name, by in faders.speaking.items() if name in there or ":" in name}
+        for name in weights:
+            manager.load(name)
+        self._app.voice.set(replace(faders, weights=weights))
+        self._app.people.refresh()
+        return [name for name in faders.speaking if name not in weights]
+
+    # --- the list
+
+    def show(self) -> None:
+        """Show all sessions."""
+        self._app.push_screen(SessionsScreen(self, self._app.runtime.sessions), self._chosen)
+
+    def _chosen(self, id: str | None) -> None:
+        if id is not None:
+            self._app.attempt(lambda: self._app.main.chat.note(self.resume(id)))
+
+    def rename(self, id: str, title: str) -> None:
+        """Give a session a title."""
+        if id == self.session_id:
+            self._app.speaker.conversation.rename(title)
+        else:
+            self._app.runtime.sessions.rename(id, title)
+
+    def delete(self, info: SessionInfo, done: Callable[[], object]) -> None:
+        """Delete a session after asking; `done` is called when it is gone."""
+        if info.id == self.session_id:
+            raise SessionError("this is the conversation that is open: begin another one first (/new)")
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self._app.attempt(lambda: self._app.runtime.sessions.delete(info.id))
+                done()
+
+        question = f"Delete the session {info.title!r}? Its {info.messages} messages are gone then."
+        self._app.push_screen(ConfirmScreen(question, "Delete", "Keep"), answered)
+
+    def export(self, id: str, name: str) -> Path:
+        """Write a session to a file.
+
+        Raises:
+            PersonaTuiError: the file exists or cannot be written.
+        """
+        return write_export(self._app.runtime.sessions, id, Path(name)).absolute()

@@ -1,0 +1,21 @@
+"""What every dialog shares: escape leaves it, f1 tells its keys."""
+
+from typing import ClassVar, TypeVar
+
+from textual.binding import Binding, BindingType
+from textual.screen import ModalScreen
+
+Answer = TypeVar("Answer")
+
+
+class Dialog(ModalScreen[Answer | None]):
+    """Lies over the chat until it is answered; None = it was left without an answer."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "leave", "leave", id="dialog_leave"),
+        Binding("f1", "app.show_help", "help", id="dialog_help"),
+    ]
+
+    def action_leave(self) -> None:
+        """Close it without an answer."""
+        self.dismiss(None)

@@ -1,0 +1,160 @@
+"""A conversation as the chat shows it: messages, with rulers where the mix changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+from persona_tui.tui.blocks import Block, Heading, MessageBlock, Ruler
+from persona_tui.tui.voice import NOBODY, Faders, difference
+
+if TYPE_CHECKING:
+    from persona_tui.sessions import Conversation, Node, Run
+    from persona_tui.tui.widgets.chat_log import ChatLog
+
+_ENDINGS = {
+    "cancelled": "stopped",
+    "length": "cut off",
+    "failed": "failed",
+    "interrupted": "broken off",
+    "refused": "refused by the monitor",
+}
+
+
+_NEAR = 60  # characters between two changes that share a ruler
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a message looks like depends on this, besides on itself.
+
+    Attributes:
+        place: which of its siblings it is, from 0.
+        family: how many they are.
+        before: the mix before it; None if that is not known.
+    """
+
+    place: int = 0
+    family: int = 1
+    before: Faders | None = None
+
+
+def faders_of(run: Run) -> Faders | None:
+    """Return what a run began to be written with, if that was recorded."""
+    mix = run.settings.get("mix")
+    return Faders.from_record(mix) if mix else None
+
+
+def last_faders(node: Node) -> Faders | None:
+    """Return what a message was last written with; None if it was typed."""
+    recorded = node.runs[-1].mix if node.runs else None
+    return Faders.from_record(recorded) if recorded else None
+
+
+def sync(chat: ChatLog, conversation: Conversation) -> None:
+    """Make a chat show what a conversation's path is now; what it shows of that already stays."""
+    path = conversation.path()
+    shown = chat.messages
+    same = sum(
+        1
+        for _ in takewhile(
+            lambda pair: pair[0].key == pair[1].id and pair[0].source == pair[1].text,
+            zip(shown, path, strict=False),
+        )
+    )
+    if same < len(shown):
+        chat.cut(_start_of(chat.blocks, shown[same]))
+    before = next((known for node in reversed(path[:same]) if (known := last_faders(node))), None)
+    for node in path[same:]:
+        for block in blocks_of(node, Scene(*conversation.siblings(node.id), before)):
+            chat.add(block)
+        before = last_faders(node) or before
+    for block, node in zip(chat.messages, path, strict=False):
+        block.set_heading(heading_of(node, Scene(*conversation.siblings(node.id))))
+    chat.rearrange()
+
+
+def _start_of(blocks: list[Block], message: MessageBlock) -> int:
+    """Return the place of a message, or of the ruler that belongs to it."""
+    place = blocks.index(message)
+    return place - 1 if place and isinstance(blocks[place - 1], Ruler) else place
+
+
+def blocks_of(node: Node, scene: Scene) -> list[Block]:
+    """Return a message, and before it a ruler if it was written with another mix than the one before it."""
+    message = MessageBlock(node.role, heading_of(node, scene), key=node.id)
+    begun = faders_of(node.runs[0]) if node.runs else None
+    rules, written = Rules(message, begun), 0
+    for place, mix in node.rulers():
+        message.write(node.text[written:place])
+        rules.change(Faders.from_record(mix))
+        written = place
+    message.write(node.text[written:])
+    change = difference(scene.before, begun) if begun and scene.before else ""
+    return [Ruler(change), message] if change else [message]
+
+
+class Rules:
+    """Draws rulers into a reply where its mix changed. Changes that follow each other closely share one."""
+
+    def __init__(self, block: MessageBlock, begun: Faders | None) -> None:
+        """
+        Args:
+            block: the reply.
+            begun: what it began to be written with.
+        """
+        self._block = block
+        self._now = self._before = begun
+        self._drawn_at: int | None = None
+
+    def change(self, faders: Faders) -> None:
+        """Note that what follows is written with another mix."""
+        here = len(self._block.source)
+        near = self._drawn_at is not None and here - self._drawn_at < _NEAR
+        if not near:
+            self._before = self._now
+        text = difference(self._before, faders) if self._before is not None else ""
+        self._now = faders
+        if text or near:
+            self._block.rule(text, again=near)
+            self._drawn_at = self._drawn_at if near and text else here if text else None
+
+
+def heading_of(node: Node, scene: Scene, note: str | None = None) -> Heading:
+    """Return the first line of a message.
+
+    Args:
+        node: the message.
+        scene: where it stands.
+        note: what to say of a reply; None = how it went.
+    """
+    version = f" ‹{scene.place + 1}/{scene.family}›" if scene.family > 1 else ""
+    if node.role == "user":
+        return Heading("you", "$text-secondary", version)
+    return Heading(speaker_of(node), "$text-primary", version, facts_of(node) if note is None else [note])
+
+
+def speaker_of(node: Node) -> str:
+    """Return who wrote a reply, and how loud: `sage 0.30`."""
+    if not node.runs:
+        return "assistant, as written by you"
+    faders = faders_of(node.runs[0])
+    label = faders.label() if faders is not None else NOBODY
+    return "assistant" if label == NOBODY else label
+
+
+def facts_of(node: Node) -> list[str]:
+    """Say how a reply went: `stopped`, `57 tokens`, `31 tok/s`, `prompt 120`."""
+    if not node.runs or node.writing:
+        return []
+    run = node.runs[-1]
+    tokens = sum(each.stats.get("tokens", 0) for each in node.runs)
+    speed, prompt = run.stats.get("tokens_per_second"), run.stats.get("prompt_tokens")
+    facts = [
+        _ENDINGS.get(run.finish or "", ""),
+        f"{tokens} tokens" if tokens else "",
+        f"{speed:.0f} tok/s" if speed else "",
+        f"prompt {prompt}" if prompt else "",
+    ]
+    return [fact for fact in facts if fact]
