@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from persona_tui.errors import GenerationError
 from persona_tui.model import blocks, text
-from persona_tui.model.forced import TOKEN_BUDGET, Passage, batches
+from persona_tui.model.forced import Passage, batches, token_budget
 from persona_tui.model.generation import clear_memory_errors
 from persona_tui.model.residual import StopForward
 from persona_tui.model.text import Message
@@ -241,7 +241,7 @@ def _readings(
     model: ModelWrapper, planned: Sequence[_Planned], layers: list[int]
 ) -> Iterator[tuple[_Span, ReplyReading | GenerationError]]:
     passages = [Passage(each.ids, 0, 0) for each in planned]
-    for batch in batches(passages, TOKEN_BUDGET):
+    for batch in batches(passages, token_budget(model.model)):
         yield from _batch(model, [planned[index] for index in batch], layers)
 
 

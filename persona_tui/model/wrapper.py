@@ -16,13 +16,13 @@ from persona_tui.model import blocks, loading, text
 from persona_tui.model.compiled import CompiledForward
 from persona_tui.model.fingerprint import fingerprint
 from persona_tui.model.forced import (
-    TOKEN_BUDGET,
     Passage,
     batches,
     in_parts,
     logit_token_budget,
     read_passages,
     response_logprobs,
+    token_budget,
 )
 from persona_tui.model.generation import Batch, Finish, Poll, Sampling, Step, Watch, check_fits, decode
 from persona_tui.model.residual import Cap, Interventions, ResidualHooks
@@ -516,7 +516,7 @@ class ModelWrapper:
             read_passages(self.model, [passages[index] for index in part], hooks)
             return _activations(hooks)
 
-        for batch in batches(passages, TOKEN_BUDGET):
+        for batch in batches(passages, token_budget(self.model)):
             for part, found in in_parts(batch, read):
                 activations.update(zip(part, found, strict=True))
         return [activations[index] for index in range(len(passages))]

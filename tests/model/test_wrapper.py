@@ -296,7 +296,7 @@ def test_scores_are_mean_log_probabilities(any_wrapper: ModelWrapper) -> None:
 def test_reading_is_the_same_in_any_batch(wrapper: ModelWrapper, monkeypatch: pytest.MonkeyPatch) -> None:
     texts: list[str | list[dict[str, str]]] = ["a", "some longer text " * 4, conversation("Hi"), "b c"]
     together = wrapper.read(texts, [0, 2])
-    monkeypatch.setattr("persona_tui.model.wrapper.TOKEN_BUDGET", 1)
+    monkeypatch.setattr("persona_tui.model.wrapper.token_budget", lambda model: 1)
     for one, other in zip(together, wrapper.read(texts, [0, 2]), strict=True):
         torch.testing.assert_close(one.response, other.response, rtol=1e-4, atol=1e-4)
         assert one.n_tokens == other.n_tokens and one.layers == (0, 2)
