@@ -241,8 +241,10 @@ class Checklist:
         """Two archetypes in one voice: shares of replies over the weight of the first."""
         rows = []
         for first, second in (("sage", "trickster"), ("guardian", "explorer")):
-            for weight in (0.0, 0.25, 0.5, 0.75, 1.0):
-                texts = self.bench.ask(self.asked, Mix({first: weight, second: 1 - weight}, capping=False))
+            at_default = [(weight, 0.3) for weight in (0.0, 0.25, 0.5, 0.75, 1.0)]
+            for weight, strength in (*at_default, (0.5, 0.4), (0.5, 0.5)):
+                mix = Mix({first: weight, second: 1 - weight}, strength=strength, capping=False)
+                texts = self.bench.ask(self.asked, mix)
                 markers = [marker_rate(texts, self.voices[name]) for name in (first, second)]
                 both = fmean(
                     marker_rate([text], self.voices[first]) > 0
@@ -250,10 +252,10 @@ class Checklist:
                     for text in texts
                 )
                 shares = [self.recognised(texts, name) for name in (first, second)]
-                rows.append((f"{first} {weight:g} : {second} {1 - weight:g}", *shares, *markers, both))
-        return table(
-            ("blend", "first recognised", "second", "first's markers", "second's", "both in one reply"), rows
-        )
+                blend = f"{first} {weight:g} : {second} {1 - weight:g}"
+                rows.append((blend, strength, *shares, *markers, both))
+        header = ("blend", "strength", "first recognised", "second", "first's markers", "second's")
+        return table((*header, "both in one reply"), rows)
 
     def safety(self) -> str:
         """Refusals without steering, on everything that should and should not be refused."""
