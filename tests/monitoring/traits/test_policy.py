@@ -12,6 +12,7 @@ from persona_tui.monitoring.traits.policy import Policy
 from persona_tui.monitoring.traits.scoring import Scored, TraitScorer
 from persona_tui.monitoring.traits.transcripts import conversation_from_json
 from persona_tui.monitoring.traits.vector import TraitVector
+from persona_tui.workspace import packaged_root
 
 from .conftest import LOUD, QUIET
 
@@ -107,3 +108,9 @@ def test_healthy_ranges(trait: TraitVector) -> None:
     assert policy is not None and policy.traits["loudness"].max == 0.5
     unlimited = trait.with_reading(healthy=type(trait.reading.healthy)())
     assert Policy.healthy([unlimited]) is None
+
+
+def test_the_shipped_policy_is_about_the_shipped_traits() -> None:
+    folder = packaged_root() / "datasets" / "traits"
+    policy = Policy.load(folder / "policies" / "supportive.yaml")
+    policy.check_known([path.stem for path in folder.glob("*.jsonl")])
