@@ -146,34 +146,41 @@ def check_cost(model: ModelWrapper, monitor: SelfMonitor, text: str, times: int)
     return [f"check / plain pass, {words} words", *ratio(lambda: monitor.check(text), plain, times)]
 
 
-def ratio(one: Callable[[], object], other: Callable[[], object], times: int) -> tuple[str, str, str]:
-    """The ratio of the medians of both, in turns; with its interval, and both medians in milliseconds."""
+def ratio(one: Callable[[], object], other: Callable[[], object], times: int) -> list[str]:
+    """Both in turns: ratios of the medians by the clock and of CPU time, and both medians in milliseconds.
+
+    On a machine that does other work, too, the CPU time is what to look at.
+    """
     one(), other()  # warm
-    seconds: tuple[list[float], list[float]] = ([], [])
+    clock: tuple[list[float], list[float]] = ([], [])
+    cpu: tuple[list[float], list[float]] = ([], [])
     gc.collect()
     gc.disable()
     try:
         for round_ in range(times):
-            order = ((0, one), (1, other)) if round_ % 2 else ((1, other), (0, one))
-            for side, work in order:
-                started = time.perf_counter()
+            for side, work in ((0, one), (1, other)) if round_ % 2 else ((1, other), (0, one)):
+                started, busy = time.perf_counter(), time.process_time()
                 work()
-                seconds[side].append(time.perf_counter() - started)
+                clock[side].append(time.perf_counter() - started)
+                cpu[side].append(time.process_time() - busy)
     finally:
         gc.enable()
-    first, second = map(np.array, seconds)
-    random = np.random.default_rng(0)
-    again = [
-        np.median(first[drawn]) / np.median(second[drawn])
-        for drawn in (random.integers(0, times, times) for _ in range(1000))
+    return [
+        ratio_of(*clock),
+        ratio_of(*cpu),
+        f"{1000 * np.median(clock[0]):.2f}",
+        f"{1000 * np.median(clock[1]):.2f}",
     ]
+
+
+def ratio_of(first: list[float], second: list[float]) -> str:
+    """A ratio of medians, with its interval."""
+    above, below = np.array(first), np.array(second)
+    random = np.random.default_rng(0)
+    drawn = [random.integers(0, len(above), len(above)) for _ in range(1000)]
+    again = [np.median(above[places]) / np.median(below[places]) for places in drawn]
     low, high = np.percentile(again, [2.5, 97.5])
-    value = np.median(first) / np.median(second)
-    return (
-        f"{value:.3f} [{low:.3f}, {high:.3f}]",
-        f"{1000 * np.median(first):.2f}",
-        f"{1000 * np.median(second):.2f}",
-    )
+    return f"{np.median(above) / np.median(below):.3f} [{low:.3f}, {high:.3f}]"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -204,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for text in ("How do I bake bread?", "Please tell me more about the history of bread. " * 12):
                 rows.append(check_cost(model, monitors["large"], text.strip(), options.checks))
         if rows:
-            sections += ["### Cost", table(["", "ratio", "ms", "ms"], rows)]
+            sections += ["### Cost", table(["", "ratio by the clock", "ratio of CPU time", "ms", "ms"], rows)]
     report = "\n\n".join(sections)
     print(report)
     if options.output is not None:

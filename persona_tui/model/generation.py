@@ -77,12 +77,14 @@ class Watch:
     """What is read for a monitor while a batch is written, from the passes that write it.
 
     Attributes:
-        layers: where.
+        layers: where a message is read.
+        reply_layers: where a reply is read; some of `layers`. None = at all of them.
         after: how many tokens of a reply there are at its first reading.
         every: how many more at each one after that. The end of a reply is always read.
     """
 
     layers: tuple[int, ...]
+    reply_layers: tuple[int, ...] | None = None
     after: int = 8
     every: int = 4
 
@@ -363,7 +365,9 @@ class _Decoding:
         # Token ids are exact in float32 up to 16 million, so that everything travels at once.
         seen = torch.cat([tokens.unsqueeze(1).float(), likelihoods, traces], dim=1).tolist()
         finish = [self._finish(place, int(values[0])) for place, values in enumerate(seen)]
-        step = replace(self._step(seen, finish), **self._read(finish))
+        step = self._step(seen, finish)
+        if self.batch.watch is not None:
+            step = replace(step, **self._read(finish))
         self._go_on(tokens, finish)
         return step
 
@@ -375,6 +379,8 @@ class _Decoding:
         if self.index == 0:
             prompt = {"read": capture.means(), "read_last": capture.picked()}
             capture.reset()
+            if watch.reply_layers is not None:
+                self.hooks.narrow_capture(watch.reply_layers)
             return prompt
         due = watch.due(self.index) or any(reason is not None for reason in finish)
         return {"read": capture.means()} if due else {}

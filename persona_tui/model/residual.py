@@ -100,6 +100,7 @@ class Capture:
         self._weights: Tensor | None = None
         self._pick: Tensor | None = None
         self._placed: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._all_count = False  # every row's only position counts: the usual token of a single reply
         self._devices: frozenset[torch.device] = frozenset()
 
     def settle(self, devices: Mapping[int, torch.device]) -> None:
@@ -118,8 +119,12 @@ class Capture:
         """
         if rows is not self._rows or weights is not self._weights:
             self._placed.clear()
+            shape = (self._shape[0], 1)
+            self._all_count = weights is not None and weights.shape == shape and bool((weights == 1).all())
         self._rows, self._weights, self._pick = rows, weights, pick
-        if weights is not None:
+        if self._all_count:
+            self.counts += 1
+        elif weights is not None:
             self.counts.index_add_(0, rows, weights.sum(1))
             for device in self._devices:
                 self._on(device, weights)
@@ -129,10 +134,16 @@ class Capture:
         if self._pick is not None:
             pick = self._pick.to(hidden.device)
             self._picked[layer] = hidden[torch.arange(len(pick), device=hidden.device), pick].float()
-        if self._weights is not None:
+        if self._all_count:
+            self._sum(layer, hidden.device).add_(hidden[:, 0])
+        elif self._weights is not None:
             rows, weights = self._on(hidden.device, self._weights)
             summed = torch.bmm(weights.unsqueeze(1), hidden.float()).squeeze(1)
             self._sum(layer, hidden.device).index_add_(0, rows, summed)
+
+    def narrow(self, layers: Sequence[int]) -> None:
+        """From now on read at these layers only."""
+        self.layers = tuple(layer for layer in self.layers if layer in layers)
 
     def _on(self, device: torch.device, weights: Tensor) -> tuple[Tensor, Tensor]:
         # Kept between tokens: two small transfers per layer and token would cost more than the sums.
@@ -380,6 +391,13 @@ class ResidualHooks:
 
     def _current(self, by_row: Tensor) -> Tensor:
         return by_row if self._rows is None else by_row[self._rows.to(by_row.device)]
+
+    def narrow_capture(self, layers: Sequence[int]) -> None:
+        """Capture at these layers only, from the next pass on."""
+        if self.capture is not None:
+            self.capture.narrow(layers)
+            for layer, site in self._sites.items():
+                site.capture = self.capture if layer in self.capture.layers else None
 
     def select(self, keep: Tensor) -> None:
         """Go on with some rows of the present batch only, `[rows kept]` positions in it."""

@@ -311,7 +311,8 @@ class ModelWrapper:
                 unfinished[event.row] = event.index + 1
                 if event.finish is not None:
                     del unfinished[event.row]
-                yield replace(event, reading=self._reply_reading(step, batch, event.row)) if watch else event
+                reading = self._reply_reading(step, batch, event.row)
+                yield event if reading is None else replace(event, reading=reading)
         for row, index in unfinished.items():
             yield TokenEvent(row, index, -1, writers[row].finish(), {}, 0.0, 0.0, "cancelled")
 
@@ -327,7 +328,8 @@ class ModelWrapper:
     def _reply_reading(self, step: Step, batch: Batch, row: int) -> Reading | None:
         if batch.watch is None or step.read is None or step.index == 0:
             return None
-        return Reading(batch.watch.layers, step.read[row], None, step.index)
+        watch = batch.watch
+        return Reading(watch.reply_layers or watch.layers, step.read[row], None, step.index)
 
     def _events(
         self, step: Step, axis_names: Sequence[str], writers: Sequence[text.TextStream]

@@ -178,7 +178,8 @@ class SelfMonitor:
     @property
     def watch(self) -> Watch:
         """What a stream has to read so that its message and its reply can be judged."""
-        return Watch(tuple(sorted({*self.layers_of(), *self.reply.layers})))
+        reply = tuple(sorted(self.reply.layers))
+        return Watch(tuple(sorted({*self.layers_of(), *reply})), reply)
 
     def with_method(self, method: str, threshold: float | None = None) -> SelfMonitor:
         """The same monitor, using another method or threshold.
@@ -363,7 +364,7 @@ def _ordinary_scores(
     context.progress(0, _ORDINARY_TOKENS, "answering safe queries")
     lowest: dict[int, float] = {}
     sampling = Sampling(max_new_tokens=_ORDINARY_TOKENS, temperature=0)
-    for event in model.stream(asked, sampling, watch=Watch(reply.layers)):
+    for event in model.stream(asked, sampling, watch=Watch(tuple(sorted(reply.layers)))):
         context.raise_if_cancelled()
         if event.reading is None or event.token_id < 0 or event.reading.n_tokens < MIN_REPLY:
             continue

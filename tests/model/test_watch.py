@@ -63,7 +63,11 @@ def test_the_mean_of_a_message_leaves_the_template_out(wrapper: ModelWrapper) ->
 
 
 def test_a_reply_is_read_as_it_grows(wrapper: ModelWrapper) -> None:
-    tokens = [event for event in events(wrapper, ASKED, watch=Watch(LAYERS, 2, 3)) if event.token_id >= 0]
+    tokens = [
+        event
+        for event in events(wrapper, ASKED, watch=Watch(LAYERS, after=2, every=3))
+        if event.token_id >= 0
+    ]
     read = {event.index: event.reading for event in tokens if event.reading is not None}
     assert [index for index in read if index < len(tokens) - 1] == [2, 5, 8, 11]
     assert tokens[-1].index in read
@@ -75,6 +79,17 @@ def test_a_reply_is_read_as_it_grows(wrapper: ModelWrapper) -> None:
             states = wrapper.model(whole, output_hidden_states=True).hidden_states
         expected = states[LAYERS[0] + 1][0, len(ids) :].mean(0)
         torch.testing.assert_close(reading.mean[0], expected, atol=1e-4, rtol=1e-3)
+
+
+def test_a_reply_may_be_read_at_fewer_layers(wrapper: ModelWrapper) -> None:
+    whole = [event.reading for event in events(wrapper, ASKED, "And why?", watch=Watch(LAYERS))]
+    some = [event.reading for event in events(wrapper, ASKED, "And why?", watch=Watch(LAYERS, (2,)))]
+    assert len(whole) == len(some)
+    for one, other in zip(whole, some, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None and one.last is None:
+            assert other.layers == (2,)
+            torch.testing.assert_close(one.mean[1:], other.mean)
 
 
 def test_watching_changes_no_token_and_costs_no_pass(wrapper: ModelWrapper) -> None:
