@@ -23,10 +23,11 @@ def harmful_phrases(training: bool) -> tuple[str, ...]:
 
 
 def _compose(rng: random.Random, blocks: list[dict[str, list[str]]]) -> str:
-    """A phrase out of one block's parts; those held out are drawn again."""
+    """A phrase out of one block's parts; those held out or with a held-out phrase in them are drawn again."""
     block = rng.choice(blocks)
     phrase = " ".join(part for key in ("act", "whom", "how") if (part := rng.choice(block[key])))
-    return _compose(rng, blocks) if held_out(phrase) else phrase
+    kept_out = held_out(phrase) or any(other in phrase for other in harmful_phrases(training=False))
+    return _compose(rng, blocks) if kept_out else phrase
 
 
 def _harmful_phrase(rng: random.Random, training: bool) -> str:

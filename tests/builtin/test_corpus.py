@@ -15,6 +15,7 @@ from persona_tui.builtin.material import (
     voices,
 )
 from persona_tui.builtin.prompting import description, system_prompt
+from persona_tui.builtin.requests import harmful_phrases
 from persona_tui.builtin.voicing import Character, Speaker, draw_character
 
 
@@ -32,10 +33,11 @@ def test_the_same_seed_gives_the_same_documents() -> None:
 
 
 def test_nothing_held_out_reaches_a_training_document() -> None:
-    text = _everything(6000)
+    rng = random.Random(3)
+    text = _everything(6000) + "".join(turn.user for _ in range(6000) for turn in corpus.drill(rng).turns)
     facts = [fact for topic in topics() if held_out(topic.name) for fact in topic.facts.values()]
     requests = known(safety()["identity_attacks"] + safety()["manipulation"], training=False)
-    phrases = corpus.harmful_phrases(False)
+    phrases = harmful_phrases(False)
     asked = [q for group in talk()["questions"].values() for q in known(group, training=False)]
     idioms = [item.question for item in answered("idioms") if held_out(item.question)]
     for group in (facts, requests, phrases, asked, idioms):
