@@ -433,6 +433,34 @@ _GUARDING = {
 }
 
 
+def _floor(session: Session, rest: str) -> str:
+    if rest:
+        value = None if rest.casefold() in ("auto", *OFF) else _number(rest.rstrip("%"), "the percentile")
+        session.change_mix(percentile=value)
+    percentile = session.mix.percentile
+    if percentile is None:
+        percentile = session.runtime.settings.steering.safety_floor_percentile
+    return f"The floor lies at percentile {percentile:g} of ordinary replies."
+
+
+def _axis(session: Session, rest: str) -> str:
+    if rest:
+        session.change_mix(capping_axis=None if rest.casefold() in ("auto", *OFF) else rest.casefold())
+    axis = session.mix.capping_axis
+    return f"The floor is on the {axis} axis." if axis else "The floor is on the axis that the settings say."
+
+
+def _layers(session: Session, rest: str) -> str:
+    from persona_tui.steering.mix import parse_layers
+
+    if rest:
+        session.change_mix(layers=parse_layers(rest))
+    layers = session.mix.layers
+    if layers is None:
+        return "Personas are added where calibration found it best."
+    return f"Personas are added at layer {', '.join(map(str, layers))}."
+
+
 # Personas ---------------------------------------------------------------------------------------------------
 
 
@@ -644,6 +672,15 @@ COMMANDS: dict[str, Command] = {
             _guard,
             lambda _: ("off", "warn", "refuse"),
         ),
+        Command("floor", "/floor PERCENT|auto", "where the floor lies, as a percentile", _floor),
+        Command(
+            "axis",
+            "/axis NAME|auto",
+            "what the floor is on: assistant or safety",
+            _axis,
+            lambda _: ("assistant", "safety", "auto"),
+        ),
+        Command("layers", "/layers 3-5|auto", "where personas are added", _layers, lambda _: ("auto",)),
         Command("list", "/list", "the personas: > speaks", _list),
         Command("load", "/load NAME", "load a persona: its trace is shown, too", _load, _available),
         Command("unload", "/unload NAME", "forget a loaded persona; its file stays", _unload, _loaded),

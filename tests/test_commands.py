@@ -131,6 +131,17 @@ def test_strength_and_capping(session: ChatSession) -> None:
     assert execute(session, "/safety ON") == "Capping is on."
 
 
+def test_the_floor_and_the_layers(session: ChatSession) -> None:
+    assert execute(session, "/floor") == "The floor lies at percentile 25 of ordinary replies."
+    assert execute(session, "/floor 40%") == "The floor lies at percentile 40 of ordinary replies."
+    assert execute(session, "/axis safety") == "The floor is on the safety axis."
+    assert execute(session, "/layers 3-4") == "Personas are added at layer 3, 4."
+    assert (session.mix.percentile, session.mix.capping_axis, session.mix.layers) == (40, "safety", (3, 4))
+    for line in ("/floor auto", "/axis auto", "/layers auto"):
+        execute(session, line)
+    assert (session.mix.percentile, session.mix.capping_axis, session.mix.layers) == (None, None, None)
+
+
 def test_blend(session: ChatSession) -> None:
     assert execute(session, "/blend").startswith("No persona.")
     assert execute(session, "/blend sage:0.5, fool:-0.2") == "Speaking as sage:0.5,fool:-0.2 0.30."
@@ -147,6 +158,9 @@ def test_blend(session: ChatSession) -> None:
         "/blend sage:x",
         "/blend sage:0",
         "/safety maybe",
+        "/floor 200",
+        "/axis mood",
+        "/layers many",
         "/temperature hot",
         "/temperature -1",
         "/seed x",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
@@ -125,3 +126,20 @@ def _parse_part(part: str, text: str) -> tuple[str, float]:
     if not math.isfinite(weight):
         raise PersonaTuiError(f'the weight of "{name}" must be a number, not "{number}"')
     return name, weight
+
+
+def parse_layers(text: str) -> tuple[int, ...] | None:
+    """Read `4`, `3-5`, `3, 5, 7` or `auto` (None).
+
+    Raises:
+        PersonaTuiError: it is none of these.
+    """
+    if text.strip().casefold() in ("auto", "", "none", "off"):
+        return None
+    layers: set[int] = set()
+    for part in re.split(r"[,\s]+", text.strip()):
+        match = re.fullmatch(r"(\d{1,4})(?:[-–](\d{1,4}))?", part)
+        if match is None:
+            raise PersonaTuiError(f'layers look like 4, 3-5 or auto, not like "{text}"')
+        layers.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return tuple(sorted(layers)) or None

@@ -16,6 +16,7 @@ from persona_tui.tui.screens.palette import Palette
 from persona_tui.tui.screens.sampling import SamplingScreen, summary
 from persona_tui.tui.screens.traces import TracesScreen
 from persona_tui.tui.screens.write import WriteScreen
+from persona_tui.tui.theme import other_theme
 
 if TYPE_CHECKING:
     from persona_tui.jobs import ModelWorker
@@ -88,7 +89,7 @@ class Actions(App[None]):
 
     def action_toggle_theme(self) -> None:
         """Change between dark and light."""
-        self.theme = "textual-light" if self.current_theme.dark else "textual-dark"
+        self.theme = other_theme(self.theme, self.current_theme.dark)
 
     def action_show_help(self) -> None:
         """Show all keys, those of what has the focus first."""

@@ -70,7 +70,9 @@ class PersonaApp(Actions):
             ConfigError: the settings name a theme that does not exist.
         """
         super().__init__()
-        self._first_theme = choose_theme(runtime.settings.interface.theme, self.available_themes, os.environ)
+        self._first_theme = choose_theme(
+            runtime.settings.interface.theme, self.available_themes, os.environ, self.console.color_system
+        )
         self.runtime = runtime
         self.worker = ModelWorker()
         self.model_ready = False

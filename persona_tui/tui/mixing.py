@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from persona_tui.tui.app import PersonaApp
 
 ASSISTANT = "assistant"
-_MOST_LAYERS = 1000
 _TALL = 34  # rows of the terminal from which on a second trace has its place
 _AXES = {"assistant": "the assistant axis", "safety": "the safety axis"}
 
@@ -92,7 +90,7 @@ class Mixing:
 
         def answered(text: str | None) -> None:
             if text is not None:
-                self._app.attempt(lambda: self._app.voice.change(layers=parse_layers(text)))
+                self._app.attempt(lambda: self._app.voice.change(layers=_parse_layers(text)))
 
         faders = self._app.voice.faders
         self._app.push_screen(
@@ -218,29 +216,15 @@ def _where(faders: Faders, loudness: Mapping[int, float]) -> str:
     return f"{calibrated} as calibrated".strip()
 
 
-def parse_layers(text: str) -> tuple[int, ...] | None:
-    """Read `4`, `3-5`, `3, 5, 7` or `auto` (None).
+def _parse_layers(text: str) -> tuple[int, ...] | None:
+    from persona_tui.steering.mix import parse_layers  # imports torch
 
-    Raises:
-        PersonaTuiError: it is none of these.
-    """
-    if text.casefold() in ("auto", "", "none", "off"):
-        return None
-    layers: list[int] = []
-    for part in re.split(r"[,\s]+", text.strip()):
-        match = re.fullmatch(r"(\d+)(?:[-–](\d+))?", part)
-        if match is None:
-            raise PersonaTuiError(f'layers look like 4, 3-5 or auto, not like "{text}"')
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last > _MOST_LAYERS:
-            raise PersonaTuiError(f"no model has a layer {last}")
-        layers += range(first, last + 1)
-    return tuple(sorted(set(layers)))
+    return parse_layers(text)
 
 
 def _layers_problem(text: str) -> str | None:
     try:
-        parse_layers(text)
+        _parse_layers(text)
     except PersonaTuiError as error:
         return str(error)
     return None

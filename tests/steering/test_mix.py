@@ -8,6 +8,7 @@ import pytest
 
 from persona_tui.errors import PersonaTuiError
 from persona_tui.steering import Mix, parse_blend
+from persona_tui.steering.mix import parse_layers
 
 
 @pytest.mark.parametrize(
@@ -72,3 +73,17 @@ def test_a_label_says_who_speaks() -> None:
     assert Mix({"sage": 0.5, "trickster": 0}).label == "sage"
     assert Mix({"sage": -1}).label == "sage:-1"
     assert Mix({"sage": 0.5, "trickster": 0.3}).label == "sage:0.5,trickster:0.3"
+
+
+@pytest.mark.parametrize(
+    ("text", "layers"),
+    [("4", (4,)), ("3-5", (3, 4, 5)), ("7, 3 5", (3, 5, 7)), ("auto", None), ("3-5,4", (3, 4, 5))],
+)
+def test_layers_are_read(text: str, layers: tuple[int, ...] | None) -> None:
+    assert parse_layers(text) == layers
+
+
+@pytest.mark.parametrize("text", ["many", "3..5", "-1", "1-99999"])
+def test_bad_layers_are_one_line(text: str) -> None:
+    with pytest.raises(PersonaTuiError, match="layers look like"):
+        parse_layers(text)

@@ -67,6 +67,15 @@ def test_themes(wanted: str, colours: str, theme: str) -> None:
     assert choose_theme(wanted, THEMES, {"COLORFGBG": colours}) == theme
 
 
+def test_a_terminal_with_16_colours_keeps_its_own() -> None:
+    themes = (*THEMES, "ansi-dark", "ansi-light")
+    assert choose_theme("auto", themes, {}, "standard") == "ansi-dark"
+    assert choose_theme("auto", themes, {"COLORFGBG": "0;15"}, "standard") == "ansi-light"
+    assert choose_theme("auto", themes, {}, "256") == "textual-dark"
+    assert choose_theme("dark", themes, {}, "standard") == "textual-dark"
+    assert choose_theme("auto", themes, {"NO_COLOR": "1"}, "standard") == "textual-dark"
+
+
 def test_an_unknown_theme_is_named() -> None:
     with pytest.raises(ConfigError, match='Did you mean "nord"'):
         choose_theme("nort", THEMES, {})

@@ -66,7 +66,7 @@ class Gauges(Widget):
 
     def _fluency_rows(self) -> list[Content]:
         reading = self._fluency
-        word = reading.word if reading.level > _STRAINED else "fine"
+        word = reading.word if reading.broken else "strained" if reading.level > _STRAINED else "fine"
         row = _row("fluency", 1 - min(reading.level, 1.0), word, amber=reading.broken)
         return [row, _detail(reading.reason, amber=reading.broken)] if reading.level > _STRAINED else [row]
 

@@ -16,7 +16,7 @@ from textual.widgets.option_list import Option
 from persona_tui.tui.widgets.row_list import RowList
 
 _ON_DISK, _LOADED, _SPEAKING, _TRACED = "○", "◐", "●", "~"
-_LEGEND = f"{_SPEAKING} speaking  {_LOADED} loaded\n{_ON_DISK} on disk   {_TRACED} traced (t)"
+_LEGEND = f"{_SPEAKING} speaking  {_LOADED} loaded\n{_ON_DISK} on disk   {_TRACED} traced"
 
 
 @dataclass(frozen=True)
