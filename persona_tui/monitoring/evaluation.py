@@ -177,8 +177,10 @@ class Evaluation:
 
     def save(self, path: Path) -> None:
         """Write JSON to `path`, and the comparison as CSV beside it."""
-        text = json.dumps(self.as_dict(), ensure_ascii=False, indent=1)
-        atomic_write_text(path, f"{text}\n")
+        whole = self.as_dict()
+        queries = ",\n".join(json.dumps(query, ensure_ascii=False) for query in whole.pop("queries"))
+        rest = json.dumps(whole, ensure_ascii=False, indent=1).removesuffix("\n}")
+        atomic_write_text(path, f'{rest},\n "queries": [\n{queries}\n]}}\n')
         atomic_write_text(path.with_suffix(".csv"), as_csv([self]))
 
 
