@@ -1,9 +1,10 @@
 """Traits on the built-in model: how well they separate what they never saw, and what scoring costs.
 
-    python benchmarks/traits.py [--only quality|prompts|speed|memory] [-o traits.md]
+    python benchmarks/traits.py [--only quality|prompts|steering|speed|memory] [-o traits.md]
 
 - quality, prompts: held-out conversations, by the vectors of either recipe; beside them what the length of a
   reply alone, and a classifier of words trained on the same conversations, make of the test.
+- steering: what replies to held-out situations score when the trait is added, and how fluent they stay.
 - speed: `TraitScorer` against a plain batched forward pass of the same texts, tokenised beforehand.
 - memory: the peak of `trait curate` over more and more lines, each in a process of its own.
 
@@ -18,7 +19,8 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
+from typing import TYPE_CHECKING
 
 from measuring import (
     child,
@@ -36,9 +38,14 @@ from persona_tui.config import Settings, override
 from persona_tui.monitoring.traits.definition import TraitDefinition, find_definition, list_definitions
 from persona_tui.workspace import Workspace, packaged_root
 
+if TYPE_CHECKING:
+    from persona_tui.monitoring.traits.vector import TraitVector
+    from persona_tui.steering import SteeringEngine
+
 AIM_AUC = 0.95
 AIM_SPEED = 0.9
 TURNS_PER_CHAT = 4
+STRENGTHS = (-0.6, -0.3, 0.0, 0.3, 0.6, 1.0)
 
 
 def definitions() -> list[TraitDefinition]:
@@ -203,6 +210,55 @@ def _speed_of(scorer: object, messages: list, said: list, repetitions: int) -> t
     return shares["plain"], (*(f"{rate:.1f}" for rate in rates), *shares.values())
 
 
+# Steering ---------------------------------------------------------------------------------------------------
+
+
+def steering(asked: int) -> str:
+    """How replies to held-out situations score when the trait is added, and how probable they still are."""
+    from persona_tui.model import ModelWrapper
+    from persona_tui.monitoring.traits.extract import TraitExtractor
+    from persona_tui.monitoring.traits.vector import TraitStore
+    from persona_tui.steering import SteeringEngine
+    from persona_tui.vectors.manager import PersonaManager
+
+    model = ModelWrapper.load("builtin")
+    with tempfile.TemporaryDirectory() as folder:
+        engine = SteeringEngine(
+            model, PersonaManager(Path(folder), model.fingerprint, model.name), Settings()
+        )
+        store = TraitStore(Path(folder) / "traits", model.fingerprint, model.name)
+        rows = []
+        for definition in definitions():
+            trait = TraitExtractor(model, Settings()).extract(definition)
+            store.save(trait)
+            rows.append((definition.name, *_steered(engine, trait, definition, asked)))
+    header = ["trait", *(f"{strength:+.1f}" for strength in STRENGTHS)]
+    return f"{table(header, rows)}\n\nmean score (mean log-probability per token without steering)"
+
+
+def _steered(
+    engine: SteeringEngine, trait: TraitVector, definition: TraitDefinition, asked: int
+) -> list[str]:
+    from persona_tui.model import Request, Sampling
+    from persona_tui.monitoring.traits.compare import held_out_prompts
+    from persona_tui.monitoring.traits.scoring import TraitScorer
+    from persona_tui.steering import Mix
+
+    prompts = held_out_prompts([definition])[:asked]
+    scorer, cells = TraitScorer(engine.model, [trait]), []
+    for strength in STRENGTHS:
+        requests = [Request(prompt, seed=place) for place, prompt in enumerate(prompts)]
+        mix = Mix({f"trait:{trait.name}": 1.0}, strength, capping=False)
+        said = [each.text or "." for each in engine.generate_batch(requests, mix, Sampling(48, 0.7, 0.95))]
+        scores = [
+            scorer.score_text(prompt[-1]["content"], reply).scores[trait.name]
+            for prompt, reply in zip(prompts, said, strict=True)
+        ]
+        logprobs = [each.logprob for each in engine.model.score(list(zip(prompts, said, strict=True)))]
+        cells.append(f"{fmean(scores):+.2f} ({fmean(logprobs):.2f})")
+    return cells
+
+
 # Memory -----------------------------------------------------------------------------------------------------
 
 
@@ -259,8 +315,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=["quality", "prompts", "speed", "memory"])
+    parser.add_argument("--only", choices=["quality", "prompts", "steering", "speed", "memory"])
     parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--asked", type=int, default=16, help="situations per trait, for steering")
     parser.add_argument("--lines", default="1000,10000,100000", help="for the memory of curating")
     parser.add_argument("--size", default="tiny", help="of the model that curates; see measuring.SHAPES")
     parser.add_argument("--curate", type=int, help=argparse.SUPPRESS)
@@ -272,6 +329,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sections = {
         "quality": lambda: quality("conversations"),
         "prompts": lambda: quality("prompts"),
+        "steering": lambda: steering(options.asked),
         "speed": lambda: speed(options.repetitions),
         "memory": lambda: memory([int(each) for each in options.lines.split(",")], options.size),
     }

@@ -55,6 +55,11 @@ Progress = Callable[[int, int, str], None]
 
 RECIPES: tuple[Recipe, Recipe] = ("conversations", "prompts")
 FOLDS = 8
+
+# How many differences between both sides are clear and still fluent at one layer, as `benchmarks/traits.py`
+# measures it on the built-in model. Several layers need less each, for each adds to those before.
+NATURAL = 2.0
+
 _READ_TOGETHER = 64  # conversations between two checkpoints
 _LEAST_RATIO = 0.0  # nats per token by which a reply must be likelier under its own system prompt
 
@@ -164,8 +169,8 @@ class TraitExtractor:
     def _vector(self, definition: TraitDefinition, train: Sides, figures: dict[str, Any]) -> PersonaVector:
         """The trait as something that can be steered with.
 
-        Its gain is set by its natural size: at the default strength, all steering layers together add the
-        difference between both sides once.
+        Its gain is set by its natural size: at the default strength, each of n steering layers adds the
+        difference between both sides 2 / sqrt(n) times.
         """
         mean = train["high"].activations.double().mean(0)
         raw = (mean - train["low"].activations.double().mean(0)).float()
@@ -183,7 +188,7 @@ class TraitExtractor:
             "source": "trait",
             "description": definition.description,
             "target_layers": targets,
-            "gain": 1 / (DEFAULT_STRENGTH * max(1, len(targets))),
+            "gain": NATURAL / (DEFAULT_STRENGTH * max(1, len(targets)) ** 0.5),
             **figures,
         }
         return PersonaVector(

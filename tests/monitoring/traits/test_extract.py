@@ -20,7 +20,7 @@ from persona_tui.errors import (
 from persona_tui.extraction.calibration import DEFAULT_STRENGTH
 from persona_tui.model import ModelWrapper, Sampling, conversation
 from persona_tui.monitoring.traits.definition import TraitDefinition, read_definition
-from persona_tui.monitoring.traits.extract import TraitExtractor, left_out_scores
+from persona_tui.monitoring.traits.extract import NATURAL, TraitExtractor, left_out_scores
 from persona_tui.monitoring.traits.live import LiveTraits
 from persona_tui.monitoring.traits.policy import Policy
 from persona_tui.monitoring.traits.vector import RECIPE, TraitStore, TraitVector
@@ -188,7 +188,7 @@ def test_a_trait_is_loaded_listed_and_blended_like_a_persona(
     targets = trait.vector.metadata["target_layers"]
     assert sorted(added) == targets
     row = trait.vector.layers.index(targets[0])
-    natural = trait.vector.raw[RECIPE][row] / (DEFAULT_STRENGTH * len(targets))
+    natural = trait.vector.raw[RECIPE][row] * NATURAL / (DEFAULT_STRENGTH * len(targets) ** 0.5)
     torch.testing.assert_close(added[targets[0]], 0.5 * natural, atol=1e-5, rtol=1e-4)
     assert manager.unload("trait:loudness") and manager.list_loaded() == []
 
