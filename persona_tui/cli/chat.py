@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -44,10 +44,7 @@ def chat(
         return
     from persona_tui.tui.app import run_app
 
-    asked: dict[str, Any] = {} if session is None else {"resume": session}
-    if no_save:
-        asked["saves"] = False
-    run_app(runtime, strength=strength, blend=weights, **asked)
+    run_app(runtime, strength=strength, blend=weights, resume=session, saves=not no_save)
 
 
 def _session_with_its_model(invocation: Invocation, named: str) -> str:
