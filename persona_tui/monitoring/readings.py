@@ -21,6 +21,7 @@ from torch import Tensor
 
 from persona_tui.jobs import JobContext
 from persona_tui.model import Message, ModelWrapper, Reading, conversation
+from persona_tui.processes import processes
 
 MESSAGE, PROMPT_LAST, REPLY = "message", "prompt_last", "reply"
 POSITIONS = (MESSAGE, PROMPT_LAST)
@@ -93,13 +94,17 @@ def _in_chunks(
     context: JobContext | None,
     what: str,
 ) -> list[Reading]:
-    found: list[Reading] = []
-    while len(found) < len(conversations):
+    done = 0
+
+    def read_some(some: Sequence[list[Message]]) -> list[Reading]:
+        nonlocal done
         if context is not None:
             context.checkpoint()
-            context.progress(len(found), len(conversations), f"reading {what}")
-        found += read(conversations[len(found) : len(found) + _CHUNK])
-    return found
+            context.progress(done, len(conversations), f"reading {what}")
+        done += len(some)
+        return read(some)
+
+    return processes().divide(conversations, _CHUNK, read_some)
 
 
 def _last(reading: Reading) -> Tensor:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from persona_tui.vectors.persona import PersonaVector
 
@@ -148,6 +149,28 @@ def test_axes_and_prompts_of_two_processes(busy: Path, tiny_model: Path) -> None
     results = together(2, {}, *base, "dataset", "generate", "archetype", "gnome", "-d", "A shy gnome")
     assert [result.status for result in results] == [0, 0], [result.err for result in results]
     assert (busy / "datasets" / "personas" / "archetypes" / "gnome.jsonl").is_file()
+
+
+@pytest.mark.timeout(300)
+def test_traits_and_monitors_of_two_processes(busy: Path, tiny_model: Path) -> None:
+    trait = REPOSITORY / "datasets" / "traits" / "boundary_maintenance.jsonl"
+    queries = REPOSITORY / "datasets" / "monitors" / "training.jsonl"
+    base = ("--workspace", busy, "--model", tiny_model)
+    found = []
+    for count in (1, 2):
+        for arguments in (("trait", "extract", trait), ("monitor", "fit", "--file", queries)):
+            results = together(count, {}, *base, *arguments)
+            assert [result.status for result in results] == [0] * count, [result.err for result in results]
+            assert [bool(result.out) for result in results] == [True, False][:count]
+        files = sorted(
+            [*busy.glob("vectors/*/traits/*.safetensors"), *busy.glob("vectors/*/monitors/*.safetensors")]
+        )
+        found.append({path.name: load_file(path) for path in files})
+    alone, shared = found
+    assert len(alone) == 2 and alone.keys() == shared.keys()
+    for name, tensors in alone.items():
+        for key, tensor in tensors.items():
+            torch.testing.assert_close(tensor, shared[name][key], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.timeout(300)

@@ -12,11 +12,12 @@ from persona_tui.cli.progress import note, work
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.cli.trait.shared import BadLines, conversations, trait_scorer, trait_store
 from persona_tui.errors import PersonaTuiError, VectorFileError
+from persona_tui.processes import processes
 
 if TYPE_CHECKING:
     from persona_tui.jobs import JobContext
     from persona_tui.monitoring.traits.definition import TraitDefinition
-    from persona_tui.monitoring.traits.vector import TraitVector
+    from persona_tui.monitoring.traits.vector import TraitStore, TraitVector
     from persona_tui.runtime import Runtime
     from persona_tui.vectors.axes import Axes
 
@@ -79,16 +80,40 @@ def _extract(
 ) -> list[TraitVector]:
     from persona_tui.monitoring.traits.extract import TraitExtractor
 
+    partial = runtime.partial(context.log)
     extractor = TraitExtractor(
-        runtime.model, runtime.settings, _axes(runtime), context.progress, context.checkpoint, context.log
+        runtime.model,
+        runtime.settings,
+        _axes(runtime),
+        context.progress,
+        context.checkpoint,
+        context.log,
+        partial,
     )
     store = trait_store(runtime)
     made = []
     for definition in definitions:
-        trait = extractor.extract(definition, recipe)
-        store.save(trait)
+        with partial.job(f"trait-{definition.name}", _recipe(runtime, definition, recipe)):
+            trait = extractor.extract(definition, recipe)
+            _save(store, trait)
         made.append(trait)
     return made
+
+
+def _save(store: TraitStore, trait: TraitVector) -> None:
+    """Save a trait, if this is the process that does."""
+    processes().from_main(lambda: bool(store.save(trait)))
+
+
+def _recipe(runtime: Runtime, definition: TraitDefinition, recipe: str) -> dict[str, str]:
+    """What a trait depends on, for those who go on with an interrupted extraction."""
+    extraction = runtime.settings.extraction.model_dump(exclude={"batch_size"})
+    return {
+        "model": " ".join(runtime.model.identity),
+        "recipe": recipe,
+        "definition": definition.model_dump_json(),
+        **{f"extraction.{key}": repr(value) for key, value in extraction.items()},
+    }
 
 
 def _axes(runtime: Runtime) -> Axes | None:

@@ -15,7 +15,7 @@ a pair of replies counts if each is likelier under its own system prompt than un
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -46,8 +46,10 @@ from persona_tui.monitoring.traits.vector import (
     TraitReading,
     TraitVector,
 )
+from persona_tui.processes import processes
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.maths import orthogonalize_persona
+from persona_tui.vectors.partial import PartialStore, Tally
 from persona_tui.vectors.persona import PersonaVector
 
 Recipe = Literal["conversations", "prompts"]
@@ -94,6 +96,7 @@ class TraitExtractor:
         progress: Progress | None = None,
         checkpoint: Callable[[], None] | None = None,
         log: Callable[[str], None] | None = None,
+        partial: PartialStore | None = None,
     ) -> None:
         """
         Args:
@@ -103,6 +106,7 @@ class TraitExtractor:
             progress: called with replies done, replies in all, and what they are for.
             checkpoint: called between batches; may let other work run, or raise (`JobCancelled`).
             log: told what happens on the way, in one line.
+            partial: keeps replies that were generated, within its jobs. By default nothing is kept.
         """
         self.model = model
         self.settings = settings
@@ -111,6 +115,7 @@ class TraitExtractor:
         self.layers = tuple(sorted({*capture_layers(settings, model.n_layers), *self.candidates}))
         self.progress = progress or (lambda done, total, note: None)
         self.checkpoint = checkpoint or (lambda: None)
+        self.partial = partial if partial is not None else PartialStore()
         self._log = log or (lambda line: None)
 
     def extract(self, definition: TraitDefinition, recipe: Recipe = "conversations") -> TraitVector:
@@ -145,17 +150,22 @@ class TraitExtractor:
         items = definition.conversations(split, side)
         means: list[Tensor] = []
         situations: list[str] = []
-        for start in range(0, len(items), _READ_TOGETHER):
+        done = 0
+
+        def read(chunk: Sequence[tuple[str, list[Message]]]) -> list[Tensor | str]:
+            nonlocal done
             self.checkpoint()
-            chunk = items[start : start + _READ_TOGETHER]
-            read = read_replies(self.model, [messages for _, messages in chunk], self.layers)
-            for (situation, _), found in zip(chunk, read, strict=True):
-                if isinstance(found, GenerationError):
-                    self._log(f"{definition.name}: {situation} ({side}) is left out: {found}")
-                    continue
-                means.append(found[-1].mean)
-                situations.append(situation)
-            self.progress(start + len(chunk), len(items), definition.name)
+            found = read_replies(self.model, [messages for _, messages in chunk], self.layers)
+            done += len(chunk)
+            self.progress(done, len(items), definition.name)
+            return [str(each) if isinstance(each, GenerationError) else each[-1].mean for each in found]
+
+        for (situation, _), found in zip(items, processes().divide(items, _READ_TOGETHER, read), strict=True):
+            if isinstance(found, str):
+                self._log(f"{definition.name}: {situation} ({side}) is left out: {found}")
+                continue
+            means.append(found)
+            situations.append(situation)
         if split == "train" and len(means) < FEWEST:
             raise GenerationError(
                 f"only {len(means)} of {len(items)} {side} conversations of {definition.name} fit into the "
@@ -380,18 +390,50 @@ class _Contrast:
     def _answer(self, side: Side) -> list[_Answer | None]:
         """The model's replies; None where it said nothing."""
         requests = [Request(self._messages(side, *asked), self._seed(side, *asked)) for asked in self._asked]
-        found: list[_Answer | None] = []
-        size = self._settings.batch_size
-        for start in range(0, len(requests), size):
-            self._extractor.checkpoint()
-            found += self._batch(side, requests[start : start + size], start)
-            self._extractor.progress(len(found), len(requests), f"{self._definition.name}, {side} replies")
-        return found
+        stage = self._extractor.partial.stage(self._recipe(side, requests))
+        size, crew = self._settings.batch_size, processes()
+        planned = [range(start, min(start + size, len(requests))) for start in range(0, len(requests), size)]
+        done = len(stage.done)
+        with crew.own_share():
+            for items in crew.share([each for each in planned if not stage.done.issuperset(each)]):
+                self._extractor.checkpoint()
+                answers = self._batch(side, [requests[item] for item in items], items.start)
+                said = {item: each for item, each in zip(items, answers, strict=True) if each is not None}
+                stage.add(
+                    Tally(
+                        frozenset(items),
+                        values={item: each.ratio for item, each in said.items()},
+                        rows={item: each.activation for item, each in said.items()},
+                    )
+                )
+                done = min(len(requests), done + crew.count * len(items))
+                self._extractor.progress(done, len(requests), f"{self._definition.name}, {side} replies")
+        stage.complete = True
+        tally = stage.tally.everyones()
+        return [
+            _Answer(asked.id, tally.rows[item], tally.values[item]) if item in tally.values else None
+            for item, (_, asked) in enumerate(self._asked)
+        ]
+
+    def _recipe(self, side: Side, requests: Sequence[Request]) -> list[object]:
+        """What the replies of one side, and their likelihood ratios, depend on."""
+        other: Side = "low" if side == "high" else "high"
+        return [
+            "trait replies",
+            list(self._model.identity),
+            list(self._extractor.layers),
+            asdict(self._sampling),
+            [[each.messages, each.seed] for each in requests],
+            [self._messages(other, *asked) for asked in self._asked],
+        ]
+
+    @property
+    def _sampling(self) -> Sampling:
+        extraction = self._settings
+        return Sampling(extraction.max_new_tokens, extraction.temperature, extraction.top_p)
 
     def _batch(self, side: Side, requests: Sequence[Request], start: int) -> list[_Answer | None]:
-        extraction = self._settings
-        sampling = Sampling(extraction.max_new_tokens, extraction.temperature, extraction.top_p)
-        generations = self._model.generate(requests, sampling, capture_layers=self._extractor.layers)
+        generations = self._model.generate(requests, self._sampling, capture_layers=self._extractor.layers)
         said = [
             place
             for place, each in enumerate(generations)
