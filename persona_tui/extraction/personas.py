@@ -19,7 +19,7 @@ from persona_tui.extraction.axes import extract_axes
 from persona_tui.extraction.calibration import calibrate, response_count, weakness
 from persona_tui.extraction.extractor import ActivationExtractor
 from persona_tui.processes import processes
-from persona_tui.prompts.generator import DatasetGenerator
+from persona_tui.prompts.generator import DatasetGenerator, check_description
 from persona_tui.prompts.reading import (
     archetype_path,
     list_archetypes,
@@ -154,6 +154,7 @@ class PersonaStudio:
             raise PersonaTuiError(
                 f'there is an archetype "{name}" already: choose another name, or create from it'
             )
+        check_description(description)
         self.extractor.matching_axes()
         generator.partial = self.partial
         with self._job(f"persona-{name}", description=description):

@@ -74,6 +74,16 @@ class GenerationReport:
         return f"{self.kept} of {self.asked}{how}"
 
 
+def check_description(description: str) -> None:
+    """Refuse a description that says nothing.
+
+    Raises:
+        DatasetError: it has no word.
+    """
+    if not tokens(description):
+        raise DatasetError("a description needs at least one word")
+
+
 class DatasetGenerator:
     """Writes data sets with whatever model is loaded.
 
@@ -136,8 +146,7 @@ class DatasetGenerator:
         Raises:
             DatasetError: the description is empty.
         """
-        if not tokens(description):
-            raise DatasetError("a description needs at least one word")
+        check_description(description)
         template = templates.PERSONA_PROMPTS.replace("{description}", _escaped(description))
         kept = self._collect(n, template, persona_cleaner(description), "system prompts", "prompt", ())
         if missing := n - len(kept):

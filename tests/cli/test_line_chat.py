@@ -31,7 +31,8 @@ def test_the_last_line_needs_no_end(cli: Cli) -> None:
 
 
 def test_without_a_command_it_is_a_chat(cli: Cli) -> None:
-    assert cli(stdin="hello\n").out.strip()
+    result = cli(stdin="hello\nwhat is bread\nwho are you\n")
+    assert result.status == 0 and result.out.strip()
 
 
 def test_the_conversation_is_remembered_and_long_ones_go_on(cli: Cli) -> None:

@@ -94,7 +94,7 @@ def somebody_else() -> Iterator[None]:
         os.seteuid(0)
 
 
-def test_a_workspace_that_cannot_be_written(cli: Cli, workspace: Path) -> None:
+def test_a_workspace_that_cannot_be_written(cli: Cli, workspace: Path, tiny_model: Path) -> None:
     commands = (
         ("create", "new", "--from-archetype", "fool", "--no-calibrate"),
         ("extract-axes", "--no-calibrate"),
@@ -110,8 +110,10 @@ def test_a_workspace_that_cannot_be_written(cli: Cli, workspace: Path) -> None:
     before = everything(workspace)
     for path in (workspace, *workspace.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
-    for parent in [workspace, *workspace.parents][:-2]:
+    for parent in [workspace, *workspace.parents[:-2], *tiny_model.parents[:-2]]:
         parent.chmod(parent.stat().st_mode | 0o055)
+    for path in tiny_model.iterdir():
+        path.chmod(0o644)
     try:
         with somebody_else():
             for arguments in commands:
