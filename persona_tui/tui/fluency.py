@@ -1,7 +1,8 @@
 """Whether a reply still is language: three signs, each against a limit.
 
 - *Repetition*: the share of the latest three-word phrases that repeat an earlier one, as in calibration.
-- *Uncertainty*: the mean entropy of the model's latest choices. Text that falls apart is close to guessing.
+- *Uncertainty*: the mean entropy of the model's latest choices, against that of replies that nobody was
+  added to. Text that falls apart is close to guessing.
 - *Loudness*: the strength, against the loudest that calibration found fluent for these personas.
 """
 
@@ -20,7 +21,10 @@ _TOKENS = 24  # looked back at for uncertainty
 _FEWEST = 8  # tokens before anything is said about them
 
 MOST_REPETITION = 0.2
-MOST_ENTROPY = 3.5  # nats; see the measurement in tests/tui/test_fluency.py
+# Nats a token. The built-in model's unsteered replies have 0.3 to 0.6; at strength 0.3 0.4 to 0.8; at 0.7,
+# where sentences fall apart, 1.1 to 2.1.
+MOST_ENTROPY = 1.5
+ABOVE_ORDINARY = 1.0
 
 
 @dataclass(frozen=True)
@@ -49,16 +53,25 @@ class FluencyMeter:
     def __init__(self) -> None:
         self._text = ""
         self._entropies: deque[float] = deque(maxlen=_TOKENS)
+        self._sum, self._count = 0.0, 0
+        self._ordinary: float | None = None
 
     def clear(self) -> None:
         """Begin another reply."""
         self._text = ""
         self._entropies.clear()
+        self._sum, self._count = 0.0, 0
+
+    def finish(self, steered: bool) -> None:
+        """End a reply. One to which nothing was added says how certain the model ordinarily is."""
+        if not steered and self._count >= _TOKENS:
+            self._ordinary = self._sum / self._count
 
     def add(self, text: str, entropy: float) -> None:
         """Take one token: its text, and the entropy of its choice in nats."""
         self._text += text
         self._entropies.append(entropy)
+        self._sum, self._count = self._sum + entropy, self._count + 1
 
     @property
     def repetition(self) -> float:
@@ -72,6 +85,11 @@ class FluencyMeter:
         """The mean entropy of the latest tokens, nats."""
         return sum(self._entropies) / len(self._entropies) if len(self._entropies) >= _FEWEST else 0.0
 
+    @property
+    def entropy_limit(self) -> float:
+        """From which mean entropy on text is taken to break down, nats."""
+        return MOST_ENTROPY if self._ordinary is None else self._ordinary + ABOVE_ORDINARY
+
     def read(self, strength: float, limit: float | None) -> Fluency:
         """Return how fluent the reply is now.
 
@@ -81,7 +99,9 @@ class FluencyMeter:
         """
         signs = [
             Fluency(self.repetition / MOST_REPETITION, "repeats", f"{self.repetition:.0%} repeats itself"),
-            Fluency(self.entropy / MOST_ENTROPY, "guesses", f"uncertain: {self.entropy:.1f} nats a token"),
+            Fluency(
+                self.entropy / self.entropy_limit, "guesses", f"{self.entropy:.1f} nats uncertain"
+            ),
         ]
         if limit:
             # The limit itself still is fluent.

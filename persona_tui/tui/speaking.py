@@ -177,6 +177,7 @@ class Speaker:
             return
         self._drain()
         self._reply = None
+        self.fluency.finish(steered=bool(self._app.voice.faders.speaking))
         reply.timer.stop()
         self.show()
         self._say_how_it_went(turn, error)

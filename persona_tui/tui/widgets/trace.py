@@ -15,7 +15,7 @@ _LINE, _LIFTED = "▁", "▴"
 _EIGHTHS = len(_BARS)
 _KEPT = 2000
 _LABEL_WIDTH = 11
-_FACTS_WIDTH = 22
+_FACTS_WIDTH = 25
 _LEAST_SPAN = 1.0  # on either side of the line, so that a calm reply does not look like a storm
 
 
@@ -103,7 +103,7 @@ class Trace(Widget):
         room = max(self.content_size.width - _LABEL_WIDTH - _FACTS_WIDTH, 1)
         shown = list(self._tokens)[-room:]
         rows = [row for name, line in self._lines.items() for row in self._trace(name, line, shown, room)]
-        return Content("\n").join(rows)
+        return Content("\n").join(row.truncate(max(self.content_size.width, 1)) for row in rows)
 
     def _trace(self, name: str, line: Line, shown: Sequence[Reading], room: int) -> list[Content]:
         values = [reading.projections.get(name) for reading in shown]
