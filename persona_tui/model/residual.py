@@ -120,7 +120,8 @@ class Capture:
         if rows is not self._rows or weights is not self._weights:
             self._placed.clear()
             shape = (self._shape[0], 1)
-            self._all_count = weights is not None and weights.shape == shape and bool((weights == 1).all())
+            everyone = weights is not None and weights.shape == shape and bool((weights == 1).all())
+            self._all_count = everyone and not self._devices  # a compiled pass has one way only
         self._rows, self._weights, self._pick = rows, weights, pick
         if self._all_count:
             self.counts += 1
