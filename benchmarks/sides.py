@@ -38,7 +38,7 @@ class Effort:
 
 
 EFFORTS = {
-    BUILTIN: Effort(32, 64, 32, 64, 4, 96, 7),
+    BUILTIN: Effort(32, 32, 32, 64, 2, 96, 7),
     "tiny": Effort(8, 8, 4, 8, 2, 8, 3),
     "deep": Effort(16, 64, 32, 32, 2, 32, 3),
     "0.5b-8": Effort(16, 32, 32, 48, 2, 48, 4),
