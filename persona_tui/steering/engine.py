@@ -7,6 +7,7 @@ acts on the next token, and a mistake (an unknown persona) is raised where it wa
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from persona_tui.config import Settings, resolve_layers
+from persona_tui.errors import WorkspaceError
 from persona_tui.extraction.axes import capping
 from persona_tui.model import (
     Cap,
@@ -182,7 +184,10 @@ class SteeringEngine:
         loaded = self.personas.list_loaded()
         for name, weight in mix.weights.items():
             if weight and name not in loaded:
-                self.personas.load(name)
+                self.personas.get(name)
+                # Where nothing can be written, it is loaded for this run.
+                with contextlib.suppress(WorkspaceError):
+                    self.personas.load(name)
 
     @property
     def can_cap(self) -> bool:
@@ -314,8 +319,9 @@ class SteeringEngine:
             PersonaNotFoundError: the mix names a persona that does not exist.
             GenerationError: the conversation is too long, or memory ran out.
         """
-        self._load(mix or self._mix)
-        traces = self.traces()
+        if mix is None:  # what is asked for once is not loaded for good
+            self._load(self._mix)
+        traces = self.traces([mix] if mix is not None else ())
         for event in self._events(_with_system(messages, system), mix, sampling, traces, stop, on_mix, guard):
             projections = {name: value - traces[name].ordinary for name, value in event.projections.items()}
             yield replace(event, projections=projections)
@@ -375,9 +381,7 @@ class SteeringEngine:
             PersonaNotFoundError: a mix names a persona that does not exist.
             GenerationError: the conversation is too long, or memory ran out.
         """
-        for mix in mixes:
-            self._load(mix)
-        sampling, traces = sampling or self.sampling, self.traces()
+        sampling, traces = sampling or self.sampling, self.traces(mixes)
         request = Request(_with_system(messages, system), sampling.row_seed(0))
         watch = guard.watch if guard is not None else None
         events = self.model.stream(
@@ -441,9 +445,13 @@ class SteeringEngine:
 
     # Traces -------------------------------------------------------------------------------------------------
 
-    def traces(self) -> dict[str, Trace]:
-        """What a stream's tokens are compared with: the axes, every loaded persona, every loaded trait."""
-        found = {name: self._persona_trace(name) for name in self.personas.list_loaded()}
+    def traces(self, mixes: Sequence[Mix] = ()) -> dict[str, Trace]:
+        """What a stream's tokens are compared with: the axes, and every persona and trait that is loaded or
+        that one of `mixes` speaks with.
+        """
+        spoken = [name for mix in mixes for name, weight in mix.weights.items() if weight]
+        names = dict.fromkeys([*self.personas.list_loaded(), *spoken])
+        found = {name: self._persona_trace(name) for name in names}
         axes = self.personas.axes
         if axes is not None:
             found |= {name: self._axis_trace(axes, name) for name in axes.names if name in axes.projections}
