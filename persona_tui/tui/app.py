@@ -237,7 +237,7 @@ class PersonaApp(Actions):
 
     def on_resize(self) -> None:
         """What is traced depends on how much room there is."""
-        self.mixing.show_traces()
+        self.call_after_refresh(self.mixing.show_traces)
 
     # --- the palette
 
@@ -265,6 +265,7 @@ class PersonaApp(Actions):
     def _faders_moved(self, faders: Faders) -> None:
         self.mixing.moved(faders)
         self.people.show()
+        self.show_fluency()
         self.show_status()
 
     @property

@@ -99,9 +99,7 @@ class FluencyMeter:
         """
         signs = [
             Fluency(self.repetition / MOST_REPETITION, "repeats", f"{self.repetition:.0%} repeats itself"),
-            Fluency(
-                self.entropy / self.entropy_limit, "guesses", f"{self.entropy:.1f} nats uncertain"
-            ),
+            Fluency(self.entropy / self.entropy_limit, "guesses", f"{self.entropy:.1f} nats uncertain"),
         ]
         if limit:
             # The limit itself still is fluent.

@@ -19,8 +19,9 @@ generation: {max_new_tokens: 30, seed: 1}
 
 
 @pytest.fixture
-def workspace(tmp_path: Path) -> Path:
-    """A copy of what the package ships."""
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of what the package ships, and a terminal with all colours."""
+    monkeypatch.setenv("COLORTERM", "truecolor")
     root = tmp_path / "workspace"
     root.mkdir()
     for name in ("datasets", "vectors"):

@@ -14,6 +14,8 @@ class Dialog(ModalScreen[Answer | None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "leave", id="dialog_leave"),
         Binding("f1", "app.show_help", "help", id="dialog_help"),
+        Binding("down", "app.focus_next", "next", show=False, id="dialog_next"),
+        Binding("up", "app.focus_previous", "previous", show=False, id="dialog_previous"),
     ]
 
     def action_leave(self) -> None:

@@ -59,7 +59,7 @@ class Gauges(Widget):
 
     def _size_rows(self) -> list[Content]:
         if not self._loudness:
-            return [_row("size", 0.0, "nothing is added", amber=False)]
+            return [_row("size", 0.0, "nothing", amber=False)]
         largest = max(self._loudness.values())
         row = _row("size", largest, f"{largest:.0%}", amber=False)
         return [row, _detail(f"of the norm at {layers_text(sorted(self._loudness))}")]
