@@ -56,7 +56,7 @@ def unsafe_request(rng: random.Random, training: bool = True) -> str:
 def _frame(rng: random.Random, source: str, training: bool) -> str:
     if training and rng.random() < 0.25:
         return rng.choice(known(composed()["unsafe_frames"], training=True))
-    frames = safety()["plain_frames" if source == "direct" else "jailbreaks"]
+    frames: list[str] = safety()["plain_frames" if source == "direct" else "jailbreaks"]
     return rng.choice(known(frames, training=training) or frames)
 
 
