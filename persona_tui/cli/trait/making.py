@@ -60,6 +60,9 @@ def extract(
     runtime.override({f"extraction.{key}": value for key, value in given.items() if value is not None})
     definitions = _definitions(runtime, name, all_)
     made = work(lambda context: _extract(runtime, definitions, recipe, context))
+    for trait in made:
+        if trait.reading.weakness is not None:
+            note(f"{trait.name} is weak on this model: {trait.reading.weakness}.")
     if as_json:
         print_json([_entry(trait) for trait in made])
         return
@@ -202,7 +205,8 @@ def _listed(entry: dict[str, Any]) -> list[str]:
         return [entry["name"], "", "", _range(entry["healthy"]), "not extracted yet"]
     auc = (entry["held_out"] or entry)["auc"]
     figure = f"{auc['value']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]"
-    return [entry["name"], str(entry["layer"]), figure, _range(entry["healthy"]), entry["description"] or ""]
+    what = "weak: " + entry["weak"] if entry["weak"] else entry["description"] or ""
+    return [entry["name"], str(entry["layer"]), figure, _range(entry["healthy"]), what]
 
 
 def _range(healthy: dict[str, float | None]) -> str:

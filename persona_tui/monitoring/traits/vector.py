@@ -26,6 +26,7 @@ from persona_tui.vectors.persona import PersonaVector, explain_fault
 from persona_tui.workspace import TRAIT_PREFIX, safe_name
 
 SUMMARY_FILE = "summary.json"
+WEAK = 0.75  # an AUC below this is not worth measuring with
 RECIPE = "response"  # the recipe of persona files that traits use: the mean over the reply's tokens
 
 
@@ -108,6 +109,15 @@ class TraitReading(BaseModel):
     recipe: str = "conversations"
     counts: dict[str, int] = {}
     source_hash: str = ""
+
+    @property
+    def weakness(self) -> str | None:
+        """Why the trait may not measure what it should, in one line; None if nothing speaks against it."""
+        if self.held_out is not None and self.held_out.auc.value < WEAK:
+            return f"held-out replies are told apart with an AUC of {self.held_out.auc.value:.2f} only"
+        if self.auc.value < WEAK:
+            return f"left-out replies are told apart with an AUC of {self.auc.value:.2f} only"
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -294,6 +304,7 @@ def summary(trait: TraitVector) -> dict[str, Any]:
         "threshold_source": reading.threshold_source,
         "healthy": reading.healthy.model_dump(),
         "recipe": reading.recipe,
+        "weak": reading.weakness,
         "n": [reading.counts.get("high", 0), reading.counts.get("low", 0)],
     }
 

@@ -92,6 +92,7 @@ def test_the_test_set_chooses_nothing(
     path = write_lines(tmp_path / "loudness.jsonl", [HEAD, *situations("train"), *swapped])
     other = TraitExtractor(model, settings).extract(read_definition(path))
     assert other.reading.held_out is not None and other.reading.held_out.auc.value < 0.1
+    assert "held-out" in str(other.reading.weakness) and trait.reading.weakness is None
     same = ("layer", "threshold", "strength", "separation")
     assert all(getattr(other.reading, key) == getattr(trait.reading, key) for key in same)
 
