@@ -237,7 +237,7 @@ class Curation:
                     output=flagged.tell(),
                     reasons=why.tell(),
                 )
-                self.progress(offset >> 10, total >> 10, f"{count.flagged} of {count.lines} flagged")
+                self.progress(offset >> 10, total >> 10, f"KiB of {self.source.name}")
                 if time.monotonic() - saved >= _SAVE_EVERY:
                     self._save(flagged, why)
                     saved = time.monotonic()
