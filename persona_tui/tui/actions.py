@@ -11,7 +11,7 @@ from persona_tui.errors import PersonaTuiError
 from persona_tui.tui.editing import edit_in_own_editor
 from persona_tui.tui.help import help_text, key_of, welcome
 from persona_tui.tui.keys import ACTIONS
-from persona_tui.tui.screens.page import PageScreen
+from persona_tui.tui.screens.page import PageScreen, page_width
 from persona_tui.tui.screens.palette import Palette
 from persona_tui.tui.screens.sampling import SamplingScreen, summary
 from persona_tui.tui.screens.traces import TracesScreen
@@ -94,7 +94,7 @@ class Actions(App[None]):
     def action_show_help(self) -> None:
         """Show all keys, those of what has the focus first."""
         if not isinstance(self.screen, PageScreen):
-            self.push_screen(PageScreen("help", help_text(self)))
+            self.push_screen(PageScreen("help", help_text(self, page_width(self.size.width))))
 
     def action_command_palette(self) -> None:
         """Open the command palette."""

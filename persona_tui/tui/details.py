@@ -152,7 +152,7 @@ def _point(strength: float, point: Mapping[str, Any], is_now: bool) -> Content:
         f" {expression:5.2f} {point['fluency_drop']:+.2f}",
         (fluent, "$text-warning"),
         (chosen, "bold"),
-        ("  ← nearest to now" if is_now and not chosen else " and now" if is_now else "", "dim"),
+        ("  ← now" if is_now and not chosen else ", now" if is_now else "", "dim"),
     )
 
 

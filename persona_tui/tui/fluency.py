@@ -127,11 +127,10 @@ def _own_limit(persona: PersonaVector) -> float | None:
     calibration = persona.calibration
     if calibration is None or not calibration.gain:
         return None
-    fluent = [
-        float(point["coefficient"]) / calibration.gain
+    # What was measured again, on more questions, comes later in the curve.
+    by_strength = {
+        round(float(point["coefficient"]) / calibration.gain, 3): bool(point.get("fluent"))
         for point in calibration.curve
-        if point.get("fluent")
-        and point.get("recipe") == calibration.recipe
-        and tuple(point.get("layers", ())) == calibration.layers
-    ]
-    return max(fluent, default=None)
+        if point.get("recipe") == calibration.recipe and tuple(point.get("layers", ())) == calibration.layers
+    }
+    return max((strength for strength, fluent in by_strength.items() if fluent), default=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -85,20 +86,24 @@ def welcome(app: Actions) -> Content:
     return Content("\n").join(lines)
 
 
-def help_text(app: Actions) -> Content:
-    """Return the help page: first the keys of what has the focus, then all others."""
-    lines = _here(app)
-    lines += _section("anywhere", ((key_of(app, action.binding()), _sentence(action)) for action in ACTIONS))
+def help_text(app: Actions, width: int) -> Content:
+    """Return the help page: first the keys of what has the focus, then all others.
+
+    Args:
+        app: whose keys they are.
+        width: of the page, in cells.
+    """
     by_id = {binding.id: binding for binding in widget_bindings()}
-    for title, ids in _SECTIONS:
-        lines += _section(
-            title, ((key_of(app, by_id[name]), by_id[name].description) for name in ids if name in by_id)
-        )
-    lines += _section("commands", app.slash.all())
-    return Content("\n").join(lines)
+    sections = [
+        ("here", _here(app)),
+        ("anywhere", [(key_of(app, action.binding()), _sentence(action)) for action in ACTIONS]),
+        *((title, _keys(app, [by_id[name] for name in ids if name in by_id])) for title, ids in _SECTIONS),
+        ("commands", app.slash.all()),
+    ]
+    return Content("\n").join(line for title, rows in sections for line in _section(title, rows, width))
 
 
-def _here(app: Actions) -> list[Content]:
+def _here(app: Actions) -> list[tuple[str, str]]:
     """Return the keys that do something just here: in what has the focus, or in its dialog."""
     screen = app.screen
     whole = {binding.id: binding for binding in widget_bindings()}
@@ -107,16 +112,26 @@ def _here(app: Actions) -> list[Content]:
         for active in screen.active_bindings.values()
         if active.enabled and active.binding.id and active.node in (screen.focused, screen)
     }
-    return _section("here", ((key_of(app, binding), binding.description) for binding in own.values()))
+    return _keys(app, own.values())
+
+
+def _keys(app: Actions, bindings: Iterable[Binding]) -> list[tuple[str, str]]:
+    return [(key_of(app, binding), binding.description) for binding in bindings]
 
 
 def _sentence(action: Action) -> str:
     return f"{action.title}: {action.help[:1].lower()}{action.help[1:]}"
 
 
-def _section(title: str, rows: Iterable[tuple[str, str]]) -> list[Content]:
-    shown = [_row(key, what) for key, what in rows if key]
+def _section(title: str, rows: Iterable[tuple[str, str]], width: int) -> list[Content]:
+    shown = [line for key, what in rows if key for line in _wrapped(key, what, width)]
     return [Content.styled(title, "bold $text-primary"), *shown, Content("")] if shown else []
+
+
+def _wrapped(key: str, what: str, width: int) -> list[Content]:
+    """Return a key and what it does; what does not fit into one line goes on below itself."""
+    first, *rest = textwrap.wrap(what, max(width - _KEY_WIDTH - 2, 20)) or [""]
+    return [_row(key, first), *(Content(" " * (_KEY_WIDTH + 2) + line) for line in rest)]
 
 
 def _row(key: str, what: str, width: int = _KEY_WIDTH) -> Content:

@@ -60,6 +60,7 @@ class MarkdownText:
     def __init__(self, source: str = "") -> None:
         self._pieces: list[str] = []
         self._settled: list[Block] = []
+        self._unread = ""  # the source of what has not been parsed
         self._tail = ""  # the source of what may still change
         self._open: list[Block] = []
         self._cache: tuple[int, int, list[Content]] = (0, 0, [])  # width, settled blocks, their lines
@@ -71,11 +72,15 @@ class MarkdownText:
         return "".join(self._pieces)
 
     def append(self, text: str) -> None:
-        """Add text at the end."""
-        if not text:
-            return
+        """Add text at the end. It is parsed when the lines are asked for."""
         self._pieces.append(text)
-        self._tail += text
+        self._unread += text
+
+    def _read(self) -> None:
+        if not self._unread:
+            return
+        self._tail += self._unread
+        self._unread = ""
         tokens = _PARSER.parse(self._tail)
         last_line = _last_block_line(tokens)
         if last_line:
@@ -87,6 +92,7 @@ class MarkdownText:
 
     def lines(self, width: int) -> list[Content]:
         """Return the text as lines of at most `width` cells."""
+        self._read()
         settled = self._settled_lines(width)
         open_lines = to_lines(self._open, width)
         gap = [Content("")] if settled and open_lines and self._open[0].gap else []

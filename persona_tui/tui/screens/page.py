@@ -9,6 +9,9 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+_WIDTH = 100
+_FRAME = 8  # border, padding, scrollbar
+
 
 class PageScreen(ModalScreen[None]):
     """Shows text until it is closed; scrolls when it is long."""
@@ -31,3 +34,8 @@ class PageScreen(ModalScreen[None]):
     def on_mount(self) -> None:
         """Let the arrow keys scroll."""
         self.query_one(VerticalScroll).focus()
+
+
+def page_width(terminal: int) -> int:
+    """Return how wide the text of a page is on a terminal of so many columns; see `.page` in the styles."""
+    return max(min(_WIDTH, terminal * 96 // 100) - _FRAME, 20)

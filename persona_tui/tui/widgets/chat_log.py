@@ -25,7 +25,7 @@ from textual.visual import Visual
 
 from persona_tui.tui.blocks import Block, MessageBlock, Note, Ruler
 
-SHOWN = 300  # blocks; older ones wait until the reader comes to the top
+SHOWN = 120  # blocks; older ones wait until the reader comes to the top
 _MORE = 100  # of them that appear then
 _MARGIN = 2  # columns for the bar
 _BAR, _MARKED = "▌ ", "█ "
@@ -66,6 +66,8 @@ class ChatLog(ScrollView, can_focus=True):
         self._first = 0  # of the blocks that are shown
         self._tops: list[int] = [0]  # the row at which each shown block begins, and the row after the last
         self._strips: LRUCache[tuple[int, int, int, bool], Strip] = LRUCache(1000)
+        self._fronts: dict[tuple[str, bool], Strip] = {}
+        self._room = 1  # cells for a line; measured with the blocks
 
     # --- what is in it
 
@@ -120,18 +122,11 @@ class ChatLog(ScrollView, can_focus=True):
         self.refresh()
 
     def _measure(self) -> None:
-        width = self._room
-        heights = [len(block.lines(width)) + block.gap for block in self.blocks[self._first :]]
+        width = self.scrollable_content_region.width
+        self._room = max(width - _MARGIN, 1)
+        heights = [len(block.lines(self._room)) + block.gap for block in self.blocks[self._first :]]
         self._tops = [0, *accumulate(heights)]
-        self.virtual_size = Size(self._width, self._tops[-1])
-
-    @property
-    def _width(self) -> int:
-        return self.scrollable_content_region.width
-
-    @property
-    def _room(self) -> int:
-        return max(self._width - _MARGIN, 1)
+        self.virtual_size = Size(width, self._tops[-1])
 
     @property
     def following(self) -> bool:
@@ -232,12 +227,12 @@ class ChatLog(ScrollView, can_focus=True):
         """Draw one row of the screen."""
         row = self.scroll_offset.y + y - self._lead
         if not 0 <= row < self._tops[-1]:
-            return Strip.blank(self._width, self.rich_style)
+            return Strip.blank(self._room + _MARGIN, self.rich_style)
         place = self._place(row)
         block, line = self.blocks[self._first + place], row - self._tops[place]
         lines = block.lines(self._room)
         if line >= len(lines):
-            return Strip.blank(self._width, self.rich_style)
+            return Strip.blank(self._room + _MARGIN, self.rich_style)
         return self._draw(block, line, lines[line], row)
 
     def _draw(self, block: Block, number: int, line: Content, row: int) -> Strip:
@@ -249,21 +244,30 @@ class ChatLog(ScrollView, can_focus=True):
             strip = self._strip(self._selected(line, row, selection))
             if selection is None:
                 self._strips[key] = strip
-        front = self._strip(self._front(block, marked), _MARGIN)
-        return Strip.join([front, strip.apply_offsets(0, row)])
+        return Strip.join([self._front(block, marked), strip.apply_offsets(0, row)])
 
     def _strip(self, line: Content, width: int | None = None) -> Strip:
         room = width or self._room
         strips = Visual.to_strips(self, line, room, 1, self.visual_style, apply_selection=False, pad=True)
         return strips[0].crop(0, room) if strips else Strip.blank(room, self.rich_style)
 
-    def _front(self, block: Block, marked: bool) -> Content:
-        return Content.styled(_MARKED if marked else _BAR, block.bar) if block.bar else Content(" " * _MARGIN)
+    def _front(self, block: Block, marked: bool) -> Strip:
+        """Return what stands before every line of a block."""
+        key = (block.bar, marked)
+        if key not in self._fronts:
+            bar = (
+                Content.styled(_MARKED if marked else _BAR, block.bar)
+                if block.bar
+                else Content(" " * _MARGIN)
+            )
+            self._fronts[key] = self._strip(bar, _MARGIN)
+        return self._fronts[key]
 
     def notify_style_update(self) -> None:
         """Draw everything anew in the new colours."""
         super().notify_style_update()
         self._strips.clear()
+        self._fronts.clear()
 
     # --- marking text with the mouse
 
