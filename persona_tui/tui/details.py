@@ -35,8 +35,8 @@ def about_line(about: Mapping[str, Any]) -> str:
     calibration = about.get("calibration")
     parts = [str(about.get("description") or _ABOUT_KINDS.get(str(about.get("source")), ""))]
     if calibration is not None:
-        strength = f"{calibration.default_strength:g}"
-        parts.append(f"at {strength}: {calibration.expression:.0%} of its prompts' effect")
+        strength, effect = calibration["default_strength"], calibration["expression"]
+        parts.append(f"at {strength:g}: {effect:.0%} of its prompts' effect")
     elif about:
         parts.append("not calibrated")
     if about.get("weak_reason"):

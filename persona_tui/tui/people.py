@@ -284,7 +284,6 @@ class People:
 def _metadata(manager: PersonaManager, name: str) -> Mapping[str, Any]:
     """Return what a persona's file says about itself; of a damaged one, what is wrong with it."""
     try:
-        persona = manager.get(name)
+        return manager.about(name)
     except PersonaTuiError as error:
         return {"problem": str(error)}
-    return {**persona.metadata, "calibration": persona.calibration}

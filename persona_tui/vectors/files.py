@@ -82,6 +82,22 @@ def load_stored(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise VectorFileError(f"{path} is damaged: {_first_line(error)}.") from error
 
 
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Read a file's metadata only, however large its tensors are.
+
+    Raises:
+        VectorFileError: the file is missing, cut off in its header, or of another kind.
+    """
+    try:
+        with path.open("rb") as file:
+            front = file.read(8)
+            length = min(int.from_bytes(front, "little"), MAX_HEADER_BYTES + 1)
+            data = front + file.read(length)
+    except OSError as error:
+        raise VectorFileError(f"{path} cannot be read: {error.strerror or error}.") from error
+    return _metadata(path, _header(path, data))
+
+
 def check_kind(path: Path, metadata: Mapping[str, Any], kind: str) -> None:
     """Raise VectorFileError unless the file says that it holds `kind`, in a format this version reads."""
     if metadata.get("kind") != kind:

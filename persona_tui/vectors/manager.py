@@ -26,7 +26,7 @@ from persona_tui.errors import (
 )
 from persona_tui.plain_files import read_plain
 from persona_tui.vectors.axes import Axes
-from persona_tui.vectors.files import SUFFIX, check_model
+from persona_tui.vectors.files import SUFFIX, check_model, read_metadata
 from persona_tui.vectors.maths import blend
 from persona_tui.vectors.persona import PersonaVector
 from persona_tui.workspace import TRAIT_PREFIX, safe_name, vector_file
@@ -146,6 +146,20 @@ class PersonaManager:
             self._personas[name] = replace(persona, name=name)
             self._digests[path] = _sha256(path)
         return self._personas[name]
+
+    def about(self, name: str) -> dict[str, Any]:
+        """Return a persona's metadata, its calibration included, without reading its vectors.
+
+        Raises:
+            PersonaNotFoundError: there is none of this name.
+            VectorFileError: its file is damaged or belongs to another model.
+        """
+        path = self.path_of(name)
+        if not path.is_file():
+            raise PersonaNotFoundError(self._not_found(name))
+        metadata = read_metadata(path)
+        check_model(path, metadata, self.model_fingerprint, self.model_name)
+        return metadata
 
     def digest(self, name: str | None = None) -> str:
         """Return the SHA-256 of a persona's file as it was when it was read here; None = the axes' file.

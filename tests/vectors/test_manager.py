@@ -286,3 +286,16 @@ def test_a_name_that_is_taken_or_unsafe_is_refused_before_the_work(
     with pytest.raises(WorkspaceError):
         manager.create_from_description("gruff", "../sage", extractor, generator)
     assert extractor.calls == []
+
+
+def test_metadata_is_read_without_the_vectors(manager: PersonaManager) -> None:
+    about = manager.about("sage")
+    assert about["name"] == "sage" and "calibration" in about
+    path = manager.path_of("sage")
+    path.write_bytes(path.read_bytes()[:-100])  # the tensors are cut off, which nobody has looked at
+    assert manager.about("sage") == about
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(VectorFileError, match="cut off"):
+        manager.about("sage")
+    with pytest.raises(PersonaNotFoundError):
+        manager.about("nobody")
