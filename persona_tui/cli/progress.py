@@ -80,7 +80,7 @@ class _Lines:
 
     def show(self, progress: JobProgress) -> None:
         now = time.monotonic()
-        if now - self._started < PATIENCE:
+        if now - self._started < PATIENCE or not (progress.note or progress.total):
             return
         if progress.note != self._note or now - self._last >= LINE_EVERY:
             self._note, self._last = progress.note, now
