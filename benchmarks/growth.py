@@ -4,9 +4,10 @@
     python benchmarks/growth.py --quick                                 two small points of each curve
 
 Every point is a process of its own, so that its peak memory is its own, too. All points take turns, and a
-point is the median over the rounds. The exponent is the slope of a straight line through the points on
-logarithmic scales: 1 is linear growth. The slope between the last two points is given as well, since a fixed
-cost hides growth at the small end. Whatever is worse than linear is marked.
+point is the median over the rounds. Each process has one thread, so that its CPU seconds are the time that it
+takes on a machine without other work; growth is judged by them. The exponent is the slope of a straight line
+through the points on logarithmic scales: 1 is linear growth. The slope between the last two points is given
+as well, since a fixed cost hides growth at the small end. Whatever is worse than linear is marked.
 """
 
 from __future__ import annotations
@@ -16,17 +17,27 @@ import json
 import math
 import os
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
 
-from measuring import BUILTIN, SIZE_NAMES, child, forget_peak, machine, peak_memory, set_threads, short, table
+from measuring import (
+    BUILTIN,
+    SIZE_NAMES,
+    child,
+    forget_peak,
+    machine,
+    peak_memory,
+    set_threads,
+    short,
+    table,
+    timed,
+)
 from plotting import Curve, plot
 from sides import EFFORTS, Bench, extractor, persona_requests
 
-_UNITS = ("seconds", "MiB above the loaded model")
+_UNITS = ("CPU seconds", "MiB above the loaded model")
 TOLERANCE = 0.1  # how much an exponent may be off before it counts as worse
 
 
@@ -41,7 +52,6 @@ class Work:
         layers: how many are captured.
         batch: responses that are written together.
         processes: that share the batches.
-        threads: of each process; 0 = as many as there are cores.
     """
 
     size: str = BUILTIN
@@ -50,7 +60,6 @@ class Work:
     layers: int = 8
     batch: int = 32
     processes: int = 1
-    threads: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,8 +89,15 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Point:
-    """What one extraction took: seconds, and the most memory above what it began with, in MiB."""
+    """What one extraction took.
 
+    Attributes:
+        cpu: seconds of this process, the first one if there are several.
+        seconds: on the clock.
+        memory: the most above what it began with, in MiB.
+    """
+
+    cpu: float
     seconds: float
     memory: float
 
@@ -92,8 +108,7 @@ SWEEPS = (
     Sweep("layers", "layers captured", (1, 2, 4, 8, 16, 24), Work("deep", 64, batch=32)),
     # Twice the batch halves the number of passes, so that time must not grow at all.
     Sweep("batch", "responses in a batch", (1, 2, 4, 8, 16, 32, 64, 128), Work(prompts=128), (0, 1)),
-    # One thread each: that is how processes divide the cores of one machine.
-    Sweep("processes", "processes", (1, 2, 4, 8), Work(prompts=256, threads=1), (-1, 0)),
+    Sweep("processes", "processes", (1, 2, 4, 8), Work(prompts=256), (-1, 0)),
 )
 
 
@@ -111,11 +126,15 @@ def measure_here(work: Work) -> Point | None:
     runner = extractor(bench.wrapper, layers, work.batch, work.tokens)
     processes().wait()
     forget_peak()
-    before, began = peak_memory(), time.perf_counter()
-    runner.run(requests)
-    processes().wait()
-    seconds = time.perf_counter() - began
-    return Point(seconds, peak_memory() - before) if processes().is_main else None
+    before = peak_memory()
+
+    def extract() -> float:
+        runner.run(requests)
+        processes().wait()
+        return 1
+
+    cost = timed(extract)
+    return Point(cost.cpu, cost.wall, peak_memory() - before) if processes().is_main else None
 
 
 def measure(work: Work) -> Point:
@@ -124,9 +143,7 @@ def measure(work: Work) -> Point:
     if work.processes > 1:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
         command = [*launcher, str(work.processes), *command]
-    # Not only torch's threads wait for one another.
-    environment = {"OMP_NUM_THREADS": str(work.threads)} if work.threads else {}
-    output = child([sys.executable, *command], environment)
+    output = child([sys.executable, *command], {"OMP_NUM_THREADS": "1"})
     return Point(**json.loads(output.strip().splitlines()[-1]))
 
 
@@ -137,10 +154,11 @@ def measure_all(works: Sequence[Work], rounds: int) -> dict[Work, Point]:
         for work in works if turn % 2 == 0 else reversed(works):
             found[work].append(measure(work))
             print(f"  {turn + 1}/{rounds} {work}: {found[work][-1]}", file=sys.stderr, flush=True)
-    return {
-        work: Point(median(each.seconds for each in points), median(each.memory for each in points))
-        for work, points in found.items()
-    }
+    return {work: _middle(points) for work, points in found.items()}
+
+
+def _middle(points: Sequence[Point]) -> Point:
+    return Point(*(median(values) for values in zip(*map(astuple, points), strict=True)))
 
 
 # Exponents --------------------------------------------------------------------------------------------------
@@ -159,15 +177,15 @@ def section(sweep: Sweep, works: dict[int, Work], points: dict[Work, Point]) -> 
     values = list(works)
     found = [points[work] for work in works.values()]
     rows = [
-        (f"{value:,}", short(point.seconds), short(point.memory))
+        (f"{value:,}", short(point.cpu), short(point.memory), short(point.seconds))
         for value, point in zip(values, found, strict=True)
     ]
-    time_taken, memory = [each.seconds for each in found], [max(1, each.memory) for each in found]
+    time_taken, memory = [each.cpu for each in found], [max(1, each.memory) for each in found]
     curves = [
         Curve(sweep.title, unit, values, measured, exponent(values, measured), most)
         for unit, measured, most in zip(_UNITS, (time_taken, memory), sweep.most, strict=True)
     ]
-    text = table((sweep.title, *_UNITS), rows)
+    text = table((sweep.title, *_UNITS, "seconds"), rows)
     return text + "\n\n" + "\n".join(_judged(curve) for curve in curves), curves
 
 
@@ -191,7 +209,6 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--only", nargs="+", choices=[each.field for each in SWEEPS])
     result.add_argument("--rounds", type=int, default=3)
-    result.add_argument("--threads", type=int, default=0, help="processor cores to use; by default all")
     result.add_argument("--quick", action="store_true", help="little of everything, to see that it works")
     result.add_argument("-o", "--output", type=Path)
     result.add_argument("--plot", type=Path, help="file for the curves, an SVG")
@@ -204,17 +221,15 @@ def main() -> None:
     options = parser().parse_args()
     if options.child:
         work = Work(**json.loads(options.child))
-        set_threads(work.threads or None)
+        set_threads(1)
         point = measure_here(work)
         if point is not None:
             print(json.dumps(asdict(point)))
         return
-    sweeps = [
-        _possible(sweep, options) for sweep in SWEEPS if not options.only or sweep.field in options.only
-    ]
+    sweeps = [_possible(sweep) for sweep in SWEEPS if not options.only or sweep.field in options.only]
     works = list(dict.fromkeys(work for sweep in sweeps for work in sweep.works(options.quick).values()))
     points = measure_all(works, 1 if options.quick else options.rounds)
-    set_threads(options.threads or None)
+    set_threads(1)
     texts, curves = [f"Measured on {machine()}.\n"], []
     for sweep in sweeps:
         text, found = section(sweep, sweep.works(options.quick), points)
@@ -227,12 +242,11 @@ def main() -> None:
         options.plot.write_text(plot(curves), encoding="utf-8")
 
 
-def _possible(sweep: Sweep, options: argparse.Namespace) -> Sweep:
-    """With the threads asked for, and not more processes than there are cores (but two)."""
-    if sweep.field != "processes":
-        return replace(sweep, base=replace(sweep.base, threads=options.threads))
+def _possible(sweep: Sweep) -> Sweep:
+    """With no more processes than there are cores, but two."""
     most = max(2, os.cpu_count() or 1)
-    return replace(sweep, values=tuple(value for value in sweep.values if value <= most))
+    values = tuple(value for value in sweep.values if sweep.field != "processes" or value <= most)
+    return replace(sweep, values=values)
 
 
 if __name__ == "__main__":

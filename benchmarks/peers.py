@@ -240,7 +240,7 @@ def memory(options: argparse.Namespace, report: Report) -> None:
     first = options.shape[0]
     rounds = 1 if options.quick else 3
     sides = [("transformers", counts[0]), ("plain", counts[0])] + [("extract", count) for count in counts]
-    peaks = _peaks(options, first, sides, rounds, tokens=16)
+    peaks = _peaks(options, first, sides, rounds=1, tokens=4)
     rows = [(_MEMORY_SIDES[side], str(count), short(peaks[side, count])) for side, count in sides]
     text = [_memory_table(first, rows)]
     flat = peaks["extract", counts[-1]] / peaks["extract", counts[0]]
