@@ -25,6 +25,8 @@ def kind_of(about: Mapping[str, Any]) -> str:
     """
     if about.get("problem"):
         return "damaged"
+    if about.get("kind") == "trait":
+        return "trait"
     return _KINDS.get(str(about.get("source")), str(about.get("source") or ""))
 
 
@@ -37,6 +39,9 @@ def about_line(about: Mapping[str, Any]) -> str:
     if calibration is not None:
         strength, effect = calibration["default_strength"], calibration["expression"]
         parts.append(f"at {strength:g}: {effect:.0%} of its prompts' effect")
+    elif about.get("kind") == "trait":
+        auc = (about.get("trait") or {}).get("auc") or {}
+        parts.append(f"tells replies apart with AUC {auc['value']:.2f}" if "value" in auc else "")
     elif about:
         parts.append("not calibrated")
     if about.get("weak_reason"):

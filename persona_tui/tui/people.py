@@ -74,7 +74,8 @@ class People:
         """Look at the disk, and draw what is there."""
         runtime = self._app.runtime
         if self._app.model_ready:
-            self._names, self._loaded = self._manager.list_available(), self._manager.list_loaded()
+            self._names = [*self._manager.list_available(), *self._manager.list_traits()]
+            self._loaded = self._manager.list_loaded()
             self._about = {name: _metadata(self._manager, name) for name in self._names}
         else:
             folder = runtime.workspace.personas_dir(runtime.slug)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from persona_tui.runtime import Runtime
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.screens.confirm import ConfirmScreen
 from persona_tui.tui.voice import Faders
@@ -90,7 +91,8 @@ async def test_deleting_asks_and_no_has_the_focus(workspace: Path) -> None:
         await until(pilot, lambda: isinstance(app.screen, ConfirmScreen), "asked again")
         await press(pilot, "y")
         await until(pilot, lambda: "creator" not in app.runtime.personas.list_available(), "deleted")
-        assert app.main.query_one(PersonaList).option_count == 4
+        personas = app.main.query_one(PersonaList)
+        assert "creator" not in personas.rows and "sage" in personas.rows
 
 
 async def test_an_unknown_persona_is_named_and_left_out(workspace: Path) -> None:
@@ -108,3 +110,16 @@ async def test_axes_that_cannot_be_used_are_an_error_and_no_crash(workspace: Pat
         await until(pilot, lambda: len(errors(app)) == 2, "and again instead of a reply")
         await press(pilot, "f3", "right")
         assert app.is_running
+
+
+async def test_traits_stand_with_the_personas(workspace: Path) -> None:
+    traits = Runtime.open(workspace).personas.list_traits()
+    if not traits:
+        pytest.skip("no traits are shipped")
+    async with running(workspace, (120, 40)) as (app, pilot):
+        personas = app.main.query_one(PersonaList)
+        assert personas.rows[traits[0]].kind == "trait"
+        app.people.trace(traits[0])
+        assert traits[0] in app.main.trace.names
+        app.people.info(traits[0])
+        await until(pilot, lambda: app.screen is not app.main, "its details")

@@ -53,10 +53,9 @@ async def test_the_panel_tells_size_and_likeness(workspace: Path) -> None:
         await until(pilot, lambda: "%" in gauges(app), "the size")
         loudness = app.runtime.engine.loudness()
         assert f"{max(loudness.values()):.0%}" in gauges(app)
-        await press(pilot, "f2", "end", "space")  # trickster
+        app.people.load("trickster")
         likeness = app.main.mixer.query_one(Likeness)
         await until(pilot, lambda: "sage · trickster" in str(likeness.render()), "a cosine")
-        await press(pilot, "escape")
         await say(pilot, "/none")
         assert "▱ nothing" in gauges(app)
 

@@ -14,6 +14,7 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from persona_tui.tui.widgets.row_list import RowList
+from persona_tui.workspace import TRAIT_PREFIX
 
 _ON_DISK, _LOADED, _SPEAKING, _TRACED = "○", "◐", "●", "~"
 _LEGEND = f"{_SPEAKING} speaking  {_LOADED} loaded\n{_ON_DISK} on disk   {_TRACED} traced"
@@ -45,7 +46,8 @@ class PersonaRow:
         right = f"{_TRACED} {right}" if self.traced else right
         sign, style, name_style = self._signs
         room = max(width - 2 - len(right) - 1, 4)
-        name = Content.styled(self.name, name_style).truncate(room, ellipsis=True)
+        label = self.name.removeprefix(TRAIT_PREFIX)
+        name = Content.styled(label, name_style).truncate(room, ellipsis=True)
         return Content.assemble(
             (f"{sign} ", style), name.pad_right(room - name.cell_length), " ", (right, "dim")
         )
