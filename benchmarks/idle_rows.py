@@ -3,7 +3,7 @@
     python benchmarks/idle_rows.py [--prompts 128] [--batch 32]
 
 Responses end where they end. A row that has finished stays in its batch until half of the batch has; then
-only the others go on. Counted is how many rows all passes had, and how many of them wrote a token that is kept.
+only the others go on. Counted are the rows that all passes had, and those that wrote a token that is kept.
 """
 
 from __future__ import annotations
