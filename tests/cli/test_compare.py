@@ -22,7 +22,9 @@ SAGE = "persona=sage,strength=0.5"
 
 @pytest.fixture
 def session(workspace: Path, tiny_model: Path) -> ChatSession:
-    return ChatSession.start(Runtime.open(workspace, model=str(tiny_model)))
+    session = ChatSession.start(Runtime.open(workspace, model=str(tiny_model)))
+    execute(session, "/seed 3")  # A random model says nothing but blanks now and then, which is not kept.
+    return session
 
 
 # The command line -------------------------------------------------------------------------------------------
