@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from persona_tui.tui.voice import Voice
 
 STRENGTH_STEP = 0.05
+_ON_THE_MAIN_SCREEN = ("mark", "toggle_panel")
 
 
 class Actions(App[None]):
@@ -68,6 +69,12 @@ class Actions(App[None]):
         return key_of(self, next(known.binding() for known in ACTIONS if known.id == action))
 
     # --- the screen
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Leave the chat's messages and panels alone while a dialog lies over them."""
+        if action in _ON_THE_MAIN_SCREEN and self.screen is not self.main:
+            return False
+        return super().check_action(action, parameters)
 
     def action_toggle_panel(self, panel: Panel) -> None:
         """Open a panel, go to it, or close it."""
@@ -136,7 +143,7 @@ class Actions(App[None]):
         if chat.has_focus:
             chat.action_mark(step)
         elif chat.messages and step < 0:
-            chat.focus()
+            self.main.set_focus(chat)
         else:
             self.notify("There are no messages yet." if not chat.messages else "alt+↑ goes to the messages.")
 

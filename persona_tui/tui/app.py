@@ -209,7 +209,7 @@ class PersonaApp(Actions):
 
     @on(ChatLog.LeftBelow)
     def _chat_left(self, _: ChatLog.LeftBelow) -> None:
-        self.main.prompt.focus()
+        self.main.set_focus(self.main.prompt)
 
     @on(MixerPanel.Chosen)
     def _fader_chosen(self, message: MixerPanel.Chosen) -> None:

@@ -42,7 +42,9 @@ class Action:
         )
 
 
-_PRIORITY = {"quit"}
+# Done by the app as soon as they come, so that keys typed right after them go where the focus is then. Others
+# wait until the focused widget has seen what was typed before them.
+_PRIORITY = {"quit", "mark_before", "mark_after", "personas", "mixer", "jobs"}
 
 _NAMES = {
     "escape": "esc",

@@ -91,7 +91,7 @@ class Marked:
         self._app.speaker.check_idle()
         if block.key is not None:
             self._app.main.prompt.begin_editing(block.key, block.source.strip())
-            self._app.main.prompt.focus()
+            self._app.main.set_focus(self._app.main.prompt)
 
     def edited(self, key: int, text: str) -> None:
         """Take the new form of a message: one of the user's is answered, a reply stands as it is."""
@@ -119,11 +119,11 @@ class Marked:
     def again(self, block: MessageBlock) -> None:
         """Write a reply anew, or another answer to the user's message."""
         self._app.speaker.regenerate(block.key)
-        self._app.main.prompt.focus()
+        self._app.main.set_focus(self._app.main.prompt)
 
     def go_on(self, block: MessageBlock) -> None:
         """Continue the last reply."""
         if block is not self._app.main.chat.messages[-1]:
             raise PersonaTuiError("only the last message can be continued")
         self._app.speaker.go_on()
-        self._app.main.prompt.focus()
+        self._app.main.set_focus(self._app.main.prompt)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from textual import events
 
 from persona_tui.tui.app import PersonaApp
 
@@ -112,3 +113,13 @@ async def test_nothing_is_changed_while_a_reply_is_written(workspace: Path) -> N
         assert app.speaker.busy
         await press(pilot, "escape", "escape")
         await until(pilot, lambda: not app.speaker.busy, "stopped")
+
+
+async def test_keys_in_quick_succession_go_to_the_messages(workspace: Path) -> None:
+    async with running(workspace) as (app, pilot):
+        await reply(pilot, app, "What is bread?")
+        for key in ("alt+up", "up"):
+            app.post_message(events.Key(key, None))
+        first = app.main.chat.messages[0]
+        await until(pilot, lambda: app.main.chat.marked is first, "the first message is marked")
+        assert app.main.prompt.text == "", "and nothing was fetched from the history"

@@ -27,7 +27,11 @@ _FOCUS: dict[Panel, str] = {"personas": "#persona-list", "mixer": "#master", "jo
 
 
 class ChatScreen(Screen[None]):
-    """Everything that is there all the time, and which panels are open."""
+    """Everything that is there all the time, and which panels are open.
+
+    The focus is set at once, and not by `Widget.focus`, which takes effect later: keys that were typed in
+    quick succession would still go to where it was.
+    """
 
     def __init__(self, completer: Completer) -> None:
         super().__init__()
@@ -57,7 +61,7 @@ class ChatScreen(Screen[None]):
         """Begin with the prompt."""
         self.show_editing(False)
         self.apply_panels()
-        self.prompt.focus()
+        self.set_focus(self.prompt)
 
     # --- parts
 
@@ -118,7 +122,7 @@ class ChatScreen(Screen[None]):
         for panel in PANELS:
             self.query_one(f"#{panel}").display = panel in self._open[self.is_wide]
         if self.focused is None or not self._shows(self.focused.id):
-            self.prompt.focus()
+            self.set_focus(self.prompt)
 
     def _shows(self, _: str | None) -> bool:
         return self.focused is not None and all(node.display for node in self.focused.ancestors_with_self)
@@ -129,7 +133,7 @@ class ChatScreen(Screen[None]):
             self.close_panel(panel)
         else:
             self.open_panel(panel)
-            self.query_one(_FOCUS[panel]).focus()
+            self.set_focus(self.query_one(_FOCUS[panel]))
 
     def open_panel(self, panel: Panel) -> None:
         """Open a panel; on a narrow screen, in place of any other."""
@@ -142,12 +146,12 @@ class ChatScreen(Screen[None]):
         """Close a panel and go back to the prompt."""
         self._open[self.is_wide].discard(panel)
         self.apply_panels()
-        self.prompt.focus()
+        self.set_focus(self.prompt)
 
     def leave_panels(self) -> bool:
         """Go back to the prompt and close what lies over the chat; whether there was anything to do."""
         was_elsewhere = self.focused is not self.prompt or bool(self._open[False] and not self.is_wide)
         self._open[False].clear()
         self.apply_panels()
-        self.prompt.focus()
+        self.set_focus(self.prompt)
         return was_elsewhere
