@@ -54,6 +54,7 @@ class ModelSettings(_Section):
     quantization: Literal["none", "8bit", "4bit"] = Field(
         default="none", description='"none", "8bit" or "4bit" (the last two need the quantization extra)'
     )
+    compile: bool = Field(default=False, description="true or false")
 
 
 class ExtractionSettings(_Section):

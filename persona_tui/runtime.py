@@ -6,7 +6,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -22,9 +22,13 @@ from persona_tui.workspace import Workspace, model_slug, packaged_root
 if TYPE_CHECKING:
     from persona_tui.extraction.personas import PersonaStudio
     from persona_tui.model import ModelWrapper
+    from persona_tui.monitoring.evaluation import Evaluation
     from persona_tui.monitoring.guard import Guard
     from persona_tui.monitoring.monitor import SelfMonitor
     from persona_tui.monitoring.store import MonitorStore
+    from persona_tui.monitoring.traits.definition import TraitDefinition
+    from persona_tui.monitoring.traits.extract import Recipe
+    from persona_tui.monitoring.traits.vector import TraitStore, TraitVector
     from persona_tui.prompts.generator import DatasetGenerator, GenerationReport
     from persona_tui.steering.engine import SteeringEngine
     from persona_tui.steering.mix import Mix
@@ -161,7 +165,10 @@ class Runtime:
             self.on_model_load(chosen.name)
             from persona_tui.model import ModelWrapper
 
-            self._model = ModelWrapper.load(chosen.name, chosen.device, chosen.dtype, chosen.quantization)
+            model = ModelWrapper.load(chosen.name, chosen.device, chosen.dtype, chosen.quantization)
+            if chosen.compile:
+                model.compile()
+            self._model = model
             # What was read before is read again, now that it can be checked against the model.
             self._personas = None
         return self._model
@@ -199,6 +206,14 @@ class Runtime:
         from persona_tui.monitoring.store import MonitorStore
 
         return MonitorStore(self.workspace, self.slug, self.settings.model.name)
+
+    @property
+    def traits(self) -> TraitStore:
+        """The model's traits. Once the model is loaded, those of another one are refused."""
+        from persona_tui.monitoring.traits.vector import TraitStore
+
+        fingerprint = self._model.fingerprint if self._model is not None else None
+        return TraitStore(self.workspace.traits_dir(self.slug), fingerprint, self.settings.model.name)
 
     @property
     def guard(self) -> Guard:
@@ -372,6 +387,78 @@ class Runtime:
         processes().from_main(lambda: self.monitors.save(monitor))
         self.guard.forget_monitor()
         return monitor
+
+    def evaluate_monitor(self, name: str, context: JobContext) -> Evaluation:
+        """Measure a monitor on the shipped test sets, and keep what was found beside it.
+
+        Raises:
+            MonitorError: there is no such monitor, or a test query is among what it was fitted on.
+            DatasetError: a data set is missing or bad.
+            JobCancelled: somebody asked for that; nothing was written.
+        """
+        from persona_tui.monitoring.evaluation import evaluate
+        from persona_tui.monitoring.query_sets import load_sets
+
+        self.monitors.check_exists(name)  # before the model loads
+        sets = load_sets(self.workspace)
+        found = evaluate(self.monitors.load(name, self.model), sets, context)
+
+        def save() -> None:
+            found.save(self.monitors.evaluation_path(name))
+            self.monitors.write_summary()
+
+        processes().from_main(save)
+        return found
+
+    def extract_traits(
+        self, definitions: Sequence[TraitDefinition], context: JobContext, recipe: Recipe = "conversations"
+    ) -> list[TraitVector]:
+        """Extract traits and save each as soon as it is made, replacing what has its name.
+
+        Raises:
+            DatasetError: a definition has too few conversations, or no system prompts for "prompts".
+            GenerationError: too few replies could be used.
+            JobCancelled: somebody asked for that; the next call goes on.
+        """
+        from persona_tui.monitoring.traits.extract import TraitExtractor
+
+        partial = self.partial(context.log)
+        extractor = TraitExtractor(
+            self.model,
+            self.settings,
+            self._axes_if_good(context),
+            context.progress,
+            context.checkpoint,
+            context.log,
+            partial,
+        )
+        made = []
+        for definition in definitions:
+            with partial.job(f"trait-{definition.name}", self._trait_recipe(definition, recipe)):
+                trait = extractor.extract(definition, recipe)
+                processes().from_main(lambda trait=trait: bool(self.traits.save(trait)))  # type: ignore[misc]
+            made.append(trait)
+        return made
+
+    def _axes_if_good(self, context: JobContext) -> Axes | None:
+        """The model's axes, for steering. Measuring does without them, so that bad ones do not stop it."""
+        from persona_tui.errors import VectorFileError
+
+        try:
+            return self.personas.axes
+        except VectorFileError as error:
+            context.log(f"Traits are made without a safety axis: {error}")
+            return None
+
+    def _trait_recipe(self, definition: TraitDefinition, recipe: str) -> dict[str, str]:
+        """What a trait depends on, for those who go on with an interrupted extraction."""
+        extraction = self.settings.extraction.model_dump(exclude={"batch_size"})
+        return {
+            "model": " ".join(self.model.identity),
+            "recipe": recipe,
+            "definition": definition.model_dump_json(),
+            **{f"extraction.{key}": repr(value) for key, value in extraction.items()},
+        }
 
     # Data sets --------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, StaticCache
 from persona_tui.errors import GenerationError
 
 _SHORTEST_CACHE = 256  # tokens; longer ones are powers of two, so that there are few shapes
+_LONGEST_REASON = 200  # characters of what the compiler says
 
 
 class CompiledForward:
@@ -54,7 +55,26 @@ class CompiledForward:
         return max(_SHORTEST_CACHE, 1 << (tokens - 1).bit_length())
 
     def __call__(self, **arguments: Any) -> Tensor:
-        """One step: logits `[rows, 1, vocabulary]`, valid until the next step."""
+        """One step: logits `[rows, 1, vocabulary]`, valid until the next step.
+
+        Raises:
+            GenerationError: it cannot be compiled here; no C++ compiler, say.
+        """
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        logits: Tensor = self._step(**arguments).logits
+        try:
+            logits: Tensor = self._step(**arguments).logits
+        except RuntimeError as error:
+            from torch._dynamo.exc import TorchDynamoException  # takes long, and is there by now
+
+            if not isinstance(error, TorchDynamoException):
+                raise
+            raise GenerationError(
+                f"torch.compile failed: {_reason(error)} Set model.compile to false to do without it."
+            ) from error
         return logits
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error that has many, as a sentence."""
+    line = next((each.strip() for each in str(error).splitlines() if each.strip()), type(error).__name__)
+    return line[:_LONGEST_REASON].rstrip(".:") + "."

@@ -5,8 +5,11 @@ Traced only, by torch.compile's "eager" backend: what is tested is the graph, no
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,8 +19,11 @@ from torch._dynamo.utils import counters
 from persona_tui.errors import GenerationError
 from persona_tui.model import Cap, Interventions, ModelWrapper, Request, Sampling, conversation
 
+from tests.cli.conftest import environment
+
 from .conftest import make_model, make_tokenizer
 
+REPOSITORY = Path(__file__).parents[2]
 GREEDY = Sampling(max_new_tokens=12, temperature=0)
 REQUESTS = [Request(conversation(text), seed=1) for text in ("Hi", "Tell me about the sea.", "And you?")]
 # How many graphs: transformers' cache of a sliding window has one for before and one for after it is full.
@@ -123,3 +129,22 @@ def test_a_quantized_model_is_refused() -> None:
     model.is_quantized = True
     with pytest.raises(GenerationError, match="single device"):
         ModelWrapper(model, make_tokenizer(), "tiny").compile()
+
+
+def test_the_setting_compiles_and_trouble_with_that_is_one_line(tmp_path: Path) -> None:
+    """On the command line, on a machine without a C++ compiler."""
+    make_model("llama").save_pretrained(tmp_path / "model")
+    make_tokenizer().save_pretrained(tmp_path / "model")
+    (tmp_path / "config.yaml").write_text("model:\n  device: cpu\n  compile: true\n")
+    command = [sys.executable, "-m", "persona_tui", "--workspace", tmp_path, "--model", tmp_path / "model"]
+    own = {"CXX": str(tmp_path / "no-compiler"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [*map(str, command), "generate", "Hi", "--max-new-tokens", "3", "--temperature", "0"],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env={**environment(), **own},
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Error: torch.compile failed: ") and "model.compile" in line
