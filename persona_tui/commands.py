@@ -182,7 +182,7 @@ class ChatSession:
         engine = self.runtime.engine
         engine.set_mix(self.mix)
         self._comparison = comparing.Comparison(self.conversation, mixes, question)
-        for _ in self._comparison.speak(engine, sampling_of(self)):
+        for _ in self._comparison.speak(engine, sampling_of(self), guard=engine.guard):
             pass
         return comparing.answers_in_words(self._comparison)
 

@@ -2,22 +2,25 @@
 
 1. `Comparison.speak` writes all answers as the rows of one batch (see `SteeringEngine.compare`).
 2. `Comparison.keep` puts them into the conversation as siblings; the one that was kept is on the path.
-3. `parse_setting` and `setting_in_words` are how a setting is typed and shown.
+3. `parse_setting`, `setting_as_text` and `setting_in_words` are how a setting is typed and shown.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from persona_tui.errors import PersonaTuiError, nearest
+from persona_tui.sessions import Change
 
 if TYPE_CHECKING:
     import threading
 
     from persona_tui.model import Sampling, TokenEvent
+    from persona_tui.monitoring.guard import Guard
+    from persona_tui.monitoring.verdict import Verdict
     from persona_tui.runtime import Runtime
     from persona_tui.sessions import Conversation
     from persona_tui.steering import SteeringEngine
@@ -35,14 +38,18 @@ class Answer:
     """One of the answers.
 
     Attributes:
-        mix: what it is spoken with.
+        mix: what it is spoken with; of one that follows the present mix, the latest.
         events: its tokens so far.
         seconds: from the beginning to its last token.
+        changes: other mixes that took effect meanwhile, in order.
+        verdicts: a guard's latest ones, about the message and about the answer.
     """
 
     mix: Mix
     events: list[TokenEvent] = field(default_factory=list)
     seconds: float = 0.0
+    changes: list[Change] = field(default_factory=list)
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -60,9 +67,23 @@ class Answer:
         return sum(event.token_id >= 0 and event.capped > 0 for event in self.events)
 
     @property
+    def speed(self) -> float:
+        """Tokens per second, from the beginning; 0 before the first one."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+    @property
     def finish(self) -> str | None:
         """Why it ended; None = it has not."""
         return self.events[-1].finish if self.events else None
+
+    def take(self, event: TokenEvent, seconds: float) -> None:
+        """Add an event that came so many seconds after the beginning."""
+        from persona_tui.monitoring.guard import verdict_of
+
+        self.seconds = seconds
+        if (verdict := verdict_of(event)) is not None:
+            self.verdicts[verdict.about] = verdict
+        self.events.append(event)
 
 
 class Comparison:
@@ -73,14 +94,22 @@ class Comparison:
         question: what is asked; None = the last message is answered anew.
         seed: which random numbers were drawn; None before `speak`.
         prompt_tokens: the length of the prompt; 0 before `speak`.
+        nodes: once one was kept: the answers' numbers in the conversation, by row.
     """
 
-    def __init__(self, conversation: Conversation, mixes: Sequence[Mix], question: str | None = None) -> None:
+    def __init__(
+        self,
+        conversation: Conversation,
+        mixes: Sequence[Mix],
+        question: str | None = None,
+        follower: int | None = None,
+    ) -> None:
         """
         Args:
             conversation: what was said before. It stays as it is until an answer is kept.
             mixes: what the answers are spoken with.
             question: what is asked; None = the last message is answered anew.
+            follower: an answer that is spoken with the engine's present mix, also when that changes meanwhile.
 
         Raises:
             PersonaTuiError: there is nothing to answer.
@@ -88,7 +117,9 @@ class Comparison:
         self.answers = [Answer(mix) for mix in mixes]
         self.seed: int | None = None
         self.prompt_tokens = 0
+        self.nodes: dict[int, int] = {}
         self._conversation = conversation
+        self._follower = follower
         self.question = question
         self._settings: dict[str, Any] = {}
         self._messages = self._asked()
@@ -104,9 +135,19 @@ class Comparison:
         return said
 
     def speak(
-        self, engine: SteeringEngine, sampling: Sampling, stop: threading.Event | None = None
+        self,
+        engine: SteeringEngine,
+        sampling: Sampling,
+        stop: threading.Event | None = None,
+        guard: Guard | None = None,
     ) -> Iterator[TokenEvent]:
         """Write all answers, token by token; an event's `row` says which answer it belongs to.
+
+        Args:
+            engine: writes them.
+            sampling: as wanted. Without a seed, one is drawn for all.
+            stop: when set, no further token is written.
+            guard: judges the message and the answers; what it refuses in one of them ends all.
 
         Raises:
             PersonaNotFoundError: a mix names a persona that does not exist.
@@ -121,15 +162,36 @@ class Comparison:
         started = time.monotonic()
         for event in engine.compare(
             prepared.messages,
-            [answer.mix for answer in self.answers],
+            [None if row == self._follower else answer.mix for row, answer in enumerate(self.answers)],
             sampling=prepared.sampling,
             system=prepared.system,
             stop=stop,
+            on_mix=self._mix_changed,
+            guard=guard,
         ):
-            answer = self.answers[event.row]
-            answer.events.append(event)
-            answer.seconds = time.monotonic() - started
+            self.answers[event.row].take(event, time.monotonic() - started)
             yield event
+
+    def _mix_changed(self, index: int, described: dict[str, Any]) -> None:
+        """Note that the answer which follows the present mix is spoken with this from a token on."""
+        from persona_tui.steering.mix import Mix
+
+        assert self._follower is not None
+        answer = self.answers[self._follower]
+        if answer.finish is not None:
+            return
+        answer.mix = Mix.from_record(described)
+        if index == 0:
+            self._settings["rows"][self._follower] = described
+        else:
+            answer.changes.append(Change(index, described))
+
+    @property
+    def refusal(self) -> Verdict | None:
+        """Why a guard has ended the answers, if one has."""
+        refused = [answer for answer in self.answers if answer.finish == "refused"]
+        verdicts = [verdict for answer in refused for verdict in answer.verdicts.values() if not verdict.safe]
+        return verdicts[-1] if verdicts else None
 
     def keep(self, row: int) -> int:
         """Put the answers into the conversation as siblings, the one that is kept on the path; its number.
@@ -153,19 +215,27 @@ class Comparison:
     def _record(self, row: int) -> int:
         answer, conversation = self.answers[row], self._conversation
         settings = {**self._settings, "row": row, "mix": self._settings["rows"][row]}
-        reply = conversation.regenerate(settings=settings)
+        if any(each.changes for each in self.answers):
+            settings["row_changes"] = [[asdict(change) for change in each.changes] for each in self.answers]
+        reply = self.nodes[row] = conversation.regenerate(settings=settings)
+        for change in answer.changes:
+            conversation.change_mix(change.mix, reply, change.index)
         for event in answer.events:
-            conversation.extend(reply, event.text, event.token_id)
-        conversation.finish(
-            reply,
-            answer.finish or "cancelled",
-            tokens=answer.tokens,
-            prompt_tokens=self.prompt_tokens,
-            seconds=round(answer.seconds, 3),
-            tokens_per_second=round(answer.tokens / answer.seconds, 2) if answer.seconds else 0.0,
-            capped_tokens=answer.capped,
-        )
+            if event.text or event.token_id >= 0:
+                conversation.extend(reply, event.text, event.token_id)
+        conversation.finish(reply, answer.finish or "cancelled", **self._stats(answer))
         return reply
+
+    def _stats(self, answer: Answer) -> dict[str, Any]:
+        verdicts = {about: verdict.as_dict() for about, verdict in answer.verdicts.items()}
+        return {
+            "tokens": answer.tokens,
+            "prompt_tokens": self.prompt_tokens,
+            "seconds": round(answer.seconds, 3),
+            "tokens_per_second": round(answer.speed, 2),
+            "capped_tokens": answer.capped,
+            **({"guard": verdicts} if verdicts else {}),
+        }
 
 
 def counterpart(mix: Mix, loaded: Sequence[str]) -> Mix:
@@ -230,6 +300,18 @@ def _part(key: str, value: str) -> dict[str, Any]:
         raise PersonaTuiError(f'strength must be a number, not "{value}"') from error
 
 
+def setting_as_text(mix: Mix) -> str:
+    """A setting as it can be typed: `persona=sage,strength=0.3,capping=on`; see `parse_setting`."""
+    active = {name: weight for name, weight in mix.weights.items() if weight}
+    if not active:
+        who = "persona=none"
+    elif list(active.values()) == [1.0]:
+        who = f"persona={next(iter(active))}"
+    else:
+        who = f"blend={'+'.join(f'{name}:{weight:g}' for name, weight in active.items())}"
+    return f"{who},strength={mix.strength:g},capping={'on' if mix.capping else 'off'}"
+
+
 def setting_in_words(mix: Mix) -> str:
     """A setting in a few words: `sage 0.30, capping on`."""
     voice = f"{mix.label} {mix.strength:.2f}" if mix.label else "no persona"
@@ -237,11 +319,16 @@ def setting_in_words(mix: Mix) -> str:
 
 
 def answers_in_words(comparison: Comparison) -> str:
-    """The answers, one above the other, and how to keep one."""
+    """The answers, one above the other, and how to keep one; or why there is none."""
+    refusal = comparison.refusal
+    if refusal is not None and not any(answer.text.strip() for answer in comparison.answers):
+        return f"Not answered: {refusal.reason}."
     parts = [
         f"{letter}: {setting_in_words(answer.mix)}\n{answer.text.strip()}"
         for letter, answer in zip(LETTERS, comparison.answers, strict=False)
     ]
+    if refusal is not None:
+        parts.append(f"Stopped: {refusal.reason}.")
     return "\n\n".join(
         [*parts, "/keep A or /keep B puts one into the conversation; the other stays beside it."]
     )

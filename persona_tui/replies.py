@@ -63,7 +63,8 @@ def prepare(
     Returns:
         What to give `SteeringEngine.stream`, and the `settings` for `Conversation.begin_reply` or `settle`.
         For a reply that is one row of `SteeringEngine.compare`, add `rows`, the mixes of all rows as
-        `SteeringEngine.describe` has them, and `row`, which of them it is.
+        `SteeringEngine.describe` has them; `row_changes`, for each of them, where another mix took effect
+        (`index` and `mix`), if that was the case in any; and `row`, which of them it is.
     """
     model, sampling = engine.model, sampling.with_seed()
     fitted = fit_context(
@@ -200,7 +201,8 @@ class Stretch:
     def mixes(self) -> list[dict[str, Any]]:
         """All mixes that it was written with, and those of other rows of its batch."""
         changes = [change.mix for change in self.recorded.changes]
-        return [self.settings.get("mix") or {}, *changes, *self.settings.get("rows", [])]
+        beside = [change["mix"] for row in self.settings.get("row_changes", []) for change in row]
+        return [self.settings.get("mix") or {}, *changes, *self.settings.get("rows", []), *beside]
 
     @property
     def capping_layers(self) -> list[int]:
@@ -334,9 +336,8 @@ def _repeated(engine: SteeringEngine, stretch: Stretch) -> Generator[int, None, 
         sampling = Sampling(**settings["sampling"])
     except TypeError as error:
         raise SessionError(f"{stretch.name} was sampled in a way that is not known here") from error
-    rows = [Mix.from_record(mix, settled=True) for mix in settings.get("rows", [])]
-    if rows:
-        events = engine.compare(stretch.messages, rows, sampling=sampling, system=system)
+    if settings.get("rows"):
+        events = engine.repeat_rows(stretch.messages, _row_schedules(settings), sampling, system)
     else:
         events = engine.repeat(stretch.messages, _schedule(stretch), sampling, system)
     for event in events:
@@ -346,5 +347,16 @@ def _repeated(engine: SteeringEngine, stretch: Stretch) -> Generator[int, None, 
 
 def _schedule(stretch: Stretch) -> dict[int, Mix]:
     changes = {change.index: change.mix for change in stretch.recorded.changes}
-    mixes = {0: stretch.settings["mix"], **changes}
+    return _settled({0: stretch.settings["mix"], **changes})
+
+
+def _row_schedules(settings: Mapping[str, Any]) -> list[dict[int, Mix]]:
+    changes = settings.get("row_changes") or [[] for _ in settings["rows"]]
+    return [
+        _settled({0: mix, **{change["index"]: change["mix"] for change in row}})
+        for mix, row in zip(settings["rows"], changes, strict=True)
+    ]
+
+
+def _settled(mixes: Mapping[int, Mapping[str, Any]]) -> dict[int, Mix]:
     return {index: Mix.from_record(mix, settled=True) for index, mix in mixes.items()}

@@ -346,19 +346,38 @@ class SteeringEngine:
             system: a system prompt, if any.
             stop: when set, no further token is written.
         """
-        changes = {index: self.interventions(mix) for index, mix in mixes.items()}
-        tokens = itertools.count()
-        request = Request(_with_system(messages, system))
-        return self.model.stream([request], sampling, lambda: changes.get(next(tokens)), stop=stop)
+        return self.repeat_rows(messages, [mixes], sampling, system, stop)
+
+    def repeat_rows(
+        self,
+        messages: Sequence[Message],
+        rows: Sequence[Mapping[int, Mix]],
+        sampling: Sampling,
+        system: str | None = None,
+        stop: threading.Event | None = None,
+    ) -> Iterator[TokenEvent]:
+        """Answer a conversation as `compare` answered it before, token by token; see `repeat`.
+
+        Args:
+            messages: the conversation.
+            rows: for each row, by token: what to speak with from that one on. The first is for token 0.
+            sampling: with the seed that was used then.
+            system: a system prompt, if any.
+            stop: when set, no further token is written.
+        """
+        changes = [{index: self.interventions(mix) for index, mix in row.items()} for row in rows]
+        request = Request(_with_system(messages, system), sampling.row_seed(0))
+        return self.model.stream([request] * len(rows), sampling, _scheduled(changes), stop=stop)
 
     def compare(
         self,
         messages: Sequence[Message],
-        mixes: Sequence[Mix],
+        mixes: Sequence[Mix | None],
         *,
         sampling: Sampling | None = None,
         system: str | None = None,
         stop: threading.Event | None = None,
+        on_mix: Callable[[int, dict[str, Any]], None] | None = None,
         guard: Guard | None = None,
     ) -> Iterator[TokenEvent]:
         """Answer a conversation with several mixes side by side, as the rows of one batch.
@@ -368,10 +387,11 @@ class SteeringEngine:
 
         Args:
             messages: the conversation; the last message is the user's.
-            mixes: what each row is spoken with; fixed.
+            mixes: what each row is spoken with, fixed; None = the present mix, followed while it changes.
             sampling: by default as `generation` in the settings says.
             system: a system prompt, instead of one that the conversation may begin with.
             stop: when set, no further token is written in any row.
+            on_mix: as in `stream`, of the rows that follow the present mix.
             guard: as in `stream`; what ends one row ends all.
 
         Yields:
@@ -381,18 +401,38 @@ class SteeringEngine:
             PersonaNotFoundError: a mix names a persona that does not exist.
             GenerationError: the conversation is too long, or memory ran out.
         """
-        sampling, traces = sampling or self.sampling, self.traces(mixes)
+        if None in mixes:
+            self._load(self._mix)
+        sampling, traces = sampling or self.sampling, self.traces([mix for mix in mixes if mix is not None])
         request = Request(_with_system(messages, system), sampling.row_seed(0))
         watch = guard.watch if guard is not None else None
         events = self.model.stream(
             [request] * len(mixes),
             sampling,
-            Interventions.by_row([self.interventions(mix) for mix in mixes]),
+            self._rows(mixes, on_mix),
             {name: trace.vectors for name, trace in traces.items()},
             stop,
             watch,
         )
         yield from _scaled(events if guard is None or watch is None else guard.over(events), traces)
+
+    def _rows(
+        self, mixes: Sequence[Mix | None], on_mix: Callable[[int, dict[str, Any]], None] | None
+    ) -> Interventions | Callable[[], Interventions | None]:
+        """The interventions of a batch; a function that is asked for them if a row follows the present mix."""
+        rows = [None if mix is None else self.interventions(mix) for mix in mixes]
+        fixed = [row for row in rows if row is not None]
+        if len(fixed) == len(rows):
+            return Interventions.by_row(fixed)
+        follow = self._follow(on_mix)
+
+        def poll() -> Interventions | None:
+            present = follow()
+            if present is None:
+                return None
+            return Interventions.by_row([present if row is None else row for row in rows])
+
+        return poll
 
     def generate_batch(
         self, requests: Sequence[Request], mix: Mix | None = None, sampling: Sampling | None = None
@@ -510,6 +550,20 @@ class SteeringEngine:
             for layer, vector in self.interventions(mix or self._mix).steering.items()
             if layer in axes.layers
         }
+
+
+def _scheduled(rows: Sequence[Mapping[int, Interventions]]) -> Callable[[], Interventions | None]:
+    """A function that returns what changes with each token, for all rows; None = nothing does."""
+    tokens, present = itertools.count(), [Interventions.none() for _ in rows]
+
+    def poll() -> Interventions | None:
+        token = next(tokens)
+        changed = [(place, row[token]) for place, row in enumerate(rows) if token in row]
+        for place, interventions in changed:
+            present[place] = interventions
+        return Interventions.by_row(present) if changed else None
+
+    return poll
 
 
 def _scaled(events: Iterator[TokenEvent], traces: Mapping[str, Trace]) -> Iterator[TokenEvent]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from persona_tui.cli.compare import side_by_side
 from persona_tui.commands import ChatSession, CommandError, complete, execute
-from persona_tui.comparing import Answer, parse_setting, parse_settings
+from persona_tui.comparing import Answer, Comparison, parse_setting, parse_settings, setting_as_text
 from persona_tui.errors import ModelLoadError, PersonaNotFoundError, PersonaTuiError
 from persona_tui.models import RecentModels
 from persona_tui.replies import replay, stretches
@@ -112,6 +113,28 @@ def test_what_is_kept_can_be_replayed(session: ChatSession) -> None:
     assert len(runs) == 2
     for run in runs:
         assert replay(session.runtime.engine, run).equal
+
+
+def test_what_changed_while_it_was_written_is_replayed_too(session: ChatSession) -> None:
+    conversation, engine = session.conversation, session.runtime.engine
+    mixes = [Mix({"sage": 1.0}, 0.3, capping=False), Mix(capping=False)]
+    engine.set_mix(mixes[0])
+    comparison = Comparison(conversation, mixes, "Who are you?", follower=0)
+    for event in comparison.speak(engine, replace(engine.sampling, seed=3)):
+        if (event.row, event.index) == (0, 0):
+            engine.set_mix(replace(mixes[0], strength=0.8))
+    assert comparison.answers[0].mix.strength == 0.8
+    kept = comparison.keep(0)
+    assert comparison.nodes[0] == kept == conversation.path()[-1].id
+    assert [change.index for change in conversation.node(kept).runs[0].changes] == [1]
+    for run in stretches(conversation):
+        assert run.settings["row_changes"][1] == [] and replay(engine, run).equal
+
+
+@pytest.mark.parametrize("text", ["persona=none", SAGE, "blend=sage:0.5+fool:-0.3,strength=0.2,capping=off"])
+def test_a_setting_is_written_as_it_is_typed(text: str) -> None:
+    mix = parse_setting(text, Mix())
+    assert parse_setting(setting_as_text(mix), Mix({"fool": 1.0}, 0.9, capping=False)) == mix
 
 
 def test_what_cannot_be_compared_or_kept_is_an_error(session: ChatSession) -> None:

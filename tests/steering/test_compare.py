@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from itertools import groupby
+from typing import Any
 
 import pytest
 import torch
@@ -51,6 +52,28 @@ def test_stopping_ends_every_row(engine: SteeringEngine) -> None:
         stop.set()
     assert [event.finish for event in events[-2:]] == ["cancelled", "cancelled"]
     assert {event.index for event in events if event.token_id >= 0} == {0}
+
+
+def test_a_row_follows_the_present_mix_and_the_other_stays(engine: SteeringEngine) -> None:
+    louder, told = Mix({"sage": 1}, 0.9, capping=False), list[tuple[int, dict[str, Any]]]()
+    engine.set_mix(MIXES[1])
+    events = list[TokenEvent]()
+    for event in engine.compare(ASKED, [None, MIXES[0]], on_mix=lambda index, mix: told.append((index, mix))):
+        events.append(event)
+        if (event.row, event.index) == (1, 2):
+            engine.set_mix(louder)
+    rows = by_row(events)
+    assert [index for index, _ in told] == [0, 3] and told[1][1]["strength"] == 0.9
+    alone = list(engine.repeat(ASKED, {0: MIXES[1], 3: louder}, engine.sampling))
+    assert [event.token_id for event in rows[0]] == [event.token_id for event in alone]
+    fixed = list(engine.stream(ASKED, mix=MIXES[0]))
+    assert [event.token_id for event in rows[1]] == [event.token_id for event in fixed]
+    again = by_row(
+        list(engine.repeat_rows(ASKED, [{0: MIXES[1], 3: louder}, {0: MIXES[0]}], engine.sampling))
+    )
+    assert {row: [event.token_id for event in said] for row, said in again.items()} == {
+        row: [event.token_id for event in said] for row, said in rows.items()
+    }
 
 
 def test_an_unknown_persona_is_named(engine: SteeringEngine) -> None:
