@@ -20,6 +20,7 @@ from persona_tui.model import Message, Sampling
 from persona_tui.monitoring.guard import verdict_of
 from persona_tui.sessions import Conversation, Run, fit_context
 from persona_tui.steering.mix import Mix
+from persona_tui.vectors.files import same_model
 
 if TYPE_CHECKING:
     import threading
@@ -265,7 +266,7 @@ def check_same(engine: SteeringEngine, stretch: Stretch) -> None:
     missing = [name for name in ("sampling", "mix", "fingerprint") if not settings.get(name)]
     if missing:
         raise SessionError(f"{stretch.name} was recorded without its {missing[0]}")
-    if settings["fingerprint"] != model.fingerprint:
+    if not same_model(settings["fingerprint"], model.fingerprint):
         raise SessionError(
             f"{stretch.name} was written by {settings.get('model')} with the fingerprint "
             f"{settings['fingerprint'][:12]}; {model.name} here has {model.fingerprint[:12]}"

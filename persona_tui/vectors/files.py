@@ -113,12 +113,22 @@ def check_model(path: Path, metadata: Mapping[str, Any], fingerprint: str | None
     Without a fingerprint, that is without a loaded model, nothing is checked.
     """
     made_on = metadata.get("model_fingerprint")
-    if fingerprint is not None and made_on != fingerprint:
+    if fingerprint is not None and not same_model(made_on, fingerprint):
         name = metadata.get("model_name") or "an unknown model"
         short = f"{str(made_on)[:8]} against {fingerprint[:8]}"
         raise VectorFileError(
             f"{path.name} was made on {name} and cannot be used with {model} (fingerprints {short})."
         )
+
+
+def same_model(one: object, other: object) -> bool:
+    """Whether two fingerprints are of one model, as far as both tell.
+
+    They are `plain.weights`, the second part missing where a model is quantized; see `model/fingerprint.py`.
+    """
+    plain, _, weights = str(one).partition(".")
+    other_plain, _, other_weights = str(other).partition(".")
+    return plain == other_plain and (not weights or not other_weights or weights == other_weights)
 
 
 def _read(path: Path) -> bytes:

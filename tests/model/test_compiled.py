@@ -18,7 +18,6 @@ from torch._dynamo.utils import counters
 
 from persona_tui.errors import GenerationError
 from persona_tui.model import Cap, Interventions, ModelWrapper, Request, Sampling, conversation
-
 from tests.cli.conftest import environment
 
 from .conftest import make_model, make_tokenizer

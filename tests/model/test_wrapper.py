@@ -17,6 +17,7 @@ from persona_tui.model import Cap, Interventions, ModelWrapper, Request, Samplin
 from persona_tui.model.blocks import find_blocks
 from persona_tui.model.generation import keep_top_p
 from persona_tui.model.text import TextStream
+from persona_tui.vectors.files import same_model
 
 from .conftest import HIDDEN, make_model, make_tokenizer
 
@@ -380,6 +381,27 @@ def test_the_fingerprint_survives_another_precision(wrapper: ModelWrapper) -> No
 
     assert fingerprint(0, torch.float32) == fingerprint(0, torch.bfloat16)
     assert fingerprint(0, torch.float32) != fingerprint(1, torch.float32)
+    assert same_model(fingerprint(0, torch.float32), fingerprint(0, torch.float16))
+    assert not same_model(fingerprint(1, torch.float32), fingerprint(0, torch.float16))
+
+
+def test_a_fine_tune_of_the_matrices_alone_is_another_model(wrapper: ModelWrapper) -> None:
+    """Embeddings, norms and biases as they were, and a change that would survive rounding to bfloat16."""
+    for name in ("q_proj", "down_proj"):
+        tuned = make_model("qwen2-sliding")
+        matrix = next(each for key, each in tuned.named_parameters() if name in key and each.dim() == 2)
+        matrix.data *= 1.01
+        found = ModelWrapper(tuned, make_tokenizer(), "tuned").fingerprint
+        assert found != wrapper.fingerprint and not same_model(found, wrapper.fingerprint)
+        assert found.partition(".")[0] == wrapper.fingerprint.partition(".")[0]
+
+
+def test_a_vocabulary_beyond_the_whole_numbers_of_a_float() -> None:
+    """Qwen2.5-7B's embeddings have 544,997,376 numbers; here they are all the same one, in no memory."""
+    model = make_model("llama")
+    vast = torch.zeros(1, dtype=torch.bfloat16).expand(152_064 * 3_584).view(152_064, 3_584)
+    model.get_input_embeddings().weight = torch.nn.Parameter(vast, requires_grad=False)
+    assert ModelWrapper(model, make_tokenizer(), "vast").fingerprint
 
 
 def test_steering_in_bfloat16(random_vector: Vectors) -> None:

@@ -12,7 +12,14 @@ from safetensors.torch import save as serialize
 
 from persona_tui.errors import VectorFileError
 from persona_tui.vectors import files
-from persona_tui.vectors.files import METADATA_KEY, check_kind, check_model, load_tensors, save_tensors
+from persona_tui.vectors.files import (
+    METADATA_KEY,
+    check_kind,
+    check_model,
+    load_tensors,
+    same_model,
+    save_tensors,
+)
 
 
 @pytest.fixture
@@ -155,6 +162,12 @@ def test_kind_and_version_are_checked(path: Path) -> None:
         check_kind(path, {"kind": "persona", "format_version": 1}, "axes")
     with pytest.raises(VectorFileError, match="format version is 2"):
         check_kind(path, {"kind": "axes", "format_version": 2}, "axes")
+
+
+def test_fingerprints_are_compared_by_what_both_have() -> None:
+    assert same_model("a.1", "a.1") and same_model("a", "a.1") and same_model("a.1", "a")
+    assert not same_model("a.1", "a.2") and not same_model("a.1", "b.1") and not same_model("a", "b")
+    assert not same_model(None, "a.1")
 
 
 def test_another_model_is_refused_naming_both(path: Path) -> None:
