@@ -32,16 +32,25 @@ def dataset() -> None:
 
 
 @dataset.command("validate")
+@click.argument("files", nargs=-1, metavar="[FILE]...", type=click.Path(dir_okay=False, path_type=Path))
 @json_option
 @pass_invocation
-def validate(invocation: Invocation, /, as_json: bool) -> None:
+def validate(invocation: Invocation, /, files: tuple[Path, ...], as_json: bool) -> None:
     """Check every line, id and category, and look for near-duplicates.
 
-    The exit status is 1 if something is wrong.
+    Without a FILE, all data sets of the workspace: prompts, personas, monitors, traits and policies. A FILE
+    of your own may be a trait (.jsonl, .yaml), a policy (.yaml), or queries for monitors (.jsonl). The exit
+    status is 1 if something is wrong.
     """
+    from persona_tui.cli.own_files import validate_own
+    from persona_tui.monitoring.traits.validate import validate_traits
     from persona_tui.prompts.validate import validate_datasets
 
-    reports = validate_datasets(invocation.runtime.workspace)
+    workspace = invocation.runtime.workspace
+    if files:
+        reports = [validate_own(path) for path in files]
+    else:
+        reports = [*validate_datasets(workspace), *validate_traits(workspace)]
     if as_json:
         print_json(
             [

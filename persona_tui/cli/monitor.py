@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from persona_tui.cli.interrupt import quick_interrupt
+from persona_tui.cli.monitor_lab import dimensions, layers, results, threshold
 from persona_tui.cli.output import json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.root import Invocation, pass_invocation
@@ -29,6 +30,10 @@ _OUTPUT = click.Path(dir_okay=False, path_type=Path)
 @click.group()
 def monitor() -> None:
     """Detect dangerous requests by the model's own activations."""
+
+
+for command in (threshold, layers, dimensions, results):
+    monitor.add_command(command)
 
 
 # Fitting ----------------------------------------------------------------------------------------------------

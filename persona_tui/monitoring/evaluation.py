@@ -145,10 +145,12 @@ class Evaluation:
         scores, safe, _ = self.scored(method, sets)
         return confusion(scores, safe, self.thresholds[method] if threshold is None else threshold)
 
-    def most_wrong(self, method: str | None = None, count: int = 10) -> list[ScoredQuery]:
-        """The queries on the wrong side of the threshold, the farthest from it first."""
+    def most_wrong(
+        self, method: str | None = None, count: int = 10, threshold: float | None = None
+    ) -> list[ScoredQuery]:
+        """The queries on the wrong side of a threshold (by default the fitted one), the farthest first."""
         method = method or self.method
-        threshold = self.thresholds[method]
+        threshold = self.thresholds[method] if threshold is None else threshold
 
         def distance(query: ScoredQuery) -> float:
             below = threshold - query.scores[method]

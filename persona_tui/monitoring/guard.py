@@ -89,9 +89,10 @@ class Guard:
         Raises:
             PersonaTuiError: it is missing, damaged, or of another model.
         """
-        if self._monitor is None:
-            self._monitor = self._load()
-        return self._monitor
+        monitor = self._monitor  # another thread may ask for it to be forgotten meanwhile
+        if monitor is None:
+            monitor = self._monitor = self._load()
+        return monitor
 
     @property
     def watch(self) -> Watch | None:

@@ -192,6 +192,23 @@ class SelfMonitor:
             detector = replace(detector, threshold=threshold)
         return replace(self, method=method, detectors={**self.detectors, method: detector})
 
+    def with_threshold(self, method: str, threshold: float | None) -> SelfMonitor:
+        """The same monitor, using a method at a threshold chosen by hand; None = at the fitted one.
+
+        What cross-validation chose is kept as `fit["fitted_threshold"]` as long as it does not hold.
+
+        Raises:
+            MonitorError: there is no such method.
+        """
+        detector = self.detector(method)
+        figures = dict(detector.fit)
+        fitted = float(figures.pop("fitted_threshold", detector.threshold))
+        if threshold is not None and threshold != fitted:
+            figures["fitted_threshold"] = fitted
+        at = fitted if threshold is None else threshold
+        changed = replace(detector, threshold=at, fit=figures)
+        return replace(self, method=method, detectors={**self.detectors, method: changed})
+
     @property
     def training(self) -> TrainingData:
         """What it was fitted on, to fit it on another model.

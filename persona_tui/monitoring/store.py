@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,31 @@ class MonitorStore:
             self.evaluation_path(monitor.name, suffix).unlink(missing_ok=True)
         self.write_summary()
         return path
+
+    def set_threshold(self, name: str, method: str, threshold: float | None = None) -> SelfMonitor:
+        """Have a monitor use a method, at a threshold that somebody chose; None = the fitted one again.
+
+        The file keeps the fitted threshold beside it. An evaluation stays: its scores are what they were, and
+        its tables are made anew.
+
+        Raises:
+            MonitorError: there is no such monitor or method, the threshold is no number, or the evaluation is
+                damaged. Nothing is changed then.
+            VectorFileError: the monitor's file is damaged.
+        """
+        from persona_tui.monitoring.evaluation import load_evaluation
+        from persona_tui.monitoring.lab import judged_by
+
+        if threshold is not None and not math.isfinite(threshold):
+            raise MonitorError("a threshold must be a number")
+        monitor = self.load(name).with_threshold(method, threshold)
+        path = self.evaluation_path(name)
+        evaluation = load_evaluation(path) if path.is_file() else None
+        monitor.save(self.path_of(name), inside=self.folder)
+        if evaluation is not None:
+            judged_by(evaluation, monitor).save(path)
+        self.write_summary()
+        return monitor
 
     def summaries(self) -> list[dict[str, Any]]:
         """What is known of each monitor, evaluations included; a file that cannot be read has an `error`."""

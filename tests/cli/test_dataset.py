@@ -130,3 +130,21 @@ def test_a_file_with_mistakes_is_not_added_to(cli: Cli, workspace: Path) -> None
     result = cli("dataset", "generate", "questions")
     assert result.status == 1 and ":1: not valid JSON" in result.err
     assert path.read_text() == "{\n"
+
+
+def test_traits_policies_and_files_of_ones_own_are_validated(cli: Cli, workspace: Path) -> None:
+    traits = workspace / "datasets" / "traits"
+    traits.mkdir(parents=True, exist_ok=True)
+    (traits / "mine.jsonl").write_text('{"trait": "mine", "description": "d", "high": "h"}\n', "utf-8")
+    result = cli("dataset", "validate")
+    assert result.status == 1 and 'mine.jsonl: line 1: "low" is missing' in result.out
+    own = workspace / "own.jsonl"
+    own.write_text('{"id": "q", "query": "hi", "label": "fine", "kind": "k"}\n', "utf-8")
+    result = cli("dataset", "validate", own)
+    assert result.status == 1 and 'own.jsonl: line 1: "label"' in result.out
+    policy = workspace / "policy.yaml"
+    policy.write_text("traits:\n  mine: {max: 1}\n", "utf-8")
+    assert cli("dataset", "validate", policy).status == 0
+    own.write_text('{"colour": "red"}\n', "utf-8")
+    assert "cannot be told" in cli("dataset", "validate", own).err
+    assert "does not exist" in cli("dataset", "validate", workspace / "none.jsonl").err

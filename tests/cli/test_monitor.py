@@ -270,3 +270,42 @@ def test_the_list(monitored: Cli, cli: Cli, tmp_path: Path) -> None:
     assert "broken" in monitored("monitor", "list").out
     empty = cli("monitor", "list")
     assert (empty.status, empty.out) == (0, "") and "monitor fit" in empty.err
+
+
+# --- thresholds, layers, dimensions, results ---
+
+
+def test_a_threshold_is_looked_at_saved_and_taken_back(monitored: Cli) -> None:
+    assert "does not exist" in monitored("monitor", "threshold").err
+    assert monitored("monitor", "evaluate").status == 0
+    before = monitored("monitor", "threshold", "--method", "content", "--json").json
+    assert before["sets"]["all"]["threshold"] == before["fitted_threshold"] and not before["saved"]
+    looked = monitored("monitor", "threshold", "-9", "--method", "content", "--json").json
+    assert looked["sets"]["all"]["false_negatives"] == 1.0
+    assert monitored("monitor", "threshold", "--method", "content", "--json").json == before
+    saved = monitored("monitor", "threshold", "-0.5", "--method", "content", "--save")
+    assert saved.status == 0 and "Saved with default." in saved.out
+    (listed,) = monitored("monitor", "list", "--json").json
+    assert (listed["method"], listed["threshold"]) == ("content", -0.5)
+    assert monitored("monitor", "check", "What is bread?", "--json").json["threshold"] == -0.5
+    back = monitored("monitor", "threshold", "--method", "content", "--reset", "--json").json
+    assert back["sets"] == before["sets"]
+    for wrong in (("--save",), ("0.1", "--reset"), ("nan", "--save"), ("much",)):
+        assert monitored("monitor", "threshold", *wrong).status in (1, 2)
+
+
+def test_layers_and_dimensions_need_no_model(monitored: Cli) -> None:
+    rows = monitored("monitor", "layers", "--method", "content", "--json").json
+    assert {row["position"] for row in rows} == {"message", "prompt_last"}
+    found = monitored("monitor", "dimensions", "--method", "content", "--count", "3", "--json").json
+    assert len(found["top"]) == 3
+    assert "Loading" not in monitored("monitor", "dimensions").err
+    assert "no vector at layer 77" in monitored("monitor", "dimensions", "--layer", "77").err
+
+
+def test_results_are_written_into_the_workspace(monitored: Cli) -> None:
+    assert monitored("monitor", "evaluate").status == 0
+    result = monitored("monitor", "results", "--json")
+    paths = [Path(path) for path in result.json]
+    assert len(paths) == 6 and all(path.stat().st_size for path in paths)
+    assert "results" in paths[0].parts

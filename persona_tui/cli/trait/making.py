@@ -11,15 +11,15 @@ from persona_tui.cli.output import json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.cli.trait.shared import BadLines, conversations, trait_scorer, trait_store
-from persona_tui.errors import PersonaTuiError, VectorFileError
-from persona_tui.processes import processes
+from persona_tui.errors import PersonaTuiError
 
 if TYPE_CHECKING:
-    from persona_tui.jobs import JobContext
     from persona_tui.monitoring.traits.definition import TraitDefinition
-    from persona_tui.monitoring.traits.vector import TraitStore, TraitVector
+    from persona_tui.monitoring.traits.extract import Recipe
+    from persona_tui.monitoring.traits.scoring import TraitScorer
+    from persona_tui.monitoring.traits.transcripts import BadLine
+    from persona_tui.monitoring.traits.vector import TraitVector
     from persona_tui.runtime import Runtime
-    from persona_tui.vectors.axes import Axes
 
 
 @click.command()
@@ -42,7 +42,7 @@ def extract(
     /,
     name: str | None,
     all_: bool,
-    recipe: str,
+    recipe: Recipe,
     samples: int | None,
     max_new_tokens: int | None,
     seed: int | None,
@@ -59,7 +59,7 @@ def extract(
     given = {"num_samples_per_prompt": samples, "max_new_tokens": max_new_tokens, "seed": seed}
     runtime.override({f"extraction.{key}": value for key, value in given.items() if value is not None})
     definitions = _definitions(runtime, name, all_)
-    made = work(lambda context: _extract(runtime, definitions, recipe, context))
+    made = work(lambda context: runtime.extract_traits(definitions, recipe=recipe, context=context))
     for trait in made:
         if trait.reading.weakness is not None:
             note(f"{trait.name} is weak on this model: {trait.reading.weakness}.")
@@ -76,56 +76,6 @@ def _definitions(runtime: Runtime, name: str | None, all_: bool) -> list[TraitDe
         raise click.UsageError("Either a NAME or --all is needed.", click.get_current_context())
     names = list(list_definitions(runtime.workspace)) if name is None else [name]
     return [find_definition(runtime.workspace, each) for each in names]
-
-
-def _extract(
-    runtime: Runtime, definitions: list[TraitDefinition], recipe: Any, context: JobContext
-) -> list[TraitVector]:
-    from persona_tui.monitoring.traits.extract import TraitExtractor
-
-    partial = runtime.partial(context.log)
-    extractor = TraitExtractor(
-        runtime.model,
-        runtime.settings,
-        _axes(runtime),
-        context.progress,
-        context.checkpoint,
-        context.log,
-        partial,
-    )
-    store = trait_store(runtime)
-    made = []
-    for definition in definitions:
-        with partial.job(f"trait-{definition.name}", _recipe(runtime, definition, recipe)):
-            trait = extractor.extract(definition, recipe)
-            _save(store, trait)
-        made.append(trait)
-    return made
-
-
-def _save(store: TraitStore, trait: TraitVector) -> None:
-    """Save a trait, if this is the process that does."""
-    processes().from_main(lambda: bool(store.save(trait)))
-
-
-def _recipe(runtime: Runtime, definition: TraitDefinition, recipe: str) -> dict[str, str]:
-    """What a trait depends on, for those who go on with an interrupted extraction."""
-    extraction = runtime.settings.extraction.model_dump(exclude={"batch_size"})
-    return {
-        "model": " ".join(runtime.model.identity),
-        "recipe": recipe,
-        "definition": definition.model_dump_json(),
-        **{f"extraction.{key}": repr(value) for key, value in extraction.items()},
-    }
-
-
-def _axes(runtime: Runtime) -> Axes | None:
-    """The model's axes, for steering. Measuring does without them, so that bad ones do not stop it."""
-    try:
-        return runtime.personas.axes
-    except VectorFileError as error:
-        note(f"Traits are made without a safety axis: {error}")
-        return None
 
 
 _HEADER = ["trait", "layer", "strength", "separation", "AUC left out", "AUC held out", "n"]
@@ -220,7 +170,7 @@ def _range(healthy: dict[str, float | None]) -> str:
 
 @click.command()
 @click.argument("name")
-@click.argument("labelled")
+@click.argument("labelled", required=False)
 @click.option(
     "--false-alarms",
     type=click.FloatRange(0, 1),
@@ -234,7 +184,7 @@ def calibrate(
     invocation: Invocation,
     /,
     name: str,
-    labelled: str,
+    labelled: str | None,
     false_alarms: float | None,
     dry_run: bool,
     as_json: bool,
@@ -242,20 +192,20 @@ def calibrate(
     """Find a trait's threshold from LABELLED conversations.
 
     LABELLED is JSON Lines with messages and a label: 1 or "high", 0 or "low". The label is about the last
-    reply.
+    reply. Without it, the test conversations of the trait's own description serve, which are no test then.
     """
-    from persona_tui.monitoring.traits.thresholds import fit_threshold, labelled_scores
+    from persona_tui.monitoring.traits.thresholds import TEST, fit_threshold
 
     runtime = invocation.runtime
     scorer = trait_scorer(runtime, [name])
     trait = scorer.traits[0]
-    high, low, bad = work(lambda context: labelled_scores(trait.name, scorer.stream(conversations(labelled))))
+    high, low, bad = work(lambda context: _labelled(runtime, scorer, labelled))
     problems = BadLines()
     for line in bad:
         problems(line)
     fit = fit_threshold(trait, high, low, 1.0 if false_alarms is None else false_alarms)
     if not dry_run:
-        source = "standard input" if labelled == "-" else Path(labelled).name
+        source = "standard input" if labelled == "-" else Path(labelled).name if labelled else TEST
         trait_store(runtime).save(trait.with_reading(threshold=fit.threshold, threshold_source=source))
     if as_json:
         print_json({**fit.as_dict(), "n": [len(high), len(low)], "saved": not dry_run, "bad": problems.count})
@@ -270,3 +220,16 @@ def calibrate(
     ]
     print_table([*rows, ["lines not used", str(problems.count)]] if problems.count else rows)
     click.echo("Nothing was changed." if dry_run else f"Saved with {trait.name}.")
+
+
+def _labelled(
+    runtime: Runtime, scorer: TraitScorer, source: str | None
+) -> tuple[list[float], list[float], list[BadLine]]:
+    """The scores of labelled replies, high and low, and what could not be used."""
+    from persona_tui.monitoring.traits.definition import find_definition
+    from persona_tui.monitoring.traits.thresholds import labelled_scores, reference_scores
+
+    name = scorer.traits[0].name
+    if source is not None:
+        return labelled_scores(name, scorer.stream(conversations(source)))
+    return *reference_scores(scorer, find_definition(runtime.workspace, name)), []

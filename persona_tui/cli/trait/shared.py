@@ -36,11 +36,9 @@ def trait_store(runtime: Runtime, loaded: bool = True) -> TraitStore:
         runtime: the workspace and its model.
         loaded: load the model, so that traits of another one are refused.
     """
-    from persona_tui.monitoring.traits.vector import TraitStore
-
-    fingerprint = runtime.model.fingerprint if loaded else None
-    folder = runtime.workspace.traits_dir(runtime.slug)
-    return TraitStore(folder, fingerprint, runtime.settings.model.name)
+    if loaded:
+        runtime.model  # noqa: B018  # from here on, traits of another model are told from this one's
+    return runtime.traits
 
 
 def trait_scorer(runtime: Runtime, names: Sequence[str] = ()) -> TraitScorer:

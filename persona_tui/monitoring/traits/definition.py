@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -22,6 +23,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from persona_tui.errors import DatasetError, PersonaTuiError, nearest
+from persona_tui.plain_files import read_plain
 from persona_tui.workspace import Workspace, packaged_root
 
 Side = Literal["high", "low"]
@@ -158,39 +160,62 @@ def read_definition(path: Path) -> TraitDefinition:
     Raises:
         DatasetError: it is missing, or something in it is wrong; the message begins with `file:line`.
     """
-    text = _text(path)
-    items = _yaml_items(path, text) if path.suffix in (".yaml", ".yml") else _jsonl_items(path, text)
-    head_line, head = next(items, (1, None))
-    if head is None:
-        raise DatasetError(f"{path} is empty")
-    definition = _checked(path, head_line, TraitDefinition, head)
-    situations = tuple(_situations(path, items))
-    definition = definition.model_copy(update={"situations": situations})
+    definition: TraitDefinition | None = None
+    situations: list[Situation] = []
+    lines: dict[str, int] = {}
+    for line, item in scan_definition(path):
+        if isinstance(item, str):
+            raise DatasetError(f"{path}:{line}: {item}")
+        if isinstance(item, TraitDefinition):
+            definition = item
+            continue
+        if item.id in lines:
+            raise DatasetError(f'{path}:{line}: the id "{item.id}" is already on line {lines[item.id]}')
+        lines[item.id] = line
+        situations.append(item)
+    assert definition is not None  # the first item is one, or a mistake
+    definition = definition.model_copy(update={"situations": tuple(situations)})
     for side in SIDES:
         if not definition.count("train", side):
             raise DatasetError(f'{path}: the {side} side is empty: no "train" situation has a "{side}" reply')
     return definition
 
 
-def _situations(path: Path, items: Iterator[tuple[int, Any]]) -> Iterator[Situation]:
-    lines: dict[str, int] = {}
+def scan_definition(path: Path) -> Iterator[tuple[int, TraitDefinition | Situation | str]]:
+    """What a file says, item by item: the description, without situations, and then those.
+
+    An item with a mistake is what is wrong with it, so that every mistake can be listed.
+
+    Yields:
+        The line, from 1, and the item.
+
+    Raises:
+        DatasetError: the file cannot be read at all.
+    """
+    text = _text(path)
+    items = _yaml_items(path, text) if path.suffix in (".yaml", ".yml") else _jsonl_items(text)
+    model: type[TraitDefinition] | type[Situation] = TraitDefinition
     for line, item in items:
-        situation = _checked(path, line, Situation, item)
-        if situation.id in lines:
-            raise DatasetError(
-                f'{path}:{line}: the id "{situation.id}" is already on line {lines[situation.id]}'
-            )
-        lines[situation.id] = line
-        yield situation
+        yield line, item.problem if isinstance(item, _Mistake) else _checked(model, item)
+        model = Situation
+    if model is TraitDefinition:
+        raise DatasetError(f"{path} is empty")
 
 
-def _checked(path: Path, line: int, model: type[M], value: Any) -> M:
+@dataclass(frozen=True)
+class _Mistake:
+    """A line that cannot be read, and why."""
+
+    problem: str
+
+
+def _checked(model: type[M], value: Any) -> M | str:
     if not isinstance(value, Mapping):
-        raise DatasetError(f"{path}:{line}: a mapping with keys is needed, not {str(value)[:40]!r}")
+        return f"a mapping with keys is needed, not {str(value)[:40]!r}"
     try:
         return model.model_validate(_plain(value))
     except ValidationError as error:
-        raise DatasetError(f"{path}:{line}: {_mistake(error, model)}") from error
+        return _mistake(error, model)
 
 
 def _plain(value: Any) -> Any:
@@ -213,25 +238,26 @@ def _mistake(error: ValidationError, model: type[BaseModel]) -> str:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        data = read_plain(path)
     except FileNotFoundError:
         raise DatasetError(f"{path} does not exist") from None
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise DatasetError(f"{path}:{line}: not UTF-8 text") from error
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise DatasetError(f"{path}:{line}: not UTF-8 text") from error
 
 
-def _jsonl_items(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+def _jsonl_items(text: str) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         try:
             yield number, json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            reason = getattr(error, "msg", "too deeply nested")
-            raise DatasetError(f"{path}:{number}: not valid JSON ({reason})") from error
+        except (ValueError, RecursionError) as error:
+            yield number, _Mistake(f"not valid JSON ({getattr(error, 'msg', 'too deeply nested')})")
 
 
 def _yaml_items(path: Path, text: str) -> Iterator[tuple[int, Any]]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 import torch
 
 from persona_tui.errors import GenerationError
-from persona_tui.model import ModelWrapper
+from persona_tui.model import Message, ModelWrapper, Reading
 from persona_tui.model.spans import ReplyReading, read_replies
 from persona_tui.monitoring.traits.transcripts import BadLine, Conversation, Item
 from persona_tui.monitoring.traits.vector import TraitVector
@@ -63,6 +63,33 @@ class Scored:
         return {name: last[name] - first[name] for name in first}
 
 
+@dataclass(frozen=True)
+class TurnScore:
+    """One message of a conversation, the user's or the model's, measured.
+
+    Attributes:
+        turn: which turn it belongs to, from 1; a turn begins with a message of the user's.
+        message: its place among the messages, from 0.
+        role: "user" or "assistant".
+        text: the message.
+        n_tokens: its length.
+        scores: by trait. The scale was made with replies: users' messages are comparable with each other.
+    """
+
+    turn: int
+    message: int
+    role: str
+    text: str
+    n_tokens: int
+    scores: dict[str, float]
+
+
+def drift_of(turns: Sequence[TurnScore], role: str) -> dict[str, float]:
+    """By trait, how far the last message of a role scores above its first one; empty if there are not two."""
+    own = [turn.scores for turn in turns if turn.role == role]
+    return {name: own[-1][name] - own[0][name] for name in own[0]} if len(own) > 1 else {}
+
+
 class TraitScorer:
     """Measures replies with the traits of one model."""
 
@@ -97,6 +124,52 @@ class TraitScorer:
         if isinstance(found, BadLine):
             raise GenerationError(str(found))
         return found.replies[-1]
+
+    def score_turns(self, messages: Sequence[Message]) -> list[TurnScore]:
+        """Measure every message of a conversation, in its order, but for the system prompt.
+
+        A reply is read as in `score`; what the user says, at its own tokens, after what stands before it (as
+        far as that fits the context).
+
+        Raises:
+            GenerationError: a reply, or a message of the user's alone, does not fit the context.
+        """
+        if not self.traits:
+            return []
+        found = {score.message: score for score in self._users(messages)}
+        if any(message["role"] == "assistant" and message["content"].strip() for message in messages):
+            scored = self.score([Conversation(list(messages), "the conversation")])[0]
+            if isinstance(scored, BadLine):
+                raise GenerationError(scored.problem)
+            for reply in scored.replies:
+                found[reply.message] = TurnScore(
+                    0, reply.message, "assistant", reply.text, reply.n_tokens, reply.scores
+                )
+        turns = itertools.accumulate(int(message["role"] == "user") for message in messages)
+        numbers = dict(enumerate(turns))
+        return [replace(found[place], turn=max(1, numbers[place])) for place in sorted(found)]
+
+    def _users(self, messages: Sequence[Message]) -> Iterator[TurnScore]:
+        for place, message in enumerate(messages):
+            if message["role"] != "user" or not message["content"].strip():
+                continue
+            reading = self._read_message(messages[: place + 1])
+            scores = {
+                trait.name: trait.score(
+                    trait.projections(reading.mean[reading.layers.index(trait.reading.layer)].unsqueeze(0))[0]
+                )
+                for trait in self.traits
+            }
+            yield TurnScore(0, place, "user", message["content"], reading.n_tokens, scores)
+
+    def _read_message(self, messages: Sequence[Message]) -> Reading:
+        """The last message, after all that stands before it, or alone if that is too long."""
+        try:
+            return self.model.read_messages([list(messages)], self.layers)[0]
+        except GenerationError:
+            if len(messages) == 1:
+                raise
+        return self.model.read_messages([[messages[-1]]], self.layers)[0]
 
     def stream(self, items: Iterable[Item]) -> Iterator[Scored | BadLine]:
         """Measure any number of conversations, in their order and in constant memory."""

@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 
 from persona_tui.errors import DatasetError
-from persona_tui.monitoring.traits.scoring import Scored
+from persona_tui.monitoring.traits.definition import SIDES, TraitDefinition
+from persona_tui.monitoring.traits.scoring import Scored, TraitScorer
 from persona_tui.monitoring.traits.statistics import Estimate, auc_estimate, best_threshold
-from persona_tui.monitoring.traits.transcripts import BadLine
+from persona_tui.monitoring.traits.transcripts import BadLine, Conversation
 from persona_tui.monitoring.traits.vector import TraitVector
 
 _LABELS: dict[Any, bool] = {
     **dict.fromkeys(("high", "1", "true", "yes", "present", "positive"), True),
     **dict.fromkeys(("low", "0", "false", "no", "absent", "negative"), False),
 }
+TEST = "test conversations"  # as the source of a threshold
 _FOLDS = 5
 _FEWEST = 2  # of each side
 
@@ -89,6 +91,34 @@ def labelled_scores(
     return high, low, bad
 
 
+def reference_scores(scorer: TraitScorer, definition: TraitDefinition) -> tuple[list[float], list[float]]:
+    """The scores of a definition's test conversations, high and low. Those that cannot be read are left out.
+
+    A threshold that was fitted on them makes them no test any more: the trait's held-out accuracy was
+    measured at the threshold before.
+    """
+    found = []
+    for side in SIDES:
+        items = [
+            Conversation(messages, name, fields={"label": side})
+            for name, messages in definition.conversations("test", side)
+        ]
+        scored = [each for each in scorer.stream(items) if isinstance(each, Scored)]
+        found.append([each.replies[-1].scores[definition.name] for each in scored])
+    return found[0], found[1]
+
+
+def counts_at(high: Sequence[float], low: Sequence[float], threshold: float) -> dict[str, int]:
+    """How many labelled replies are on either side: true_high, false_low, false_high, true_low."""
+    above, alarms = sum(value >= threshold for value in high), sum(value >= threshold for value in low)
+    return {
+        "true_high": above,
+        "false_low": len(high) - above,
+        "false_high": alarms,
+        "true_low": len(low) - alarms,
+    }
+
+
 def fit_threshold(
     trait: TraitVector, high: Sequence[float], low: Sequence[float], most_false_alarms: float = 1.0
 ) -> ThresholdFit:
@@ -111,7 +141,6 @@ def fit_threshold(
     threshold = best_threshold(high, low, most_false_alarms)
     before = trait.reading.threshold
     above, below = np.asarray(high), np.asarray(low)
-    found, alarms = int((above >= threshold).sum()), int((below >= threshold).sum())
     return ThresholdFit(
         trait.name,
         threshold,
@@ -120,12 +149,7 @@ def fit_threshold(
         balanced_accuracy(high, low, threshold),
         balanced_accuracy(high, low, before),
         _unseen(above, below, most_false_alarms),
-        {
-            "true_high": found,
-            "false_low": len(high) - found,
-            "false_high": alarms,
-            "true_low": len(low) - alarms,
-        },
+        counts_at(high, low, threshold),
     )
 
 

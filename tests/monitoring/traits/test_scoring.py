@@ -11,7 +11,7 @@ import torch
 from persona_tui.errors import GenerationError
 from persona_tui.model import ModelWrapper
 from persona_tui.model.spans import ReplyReading, read_replies
-from persona_tui.monitoring.traits.scoring import Scored, TraitScorer
+from persona_tui.monitoring.traits.scoring import Scored, TraitScorer, drift_of
 from persona_tui.monitoring.traits.transcripts import BadLine, Conversation, conversation_from_json
 from persona_tui.monitoring.traits.vector import TraitVector
 
@@ -138,3 +138,35 @@ def test_one_reply(scorer: TraitScorer) -> None:
     assert scorer.score_text("hi", "YES").text == "YES"
     with pytest.raises(GenerationError):
         scorer.score_text("hi", "  ")
+
+
+def test_turns_of_both_roles_are_measured_where_they_stand(
+    any_model: ModelWrapper, scorer: TraitScorer, trait: TraitVector
+) -> None:
+    own = scorer if any_model is scorer.model else TraitScorer(any_model, [trait])
+    turns = own.score_turns(TALK)
+    assert [(turn.turn, turn.role, turn.message) for turn in turns] == [
+        (1, "user", 1),
+        (1, "assistant", 2),
+        (2, "user", 3),
+        (2, "assistant", 4),
+        (3, "user", 5),
+        (3, "assistant", 6),
+    ]
+    replies = own.score([told(TALK)])[0]
+    assert isinstance(replies, Scored)
+    assert [turn.scores for turn in turns[1::2]] == [reply.scores for reply in replies.replies]
+    assert drift_of(turns, "assistant") == replies.drift
+    users = [turn.scores["loudness"] for turn in turns[::2]]
+    assert drift_of(turns, "user")["loudness"] == users[-1] - users[0]
+    assert drift_of(turns[:2], "user") == {}
+
+
+def test_turns_without_a_reply_and_a_message_that_only_fits_alone(scorer: TraitScorer) -> None:
+    assert [turn.role for turn in scorer.score_turns(TALK[:2])] == ["user"]
+    assert scorer.score_turns([]) == []
+    long = [{"role": "user", "content": "word " * 900}, {"role": "user", "content": "and this one"}]
+    with pytest.raises(GenerationError):
+        scorer.score_turns(long)
+    alone = scorer.score_turns(long[1:])[0]
+    assert alone.n_tokens and alone.turn == 1

@@ -5,8 +5,14 @@ from __future__ import annotations
 import pytest
 
 from persona_tui.errors import DatasetError
+from persona_tui.monitoring.traits.definition import TraitDefinition
 from persona_tui.monitoring.traits.scoring import TraitScorer
-from persona_tui.monitoring.traits.thresholds import fit_threshold, labelled_scores
+from persona_tui.monitoring.traits.thresholds import (
+    counts_at,
+    fit_threshold,
+    labelled_scores,
+    reference_scores,
+)
 from persona_tui.monitoring.traits.transcripts import read_file
 from persona_tui.monitoring.traits.vector import TraitVector
 
@@ -46,3 +52,18 @@ def test_few_false_alarms(trait: TraitVector) -> None:
 def test_too_few(trait: TraitVector) -> None:
     with pytest.raises(DatasetError, match="1 replies are labelled low"):
         fit_threshold(trait, [1.0, 2.0], [0.0])
+
+
+def test_the_test_conversations_can_be_calibrated_on(
+    scorer: TraitScorer, definition: TraitDefinition, trait: TraitVector
+) -> None:
+    high, low = reference_scores(scorer, definition)
+    assert (len(high), len(low)) == (10, 10)
+    fit = fit_threshold(trait, high, low)
+    assert counts_at(high, low, fit.threshold) == fit.confusion
+    assert counts_at([1.0], [0.0, 2.0], 1.0) == {
+        "true_high": 1,
+        "false_low": 0,
+        "false_high": 1,
+        "true_low": 1,
+    }

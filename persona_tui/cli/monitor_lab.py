@@ -1,0 +1,199 @@
+"""`monitor threshold`, `layers`, `dimensions` and `results`: what the app's screen shows, for scripts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from persona_tui.cli.output import json_option, print_json, print_table
+from persona_tui.cli.root import Invocation, pass_invocation
+from persona_tui.errors import MonitorError
+
+if TYPE_CHECKING:
+    from persona_tui.monitoring.evaluation import Evaluation
+    from persona_tui.monitoring.lab import Rates
+    from persona_tui.monitoring.monitor import SelfMonitor
+    from persona_tui.runtime import Runtime
+
+_METHOD = click.Choice(["tone", "content", "projection", "probe", "consensus"])
+_MONITOR = click.option("--monitor", "name", metavar="NAME", help="Which one. [default: monitoring.monitor]")
+_OF_METHOD = click.option("--method", type=_METHOD, help="[default: the one that the monitor uses]")
+
+
+def _opened(runtime: Runtime, name: str | None) -> SelfMonitor:
+    """The monitor; the model is not loaded."""
+    return runtime.monitors.load(name or runtime.settings.monitoring.monitor)
+
+
+def _evaluated(runtime: Runtime, monitor: SelfMonitor) -> Evaluation:
+    """Its last evaluation, at its present thresholds."""
+    from persona_tui.monitoring.evaluation import load_evaluation
+    from persona_tui.monitoring.lab import judged_by
+
+    return judged_by(load_evaluation(runtime.monitors.evaluation_path(monitor.name)), monitor)
+
+
+@click.command(context_settings={"ignore_unknown_options": True})  # so that -0.2 is a number
+@click.argument("value", type=float, required=False)
+@_MONITOR
+@_OF_METHOD
+@click.option("--save", is_flag=True, help="Use the method at VALUE from now on.")
+@click.option("--reset", is_flag=True, help="Use the method at the fitted threshold again.")
+@json_option
+@pass_invocation
+def threshold(
+    invocation: Invocation,
+    /,
+    value: float | None,
+    name: str | None,
+    method: str | None,
+    save: bool,
+    reset: bool,
+    as_json: bool,
+) -> None:
+    """What a threshold of VALUE would come to on the test sets (by default the present one).
+
+    No query is read again: the scores are those of the last `monitor evaluate`. Figures of a threshold
+    that was chosen by looking at them are no test any more.
+    """
+    from persona_tui.monitoring.lab import rates
+    from persona_tui.monitoring.results import fitted_threshold
+
+    if reset and (save or value is not None):
+        raise click.UsageError("--reset takes no VALUE and no --save.", click.get_current_context())
+    if save and value is None:
+        raise click.UsageError("--save needs a VALUE.", click.get_current_context())
+    runtime = invocation.runtime
+    monitor = _opened(runtime, name)
+    chosen = method or monitor.method
+    monitor.detector(chosen)
+    if save or reset:
+        monitor = runtime.monitors.set_threshold(monitor.name, chosen, value)
+    evaluation = _evaluated(runtime, monitor)
+    found = {"all": rates(evaluation, chosen, value)}
+    found |= {each: rates(evaluation, chosen, value, [each]) for each in evaluation.sets}
+    fitted = fitted_threshold(monitor, chosen)
+    if as_json:
+        print_json(
+            {
+                "monitor": monitor.name,
+                "method": chosen,
+                "fitted_threshold": fitted,
+                "saved": save or reset,
+                "sets": {each: of.as_dict() for each, of in found.items()},
+            }
+        )
+        return
+    print_table([_row(each, of) for each, of in found.items()], header=_HEADER)
+    click.echo(f"{chosen} at {found['all'].threshold:.4g}; cross-validation chose {fitted:.4g}.")
+    if save or reset:
+        click.echo(f"Saved with {monitor.name}.")
+
+
+_HEADER = ["set", "n", "accuracy", "FPR", "FNR", "caught", "missed", "passed", "flagged"]
+
+
+def _row(name: str, found: Rates) -> list[str]:
+    shares = (found.accuracy, found.false_positives, found.false_negatives)
+    counts = (found.caught, found.missed, found.passed, found.flagged)
+    return [name, str(found.n), *("-" if each is None else f"{each:.3f}" for each in shares)] + [
+        str(each) for each in counts
+    ]
+
+
+@click.command()
+@_MONITOR
+@_OF_METHOD
+@json_option
+@pass_invocation
+def layers(invocation: Invocation, /, name: str | None, method: str | None, as_json: bool) -> None:
+    """How well each layer separates what the monitor was fitted on, by cross-validation."""
+    from persona_tui.monitoring.lab import curves
+
+    found = curves(_opened(invocation.runtime, name), method)
+    rows = [
+        {"method": curve.method, "position": curve.position, **point.as_dict()}
+        for curve in found
+        for point in curve.points
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        [
+            [
+                row["method"],
+                row["position"],
+                str(row["layer"]),
+                f"{row['separation']:.4g}",
+                f"{row['effect']:.2f}",
+                f"{row['auc']:.3f} [{row['auc_low']:.3f}, {row['auc_high']:.3f}]",
+            ]
+            for row in rows
+        ],
+        header=["method", "position", "layer", "separation", "in sd", "AUC"],
+    )
+
+
+@click.command()
+@_MONITOR
+@_OF_METHOD
+@click.option("--layer", type=int, metavar="N", help="[default: the method's own]")
+@click.option("--count", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many.")
+@json_option
+@pass_invocation
+def dimensions(
+    invocation: Invocation,
+    /,
+    name: str | None,
+    method: str | None,
+    layer: int | None,
+    count: int,
+    as_json: bool,
+) -> None:
+    """The largest numbers of a method's vector: from dangerous (below 0) to safe."""
+    from persona_tui.monitoring.lab import dimensions as of
+
+    monitor = _opened(invocation.runtime, name)
+    found = of(monitor, method or monitor.method, layer, count)
+    if as_json:
+        print_json({"monitor": monitor.name, **found.as_dict()})
+        return
+    print_table(
+        [[str(place), f"{found.values[place]:+.4g}"] for place in found.top], header=["dimension", "value"]
+    )
+    click.echo(
+        f"{found.method}, {found.position}, layer {found.layer}: {len(found.values)} dimensions, length "
+        f"{found.norm:.4g}; these are {found.share(found.top):.0%} of its square."
+    )
+
+
+@click.command()
+@_MONITOR
+@_OF_METHOD
+@click.option("--threshold", "at", type=float, metavar="VALUE", help="[default: the method's own]")
+@json_option
+@pass_invocation
+def results(
+    invocation: Invocation, /, name: str | None, method: str | None, at: float | None, as_json: bool
+) -> None:
+    """Write all results as JSON and CSV: rates, comparison, every score, layers, dimensions.
+
+    They go to results/MODEL/monitors/NAME in the workspace.
+    """
+    from persona_tui.monitoring.results import results_folder, write_results
+
+    runtime = invocation.runtime
+    monitor = _opened(runtime, name)
+    evaluation = _evaluated(runtime, monitor)
+    chosen = method or monitor.method
+    if chosen not in evaluation.thresholds:
+        raise MonitorError(f'"{chosen}" was not evaluated: `persona-tui monitor evaluate` does that')
+    folder = results_folder(runtime.workspace, runtime.slug, "monitors", monitor.name)
+    written: list[Any] = [str(path) for path in write_results(folder, monitor, evaluation, chosen, at)]
+    if as_json:
+        print_json(written)
+    else:
+        for path in written:
+            click.echo(f"Wrote {path}")

@@ -1,0 +1,77 @@
+"""Which kind of data a file of the user's own holds, and what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from persona_tui.errors import DatasetError
+from persona_tui.monitoring.traits.validate import validate_policy_file, validate_trait_file
+from persona_tui.plain_files import lines_of
+from persona_tui.prompts.schema import (
+    ArchetypePrompt,
+    MonitorQuery,
+    MonitorStatement,
+    Question,
+    Record,
+    SafePrompt,
+    UnsafePrompt,
+)
+from persona_tui.prompts.validate import FileReport, validate_file
+
+# Which key only this kind of record has.
+_RECORDS: dict[str, type[Record]] = {
+    "query": MonitorQuery,
+    "statement": MonitorStatement,
+    "question": Question,
+    "system_prompt": ArchetypePrompt,
+}
+
+
+def validate_own(path: Path) -> FileReport:
+    """Check a file, whatever it is.
+
+    Raises:
+        DatasetError: it is missing, or of no kind that is known.
+    """
+    if not path.is_file():
+        raise DatasetError(f"{path} does not exist")
+    if path.suffix in (".yaml", ".yml"):
+        return validate_policy_file(path) if "traits" in _yaml_keys(path) else validate_trait_file(path)
+    first = _first(path)
+    if first is None or "trait" in first:
+        return validate_trait_file(path)
+    for key, record in _RECORDS.items():
+        if key in first:
+            return validate_file(path, record)
+    if "prompt" in first:
+        return validate_file(path, UnsafePrompt if "attack_type" in first else SafePrompt)
+    known = ", ".join(["trait", *_RECORDS])
+    raise DatasetError(f"{path}: what it holds cannot be told: no object in it has one of the keys {known}")
+
+
+def _yaml_keys(path: Path) -> list[str]:
+    try:
+        document = YAML(typ="safe").load(path)
+    except (YAMLError, OSError, ValueError, RecursionError):
+        return []  # checking it as a trait tells the line
+    return [str(key) for key in document] if isinstance(document, dict) else []
+
+
+def _first(path: Path) -> dict[str, Any] | None:
+    """The first object in a file of JSON Lines; None if there is none."""
+    try:
+        for line in lines_of(path):
+            try:
+                value = json.loads(line.decode("utf-8-sig"))
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(value, dict):
+                return value
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
+    return None
