@@ -171,7 +171,9 @@ class JobsPanel(Vertical):
 
     def on_print(self, event: events.Print) -> None:
         """Pass on what was printed, by lines."""
-        for line in event.text.splitlines():
+        text: str | bytes = event.text  # whatever the code passed to write: click takes us for a binary file
+        printed = text.decode(errors="replace") if isinstance(text, bytes) else text
+        for line in printed.splitlines():
             if line.strip():
                 self.post_message(self.Printed(line))
 
