@@ -1,4 +1,4 @@
-"""Drives a program in a pseudo-terminal of its own, and keeps what is on its screen."""
+"""Drives a program in a pseudo-terminal of its own, and keeps what is on its screen. For tests, too."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import struct
 import subprocess
@@ -15,6 +16,7 @@ import termios
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -24,6 +26,7 @@ from rich.cells import cell_len
 _PIECES = re.compile(
     r"\x1b\[([0-9;:?<=>]*)[ -/]*([@-~])|\x1b[\]P_^].*?(?:\x07|\x1b\\)|\x1b[ -/]*[0-~]|.", re.DOTALL
 )
+_BUILTIN = Path(__file__).resolve().parent.parent / "persona_tui/builtin/weights"
 _KEPT = 20_000  # characters of the output
 _UNFINISHED = re.compile(r"\x1b(?:\[[0-9;:?<=>]*[ -/]*)?$|\x1b[\]P_^][^\x07]*$")
 
@@ -35,16 +38,22 @@ class Screen:
         self.width, self.height = width, height
         self._rows = [[" "] * width for _ in range(height)]
         self._row = self._column = 0
+        self._waiting: list[str] = []
         self._rest = ""
 
     @property
     def text(self) -> str:
         """What is on it, line by line."""
+        self._draw()
         return "\n".join("".join(row).rstrip() for row in self._rows)
 
     def feed(self, text: str) -> None:
-        """Take what the program wrote."""
-        text = self._rest + text
+        """Take what the program wrote. It is drawn when somebody looks: drawing takes longer than reading."""
+        self._waiting.append(text)
+
+    def _draw(self) -> None:
+        text = self._rest + "".join(self._waiting)
+        self._waiting.clear()
         unfinished = _UNFINISHED.search(text)
         self._rest = text[unfinished.start() :] if unfinished else ""
         for match in _PIECES.finditer(text[: unfinished.start()] if unfinished else text):
@@ -112,6 +121,7 @@ class Terminal:
         )
         os.close(slave)
         self.output = ""
+        self.read_at = self.started  # when the program wrote last
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def __enter__(self) -> Self:
@@ -130,14 +140,21 @@ class Terminal:
         """Type."""
         os.write(self._master, text.encode())
 
+    def resize(self, columns: int, rows: int) -> None:
+        """Change the size; the system tells the program."""
+        self.screen = Screen(columns, rows)
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
     def read(self, timeout: float) -> str:
         """Take in what the program writes next, at most after some seconds; "" = nothing, or it has ended."""
         if not select.select([self._master], [], [], max(timeout, 0))[0]:
             return ""
         try:
-            text = self._decoder.decode(os.read(self._master, 65536))
+            data = os.read(self._master, 65536)
         except OSError:  # the program has closed its end
             return ""
+        self.read_at = time.perf_counter()
+        text = self._decoder.decode(data)
         self.screen.feed(text)
         self.output = (self.output + text)[-_KEPT:]
         return text
@@ -155,7 +172,7 @@ class Terminal:
             text = self.read(min(1.0, deadline - time.perf_counter()))
             if not text and (ended or time.perf_counter() > deadline):
                 raise AssertionError(f"never on the screen: {condition}\n{self.screen.text}")
-        return time.perf_counter()
+        return self.read_at
 
     def wait(self, timeout: float = 60) -> int:
         """Go on until the program has ended; its exit status."""
@@ -164,3 +181,17 @@ class Terminal:
             assert time.perf_counter() < deadline, f"it does not end\n{self.screen.text}"
             self.read(0.05)
         return self.process.returncode
+
+
+def talkative_model(folder: Path) -> Path:
+    """The built-in model, except that the token which ends its replies has another name and so does not.
+
+    Otherwise they would often have ended before anything can be measured.
+    """
+    shutil.copytree(_BUILTIN, folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        text = (folder / name).read_text(encoding="utf-8")
+        text = text.replace('"eos_token": "<|im_end|>"', '"eos_token": "<|endoftext|>"')
+        (folder / name).write_text(text.replace("<|im_end|>", "<|turn_end|>"), encoding="utf-8")
+    (folder / "generation_config.json").write_text('{"eos_token_id": 0}', encoding="utf-8")
+    return folder
