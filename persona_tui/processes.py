@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T")
-R = TypeVar("R")
 
 # A launcher ends all processes when one of them fails. Until then, one may have to wait long for another.
 _PATIENCE = timedelta(days=30)
@@ -127,21 +126,6 @@ class Processes:
         with _peers_may_end():
             _distributed().all_reduce(total)
         return total
-
-    def divide(self, items: Sequence[T], size: int, do: Callable[[Sequence[T]], Sequence[R]]) -> list[R]:
-        """What becomes of items, in their order, when each process does its share.
-
-        Args:
-            items: what all of them know.
-            size: how many are done at a time.
-            do: turns some of the items into as many results.
-        """
-        pieces = [items[start : start + size] for start in range(0, len(items), size)]
-        with self.own_share():
-            own = [list(do(piece)) for piece in self.share(pieces)]
-        shares = self.gather(own)
-        done = [shares[number % self.count][number // self.count] for number in range(len(pieces))]
-        return [result for piece in done for result in piece]
 
     def wait(self) -> None:
         """Go on when all have come here."""

@@ -373,7 +373,7 @@ class Runtime:
             DatasetError: the data are missing, bad or too few.
             VectorFileError: `like` cannot be read.
             MonitorError: there is no such method.
-            JobCancelled: somebody asked for that; nothing was written.
+            JobCancelled: somebody asked for that; the next call goes on.
         """
         from persona_tui.monitoring.monitor import SelfMonitor
         from persona_tui.monitoring.training import load_training
@@ -383,8 +383,11 @@ class Runtime:
             data = SelfMonitor.load(like).training
         else:
             data = load_training(self.workspace, which, file)
-        monitor = SelfMonitor.fit(self.model, data, name, method, seed, context)
-        processes().from_main(lambda: self.monitors.save(monitor))
+        partial = self.partial(context.log)
+        recipe = {"model": " ".join(self.model.identity), "data": repr(data.record())}
+        with partial.job(f"monitor-{name}", recipe):
+            monitor = SelfMonitor.fit(self.model, data, name, method, seed, context, partial)
+            processes().from_main(lambda: self.monitors.save(monitor))
         self.guard.forget_monitor()
         return monitor
 

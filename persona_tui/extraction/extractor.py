@@ -341,7 +341,7 @@ class ActivationExtractor:
                 if item in wanted and generation.activations.n_tokens:
                     sums.kept[item] = generation.activations.response
             stage.add(sums.tally(items))
-        return ActivationSums.of(self.layers, self._finished(stage))
+        return ActivationSums.of(self.layers, stage.everyones())
 
     def texts(
         self,
@@ -365,32 +365,25 @@ class ActivationExtractor:
         for items, generations in self._answers(stage, requests, note, sampling, interventions):
             said = {item: each.text for item, each in zip(items, generations, strict=True)}
             stage.add(Tally(frozenset(items), values=said))
-        values = self._finished(stage).values
+        values = stage.everyones().values
         return [str(values[item]) for item in range(len(requests))]
 
     def scores(self, pairs: Sequence[tuple[list[Message], str]]) -> list[float]:
         """How probable responses are after their conversations, in nats per token (`ModelWrapper.score`)."""
         stage = self.partial.stage(["scores", list(self.model.identity), [list(pair) for pair in pairs]])
-        chunks = [
-            range(start, min(start + _SCORE_CHUNK, len(pairs)))
-            for start in range(0, len(pairs), _SCORE_CHUNK)
-        ]
-        with processes().own_share():
-            for chunk in processes().share([each for each in chunks if not stage.done.issuperset(each)]):
-                self.checkpoint()
-                scored = self.model.score([pairs[item] for item in chunk])
-                logprobs = {item: each.logprob for item, each in zip(chunk, scored, strict=True)}
-                stage.add(Tally(frozenset(chunk), values=logprobs))
-        values = self._finished(stage).values
+
+        def score(items: Sequence[int]) -> Tally:
+            self.checkpoint()
+            scored = self.model.score([pairs[item] for item in items])
+            logprobs = {item: each.logprob for item, each in zip(items, scored, strict=True)}
+            return Tally(frozenset(items), values=logprobs)
+
+        values = stage.finish(len(pairs), _SCORE_CHUNK, score).values
         return [float(values[item]) for item in range(len(pairs))]
 
     def _stage(self, recipe: Sequence[object], requests: Sequence[Request], sampling: Sampling) -> Stage:
         asked = [[each.messages, each.seed] for each in requests]
         return self.partial.stage([*recipe, list(self.model.identity), asdict(sampling), asked])
-
-    def _finished(self, stage: Stage) -> Tally:
-        stage.complete = True
-        return stage.tally.everyones()
 
     def _answers(
         self,

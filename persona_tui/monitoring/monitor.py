@@ -26,6 +26,7 @@ from persona_tui.monitoring.readings import (
 from persona_tui.monitoring.training import TrainingData
 from persona_tui.monitoring.verdict import About, Verdict
 from persona_tui.vectors.files import FORMAT_VERSION, check_kind, check_model, load_tensors, save_tensors
+from persona_tui.vectors.partial import PartialStore, Tally
 
 KIND = "monitor"
 AUTO = "auto"
@@ -69,6 +70,7 @@ class SelfMonitor:
         method: str = AUTO,
         seed: int = 0,
         context: JobContext | None = None,
+        partial: PartialStore | None = None,
     ) -> SelfMonitor:
         """Fit all methods on one model, and choose one of them.
 
@@ -82,6 +84,7 @@ class SelfMonitor:
             method: the one to use; "auto" = the best in cross-validation.
             seed: of the folds.
             context: where progress goes, and where it can be cancelled.
+            partial: keeps what was read, within its jobs. By default nothing is kept.
 
         Raises:
             DatasetError: there are too few queries of one kind.
@@ -90,11 +93,12 @@ class SelfMonitor:
         """
         data.examples.check()
         layers, context = range(model.n_layers), context or JobContext()
-        tone = read_queries(model, data.statements, layers) if data.statements else None
-        readings = read_queries(model, data.examples.queries, layers, context)
+        statements, queries = data.statements, data.examples.queries
+        tone = read_queries(model, statements, layers, partial=partial) if statements else None
+        readings = read_queries(model, queries, layers, context, partial)
         context.progress(0, 0, "fitting")
         found = fit(data.examples, readings, tone, seed)
-        replies = read_as_replies(model, data.examples.queries, layers, context)
+        replies = read_as_replies(model, queries, layers, context, partial)
         context.progress(0, 0, "fitting")
         of_replies = fit(data.examples, replies, seed=seed)
         reply = of_replies.detectors[of_replies.best()]
@@ -102,7 +106,7 @@ class SelfMonitor:
             name=name,
             detectors=found.detectors,
             method=_known(method, found.detectors) if method != AUTO else found.best(),
-            reply=_passing_ordinary_replies(reply, model, data, context),
+            reply=_passing_ordinary_replies(reply, model, data, context, partial or PartialStore()),
             harms=found.harms,
             stacks=found.stacks,
             metadata=_metadata(model, data, found, seed),
@@ -353,14 +357,25 @@ def _restored(
 
 
 def _passing_ordinary_replies(
-    reply: Detector, model: ModelWrapper, data: TrainingData, context: JobContext
+    reply: Detector, model: ModelWrapper, data: TrainingData, context: JobContext, partial: PartialStore
 ) -> Detector:
     """The detector of replies, its threshold lowered to where it lets the model's own ordinary replies pass.
 
     It was fitted on queries that were read as replies. The model's answers to safe queries are what it will
     meet most, and calling them dangerous would make a guard useless.
     """
-    lowest = _ordinary_scores(reply, model, data, context)
+    safe = [
+        query for query, is_safe in zip(data.examples.queries, data.examples.safe, strict=True) if is_safe
+    ]
+    step = max(1, len(safe) // _ORDINARY_QUESTIONS)
+    asked = safe[::step][:_ORDINARY_QUESTIONS]
+    recipe = ["ordinary replies", list(model.identity), list(reply.layers), asked]
+    stage = partial.stage([*recipe, *reply.form.tensors().values()])
+
+    def score(items: Sequence[int]) -> Tally:
+        return Tally(frozenset(items), values={0: _ordinary_scores(reply, model, asked, context)})
+
+    lowest = stage.finish(1, 1, score).values[0]
     if not lowest:
         return reply
     passing = float(np.quantile(lowest, _ORDINARY_FLAGGED)) - 1e-6
@@ -369,14 +384,10 @@ def _passing_ordinary_replies(
 
 
 def _ordinary_scores(
-    reply: Detector, model: ModelWrapper, data: TrainingData, context: JobContext
+    reply: Detector, model: ModelWrapper, safe: Sequence[str], context: JobContext
 ) -> list[float]:
     """The lowest score that each of the model's likeliest answers to safe queries has on its way."""
-    safe = [
-        query for query, is_safe in zip(data.examples.queries, data.examples.safe, strict=True) if is_safe
-    ]
-    step = max(1, len(safe) // _ORDINARY_QUESTIONS)
-    asked = [Request(conversation(query)) for query in safe[::step][:_ORDINARY_QUESTIONS]]
+    asked = [Request(conversation(query)) for query in safe]
     context.checkpoint()
     context.progress(0, _ORDINARY_TOKENS, "answering safe queries")
     lowest: dict[int, float] = {}

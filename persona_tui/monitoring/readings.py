@@ -21,7 +21,7 @@ from torch import Tensor
 
 from persona_tui.jobs import JobContext
 from persona_tui.model import Message, ModelWrapper, Reading, conversation
-from persona_tui.processes import processes
+from persona_tui.vectors.partial import PartialStore, Tally
 
 MESSAGE, PROMPT_LAST, REPLY = "message", "prompt_last", "reply"
 POSITIONS = (MESSAGE, PROMPT_LAST)
@@ -49,62 +49,77 @@ class Readings:
 
 
 def read_queries(
-    model: ModelWrapper, queries: Sequence[str], layers: Sequence[int], context: JobContext | None = None
+    model: ModelWrapper,
+    queries: Sequence[str],
+    layers: Sequence[int],
+    context: JobContext | None = None,
+    partial: PartialStore | None = None,
 ) -> Readings:
     """Read texts as a user's messages, at both positions.
+
+    Within a job of `partial`, what is read is kept until the job has succeeded.
 
     Raises:
         GenerationError: a text does not fit the model's context.
         JobCancelled: the context says so.
     """
+
+    def read(some: Sequence[list[Message]]) -> list[Tensor]:
+        return [torch.stack([each.mean, _last(each)]) for each in model.read_messages(some, layers)]
+
     conversations = [conversation(query) for query in queries]
-    read = _in_chunks(conversations, lambda some: model.read_messages(some, layers), context, "messages")
-    return Readings(
-        read[0].layers,
-        {
-            MESSAGE: torch.stack([each.mean for each in read]),
-            PROMPT_LAST: torch.stack([_last(each) for each in read]),
-        },
-    )
+    found = _in_chunks(model, conversations, layers, read, context, "messages", partial)
+    return Readings(tuple(layers), {MESSAGE: found[:, 0], PROMPT_LAST: found[:, 1]})
 
 
 def read_as_replies(
-    model: ModelWrapper, texts: Sequence[str], layers: Sequence[int], context: JobContext | None = None
+    model: ModelWrapper,
+    texts: Sequence[str],
+    layers: Sequence[int],
+    context: JobContext | None = None,
+    partial: PartialStore | None = None,
 ) -> Readings:
-    """Read texts as if the assistant said them.
+    """Read texts as if the assistant said them; kept like `read_queries`.
 
     Raises:
         GenerationError: a text is empty or does not fit the model's context.
         JobCancelled: the context says so.
     """
 
-    def read(some: Sequence[list[Message]]) -> list[Reading]:
-        found = model.read(list(some), layers)
-        return [Reading(each.layers, each.response, None, each.n_tokens) for each in found]
+    def read(some: Sequence[list[Message]]) -> list[Tensor]:
+        return [each.response for each in model.read(list(some), layers)]
 
     before = conversation(BEFORE_REPLY)
     conversations = [[*before, {"role": "assistant", "content": text}] for text in texts]
-    found = _in_chunks(conversations, read, context, "replies")
-    return Readings(found[0].layers, {REPLY: torch.stack([each.mean for each in found])})
+    return Readings(
+        tuple(layers), {REPLY: _in_chunks(model, conversations, layers, read, context, "replies", partial)}
+    )
 
 
 def _in_chunks(
+    model: ModelWrapper,
     conversations: Sequence[list[Message]],
-    read: Callable[[Sequence[list[Message]]], list[Reading]],
+    layers: Sequence[int],
+    read: Callable[[Sequence[list[Message]]], list[Tensor]],
     context: JobContext | None,
     what: str,
-) -> list[Reading]:
-    done = 0
+    partial: PartialStore | None,
+) -> Tensor:
+    """What is read of each conversation, stacked."""
+    context, partial = context or JobContext(), partial or PartialStore()
+    stage = partial.stage(["readings", what, list(model.identity), list(layers), conversations])
+    done = len(stage.done)
 
-    def read_some(some: Sequence[list[Message]]) -> list[Reading]:
+    def read_some(items: Sequence[int]) -> Tally:
         nonlocal done
-        if context is not None:
-            context.checkpoint()
-            context.progress(done, len(conversations), f"reading {what}")
-        done += len(some)
-        return read(some)
+        context.checkpoint()
+        context.progress(done, len(conversations), f"reading {what}")
+        done += len(items)
+        found = read([conversations[item] for item in items])
+        return Tally(frozenset(items), rows=dict(zip(items, found, strict=True)))
 
-    return processes().divide(conversations, _CHUNK, read_some)
+    rows = stage.finish(len(conversations), _CHUNK, read_some).rows
+    return torch.stack([rows[item] for item in range(len(conversations))])
 
 
 def _last(reading: Reading) -> Tensor:

@@ -22,7 +22,7 @@ import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,6 +134,26 @@ class Stage:
         if self._store is not None:
             self._store.tick()
 
+    def finish(self, total: int, size: int, do: Callable[[Sequence[int]], Tally]) -> Tally:
+        """Do all items that are not finished, divided among the processes; what all of them come to.
+
+        Args:
+            total: how many items there are.
+            size: how many are done at a time. The same ones are done together however often this is begun.
+            do: turns the numbers of some items into what they come to.
+        """
+        pieces = [range(start, min(start + size, total)) for start in range(0, total, size)]
+        crew = processes()
+        with crew.own_share():
+            for piece in crew.share([each for each in pieces if not self.done.issuperset(each)]):
+                self.add(do([item for item in piece if item not in self.done]))
+        return self.everyones()
+
+    def everyones(self) -> Tally:
+        """What the items of all processes come to, when none of them has any left."""
+        self.complete = True
+        return self.tally.everyones()
+
 
 class PartialStore:
     """The unfinished jobs of one model, in `vectors/<model>/partial`.
@@ -173,6 +193,8 @@ class PartialStore:
         crew = processes()
         with ExitStack() as stack:
             crew.from_main(lambda: self._begin(stack, name, recipe))
+            if crew.count > 1 and crew.is_main:
+                self._log(f"{crew.count} processes share the work.")
             self._job, self._stages, self._used = name, [], set()
             self._due = time.monotonic() + SAVE_SECONDS
             _OPEN.add(self)

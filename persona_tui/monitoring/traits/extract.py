@@ -150,21 +150,31 @@ class TraitExtractor:
         items = definition.conversations(split, side)
         means: list[Tensor] = []
         situations: list[str] = []
-        done = 0
+        asked = [messages for _, messages in items]
+        stage = self.partial.stage(
+            ["trait readings", list(self.model.identity), list(self.layers), split, side, asked]
+        )
+        done = len(stage.done)
 
-        def read(chunk: Sequence[tuple[str, list[Message]]]) -> list[Tensor | str]:
+        def read(chunk: Sequence[int]) -> Tally:
             nonlocal done
             self.checkpoint()
-            found = read_replies(self.model, [messages for _, messages in chunk], self.layers)
+            read = read_replies(self.model, [asked[item] for item in chunk], self.layers)
             done += len(chunk)
             self.progress(done, len(items), definition.name)
-            return [str(each) if isinstance(each, GenerationError) else each[-1].mean for each in found]
+            found = dict(zip(chunk, read, strict=True))
+            left_out = {item: str(each) for item, each in found.items() if isinstance(each, GenerationError)}
+            rows = {
+                item: each[-1].mean for item, each in found.items() if not isinstance(each, GenerationError)
+            }
+            return Tally(frozenset(chunk), values=left_out, rows=rows)
 
-        for (situation, _), found in zip(items, processes().divide(items, _READ_TOGETHER, read), strict=True):
-            if isinstance(found, str):
-                self._log(f"{definition.name}: {situation} ({side}) is left out: {found}")
+        found = stage.finish(len(items), _READ_TOGETHER, read)
+        for item, (situation, _) in enumerate(items):
+            if item in found.values:
+                self._log(f"{definition.name}: {situation} ({side}) is left out: {found.values[item]}")
                 continue
-            means.append(found)
+            means.append(found.rows[item])
             situations.append(situation)
         if split == "train" and len(means) < FEWEST:
             raise GenerationError(
@@ -391,25 +401,22 @@ class _Contrast:
         """The model's replies; None where it said nothing."""
         requests = [Request(self._messages(side, *asked), self._seed(side, *asked)) for asked in self._asked]
         stage = self._extractor.partial.stage(self._recipe(side, requests))
-        size, crew = self._settings.batch_size, processes()
-        planned = [range(start, min(start + size, len(requests))) for start in range(0, len(requests), size)]
         done = len(stage.done)
-        with crew.own_share():
-            for items in crew.share([each for each in planned if not stage.done.issuperset(each)]):
-                self._extractor.checkpoint()
-                answers = self._batch(side, [requests[item] for item in items], items.start)
-                said = {item: each for item, each in zip(items, answers, strict=True) if each is not None}
-                stage.add(
-                    Tally(
-                        frozenset(items),
-                        values={item: each.ratio for item, each in said.items()},
-                        rows={item: each.activation for item, each in said.items()},
-                    )
-                )
-                done = min(len(requests), done + crew.count * len(items))
-                self._extractor.progress(done, len(requests), f"{self._definition.name}, {side} replies")
-        stage.complete = True
-        tally = stage.tally.everyones()
+
+        def answer(items: Sequence[int]) -> Tally:
+            nonlocal done
+            self._extractor.checkpoint()
+            answers = self._batch(side, items, [requests[item] for item in items])
+            said = {item: each for item, each in zip(items, answers, strict=True) if each is not None}
+            done = min(len(requests), done + processes().count * len(items))
+            self._extractor.progress(done, len(requests), f"{self._definition.name}, {side} replies")
+            return Tally(
+                frozenset(items),
+                values={item: each.ratio for item, each in said.items()},
+                rows={item: each.activation for item, each in said.items()},
+            )
+
+        tally = stage.finish(len(requests), self._settings.batch_size, answer)
         return [
             _Answer(asked.id, tally.rows[item], tally.values[item]) if item in tally.values else None
             for item, (_, asked) in enumerate(self._asked)
@@ -432,7 +439,7 @@ class _Contrast:
         extraction = self._settings
         return Sampling(extraction.max_new_tokens, extraction.temperature, extraction.top_p)
 
-    def _batch(self, side: Side, requests: Sequence[Request], start: int) -> list[_Answer | None]:
+    def _batch(self, side: Side, items: Sequence[int], requests: Sequence[Request]) -> list[_Answer | None]:
         generations = self._model.generate(requests, self._sampling, capture_layers=self._extractor.layers)
         said = [
             place
@@ -442,14 +449,14 @@ class _Contrast:
         other: Side = "low" if side == "high" else "high"
         pairs = [(requests[place].messages, generations[place].text) for place in said]
         pairs += [
-            (self._messages(other, *self._asked[start + place]), generations[place].text) for place in said
+            (self._messages(other, *self._asked[items[place]]), generations[place].text) for place in said
         ]
         scored = [each.logprob for each in self._model.score(pairs)]
         answers: list[_Answer | None] = [None] * len(requests)
         for number, place in enumerate(said):
             activations = generations[place].activations
             assert activations is not None
-            situation = self._asked[start + place][1].id
+            situation = self._asked[items[place]][1].id
             ratio = scored[number] - scored[len(said) + number]
             answers[place] = _Answer(situation, activations.response, ratio)
         return answers
