@@ -10,8 +10,10 @@ Handlers know a front end only as a `Session`. `ChatSession` is the line mode's;
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 from persona_tui import comparing, conversing, models
@@ -19,6 +21,7 @@ from persona_tui.errors import PersonaTuiError, nearest
 from persona_tui.jobs import JobContext, run_inline
 from persona_tui.runtime import Created, FromDescription, Runtime
 from persona_tui.sessions import Conversation, SessionLog, voice_of_record
+from persona_tui.workspace import TRAIT_PREFIX
 
 if TYPE_CHECKING:
     import threading
@@ -426,6 +429,39 @@ def _guard(session: Session, rest: str) -> str:
     return f"The guard is {guard.mode}: {_GUARDING[guard.mode]}."
 
 
+def _policy(session: Session, rest: str) -> str:
+    from persona_tui.monitoring.traits.policy import Policy
+
+    engine, personas = session.runtime.engine, session.runtime.personas
+    if rest.casefold() in OFF:
+        engine.policy = None
+    elif rest:
+        known = [name.removeprefix(TRAIT_PREFIX) for name in personas.list_traits()]
+        policy = Policy.read(_rules_or_file(session, rest))
+        policy.check_known(known)
+        for name in policy.traits:
+            personas.load(f"{TRAIT_PREFIX}{name}")
+        engine.policy = policy
+    if rest:
+        conversing.record(session, "policy", name=engine.policy.name if engine.policy is not None else None)
+    if engine.policy is None:
+        return "No policy. /policy FILE, or rules: /policy harmful_validation>0.5"
+    each = " (here every reply by itself)" if engine.policy.applies_to == "conversation" else ""
+    return f"Policy {engine.policy.name}: replies are measured by {', '.join(engine.policy.traits)}{each}."
+
+
+def _rules_or_file(session: Session, rest: str) -> list[str]:
+    """What `/policy` was given: rules, a file, or the name of one of the workspace's policies."""
+    if not Path(rest).expanduser().is_file() and any(sign in rest for sign in "<>"):
+        return re.split(r"[\s,]+(?=\w+\s*[<>])", rest)
+    own = _policies(session) / f"{rest}.yaml"
+    return [str(own if own.is_file() else Path(rest).expanduser())]
+
+
+def _policies(session: Session) -> Path:
+    return session.runtime.workspace.datasets / "traits" / "policies"
+
+
 _GUARDING = {
     "off": "nothing is judged",
     "warn": "messages and replies get a badge",
@@ -671,6 +707,13 @@ COMMANDS: dict[str, Command] = {
             "judge messages and replies by their activations",
             _guard,
             lambda _: ("off", "warn", "refuse"),
+        ),
+        Command(
+            "policy",
+            "/policy FILE|RULE|off",
+            "what scores of traits replies may have: breaches are shown",
+            _policy,
+            lambda session: ("off", *sorted(path.stem for path in _policies(session).glob("*.yaml"))),
         ),
         Command("floor", "/floor PERCENT|auto", "where the floor lies, as a percentile", _floor),
         Command(

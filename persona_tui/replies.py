@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,13 @@ import torch
 
 from persona_tui.errors import PersonaTuiError, SessionError
 from persona_tui.model import Message, Sampling
+from persona_tui.monitoring.events import breaches_of, breaching
 from persona_tui.monitoring.guard import verdict_of
+from persona_tui.monitoring.traits.live import LiveTraits
 from persona_tui.sessions import Conversation, Run, fit_context
 from persona_tui.steering.mix import Mix
 from persona_tui.vectors.files import same_model
+from persona_tui.workspace import TRAIT_PREFIX
 
 if TYPE_CHECKING:
     import threading
@@ -115,6 +118,7 @@ def speak(
     before = len(conversation.node(reply).text)
     finish, stats = "cancelled", _Stats()
     try:
+        measure = _measured_by(engine, conversation, reply)
         prepared = prepare(engine, conversation.prompt(reply), conversation.system, sampling)
         conversation.settle(reply, prepared.settings)
         stats.prompt_tokens = prepared.prompt_tokens
@@ -126,7 +130,7 @@ def speak(
             on_mix=lambda index, mix: conversation.change_mix(mix, reply, index),
             guard=engine.guard,
         )
-        for event in events:
+        for event in map(measure, events):
             if event.text or event.token_id >= 0:
                 conversation.extend(reply, event.text, event.token_id)
             stats.take(event)
@@ -143,6 +147,30 @@ def speak(
             conversation.finish(reply, finish, **stats.summary())
 
 
+def _measured_by(
+    engine: SteeringEngine, conversation: Conversation, reply: int
+) -> Callable[[TokenEvent], TokenEvent]:
+    """What adds the breaches of the engine's policy to a reply's events; its traits are loaded for that.
+
+    Raises:
+        PersonaNotFoundError: there is no such trait any more.
+    """
+    if engine.policy is None:
+        return lambda event: event
+    for name in engine.policy.traits:
+        engine.personas.load(f"{TRAIT_PREFIX}{name}")
+    *before, _ = conversation.lineage(reply)
+    turn = 1 + sum(node.role == "assistant" for node in before)
+    user = next((node.text for node in reversed(before) if node.role == "user"), "")
+    live = LiveTraits(engine.policy, user, turn)
+
+    def measure(event: TokenEvent) -> TokenEvent:
+        found = [*live.feed(event), *(live.finish() if event.finish else [])]
+        return breaching(event, found) if found else event
+
+    return measure
+
+
 class _Stats:
     """Counts while a reply is written."""
 
@@ -152,10 +180,12 @@ class _Stats:
         self._tokens = 0
         self._capped = 0
         self._verdicts: dict[str, dict[str, Any]] = {}  # a guard's last one about the message, and the reply
+        self._breaches: list[dict[str, Any]] = []
 
     def take(self, event: TokenEvent) -> None:
         if (verdict := verdict_of(event)) is not None:
             self._verdicts[verdict.about] = verdict.as_dict()
+        self._breaches += [{**each.as_dict(), "badge": each.badge} for each in breaches_of(event)]
         if event.token_id >= 0:
             self._tokens += 1
             self._capped += event.capped > 0
@@ -169,6 +199,7 @@ class _Stats:
             "tokens_per_second": round(self._tokens / seconds, 2) if seconds > 0 else 0.0,
             "capped_tokens": self._capped,
             **({"guard": self._verdicts} if self._verdicts else {}),
+            **({"breaches": self._breaches} if self._breaches else {}),
         }
 
 

@@ -134,14 +134,20 @@ def show_reply(
 
 
 def _with_badges(events: Iterable[TokenEvent]) -> Iterator[str]:
-    """The texts of a reply; what a guard says of the message, and at last of the reply, is noted."""
+    """The texts of a reply; what a guard says of the message, a policy on the way and the guard at last of
+    the reply is noted.
+    """
+    from persona_tui.monitoring.events import breaches_of
+
     last: Verdict | None = None
     for event in events:
         verdict = verdict_of(event)
         if verdict is not None and verdict.about == "message":
             note(f"guard: message {verdict.badge}")
         if verdict is not None and event.finish == "refused":
-            note(f"{'Not answered' if verdict.about == 'message' else 'Stopped'}: {verdict.reason}.")
+            note(verdict.refusal)
+        for breach in breaches_of(event):
+            note(f"policy: {breach}")
         last = verdict or last
         yield event.text
     if last is not None and last.about == "reply":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Self
 
 About = Literal["message", "reply"]
 
@@ -42,6 +43,16 @@ class Verdict:
     category_probability: float | None = None
     agreement: float | None = None
 
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Self:
+        """The verdict that `as_dict` has written down.
+
+        Raises:
+            KeyError, TypeError: the record lacks something.
+        """
+        known = {each.name: record[each.name] for each in fields(cls) if each.name in record}
+        return cls(**{**known, "layers": tuple(record["layers"])})
+
     @property
     def label(self) -> str:
         """`safe` or `dangerous`."""
@@ -63,6 +74,11 @@ class Verdict:
             f"the {self.about} scored {self.score:.3g}, {side} the threshold {self.threshold:.3g} "
             f'(monitor "{self.monitor}", {self.method}, {where})'
         )
+
+    @property
+    def refusal(self) -> str:
+        """What to say when a guard acts on it."""
+        return f"{'Not answered' if self.about == 'message' else 'Stopped'}: {self.reason}."
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

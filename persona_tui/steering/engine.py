@@ -40,6 +40,7 @@ from persona_tui.vectors.maths import normalize
 
 if TYPE_CHECKING:
     from persona_tui.monitoring.guard import Guard
+    from persona_tui.monitoring.traits.policy import Policy
 
 ASSISTANT_TRACE = "assistant"
 
@@ -99,6 +100,7 @@ class SteeringEngine:
         self._live = Interventions.none()
         self._version = 0
         self.guard: Guard | None = None  # what chats are guarded with; no other call uses it by itself
+        self.policy: Policy | None = None  # which scores of traits a chat's replies may have; the same holds
 
     # The present mix ----------------------------------------------------------------------------------------
 

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from textual.app import App
 
 from persona_tui.errors import PersonaTuiError
+from persona_tui.monitoring.guard import GUARD_MODES
 from persona_tui.tui.editing import edit_in_own_editor
 from persona_tui.tui.help import help_text, key_of, welcome
 from persona_tui.tui.keys import ACTIONS
+from persona_tui.tui.screens.ask import AskScreen
 from persona_tui.tui.screens.page import PageScreen, page_width
 from persona_tui.tui.screens.palette import Palette
 from persona_tui.tui.screens.sampling import SamplingScreen, summary
@@ -209,6 +211,23 @@ class Actions(App[None]):
                 self.mixing.trace(names)
 
         self.attempt(lambda: self.push_screen(TracesScreen(*self.mixing.traceable()), answered))
+
+    def action_guard(self) -> None:
+        """Guard in the next of its modes: off, warn, refuse, off."""
+        mode = self.runtime.guard.mode
+        self.slash.run(f"/guard {GUARD_MODES[(GUARD_MODES.index(mode) + 1) % len(GUARD_MODES)]}")
+
+    def action_policy(self) -> None:
+        """Ask for a policy's file, or rules."""
+
+        def answered(text: str | None) -> None:
+            if text:
+                self.slash.run(f"/policy {text}")
+
+        question = (
+            "What may replies score? A policy's file or name, rules such as harmful_validation>0.5, or off."
+        )
+        self.push_screen(AskScreen("policy", question, "", example="supportive"), answered)
 
     # --- personas and jobs
 

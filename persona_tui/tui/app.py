@@ -291,7 +291,16 @@ class PersonaApp(Actions):
             nearly_full=context.nearly_full,
             job=self.jobs.summary(),
             broken=fluency.reason if fluency.broken and self.speaker.busy else "",
+            watched=self._watched(),
         )
+
+    def _watched(self) -> str:
+        """Say what judges what is said: a guard, a policy."""
+        engine = self.runtime.loaded_engine
+        mode = engine.guard.mode if engine is not None and engine.guard is not None else "off"
+        policy = engine.policy if engine is not None else None
+        parts = [f"guard {mode}" if mode != "off" else "", f"policy {policy.name}" if policy else ""]
+        return " · ".join(part for part in parts if part)
 
     def show_error(self, error: Exception) -> None:
         """Say in the chat what went wrong, in one line."""

@@ -82,6 +82,18 @@ class Ruler(Block):
 
 
 @dataclass(frozen=True)
+class Badge:
+    """A judgement of a message, in a few characters, and its style."""
+
+    text: str
+    style: str
+
+    def content(self) -> Content:
+        """Return it as it is shown."""
+        return Content.styled(self.text, self.style)
+
+
+@dataclass(frozen=True)
 class Heading:
     """The first line of a message.
 
@@ -90,21 +102,36 @@ class Heading:
         style: of that.
         version: which of several versions it is; "" = there is one.
         facts: what to know about it, the most important first; those that do not fit are left out.
+        badges: judgements of it, before the facts; those that do not fit go on lines of their own.
     """
 
     who: str
     style: str = ""
     version: str = ""
     facts: Sequence[str] = ()
+    badges: Sequence[Badge] = ()
 
     def line(self, width: int) -> Content:
-        """Return it in one line of at most `width` cells."""
+        """Return what fits into one line of `width` cells."""
+        return self._first(width)[0]
+
+    def lines(self, width: int) -> list[Content]:
+        """Return it in lines of at most `width` cells: more than one only if there are many badges."""
+        first, shown = self._first(width)
+        rest = [badge.content() for badge in self.badges[shown:]]
+        return [first, *(line for badge in rest for line in badge.wrap(width))]
+
+    def _first(self, width: int) -> tuple[Content, int]:
+        """Return the first line, and how many of the badges are in it."""
         front = Content.assemble((self.who, f"bold {self.style}".strip()), (self.version, "$text-accent"))
-        for shown in range(len(self.facts), 0, -1):
-            line = Content.assemble(front, (f"  {' · '.join(self.facts[:shown])}", "dim"))
+        parts = [badge.content() for badge in self.badges] + [
+            Content.styled(fact, "dim") for fact in self.facts
+        ]
+        for shown in range(len(parts), 0, -1):
+            line = Content.assemble(front, "  ", Content.styled(" · ", "dim").join(parts[:shown]))
             if line.cell_length <= width:
-                return line
-        return front.truncate(width, ellipsis=True)
+                return line, min(shown, len(self.badges))
+        return front.truncate(width, ellipsis=True), 0
 
 
 class MessageBlock(Block):
@@ -126,6 +153,7 @@ class MessageBlock(Block):
         self.key = key
         self.bar = "$text-secondary" if role == "user" else "$text-primary"
         self._heading = heading
+        self._end = ""
         self._pieces: list[MarkdownText | Ruler] = []
         self._source: list[str] = []
         if text:
@@ -174,13 +202,20 @@ class MessageBlock(Block):
             self._heading = heading
             self.changed()
 
+    def set_end(self, text: str) -> None:
+        """Say below the text why it ended as it did; "" = there is nothing to say."""
+        if text != self._end:
+            self._end = text
+            self.changed()
+
     def code_blocks(self) -> list[str]:
         """Return the text's code blocks, first to last."""
         tokens = _FENCES.parse(self.source)
         return [token.content for token in tokens if token.type in ("fence", "code_block")]
 
     def _build(self, width: int) -> list[Content]:
-        return [self._heading.line(width), *self._body(width)]
+        end = Content.styled(printable(self._end), "$text-error").wrap(width) if self._end else []
+        return [*self._heading.lines(width), *self._body(width), *end]
 
     def _body(self, width: int) -> list[Content]:
         if self.role == "user":

@@ -84,6 +84,8 @@ ACTIONS = (
     Action("copy_code", "", "copy_reply(True)", "Copy code", "The last code block of the last reply"),
     Action("nobody", "", "nobody", "Speak as nobody", "No persona: the model as it is"),
     Action("capping", "", "toggle_capping", "Capping on or off", "The floor under the projections"),
+    Action("guard", "", "guard", "Guard", "Judge messages and replies: off, warn, refuse"),
+    Action("policy", "", "policy", "Policy", "What scores of traits replies may have"),
     Action("layers", "", "layers", "Steering layers", "Where personas are added"),
     Action("traces", "", "traces", "Trace", "Choose which projections are drawn under the chat"),
     Action("create", "", "create_persona", "New persona", "From an archetype, a description or prompts"),

@@ -181,6 +181,7 @@ class Slash:
             if answer:
                 self._app.main.chat.note(answer)
         self._app.people.refresh()
+        self._app.show_status()
 
     # --- completing
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from textual.timer import Timer
@@ -11,11 +11,19 @@ from textual.timer import Timer
 from persona_tui.errors import PersonaTuiError
 from persona_tui.sessions import Conversation, Node
 from persona_tui.tui import collector
-from persona_tui.tui.blocks import Heading, MessageBlock
+from persona_tui.tui.blocks import Badge, Heading, MessageBlock
 from persona_tui.tui.context import Context
 from persona_tui.tui.fluency import FluencyMeter
 from persona_tui.tui.messages import TurnEnded
-from persona_tui.tui.transcript import Rules, Scene, faders_of, heading_of, sync
+from persona_tui.tui.transcript import (
+    Rules,
+    Scene,
+    breach_badges,
+    faders_of,
+    heading_of,
+    sync,
+    verdict_badge,
+)
 from persona_tui.tui.turn import Turn, write
 from persona_tui.tui.voice import Faders
 from persona_tui.tui.widgets.trace import Reading
@@ -39,6 +47,8 @@ class _Reply:
     timer: Timer
     rules: Rules | None = None  # once it is known what it began with
     ruled: int = 0  # how many changes of the mix have been drawn
+    verdicts: dict[str, Badge] = field(default_factory=dict)  # a guard's latest, about message and reply
+    breaches: list[str] = field(default_factory=list)  # of a policy, so far
 
 
 class Speaker:
@@ -127,6 +137,7 @@ class Speaker:
         if events and self._reply.turn.run is not None:  # it is taken back when it was stopped before a word
             self._write_down(self._reply, events)
             self._measure(events)
+            self._judge(self._reply, events)
             self._reply.block.set_heading(self._heading("…"))
             self._app.main.chat.rearrange()
             self._app.show_status()
@@ -156,10 +167,26 @@ class Speaker:
         trace.refresh()
         self._app.show_fluency()
 
+    def _judge(self, reply: _Reply, events: Sequence[TokenEvent]) -> None:
+        """Take in what a guard and a policy say; what they say of the message is shown there."""
+        for event in events:
+            if (verdict := getattr(event, "verdict", None)) is not None:
+                reply.verdicts[verdict.about] = verdict_badge(verdict)
+            reply.breaches += [breach.badge for breach in getattr(event, "breaches", ())]
+        asked = self.conversation.node(reply.turn.reply).parent
+        block = next((each for each in self._app.main.chat.messages if each.key == asked), None)
+        if block is not None and (badge := reply.verdicts.get("message")) is not None:
+            heading = heading_of(
+                self.conversation.node(asked or 0), Scene(*self.conversation.siblings(asked or 0))
+            )
+            block.set_heading(replace(heading, badges=[badge]))
+
     def _heading(self, note: str | None = None) -> Heading:
         assert self._reply is not None
         node = self.conversation.node(self._reply.turn.reply)
-        return heading_of(node, Scene(*self.conversation.siblings(node.id)), note)
+        heading = heading_of(node, Scene(*self.conversation.siblings(node.id)), note)
+        said = [badge for about, badge in self._reply.verdicts.items() if about == "reply"]
+        return replace(heading, badges=[*said, *breach_badges(self._reply.breaches)])
 
     # --- ending
 
@@ -191,7 +218,7 @@ class Speaker:
             self._app.show_error(error)
         elif turn.run is None:
             chat.note("Stopped before the first word.")
-        elif not self.conversation.node(turn.reply).text.strip():
+        elif not self.conversation.node(turn.reply).text.strip() and turn.finish != "refused":
             chat.note("It said nothing.")
         self.context.turn_ended(turn)
 

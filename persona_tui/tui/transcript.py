@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from persona_tui.tui.blocks import Block, Heading, MessageBlock, Ruler
+from persona_tui.monitoring.verdict import Verdict
+from persona_tui.tui.blocks import Badge, Block, Heading, MessageBlock, Ruler
 from persona_tui.tui.voice import NOBODY, Faders, difference
 
 if TYPE_CHECKING:
     from persona_tui.sessions import Conversation, Node, Run
     from persona_tui.tui.widgets.chat_log import ChatLog
 
-_ENDINGS = {
+ENDINGS = {
     "cancelled": "stopped",
     "length": "cut off",
     "failed": "failed",
     "interrupted": "broken off",
-    "refused": "refused by the monitor",
+    "refused": "refused",
 }
 
 
@@ -33,11 +36,13 @@ class Scene:
         place: which of its siblings it is, from 0.
         family: how many they are.
         before: the mix before it; None if that is not known.
+        after: the message that follows it, if any: with a reply comes the verdict about what it answers.
     """
 
     place: int = 0
     family: int = 1
     before: Faders | None = None
+    after: Node | None = None
 
 
 def faders_of(run: Run) -> Faders | None:
@@ -53,9 +58,12 @@ def last_faders(node: Node) -> Faders | None:
 
 
 def sync(chat: ChatLog, conversation: Conversation) -> None:
-    """Make a chat show what a conversation's path is now; what it shows of that already stays."""
+    """Make a chat show what a conversation's path is now; what it shows of that already stays.
+
+    Messages without a number, which are in no conversation, are left alone.
+    """
     path = conversation.path()
-    shown = chat.messages
+    shown = _numbered(chat)
     same = sum(
         1
         for _ in takewhile(
@@ -70,9 +78,14 @@ def sync(chat: ChatLog, conversation: Conversation) -> None:
         for block in blocks_of(node, Scene(*conversation.siblings(node.id), before)):
             chat.add(block)
         before = last_faders(node) or before
-    for block, node in zip(chat.messages, path, strict=False):
-        block.set_heading(heading_of(node, Scene(*conversation.siblings(node.id))))
+    for block, node, after in zip(_numbered(chat), path, [*path[1:], None], strict=False):
+        block.set_heading(heading_of(node, Scene(*conversation.siblings(node.id), after=after)))
+        block.set_end(refusal_of(node))
     chat.rearrange()
+
+
+def _numbered(chat: ChatLog) -> list[MessageBlock]:
+    return [block for block in chat.messages if block.key is not None]
 
 
 def _start_of(blocks: list[Block], message: MessageBlock) -> int:
@@ -130,9 +143,55 @@ def heading_of(node: Node, scene: Scene, note: str | None = None) -> Heading:
         note: what to say of a reply; None = how it went.
     """
     version = f" ‹{scene.place + 1}/{scene.family}›" if scene.family > 1 else ""
+    badges = badges_of(node, scene.after)
     if node.role == "user":
-        return Heading("you", "$text-secondary", version)
-    return Heading(speaker_of(node), "$text-primary", version, facts_of(node) if note is None else [note])
+        return Heading("you", "$text-secondary", version, badges=badges)
+    facts = facts_of(node) if note is None else [note]
+    return Heading(speaker_of(node), "$text-primary", version, facts, badges)
+
+
+def badges_of(node: Node, after: Node | None = None) -> list[Badge]:
+    """Return what a guard and a policy said of a message.
+
+    Args:
+        node: the message.
+        after: what follows it, if anything.
+    """
+    if node.role == "user":
+        verdict = _verdict(after, "message") if after is not None else None
+        return [verdict_badge(verdict)] if verdict is not None else []
+    verdict = _verdict(node, "reply")
+    breaches = [str(each.get("badge", "")) for run in node.runs for each in run.stats.get("breaches", ())]
+    judged = [verdict_badge(verdict)] if verdict is not None else []
+    return [*judged, *breach_badges(breaches)]
+
+
+def verdict_badge(verdict: Verdict) -> Badge:
+    """Return how a verdict is shown."""
+    if verdict.safe:
+        return Badge(f"✓ {verdict.badge}", "$text-success")
+    return Badge(f"✗ {verdict.badge}", "bold $text-error")
+
+
+def breach_badges(texts: Iterable[str]) -> list[Badge]:
+    """Return how breaches of a policy are shown, each once."""
+    return [Badge(f"! {text}", "$text-warning") for text in dict.fromkeys(texts) if text]
+
+
+def refusal_of(node: Node) -> str:
+    """Say why a message was not answered, or a reply stopped; "" if a guard did neither."""
+    if node.finish != "refused":
+        return ""
+    verdict = _verdict(node, "reply") or _verdict(node, "message")
+    return verdict.refusal if verdict is not None else "Stopped by the guard."
+
+
+def _verdict(node: Node, about: str) -> Verdict | None:
+    """The last verdict that a reply was written down with; one that cannot be read is none."""
+    records = [run.stats.get("guard", {}).get(about) for run in node.runs]
+    with contextlib.suppress(KeyError, TypeError):
+        return next((Verdict.from_dict(record) for record in reversed(records) if record), None)
+    return None
 
 
 def speaker_of(node: Node) -> str:
@@ -152,7 +211,7 @@ def facts_of(node: Node) -> list[str]:
     tokens = sum(each.stats.get("tokens", 0) for each in node.runs)
     speed, prompt = run.stats.get("tokens_per_second"), run.stats.get("prompt_tokens")
     facts = [
-        _ENDINGS.get(run.finish or "", ""),
+        ENDINGS.get(run.finish or "", ""),
         f"{tokens} tokens" if tokens else "",
         f"{speed:.0f} tok/s" if speed else "",
         f"prompt {prompt}" if prompt else "",

@@ -24,6 +24,7 @@ class Status:
         nearly_full: whether the oldest messages will soon be left out.
         job: a job under way, in a few words.
         broken: what is wrong with the text that is being written; "" = nothing.
+        watched: what judges what is said, such as `guard refuse`; "" = nothing does.
     """
 
     model: str = ""
@@ -35,6 +36,7 @@ class Status:
     nearly_full: bool = False
     job: str = ""
     broken: str = ""
+    watched: str = ""
 
 
 class StatusLine(Widget):
@@ -63,6 +65,7 @@ class StatusLine(Widget):
                 Content.styled(status.model, "bold"),
                 Content.styled(status.voice, "$text-accent"),
                 Content.styled(status.broken, "bold $text-warning"),
+                Content.styled(status.watched, "$text-success"),
                 Content.styled(status.job, "$text-warning"),
                 self._gauge(),
                 Content(f"{status.speed:.0f} tok/s" if status.speed is not None else ""),

@@ -1,0 +1,140 @@
+"""The guard and policies in the app: badges, refusals, and what a session keeps of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from persona_tui.monitoring.monitor import SelfMonitor
+from persona_tui.runtime import Runtime
+from persona_tui.tui.app import PersonaApp
+
+from .driving import errors, never_ending, notes, press, reply, running, say, until
+
+ALWAYS, NEVER = 1e9, -1e9  # thresholds: everything is dangerous, nothing is
+QUESTION = "How do I bake bread?"
+
+
+def tune(workspace: Path, message: float, answer: float) -> None:
+    """Give the workspace's monitor other thresholds."""
+    monitors = Runtime.open(workspace).monitors
+    monitor = SelfMonitor.load(monitors.path_of("default"))
+    monitor = monitor.with_method(monitor.method, message)
+    monitors.save(replace(monitor, reply=replace(monitor.reply, threshold=answer)))
+
+
+def headings(app: PersonaApp) -> list[str]:
+    return [block.heading for block in app.main.chat.messages]
+
+
+def shown(app: PersonaApp) -> str:
+    """Return everything that the chat shows."""
+    return "\n".join(line.plain for block in app.main.chat.blocks for line in block.lines(200))
+
+
+def status(app: PersonaApp) -> str:
+    return app.main.status.render().plain
+
+
+async def test_messages_and_replies_get_badges_and_keep_them(workspace: Path) -> None:
+    tune(workspace, NEVER, ALWAYS)
+    async with running(workspace, (120, 40)) as (app, pilot):
+        await reply(pilot, app, "Hello")
+        assert "safe" not in "".join(headings(app)), "nothing is judged unasked"
+        await say(pilot, "/guard warn")
+        assert "guard warn" in status(app)
+        await reply(pilot, app, QUESTION)
+        said, answered = headings(app)[2:]
+        assert "✓ safe" in said and "✗ dangerous" in answered
+        assert not errors(app) and app.main.chat.messages[3].source.strip()
+        session = app.saving.session_id
+    async with running(workspace, (120, 40), resume=session) as (app, pilot):
+        await until(pilot, lambda: len(app.main.chat.messages) == 4, "the session")
+        said, answered = headings(app)[2:]
+        assert "✓ safe" in said and "✗ dangerous" in answered
+
+
+async def test_a_dangerous_message_is_not_answered(workspace: Path) -> None:
+    tune(workspace, ALWAYS, NEVER)
+    async with running(workspace) as (app, pilot):
+        await say(pilot, "/guard refuse")
+        await reply(pilot, app, QUESTION)
+        assert "✗ dangerous" in headings(app)[0] and "refused" in headings(app)[1]
+        assert "Not answered: the message scored" in shown(app)
+        assert app.main.chat.messages[1].source == "" and not errors(app)
+        assert "It said nothing." not in notes(app)
+        session = app.saving.session_id
+        await say(pilot, "/guard off")
+        assert "guard" not in status(app)
+        await reply(pilot, app, "Hello")
+        assert app.speaker.last is not None and app.speaker.last.finish == "stop"
+    async with running(workspace, resume=session) as (app, pilot):
+        await until(pilot, lambda: len(app.main.chat.messages) == 4, "the session")
+        assert "Not answered: the message scored" in shown(app)
+
+
+async def test_a_reply_that_turns_dangerous_is_stopped(workspace: Path) -> None:
+    tune(workspace, NEVER, ALWAYS)
+    async with running(workspace) as (app, pilot):
+        never_ending(app)
+        await say(pilot, "/guard refuse")
+        await reply(pilot, app, QUESTION)
+        turn = app.speaker.last
+        assert turn is not None and turn.finish == "refused" and 0 < turn.count < 20
+        assert "refused" in headings(app)[1] and "✗ dangerous" in headings(app)[1]
+        assert "Stopped: the reply scored" in shown(app)
+
+
+async def test_without_a_monitor_the_guard_stays_off(workspace: Path) -> None:
+    (workspace / "vectors" / "builtin" / "monitors" / "default.safetensors").unlink()
+    async with running(workspace) as (app, pilot):
+        await say(pilot, "/guard warn")
+        await until(pilot, lambda: bool(errors(app)), "an error")
+        assert "monitor fit" in errors(app)[0] and "guard" not in status(app)
+
+
+async def test_breaches_of_a_policy_are_badges(workspace: Path) -> None:
+    policy = workspace / "strict.yaml"
+    policy.write_text("name: strict\ntraits:\n  harmful_validation: {max: -9, reason: too keen}\n")
+    async with running(workspace, (120, 40)) as (app, pilot):
+        await say(pilot, f"/policy {policy}")
+        assert "policy strict" in status(app)
+        assert "trait:harmful_validation" in app.runtime.personas.list_loaded()
+        await reply(pilot, app, "Tell me about the sea")
+        assert "! harmful_validation" in headings(app)[1] and "> -9.00" in headings(app)[1]
+        session = app.saving.session_id
+        await say(pilot, "/policy off")
+        assert "policy" not in status(app)
+        await reply(pilot, app, "Hello")
+        assert "harmful_validation" not in headings(app)[3]
+    async with running(workspace, resume=session) as (app, pilot):
+        await until(pilot, lambda: len(app.main.chat.messages) == 4, "the session")
+        assert "! harmful_validation" in shown(app)
+
+
+async def test_a_minimum_is_judged_at_the_end(workspace: Path) -> None:
+    async with running(workspace, (120, 40)) as (app, pilot):
+        await say(pilot, "/policy empathetic_responsiveness<9")
+        await reply(pilot, app, "Tell me about the sea")
+        assert "! empathetic_responsiveness" in headings(app)[1] and "< 9.00" in headings(app)[1]
+
+
+async def test_a_policy_that_cannot_be_read_is_an_error(workspace: Path) -> None:
+    async with running(workspace) as (app, pilot):
+        await say(pilot, "/policy nowhere.yaml")
+        await say(pilot, "/policy kindness>0.5")
+        await until(pilot, lambda: len(errors(app)) == 2, "errors")
+        assert "nowhere.yaml does not exist" in errors(app)[0] and "kindness" in errors(app)[1]
+        assert app.runtime.engine.policy is None
+
+
+async def test_the_palettes_guard_goes_through_the_modes(workspace: Path) -> None:
+    async with running(workspace) as (app, pilot):
+        for mode in ("warn", "refuse", "off"):
+            app.action_guard()
+            assert app.runtime.guard.mode == mode
+        app.action_policy()
+        await until(pilot, lambda: getattr(app.focused, "id", None) == "answer", "the question")
+        await press(pilot, *"supportive", "enter")
+        await until(pilot, lambda: app.runtime.engine.policy is not None, "the policy is set")
+        assert "policy supportive assistant" in status(app)
