@@ -711,7 +711,7 @@ COMMANDS: dict[str, Command] = {
         Command(
             "policy",
             "/policy FILE|RULE|off",
-            "what scores of traits replies may have: breaches are shown",
+            "limits for scores of traits; breaches get a badge",
             _policy,
             lambda session: ("off", *sorted(path.stem for path in _policies(session).glob("*.yaml"))),
         ),
