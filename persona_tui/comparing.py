@@ -109,7 +109,7 @@ class Comparison:
             conversation: what was said before. It stays as it is until an answer is kept.
             mixes: what the answers are spoken with.
             question: what is asked; None = the last message is answered anew.
-            follower: an answer that is spoken with the engine's present mix, also when that changes meanwhile.
+            follower: an answer that is spoken with the engine's present mix, also when that changes.
 
         Raises:
             PersonaTuiError: there is nothing to answer.
@@ -185,6 +185,11 @@ class Comparison:
             self._settings["rows"][self._follower] = described
         else:
             answer.changes.append(Change(index, described))
+
+    @property
+    def asked(self) -> str:
+        """The message that is answered."""
+        return self._messages[-1]["content"]
 
     @property
     def refusal(self) -> Verdict | None:

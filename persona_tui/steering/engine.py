@@ -421,7 +421,7 @@ class SteeringEngine:
     def _rows(
         self, mixes: Sequence[Mix | None], on_mix: Callable[[int, dict[str, Any]], None] | None
     ) -> Interventions | Callable[[], Interventions | None]:
-        """The interventions of a batch; a function that is asked for them if a row follows the present mix."""
+        """The interventions of a batch; a function that is asked for them if a row follows the mix."""
         rows = [None if mix is None else self.interventions(mix) for mix in mixes]
         fixed = [row for row in rows if row is not None]
         if len(fixed) == len(rows):

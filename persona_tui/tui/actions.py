@@ -23,6 +23,7 @@ from persona_tui.tui.theme import other_theme
 if TYPE_CHECKING:
     from persona_tui.jobs import ModelWorker
     from persona_tui.runtime import Runtime
+    from persona_tui.tui.comparing import Comparing
     from persona_tui.tui.job_board import JobBoard
     from persona_tui.tui.marked import Marked
     from persona_tui.tui.mixing import Mixing
@@ -44,6 +45,7 @@ class Actions(App[None]):
     worker: ModelWorker
     voice: Voice
     speaker: Speaker
+    comparing: Comparing
     saving: Saving
     marked: Marked
     mixing: Mixing
@@ -87,7 +89,8 @@ class Actions(App[None]):
         prompt = self.main.prompt
         if prompt.dismiss_completions() or self.main.leave_panels() or prompt.end_editing():
             return
-        self.speaker.stop()
+        if not self.speaker.stop():
+            self.comparing.leave()
 
     def action_scroll_chat(self, pages: int) -> None:
         """Move the chat by pages."""
@@ -123,11 +126,19 @@ class Actions(App[None]):
 
     def action_regenerate(self) -> None:
         """Write the last reply anew; the old one is kept as another version."""
-        self.attempt(self.speaker.regenerate)
+        self.attempt(self.comparing.again if self.comparing.active else self.speaker.regenerate)
 
     def action_continue(self) -> None:
         """Go on with the last reply."""
         self.attempt(self.speaker.go_on)
+
+    def action_compare(self) -> None:
+        """Split the chat: the next message is answered with two settings. Once more: choose the second."""
+        self.attempt(self.comparing.toggle)
+
+    def action_keep(self, row: int) -> None:
+        """Keep one of two answers; the other one stays beside it."""
+        self.attempt(lambda: self.notify(self.comparing.keep(row)))
 
     def action_new_chat(self) -> None:
         """Begin another conversation; the old one stays among the sessions."""

@@ -23,12 +23,21 @@ from persona_tui.jobs import ModelWorker
 from persona_tui.runtime import Runtime
 from persona_tui.tui import collector, terminal
 from persona_tui.tui.actions import Actions
+from persona_tui.tui.comparing import Comparing
 from persona_tui.tui.help import welcome
 from persona_tui.tui.history import PromptHistory
 from persona_tui.tui.job_board import JobBoard
 from persona_tui.tui.keys import ACTIONS, key_name, known_ids
 from persona_tui.tui.marked import Marked
-from persona_tui.tui.messages import JobChanged, LogLine, ModelFailed, ModelReady, PaceMeasured, TurnEnded
+from persona_tui.tui.messages import (
+    JobChanged,
+    LogLine,
+    ModelFailed,
+    ModelReady,
+    PaceMeasured,
+    TrialEnded,
+    TurnEnded,
+)
 from persona_tui.tui.mixing import Mixing
 from persona_tui.tui.people import People
 from persona_tui.tui.saving import Saving
@@ -79,6 +88,7 @@ class PersonaApp(Actions):
         self._model_state = f"loading {runtime.settings.model.name} …"
         self.voice = Voice(faders, self._faders_moved)
         self.speaker = Speaker(self)
+        self.comparing = Comparing(self)
         self.saving = Saving(self, saves)
         self._resume = resume
         self.mixing = Mixing(self)
@@ -168,6 +178,10 @@ class PersonaApp(Actions):
     def _turn_ended(self, message: TurnEnded) -> None:
         self.speaker.ended(message.turn, message.error)
 
+    @on(TrialEnded)
+    def _trial_ended(self, message: TrialEnded) -> None:
+        self.comparing.ended(message.trial, message.error)
+
     @on(JobChanged)
     def _job_changed(self, message: JobChanged) -> None:
         self.jobs.changed(message.job)
@@ -191,13 +205,14 @@ class PersonaApp(Actions):
         editing = message.editing
         if editing is None and is_command(message.text):
             self.slash.run(message.text)
-        elif self.speaker.busy:
+        elif self.speaker.busy or self.comparing.pending:
             self.main.prompt.replace_text(message.text)
-            self.notify("A reply is being written. Stop it with esc, or wait.")
+            self.attempt(self.speaker.check_idle)
         elif editing is not None:
             self.attempt(lambda: self.marked.edited(editing, message.text))
         else:
-            self.attempt(lambda: self.speaker.send(message_of(message.text)))
+            say = self.comparing.send if self.comparing.active else self.speaker.send
+            self.attempt(lambda: say(message_of(message.text)))
 
     @on(Prompt.EditingChanged)
     def _editing_changed(self, message: Prompt.EditingChanged) -> None:
@@ -265,6 +280,7 @@ class PersonaApp(Actions):
     def _faders_moved(self, faders: Faders) -> None:
         self.mixing.moved(faders)
         self.people.show()
+        self.comparing.show()
         self.show_fluency()
         self.show_status()
 

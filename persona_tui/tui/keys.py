@@ -64,6 +64,9 @@ ACTIONS = (
     Action("mixer", "f3", "toggle_panel('mixer')", "Strength and blend", "How loud, and who", "strength"),
     Action("jobs", "f4", "toggle_panel('jobs')", "Jobs", "Long work and the log", "jobs"),
     Action("regenerate", "f5", "regenerate", "Again", "Write the last reply anew", "again"),
+    Action("compare", "f6", "compare", "A/B", "Answer with two settings; once more changes B"),
+    Action("keep_a", "alt+left", "keep(0)", "Keep A", "Of two answers; the other one stays beside it"),
+    Action("keep_b", "alt+right", "keep(1)", "Keep B", "Of two answers; the other one stays beside it"),
     Action("sessions", "f8", "sessions", "Sessions", "Saved conversations: find, go on, rename"),
     Action("sampling", "f9", "sampling", "Sampling", "Temperature, top-p, length, seed"),
     Action("back", "escape", "leave", "Back", "Close what is open, else stop the reply", "back/stop", False),
@@ -104,6 +107,7 @@ def key_name(key: str) -> str:
 
 def widget_bindings() -> list[Binding]:
     """Return the keys of the app's own widgets and screens, which can be remapped too."""
+    from persona_tui.tui.screens.compare import SettingScreen
     from persona_tui.tui.screens.confirm import ConfirmScreen
     from persona_tui.tui.screens.create import CreateScreen
     from persona_tui.tui.screens.dialog import Dialog
@@ -121,10 +125,11 @@ def widget_bindings() -> list[Binding]:
     from persona_tui.tui.widgets.slider import FloatSlider
 
     widgets = (Prompt, ChatLog, PersonaList, FloatSlider, CappingSwitch, Chooser, FieldRow, JobList)
-    screens = (Dialog, ConfirmScreen, CreateScreen, PageScreen, SessionList, TraceList, WriteScreen)
+    forms = (Dialog, ConfirmScreen, CreateScreen, PageScreen, SettingScreen, WriteScreen)
+    lists = (SessionList, TraceList)
     return [
         binding
-        for owner in (*widgets, *screens)
+        for owner in (*widgets, *forms, *lists)
         for binding in owner.__dict__.get("BINDINGS", ())
         if isinstance(binding, Binding)
     ]

@@ -7,6 +7,7 @@ from textual.message import Message
 
 from persona_tui.jobs import Job
 from persona_tui.tui.estimate import Pace
+from persona_tui.tui.trial import Trial
 from persona_tui.tui.turn import Turn
 
 
@@ -30,6 +31,14 @@ class TurnEnded(Message):
     """A reply is finished, was stopped, or failed."""
 
     turn: Turn
+    error: Exception | None = None
+
+
+@dataclass
+class TrialEnded(Message):
+    """Answers that were written side by side are finished, were stopped, or failed."""
+
+    trial: Trial
     error: Exception | None = None
 
 

@@ -62,6 +62,15 @@ class AppSession:
         self._app.speaker.write(reply)
         return ""
 
+    def compare(self, mixes: Sequence[Mix], question: str | None) -> str:
+        """Answer a question (None = the last one) with two mixes side by side."""
+        self._app.comparing.ask(question, mixes)
+        return ""
+
+    def keep(self, row: int) -> str:
+        """Keep one of the two answers."""
+        return self._app.comparing.keep(row)
+
     def resume(self, id: str | None) -> str:
         """Go on with another session; None = with a new one."""
         if id is not None:

@@ -16,7 +16,6 @@ from persona_tui.tui.context import Context
 from persona_tui.tui.fluency import FluencyMeter
 from persona_tui.tui.messages import TurnEnded
 from persona_tui.tui.transcript import (
-    Rules,
     Scene,
     breach_badges,
     faders_of,
@@ -25,8 +24,8 @@ from persona_tui.tui.transcript import (
     verdict_badge,
 )
 from persona_tui.tui.turn import Turn, write
-from persona_tui.tui.voice import Faders
 from persona_tui.tui.widgets.trace import Reading
+from persona_tui.tui.writing import Writing
 
 if TYPE_CHECKING:
     from persona_tui.model.wrapper import TokenEvent
@@ -45,8 +44,7 @@ class _Reply:
     turn: Turn
     block: MessageBlock
     timer: Timer
-    rules: Rules | None = None  # once it is known what it began with
-    ruled: int = 0  # how many changes of the mix have been drawn
+    writing: Writing | None = None  # once it is known what it began with
     verdicts: dict[str, Badge] = field(default_factory=dict)  # a guard's latest, about message and reply
     breaches: list[str] = field(default_factory=list)  # of a policy, so far
 
@@ -65,13 +63,18 @@ class Speaker:
 
     @property
     def busy(self) -> bool:
-        """Whether a reply is being written, or waits for the model."""
-        return self._reply is not None
+        """Whether a reply is being written, or waits for the model; or two of them are, side by side."""
+        return self._reply is not None or self._app.comparing.busy
 
-    def check_idle(self) -> None:
+    def check_free(self) -> None:
         """Raise an error that says so if a reply is being written."""
         if self.busy:
             raise PersonaTuiError(_BUSY)
+
+    def check_idle(self) -> None:
+        """Raise an error that says so if a reply is being written, or one of two has to be chosen."""
+        self.check_free()
+        self._app.comparing.check_settled()
 
     # --- starting
 
@@ -103,9 +106,7 @@ class Speaker:
         block.set_heading(self._heading("…" if app.model_ready else "waiting for the model"))
         app.main.chat.rearrange()
         app.main.chat.follow()
-        app.main.trace.clear()
-        self.fluency.clear()
-        collector.pause()
+        self.begin_measuring()
         app.worker.submit_turn(self._work(turn), turn.stop)
         app.show_status()
 
@@ -136,7 +137,7 @@ class Speaker:
         events = self._reply.turn.drain()
         if events and self._reply.turn.run is not None:  # it is taken back when it was stopped before a word
             self._write_down(self._reply, events)
-            self._measure(events)
+            self.measure(events)
             self._judge(self._reply, events)
             self._reply.block.set_heading(self._heading("…"))
             self._app.main.chat.rearrange()
@@ -145,20 +146,19 @@ class Speaker:
     def _write_down(self, reply: _Reply, events: Sequence[TokenEvent]) -> None:
         """Add tokens to the reply, with a ruler before the first one of every new mix."""
         run = reply.turn.run
-        if reply.rules is None and run is not None:
-            reply.rules = Rules(reply.block, faders_of(run))
-        waiting = list(run.changes[reply.ruled :]) if run is not None else []
-        text: list[str] = []
-        for event in events:
-            while waiting and waiting[0].index <= event.index and reply.rules is not None:
-                reply.block.write("".join(text))
-                text.clear()
-                reply.rules.change(Faders.from_record(waiting.pop(0).mix))
-                reply.ruled += 1
-            text.append(event.text)
-        reply.block.write("".join(text))
+        assert run is not None
+        if reply.writing is None:
+            reply.writing = Writing(reply.block, faders_of(run))
+        reply.writing.take(events, run.changes)
 
-    def _measure(self, events: Sequence[TokenEvent]) -> None:
+    def begin_measuring(self) -> None:
+        """Clear the trace and the fluency gauge for another reply."""
+        self._app.main.trace.clear()
+        self.fluency.clear()
+        collector.pause()
+
+    def measure(self, events: Sequence[TokenEvent]) -> None:
+        """Draw tokens of the reply in the trace and the fluency gauge."""
         trace = self._app.main.trace
         for event in events:
             if event.token_id >= 0:
@@ -193,7 +193,7 @@ class Speaker:
     def stop(self) -> bool:
         """End the reply after the present token; whether there was one."""
         if self._reply is None:
-            return False
+            return self._app.comparing.stop()
         self._reply.turn.stop.set()
         return True
 
@@ -204,13 +204,17 @@ class Speaker:
             return
         self._drain()
         self._reply = None
-        self.fluency.finish(steered=bool(self._app.voice.faders.speaking))
         reply.timer.stop()
         self.show()
         self._say_how_it_went(turn, error)
+        self.end_measuring()
+        self._app.show_status()
+
+    def end_measuring(self) -> None:
+        """Take note that the reply that was measured has ended."""
+        self.fluency.finish(steered=bool(self._app.voice.faders.speaking))
         collector.resume()
         self._app.set_timer(IDLE, self._collect)
-        self._app.show_status()
 
     def _say_how_it_went(self, turn: Turn, error: Exception | None) -> None:
         chat = self._app.main.chat
@@ -225,6 +229,17 @@ class Speaker:
     def _collect(self) -> None:
         if not self.busy:
             collector.collect()
+
+    def kept(self) -> None:
+        """Show a reply that has come into the conversation otherwise, and go on from there."""
+        engine = self._app.runtime.loaded_engine
+        if engine is not None and (present := engine.describe(engine.mix)) != self.conversation.mix:
+            self.conversation.change_mix(present)
+        self.last = None
+        self.context.opened(self.last_reply)
+        self.show()
+        self._app.main.chat.follow()
+        self._app.show_status()
 
     # --- another conversation
 

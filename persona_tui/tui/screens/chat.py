@@ -15,12 +15,14 @@ from persona_tui.tui.widgets.jobs_panel import JobsPanel
 from persona_tui.tui.widgets.mixer import MixerPanel
 from persona_tui.tui.widgets.personas import PersonasPanel
 from persona_tui.tui.widgets.prompt import Completer, Prompt
+from persona_tui.tui.widgets.split import Split
 from persona_tui.tui.widgets.status import StatusLine
 from persona_tui.tui.widgets.trace import Trace
 
 Panel = Literal["personas", "mixer", "jobs"]
 PANELS: tuple[Panel, ...] = ("personas", "mixer", "jobs")
 WIDE = 120
+ROOMY = 160  # columns from which on there is room for two chats beside the personas
 
 # Where the keys go when a panel opens.
 _FOCUS: dict[Panel, str] = {"personas": "#persona-list", "mixer": "#master", "jobs": "#job-list"}
@@ -40,6 +42,7 @@ class ChatScreen(Screen[None]):
             True: {"personas", "mixer"},
             False: set(),
         }  # by whether it is wide
+        self._made_room = False  # whether the personas were closed for the second chat
 
     def compose(self) -> ComposeResult:
         """Return the screen's parts, top to bottom."""
@@ -48,7 +51,7 @@ class ChatScreen(Screen[None]):
         with Horizontal(id="body"):
             yield PersonasPanel(id="personas")
             with Vertical(id="centre"):
-                yield ChatLog(id="chat")
+                yield Split(id="talk")
                 yield Trace(id="trace")
                 yield completions
                 yield Static("", id="prompt-note", markup=False)
@@ -68,7 +71,12 @@ class ChatScreen(Screen[None]):
     @property
     def chat(self) -> ChatLog:
         """The conversation."""
-        return self.query_one(ChatLog)
+        return self.query_one("#chat", ChatLog)
+
+    @property
+    def split(self) -> Split:
+        """The conversation, and what may stand beside it."""
+        return self.query_one(Split)
 
     @property
     def prompt(self) -> Prompt:
@@ -134,6 +142,17 @@ class ChatScreen(Screen[None]):
         else:
             self.open_panel(panel)
             self.set_focus(self.query_one(_FOCUS[panel]))
+
+    def show_split(self, on: bool) -> None:
+        """Split the chat or join it. Where two chats are crowded, the personas make room."""
+        if on and self.app.size.width < ROOMY and "personas" in self._open[True]:
+            self._open[True].discard("personas")
+            self._made_room = True
+        elif not on and self._made_room:
+            self._open[True].add("personas")
+            self._made_room = False
+        self.split.split(on)
+        self.apply_panels()
 
     def open_panel(self, panel: Panel) -> None:
         """Open a panel; on a narrow screen, in place of any other."""
