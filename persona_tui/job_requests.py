@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -77,6 +77,40 @@ def calibrate_request(runtime: Runtime, name: str) -> JobRequest:
     return JobRequest("calibrate", {"name": name}, runtime.settings.model.name)
 
 
+def fit_request(
+    runtime: Runtime, name: str, data: str = "both", file: Path | None = None, method: str = "auto"
+) -> JobRequest:
+    """The fitting of a monitor, and measuring it; arguments as of `Runtime.fit_monitor`."""
+    arguments = {"name": name, "data": data, "file": file and str(file), "method": method}
+    return JobRequest("fit", arguments, runtime.settings.model.name)
+
+
+def evaluate_request(runtime: Runtime, name: str) -> JobRequest:
+    """The measuring of a monitor."""
+    return JobRequest("measure", {"name": name}, runtime.settings.model.name)
+
+
+def extract_request(runtime: Runtime, names: Sequence[str], recipe: str = "conversations") -> JobRequest:
+    """The extraction of traits, by their names or the paths of their files."""
+    which = {"name": ", ".join(names), "traits": list(names), "recipe": recipe}
+    return JobRequest("extract", which, runtime.settings.model.name)
+
+
+def _fit(runtime: Runtime, context: JobContext, arguments: Mapping[str, Any]) -> Any:
+    name, file = str(arguments["name"]), arguments["file"]
+    runtime.fit_monitor(
+        name, context, arguments["data"], Path(file) if file else None, method=arguments["method"]
+    )
+    return runtime.evaluate_monitor(name, context)
+
+
+def _extract(runtime: Runtime, context: JobContext, arguments: Mapping[str, Any]) -> Any:
+    from persona_tui.monitoring.traits.definition import find_definition
+
+    definitions = [find_definition(runtime.workspace, name) for name in arguments["traits"]]
+    return runtime.extract_traits(definitions, context, arguments["recipe"])
+
+
 def _create(runtime: Runtime, context: JobContext, arguments: Mapping[str, Any]) -> Any:
     fields = dict(arguments["source"])
     kinds = {kind.__name__: kind for kind in get_args(Source)}
@@ -87,6 +121,9 @@ def _create(runtime: Runtime, context: JobContext, arguments: Mapping[str, Any])
 KINDS: dict[str, Callable[[Runtime, JobContext, Mapping[str, Any]], Any]] = {
     "create": _create,
     "prepare": lambda runtime, context, arguments: runtime.init(context),
+    "fit": _fit,
+    "measure": lambda runtime, context, arguments: runtime.evaluate_monitor(str(arguments["name"]), context),
+    "extract": _extract,
     "calibrate": lambda runtime, context, arguments: runtime.calibrate(str(arguments["name"]), context),
 }
 

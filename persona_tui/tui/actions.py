@@ -53,6 +53,7 @@ class Actions(App[None]):
     people: People
     slash: Slash
     main: ChatScreen
+    model_ready: bool
 
     def attempt(self, act: Callable[[], object]) -> None:
         """Do something; an error that a user can cause is shown for a moment, and nothing else happens."""
@@ -194,6 +195,34 @@ class Actions(App[None]):
                 self.main.chat.note(f"Sampling: {summary(self.runtime.settings.generation, changes)}.")
 
         self.push_screen(SamplingScreen(self.runtime.settings, self.speaker.sampling), answered)
+
+    # --- the labs, which import torch: not before the first paint
+
+    def action_monitors(self) -> None:
+        """Show the monitors of this model."""
+        self.attempt(self._show_monitors)
+
+    def _show_monitors(self) -> None:
+        self._check_model()
+        from persona_tui.tui.screens.monitors import MonitorsScreen
+
+        if not isinstance(self.screen, MonitorsScreen):
+            self.push_screen(MonitorsScreen())
+
+    def action_traits(self) -> None:
+        """Show the traits of this model, and what this conversation scores."""
+        self.attempt(self._show_traits)
+
+    def _show_traits(self) -> None:
+        self._check_model()
+        from persona_tui.tui.screens.traits_lab import TraitsScreen
+
+        if not isinstance(self.screen, TraitsScreen):
+            self.push_screen(TraitsScreen())
+
+    def _check_model(self) -> None:
+        if not self.model_ready:
+            raise PersonaTuiError("the model is still loading")
 
     # --- the voice
 

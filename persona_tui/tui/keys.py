@@ -69,6 +69,10 @@ ACTIONS = (
     Action("keep_b", "alt+right", "keep(1)", "Keep B", "Of two answers; the other one stays beside it"),
     Action("sessions", "f8", "sessions", "Sessions", "Saved conversations: find, go on, rename"),
     Action("sampling", "f9", "sampling", "Sampling", "Temperature, top-p, length, seed"),
+    Action("monitors", "f11", "monitors", "Monitors", "Layers, scores, thresholds: what guards the chat"),
+    Action(
+        "trait_lab", "f12", "traits", "Traits", "What they measure: this conversation, thresholds, limits"
+    ),
     Action("back", "escape", "leave", "Back", "Close what is open, else stop the reply", "back/stop", False),
     Action("louder", "ctrl+up", "strength(0.05)", "Louder", "Strength up by 0.05, also in mid-reply"),
     Action("quieter", "ctrl+down", "strength(-0.05)", "Quieter", "Strength down by 0.05, also in mid-reply"),
@@ -108,9 +112,12 @@ def key_name(key: str) -> str:
 def widget_bindings() -> list[Binding]:
     """Return the keys of the app's own widgets and screens, which can be remapped too."""
     from persona_tui.tui.screens.compare import SettingScreen
+    from persona_tui.tui.lab import keys as labs
+    from persona_tui.tui.lab.threshold import ThresholdSlider
     from persona_tui.tui.screens.confirm import ConfirmScreen
     from persona_tui.tui.screens.create import CreateScreen
     from persona_tui.tui.screens.dialog import Dialog
+    from persona_tui.tui.screens.lab import LabScreen
     from persona_tui.tui.screens.page import PageScreen
     from persona_tui.tui.screens.sessions import SessionList
     from persona_tui.tui.screens.traces import TraceList
@@ -124,15 +131,17 @@ def widget_bindings() -> list[Binding]:
     from persona_tui.tui.widgets.prompt import Prompt
     from persona_tui.tui.widgets.slider import FloatSlider
 
-    widgets = (Prompt, ChatLog, PersonaList, FloatSlider, CappingSwitch, Chooser, FieldRow, JobList)
+    widgets = (Prompt, ChatLog, PersonaList, FloatSlider, ThresholdSlider, CappingSwitch, Chooser)
+    rows = (FieldRow, JobList)
     forms = (Dialog, ConfirmScreen, CreateScreen, PageScreen, SettingScreen, WriteScreen)
     lists = (SessionList, TraceList)
-    return [
+    found = [
         binding
-        for owner in (*widgets, *forms, *lists)
+        for owner in (*widgets, *rows, *forms, *lists, LabScreen)
         for binding in owner.__dict__.get("BINDINGS", ())
         if isinstance(binding, Binding)
     ]
+    return [*found, *labs.MONITORS, *labs.TRAITS]
 
 
 def known_ids() -> list[str]:

@@ -126,6 +126,12 @@ class Slash:
             "trace": _Own("/trace [A,B|off]", "what is drawn under the chat, token by token", self._trace),
             "info": _Own("/info NAME", "what is known of a persona", app.people.info),
             "init": _Own("/init", "prepare this model: axes and personas", lambda _: app.action_prepare()),
+            "monitors": _Own(
+                "/monitors", "layers, scores, thresholds of the monitors", lambda _: app.action_monitors()
+            ),
+            "traits": _Own(
+                "/traits", "what this conversation scores; thresholds, limits", lambda _: app.action_traits()
+            ),
             "cancel": _Own("/cancel", "cancel the job under way", lambda _: app.action_cancel_job()),
         }
 

@@ -15,7 +15,6 @@ STEP = 0.05
 BIG_STEP = 0.25
 TYPING_PAUSE = 1.5  # seconds after the last digit until a typed value is taken
 
-_VALUE_WIDTH = 6
 _TYPED = "0123456789."
 
 
@@ -37,6 +36,9 @@ class FloatSlider(Widget, can_focus=True):
     FloatSlider { height: 1; width: 1fr; }
     FloatSlider:focus { background: $boost; text-style: bold; }
     """
+
+    VALUE_WIDTH: ClassVar[int] = 6  # cells
+    DIGITS: ClassVar[int] = 4  # after the point, that values are rounded to
 
     value: reactive[float] = reactive(0.0)
     typed: reactive[str] = reactive("")
@@ -101,7 +103,7 @@ class FloatSlider(Widget, can_focus=True):
 
     def choose(self, value: float) -> None:
         """Take a value from the user, kept between the ends."""
-        value = round(max(self.low, min(self.high, value)), 4) + 0.0  # + 0.0 turns -0.0 into 0.0
+        value = round(max(self.low, min(self.high, value)), self.DIGITS) + 0.0  # + 0.0 turns -0.0 into 0.0
         self.typed = ""
         if value != self.value:
             self.value = value
@@ -163,7 +165,7 @@ class FloatSlider(Widget, can_focus=True):
             self._set_typed(self.typed[:-1] if key == "backspace" else "")
 
     def _set_typed(self, text: str) -> None:
-        self.typed = text[:_VALUE_WIDTH]
+        self.typed = text[: self.VALUE_WIDTH]
         if self._pause is not None:
             self._pause.stop()
         self._pause = self.set_timer(TYPING_PAUSE, self._take_typed) if self.typed else None
@@ -223,7 +225,7 @@ class FloatSlider(Widget, can_focus=True):
 
     @property
     def _bar_width(self) -> int:
-        room = max(self.size.width - self._label_width - _VALUE_WIDTH - 2, 3)
+        room = max(self.size.width - self._label_width - self.VALUE_WIDTH - 2, 3)
         return room if room % 2 else room - 1  # odd, so that zero has a cell of its own
 
     def render(self) -> Content:
@@ -235,7 +237,7 @@ class FloatSlider(Widget, can_focus=True):
             name.pad_right(self._label_width - name.cell_length),
             " ",
             self._bar(),
-            (f" {value:>{_VALUE_WIDTH}}", style),
+            (f" {value:>{self.VALUE_WIDTH}}", style),
         )
 
     def _bar(self) -> Content:
