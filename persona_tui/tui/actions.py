@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from textual.app import App
 
 from persona_tui.errors import PersonaTuiError
+from persona_tui.models import ModelChoice, RecentModels
 from persona_tui.monitoring.guard import GUARD_MODES
 from persona_tui.tui.editing import edit_in_own_editor
 from persona_tui.tui.help import help_text, key_of, welcome
 from persona_tui.tui.keys import ACTIONS
 from persona_tui.tui.screens.ask import AskScreen
+from persona_tui.tui.screens.model import ModelScreen
 from persona_tui.tui.screens.page import PageScreen, page_width
 from persona_tui.tui.screens.palette import Palette
 from persona_tui.tui.screens.sampling import SamplingScreen, summary
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from persona_tui.tui.screens.chat import ChatScreen, Panel
     from persona_tui.tui.slash import Slash
     from persona_tui.tui.speaking import Speaker
+    from persona_tui.tui.switching import Switching
     from persona_tui.tui.voice import Voice
 
 STRENGTH_STEP = 0.05
@@ -47,6 +50,7 @@ class Actions(App[None]):
     speaker: Speaker
     comparing: Comparing
     saving: Saving
+    switching: Switching
     marked: Marked
     mixing: Mixing
     jobs: JobBoard
@@ -170,6 +174,17 @@ class Actions(App[None]):
         screen = self.screen
         target = screen if isinstance(screen, WriteScreen) else self.main.prompt
         self.attempt(lambda: target.replace_text(edit_in_own_editor(self, target.text)))
+
+    def action_model(self) -> None:
+        """Choose another model."""
+
+        def answered(choice: ModelChoice | None) -> None:
+            if choice is not None:
+                self.attempt(lambda: self.main.chat.note(self.switching.use(choice)))
+
+        recent = RecentModels(self.runtime.workspace).list()
+        present = ModelChoice.of(self.runtime.settings)
+        self.push_screen(ModelScreen(present, recent, self.model_ready), answered)
 
     def action_system(self) -> None:
         """Write the system prompt."""

@@ -21,7 +21,7 @@ from persona_tui.commands import is_command, message_of
 from persona_tui.errors import PersonaTuiError, nearest
 from persona_tui.jobs import ModelWorker
 from persona_tui.runtime import Runtime
-from persona_tui.tui import collector, terminal
+from persona_tui.tui import terminal
 from persona_tui.tui.actions import Actions
 from persona_tui.tui.comparing import Comparing
 from persona_tui.tui.help import welcome
@@ -44,6 +44,7 @@ from persona_tui.tui.saving import Saving
 from persona_tui.tui.screens.chat import WIDE, ChatScreen
 from persona_tui.tui.slash import Slash
 from persona_tui.tui.speaking import Speaker
+from persona_tui.tui.switching import Switching
 from persona_tui.tui.theme import choose_theme
 from persona_tui.tui.voice import Faders, Voice
 from persona_tui.tui.widgets.chat_log import ChatLog
@@ -90,6 +91,7 @@ class PersonaApp(Actions):
         self.speaker = Speaker(self)
         self.comparing = Comparing(self)
         self.saving = Saving(self, saves)
+        self.switching = Switching(self)
         self._resume = resume
         self.mixing = Mixing(self)
         self.marked = Marked(self)
@@ -120,7 +122,7 @@ class PersonaApp(Actions):
             )
         self.people.refresh()
         self.show_status()
-        self.call_after_refresh(self._load_model)
+        self.call_after_refresh(self.switching.begin)
 
     def _unknown_keys(self) -> list[str]:
         """Return what `interface.keys` names that is no action."""
@@ -129,19 +131,6 @@ class PersonaApp(Actions):
     def get_key_display(self, binding: Binding) -> str:
         """Return a key as people write it."""
         return binding.key_display or key_name(binding.key)
-
-    def _load_model(self) -> None:
-        runtime, post = self.runtime, self.post_message
-
-        def work() -> None:
-            try:
-                engine = runtime.engine
-                collector.freeze()
-                post(ModelReady(engine.model.name, engine.model.context_length))
-            except Exception as error:
-                post(ModelFailed(error))
-
-        self.worker.submit_turn(work)
 
     async def action_quit(self) -> None:
         """Leave at once: the model's thread is told to stop, not waited for."""
@@ -171,16 +160,18 @@ class PersonaApp(Actions):
     def _model_failed(self, message: ModelFailed) -> None:
         self._model_state = "no model"
         self.show_error(message.error)
-        self.main.chat.note("Choose another one: persona-tui --model NAME, or model.name in config.yaml.")
+        self.main.chat.note(f"Choose another one: {self.key_label('model')}, or model.name in config.yaml.")
         self.show_status()
 
     @on(TurnEnded)
     def _turn_ended(self, message: TurnEnded) -> None:
         self.speaker.ended(message.turn, message.error)
+        self.switching.settle()
 
     @on(TrialEnded)
     def _trial_ended(self, message: TrialEnded) -> None:
         self.comparing.ended(message.trial, message.error)
+        self.switching.settle()
 
     @on(JobChanged)
     def _job_changed(self, message: JobChanged) -> None:

@@ -41,6 +41,7 @@ class _Entry:
     request: JobRequest | None = None
     stored: str | None = None  # under which key the request is on the disk
     told: bool = False  # whether `on_end` has been called
+    fleeting: bool = False  # whether nobody wants to see it once it is done
 
     @property
     def state(self) -> str:
@@ -86,6 +87,7 @@ class JobBoard:
         on_end: Callable[[Job[T]], None],
         *,
         quiet: bool = False,
+        fleeting: bool = False,
     ) -> Job[T]:
         """Queue long work.
 
@@ -94,8 +96,9 @@ class JobBoard:
             work: done on the model's thread.
             on_end: called on the app's thread when it is done, failed or cancelled.
             quiet: leave the panel closed.
+            fleeting: take it off the list when it is done.
         """
-        return self._submit(_Entry(name, on_end=on_end), work, quiet)
+        return self._submit(_Entry(name, on_end=on_end, fleeting=fleeting), work, quiet)
 
     def submit_request(self, request: JobRequest, on_end: Ended) -> Job[Any]:
         """Queue long work that the next run can do if this one does not come to it."""
@@ -215,6 +218,9 @@ class JobBoard:
         if not self._closing:
             self._forget_stored(entry)
         self._log_end(job)
+        if entry.fleeting and job.state == "done":
+            self._entries = {key: other for key, other in self._entries.items() if other is not entry}
+            self.show()
         if entry.on_end is not None:
             entry.on_end(job)
 

@@ -73,6 +73,7 @@ ACTIONS = (
     Action(
         "trait_lab", "f12", "traits", "Traits", "What they measure: this conversation, thresholds, limits"
     ),
+    Action("model", "f10", "model", "Model", "Talk to another one: built-in, recent, a folder, the hub"),
     Action("back", "escape", "leave", "Back", "Close what is open, else stop the reply", "back/stop", False),
     Action("louder", "ctrl+up", "strength(0.05)", "Louder", "Strength up by 0.05, also in mid-reply"),
     Action("quieter", "ctrl+down", "strength(-0.05)", "Quieter", "Strength down by 0.05, also in mid-reply"),
@@ -118,6 +119,7 @@ def widget_bindings() -> list[Binding]:
     from persona_tui.tui.screens.create import CreateScreen
     from persona_tui.tui.screens.dialog import Dialog
     from persona_tui.tui.screens.lab import LabScreen
+    from persona_tui.tui.screens.model import ModelList
     from persona_tui.tui.screens.page import PageScreen
     from persona_tui.tui.screens.sessions import SessionList
     from persona_tui.tui.screens.traces import TraceList
@@ -134,7 +136,7 @@ def widget_bindings() -> list[Binding]:
     widgets = (Prompt, ChatLog, PersonaList, FloatSlider, ThresholdSlider, CappingSwitch, Chooser)
     rows = (FieldRow, JobList)
     forms = (Dialog, ConfirmScreen, CreateScreen, PageScreen, SettingScreen, WriteScreen)
-    lists = (SessionList, TraceList)
+    lists = (ModelList, SessionList, TraceList)
     found = [
         binding
         for owner in (*widgets, *rows, *forms, *lists, LabScreen)

@@ -109,6 +109,11 @@ class Mixing:
         engine = self._engine
         return f"0 to {engine.model.n_layers - 1}" if engine is not None else "not been loaded yet"
 
+    def forget(self) -> None:
+        """Forget what was found out about another model's personas."""
+        self._cosines = ([], {})
+        self._limit = None
+
     # --- showing
 
     def state(self, loaded: Sequence[str]) -> MixerState:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from persona_tui import commands
 from persona_tui.errors import PersonaTuiError
 from persona_tui.jobs import Job
-from persona_tui.runtime import FromDescription
+from persona_tui.models import ModelChoice
+from persona_tui.runtime import FromDescription, Runtime
 from persona_tui.tui.voice import Faders
 
 if TYPE_CHECKING:
@@ -96,6 +97,10 @@ class AppSession:
     def sampling_changes(self, changes: dict[str, Any]) -> None:
         self._app.speaker.sampling = changes
 
+    def use_model(self, choice: ModelChoice) -> str:
+        """Load another model, as a job, and talk to that."""
+        return self._app.switching.use(choice)
+
     def run(self, name: str, work: commands.Work) -> str:
         """Do long work as a job."""
         self._app.jobs.submit(name, work, self._job_ended)
@@ -149,6 +154,10 @@ class Slash:
                     raise PersonaTuiError(f'"{name}" cannot be traced: {", ".join(offered)} can')
             self._app.mixing.trace(names)
 
+    def use(self, runtime: Runtime) -> None:
+        """From now on, commands are about another model."""
+        self._session.runtime = runtime
+
     # --- running
 
     def run(self, line: str) -> None:
@@ -175,6 +184,8 @@ class Slash:
             self._app.action_show_help()
         elif name == "sessions" and not rest:
             self._app.action_sessions()
+        elif name == "model" and not rest:
+            self._app.action_model()
         elif name == "system" and not rest:
             self._app.action_system()
         else:
@@ -185,7 +196,7 @@ class Slash:
         command, _ = commands.parse(line)
         if command.name == "quit":
             self._app.call_later(self._app.action_quit)
-        elif not self._app.model_ready:
+        elif not self._app.model_ready and command.name != "model":
             raise PersonaTuiError("The model is still loading.")
         else:
             if command.name in _CHANGES_MESSAGES:

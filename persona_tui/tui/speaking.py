@@ -81,6 +81,7 @@ class Speaker:
     def send(self, text: str) -> None:
         """Take what the user says and have it answered."""
         self.check_idle()
+        self._app.switching.check_model()
         self._app.saving.begin()
         self.conversation.add_user(text)
         self.write(self.conversation.begin_reply())
@@ -240,6 +241,11 @@ class Speaker:
         self.show()
         self._app.main.chat.follow()
         self._app.show_status()
+
+    def forget_model(self) -> None:
+        """Forget what was measured on a model that is not in use any more."""
+        self.fluency = FluencyMeter()
+        self._app.main.trace.clear()
 
     # --- another conversation
 

@@ -152,6 +152,11 @@ class Voice:
         """Let these speak and nobody else."""
         self.set(replace(self._faders, weights=dict(names)))
 
+    def forget(self, names: Sequence[str]) -> None:
+        """Take out the faders of personas that are not there any more, and tell nobody."""
+        kept = {name: weight for name, weight in self._faders.weights.items() if name not in names}
+        self._faders = replace(self._faders, weights=kept)
+
     def keep_only(self, names: Sequence[str]) -> None:
         """Forget the faders of personas that are not loaded any more."""
         kept = {name: weight for name, weight in self._faders.weights.items() if name in names}

@@ -1,0 +1,138 @@
+"""The app's model: loading the first one, and another one beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from persona_tui import models
+from persona_tui.errors import PersonaTuiError
+from persona_tui.jobs import Job, JobContext
+from persona_tui.models import ModelChoice, RecentModels
+from persona_tui.tui import collector
+from persona_tui.tui.messages import ModelFailed, ModelReady
+from persona_tui.workspace import TRAIT_PREFIX
+
+if TYPE_CHECKING:
+    from persona_tui.runtime import Runtime
+    from persona_tui.tui.app import PersonaApp
+
+
+class Switching:
+    """Loads models as jobs. The one in use goes on answering meanwhile, and stays if another one fails."""
+
+    def __init__(self, app: PersonaApp) -> None:
+        self._app = app
+        self._missing = False  # whether the first one could not be loaded, and no other was
+        self._waiting: tuple[Runtime, ModelChoice] | None = None
+
+    def begin(self) -> None:
+        """Load the model that the app was started with."""
+        runtime = self._app.runtime
+        name = f"load {short(runtime.settings.model.name)}"
+        work = self._work(runtime, gives_way=False)
+        self._app.jobs.submit(name, work, lambda job: self._began(job, runtime), quiet=True, fleeting=True)
+
+    def _work(self, runtime: Runtime, gives_way: bool) -> Callable[[JobContext], None]:
+        def work(context: JobContext) -> None:
+            models.load(runtime, context, gives_way=gives_way)
+            collector.freeze()
+
+        return work
+
+    def _began(self, job: Job[Any], runtime: Runtime) -> None:
+        if job.state == "done":
+            model = runtime.engine.model
+            self._app.post_message(ModelReady(model.name, model.context_length))
+        elif runtime is self._app.runtime:
+            self._missing = True
+            self._app.post_message(ModelFailed(job.error or PersonaTuiError("the model was not loaded")))
+
+    def check_model(self) -> None:
+        """Raise an error that says what to do if there is no model to answer.
+
+        Raises:
+            PersonaTuiError: there is none, and none is being loaded.
+        """
+        if self._missing:
+            raise PersonaTuiError(f"no model is loaded: {self._app.key_label('model')} chooses one")
+
+    # --- another one
+
+    def use(self, choice: ModelChoice) -> str:
+        """Load another model and talk to that; what to show at once.
+
+        Raises:
+            ConfigError: a device, a dtype or a quantization that does not exist.
+        """
+        other = models.with_model(self._app.runtime, choice)
+        work = self._work(other, gives_way=self._app.model_ready)
+        self._app.jobs.submit(f"load {short(choice.name)}", work, lambda job: self._ended(job, other, choice))
+        until = f"; {self._present} answers until then" if self._app.model_ready else ""
+        return f"Loading {choice.name}{until}. Progress: {self._app.key_label('jobs')}."
+
+    @property
+    def _present(self) -> str:
+        return short(self._app.runtime.settings.model.name)
+
+    def _ended(self, job: Job[Any], other: Runtime, choice: ModelChoice) -> None:
+        stays = f"{self._present} stays." if self._app.model_ready else "There is no model yet."
+        if job.state == "done":
+            self._waiting = (other, choice)
+            self.settle()
+        elif job.error is not None:
+            self._app.show_error(job.error)
+            self._app.main.chat.note(stays)
+        else:
+            self._app.main.chat.note(f"{choice.name} was not loaded. {stays}")
+
+    def settle(self) -> None:
+        """Talk to a model that has been loaded, unless a reply is being written: then when that has ended."""
+        if self._waiting is None or self._app.speaker.busy:
+            return
+        (other, choice), self._waiting = self._waiting, None
+        before, self._app.runtime = self._app.runtime, other
+        self._missing = False
+        notes = [*_keep_watch(before, other), *self._keep_voice(other)]
+        self._app.slash.use(other)
+        self._app.mixing.forget()
+        self._app.speaker.forget_model()
+        model = other.engine.model
+        self._app.post_message(ModelReady(model.name, model.context_length))
+        self._app.main.chat.note(" ".join([f"Now talking to {choice.name}.", *notes]))
+        try:
+            RecentModels(other.workspace).add(choice)
+        except PersonaTuiError as error:
+            self._app.show_error(error)
+
+    def _keep_voice(self, other: Runtime) -> list[str]:
+        """Let those speak who are there with this model, too; what to say about the others."""
+        faders, personas = self._app.voice.faders, other.personas
+        there = {*personas.list_available(), *personas.list_traits()}
+        gone = [name for name in faders.speaking if name not in there]
+        self._app.voice.forget(gone)
+        return [f"It has no {', '.join(gone)}."] if gone else []
+
+
+def _keep_watch(before: Runtime, after: Runtime) -> list[str]:
+    """Guard another model as the one before was; what to say if that cannot be."""
+    said, engine = [], before.loaded_engine
+    try:
+        after.guard.set_mode(before.guard.mode)
+    except PersonaTuiError as error:
+        said.append(f"The guard is off: {error}.")
+        after.guard.set_mode("off")
+    policy = engine.policy if engine is not None else None
+    if policy is not None:
+        lacking = {f"{TRAIT_PREFIX}{name}" for name in policy.traits} - set(after.personas.list_traits())
+        if lacking:
+            said.append(f"The policy is off: it needs {', '.join(sorted(lacking))}.")
+        else:
+            after.engine.policy = policy
+    return said
+
+
+def short(name: str) -> str:
+    """Return a model's name without the folders that it lies in."""
+    return Path(name).name if Path(name).expanduser().is_absolute() else name

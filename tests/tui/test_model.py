@@ -1,0 +1,187 @@
+"""Choosing another model in the app."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Input
+
+from persona_tui.models import RecentModels
+from persona_tui.tui.app import PersonaApp
+from persona_tui.tui.screens.model import ModelList, ModelScreen, folders
+from persona_tui.tui.voice import Faders
+from persona_tui.tui.widgets.chooser import Chooser
+from tests.model.conftest import make_model, make_tokenizer
+
+from .driving import errors, never_ending, notes, press, reply, running, say, until
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, and one without beside it."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    make_model("qwen2").save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    (folder.parent / "not_a_model").mkdir()
+    return folder
+
+
+def facts(app: PersonaApp) -> str:
+    return app.screen.query_one("#model-facts").render().plain
+
+
+async def opened(pilot: Pilot[None], app: PersonaApp, key: str = "f10") -> ModelScreen:
+    await press(pilot, key)
+    await until(pilot, lambda: isinstance(app.screen, ModelScreen), "the screen")
+    screen = app.screen
+    assert isinstance(screen, ModelScreen)
+    await until(pilot, lambda: isinstance(screen.focused, ModelList), "its list")
+    return screen
+
+
+async def test_a_folder_is_validated_while_it_is_typed_and_loaded(workspace: Path, tiny: Path) -> None:
+    async with running(workspace, faders=Faders({"sage": 1.0})) as (app, pilot):
+        before = app.runtime
+        await reply(pilot, app, "Hello")
+        await say(pilot, "/guard warn")
+        screen = await opened(pilot, app)
+        await until(pilot, lambda: "memory about" in facts(app) and "free" in facts(app), "the estimate")
+        assert "builtin" in screen._rows and not app.screen.query_one("#model-facts").has_class("-error")
+        await press(pilot, "slash")
+        field = screen.query_one("#model-name", Input)
+        field.value = str(tiny.parent / "not")
+        await until(pilot, lambda: "There is no model folder" in facts(app), "there is no such folder")
+        assert screen._rows == [str(tiny.parent / "not_a_model")]
+        field.value = str(tiny.parent / "not_a_model")
+        await until(pilot, lambda: "not a model folder" in facts(app), "why not")
+        await press(pilot, "enter")
+        assert app.screen is screen, "what cannot be loaded is not taken"
+        field.value = str(tiny)
+        await until(pilot, lambda: "layers of" in facts(app), "what it is")
+        await press(pilot, "enter")
+        await until(pilot, lambda: app.runtime is not before and app.model_ready, "the other model")
+        await until(pilot, lambda: "tiny" in app.main.status.status.model, "its name")
+        assert any("Now talking to" in note and "It has no sage" in note for note in notes(app))
+        assert any("The guard is off" in note for note in notes(app))
+        assert app.voice.faders.speaking == {} and app.runtime.personas.list_available() == []
+        await reply(pilot, app, "Hello again")
+        assert not errors(app) and len(app.main.chat.messages) == 4
+        assert RecentModels(app.runtime.workspace).list()[0].name == str(tiny)
+        await say(pilot, "/model builtin")
+        await until(pilot, lambda: app.runtime.settings.model.name == "builtin", "back again")
+        await until(pilot, lambda: "sage" in app.people._names, "with its personas")
+        session = app.runtime.sessions.load(app.saving.session_id or "")[0]
+        written = [node.runs[0].settings["model"] for node in session.path() if node.runs]
+        assert written == ["builtin", str(tiny)], "the transcript says who spoke"
+
+
+async def test_a_failure_leaves_the_old_model(workspace: Path, tmp_path: Path, tiny: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in tiny.iterdir():
+        data = path.read_bytes()
+        (broken / path.name).write_bytes(b"{}" if path.name == "tokenizer.json" else data)
+    async with running(workspace) as (app, pilot):
+        before = app.runtime
+        await say(pilot, f"/model {broken}")
+        await until(pilot, lambda: bool(errors(app)), "an error")
+        assert len(errors(app)) == 1 and "\n" not in errors(app)[0] and "broken" in errors(app)[0]
+        assert notes(app)[-1] == "builtin stays."
+        assert app.runtime is before and app.model_ready
+        await reply(pilot, app, "Hello")
+        assert app.main.chat.messages[-1].source
+
+
+async def test_another_model_waits_until_the_reply_has_ended(workspace: Path, tiny: Path) -> None:
+    async with running(workspace) as (app, pilot):
+        before = app.runtime
+        never_ending(app)
+        await say(pilot, "Tell me a long story")
+        await until(pilot, lambda: app.speaker.last is not None and app.speaker.last.count > 2, "tokens")
+        await say(pilot, f"/model {tiny}")
+        job = app.jobs.running
+        assert job is not None and job.name == "load tiny"
+        assert app.runtime is before and app.speaker.busy
+        await press(pilot, "escape")
+        await until(pilot, lambda: app.runtime is not before, "the other model")
+        assert not app.speaker.busy and app.main.chat.messages[-1].source
+
+
+async def test_loading_is_cancelled(workspace: Path, tiny: Path) -> None:
+    async with running(workspace) as (app, pilot):
+        before = app.runtime
+        never_ending(app)
+        await say(pilot, "Tell me a long story")
+        await until(pilot, lambda: app.speaker.last is not None and app.speaker.last.count > 2, "tokens")
+        await say(pilot, f"/model {tiny}")
+        job = app.jobs.running
+        assert job is not None
+        await press(pilot, "f4", "c")
+        await until(pilot, lambda: job.ended, "cancelled, while the reply goes on")
+        assert job.state == "cancelled" and app.speaker.busy
+        await press(pilot, "escape", "escape")
+        await until(pilot, lambda: not app.speaker.busy, "the reply is stopped")
+        assert app.runtime is before
+        assert any("was not loaded. builtin stays." in note for note in notes(app))
+
+
+async def test_a_model_that_is_missing_at_the_start_can_be_replaced(workspace: Path) -> None:
+    (workspace / "config.yaml").write_text("model: {name: ./nowhere}\ngeneration: {seed: 1}")
+    app = app_of(workspace)
+    try:
+        async with app.run_test(size=(80, 24)) as pilot:
+            await until(pilot, lambda: bool(errors(app)), "an error")
+            assert "nowhere" in errors(app)[0]
+            await say(pilot, "Hello")
+            assert not app.main.chat.messages and not app.speaker.busy
+            await say(pilot, "/model builtin")
+            await until(pilot, lambda: app.model_ready, "the built-in model")
+            await reply(pilot, app, "Hello")
+            assert app.main.chat.messages[-1].source
+    finally:
+        assert app.worker.close(timeout=10)
+        app.saving.close()
+
+
+def app_of(workspace: Path) -> PersonaApp:
+    from persona_tui.runtime import Runtime
+
+    return PersonaApp(Runtime.open(workspace), Faders())
+
+
+async def test_the_list_and_how_it_is_loaded(workspace: Path, tiny: Path) -> None:
+    async with running(workspace, (120, 40)) as (app, pilot):
+        before = app.runtime
+        screen = await opened(pilot, app)
+        await press(pilot, "tab")
+        assert isinstance(screen.focused, Chooser) and screen.focused.id == "device"
+        await press(pilot, "tab", "right", "right")
+        assert screen.query_one("#dtype", Chooser).value == "bfloat16"
+        await press(pilot, "shift+tab", "shift+tab", "enter")
+        await until(pilot, lambda: app.runtime is not before, "loaded again")
+        assert app.runtime.settings.model.dtype == "bfloat16"
+        assert RecentModels(app.runtime.workspace).list()[0].how == "bfloat16"
+
+
+async def test_a_name_that_is_not_here_is_looked_for_on_the_hub_when_asked(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(workspace) as (app, pilot):
+        screen = await opened(pilot, app)
+        await press(pilot, "slash")
+        screen.query_one("#model-name", Input).value = "somebody/no-such-model"
+        await until(pilot, lambda: "Enter looks for it" in facts(app), "what enter does")
+        await press(pilot, "escape")
+        assert app.screen is app.main
+
+
+def test_folders_that_a_path_may_become(tmp_path: Path) -> None:
+    for name in ("ab", "abc", ".hidden", "xyz"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "abc" / "config.json").touch()
+    (tmp_path / "abfile").touch()
+    assert folders(f"{tmp_path}/ab") == [f"{tmp_path}/abc", f"{tmp_path}/ab"]
+    assert folders(f"{tmp_path}/") == [f"{tmp_path}/{name}" for name in ("abc", "ab", "xyz")]
+    assert folders(f"{tmp_path}/nowhere/x") == []
