@@ -94,7 +94,8 @@ def alone(prepared: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFac
 
 @pytest.mark.timeout(300)
 def test_accelerate_launch_makes_the_same_persona(busy: Path, tiny_model: Path, alone: PersonaVector) -> None:
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    # Without a GPU, too, it is this option that starts several processes: with --cpu it is one.
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -103,6 +104,7 @@ def test_accelerate_launch_makes_the_same_persona(busy: Path, tiny_model: Path, 
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=250)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Created jester.") == 1
+    assert done.stderr.count("2 processes share the work.") == 1
     assert_same(persona(busy), alone)
     assert not list(busy.glob("vectors/*/partial"))
 
@@ -144,11 +146,28 @@ def test_axes_and_prompts_of_two_processes(busy: Path, tiny_model: Path) -> None
     results = together(2, {}, *base, "extract-axes", "--no-calibrate")
     assert [result.status for result in results] == [0, 0], [result.err for result in results]
     assert results[0].out.startswith("Axes of") and not results[1].out
-    results = together(2, {}, *base, "create", "elf", "-d", "A merry elf", "--no-calibrate")
-    assert [result.status for result in results] == [0, 0], [result.err for result in results]
-    results = together(2, {}, *base, "dataset", "generate", "archetype", "gnome", "-d", "A shy gnome")
-    assert [result.status for result in results] == [0, 0], [result.err for result in results]
-    assert (busy / "datasets" / "personas" / "archetypes" / "gnome.jsonl").is_file()
+    written = busy / "datasets" / "personas" / "archetypes"
+    gnome = ("dataset", "generate", "archetype", "gnome", "-d", "A shy gnome", "--replace")
+    for arguments in (("create", "elf", "-d", "A merry elf", "--no-calibrate"), gnome):
+        results = together(2, {}, *base, *arguments)
+        assert [result.status for result in results] == [0, 0], [result.err for result in results]
+    as_two = (written / "gnome.jsonl").read_bytes()
+    assert (written / "elf.jsonl").is_file()
+    (result,) = together(1, {}, *base, *gnome)
+    assert result.status == 0 and (written / "gnome.jsonl").read_bytes() == as_two
+
+
+@pytest.mark.timeout(300)
+def test_a_calibration_of_two_processes(busy: Path, tiny_model: Path) -> None:
+    def calibrated(count: int) -> dict[str, object]:
+        results = together(
+            count, {}, "--workspace", busy, "--model", tiny_model, "calibrate", "sage", "--json"
+        )
+        assert [result.status for result in results] == [0] * count, [result.err for result in results]
+        found: dict[str, object] = results[0].json
+        return found
+
+    assert calibrated(1) == calibrated(2)
 
 
 @pytest.mark.timeout(300)
