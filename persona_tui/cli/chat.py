@@ -42,6 +42,9 @@ def chat(
     if plain or not has_screen():
         _line_chat(runtime, weights, strength, session, not no_save)
         return
+    from persona_tui.tui import collector
+
+    collector.pause()  # a tenth of the time until the first paint; the app goes on with it
     from persona_tui.tui.app import run_app
 
     run_app(runtime, strength=strength, blend=weights, resume=session, saves=not no_save)

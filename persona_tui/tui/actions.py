@@ -1,4 +1,7 @@
-"""What keys and the command palette do: the app's actions. The parts that do the work are elsewhere."""
+"""What keys and the command palette do: the app's actions. The parts that do the work are elsewhere.
+
+Dialogs are imported when they open: the first paint does not wait for them.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,8 @@ from persona_tui.tui.editing import edit_in_own_editor
 from persona_tui.tui.help import help_text, key_of, welcome
 from persona_tui.tui.keys import ACTIONS
 from persona_tui.tui.screens.ask import AskScreen
-from persona_tui.tui.screens.model import ModelScreen
 from persona_tui.tui.screens.page import PageScreen, page_width
 from persona_tui.tui.screens.palette import Palette
-from persona_tui.tui.screens.sampling import SamplingScreen, summary
-from persona_tui.tui.screens.traces import TracesScreen
-from persona_tui.tui.screens.write import WriteScreen
 from persona_tui.tui.theme import other_theme
 
 if TYPE_CHECKING:
@@ -171,12 +170,15 @@ class Actions(App[None]):
 
     def action_editor(self) -> None:
         """Go on writing in the user's own editor."""
+        from persona_tui.tui.screens.write import WriteScreen
+
         screen = self.screen
         target = screen if isinstance(screen, WriteScreen) else self.main.prompt
         self.attempt(lambda: target.replace_text(edit_in_own_editor(self, target.text)))
 
     def action_model(self) -> None:
         """Choose another model."""
+        from persona_tui.tui.screens.model import ModelScreen
 
         def answered(choice: ModelChoice | None) -> None:
             if choice is not None:
@@ -188,6 +190,7 @@ class Actions(App[None]):
 
     def action_system(self) -> None:
         """Write the system prompt."""
+        from persona_tui.tui.screens.write import WriteScreen
 
         def answered(text: str | None) -> None:
             if text is not None and text != (conversation.system or ""):
@@ -203,6 +206,7 @@ class Actions(App[None]):
 
     def action_sampling(self) -> None:
         """Choose temperature, top-p, the longest reply and the seed."""
+        from persona_tui.tui.screens.sampling import SamplingScreen, summary
 
         def answered(changes: dict[str, object] | None) -> None:
             if changes is not None:
@@ -260,6 +264,7 @@ class Actions(App[None]):
 
     def action_traces(self) -> None:
         """Choose what is traced."""
+        from persona_tui.tui.screens.traces import TracesScreen
 
         def answered(names: list[str] | None) -> None:
             if names is not None:

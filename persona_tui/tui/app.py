@@ -144,12 +144,18 @@ class PersonaApp(Actions):
     def _model_is_ready(self, message: ModelReady) -> None:
         self.model_ready = True
         self._model_state = message.name
+        self._collect_again()
         self.speaker.context.size = message.context
         self.people.model_ready()
         self.jobs.offer_unfinished(self.people.made)
         if self._resume is not None:
             self._go_on_with(self._resume)
         self.show_status()
+
+    def _collect_again(self) -> None:
+        """Turn on the garbage collector, which was off while the app was starting."""
+        if not self.speaker.busy:
+            collector.resume()
 
     def _go_on_with(self, session: str) -> None:
         """Resume the session that the app was started for."""
@@ -159,6 +165,7 @@ class PersonaApp(Actions):
     @on(ModelFailed)
     def _model_failed(self, message: ModelFailed) -> None:
         self._model_state = "no model"
+        self._collect_again()
         self.show_error(message.error)
         self.main.chat.note(f"Choose another one: {self.key_label('model')}, or model.name in config.yaml.")
         self.show_status()

@@ -3,19 +3,22 @@
 Textual's `Markdown` widget mounts a widget per paragraph, and the time that a key takes to reach the screen
 grows with their number. A message here is a single widget; what this module gives it is lines of `Content`.
 Only the last top-level block of a text can still change while it is being written, so only that one is
-parsed again.
+parsed again. The parser is imported with the first text: the first paint does not wait for it.
 """
+
+from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
 
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
 from textual.content import Content
-from textual.highlight import highlight
 
-_PARSER = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"])
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.token import Token
 
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})\s*(\S*)")
 _SPANS = {"strong": "bold", "em": "italic", "s": "strike", "link": "underline"}
@@ -81,13 +84,13 @@ class MarkdownText:
             return
         self._tail += self._unread
         self._unread = ""
-        tokens = _PARSER.parse(self._tail)
+        tokens = _parser().parse(self._tail)
         last_line = _last_block_line(tokens)
         if last_line:
             kept = "".join(self._tail.splitlines(keepends=True)[:last_line])
             self._settled += parse(kept)
             self._tail = self._tail[len(kept) :]
-            tokens = _PARSER.parse(self._tail)
+            tokens = _parser().parse(self._tail)
         self._open = _Builder().build(tokens)
 
     def lines(self, width: int) -> list[Content]:
@@ -104,9 +107,16 @@ class MarkdownText:
         return self._cache[2]
 
 
+@cache
+def _parser() -> MarkdownIt:
+    from markdown_it import MarkdownIt
+
+    return MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"])
+
+
 def parse(source: str) -> list[Block]:
     """Return Markdown as blocks."""
-    return _Builder().build(_PARSER.parse(source))
+    return _Builder().build(_parser().parse(source))
 
 
 def open_fence(source: str) -> str:
@@ -199,6 +209,8 @@ class _Builder:
     # --- code
 
     def _fence(self, token: Token) -> None:
+        from textual.highlight import highlight
+
         self._tight = False
         language = token.info.split()[0] if token.info.strip() else "text"
         self._containers.append(_Container(_CODE, _CODE))

@@ -11,18 +11,17 @@ from textual.app import SystemCommand
 from persona_tui.errors import PersonaTuiError
 from persona_tui.job_requests import create_request, prepare_request
 from persona_tui.jobs import Job, JobContext
-from persona_tui.prompts.reading import list_archetypes, read_archetype
 from persona_tui.runtime import Created, FromArchetype, FromPrompts, Source
 from persona_tui.tui.details import about_line, details, kind_of
 from persona_tui.tui.estimate import Pace, measure
 from persona_tui.tui.messages import LogLine, PaceMeasured
 from persona_tui.tui.screens.confirm import ConfirmScreen
-from persona_tui.tui.screens.create import CreateScreen, Making, NewPersona
 from persona_tui.tui.screens.page import PageScreen
 from persona_tui.tui.widgets.personas import PersonaRow
 
 if TYPE_CHECKING:
     from persona_tui.tui.app import PersonaApp
+    from persona_tui.tui.screens.create import NewPersona
     from persona_tui.vectors.manager import PersonaManager
 
 _LOADING = "The model is still loading."
@@ -192,12 +191,16 @@ class People:
 
     def create(self, name: str = "", who: str = "") -> None:
         """Ask for a new persona, and make it as a job."""
+        from persona_tui.tui.screens.create import CreateScreen, Making
+
         self._measure_pace()
         making = Making(self._archetypes(), self._names, self._draft, self._estimate)
         self._app.push_screen(CreateScreen(making, name, who), self._create)
 
     def _archetypes(self) -> dict[str, int]:
         """Return the archetypes, each with its number of prompts; those with a bad file are left out."""
+        from persona_tui.prompts.reading import list_archetypes, read_archetype
+
         workspace, found = self._app.runtime.workspace, dict[str, int]()
         for name in list_archetypes(workspace):
             with contextlib.suppress(PersonaTuiError):  # `dataset validate` says what is wrong with it
@@ -233,6 +236,8 @@ class People:
 
     def pace_measured(self, pace: Pace) -> None:
         """Take note of how fast this machine is."""
+        from persona_tui.tui.screens.create import CreateScreen
+
         self._pace = pace
         if isinstance(self._app.screen, CreateScreen):
             self._app.screen.advise()

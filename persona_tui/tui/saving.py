@@ -11,7 +11,6 @@ from persona_tui.conversing import write_export
 from persona_tui.errors import SessionError
 from persona_tui.sessions import Conversation, SessionInfo, SessionLog
 from persona_tui.tui.screens.confirm import ConfirmScreen
-from persona_tui.tui.screens.sessions import SessionsScreen
 from persona_tui.tui.voice import Faders
 
 if TYPE_CHECKING:
@@ -103,6 +102,8 @@ class Saving:
 
     def show(self) -> None:
         """Show all sessions."""
+        from persona_tui.tui.screens.sessions import SessionsScreen
+
         self._app.push_screen(SessionsScreen(self, self._app.runtime.sessions), self._chosen)
 
     def _chosen(self, id: str | None) -> None:
