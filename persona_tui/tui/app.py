@@ -21,7 +21,7 @@ from persona_tui.commands import is_command, message_of
 from persona_tui.errors import PersonaTuiError, nearest
 from persona_tui.jobs import ModelWorker
 from persona_tui.runtime import Runtime
-from persona_tui.tui import terminal
+from persona_tui.tui import collector, terminal
 from persona_tui.tui.actions import Actions
 from persona_tui.tui.comparing import Comparing
 from persona_tui.tui.help import welcome
