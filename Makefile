@@ -1,7 +1,7 @@
 # make chat    set everything up in .venv, then talk to the built-in model
 # make test    set everything up in .venv, then run the tests
 # make lint    format, lint, types, import contracts
-# make stress  kill, damage and deceive it for a quarter of an hour, and count
+# make stress  kill, damage and deceive it for half an hour, and count
 # make check   all of it: what must pass before a commit
 
 MAKEFLAGS += --no-print-directory

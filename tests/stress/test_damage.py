@@ -117,7 +117,7 @@ def try_them(cli: Cli, workspace: Path, targets: list[Target], tmp_path: Path, c
 def test_some_damaged_files(
     cli: Cli, workspace: Path, targets: list[Target], tmp_path: Path, outside: Path, say: Say
 ) -> None:
-    try_them(cli, workspace, targets, tmp_path, SHORT, lambda line: None)
+    try_them(cli, workspace, targets, tmp_path, SHORT, say)
 
 
 @pytest.mark.stress
@@ -130,9 +130,10 @@ def test_many_damaged_files(
 
 @pytest.mark.timeout(600)
 def test_what_is_no_ordinary_file(
-    cli: Cli, workspace: Path, targets: list[Target], tmp_path: Path, outside: Path
+    cli: Cli, workspace: Path, targets: list[Target], tmp_path: Path, outside: Path, say: Say
 ) -> None:
     """Links out of the workspace and in circles, folders, files without end."""
+    tried = 0
     for target in targets:
         sound = target.path.read_bytes()
         for place in mutants.PLACES:
@@ -142,13 +143,17 @@ def test_what_is_no_ordinary_file(
                 what = (place.__name__, target.path.name, command)
                 with no_hang(what):
                     check(cli(*command), what)
+                tried += 1
             if target.path.is_dir() and not target.path.is_symlink():
                 shutil.rmtree(target.path)
             target.path.unlink(missing_ok=True)
             target.path.write_bytes(sound)
+    say(f"{tried} commands about links, folders, pipes, devices and files without end: no crash, no hang")
 
 
-def test_damaged_partial_results_are_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_partial_results_are_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, say: Say
+) -> None:
     """Whatever happens to the files of an unfinished job, no wrong sum comes of it."""
     import torch
 
@@ -166,13 +171,16 @@ def test_damaged_partial_results_are_done_again(tmp_path: Path, monkeypatch: pyt
     begin()
     (path,) = store.folder.glob("job.*.safetensors")
     sound, random, kinds = path.read_bytes(), Random(0), (*mutants.BYTES, *mutants.VECTORS)
+    used = 0
     for number in range(300):
         path.write_bytes(kinds[number % len(kinds)](sound, random))
         with store.job("job", {"a": "b"}):
             stage = store.stage(["stage"])
             assert stage.done in (frozenset(), frozenset([1]))
+            used += bool(stage.done)
             if stage.done:
                 assert stage.tally.values == {1: "text"} and stage.tally.sums["x"].tolist() == [1, 2]
         begin()
         path = next(store.folder.glob("job.*.safetensors"))
     assert any("done again" in line for line in lines)
+    say(f"300 damaged files of an unfinished job: {300 - used} done again, {used} as good as before")

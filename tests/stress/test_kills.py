@@ -87,8 +87,8 @@ def kill_again_and_again(workspace: Path, model: Path, tmp_path: Path, count: in
 
 
 @pytest.mark.timeout(400)
-def test_a_few_kills(workspace: Path, tiny_model: Path, tmp_path: Path) -> None:
-    kill_again_and_again(workspace, tiny_model, tmp_path, SHORT, lambda line: None)
+def test_a_few_kills(workspace: Path, tiny_model: Path, tmp_path: Path, say: Say) -> None:
+    kill_again_and_again(workspace, tiny_model, tmp_path, SHORT, say)
 
 
 @pytest.mark.stress

@@ -14,7 +14,7 @@ from pathlib import Path
 from persona_tui.lock import only_writer
 from tests.cli.conftest import REPOSITORY, Cli, command, environment
 from tests.model.conftest import make_model, make_tokenizer
-from tests.stress.conftest import check, everything, no_hang
+from tests.stress.conftest import Say, check, everything, no_hang
 
 NAMES = (
     "../sage",
@@ -57,8 +57,8 @@ def files_of(folder: Path) -> set[str]:
     return set(everything(folder))
 
 
-def test_names_that_are_paths(cli: Cli, workspace: Path, tmp_path: Path, outside: Path) -> None:
-    before = files_of(tmp_path)
+def test_names_that_are_paths(cli: Cli, workspace: Path, tmp_path: Path, outside: Path, say: Say) -> None:
+    before, tried = files_of(tmp_path), 0
     for name in NAMES:
         for arguments in (
             ("info", "--", name),
@@ -78,6 +78,8 @@ def test_names_that_are_paths(cli: Cli, workspace: Path, tmp_path: Path, outside
                 result = cli(*arguments)
             check(result, arguments)
             assert result.status in (1, 2), arguments
+            tried += 1
+    say(f"{tried} commands with {len(NAMES)} names that are paths and worse: all refused, nothing written")
     assert files_of(tmp_path) == before
 
 
@@ -161,11 +163,12 @@ def test_a_second_writer_is_told_who_is_the_first(cli: Cli, workspace: Path) -> 
     assert cli("calibrate", "sage").status == 0
 
 
-def test_a_model_folder_with_parts_missing(call: Cli, workspace: Path, tmp_path: Path) -> None:
+def test_a_model_folder_with_parts_missing(call: Cli, workspace: Path, tmp_path: Path, say: Say) -> None:
     model = tmp_path / "model"
     make_model("llama").save_pretrained(model, max_shard_size="30KB")
     make_tokenizer().save_pretrained(model)
-    for path in sorted(model.iterdir()):
+    parts = sorted(model.iterdir())
+    for path in parts:
         copy = Path(shutil.copytree(model, tmp_path / "copy"))
         (copy / path.name).unlink()
         for change in (
@@ -177,6 +180,7 @@ def test_a_model_folder_with_parts_missing(call: Cli, workspace: Path, tmp_path:
             result = call("--workspace", workspace, "--model", copy, "generate", "hi")
             check(result, path.name)
         shutil.rmtree(copy)
+    say(f"{3 * len(parts)} models with a part missing, empty or overwritten: no crash")
 
 
 def test_a_base_model_without_a_chat_template(call: Cli, workspace: Path, tmp_path: Path) -> None:
@@ -189,7 +193,7 @@ def test_a_base_model_without_a_chat_template(call: Cli, workspace: Path, tmp_pa
     assert result.status == 0 and result.json["persona"] == "sage"
 
 
-def test_texts_of_all_kinds(cli: Cli, workspace: Path) -> None:
+def test_texts_of_all_kinds(cli: Cli, workspace: Path, say: Say) -> None:
     for text in TEXTS:
         sayable = text.encode("utf-8", "replace").decode()
         check(cli("generate", sayable, "--max-new-tokens", "2", "--json"), text)
@@ -200,6 +204,7 @@ def test_texts_of_all_kinds(cli: Cli, workspace: Path) -> None:
         check(cli("generate", "hi", "--persona", sayable), text)
     check(cli("sessions", "list"), "sessions")
     assert cli("dataset", "validate").status == 0
+    say(f"{6 * len(TEXTS)} commands with {len(TEXTS)} texts: right to left, control characters, no UTF-8 ...")
 
 
 def test_texts_that_are_no_text() -> None:
