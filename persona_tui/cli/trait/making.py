@@ -11,7 +11,6 @@ from persona_tui.cli.output import json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.cli.trait.shared import BadLines, conversations, trait_scorer, trait_store
-from persona_tui.errors import PersonaTuiError
 
 if TYPE_CHECKING:
     from persona_tui.monitoring.traits.definition import TraitDefinition
@@ -112,40 +111,15 @@ def _entry(trait: TraitVector) -> dict[str, Any]:
 @pass_invocation
 def list_(invocation: Invocation, /, as_json: bool) -> None:
     """List the traits, extracted or only described."""
-    entries = _entries(invocation.runtime)
+    from persona_tui.monitoring.traits.lab import overview
+
+    entries = overview(invocation.runtime.workspace, trait_store(invocation.runtime, loaded=False))
     if as_json:
         print_json(entries)
     elif not entries:
         note("No traits are described yet.")
     else:
         print_table([_listed(entry) for entry in entries], header=["trait", "layer", "AUC", "healthy", ""])
-
-
-def _entries(runtime: Runtime) -> list[dict[str, Any]]:
-    from persona_tui.monitoring.traits.definition import list_definitions
-
-    store = trait_store(runtime, loaded=False)
-    made, files = store.names(), list_definitions(runtime.workspace)
-    entries = []
-    for name in sorted({*made, *files}):
-        entry: dict[str, Any] = {"name": name, "extracted": name in made, "file": str(files.get(name, ""))}
-        try:
-            entry |= _details(runtime, name, name in made)
-        except PersonaTuiError as error:
-            entry["error"] = str(error)
-        entries.append(entry)
-    return entries
-
-
-def _details(runtime: Runtime, name: str, made: bool) -> dict[str, Any]:
-    from persona_tui.monitoring.traits.definition import find_definition
-    from persona_tui.monitoring.traits.vector import summary
-
-    if not made:
-        definition = find_definition(runtime.workspace, name)
-        return {"description": definition.description, "healthy": definition.healthy.model_dump()}
-    trait = trait_store(runtime, loaded=False).get(name)
-    return {"description": trait.vector.metadata.get("description"), **summary(trait)}
 
 
 def _listed(entry: dict[str, Any]) -> list[str]:

@@ -7,13 +7,13 @@ MONITORS = [
     Binding("f", "fit", "fit", id="monitors_fit"),
     Binding("s", "save", "use this", id="monitors_save"),
     Binding("r", "reset", "as fitted", id="monitors_reset"),
-    Binding("w", "write", "write files", id="monitors_write"),
+    Binding("w", "write", "files", id="monitors_write"),
 ]
 TRAITS = [
     Binding("x", "extract", "extract", id="traits_extract"),
-    Binding("k", "calibrate", "calibrate", id="traits_calibrate"),
+    Binding("l", "calibrate", "labels", id="traits_calibrate"),
     Binding("s", "save", "use this", id="traits_save"),
-    Binding("r", "reset", "as it was", id="traits_reset"),
+    Binding("r", "reset", "undo", id="traits_reset"),
     Binding("p", "policy", "policy", id="traits_policy"),
-    Binding("w", "write", "write files", id="traits_write"),
+    Binding("w", "write", "files", id="traits_write"),
 ]

@@ -108,7 +108,7 @@ class LabScreen(Dialog[None]):
         """Return the screen's own keys, as they are mapped now."""
         own = [each for each in type(self).__dict__.get("BINDINGS", ()) if isinstance(each, Binding)]
         shown = [f"{key_of(self.owner, each)} {each.description}" for each in own if each.show]
-        return " · ".join([*shown, f"1-{len(self._views)} views", "esc back"])
+        return " · ".join([*shown, "esc back"])
 
     def on_mount(self) -> None:
         """Show the first view."""
