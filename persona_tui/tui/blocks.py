@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from markdown_it import MarkdownIt
 from textual.content import Content
 
 from persona_tui.tui.markdown import MarkdownText, open_fence
@@ -14,7 +13,6 @@ from persona_tui.tui.printable import printable
 
 _WIDEST = 10_000
 _SERIALS = count()
-_FENCES = MarkdownIt("commonmark")
 _RULE = "─"
 _MUTED = "$foreground-muted"
 
