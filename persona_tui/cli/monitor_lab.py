@@ -112,7 +112,7 @@ def layers(invocation: Invocation, /, name: str | None, method: str | None, as_j
     from persona_tui.monitoring.lab import curves
 
     found = curves(_opened(invocation.runtime, name), method)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"method": curve.method, "position": curve.position, **point.as_dict()}
         for curve in found
         for point in curve.points

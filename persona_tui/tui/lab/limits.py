@@ -38,13 +38,10 @@ class LimitsView(View):
 
 
 def _rows(policy: Policy, breaches: Sequence[Breach], replies: int, width: int) -> list[Content]:
-    verdict = (
-        f"{len(breaches)} breach{'es' if breaches[1:] else ''}"
-        if breaches
-        else "no breach"
-        if replies
-        else "no reply yet"
-    )
+    count = len(breaches)
+    verdict = f"{count} breach{'es' if count > 1 else ''}" if count else "no breach"
+    if not replies:
+        verdict = "no reply yet"
     style = "bold $text-error" if breaches else "bold $text-success"
     rows = [Content.assemble((verdict, style), (f" of {policy.name}, by {policy.applies_to}", "dim"))]
     for breach in breaches:

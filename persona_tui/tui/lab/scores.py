@@ -24,6 +24,7 @@ STYLES = {
     "low": "$text-error",
 }
 _LABEL = 15  # cells before a histogram
+_TALLEST = 10  # rows of one
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def histograms(counted: Callable[[int], Histogram], threshold: float) -> Draw:
     def draw(width: int, height: int) -> list[Content]:
         room = max(width - _LABEL, 8)
         found = counted(room)
-        each = max(1, (height - 1) // max(len(found.counts), 1))
+        each = max(1, min(_TALLEST, (height - 1) // max(len(found.counts), 1)))
         mark = found.bin_of(threshold)
         rows: list[Content] = []
         for kind, counts in found.counts.items():

@@ -23,7 +23,7 @@ class TraitTable(View):
     TITLE = "traits"
     DEFAULT_CSS = """
     TraitTable Sheet { height: auto; max-height: 60%; }
-    TraitTable Plot { min-height: 5; }
+    TraitTable Plot { min-height: 5; max-height: 18; }
     """
 
     def compose(self) -> ComposeResult:

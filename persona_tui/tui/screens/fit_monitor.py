@@ -41,7 +41,7 @@ class FitScreen(Dialog[NewMonitor]):
             known: the monitors there are, which would be replaced.
         """
         super().__init__()
-        self._name, self._known = name, known
+        self._first_name, self._known = name, known
 
     def compose(self) -> ComposeResult:
         """Return the form."""
@@ -49,7 +49,7 @@ class FitScreen(Dialog[NewMonitor]):
             dialog.border_title = "fit a monitor"
             dialog.border_subtitle = "enter fits it · esc leaves it"
             yield Static("What is it called?", classes="question")
-            yield Input(self._name, placeholder="default", id="monitor-name", compact=True)
+            yield Input(self._first_name, placeholder="default", id="monitor-name", compact=True)
             data, method = Chooser("data", _DATA, id="fit-data"), Chooser("method", _METHODS, id="fit-method")
             data.value, method.value = _DATA[0], _METHODS[0]
             yield data

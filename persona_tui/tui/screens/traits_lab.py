@@ -64,7 +64,7 @@ class TraitsScreen(LabScreen):
         super().__init__()
         self._traits: dict[str, TraitVector] = {}
         self._entries: list[dict[str, Any]] = []
-        self._name = ""
+        self._looked_at = ""
         self._turns: Sequence[TurnScore] | None = None
         self._labelled: dict[str, Labelled] = {}
         self._threshold = 0.0
@@ -89,7 +89,7 @@ class TraitsScreen(LabScreen):
 
     @property
     def _trait(self) -> TraitVector | None:
-        return self._traits.get(self._name)
+        return self._traits.get(self._looked_at)
 
     def on_mount(self) -> None:
         """Begin with the first trait, and measure the conversation."""
@@ -108,7 +108,7 @@ class TraitsScreen(LabScreen):
         for entry in self._entries:
             if entry["extracted"] and "error" not in entry:
                 self._traits[entry["name"]] = store.get(entry["name"])
-        self._choose(self._name if self._name in self._known else (self._known or [""])[0])
+        self._choose(self._looked_at if self._looked_at in self._known else (self._known or [""])[0])
 
     @property
     def _known(self) -> list[str]:
@@ -117,7 +117,7 @@ class TraitsScreen(LabScreen):
         return [*self._traits, *rest]
 
     def _choose(self, name: str) -> None:
-        self._name = name
+        self._looked_at = name
         chooser = self.query_one("#which-trait", Chooser)
         chooser.values, chooser.value = self._known, name
         chooser.refresh()
@@ -127,7 +127,7 @@ class TraitsScreen(LabScreen):
 
     def _fit_slider(self) -> None:
         slider = self.query_one(ThresholdSlider)
-        labelled = self._labelled.get(self._name)
+        labelled = self._labelled.get(self._looked_at)
         if self._trait is None:
             slider.disabled = True
             return
@@ -139,13 +139,14 @@ class TraitsScreen(LabScreen):
     def _show_all(self) -> None:
         trait = self._trait
         self.query_one(TraitTable).show(
-            self._entries, self._name, trait.reading if trait is not None else None
+            self._entries, self._looked_at, trait.reading if trait is not None else None
         )
         self._show_threshold()
         self._show_turns()
 
     def _show_threshold(self) -> None:
-        view, trait, labelled = self.query_one(CalibrationView), self._trait, self._labelled.get(self._name)
+        view, trait = self.query_one(CalibrationView), self._trait
+        labelled = self._labelled.get(self._looked_at)
         if trait is None:
             view.empty(_NONE)
         elif labelled is None:
@@ -160,9 +161,9 @@ class TraitsScreen(LabScreen):
         policy, turns = self._policy, self._turns or ()
         names = list(turns[0].scores) if turns else []
         breaches = turn_breaches(policy, turns) if policy is not None and turns else []
-        if self._name in names:
+        if self._looked_at in names:
             broken = {(breach.turn, breach.trait) for breach in breaches}
-            view.show(turns, self._name, names, broken)
+            view.show(turns, self._looked_at, names, broken)
         elif not self._traits:
             view.empty(_NONE)
         else:
@@ -191,7 +192,7 @@ class TraitsScreen(LabScreen):
 
     def action_save(self) -> None:
         """Keep the threshold where the slider stands."""
-        trait, labelled = self._trait, self._labelled.get(self._name)
+        trait, labelled = self._trait, self._labelled.get(self._looked_at)
         if trait is None:
             self.say(_NONE)
             return
@@ -207,7 +208,7 @@ class TraitsScreen(LabScreen):
 
     def action_reset(self) -> None:
         """Put the slider back to the threshold in use."""
-        self._choose(self._name)
+        self._choose(self._looked_at)
 
     def action_policy(self) -> None:
         """Choose what is allowed, here and in the chat."""
@@ -276,7 +277,7 @@ class TraitsScreen(LabScreen):
             "Which trait? A name, a file (.jsonl, .yaml), or all. With the word prompts after it, the model "
             "writes the replies itself, under opposed system prompts."
         )
-        self.app.push_screen(AskScreen("extract", question, self._name, self._extract_problem), answered)
+        self.app.push_screen(AskScreen("extract", question, self._looked_at, self._extract_problem), answered)
 
     def _asked_traits(self, text: str) -> tuple[list[str], str]:
         """Return the traits that were asked for, and by which recipe."""
@@ -299,7 +300,7 @@ class TraitsScreen(LabScreen):
 
         def done(job: Job[Any]) -> None:
             self._labelled.clear()
-            self._name = job.result[0].name if job.result else self._name
+            self._looked_at = job.result[0].name if job.result else self._looked_at
             self.open()
             self._measure()
 
@@ -316,8 +317,8 @@ class TraitsScreen(LabScreen):
                 self._calibrate(Path(text).expanduser() if text else None)
 
         question = (
-            f"Labelled conversations for {self._name}: JSON Lines with messages and a label, high or low. "
-            "Empty: the test conversations of its own description."
+            f"Labelled conversations for {self._looked_at}: JSON Lines with messages and a label, high or "
+            "low. Empty: the test conversations of its own description."
         )
         self.app.push_screen(AskScreen("calibrate", question, "", _file_problem, "labelled.jsonl"), answered)
 
