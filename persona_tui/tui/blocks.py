@@ -208,7 +208,9 @@ class MessageBlock(Block):
 
     def code_blocks(self) -> list[str]:
         """Return the text's code blocks, first to last."""
-        tokens = _FENCES.parse(self.source)
+        from markdown_it import MarkdownIt
+
+        tokens = MarkdownIt("commonmark").parse(self.source)
         return [token.content for token in tokens if token.type in ("fence", "code_block")]
 
     def _build(self, width: int) -> list[Content]:
