@@ -4,8 +4,9 @@
    the ends of the scale: *expression* 1 and 0.
 2. A coarse sweep begins to answer a few questions with many vectors, layers and coefficients at once: each
    row of a batch is steered in its own way.
-3. A fine sweep answers all questions around the best few of them, then just below where each costs too much.
-4. The most expressive point that is still fluent wins; among equals, the quietest.
+3. A fine sweep answers all questions around the best few of them.
+4. A last sweep answers them several times where the best two begin to cost too much.
+5. The most expressive point that is still fluent wins; among equals, the quietest.
 
 No judge is needed. Expression is the log-likelihood ratio of a reply with and without the persona's system
 prompt, under the unsteered model; fluency is its log-likelihood with it. Both are means per token, in nats.
@@ -28,14 +29,19 @@ from persona_tui.extraction.plan import item_seed
 from persona_tui.model import Interventions, Message, Request, Sampling, conversation
 from persona_tui.vectors.persona import RECIPES, Calibration, PersonaVector
 
+Place = tuple[str, tuple[int, ...]]  # a recipe and the layers where its vectors are added
+
 DEFAULT_STRENGTH = 0.3  # where on the strength scale the calibrated point lies
 
 QUIETEST, LOUDEST = 0.5, 5.0  # the first sweep: multiples of the natural size of a response's shift
 COARSE_STEPS = 7
-FINE_FACTORS = (0.7, 0.85, 1.0, 1.2, 1.45)  # around the best coarse coefficient
-EDGE = 0.85  # share of the fluency margin that the last points aim at
-COARSE_QUESTIONS = 6
-FINALISTS = 3
+FINE_FACTORS = (0.7, 0.85, 1.0, 1.15, 1.35)  # around where the coarse sweep begins to cost too much
+EDGE = 0.9  # share of the fluency margin that the last points aim at
+EDGE_FACTORS = (0.95, 1.0, 1.05, 1.1)  # around the coefficient that should cost that much
+EDGE_PLACES = 2
+EDGE_SAMPLES = 3  # replies to each question: a step of the loudness changes less than the luck of one reply
+COARSE_QUESTIONS = 10
+FINALISTS = 4
 MOST_SINGLE_LAYERS = 6
 
 CLEAR = 0.5  # an expression below this is weak
@@ -120,12 +126,17 @@ def calibrate(extractor: ActivationExtractor, persona: PersonaVector) -> Calibra
     margin = extractor.settings.calibration.fluency_margin
     first = coarse_points(persona, extractor.target_layers, extractor.model.n_layers)
     coarse = _Sweep(extractor, persona, trials[:COARSE_QUESTIONS], -(-tokens // 2)).measure(first)
-    sweep = _Sweep(extractor, persona, trials, tokens)
-    fine = sweep.measure(fine_points(coarse, margin))
-    fine += sweep.measure(edge_points(fine, margin))
-    chosen = choose(fine, margin)
-    curve = [each.as_dict(margin, "coarse", chosen=False) for each in coarse]
-    curve += [each.as_dict(margin, "fine", chosen=each is chosen) for each in fine]
+    fine = _Sweep(extractor, persona, trials, tokens).measure(fine_points(coarse, margin))
+    edge: list[Measured] = []
+    if last := edge_points(fine, margin):
+        edge = _Sweep(extractor, persona, _trials(extractor, persona, EDGE_SAMPLES), tokens).measure(last)
+    chosen = choose(edge if any(each.fluent(margin) for each in edge) else [*fine, *edge], margin)
+    stages = {"coarse": coarse, "fine": fine, "edge": edge}
+    curve = [
+        each.as_dict(margin, stage, chosen=each is chosen)
+        for stage, points in stages.items()
+        for each in points
+    ]
     return Calibration(
         recipe=chosen.point.recipe,
         layers=chosen.point.layers,
@@ -152,7 +163,9 @@ def response_count(extractor: ActivationExtractor) -> int:
     places = len(candidate_places(extractor.layers, extractor.target_layers, extractor.model.n_layers))
     questions = len(extractor.held_out_questions)
     coarse = 2 + len(RECIPES) * places * COARSE_STEPS
-    return coarse * min(COARSE_QUESTIONS, questions) + (2 + FINALISTS * (len(FINE_FACTORS) + 1)) * questions
+    fine = 2 + FINALISTS * len(FINE_FACTORS)
+    edge = EDGE_SAMPLES * (2 + EDGE_PLACES * len(EDGE_FACTORS))
+    return coarse * min(COARSE_QUESTIONS, questions) + (fine + edge) * questions
 
 
 # Which points -----------------------------------------------------------------------------------------------
@@ -161,13 +174,18 @@ def response_count(extractor: ActivationExtractor) -> int:
 def candidate_places(
     layers: Sequence[int], target_layers: Sequence[int], n_layers: int
 ) -> list[tuple[int, ...]]:
-    """Where a vector may be added: single layers of the middle half, that whole half, the target layers."""
+    """Where a vector may be added: single layers of the middle half, bands of it, the target layers.
+
+    Bands begin with the half. What is added early has the more layers to be made into words.
+    """
     middle = [layer for layer in layers if n_layers // 4 <= layer < max(1, round(n_layers * 0.75))] or list(
         layers
     )
     step = max(1, -(-len(middle) // MOST_SINGLE_LAYERS))
     places = [(layer,) for layer in middle[step // 2 :: step]]
-    bands = [tuple(middle), tuple(layer for layer in target_layers if layer in layers)]
+    count = len(middle)
+    bands = [tuple(middle[:end]) for end in (round(count / 2), round(count * 0.75), count)]
+    bands.append(tuple(layer for layer in target_layers if layer in layers))
     return list(dict.fromkeys(place for place in [*places, *bands] if place))
 
 
@@ -197,39 +215,64 @@ def coarse_coefficients(persona: PersonaVector, recipe: str, layers: Sequence[in
 
 
 def fine_points(coarse: Sequence[Measured], margin: float) -> list[Point]:
-    """The second sweep: around the best coefficient of the best recipes and places."""
-    best: dict[tuple[str, tuple[int, ...]], Point] = {}
+    """The second sweep: around where the loudness becomes too much, at the most expressive places.
+
+    When no place has such a point, around the best of each.
+    """
+    edges = _edges(coarse, margin)
     for each in sorted(coarse, key=lambda each: (-each.merit(margin), each.loudness)):
-        best.setdefault((each.point.recipe, each.point.layers), each.point)
+        edges.setdefault(_place(each), each.point.coefficient)
     return [
-        Point(point.recipe, point.layers, point.coefficient * factor)
-        for point in list(best.values())[:FINALISTS]
+        Point(*place, coefficient * factor)
+        for place, coefficient in list(edges.items())[:FINALISTS]
         for factor in FINE_FACTORS
     ]
 
 
 def edge_points(fine: Sequence[Measured], margin: float) -> list[Point]:
-    """The last points: at each place where the loudness becomes too much, just below that.
-
-    Between the loudest coefficient that costs less than `EDGE` of the margin and the next one, in the
-    logarithm of the coefficient. Expression grows fast there, so that a step of the sweep is a long way.
-    """
-    places: dict[tuple[str, tuple[int, ...]], list[Measured]] = {}
-    for each in sorted(fine, key=lambda each: each.point.coefficient):
-        places.setdefault((each.point.recipe, each.point.layers), []).append(each)
+    """The last sweep: at the two places that are most expressive where the loudness becomes too much."""
     return [
-        Point(*place, _crossing(below, above, EDGE * margin))
-        for place, row in places.items()
-        for below, above in pairwise(row)
-        if below.fluency_drop < EDGE * margin <= above.fluency_drop
-    ][:FINALISTS]
+        Point(*place, coefficient * factor)
+        for place, coefficient in list(_edges(fine, margin).items())[:EDGE_PLACES]
+        for factor in EDGE_FACTORS
+    ]
 
 
-def _crossing(below: Measured, above: Measured, drop: float) -> float:
-    """The coefficient between two points at which the fluency has dropped by `drop`."""
-    way = (drop - below.fluency_drop) / (above.fluency_drop - below.fluency_drop)
-    ratio = above.point.coefficient / below.point.coefficient
-    return below.point.coefficient * float(ratio**way)
+def _place(measured: Measured) -> Place:
+    return measured.point.recipe, measured.point.layers
+
+
+def _edges(measured: Sequence[Measured], margin: float) -> dict[Place, float]:
+    """Where each place's fluency has dropped by `EDGE` of the margin; the most expressive place first.
+
+    It is read off a line through the place's points that never falls: a few replies more or less in
+    character make single points go up and down. Places that cost that much everywhere, or nowhere, have none.
+    """
+    rows: dict[Place, list[Measured]] = {}
+    for each in sorted(measured, key=lambda each: each.point.coefficient):
+        rows.setdefault(_place(each), []).append(each)
+    edges = {place: found for place, row in rows.items() if (found := _edge(row, EDGE * margin))}
+    return {place: edges[place][0] for place in sorted(edges, key=lambda place: -edges[place][1])}
+
+
+def _edge(row: Sequence[Measured], drop: float) -> tuple[float, float] | None:
+    """At which coefficient of a place the fluency has dropped that much, and how expressive it is there."""
+    drops = _rising([each.fluency_drop for each in row])
+    expressions = _rising([min(each.expression, _ENOUGH) for each in row])
+    for place, (low, high) in enumerate(pairwise(drops)):
+        if low < drop <= high:
+            way = (drop - low) / (high - low)
+            first, second = row[place].point.coefficient, row[place + 1].point.coefficient
+            expression = expressions[place] + way * (expressions[place + 1] - expressions[place])
+            return first * (second / first) ** way, expression
+    return None
+
+
+def _rising(values: Sequence[float]) -> list[float]:
+    """The nearest values, by least squares, that never fall."""
+    from sklearn.isotonic import isotonic_regression
+
+    return [float(each) for each in isotonic_regression(list(values))]
 
 
 def choose(measured: Sequence[Measured], margin: float) -> Measured:
@@ -357,7 +400,8 @@ class _Sweep:
         return readings
 
 
-def _trials(extractor: ActivationExtractor, persona: PersonaVector) -> list[_Trial]:
+def _trials(extractor: ActivationExtractor, persona: PersonaVector, samples: int = 1) -> list[_Trial]:
+    """Every held-out question, as often as wanted: each time with other system prompts and other luck."""
     prompts = persona.metadata.get("prompts") or ()
     questions = extractor.held_out_questions[: extractor.settings.calibration.questions]
     if not prompts:
@@ -370,9 +414,10 @@ def _trials(extractor: ActivationExtractor, persona: PersonaVector) -> list[_Tri
     return [
         _Trial(
             bare=conversation(question.question),
-            prompted=conversation(question.question, prompts[number % len(prompts)]),
-            seed=item_seed(seed, "calibration", question.id),
+            prompted=conversation(question.question, prompts[(number + sample) % len(prompts)]),
+            seed=item_seed(seed, "calibration", question.id, *([sample] if sample else [])),
         )
+        for sample in range(samples)
         for number, question in enumerate(questions)
     ]
 
