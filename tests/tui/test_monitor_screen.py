@@ -54,7 +54,7 @@ async def test_as_many_views_as_have_their_place_and_numbers_choose_one(
         assert len(visible()) == shown and "scores" in visible()
         await press(pilot, "tab", "alt+left")  # from the first view round to the last one
         assert "most-wrong" in visible() and len(visible()) == shown
-        await press(pilot, "3")
+        await press(pilot, "alt+3")
         assert "layers" in visible()
         await until(pilot, lambda: "best at layer" in text_of(screen, "#layer-plots"), "the plot")
         await press(pilot, "escape")

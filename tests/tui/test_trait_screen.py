@@ -61,7 +61,7 @@ async def test_the_conversation_is_measured_turn_by_turn(workspace: Path, size: 
         assert drawn.count("drift") == 2 and "boundary_maintenance by turn" in drawn
         for turn in turns:
             assert f"{turn.scores['boundary_maintenance']:+.2f}" in table
-        await press(pilot, "2")
+        await press(pilot, "alt+2")
         await until(pilot, lambda: "healthy ranges" in text_of(screen, "#limits-list"), "the limits")
         await press(pilot, "w")
         folder = workspace / "results" / "builtin" / "traits"

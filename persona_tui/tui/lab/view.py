@@ -38,9 +38,15 @@ class Tabs(Widget):
 
         place: int
 
-    def __init__(self, titles: Sequence[str], *, id: str | None = None) -> None:
+    def __init__(self, titles: Sequence[str], keys: str = "", *, id: str | None = None) -> None:
+        """
+        Args:
+            titles: of the tabs.
+            keys: what goes from one to the next.
+            id: of the widget.
+        """
         super().__init__(id=id)
-        self._titles = titles
+        self._titles, self._keys = titles, keys
         self._hidden: frozenset[int] = frozenset()
         self._current = 0
 
@@ -51,14 +57,15 @@ class Tabs(Widget):
 
     def render(self) -> Content:
         """Return the row."""
-        return Content("  ").join(
+        tabs = [
             Content.styled(
                 f"[{place + 1} {title}]" if place == self._current else f" {place + 1} {title} ",
                 "bold $text-accent" if place == self._current else "",
             )
             for place, title in enumerate(self._titles)
             if place not in self._hidden
-        )
+        ]
+        return Content("  ").join([*tabs, Content.styled(self._keys, "dim")])
 
     def on_click(self, event: events.Click) -> None:
         """Choose the tab that was clicked."""

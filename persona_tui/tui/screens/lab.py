@@ -37,7 +37,8 @@ class LabScreen(Dialog[None]):
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (MEDIUM, "-medium"), (WIDE, "-wide")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         *(
-            Binding(str(place), f"view({place - 1})", f"view {place}", show=False, id=f"lab_view_{place}")
+            # Digits alone are typed on the slider.
+            Binding(f"alt+{place}", f"view({place - 1})", f"view {place}", show=False, id=f"lab_view_{place}")
             for place in range(1, 7)
         ),
         Binding("alt+right", "turn(1)", "next view", id="lab_next"),
@@ -96,7 +97,7 @@ class LabScreen(Dialog[None]):
         with Vertical(classes="lab"):
             with Horizontal(id="lab-head"):
                 yield from self.head()
-            yield Tabs([view.TITLE for view in self._views], id="lab-tabs")
+            yield Tabs([view.TITLE for view in self._views], self._turning_keys(), id="lab-tabs")
             with Horizontal(id="lab-body"):
                 for place, column in enumerate(columns):
                     with Vertical(classes="lab-column", id=f"lab-column-{place}"):
@@ -109,6 +110,13 @@ class LabScreen(Dialog[None]):
         own = [each for each in type(self).__dict__.get("BINDINGS", ()) if isinstance(each, Binding)]
         shown = [f"{key_of(self.owner, each)} {each.description}" for each in own if each.show]
         return " · ".join([*shown, "esc back"])
+
+    def _turning_keys(self) -> str:
+        """Return the keys that go from view to view."""
+        turning = [each for each in LabScreen.BINDINGS if isinstance(each, Binding) and "turn" in each.action]
+        before, after = (key_of(self.owner, each) for each in reversed(turning))
+        shared, plus, last = after.rpartition("+")  # alt+←→ for alt+← and alt+→
+        return before + last if plus and before.startswith(f"{shared}+") else f"{before} {after}"
 
     def on_mount(self) -> None:
         """Show the first view."""
