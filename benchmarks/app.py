@@ -193,9 +193,13 @@ class App(Terminal):
 
     # --- the session
 
+    def session(self) -> Path | None:
+        """The file of the session that was begun last."""
+        return max(self.folder.glob("sessions/*.jsonl"), key=lambda path: path.name, default=None)
+
     def events(self) -> list[dict[str, Any]]:
         """What the session that was begun last has in its file."""
-        path = max(self.folder.glob("sessions/*.jsonl"), key=lambda path: path.name, default=None)
+        path = self.session()
         if path != self._path:
             self._path, self._read_to, self._events = path, 0, []
         if path is not None:
@@ -232,10 +236,15 @@ class App(Terminal):
         """Make sure that a reply is being written."""
         while not self.writing():
             if self.resting():
-                begun = len(self.kinds("reply"))
-                self.send(F5)
-                self.wait_until(lambda begun=begun: len(self.kinds("reply")) > begun)  # type: ignore[misc]
+                self._again()
             self.wait_until(lambda: self.writing() or self.resting())
+
+    def _again(self) -> None:
+        """Have the last reply written anew."""
+        begun = len(self.kinds("reply"))
+        while len(self.kinds("reply")) == begun:
+            self.send(F5)  # in vain while the end of the reply before is not on the screen yet
+            self.settle(0.5)
 
     def extract(self, name: str = "wizard") -> None:
         """Begin to make a persona, and wait until that is under way."""
@@ -489,9 +498,9 @@ def _answer(app: App) -> Speed:
     if app.kinds("message"):
         app.say("/new")
     app.settle(3)  # also for what is tidied up after a reply
-    cpu = app.cpu()
+    before, cpu = app.session(), app.cpu()
     app.say(QUESTION)
-    app.wait_until(lambda: len(app.kinds("message")) == len(app.kinds("end")) == 1)
+    app.wait_until(lambda: app.session() != before and len(app.kinds("end")) == 1)
     stats: dict[str, float] = app.kinds("end")[0]["stats"]
     return Speed(int(stats["tokens"]), stats["seconds"], app.cpu() - cpu)
 
