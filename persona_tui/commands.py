@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+import secrets
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     import threading
 
     from persona_tui.model import Sampling, TokenEvent
+    from persona_tui.prompts.task import DatasetTask
     from persona_tui.steering.mix import Mix
+    from persona_tui.vectors.persona import PersonaVector
 
 Work: TypeAlias = Callable[[JobContext], str]
 
@@ -547,16 +550,69 @@ def _create(session: Session, rest: str) -> str:
 
 def describe_created(made: Created) -> str:
     """What to say about a new persona."""
-    name, calibration = made.persona.name, made.persona.calibration
-    lines = [f"Created {name}."]
+    lines = [f"Created {made.persona.name}."]
     if made.prompts is not None and made.prompts.fallback:
         lines.append("The model wrote too few usable system prompts; the description itself served instead.")
+    return "\n".join([*lines, *_loudness(made.persona)])
+
+
+def _loudness(persona: PersonaVector) -> list[str]:
+    """What calibration has found."""
+    lines, calibration = [], persona.calibration
     if calibration is not None:
         loud, share = calibration.default_strength, calibration.expression
         lines.append(f"At strength {loud:g} it has {share:.0%} of the effect of its system prompts.")
-    if reason := made.persona.metadata.get("weak_reason"):
+    if reason := persona.metadata.get("weak_reason"):
         lines.append(f"This is a weak persona: {reason}.")
-    return "\n".join(lines)
+    return lines
+
+
+def _calibrate(session: Session, rest: str) -> str:
+    name = _needed(rest, "/calibrate NAME")
+    session.runtime.personas.get(name)
+    return session.run(
+        f"calibrate {name}", lambda context: describe_calibrated(session.runtime.calibrate(name, context))
+    )
+
+
+def describe_calibrated(persona: PersonaVector) -> str:
+    """What to say about a persona that was calibrated anew."""
+    return "\n".join([f"Calibrated {persona.name}.", *_loudness(persona)])
+
+
+def _dataset(session: Session, rest: str) -> str:
+    from persona_tui.prompts.task import write
+
+    task, seed = dataset_task(session.runtime, rest)
+    saved: list[str] = []
+
+    def work(context: JobContext) -> str:
+        written = write(task, session.runtime, seed, lambda run: run(context), log=context.log)
+        saved.extend([written.summary, *written.notes])
+        return "\n".join(saved)
+
+    return session.run(f"write {task.kind}", work)
+
+
+def dataset_task(runtime: Runtime, rest: str) -> tuple[DatasetTask, int]:
+    """What `/dataset` is asked to write, and with which seed: as chats are seeded, else a new one.
+
+    Raises:
+        PersonaTuiError: it cannot be used like that.
+    """
+    from persona_tui.prompts.task import ARCHETYPE, DatasetTask
+
+    kind, _, more = _needed(rest, _DATASET_USAGE).partition(" ")
+    seed = runtime.settings.generation.seed
+    seed = secrets.randbelow(2**31) if seed is None else seed
+    if kind.casefold() == ARCHETYPE:
+        name, _, description = more.strip().partition(" ")
+        return DatasetTask(ARCHETYPE, name, description.strip()), seed
+    count = _whole(more.strip(), "how many") if more.strip() else None
+    return DatasetTask(kind.casefold(), wanted=count), seed
+
+
+_DATASET_USAGE = "/dataset safe|unsafe|questions [HOW MANY], or /dataset archetype NAME DESCRIPTION"
 
 
 def _delete(session: Session, rest: str) -> str:
@@ -728,6 +784,20 @@ COMMANDS: dict[str, Command] = {
         Command("load", "/load NAME", "load a persona: its trace is shown, too", _load, _available),
         Command("unload", "/unload NAME", "forget a loaded persona; its file stays", _unload, _loaded),
         Command("create", "/create NAME DESCRIPTION", "make a persona; takes a while", _create),
+        Command(
+            "calibrate",
+            "/calibrate NAME",
+            "find a persona's loudness anew; takes a while",
+            _calibrate,
+            _available,
+        ),
+        Command(
+            "dataset",
+            "/dataset KIND [N]",
+            "have prompts written: safe, unsafe, questions",
+            _dataset,
+            lambda _: ("safe", "unsafe", "questions", "archetype"),
+        ),
         Command("delete", "/delete NAME", "delete a persona's file", _delete, _available),
         Command(
             "system", "/system TEXT|off", "a system prompt for this conversation", _system, lambda _: ("off",)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import TypeAdapter
 
@@ -26,6 +26,9 @@ from persona_tui.lock import only_writer
 from persona_tui.plain_files import read_plain
 from persona_tui.runtime import Runtime, Source
 from persona_tui.workspace import Workspace
+
+if TYPE_CHECKING:
+    from persona_tui.prompts.task import DatasetTask
 
 _FOLDER = "jobs"
 _SUFFIX = ".json"
@@ -77,6 +80,12 @@ def calibrate_request(runtime: Runtime, name: str) -> JobRequest:
     return JobRequest("calibrate", {"name": name}, runtime.settings.model.name)
 
 
+def dataset_request(runtime: Runtime, task: DatasetTask, seed: int) -> JobRequest:
+    """The writing of prompts; the same seed writes the same."""
+    what = {**asdict(task), "name": f"{task.kind} {task.name}".strip(), "archetype": task.name, "seed": seed}
+    return JobRequest("write", what, runtime.settings.model.name)
+
+
 def fit_request(
     runtime: Runtime, name: str, data: str = "both", file: Path | None = None, method: str = "auto"
 ) -> JobRequest:
@@ -111,6 +120,15 @@ def _extract(runtime: Runtime, context: JobContext, arguments: Mapping[str, Any]
     return runtime.extract_traits(definitions, context, arguments["recipe"])
 
 
+def _write(runtime: Runtime, context: JobContext, arguments: Mapping[str, Any]) -> str:
+    from persona_tui.prompts.task import DatasetTask, write
+
+    of = dict(arguments)
+    task = DatasetTask(of["kind"], of["archetype"], of["description"], of["wanted"])
+    written = write(task, runtime, int(of["seed"]), lambda work: work(context), log=context.log)
+    return " ".join([written.summary, *written.notes])
+
+
 def _create(runtime: Runtime, context: JobContext, arguments: Mapping[str, Any]) -> Any:
     fields = dict(arguments["source"])
     kinds = {kind.__name__: kind for kind in get_args(Source)}
@@ -124,6 +142,7 @@ KINDS: dict[str, Callable[[Runtime, JobContext, Mapping[str, Any]], Any]] = {
     "fit": _fit,
     "measure": lambda runtime, context, arguments: runtime.evaluate_monitor(str(arguments["name"]), context),
     "extract": _extract,
+    "write": _write,
     "calibrate": lambda runtime, context, arguments: runtime.calibrate(str(arguments["name"]), context),
 }
 

@@ -299,6 +299,19 @@ class Actions(App[None]):
         """Extract what this model's workspace lacks: axes and the archetypes' personas."""
         self.people.prepare()
 
+    def action_dataset(self) -> None:
+        """Ask which prompts the model should write."""
+
+        def answered(text: str | None) -> None:
+            if text:
+                self.slash.run(f"/dataset {text}")
+
+        question = (
+            "What should the model write? safe, unsafe or questions and how many, or archetype NAME "
+            "DESCRIPTION. It is added to the workspace's file."
+        )
+        self.push_screen(AskScreen("data set", question, "", example="questions 20"), answered)
+
     def action_cancel_job(self) -> None:
         """Cancel the job under way."""
         if not self.jobs.cancel():

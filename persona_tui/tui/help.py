@@ -41,6 +41,7 @@ _SECTIONS = (
             "personas_new",
             "personas_info",
             "personas_trace",
+            "personas_calibrate",
             "personas_delete",
         ),
     ),
@@ -49,6 +50,7 @@ _SECTIONS = (
         ("slider_less", "slider_much_less", "slider_zero", "slider_negate", "slider_solo"),
     ),
     ("in the list of jobs", ("jobs_cancel", "jobs_resume", "jobs_forget", "jobs_info")),
+    ("in the list of models", ("models_use", "models_type")),
     (
         "in the list of sessions",
         ("sessions_resume", "sessions_search", "sessions_rename", "sessions_export", "sessions_delete"),

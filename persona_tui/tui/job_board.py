@@ -20,7 +20,7 @@ from persona_tui.tui.log_file import LogFile
 from persona_tui.tui.messages import JobChanged, LogLine
 from persona_tui.tui.printable import printable
 from persona_tui.tui.screens.page import PageScreen
-from persona_tui.tui.widgets.jobs_panel import JobRow, clock
+from persona_tui.tui.widgets.jobs_panel import JobRow, clock, speed
 
 if TYPE_CHECKING:
     from persona_tui.tui.app import PersonaApp
@@ -266,9 +266,7 @@ class JobBoard:
         if entry.request is not None:
             lines.append(f"model     {entry.request.model}")
         if entry.job is not None:
-            progress = entry.job.progress
-            done = f"{progress.done} of {progress.total or '?'} {progress.note}".strip()
-            lines += [f"took      {clock(entry.job.seconds)}", f"progress  {done}"]
+            lines += _measured(entry.job)
             if entry.job.error is not None:
                 lines += ["", f"error     {reason(entry.job.error)}"]
         if self._can_resume(entry):
@@ -301,6 +299,20 @@ class JobBoard:
         """Add a line to the log, on the screen and on the disk."""
         self._app.main.jobs.write(line)
         self._file.write(line)
+
+
+def _measured(job: Job[Any]) -> list[str]:
+    """Say how long a job has taken, and how far it has come; nothing while it waits."""
+    if job.state == "queued" or not (job.seconds or job.progress.done):
+        return []
+    progress = job.progress
+    of = f" of {progress.total}" if progress.total else ""
+    lines = [f"took      {clock(job.seconds)}", f"progress  {progress.done}{of} {progress.note}".rstrip()]
+    if job.state == "running":
+        lines += [f"speed     {speed(progress.rate)}"] if progress.rate else []
+        lines += [f"left      {clock(progress.eta)}"] if progress.eta else []
+        lines += [f"now       {progress.detail}"] if progress.detail else []
+    return lines
 
 
 def reason(error: Exception) -> str:

@@ -98,6 +98,7 @@ ACTIONS = (
     Action("traces", "", "traces", "Trace", "Choose which projections are drawn under the chat"),
     Action("create", "", "create_persona", "New persona", "From an archetype, a description or prompts"),
     Action("prepare", "", "prepare", "Prepare this model", "Extract the axes and the archetypes' personas"),
+    Action("dataset", "", "dataset", "Write a data set", "Have the model write prompts and questions"),
     Action("cancel_job", "", "cancel_job", "Cancel the job", "The one that runs"),
     Action("resume_job", "", "resume_job", "Resume the job", "One that an earlier run did not finish"),
     Action("theme", "", "toggle_theme", "Dark or light", "Change the colours"),

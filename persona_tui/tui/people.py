@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from textual.app import SystemCommand
 
+from persona_tui.commands import describe_calibrated
 from persona_tui.errors import PersonaTuiError
-from persona_tui.job_requests import create_request, prepare_request
+from persona_tui.job_requests import calibrate_request, create_request, dataset_request, prepare_request
 from persona_tui.jobs import Job, JobContext
 from persona_tui.runtime import Created, FromArchetype, FromPrompts, Source
 from persona_tui.tui.details import about_line, details, kind_of
@@ -20,6 +21,7 @@ from persona_tui.tui.screens.page import PageScreen
 from persona_tui.tui.widgets.personas import PersonaRow
 
 if TYPE_CHECKING:
+    from persona_tui.prompts.task import DatasetTask
     from persona_tui.tui.app import PersonaApp
     from persona_tui.tui.screens.create import NewPersona
     from persona_tui.vectors.manager import PersonaManager
@@ -44,6 +46,7 @@ class People:
             "info": self.info,
             "delete": self.delete,
             "trace": self.trace,
+            "calibrate": self.calibrate,
         }
 
     @property
@@ -164,6 +167,9 @@ class People:
             yield SystemCommand(
                 f"Details of {name}", "Metadata, calibration, cosines", self._runner("info", name)
             )
+            yield SystemCommand(
+                f"Calibrate {name}", "Find its loudness anew", self._runner("calibrate", name)
+            )
             yield SystemCommand(f"Trace {name}", "Draw its projection, or not", self._runner("trace", name))
             yield SystemCommand(f"Delete {name}", "Asks before", self._runner("delete", name))
 
@@ -274,7 +280,24 @@ class People:
                 if not weak
                 else f"{persona.name} is weak: {weak}."
             )
+        elif job.state == "done" and isinstance(job.result, str):
+            self._app.main.chat.note(job.result)
+        elif job.state == "done" and getattr(job.result, "calibration", None) is not None:
+            self._app.main.chat.note(describe_calibrated(job.result))
         self.job_ended(job)
+
+    def calibrate(self, name: str) -> None:
+        """Find a persona's loudness anew, as a job.
+
+        Raises:
+            PersonaNotFoundError: there is no such persona.
+        """
+        self._manager.get(name)
+        self._app.jobs.submit_request(calibrate_request(self._app.runtime, name), self.made)
+
+    def write(self, task: DatasetTask, seed: int) -> None:
+        """Have the model write prompts, as a job."""
+        self._app.jobs.submit_request(dataset_request(self._app.runtime, task, seed), self.made)
 
     def prepare(self) -> None:
         """Extract the axes and the archetypes' personas, as a job."""

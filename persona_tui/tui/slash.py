@@ -178,6 +178,10 @@ class Slash:
         elif name == "create":
             new, _, description = rest.partition(" ")
             self._app.people.make(new, FromDescription(description.strip()))
+        elif name == "calibrate" and rest:
+            self._app.people.calibrate(rest)
+        elif name == "dataset" and rest:
+            self._app.people.write(*commands.dataset_task(self._app.runtime, rest))
         elif name == "delete" and rest and " " not in rest:
             self._app.people.delete(rest)
         elif name == "help" and not rest:

@@ -43,7 +43,7 @@ class JobRow:
         note: what it is at, or why it failed.
         count: how many units are done, and of how many.
         rate: units per second.
-        detail: what exactly is in hand; it stands with the note on a second line.
+        detail: what exactly is in hand, such as a prompt.
         seconds: how long it took, None while it has not ended.
     """
 
@@ -64,13 +64,9 @@ class JobRow:
             (f"{_SIGNS[self.state]} {self.name}", _STYLES.get(self.state, "bold"))
         ]
         if self.state == "running" and self.fraction is not None:
-            parts += [
-                " ",
-                bar(self.fraction),
-                f" {self.fraction:.0%}",
-                *(f" · {fact}" for fact in self._facts()),
-            ]
-        below = " · ".join(part for part in (self.note, self.detail) if part) if self.detail else ""
+            left = f" · {clock(self.eta)} left" if self.eta else ""
+            parts += [" ", bar(self.fraction), f" {self.fraction:.0%}{left}"]
+        below = " · ".join(self._facts()) if self.state == "running" else ""
         note = self.note or self.state
         if self.seconds and self.state == "done":
             note = f"{note} in {clock(self.seconds)}"
@@ -81,8 +77,8 @@ class JobRow:
         return Content.assemble(*parts)
 
     def _facts(self) -> list[str]:
-        facts = [self.count, speed(self.rate), f"{clock(self.eta)} left" if self.eta else ""]
-        return [fact for fact in facts if fact]
+        """Return what stands on the second line, the longest last: it may be cut off."""
+        return [fact for fact in (self.note, self.count, speed(self.rate), self.detail) if fact]
 
 
 def bar(fraction: float) -> tuple[str, str]:
@@ -148,6 +144,34 @@ class JobList(RowList):
             self.replace_option_prompt(row.key, row.content())
 
 
+class JobLog(Log):
+    """The log. Its end stays in view until the reader scrolls away from it, also when the rows above grow."""
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id, max_lines=LOG_LINES)
+        self._following = True
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        """Follow again when the reader comes back to the end."""
+        super().watch_scroll_y(old_value, new_value)
+        self._following = self.is_vertical_scroll_end
+
+    def on_resize(self) -> None:
+        """Keep the end in view."""
+        if self._following:
+            self.scroll_end(animate=False, immediate=True, x_axis=False)
+
+    def add(self, line: str) -> None:
+        """Add a line, wrapped to the present width."""
+        width = max(self.size.width - 1, _NARROWEST)
+        following = self._following
+        for part in textwrap.wrap(printable(line), width, subsequent_indent="  "):
+            self.write_line(part, scroll_end=False)
+        if following:
+            self.scroll_end(animate=False, immediate=True, x_axis=False)
+            self._following = True
+
+
 class JobsPanel(Vertical):
     """The jobs and the log below them."""
 
@@ -162,7 +186,7 @@ class JobsPanel(Vertical):
     def compose(self) -> ComposeResult:
         """Return the panel's parts."""
         yield JobList(id="job-list", compact=True)
-        yield Log(id="job-log", max_lines=LOG_LINES)
+        yield JobLog(id="job-log")
 
     def on_mount(self) -> None:
         """Say what will appear here, and take what Python code prints (for the rest see `terminal`)."""
@@ -182,8 +206,5 @@ class JobsPanel(Vertical):
         self.query_one(JobList).show_rows(rows)
 
     def write(self, line: str) -> None:
-        """Add a line to the log, wrapped to its present width."""
-        log = self.query_one(Log)
-        width = max(log.size.width - 1, _NARROWEST)
-        for part in textwrap.wrap(printable(line), width, subsequent_indent="  "):
-            log.write_line(part)
+        """Add a line to the log."""
+        self.query_one(JobLog).add(line)

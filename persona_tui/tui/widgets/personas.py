@@ -70,6 +70,7 @@ class PersonaList(RowList):
         Binding("n", "app.create_persona", "new", id="personas_new"),
         Binding("i", "ask('info')", "details", id="personas_info"),
         Binding("d,delete", "ask('delete')", "delete", id="personas_delete"),
+        Binding("c", "ask('calibrate')", "calibrate", show=False, id="personas_calibrate"),
         Binding("t", "ask('trace')", "trace", show=False, id="personas_trace"),
     ]
 
@@ -77,7 +78,7 @@ class PersonaList(RowList):
 
     @dataclass
     class Asked(Message):
-        """The user wants something done with a persona: load, speak, info, delete or trace."""
+        """The user wants something done with a persona: load, speak, info, delete, calibrate or trace."""
 
         what: str
         name: str
