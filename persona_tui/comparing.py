@@ -327,13 +327,13 @@ def answers_in_words(comparison: Comparison) -> str:
     """The answers, one above the other, and how to keep one; or why there is none."""
     refusal = comparison.refusal
     if refusal is not None and not any(answer.text.strip() for answer in comparison.answers):
-        return f"Not answered: {refusal.reason}."
+        return refusal.refusal
     parts = [
         f"{letter}: {setting_in_words(answer.mix)}\n{answer.text.strip()}"
         for letter, answer in zip(LETTERS, comparison.answers, strict=False)
     ]
     if refusal is not None:
-        parts.append(f"Stopped: {refusal.reason}.")
+        parts.append(refusal.refusal)
     return "\n\n".join(
         [*parts, "/keep A or /keep B puts one into the conversation; the other stays beside it."]
     )

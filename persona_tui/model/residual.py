@@ -187,9 +187,11 @@ class _Site:
         self.capture: Capture | None = None
         self.probe: Tensor | None = None  # [hidden, axes to project onto]
         self.stops = False
+        self.everywhere = False  # whether lift and projection are of all positions of the last pass
         self.fixed = False  # whether the buffers' shapes never change
-        self.lift: Tensor | None = None  # [rows], what the floor added at the last position of the last pass
-        self.projection: Tensor | None = None  # [rows, axes], at that position
+        # Of the last pass, at its last position; or `everywhere`, and then with positions after the rows.
+        self.lift: Tensor | None = None  # [rows], what the floor added
+        self.projection: Tensor | None = None  # [rows, axes]
 
     def fix(self, rows: int) -> None:
         """Give every buffer its final shape; for now they change nothing."""
@@ -227,7 +229,7 @@ class _Site:
         if self.capture is not None:
             self.capture.read(self.layer, changed)
         if self.probe is not None:
-            self.projection = changed[:, -1].float() @ self.probe
+            self.projection = (changed if self.everywhere else changed[:, -1]).float() @ self.probe
         if self.stops:
             raise StopForward
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
@@ -247,7 +249,7 @@ class _Site:
             full = changed.float()
             projection = (full * self.axis).sum(-1, keepdim=True)
             lift = (self.floor - projection).clamp(min=0)
-            self.lift = lift[:, -1, 0]
+            self.lift = lift[..., 0] if self.everywhere else lift[:, -1, 0]
             changed = full + lift * self.axis
         return changed.to(hidden.dtype)
 
@@ -281,6 +283,7 @@ class ResidualHooks:
         axes: Mapping[str, Mapping[int, Tensor]] | None = None,
         stop_after: int | None = None,
         fixed: bool = False,
+        everywhere: bool = False,
     ) -> None:
         """
         Args:
@@ -292,6 +295,7 @@ class ResidualHooks:
             stop_after: raise `StopForward` after this layer.
             fixed: hook every block, and keep the shapes of all buffers: a compiled pass then stays valid
                 whatever is applied. No rows can be dropped.
+            everywhere: trace every position of a pass, not the last one only.
 
         Raises:
             GenerationError: a layer that the model does not have, or a vector of another size.
@@ -302,6 +306,7 @@ class ResidualHooks:
         self._rows: Tensor | None = None  # the rows still in the batch; None = all of them
         self._sites: dict[int, _Site] = {}
         self._handles: list[RemovableHandle] = []
+        self._everywhere = everywhere
         self.capture = Capture(capture_layers, rows, hidden_size) if capture_layers else None
         for layer in capture_layers:
             self._site(layer).capture = self.capture
@@ -326,6 +331,7 @@ class ResidualHooks:
             )
         if layer not in self._sites:
             self._sites[layer] = _Site(layer, self._blocks[layer], self._hidden_size)
+            self._sites[layer].everywhere = self._everywhere
         return self._sites[layer]
 
     def _place_probes(self, axes: Mapping[str, Mapping[int, Tensor]]) -> Tensor:
@@ -418,13 +424,20 @@ class ResidualHooks:
         The first column is how far the floors lifted that position, summed over the layers; the others are
         its projections onto the traced axes, each averaged over that axis' layers.
         """
+        return self._traces(device, (rows,))
+
+    def traces_everywhere(self, device: torch.device, rows: int, positions: int) -> Tensor:
+        """What the last pass saw at each of its positions, `[rows, positions, 1 + axes]`; see `traces`."""
+        return self._traces(device, (rows, positions))
+
+    def _traces(self, device: torch.device, shape: tuple[int, ...]) -> Tensor:
         lifts = [site.lift.to(device) for site in self._sites.values() if site.lift is not None]
-        lifted = torch.stack(lifts).sum(0) if lifts else torch.zeros(rows, device=device)
+        lifted = torch.stack(lifts).sum(0) if lifts else torch.zeros(shape, device=device)
         if not self._axis_names:
-            return lifted.unsqueeze(1)
+            return lifted.unsqueeze(-1)
         probed = (self._sites[layer].projection for layer in sorted(self._sites))
-        seen = torch.cat([each.to(device) for each in probed if each is not None], dim=1)
-        return torch.cat([lifted.unsqueeze(1), seen @ self._average.to(device)], dim=1)
+        seen = torch.cat([each.to(device) for each in probed if each is not None], dim=-1)
+        return torch.cat([lifted.unsqueeze(-1), seen @ self._average.to(device)], dim=-1)
 
     def __enter__(self) -> Self:
         try:

@@ -25,6 +25,7 @@ from persona_tui.model.forced import (
     token_budget,
 )
 from persona_tui.model.generation import Batch, Finish, Poll, Sampling, Step, Watch, check_fits, decode
+from persona_tui.model.rereading import Rereading, read_positions
 from persona_tui.model.residual import Cap, Interventions, ResidualHooks
 from persona_tui.model.text import Message
 from persona_tui.workspace import model_slug
@@ -475,6 +476,83 @@ class ModelWrapper:
         """
         passages = [self._passage(each) for each in texts]
         return self._read(passages, layers, interventions or Interventions.none())
+
+    def reread_reply(
+        self,
+        messages: Sequence[Message],
+        reply: str | Sequence[int],
+        axes: Axes,
+        changes: Mapping[int, Interventions] | None = None,
+    ) -> list[TokenEvent]:
+        """A reply that is there already, token by token, as `stream` would have reported it: without writing.
+
+        Args:
+            messages: what it answers.
+            reply: its text, or its token ids, an end of the turn included.
+            axes: what the events' projections are about; see `stream`.
+            changes: by token: the interventions from that one on. The first is for token 0; None = none.
+
+        Returns:
+            One event per token, without log-probability, entropy and finish.
+
+        Raises:
+            GenerationError: it does not fit the context, a vector does not fit this model, or memory ran out.
+        """
+        prompt = text.encode_prompt(self.tokenizer, messages)
+        ids = text.encode_response(self.tokenizer, reply) if isinstance(reply, str) else list(reply)
+        before = prompt[-1:] if text.is_continued(messages) else ()
+        # A token is chosen at the position before it: what holds from a token on holds from there.
+        first = len(prompt) - 1
+        by_position = {first + at if at else 0: each for at, each in (changes or {}).items()}
+        places = range(first, first + len(ids))
+        return self._reread([*prompt, *ids[:-1]], places, ids, axes, by_position, before)
+
+    def reread_message(self, messages: Sequence[Message], axes: Axes) -> list[TokenEvent]:
+        """The user's last message, token by token, each at its own position: what the model makes of it.
+
+        Args:
+            messages: the conversation up to that message.
+            axes: what the events' projections are about; see `stream`.
+
+        Raises:
+            GenerationError: it does not fit the context, or memory ran out.
+        """
+        ids = text.encode_prompt(self.tokenizer, messages)
+        span = self._span(messages, ids)
+        tokens = ids[span.start : span.stop]
+        return self._reread(ids[: span.stop], span, tokens, axes, {}, ids[: span.start][-1:])
+
+    def _reread(
+        self,
+        ids: list[int],
+        places: range,
+        tokens: Sequence[int],
+        axes: Axes,
+        changes: Mapping[int, Interventions],
+        before: Sequence[int],
+    ) -> list[TokenEvent]:
+        """Events of tokens; what they report was seen at `places` of `ids`."""
+        if not tokens:
+            return []
+        check_fits(len(ids), None if self.context_length is None else self.context_length + 1)
+        layers = {layer for vectors in axes.values() for layer in vectors}
+        layers |= {layer for each in changes.values() for layer in each.capping}
+        hooks = ResidualHooks(
+            self._blocks,
+            self.hidden_size,
+            1,
+            axes=axes,
+            stop_after=max(layers, default=0),
+            everywhere=True,
+        )
+        seen = read_positions(self.model, Rereading(ids, places, changes), hooks).tolist()
+        writer = text.TextStream(self.tokenizer, (), before)
+        events = []
+        for index, (token, values) in enumerate(zip(tokens, seen, strict=True)):
+            new = writer.feed(token) if token not in self._end_tokens else ""
+            projections = dict(zip(hooks.axis_names, values[1:], strict=True))
+            events.append(TokenEvent(0, index, token, new, projections, values[0], 0.0, None))
+        return events
 
     def read_messages(self, conversations: Sequence[list[Message]], layers: Sequence[int]) -> list[Reading]:
         """What a stream's watch would read of the last message of each conversation, without an answer.

@@ -525,9 +525,44 @@ class SteeringEngine:
             ordinary.append(float(projections.mean()) / spread)
         return Trace(vectors, _mean(ordinary))
 
-    def floor_reading(self, name: str) -> float | None:
-        """Where the present floor lies on the scale of a trace; None if the mix does not cap that axis."""
-        mix, axes = self._mix, self.personas.axes
+    def reread_reply(
+        self,
+        messages: Sequence[Message],
+        reply: str | Sequence[int],
+        mixes: Mapping[int, Mix] | None = None,
+        system: str | None = None,
+    ) -> list[TokenEvent]:
+        """A reply that is there already, token by token, with projections as in `stream`, in a pass or a few.
+
+        Args:
+            messages: what it answers.
+            reply: its text, or its token ids.
+            mixes: by token: what it was spoken with from that one on. None = it is read without any.
+            system: the system prompt that it was spoken with, if any.
+
+        Raises:
+            PersonaNotFoundError: a mix names a persona that does not exist.
+            GenerationError: it is too long, or memory ran out.
+        """
+        traces = self.traces()
+        axes = {name: trace.vectors for name, trace in traces.items()}
+        changes = {index: self.interventions(mix) for index, mix in (mixes or {}).items()}
+        events = self.model.reread_reply(_with_system(messages, system), reply, axes, changes)
+        return list(_scaled(iter(events), traces))
+
+    def reread_message(self, messages: Sequence[Message], system: str | None = None) -> list[TokenEvent]:
+        """The user's last message, token by token, read without a mix; see `ModelWrapper.reread_message`."""
+        traces = self.traces()
+        axes = {name: trace.vectors for name, trace in traces.items()}
+        events = self.model.reread_message(_with_system(messages, system), axes)
+        return list(_scaled(iter(events), traces))
+
+    def floor_reading(self, name: str, mix: Mix | None = None) -> float | None:
+        """Where the floor of a mix (by default the present one) lies on the scale of a trace.
+
+        None if the mix does not cap that axis.
+        """
+        mix, axes = mix or self._mix, self.personas.axes
         if axes is None or not mix.capping or name != self.capping_axis(mix):
             return None
         trace, caps = self._axis_trace(axes, name), self._capping(mix)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from persona_tui.jobs import ModelWorker
     from persona_tui.runtime import Runtime
     from persona_tui.tui.comparing import Comparing
+    from persona_tui.tui.inspecting import Inspecting
     from persona_tui.tui.job_board import JobBoard
     from persona_tui.tui.marked import Marked
     from persona_tui.tui.mixing import Mixing
@@ -48,6 +49,7 @@ class Actions(App[None]):
     voice: Voice
     speaker: Speaker
     comparing: Comparing
+    inspecting: Inspecting
     saving: Saving
     switching: Switching
     marked: Marked
@@ -143,6 +145,10 @@ class Actions(App[None]):
     def action_keep(self, row: int) -> None:
         """Keep one of two answers; the other one stays beside it."""
         self.attempt(lambda: self.notify(self.comparing.keep(row)))
+
+    def action_inspector(self) -> None:
+        """Show the marked message, or the last reply, token by token; once more closes that."""
+        self.attempt(self.inspecting.toggle)
 
     def action_new_chat(self) -> None:
         """Begin another conversation; the old one stays among the sessions."""

@@ -26,12 +26,14 @@ from persona_tui.tui.actions import Actions
 from persona_tui.tui.comparing import Comparing
 from persona_tui.tui.help import welcome
 from persona_tui.tui.history import PromptHistory
+from persona_tui.tui.inspecting import Inspecting
 from persona_tui.tui.job_board import JobBoard
 from persona_tui.tui.keys import ACTIONS, key_name, known_ids
 from persona_tui.tui.marked import Marked
 from persona_tui.tui.messages import (
     JobChanged,
     LogLine,
+    MessageReread,
     ModelFailed,
     ModelReady,
     PaceMeasured,
@@ -48,6 +50,7 @@ from persona_tui.tui.switching import Switching
 from persona_tui.tui.theme import choose_theme
 from persona_tui.tui.voice import Faders, Voice
 from persona_tui.tui.widgets.chat_log import ChatLog
+from persona_tui.tui.widgets.inspector import Inspector
 from persona_tui.tui.widgets.jobs_panel import JobList, JobsPanel
 from persona_tui.tui.widgets.mixer import MixerPanel
 from persona_tui.tui.widgets.personas import PersonaList
@@ -90,6 +93,7 @@ class PersonaApp(Actions):
         self.voice = Voice(faders, self._faders_moved)
         self.speaker = Speaker(self)
         self.comparing = Comparing(self)
+        self.inspecting = Inspecting(self)
         self.saving = Saving(self, saves)
         self.switching = Switching(self)
         self._resume = resume
@@ -180,6 +184,10 @@ class PersonaApp(Actions):
         self.comparing.ended(message.trial, message.error)
         self.switching.settle()
 
+    @on(MessageReread)
+    def _message_reread(self, message: MessageReread) -> None:
+        self.inspecting.reread(message)
+
     @on(JobChanged)
     def _job_changed(self, message: JobChanged) -> None:
         self.jobs.changed(message.job)
@@ -220,6 +228,14 @@ class PersonaApp(Actions):
     def _message_asked(self, message: ChatLog.Asked) -> None:
         self.attempt(lambda: self.marked.asked(message.what, message.block))
 
+    @on(ChatLog.Marked)
+    def _message_marked(self, message: ChatLog.Marked) -> None:
+        self.inspecting.marked(message.block)
+
+    @on(Inspector.Turned)
+    def _inspector_turned(self, message: Inspector.Turned) -> None:
+        self.attempt(lambda: self.inspecting.turned(message.what, message.step))
+
     @on(ChatLog.LeftBelow)
     def _chat_left(self, _: ChatLog.LeftBelow) -> None:
         self.main.set_focus(self.main.prompt)
@@ -251,6 +267,7 @@ class PersonaApp(Actions):
     def on_resize(self) -> None:
         """What is traced depends on how much room there is."""
         self.call_after_refresh(self.mixing.show_traces)
+        self.call_after_refresh(self.inspecting.fit)
 
     # --- the palette
 

@@ -163,6 +163,11 @@ class MessageBlock(Block):
         return "".join(self._source)
 
     @property
+    def who(self) -> str:
+        """Who speaks."""
+        return self._heading.who
+
+    @property
     def heading(self) -> str:
         """The first line, without its colours."""
         return self._heading.line(_WIDEST).plain

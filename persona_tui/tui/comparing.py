@@ -259,6 +259,7 @@ class Comparing:
             writing.block.set_heading(_heading(answer))
             log.rearrange()
         self._app.speaker.measure([event for event in events if event.row == 0])
+        self._app.inspecting.show()
         self._judge(view)
         self.show()
         self._app.show_status()
@@ -287,6 +288,7 @@ class Comparing:
         view.timer = None
         self._app.speaker.end_measuring()
         self._say_how_it_went(view, error)
+        self._app.inspecting.show()
         self.show()
         self._app.show_status()
 
@@ -298,7 +300,7 @@ class Comparing:
         if error is not None:
             self._app.show_error(error)
         elif refusal is not None:
-            chat.note(f"{'Stopped' if self.pending else 'Not answered'}: {refusal.reason}.", error=True)
+            chat.note(refusal.refusal, error=True)
         elif self._view is None:
             chat.note("Neither answer has a word.")
 
@@ -317,6 +319,8 @@ class Comparing:
         comparison = self._view.trial.comparison
         app.saving.begin()
         comparison.keep(row)
+        for each, node in comparison.nodes.items():
+            app.inspecting.take(node, 0, comparison.answers[each].events)
         self._drop()
         self._close()
         app.speaker.kept()

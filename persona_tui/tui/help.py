@@ -34,6 +34,22 @@ _SECTIONS = (
     ),
     ("in the chat", ("chat_page_up", "chat_page_down")),
     (
+        "in the inspector",
+        (
+            "inspect_direction",
+            "inspect_direction_back",
+            "inspect_left",
+            "inspect_right",
+            "inspect_up",
+            "inspect_down",
+            "inspect_lowest",
+            "inspect_highest",
+            "inspect_capped",
+            "inspect_message_before",
+            "inspect_message_after",
+        ),
+    ),
+    (
         "in the list of personas",
         (
             "personas_load",

@@ -67,6 +67,7 @@ ACTIONS = (
     Action("compare", "f6", "compare", "A/B", "Answer with two settings; once more changes B"),
     Action("keep_a", "alt+left", "keep(0)", "Keep A", "Of two answers; the other one stays beside it"),
     Action("keep_b", "alt+right", "keep(1)", "Keep B", "Of two answers; the other one stays beside it"),
+    Action("inspector", "f7", "inspector", "Inspector", "A message token by token: projections, the floor"),
     Action("sessions", "f8", "sessions", "Sessions", "Saved conversations: find, go on, rename"),
     Action("sampling", "f9", "sampling", "Sampling", "Temperature, top-p, length, seed"),
     Action("monitors", "f11", "monitors", "Monitors", "Layers, scores, thresholds: what guards the chat"),
@@ -113,12 +114,13 @@ def key_name(key: str) -> str:
 
 def widget_bindings() -> list[Binding]:
     """Return the keys of the app's own widgets and screens, which can be remapped too."""
-    from persona_tui.tui.screens.compare import SettingScreen
     from persona_tui.tui.lab import keys as labs
     from persona_tui.tui.lab.threshold import ThresholdSlider
+    from persona_tui.tui.screens.compare import SettingScreen
     from persona_tui.tui.screens.confirm import ConfirmScreen
     from persona_tui.tui.screens.create import CreateScreen
     from persona_tui.tui.screens.dialog import Dialog
+    from persona_tui.tui.screens.inspector import InspectorScreen
     from persona_tui.tui.screens.lab import LabScreen
     from persona_tui.tui.screens.model import ModelList
     from persona_tui.tui.screens.page import PageScreen
@@ -128,14 +130,16 @@ def widget_bindings() -> list[Binding]:
     from persona_tui.tui.widgets.chat_log import ChatLog
     from persona_tui.tui.widgets.chooser import Chooser
     from persona_tui.tui.widgets.field import FieldRow
+    from persona_tui.tui.widgets.inspector import Inspector
     from persona_tui.tui.widgets.jobs_panel import JobList
     from persona_tui.tui.widgets.mixer import CappingSwitch
     from persona_tui.tui.widgets.personas import PersonaList
     from persona_tui.tui.widgets.prompt import Prompt
     from persona_tui.tui.widgets.slider import FloatSlider
+    from persona_tui.tui.widgets.token_view import TokenView
 
     widgets = (Prompt, ChatLog, PersonaList, FloatSlider, ThresholdSlider, CappingSwitch, Chooser)
-    rows = (FieldRow, JobList)
+    rows = (FieldRow, JobList, TokenView, Inspector, InspectorScreen)
     forms = (Dialog, ConfirmScreen, CreateScreen, PageScreen, SettingScreen, WriteScreen)
     lists = (ModelList, SessionList, TraceList)
     found = [

@@ -1,7 +1,9 @@
 """What the model's thread tells the app. It never touches a widget; handlers on the app own all state."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from textual.message import Message
 
@@ -9,6 +11,10 @@ from persona_tui.jobs import Job
 from persona_tui.tui.estimate import Pace
 from persona_tui.tui.trial import Trial
 from persona_tui.tui.turn import Turn
+
+if TYPE_CHECKING:  # torch is not imported before the first paint
+    from persona_tui.rereading import Reread
+    from persona_tui.sessions import Conversation
 
 
 @dataclass
@@ -39,6 +45,16 @@ class TrialEnded(Message):
     """Answers that were written side by side are finished, were stopped, or failed."""
 
     trial: Trial
+    error: Exception | None = None
+
+
+@dataclass
+class MessageReread(Message):
+    """A message was read again for its projections, or could not be."""
+
+    conversation: Conversation
+    node: int
+    result: Reread | None
     error: Exception | None = None
 
 

@@ -151,6 +151,7 @@ class Speaker:
         if reply.writing is None:
             reply.writing = Writing(reply.block, faders_of(run))
         reply.writing.take(events, run.changes)
+        self._app.inspecting.take(reply.turn.reply, run.start, events)
 
     def begin_measuring(self) -> None:
         """Clear the trace and the fluency gauge for another reply."""
@@ -208,6 +209,7 @@ class Speaker:
         reply.timer.stop()
         self.show()
         self._say_how_it_went(turn, error)
+        self._app.inspecting.show()
         self.end_measuring()
         self._app.show_status()
 
@@ -240,6 +242,7 @@ class Speaker:
         self.context.opened(self.last_reply)
         self.show()
         self._app.main.chat.follow()
+        self._app.inspecting.show()
         self._app.show_status()
 
     def forget_model(self) -> None:
@@ -259,6 +262,7 @@ class Speaker:
         self.fluency.clear()
         self.context.opened(self.last_reply)
         self.show()
+        self._app.inspecting.forget()
         self._app.show_status()
 
     @property

@@ -11,6 +11,7 @@ from textual.widgets import Static
 from persona_tui.tui.widgets.chat_log import ChatLog
 from persona_tui.tui.widgets.completions import Completions
 from persona_tui.tui.widgets.hints import HintBar
+from persona_tui.tui.widgets.inspector import Inspector
 from persona_tui.tui.widgets.jobs_panel import JobsPanel
 from persona_tui.tui.widgets.mixer import MixerPanel
 from persona_tui.tui.widgets.personas import PersonasPanel
@@ -58,11 +59,13 @@ class ChatScreen(Screen[None]):
                 yield Prompt(completions, self._completer, id="prompt")
                 yield JobsPanel(id="jobs")
             yield MixerPanel(id="mixer")
+            yield Inspector(id="inspector")
         yield HintBar(id="hints")
 
     def on_mount(self) -> None:
         """Begin with the prompt."""
         self.show_editing(False)
+        self.inspector.display = False
         self.apply_panels()
         self.set_focus(self.prompt)
 
@@ -82,6 +85,11 @@ class ChatScreen(Screen[None]):
     def prompt(self) -> Prompt:
         """Where the user writes."""
         return self.query_one(Prompt)
+
+    @property
+    def inspector(self) -> Inspector:
+        """A message token by token, on a terminal with room for that."""
+        return self.query_one(Inspector)
 
     @property
     def trace(self) -> Trace:

@@ -56,6 +56,12 @@ class ChatLog(ScrollView, can_focus=True):
         block: MessageBlock
 
     @dataclass
+    class Marked(Message):
+        """Another message is marked."""
+
+        block: MessageBlock
+
+    @dataclass
     class LeftBelow(Message):
         """The mark went down past the last message."""
 
@@ -188,6 +194,7 @@ class ChatLog(ScrollView, can_focus=True):
         self.marked = block
         if block is not None:
             self._bring(block)
+            self.post_message(self.Marked(block))
         self.refresh()
 
     def _bring(self, block: Block) -> None:

@@ -1,0 +1,174 @@
+"""A message under the magnifying glass: figures, tokens, and what is known of the one under the cursor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.message import Message
+from textual.widgets import Static
+
+from persona_tui.tui.printable import printable
+from persona_tui.tui.widgets.token_view import Scale, TokenValue, TokenView
+
+_LEAST_SPAN = 1.0  # on either side of the middle, so that a calm message does not look like a storm
+_LEGEND = "▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True)
+class InspectorState:
+    """What the inspector shows.
+
+    Attributes:
+        message: tells the message from others.
+        title: who speaks, which message it is.
+        direction: what it is projected on.
+        layers: where, in words.
+        unit: of the projections.
+        floor: where the floor lay, on their scale; None = there was none on this direction.
+        tokens: the message.
+        note: what there is to say besides; "" = nothing.
+    """
+
+    message: object = None
+    title: str = ""
+    direction: str = ""
+    layers: str = ""
+    unit: str = ""
+    floor: float | None = None
+    tokens: Sequence[TokenValue] = field(default_factory=tuple)
+    note: str = ""
+
+    @property
+    def values(self) -> list[float]:
+        """The projections that are known."""
+        return [token.value for token in self.tokens if token.value is not None]
+
+    @property
+    def scale(self) -> Scale:
+        """What the projections are shown against: the floor, or ordinary replies."""
+        middle = self.floor or 0.0
+        return Scale(middle, max([_LEAST_SPAN, *(abs(value - middle) for value in self.values)]))
+
+
+class Inspector(Vertical):
+    """Shows one state; says which other message or direction is wanted."""
+
+    BORDER_TITLE = "inspector"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("d", "turn('direction', 1)", "direction", id="inspect_direction"),
+        Binding("D", "turn('direction', -1)", "direction before", show=False, id="inspect_direction_back"),
+        Binding("alt+up", "turn('message', -1)", "message", id="inspect_message_before"),
+        Binding("alt+down", "turn('message', 1)", "next message", show=False, id="inspect_message_after"),
+    ]
+    DEFAULT_CSS = """
+    Inspector { layout: vertical; }
+    Inspector #inspect-head, Inspector #inspect-foot { height: auto; }
+    Inspector #inspect-foot { min-height: 2; }
+    Inspector TokenView { height: 1fr; margin: 1 0; scrollbar-size-vertical: 1; scrollbar-gutter: stable; }
+    """
+
+    @dataclass
+    class Turned(Message):
+        """Another direction or message is wanted: the next (1) or the one before (−1)."""
+
+        what: str
+        step: int
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.state = InspectorState()
+
+    def compose(self) -> ComposeResult:
+        """Return the parts."""
+        yield Static("", id="inspect-head", markup=False)
+        yield TokenView()
+        yield Static("", id="inspect-foot", markup=False)
+
+    @property
+    def view(self) -> TokenView:
+        """The tokens."""
+        return self.query_one(TokenView)
+
+    def show(self, state: InspectorState) -> None:
+        """Show a message."""
+        anew = state.message != self.state.message
+        self.state = state
+        self.query_one("#inspect-head", Static).update(_head(state))
+        self.view.show(state.tokens, state.scale, anew=anew)
+        self._show_foot()
+
+    def action_turn(self, what: str, step: int) -> None:
+        """Ask for another direction or message."""
+        self.post_message(self.Turned(what, step))
+
+    @on(TokenView.Moved)
+    def _show_foot(self) -> None:
+        self.query_one("#inspect-foot", Static).update(_foot(self.state, self.view))
+
+
+def _head(state: InspectorState) -> Content:
+    """Return what is said of the whole message."""
+    where = f"  {state.layers}" if state.layers else ""
+    rows = [
+        Content.styled(printable(state.title), "bold"),
+        Content.assemble("on ", (state.direction or "—", "bold $text-accent"), (where, "dim")),
+        _floor(state),
+        _figures(state),
+    ]
+    if state.note:
+        rows.append(Content.styled(state.note, "$text-warning"))
+    return Content("\n").join(rows)
+
+
+def _floor(state: InspectorState) -> Content:
+    lifted = sum(token.lifted > 0 for token in state.tokens)
+    if state.floor is None and not lifted:
+        return Content.styled("no floor here; 0 = ordinary replies", "dim")
+    share = lifted / max(len(state.tokens), 1)
+    floor = f"floor {state.floor:+.2f}{state.unit} · " if state.floor is not None else ""
+    capped = f"▴ {lifted} of {len(state.tokens)} capped ({share:.0%})"
+    return Content.assemble(floor, (capped, "$text-warning" if lifted else "dim"))
+
+
+def _figures(state: InspectorState) -> Content:
+    values = state.values
+    if not values:
+        return Content.styled("no projections yet", "dim")
+    low, mean, high = min(values), sum(values) / len(values), max(values)
+    half = len(_LEGEND) // 2
+    return Content.assemble(
+        f"min {low:+.2f} · mean {mean:+.2f} · max {high:+.2f}{state.unit}  ",
+        (_LEGEND[:half], "$text-error"),
+        (_LEGEND[half:], "$text-success"),
+    )
+
+
+def _foot(state: InspectorState, view: TokenView) -> Content:
+    """Return what is said of the token under the cursor."""
+    token = view.current
+    if token is None:
+        return Content("")
+    shown = printable(token.text).replace("\n", "↵") or "(nothing)"
+    first = Content.assemble((f"{view.cursor + 1}/{len(view.tokens)} ", "dim"), (f"“{shown}”", "bold"))
+    return Content("\n").join([first, _reading(state, token)])
+
+
+def _reading(state: InspectorState, token: TokenValue) -> Content:
+    if token.value is None:
+        return Content.styled("not read", "dim")
+    distance = token.value - (state.floor or 0.0)
+    what = "the floor" if state.floor is not None else "ordinary"
+    side = "above" if distance >= 0 else "below"
+    lifted = f" · ▴ lifted {token.lifted:.2f}" if token.lifted > 0 else ""
+    return Content.assemble(
+        (f"{token.value:+.2f}{state.unit}", "bold $text-accent"),
+        f" · {abs(distance):.2f} {side} {what}",
+        (lifted, "$text-warning"),
+    )

@@ -1,0 +1,198 @@
+"""The inspector: a message token by token, beside the chat or over it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+
+from persona_tui.sessions import Conversation
+from persona_tui.tui.app import PersonaApp
+from persona_tui.tui.screens.inspector import InspectorScreen
+from persona_tui.tui.token_layout import rows_of
+from persona_tui.tui.voice import Faders
+from persona_tui.tui.widgets.inspector import Inspector
+from persona_tui.tui.widgets.token_view import Scale
+
+from .driving import never_ending, press, reply, running, say, until
+
+SAGE = Faders({"sage": 1.0}, 0.3)
+SIZES = [(80, 24), (200, 60)]
+
+
+def inspector(app: PersonaApp) -> Inspector:
+    screen = app.screen
+    return screen.inspector if isinstance(screen, InspectorScreen) else app.main.inspector
+
+
+def part(app: PersonaApp, name: str) -> str:
+    return str(inspector(app).query_one(name).render())
+
+
+async def opened(pilot: Pilot[None], app: PersonaApp) -> Inspector:
+    """Open the inspector, and wait until every token is known."""
+    await press(pilot, "f7")
+    await until(pilot, lambda: bool(inspector(app).state.tokens), "a message")
+    await until(pilot, lambda: len(inspector(app).state.values) == len(inspector(app).state.tokens), "values")
+    return inspector(app)
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_the_last_reply_token_by_token(workspace: Path, size: tuple[int, int]) -> None:
+    async with running(workspace, size, SAGE) as (app, pilot):
+        await press(pilot, "f7")
+        assert app.screen is app.main and not app.main.inspector.display, "there is nothing to inspect"
+        await reply(pilot, app, "Who are you?")
+        node, readings = app.speaker.last_reply, list(app.main.trace.readings)
+        shown = await opened(pilot, app)
+        assert (app.screen is app.main) == (size[0] >= 180)
+        assert node is not None and [token.text for token in shown.state.tokens] == node.token_texts
+        assert shown.state.values == [reading.projections["assistant"] for reading in readings]
+        assert [token.lifted for token in shown.state.tokens] == [reading.lifted for reading in readings]
+        head = part(app, "#inspect-head")
+        lifted = sum(reading.lifted > 0 for reading in readings)
+        assert "sage 0.30 · #2" in head and "on assistant  layer" in head
+        assert f"▴ {lifted} of {len(readings)} capped" in head and "floor -" in head
+        low, high = min(shown.state.values), max(shown.state.values)
+        assert f"min {low:+.2f}" in head and f"max {high:+.2f}" in head and "mean" in head
+        assert part(app, "#inspect-foot").startswith(f"1/{len(readings)} ")
+        await press(pilot, "escape")
+        assert app.screen is app.main and app.focused is app.main.prompt
+
+
+async def test_the_cursor_goes_through_tokens_and_to_what_stands_out(workspace: Path) -> None:
+    async with running(workspace, (80, 24), SAGE) as (app, pilot):
+        await reply(pilot, app, "Who are you?")
+        shown = await opened(pilot, app)
+        view, values = shown.view, shown.state.values
+        await press(pilot, "right", "right", "left")
+        assert view.cursor == 1 and part(app, "#inspect-foot").startswith("2/")
+        await press(pilot, "l")
+        assert values[view.cursor] == min(values)
+        assert f"{min(values):+.2f}σ" in part(app, "#inspect-foot")
+        await press(pilot, "h")
+        assert values[view.cursor] == max(values)
+        lifted = [place for place, token in enumerate(view.tokens) if token.lifted > 0]
+        await press(pilot, "home", "c")
+        assert not lifted or view.cursor in lifted
+        await press(pilot, "end")
+        assert view.cursor == len(values) - 1
+        await press(pilot, "home", "down")
+        assert len(view._rows) == 1 or view._row_of[view.cursor] == 1
+
+
+async def test_a_key_changes_the_direction_and_what_was_not_projected_is_read_again(workspace: Path) -> None:
+    async with running(workspace, (200, 60), SAGE) as (app, pilot):
+        await reply(pilot, app, "Who are you?")
+        await say(pilot, "/load trickster")
+        shown = await opened(pilot, app)
+        seen = {shown.state.direction}
+        before = shown.state.values
+        for _ in range(3):
+            await press(pilot, "d")
+            await until(pilot, lambda: len(shown.state.values) == len(shown.state.tokens), "read again")
+            seen.add(shown.state.direction)
+        assert seen == {"assistant", "safety", "sage", "trickster"} and shown.state.direction == "trickster"
+        await press(pilot, "D", "D", "D")
+        assert shown.state.direction == "assistant"
+        assert shown.state.values == pytest.approx(before, abs=1e-3), "the pass gives what the writing gave"
+
+
+async def test_a_resumed_session_is_read_as_it_was_written(workspace: Path) -> None:
+    async with running(workspace, faders=SAGE) as (app, pilot):
+        never_ending(app)
+        app.speaker.sampling = {"max_new_tokens": 40}
+        await say(pilot, "Who are you?")
+        await until(pilot, lambda: app.speaker.last is not None and app.speaker.last.count > 5, "tokens")
+        await press(pilot, "ctrl+up", "ctrl+up", "ctrl+up")
+        await until(pilot, lambda: not app.speaker.busy, "the reply")
+        shown = await opened(pilot, app)
+        written, lifted = shown.state.values, [token.lifted for token in shown.state.tokens]
+        session = app.saving.session_id
+    async with running(workspace, resume=session) as (app, pilot):
+        await until(pilot, lambda: len(app.main.chat.messages) == 2, "resumed")
+        shown = await opened(pilot, app)
+        assert shown.state.values == pytest.approx(written, abs=1e-3)
+        assert [token.lifted for token in shown.state.tokens] == pytest.approx(lifted, abs=1e-2)
+        await press(pilot, "alt+up")
+        await until(pilot, lambda: shown.state.message == 1, "the message before it")
+        await until(pilot, lambda: bool(shown.state.values), "read")
+        assert "".join(token.text for token in shown.state.tokens).strip() == "Who are you?"
+        assert shown.state.floor is None
+        await press(pilot, "alt+down")
+        await until(pilot, lambda: shown.state.message == 2, "and back")
+
+
+async def test_a_typed_reply_and_one_whose_persona_is_gone_are_read_too(workspace: Path) -> None:
+    async with running(workspace, (200, 60), SAGE) as (app, pilot):
+        await reply(pilot, app, "Who are you?")
+        app.speaker.conversation.edit(2, "A kind of stone.")
+        app.speaker.show()
+        shown = await opened(pilot, app)
+        assert "".join(token.text for token in shown.state.tokens) == "A kind of stone."
+        await press(pilot, "escape", "alt+up", "left")
+        await until(pilot, lambda: shown.state.message == 2, "the marked message")
+        app.runtime.personas.delete("sage")
+        app.inspecting.forget()
+        await until(pilot, lambda: bool(shown.state.values), "read without")
+        assert "gone" in shown.state.note
+
+
+async def test_a_reply_is_inspected_while_it_is_written(workspace: Path) -> None:
+    async with running(workspace, (200, 60), SAGE) as (app, pilot):
+        never_ending(app)
+        await say(pilot, "Tell me a long story")
+        await until(pilot, lambda: app.speaker.last is not None and app.speaker.last.count > 2, "tokens")
+        await press(pilot, "f7")
+        shown = app.main.inspector
+        await until(pilot, lambda: len(shown.state.values) > 5, "the tokens so far")
+        count = len(shown.state.values)
+        await until(pilot, lambda: len(shown.state.values) > count, "and more")
+        await press(pilot, "escape", "escape")
+        await until(pilot, lambda: not app.speaker.busy, "stopped")
+        node = app.speaker.last_reply
+        assert node is not None and len(shown.state.values) == len(node.token_ids)
+        await pilot.resize_terminal(80, 24)
+        await until(pilot, lambda: not shown.display, "no room beside the chat")
+
+
+async def test_answers_side_by_side_are_inspected_before_and_after_one_is_kept(workspace: Path) -> None:
+    async with running(workspace, (200, 60), SAGE) as (app, pilot):
+        await press(pilot, "f6")
+        await say(pilot, "Who are you?")
+        await until(pilot, lambda: app.comparing.pending, "two answers")
+        shown = await opened(pilot, app)
+        values = shown.state.values
+        await press(pilot, "escape", "alt+left")
+        await until(
+            pilot, lambda: shown.state.message == app.speaker.conversation.path()[-1].id, "the kept one"
+        )
+        assert shown.state.values == values
+
+
+def test_a_conversation_of_another_time_is_left_alone(workspace: Path) -> None:
+    """What comes back from the model's thread for a conversation that is not open any more is not shown."""
+    from persona_tui.runtime import Runtime
+    from persona_tui.tui.messages import MessageReread
+
+    app = PersonaApp(Runtime.open(workspace), Faders())
+    app.inspecting.reread(MessageReread(Conversation(), 1, None, ValueError("late")))
+    assert app.inspecting._notes == {}
+    app.worker.close(10)
+
+
+def test_rows_hold_every_token_and_break_between_words() -> None:
+    texts = ["The", " old", " b", "ooks", "", " say", "\n", "日本語", " a_very_long_word_that_does_not_fit"]
+    for width in (8, 12, 40):
+        rows = rows_of(texts, width)
+        assert {piece.token for row in rows for piece in row} == set(range(len(texts)))
+        assert all(piece.start + piece.width <= width for row in rows for piece in row)
+    first = ["".join(piece.text for piece in row) for row in rows_of(texts[:4], 9)]
+    assert first == ["The old ", "books"]
+
+
+def test_bars_and_colours_lie_around_the_floor() -> None:
+    scale = Scale(middle=-1.0, span=2.0)
+    assert [scale.bar(value) for value in (-3, -1, 1, 9)] == ["▁", "▅", "█", "█"]
+    assert [scale.level(value) for value in (-3, -1, 0, 9)] == [-3, 0, 2, 3]
