@@ -119,6 +119,8 @@ async def test_traits_stand_with_the_personas(workspace: Path) -> None:
     async with running(workspace, (120, 40)) as (app, pilot):
         personas = app.main.query_one(PersonaList)
         assert personas.rows[traits[0]].kind == "trait"
+        titles = [str(option.prompt) for option in personas.options if option.disabled]
+        assert [title.strip() for title in titles] == ["traits"]
         app.people.trace(traits[0])
         assert traits[0] in app.main.trace.names
         app.people.info(traits[0])

@@ -171,3 +171,17 @@ async def test_without_traits_the_screen_says_what_to_do(workspace: Path) -> Non
         assert "x does that" in text_of(screen, "#drift")
         await press(pilot, "l")
         assert "x does that" in text_of(screen, "#lab-note")
+
+
+async def test_a_trait_is_traced_with_what_the_reply_scores(workspace: Path) -> None:
+    async with running(workspace, (120, 40)) as (app, pilot):
+        await say(pilot, "/load trait:crisis_recognition")
+        await say(pilot, "/trace trait:crisis_recognition")
+        await reply(pilot, app, "I feel alone.")
+        await until(pilot, lambda: "reply " in str(app.main.trace.render()), "its score")
+        drawn = str(app.main.trace.render())
+        assert "crisis_re" in drawn and "trait:" not in drawn
+        screen = await opened(app, pilot)
+        assert screen._turns is not None
+        measured = screen._turns[-1].scores["crisis_recognition"]
+        assert float(drawn.rpartition("reply ")[2].split()[0]) == pytest.approx(measured, abs=0.3)

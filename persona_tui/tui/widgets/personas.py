@@ -40,10 +40,15 @@ class PersonaRow:
     about: str = ""
     traced: bool = False
 
+    @property
+    def is_trait(self) -> bool:
+        """Whether it is a trait, to steer and to measure with."""
+        return self.name.startswith(TRAIT_PREFIX)
+
     def content(self, width: int) -> Content:
         """Return the row's text: sign, name, and on the right its weight or its kind."""
-        right = f"{self.weight:+.2f}" if self.weight else self.kind
-        right = f"{_TRACED} {right}" if self.traced else right
+        right = f"{self.weight:+.2f}" if self.weight else "" if self.kind == "trait" else self.kind
+        right = f"{_TRACED} {right}".rstrip() if self.traced else right
         sign, style, name_style = self._signs
         room = max(width - 2 - len(right) - 1, 4)
         label = self.name.removeprefix(TRAIT_PREFIX)
@@ -98,16 +103,25 @@ class PersonaList(RowList):
     def show_rows(self, rows: Sequence[PersonaRow]) -> None:
         """Show these personas, and leave the mark where it was."""
         self.rows = {row.name: row for row in rows}
-        contents = [(row.name, row.content(self._room)) for row in rows]
-        if [name for name, _ in contents] == [option.id for option in self.options]:
-            for name, content in contents:
-                self.replace_option_prompt(name, content)
+        options = self._under_titles(rows)
+        if [option.id for option in options] == [option.id for option in self.options]:
+            for row in rows:
+                self.replace_option_prompt(row.name, row.content(self._room))
             return
         marked = self.highlighted_option.id if self.highlighted_option else None
-        self.set_options([Option(content, id=name) for name, content in contents])
-        names = [row.name for row in rows]
-        if names:
-            self.highlighted = names.index(marked) if marked in names else 0
+        self.set_options(options)
+        names = [option.id for option in options]
+        if rows:
+            self.highlighted = names.index(marked if marked in self.rows else rows[0].name)
+
+    def _under_titles(self, rows: Sequence[PersonaRow]) -> list[Option]:
+        """The rows, those of traits under a title that cannot be marked."""
+        options = [Option(row.content(self._room), id=row.name) for row in rows]
+        first = next((place for place, row in enumerate(rows) if row.is_trait), None)
+        if first is not None:
+            title = Content.styled("traits" if first == 0 else "\ntraits", "$text-muted")
+            options.insert(first, Option(title, disabled=True))
+        return options
 
     @property
     def _room(self) -> int:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from textual.content import Content
 from textual.widget import Widget
 
+from persona_tui.workspace import TRAIT_PREFIX
+
 ROWS = 2  # per trace: above the line, and below it
 _BARS = "▁▂▃▄▅▆▇█"
 _LINE, _LIFTED = "▁", "▴"
@@ -109,21 +111,29 @@ class Trace(Widget):
         values = [reading.projections.get(name) for reading in shown]
         upper, lower = _chart(values, [reading.lifted > 0 for reading in shown], line, room)
         latest = next((value for value in reversed(values) if value is not None), None)
-        label = Content(name).truncate(_LABEL_WIDTH - 1, ellipsis=True)
+        label = Content(name.removeprefix(TRAIT_PREFIX)).truncate(_LABEL_WIDTH - 1, ellipsis=True)
         return [
             Content.assemble(
                 label.pad_right(_LABEL_WIDTH - label.cell_length),
                 upper,
                 (f" {latest:+.2f}{line.unit}" if latest is not None else " ·", ""),
             ),
-            Content.assemble(" " * _LABEL_WIDTH, lower, (f" {self._fact(line)}", "dim")),
+            Content.assemble(" " * _LABEL_WIDTH, lower, (f" {self._fact(name, line)}", "dim")),
         ]
 
-    def _fact(self, line: Line) -> str:
+    def _fact(self, name: str, line: Line) -> str:
+        if name.startswith(TRAIT_PREFIX):
+            return self._reply_score(name)
         if not line.is_floor:
             return "line: ordinary"
         capped = f" · {self._capped}/{self._total} {_LIFTED}" if self._capped else ""
         return f"floor {line.at:+.2f}{capped}"
+
+    def _reply_score(self, name: str) -> str:
+        """What the reply scores on a trait so far: the mean over its tokens but the first, the prompt's."""
+        values = [reading.projections.get(name) for reading in list(self._tokens)[1:]]
+        known = [value for value in values if value is not None]
+        return f"reply {sum(known) / len(known):+.2f}" if known else "line: neither side"
 
 
 def _chart(
