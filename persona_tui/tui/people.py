@@ -282,7 +282,7 @@ class People:
             )
         elif job.state == "done" and isinstance(job.result, str):
             self._app.main.chat.note(job.result)
-        elif job.state == "done" and getattr(job.result, "calibration", None) is not None:
+        elif job.state == "done" and job.result is not None and hasattr(job.result, "calibration"):
             self._app.main.chat.note(describe_calibrated(job.result))
         self.job_ended(job)
 
