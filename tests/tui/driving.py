@@ -18,17 +18,20 @@ from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.voice import Faders
 
 TIMEOUT = 60.0
+LONG = 300.0  # for jobs that compute
 _CHARACTERS = {"space": " ", "slash": "/"}
 LONGEST = 1500  # tokens in a reply that does not end by itself
 
 
-async def until(pilot: Pilot[None], condition: Callable[[], bool], what: str = "") -> None:
+async def until(
+    pilot: Pilot[None], condition: Callable[[], bool], what: str = "", within: float | None = None
+) -> None:
     """Let the app work until a condition holds.
 
     Raises:
-        AssertionError: it does not within a minute.
+        AssertionError: it does not within so many seconds; by default a minute.
     """
-    deadline = asyncio.get_running_loop().time() + TIMEOUT
+    deadline = asyncio.get_running_loop().time() + (TIMEOUT if within is None else within)
     while not condition():
         if (crash := pilot.app._exception) is not None:
             raise crash

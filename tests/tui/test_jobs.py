@@ -16,7 +16,7 @@ from persona_tui.tui.log_file import LogFile
 from persona_tui.tui.widgets.jobs_panel import JobList, JobLog, JobRow
 from persona_tui.workspace import Workspace
 
-from .driving import errors, notes, press, reply, running, say, until
+from .driving import LONG, errors, notes, press, reply, running, say, until
 
 
 def rows(app: PersonaApp) -> str:
@@ -68,7 +68,7 @@ async def test_a_persona_is_calibrated_anew(workspace: Path) -> None:
         await say(pilot, "/calibrate sage")
         job = app.jobs.running
         assert job is not None and "calibrate sage" in rows(app)
-        await until(pilot, lambda: job.ended, "the end")
+        await until(pilot, lambda: job.ended, "the end", LONG)
         assert job.state == "done" and job.progress.total and job.progress.detail, job.error
         await until(pilot, lambda: "Calibrated sage." in notes(app)[-1], "what came of it")
 
@@ -171,7 +171,7 @@ async def test_what_an_earlier_run_did_not_finish_goes_on(workspace: Path) -> No
         await until(pilot, lambda: app.jobs.running is not None, "it goes on")
         job = app.jobs.running
         assert job is not None
-        await until(pilot, lambda: job.ended, "the end")
+        await until(pilot, lambda: job.ended, "the end", LONG)
         assert job.state == "done", job.error
         await until(pilot, lambda: "calibrate sage: done" in log(app), "it is told")
     left = [json.loads(path.read_text()) for path in (workspace / "jobs").glob("*/*.json")]
@@ -204,7 +204,7 @@ async def test_prompts_are_written_while_the_chat_goes_on(workspace: Path) -> No
         await until(pilot, lambda: job.state == "running", "it runs")
         await reply(pilot, app, "What is bread?")
         assert app.main.chat.messages[1].source == undisturbed, "a job changes nothing in a reply"
-        await until(pilot, lambda: job.ended, "the end")
+        await until(pilot, lambda: job.ended, "the end", LONG)
         assert job.state == "done", job.error
         await until(pilot, lambda: any(note.startswith("Wrote ") for note in notes(app)), "what came of it")
     assert len(path.read_text().splitlines()) > before
