@@ -46,7 +46,7 @@ from persona_tui.tui.saving import Saving
 from persona_tui.tui.screens.chat import WIDE, ChatScreen
 from persona_tui.tui.slash import Slash
 from persona_tui.tui.speaking import Speaker
-from persona_tui.tui.switching import Switching
+from persona_tui.tui.switching import Switching, short
 from persona_tui.tui.theme import choose_theme
 from persona_tui.tui.voice import Faders, Voice
 from persona_tui.tui.widgets.chat_log import ChatLog
@@ -89,7 +89,7 @@ class PersonaApp(Actions):
         self.runtime = runtime
         self.worker = ModelWorker()
         self.model_ready = False
-        self._model_state = f"loading {runtime.settings.model.name} …"
+        self._model_state = f"loading {short(runtime.settings.model.name)} …"
         self.voice = Voice(faders, self._faders_moved)
         self.speaker = Speaker(self)
         self.comparing = Comparing(self)
@@ -147,7 +147,7 @@ class PersonaApp(Actions):
     @on(ModelReady)
     def _model_is_ready(self, message: ModelReady) -> None:
         self.model_ready = True
-        self._model_state = message.name
+        self._model_state = short(message.name)
         self._collect_again()
         self.speaker.context.size = message.context
         self.people.model_ready()
