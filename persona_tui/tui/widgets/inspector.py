@@ -116,8 +116,10 @@ class Inspector(Vertical):
 def _head(state: InspectorState) -> Content:
     """Return what is said of the whole message."""
     where = f"  {state.layers}" if state.layers else ""
+    half = len(_LEGEND) // 2
+    low, high = (_LEGEND[:half], "$text-error"), (_LEGEND[half:], "$text-success")
     rows = [
-        Content.styled(printable(state.title), "bold"),
+        Content.assemble((printable(state.title), "bold"), "  ", low, high),
         Content.assemble("on ", (state.direction or "—", "bold $text-accent"), (where, "dim")),
         _floor(state),
         _figures(state),
@@ -142,12 +144,7 @@ def _figures(state: InspectorState) -> Content:
     if not values:
         return Content.styled("no projections yet", "dim")
     low, mean, high = min(values), sum(values) / len(values), max(values)
-    half = len(_LEGEND) // 2
-    return Content.assemble(
-        f"min {low:+.2f} · mean {mean:+.2f} · max {high:+.2f}{state.unit}  ",
-        (_LEGEND[:half], "$text-error"),
-        (_LEGEND[half:], "$text-success"),
-    )
+    return Content(f"min {low:+.2f} · mean {mean:+.2f} · max {high:+.2f}{state.unit}")
 
 
 def _foot(state: InspectorState, view: TokenView) -> Content:

@@ -36,6 +36,7 @@ _PLAIN = {-3: "bold underline $text-error", -2: "bold $text-error", -1: "$text-e
     3: "bold underline $text-success",
 }
 _CURSOR = "bold reverse"
+_NARROWEST = 4  # cells
 ROWS = 2  # of the screen for each row of text
 
 
@@ -135,6 +136,9 @@ class TokenView(ScrollView, can_focus=True):
 
     def _arrange(self) -> None:
         width = self.scrollable_content_region.width
+        if width < _NARROWEST:  # it was not laid out yet
+            self._rows = []
+            return
         self._rows = rows_of([token.text for token in self.tokens], width)
         self._row_of = {}
         for number, row in enumerate(self._rows):
