@@ -10,7 +10,7 @@ import pytest
 from .driving import press, running, say
 
 NAMED = "enter space tab shift+tab escape up down left right home end pageup pagedown backspace minus"
-CONTROL = "ctrl+up ctrl+down ctrl+p ctrl+j f1 f2 f3 f4 f5"
+CONTROL = "ctrl+up ctrl+down ctrl+p ctrl+j f1 f2 f3 f4 f5 f6 f7 alt+left alt+right alt+up"
 KEYS = [*NAMED.split(" "), *CONTROL.split(" "), *"ndisca/0.5"]
 SIZES = [(80, 24), (120, 40), (200, 60), (30, 8)]
 PRESSES = 80
