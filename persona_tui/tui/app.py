@@ -330,7 +330,7 @@ class PersonaApp(Actions):
         engine = self.runtime.loaded_engine
         mode = engine.guard.mode if engine is not None and engine.guard is not None else "off"
         policy = engine.policy if engine is not None else None
-        parts = [f"guard {mode}" if mode != "off" else "", f"policy {policy.name}" if policy else ""]
+        parts = [f"guard {mode}" if mode != "off" else "", "policy" if policy is not None else ""]
         return " · ".join(part for part in parts if part)
 
     def show_error(self, error: Exception) -> None:

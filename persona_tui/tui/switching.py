@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from persona_tui.tui.app import PersonaApp
 
 
+BUILTIN = "builtin"
+
+
 class Switching:
     """Loads models as jobs. The one in use goes on answering meanwhile, and stays if another one fails."""
 
@@ -45,6 +48,7 @@ class Switching:
         if job.state == "done":
             model = runtime.engine.model
             self._app.post_message(ModelReady(model.name, model.context_length))
+            self._remember(runtime, ModelChoice.of(runtime.settings))
         elif runtime is self._app.runtime:
             self._missing = True
             self._app.post_message(ModelFailed(job.error or PersonaTuiError("the model was not loaded")))
@@ -101,10 +105,17 @@ class Switching:
         model = other.engine.model
         self._app.post_message(ModelReady(model.name, model.context_length))
         self._app.main.chat.note(" ".join([f"Now talking to {choice.name}.", *notes]))
+        self._remember(other, choice)
+
+    def _remember(self, runtime: Runtime, choice: ModelChoice) -> None:
+        """Offer it again later. The built-in model is always offered."""
+        recent = RecentModels(runtime.workspace)
+        if choice == ModelChoice(BUILTIN) and not recent.list():
+            return
         try:
-            RecentModels(other.workspace).add(choice)
+            recent.add(choice)
         except PersonaTuiError as error:
-            self._app.show_error(error)
+            self._app.jobs.log(f"the model will not be offered again: {error}")
 
     def _keep_voice(self, other: Runtime) -> list[str]:
         """Let those speak who are there with this model, too; what to say about the others."""

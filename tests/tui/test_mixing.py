@@ -57,7 +57,7 @@ async def test_the_panel_tells_size_and_likeness(workspace: Path) -> None:
         likeness = app.main.mixer.query_one(Likeness)
         await until(pilot, lambda: "sage · trickster" in str(likeness.render()), "a cosine")
         await say(pilot, "/none")
-        assert "▱ nothing" in gauges(app)
+        assert "─ nothing" in gauges(app)
 
 
 async def test_far_too_loud_turns_the_gauge_amber(workspace: Path) -> None:

@@ -280,8 +280,8 @@ def described(facts: ModelFacts, memory: Memory) -> Content:
         f"{facts.architecture} · {facts.layers} layers of {facts.hidden}"
         f" · {about}{count_in_words(facts.parameters)} parameters",
         f"{context} · {stored if facts.on_disk is not None else 'would be downloaded'}",
-        f"memory about {in_words(memory.total)}: weights {in_words(memory.weights)},"
-        f" a conversation of {memory.tokens} tokens {in_words(memory.cache)}",
+        f"memory about {in_words(memory.total)}: {in_words(memory.weights)} of weights,"
+        f" {in_words(memory.cache)} for {memory.tokens} tokens",
     ]
     free = "" if memory.available is None else f" · {in_words(memory.available)} free"
     verdict = {True: (" · fits", "$text-success"), False: (" · does not fit", "bold $text-error")}

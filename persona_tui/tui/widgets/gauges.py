@@ -12,7 +12,7 @@ from persona_tui.tui.widgets.chooser import LABEL_WIDTH
 
 _CELLS = 8
 _WIDEST = 1000
-_FULL, _EMPTY = "▰", "▱"
+_FULL, _EMPTY = "━", "─"
 _MOST_PAIRS = 6
 _STRAINED = 0.7  # the level of fluency from which on it is said what strains it
 

@@ -19,6 +19,7 @@ from persona_tui.tui.widgets.chooser import Chooser
 from persona_tui.tui.widgets.field import FieldRow
 from persona_tui.tui.widgets.gauges import Gauges, Likeness
 from persona_tui.tui.widgets.slider import FloatSlider
+from persona_tui.workspace import TRAIT_PREFIX
 
 _NOTHING = "No persona is loaded. Load one in the list (f2, then space) to give it a fader here."
 _FLOOR_STEP, _FLOOR_BIG_STEP = 1, 10  # percentiles
@@ -153,7 +154,7 @@ class MixerPanel(Container):
             if name in faders:
                 faders[name].value = weight
             else:
-                box.mount(FloatSlider(name, weight))
+                box.mount(FloatSlider(name, weight, caption=name.removeprefix(TRAIT_PREFIX)))
 
     # --- what the user does
 

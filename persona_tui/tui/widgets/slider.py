@@ -75,6 +75,7 @@ class FloatSlider(Widget, can_focus=True):
         big_step: float = BIG_STEP,
         shape: str = "{:+.2f}",
         label_width: int = 10,
+        caption: str | None = None,
         id: str | None = None,
     ) -> None:
         """
@@ -87,10 +88,12 @@ class FloatSlider(Widget, can_focus=True):
             big_step: the same with shift.
             shape: how the value is written.
             label_width: cells for the label.
+            caption: what is shown as its label, if not that.
             id: of the widget.
         """
         super().__init__(id=id)
         self.label = label
+        self._caption = label if caption is None else caption
         self.low, self.high = low, high
         self._step, self._big_step = step, big_step
         self._shape = shape
@@ -230,7 +233,7 @@ class FloatSlider(Widget, can_focus=True):
 
     def render(self) -> Content:
         """Return the row: label, bar, value."""
-        name = Content(self.label).truncate(self._label_width, ellipsis=True)
+        name = Content(self._caption).truncate(self._label_width, ellipsis=True)
         value = f"{self.typed}_" if self.typed else self._shape.format(self.value)
         style = "$text-warning" if self.typed else "$text-primary" if self.value else "dim"
         return Content.assemble(

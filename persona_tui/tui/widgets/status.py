@@ -7,7 +7,7 @@ from textual.reactive import reactive
 from textual.widget import Widget
 
 _CELLS = 5
-_FULL, _EMPTY = "▰", "▱"
+_FULL, _EMPTY = "━", "─"
 
 
 @dataclass(frozen=True)
