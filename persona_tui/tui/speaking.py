@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from textual.timer import Timer
 
-from persona_tui.errors import PersonaTuiError
+from persona_tui.errors import PersonaTuiError, SessionError
 from persona_tui.sessions import Conversation, Node
 from persona_tui.tui import collector
 from persona_tui.tui.blocks import Badge, Heading, MessageBlock
@@ -196,8 +197,17 @@ class Speaker:
         """End the reply after the present token; whether there was one."""
         if self._reply is None:
             return self._app.comparing.stop()
-        self._reply.turn.stop.set()
+        turn = self._reply.turn
+        if not turn.stop.is_set():
+            turn.stop.set()
+            self._note_stop(turn)
         return True
+
+    def _note_stop(self, turn: Turn) -> None:
+        """Write down where a reply was stopped: hardly a token follows."""
+        with suppress(SessionError):  # a full disk keeps nobody from stopping; the reply's end reports it
+            if self.conversation.record is not None:
+                self.conversation.record("stop", node=turn.reply)
 
     def ended(self, turn: Turn, error: Exception | None) -> None:
         """Take note that the model's thread is done with a reply."""
