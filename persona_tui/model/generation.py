@@ -13,7 +13,7 @@ import re
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
@@ -24,7 +24,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from persona_tui.errors import GenerationError, MemoryShortage
 from persona_tui.model.blocks import context_length, device_of
 from persona_tui.model.compiled import CompiledForward
-from persona_tui.model.residual import Interventions, ResidualHooks
+from persona_tui.model.residual import Interventions, ResidualHooks, StopForward
 
 Finish = Literal["stop", "length", "cancelled", "refused"]  # the last one: by a guard that watched
 Poll = Callable[[], Interventions | None]
@@ -457,8 +457,15 @@ class _Decoding:
 
     @torch.inference_mode()
     def read_last_tokens(self) -> None:
-        """Feed the tokens that ended the rows, so that a capture has seen every token of every response."""
-        if any(self.spoken):
+        """Feed the tokens that ended the rows, so that a capture has seen every token of every response.
+
+        Up to the last layer that is captured: nobody needs what would come next.
+        """
+        if not any(self.spoken):
+            return
+        if self.compiled is None:
+            self.hooks.stop_after_capture()
+        with suppress(StopForward):
             self._forward()
 
 

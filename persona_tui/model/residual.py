@@ -406,6 +406,11 @@ class ResidualHooks:
             for layer, site in self._sites.items():
                 site.capture = self.capture if layer in self.capture.layers else None
 
+    def stop_after_capture(self) -> None:
+        """From now on a pass ends, with `StopForward`, once the last layer has been captured."""
+        if self.capture is not None:
+            self._site(max(self.capture.layers)).stops = True
+
     def select(self, keep: Tensor) -> None:
         """Go on with some rows of the present batch only, `[rows kept]` positions in it."""
         rows = torch.arange(self._all_rows) if self._rows is None else self._rows
