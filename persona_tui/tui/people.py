@@ -114,26 +114,40 @@ class People:
 
     def load(self, name: str) -> None:
         """Load a persona and give it a fader."""
-        self._manager.load(name)
+        self._take(name)
         self.refresh()
+
+    def _take(self, name: str) -> None:
+        before = self._manager.list_loaded()
+        self._manager.load(name)
+        if name not in before:
+            self._write_down("loaded", name)
+
+    def _write_down(self, action: str, name: str) -> None:
+        """Have the session say what was done with a persona, as after the slash commands."""
+        record = self._app.speaker.conversation.record
+        if record is not None:
+            record("persona", action=action, name=name)
 
     def unload(self, name: str) -> bool:
         """Take a persona's fader away; whether it had one."""
         was_loaded = self._manager.unload(name)
+        if was_loaded:
+            self._write_down("unloaded", name)
         self._app.voice.keep_only(self._manager.list_loaded())
         self.refresh()
         return was_loaded
 
     def speak_as(self, name: str) -> None:
         """Let one persona speak alone, loading it first; once more, and nobody speaks."""
-        self._manager.load(name)
+        self._take(name)
         self.refresh()
         alone = {name: 1.0}
         self._app.voice.solo({} if self._app.voice.faders.speaking == alone else alone)
 
     def trace(self, name: str) -> None:
         """Draw a persona's projection under the chat, or not any more; loads it first."""
-        self._manager.load(name)
+        self._take(name)
         self.refresh()
         self._app.mixing.toggle_trace(name)
         self.show()
@@ -189,6 +203,7 @@ class People:
 
     def _delete(self, name: str) -> None:
         self._manager.delete(name)
+        self._write_down("deleted", name)
         self._app.voice.keep_only(self._manager.list_loaded())
         self.refresh()
         self._app.notify(f"{name} is deleted.")
