@@ -153,7 +153,7 @@ async def test_a_reply_is_inspected_while_it_is_written(workspace: Path) -> None
         await until(pilot, lambda: not app.speaker.busy, "stopped")
         node = app.speaker.last_reply
         assert node is not None and len(shown.state.values) == len(node.token_ids)
-        await pilot.resize_terminal(80, 24)
+        await pilot.resize_terminal(30, 8)
         await until(pilot, lambda: not shown.display, "no room beside the chat")
 
 
