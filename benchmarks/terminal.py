@@ -118,6 +118,7 @@ class Terminal:
             env=environment,
             cwd=cwd,
             start_new_session=True,
+            preexec_fn=_take_terminal,
         )
         os.close(slave)
         self.output = ""
@@ -181,6 +182,11 @@ class Terminal:
             assert time.perf_counter() < deadline, f"it does not end\n{self.screen.text}"
             self.read(0.05)
         return self.process.returncode
+
+
+def _take_terminal() -> None:
+    """Make standard input the terminal of this new session: the system then tells it of new sizes."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def talkative_model(folder: Path) -> Path:
