@@ -211,11 +211,12 @@ class ChatSession:
             return ""
 
         self.run(f"load {choice.name}", work)
+        watched = models.keep_watch(self.runtime, other)
         self.runtime = other
         models.RecentModels(other.workspace).add(choice)
         there = other.personas.list_available()
         self.change_mix(weights={name: by for name, by in self.mix.weights.items() if name in there})
-        return f"Now talking to {choice.name}. Personas: {', '.join(there) or 'none'}."
+        return " ".join([f"Now talking to {choice.name}. Personas: {', '.join(there) or 'none'}.", *watched])
 
     # Sessions -----------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from persona_tui.errors import JobCancelled, PersonaTuiError
 from persona_tui.jobs import JobContext
 from persona_tui.plain_files import read_plain
 from persona_tui.runtime import Runtime
-from persona_tui.workspace import Workspace
+from persona_tui.workspace import TRAIT_PREFIX, Workspace
 
 _FILE = "models.json"
 _KEPT = 12
@@ -114,6 +114,29 @@ def load(runtime: Runtime, context: JobContext, *, gives_way: bool = True) -> No
         raise
     if loading.error is not None:
         raise loading.error
+
+
+def keep_watch(before: Runtime, after: Runtime) -> list[str]:
+    """Guard another model as the one before was, by the same policy; what to say if that cannot be.
+
+    Args:
+        before: was talked to so far.
+        after: is loaded.
+    """
+    said, engine = [], before.loaded_engine
+    try:
+        after.guard.set_mode(before.guard.mode)
+    except PersonaTuiError as error:
+        after.guard.set_mode("off")
+        said.append(f"The guard is off: {error}.")
+    policy = engine.policy if engine is not None else None
+    if policy is not None:
+        lacking = {f"{TRAIT_PREFIX}{name}" for name in policy.traits} - set(after.personas.list_traits())
+        if lacking:
+            said.append(f"The policy is off: it needs {', '.join(sorted(lacking))}.")
+        else:
+            after.engine.policy = policy
+    return said
 
 
 class _Loading:

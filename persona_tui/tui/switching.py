@@ -12,7 +12,6 @@ from persona_tui.jobs import Job, JobContext
 from persona_tui.models import ModelChoice, RecentModels
 from persona_tui.tui import collector
 from persona_tui.tui.messages import ModelFailed, ModelReady
-from persona_tui.workspace import TRAIT_PREFIX
 
 if TYPE_CHECKING:
     from persona_tui.runtime import Runtime
@@ -98,7 +97,7 @@ class Switching:
         (other, choice), self._waiting = self._waiting, None
         before, self._app.runtime = self._app.runtime, other
         self._missing = False
-        notes = [*_keep_watch(before, other), *self._keep_voice(other)]
+        notes = [*models.keep_watch(before, other), *self._keep_voice(other)]
         self._app.slash.use(other)
         self._app.mixing.forget()
         self._app.speaker.forget_model()
@@ -124,24 +123,6 @@ class Switching:
         gone = [name for name in faders.speaking if name not in there]
         self._app.voice.forget(gone)
         return [f"It has no {', '.join(gone)}."] if gone else []
-
-
-def _keep_watch(before: Runtime, after: Runtime) -> list[str]:
-    """Guard another model as the one before was; what to say if that cannot be."""
-    said, engine = [], before.loaded_engine
-    try:
-        after.guard.set_mode(before.guard.mode)
-    except PersonaTuiError as error:
-        said.append(f"The guard is off: {error}.")
-        after.guard.set_mode("off")
-    policy = engine.policy if engine is not None else None
-    if policy is not None:
-        lacking = {f"{TRAIT_PREFIX}{name}" for name in policy.traits} - set(after.personas.list_traits())
-        if lacking:
-            said.append(f"The policy is off: it needs {', '.join(sorted(lacking))}.")
-        else:
-            after.engine.policy = policy
-    return said
 
 
 def short(name: str) -> str:

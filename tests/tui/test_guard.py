@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from persona_tui.commands import ChatSession, execute
 from persona_tui.monitoring.monitor import SelfMonitor
 from persona_tui.runtime import Runtime
 from persona_tui.tui.app import PersonaApp
@@ -138,3 +139,21 @@ async def test_the_palettes_guard_goes_through_the_modes(workspace: Path) -> Non
         await press(pilot, *"supportive", "enter")
         await until(pilot, lambda: app.runtime.engine.policy is not None, "the policy is set")
         assert "policy" in status(app)
+
+
+def test_answers_that_are_compared_are_guarded_in_the_line_mode_too(workspace: Path) -> None:
+    tune(workspace, ALWAYS, NEVER)
+    session = ChatSession.start(Runtime.open(workspace), saves=False)
+    execute(session, "/guard refuse")
+    said = execute(session, f"/compare strength=0 vs strength=0.1 {QUESTION}")
+    assert "Not answered: the message scored" in said
+
+
+def test_the_line_mode_goes_on_guarding_with_another_model(workspace: Path) -> None:
+    session = ChatSession.start(Runtime.open(workspace), saves=False)
+    execute(session, "/guard refuse")
+    execute(session, "/policy supportive")
+    said = execute(session, "/model builtin")
+    assert "off" not in said and session.runtime.guard.mode == "refuse"
+    policy = session.runtime.engine.policy
+    assert policy is not None and policy.name == "supportive assistant"
