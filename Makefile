@@ -1,7 +1,7 @@
 # make chat    set everything up in .venv, then talk to the built-in model
 # make test    set everything up in .venv, then run the tests
 # make lint    format, lint, types, import contracts
-# make stress  kill, damage and deceive it for half an hour, and count
+# make stress  kill, damage and deceive it, and press any key, for half an hour, and count
 # make check   all of it: what must pass before a commit
 
 MAKEFLAGS += --no-print-directory
@@ -39,6 +39,6 @@ lint: .venv/.installed-dev
 	@$(BIN)/lint-imports
 
 stress: .venv/.installed-dev
-	@$(BIN)/python -m pytest -m "stress or not stress" tests/stress $(ARGS)
+	@$(BIN)/python -m pytest -m "stress or not stress" tests/stress tests/tui/test_soak.py $(ARGS)
 
 check: lint test

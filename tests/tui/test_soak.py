@@ -1,31 +1,122 @@
-"""Random keys and sizes while a reply is written and a persona is made: nothing may break."""
+"""Random keys and sizes while replies are written and personas are made: nothing may break.
+
+The suite has a short form of it; `make stress` presses 500 keys with each of 20 seeds.
+"""
 
 from __future__ import annotations
 
+import json
 import random
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from textual.pilot import Pilot
 
-from .driving import press, running, say
+from persona_tui.sessions import Conversation, SessionStore
+from persona_tui.tui.app import PersonaApp
+from persona_tui.workspace import Workspace
+
+from .driving import never_ending, press, running, say
 
 NAMED = "enter space tab shift+tab escape up down left right home end pageup pagedown backspace minus"
-CONTROL = "ctrl+up ctrl+down ctrl+p ctrl+j f1 f2 f3 f4 f5 f6 f7 alt+left alt+right alt+up"
-KEYS = [*NAMED.split(" "), *CONTROL.split(" "), *"ndisca/0.5"]
+CONTROL = "ctrl+up ctrl+down ctrl+p ctrl+j ctrl+s f1 f2 f3 f4 f5 f6 f7 f8 f9 f11 f12 alt+left alt+right"
+    "ctrl+up ctrl+down ctrl+p ctrl+j ctrl+s f1 f2 f3 f4 f5 f6 f7 f8 f9 f11 f12 alt+left alt+right alt+up"
+)
+KEYS = [*NAMED.split(" "), *CONTROL.split(" "), "alt+up", *"ndisca/0.5"]
 SIZES = [(80, 24), (120, 40), (200, 60), (30, 8)]
-PRESSES = 80
+RESIZES = 0.05  # of all keys
+STIR = 40  # keys after which a reply and a job are begun again, if none is under way
+
+
+@pytest.fixture(autouse=True)
+def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is exported, or saved as a screenshot, goes where nobody minds."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_no_key_breaks_anything(workspace: Path, seed: int) -> None:
+    await soak(workspace, seed, presses=80)
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", range(1, 21))
+async def test_five_hundred_keys_break_nothing(workspace: Path, seed: int) -> None:
+    await soak(workspace, seed, presses=500)
+
+
+async def soak(workspace: Path, seed: int, presses: int) -> None:
+    """Press so many keys. Some of them may leave the app: then it is started again."""
     chance = random.Random(seed)
-    async with running(workspace, SIZES[seed % 2]) as (app, pilot):
-        await say(pilot, "/create wizard a grumpy old wizard")
-        await say(pilot, "Hello")
-        for _ in range(PRESSES):
-            if chance.random() < 0.05:
+    while presses > 0:
+        presses -= await evening(workspace, chance, presses)
+
+
+async def evening(workspace: Path, chance: random.Random, presses: int) -> int:
+    """Run the app for so many keys, or until one of them leaves it; how many that were."""
+    async with running(workspace, chance.choice(SIZES)) as (app, pilot):
+        never_ending(app)
+        count = 0
+        while count < presses and not left(app):
+            if count % STIR == 0:
+                await stir(pilot, app, f"wizard{chance.getrandbits(32)}")
+            if chance.random() < RESIZES:
                 await pilot.resize_terminal(*chance.choice(SIZES))
-            await press(pilot, chance.choice(KEYS))
-        assert app.is_running
-    model = app.runtime.model.model
-    assert not any(module._forward_hooks for module in model.modules())
+            await press_unless_left(pilot, app, chance.choice(KEYS))
+            count += 1
+        conversation, session = app.speaker.conversation, app.saving.session_id
+    check_hooks(app)
+    check_session(workspace, conversation, session)
+    return count
+
+
+def left(app: PersonaApp) -> bool:
+    """Whether somebody has chosen to leave: from the palette, or with /quit."""
+    return app._exit or not app.is_running
+
+
+async def press_unless_left(pilot: Pilot[None], app: PersonaApp, *keys: str) -> None:
+    """Press keys; what waits for an app that is leaving waits in vain."""
+    for key in keys:
+        try:
+            if not left(app):
+                await press(pilot, key)
+        except TimeoutError:
+            assert left(app), f"nothing came of {key}"
+
+
+async def stir(pilot: Pilot[None], app: PersonaApp, name: str) -> None:
+    """Begin a reply and a job, unless there are."""
+    await press_unless_left(pilot, app, *["escape"] * 4)
+    if left(app) or app.focused is not app.main.prompt:
+        return
+    app.main.prompt.replace_text("")
+    if app.jobs.running is None:
+        await say(pilot, f"/create {name} a grumpy old wizard")
+    if not app.speaker.busy and not left(app):
+        await say(pilot, "Hello")
+
+
+def check_hooks(app: PersonaApp) -> None:
+    """Nothing is left in the model."""
+    engine = app.runtime.loaded_engine
+    assert engine is not None
+    for module in engine.model.model.modules():
+        assert not module._forward_hooks and not module._forward_pre_hooks
+
+
+def check_session(workspace: Path, conversation: Conversation, open_session: str | None) -> None:
+    """Every session can be read, and the one that was open has every line of what was on the screen."""
+    store = SessionStore(Workspace.find(workspace))
+    assert not [info.problem for info in store.list() if info.problem]
+    if open_session is not None and len(conversation):
+        assert written(store.load(open_session)[0]) == written(conversation)
+
+
+def written(conversation: Conversation) -> list[str]:
+    """Its messages on all branches, and which of them are on its path, as JSON has them."""
+    nodes = [json.dumps(asdict(node), sort_keys=True) for node in conversation.nodes()]
+    return [*nodes, *(str(node.id) for node in conversation.path())]
