@@ -72,7 +72,8 @@ async def test_two_answers_stand_side_by_side_and_one_is_kept(workspace: Path, s
         for head, answer in zip(heads(app), answers(app), strict=True):
             assert f"{answer.tokens} tokens" in head and "tok/s" in head and "capped" in head
         assert len(app.speaker.conversation) == 2, "neither is in the conversation yet"
-        await press(pilot, "alt+right")
+        await press(pilot, "alt+up", "alt+right")
+        assert app.main.chat.marked is None, "what was marked is not there any more"
         assert not app.comparing.active and not app.main.split.logs[1].parent.display
         kept = app.speaker.last_reply
         assert (
@@ -178,7 +179,6 @@ async def test_leaving_asks_before_answers_are_lost(workspace: Path) -> None:
         await answered(pilot, app, "Who are you?")
         await say(pilot, "And then?")
         assert app.main.prompt.text == "And then?" and app.comparing.pending, "one has to be chosen first"
-        await say(pilot, "")
         app.main.prompt.replace_text("")
         await say(pilot, "/new")
         assert any("keep one of the two" in text for text in errors(app)) and app.comparing.pending

@@ -103,6 +103,8 @@ class ChatLog(ScrollView, can_focus=True):
         """Remove something."""
         if block in self.blocks:
             self.blocks.remove(block)
+            if self.marked is block:
+                self.marked = None
             self.rearrange()
 
     def cut(self, start: int) -> None:
