@@ -65,6 +65,30 @@ _SECTIONS = (
         "on a fader (or type a number)",
         ("slider_less", "slider_much_less", "slider_zero", "slider_negate", "slider_solo"),
     ),
+    ("on a threshold (or type a number)", ("threshold_less", "threshold_much_less")),
+    (
+        "in the monitor screen",
+        (
+            "lab_before",
+            "lab_next",
+            "monitors_evaluate",
+            "monitors_fit",
+            "monitors_save",
+            "monitors_reset",
+            "monitors_write",
+        ),
+    ),
+    (
+        "in the trait screen",
+        (
+            "traits_extract",
+            "traits_calibrate",
+            "traits_save",
+            "traits_reset",
+            "traits_policy",
+            "traits_write",
+        ),
+    ),
     ("in the list of jobs", ("jobs_cancel", "jobs_resume", "jobs_forget", "jobs_info")),
     ("in the list of models", ("models_use", "models_type")),
     (

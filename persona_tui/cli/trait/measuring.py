@@ -69,7 +69,7 @@ def score(invocation: Invocation, /, source: str, names: tuple[str, ...], as_jso
                 "bad": bad.as_list(),
             }
         )
-    else:
+    elif found:
         _print_scores(found, scorer.traits)
     if bad.count:
         click.get_current_context().exit(1)

@@ -108,7 +108,9 @@ class LabScreen(Dialog[None]):
     def _hints(self) -> str:
         """Return the screen's own keys, as they are mapped now."""
         own = [each for each in type(self).__dict__.get("BINDINGS", ()) if isinstance(each, Binding)]
-        shown = [f"{key_of(self.owner, each)} {each.description}" for each in own if each.show]
+        shown = [
+            f"{key_of(self.owner, each)} {each.description.partition(':')[0]}" for each in own if each.show
+        ]
         return " · ".join([*shown, "esc back"])
 
     def _turning_keys(self) -> str:
