@@ -378,7 +378,7 @@ def run_app(
         resume,
         saves,
     )
-    with terminal.stderr_lines(lambda line: app.is_running and app.post_message(LogLine(line))):
+    with terminal.written_lines(lambda line: app.is_running and app.post_message(LogLine(line))):
         app.run()
     _leave(app)
 

@@ -48,8 +48,10 @@ def edit(text: str, command: list[str], suffix: str = ".md") -> str:
         path = Path(folder) / f"message{suffix}"
         path.write_text(text, encoding="utf-8")
         try:
-            # stderr is redirected into the log while the app runs; an editor may draw on it.
-            done = subprocess.run([*command, str(path)], check=False, stderr=sys.__stderr__)
+            # stdout and stderr are redirected into the log while the app runs; an editor draws on them.
+            done = subprocess.run(
+                [*command, str(path)], check=False, stdout=sys.__stdout__, stderr=sys.__stderr__
+            )
             changed = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise PersonaTuiError(f"{command[0]}: {error}") from error

@@ -1,7 +1,8 @@
-"""Keeps the terminal to the app: what libraries write to stderr goes elsewhere.
+"""Keeps the terminal to the app: what libraries write to stdout and stderr goes elsewhere.
 
-Native code writes to file descriptor 2 itself, so replacing `sys.stderr` is not enough; and Textual draws on
-`sys.__stderr__`, so that has to go on pointing at the terminal.
+Native code writes to the file descriptors 1 and 2 themselves, so replacing `sys.stdout` and `sys.stderr` is
+not enough; and Textual draws on `sys.__stderr__` and measures `sys.__stdout__`, so those have to go on
+pointing at the terminal.
 """
 
 import os
@@ -26,28 +27,30 @@ def quiet_libraries() -> None:
 
 
 @contextmanager
-def stderr_lines(take: Callable[[str], bool]) -> Iterator[None]:
-    """Call `take`, on a thread of its own, with every line written to file descriptor 2.
+def written_lines(take: Callable[[str], bool]) -> Iterator[None]:
+    """Call `take`, on a thread of its own, with every line written to the file descriptors 1 and 2.
 
     What it does not take (it returns False) is written to stderr at the end: the traceback of a crash, say.
     """
-    saved_stream, saved_fd = sys.__stderr__, os.dup(2)
+    saved_streams, saved_fds = (sys.__stdout__, sys.__stderr__), {fd: os.dup(fd) for fd in (1, 2)}
     screen_fd = os.dup(2 if os.isatty(2) else 1)
     reading, writing = os.pipe()
     left: list[str] = []
     drawn = open(screen_fd, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
-    sys.__stderr__ = drawn  # type: ignore[misc]
-    os.dup2(writing, 2)
+    sys.__stdout__ = sys.__stderr__ = drawn  # type: ignore[misc]
+    for fd in saved_fds:
+        os.dup2(writing, fd)
     os.close(writing)
-    reader = threading.Thread(target=_read, args=(reading, take, left), name="stderr", daemon=True)
+    reader = threading.Thread(target=_read, args=(reading, take, left), name="written", daemon=True)
     reader.start()
     try:
         yield
     finally:
-        os.dup2(saved_fd, 2)  # closes the pipe's last writing end, so the reader comes to its end
-        os.close(saved_fd)
+        for fd, saved in saved_fds.items():  # closes the pipe's writing ends, so the reader comes to its end
+            os.dup2(saved, fd)
+            os.close(saved)
         reader.join(timeout=0.2)
-        sys.__stderr__ = saved_stream  # type: ignore[misc]
+        sys.__stdout__, sys.__stderr__ = saved_streams  # type: ignore[misc]
         drawn.close()
         if left:
             print(*left, sep="\n", file=sys.stderr, flush=True)

@@ -19,14 +19,15 @@ THEMES = ("textual-dark", "textual-light", "nord")
 
 HEAVY = "import sys, persona_tui.tui.app; print([m for m in ('torch', 'transformers') if m in sys.modules])"
 
-STDERR = r"""
+WRITTEN = r"""
 import os
-from persona_tui.tui.terminal import stderr_lines
+from persona_tui.tui.terminal import written_lines
 taken = []
 def take(line):
     taken.append(line)
     return "keep" not in line
-with stderr_lines(take):
+with written_lines(take):
+    os.write(1, b"from native code\n")
     os.write(2, b"one\nkeep me\n")
 print(taken)
 """
@@ -42,8 +43,8 @@ def test_neither_torch_nor_transformers_before_the_first_paint() -> None:
     assert run(HEAVY) == ("[]", "")
 
 
-def test_what_is_written_to_stderr_is_taken_and_the_rest_is_kept() -> None:
-    assert run(STDERR) == ("['one', 'keep me']", "keep me")
+def test_what_libraries_write_is_taken_and_the_rest_is_kept() -> None:
+    assert run(WRITTEN) == ("['from native code', 'one', 'keep me']", "keep me")
 
 
 def test_ids_are_unique_and_can_be_set_on_the_command_line() -> None:
