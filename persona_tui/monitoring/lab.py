@@ -18,7 +18,7 @@ from persona_tui.monitoring.evaluation import Evaluation, ScoredQuery
 from persona_tui.monitoring.fitting import CONSENSUS, PROBE
 from persona_tui.monitoring.monitor import SelfMonitor
 from persona_tui.monitoring.query_sets import PROFESSIONAL
-from persona_tui.monitoring.statistics import Floats
+from persona_tui.monitoring.statistics import Floats, performance
 from persona_tui.monitoring.verdict import Verdict
 
 SAFE, DANGEROUS, BORDERLINE = "safe", "dangerous", "borderline"
@@ -167,6 +167,27 @@ def judged_by(evaluation: Evaluation, monitor: SelfMonitor) -> Evaluation:
     """An evaluation with the thresholds and the method that the monitor has now."""
     now = {name: each.threshold for name, each in monitor.detectors.items() if name in evaluation.thresholds}
     return replace(evaluation, method=monitor.method, thresholds={**evaluation.thresholds, **now})
+
+
+def rows_at(
+    evaluation: Evaluation, rows: Sequence[dict[str, Any]], method: str, threshold: float
+) -> list[dict[str, Any]]:
+    """The comparison with one method at another threshold; quick enough to follow a slider.
+
+    Args:
+        evaluation: has the scores.
+        rows: its `rows`; areas are taken from there, for they do not depend on the threshold.
+        method: the one that is moved.
+        threshold: where to.
+    """
+    moved = []
+    for row in rows:
+        if row["method"] == method:
+            scores, safe, groups = evaluation.scored(method, [row["set"]])
+            figures = performance(scores, safe, threshold, groups, area=False).as_dict()
+            row = {**row, **figures, "area": row["area"]}
+        moved.append(row)
+    return moved
 
 
 # Layers -----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from persona_tui.monitoring.lab import (
     histogram,
     judged_by,
     rates,
+    rows_at,
     score_range,
     vector_layers,
 )
@@ -53,6 +55,13 @@ def test_rates_follow_the_threshold_from_nothing_caught_to_everything_flagged(ev
     assert own.threshold == evaluation.thresholds["probe"] and own.n == len(evaluation.queries)
     assert own.accuracy == (own.caught + own.passed) / own.n
     assert rates(evaluation, "probe", sets=["borderline"]).false_negatives is None
+
+
+def test_the_comparison_follows_one_threshold_as_if_it_were_measured_anew(evaluation: Evaluation) -> None:
+    rows = evaluation.rows()
+    moved = replace(evaluation, thresholds={**evaluation.thresholds, "probe": 0.4})
+    assert rows_at(evaluation, rows, "probe", 0.4) == moved.rows()
+    assert rows == evaluation.rows()
 
 
 def test_every_layer_has_a_point_and_the_consensus_has_the_curves_of_the_probes(monitor: SelfMonitor) -> None:

@@ -25,6 +25,7 @@ from persona_tui.monitoring.lab import (
     curves,
     dimensions,
     judged_by,
+    rows_at,
     score_range,
     vector_layers,
 )
@@ -69,6 +70,7 @@ class MonitorsScreen(LabScreen):
         super().__init__()
         self._monitor: SelfMonitor | None = None
         self._evaluation: Evaluation | None = None
+        self._rows: list[dict[str, Any]] = []  # the comparison, at the thresholds in use
         self._method = ""
         self._threshold: float | None = None
 
@@ -122,6 +124,7 @@ class MonitorsScreen(LabScreen):
             self._evaluation = self._evaluated()
         except PersonaTuiError as error:
             self.fail(error)
+        self._rows = self._evaluation.rows() if self._evaluation is not None else []
         self._choose_method(self._monitor.method if self._monitor is not None else "")
 
     def _evaluated(self) -> Evaluation | None:
@@ -197,12 +200,10 @@ class MonitorsScreen(LabScreen):
         if evaluation is None or self._monitor is None:
             view.empty(_NONE if self._monitor is None else _NOT_EVALUATED)
         else:
-            view.show(self._at_the_slider(evaluation).rows(), self._method, self._monitor.method)
-
-    def _at_the_slider(self, evaluation: Evaluation) -> Evaluation:
-        if self._threshold is None:
-            return evaluation
-        return replace(evaluation, thresholds={**evaluation.thresholds, self._method: self._threshold})
+            rows = self._rows
+            if self._threshold is not None:
+                rows = rows_at(evaluation, rows, self._method, self._threshold)
+            view.show(rows, self._method, self._monitor.method)
 
     def _of_sets(self, evaluation: Evaluation) -> Evaluation:
         sets = self._sets
