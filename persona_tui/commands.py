@@ -733,6 +733,15 @@ def _available(session: Session) -> list[str]:
     return session.runtime.personas.list_available()
 
 
+def there(session: Session) -> list[str]:
+    """Everybody that can be spoken as: personas, then traits."""
+    return [*session.runtime.personas.list_available(), *session.runtime.personas.list_traits()]
+
+
+def _letters(_: Session) -> Sequence[str]:
+    return comparing.LETTERS
+
+
 def _loaded(session: Session) -> list[str]:
     return session.runtime.personas.list_loaded()
 
@@ -740,16 +749,15 @@ def _loaded(session: Session) -> list[str]:
 COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
-        Command(
-            "persona", "/persona NAME", "speak as a persona, and load it if need be", _persona, _available
-        ),
+        Command("persona", "/persona NAME", "speak as a persona, and load it if need be", _persona, there),
         Command(
             "strength",
             "/strength NUMBER",
             "how loud: 0 = unsteered, 0.3 = clear, 1 = too much",
             _strength,
+            lambda _: ("0", "0.15", "0.3", "0.5"),
         ),
-        Command("blend", "/blend A:0.5,B:0.3", "speak as several personas", _blend, _available),
+        Command("blend", "/blend A:0.5,B:0.3", "speak as several personas", _blend, there),
         Command("none", "/none", "speak as nobody in particular", _none),
         Command(
             "safety",
@@ -772,7 +780,13 @@ COMMANDS: dict[str, Command] = {
             _policy,
             lambda session: ("off", *sorted(path.stem for path in _policies(session).glob("*.yaml"))),
         ),
-        Command("floor", "/floor PERCENT|auto", "where the floor lies, as a percentile", _floor),
+        Command(
+            "floor",
+            "/floor PERCENT|auto",
+            "where the floor lies, as a percentile",
+            _floor,
+            lambda _: ("1", "25", "50", "auto"),
+        ),
         Command(
             "axis",
             "/axis NAME|auto",
@@ -782,7 +796,7 @@ COMMANDS: dict[str, Command] = {
         ),
         Command("layers", "/layers 3-5|auto", "where personas are added", _layers, lambda _: ("auto",)),
         Command("list", "/list", "the personas: > speaks", _list),
-        Command("load", "/load NAME", "load a persona: its trace is shown, too", _load, _available),
+        Command("load", "/load NAME", "load a persona: its trace is shown, too", _load, there),
         Command("unload", "/unload NAME", "forget a loaded persona; its file stays", _unload, _loaded),
         Command("create", "/create NAME DESCRIPTION", "make a persona; takes a while", _create),
         Command(
@@ -809,9 +823,22 @@ COMMANDS: dict[str, Command] = {
             "/temperature NUMBER",
             "0 = the likeliest word, 1 = as the model has it",
             _temperature,
+            lambda _: ("0", "0.7", "1"),
         ),
-        Command("top-p", "/top-p NUMBER", "choose among the likeliest words; 1 = among all", _top_p),
-        Command("max-tokens", "/max-tokens NUMBER", "the longest reply", _max_tokens),
+        Command(
+            "top-p",
+            "/top-p NUMBER",
+            "choose among the likeliest words; 1 = among all",
+            _top_p,
+            lambda _: ("0.9", "0.95", "1"),
+        ),
+        Command(
+            "max-tokens",
+            "/max-tokens NUMBER",
+            "the longest reply",
+            _max_tokens,
+            lambda _: ("64", "256", "1024"),
+        ),
         Command("regenerate", "/regenerate [#N]", "write a reply anew; both are kept", conversing.regenerate),
         Command("continue", "/continue", "go on with the last reply", conversing.continue_reply),
         Command("edit", "/edit [#N] TEXT", "say something else instead; both are kept", conversing.edit),
@@ -841,7 +868,7 @@ COMMANDS: dict[str, Command] = {
             "side by side; A is such as persona=sage,strength=0.3",
             comparing.compare_command,
         ),
-        Command("keep", "/keep A|B", "keep an answer that was compared", comparing.keep_command),
+        Command("keep", "/keep A|B", "keep an answer that was compared", comparing.keep_command, _letters),
         Command("model", "/model [NAME]", "talk to another model", models.model_command, models.known_names),
         Command("help", "/help [COMMAND]", "this list", _help, lambda _: COMMANDS),
         Command("quit", "/quit", "leave", _quit),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from persona_tui import commands
+from persona_tui.commands import Command, Session
 from persona_tui.errors import PersonaTuiError
 from persona_tui.jobs import Job
 from persona_tui.models import ModelChoice
@@ -20,15 +21,6 @@ if TYPE_CHECKING:
 
 
 _CHANGES_MESSAGES = ("regenerate", "continue", "edit", "branch", "resume", "new")
-
-
-@dataclass(frozen=True)
-class _Own:
-    """A command that only a full screen has; its handler is given what follows the name."""
-
-    usage: str
-    help: str
-    handler: Callable[[str], None]
 
 
 class AppSession:
@@ -122,23 +114,57 @@ class Slash:
     def __init__(self, app: PersonaApp) -> None:
         self._app = app
         self._session = AppSession(app)
-        self._own = {
-            "copy": _Own("/copy [code]", "copy the last reply, or its last code block", self._copy),
-            "editor": _Own("/editor", "write in your own editor", lambda _: app.action_editor()),
-            "sampling": _Own(
-                "/sampling", "temperature, top-p, length and seed", lambda _: app.action_sampling()
-            ),
-            "trace": _Own("/trace [A,B|off]", "what is drawn under the chat, token by token", self._trace),
-            "info": _Own("/info NAME", "what is known of a persona", app.people.info),
-            "init": _Own("/init", "prepare this model: axes and personas", lambda _: app.action_prepare()),
-            "monitors": _Own(
-                "/monitors", "layers, scores, thresholds of the monitors", lambda _: app.action_monitors()
-            ),
-            "traits": _Own(
-                "/traits", "what this conversation scores; thresholds, limits", lambda _: app.action_traits()
-            ),
-            "cancel": _Own("/cancel", "cancel the job under way", lambda _: app.action_cancel_job()),
-        }
+        self._own = {command.name: command for command in self._commands(app)}
+
+    def _commands(self, app: PersonaApp) -> Iterable[Command]:
+        """What only a full screen has."""
+        yield self._command(
+            "copy", "[code]", "copy the last reply, or its last code block", self._copy, lambda: ("code",)
+        )
+        yield self._command("editor", "", "write in your own editor", lambda _: app.action_editor())
+        yield self._command(
+            "sampling", "", "temperature, top-p, length and seed", lambda _: app.action_sampling()
+        )
+        yield self._command(
+            "trace",
+            "[A,B|off]",
+            "what is drawn under the chat, token by token",
+            self._trace,
+            lambda: [*app.mixing.traceable()[0], "off"],
+        )
+        yield self._command(
+            "info",
+            "NAME",
+            "what is known of a persona",
+            app.people.info,
+            lambda: commands.there(self._session),
+        )
+        yield self._command(
+            "init", "", "prepare this model: axes and personas", lambda _: app.action_prepare()
+        )
+        yield self._command(
+            "monitors", "", "layers, scores, thresholds of the monitors", lambda _: app.action_monitors()
+        )
+        yield self._command(
+            "traits", "", "what this conversation scores; thresholds, limits", lambda _: app.action_traits()
+        )
+        yield self._command("cancel", "", "cancel the job under way", lambda _: app.action_cancel_job())
+
+    def _command(
+        self,
+        name: str,
+        usage: str,
+        help: str,
+        act: Callable[[str], object],
+        words: Callable[[], Iterable[str]] = tuple,
+    ) -> Command:
+        """Return a command that shows for itself what it does; `act` is given what follows the name."""
+
+        def handler(_: Session, rest: str) -> str:
+            act(rest)
+            return ""
+
+        return Command(name, f"/{name} {usage}".rstrip(), help, handler, lambda _: words())
 
     def _copy(self, rest: str) -> None:
         self._app.marked.copy_last(rest.casefold() == "code")
@@ -165,7 +191,7 @@ class Slash:
         name, _, rest = line[1:].partition(" ")
         try:
             if name in self._own:
-                self._own[name].handler(rest.strip())
+                self._own[name].handler(self._session, rest.strip())
             elif not self._takes_dialog(name, rest.strip()):
                 self._execute(line)
         except PersonaTuiError as error:
@@ -186,6 +212,8 @@ class Slash:
             self._app.people.delete(rest)
         elif name == "help" and not rest:
             self._app.action_show_help()
+        elif name == "help" and (own := self._own.get(rest.removeprefix("/"))):
+            self._app.main.chat.note(f"{own.usage}  {own.help}")
         elif name == "sessions" and not rest:
             self._app.action_sessions()
         elif name == "model" and not rest:
@@ -223,15 +251,14 @@ class Slash:
             return [(text, what) for text, what in self._names() if text.startswith(line.casefold())]
         if not self._app.model_ready:
             return ()
-        return [(offer, "") for offer in commands.complete(self._session, line)]
+        known = commands.COMMANDS | self._own
+        return [(offer, "") for offer in commands.complete(self._session, line, known)]
 
     def _names(self) -> list[tuple[str, str]]:
         """Return what may be typed: every name, with a space where something follows."""
-        own = {name: command.usage for name, command in self._own.items()}
-        usages = {name: command.usage for name, command in commands.COMMANDS.items()} | own
+        usages = {name: command.usage for name, command in (commands.COMMANDS | self._own).items()}
         return [(f"{text} " if " " in usages[text[1:]] else text, what) for text, what in self.all()]
 
     def all(self) -> list[tuple[str, str]]:
         """Return every command and what it does."""
-        shared = [(f"/{command.name}", command.help) for command in commands.COMMANDS.values()]
-        return shared + [(f"/{name}", own.help) for name, own in self._own.items()]
+        return [(f"/{name}", command.help) for name, command in (commands.COMMANDS | self._own).items()]
