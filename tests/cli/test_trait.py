@@ -363,3 +363,23 @@ def test_a_warm_and_a_cold_reply(call: Cli, shipped: Path) -> None:
     found = call("--workspace", shipped, "trait", "score", said, "--json").json["conversations"]
     empathy = [each["mean"]["empathetic_responsiveness"] for each in found]
     assert empathy[0] > empathy[1]
+
+
+def test_what_the_user_says_is_scored_too(trait: Cli) -> None:
+    talk = "User: SHOUT AT ME\nAssistant: no thank you\nUser: please whisper\nAssistant: OF COURSE NOT"
+    result = trait("score", talk, "--users", "--json")
+    assert result.status == 0, result.err
+    (found,) = result.json["conversations"]
+    assert [said["turn"] for said in found["users"]] == [1, 2] and len(found["replies"]) == 2
+    table = trait("score", talk, "--users").out
+    assert table.count("drift") == 2 and "SHOUT AT ME" in table
+    assert "users" not in trait("score", talk, "--json").json["conversations"][0]
+
+
+def test_a_threshold_is_calibrated_from_the_test_of_the_description(trait: Cli) -> None:
+    result = trait("calibrate", "loudness", "--json")
+    assert result.status == 0, result.err
+    assert result.json["n"] == [10, 10] and result.json["saved"]
+    (entry,) = [each for each in trait("list", "--json").json if each["name"] == "loudness"]
+    assert entry["threshold_source"] == "test conversations"
+    assert entry["threshold"] == pytest.approx(result.json["threshold"], abs=1e-4)

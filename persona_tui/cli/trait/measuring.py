@@ -24,7 +24,7 @@ from persona_tui.errors import ConfigError, PersonaTuiError
 if TYPE_CHECKING:
     from persona_tui.jobs import JobContext
     from persona_tui.monitoring.traits.policy import Breach, Policy
-    from persona_tui.monitoring.traits.scoring import Scored, TraitScorer
+    from persona_tui.monitoring.traits.scoring import Scored, TraitScorer, TurnScore
     from persona_tui.monitoring.traits.vector import TraitVector
     from persona_tui.runtime import Runtime
 
@@ -47,36 +47,75 @@ def _measured(source: str, scorer: TraitScorer, bad: BadLines, context: JobConte
 @click.command()
 @click.argument("source", metavar="FILE|TEXT|-")
 @click.option("--trait", "names", multiple=True, metavar="NAME", help="Only this one; may be repeated.")
+@click.option("--users", is_flag=True, help="Also what the user says, along the same directions.")
 @json_option
 @pass_invocation
-def score(invocation: Invocation, /, source: str, names: tuple[str, ...], as_json: bool) -> None:
+def score(invocation: Invocation, /, source: str, names: tuple[str, ...], users: bool, as_json: bool) -> None:
     """Score every reply of conversations.
 
     They come as JSON with "messages" (one object, or one a line), or as text with "User:" and
     "Assistant:" before the turns. A text without them is one reply. Bad lines are told, and the exit
-    status is then 1.
+    status is then 1. The scale was made with replies: what users say is comparable with what users say.
     """
     runtime = invocation.runtime
     scorer = trait_scorer(runtime, names)
     bad = BadLines()
     found = work(lambda context: _measured(source, scorer, bad, context))
+    turns = work(lambda context: _turns(found, scorer, context)) if users else None
     if as_json:
         print_json(
             {
                 "model": runtime.settings.model.name,
                 "traits": [trait.name for trait in scorer.traits],
-                "conversations": [_as_json(each) for each in found],
+                "conversations": [
+                    _as_json(each, turns[place] if turns is not None else None)
+                    for place, each in enumerate(found)
+                ],
                 "bad": bad.as_list(),
             }
         )
+    elif turns is not None:
+        _print_turns(found, turns, scorer.traits)
     elif found:
         _print_scores(found, scorer.traits)
     if bad.count:
         click.get_current_context().exit(1)
 
 
-def _as_json(scored: Scored) -> dict[str, Any]:
+def _turns(found: list[Scored], scorer: TraitScorer, context: JobContext) -> list[list[TurnScore]]:
+    """Every message of the conversations, measured."""
+    measured = []
+    for scored in found:
+        context.checkpoint()
+        measured.append(scorer.score_turns(scored.conversation.messages))
+        context.progress(len(measured), len(found), "turns")
+    return measured
+
+
+def _print_turns(found: list[Scored], turns: list[list[TurnScore]], traits: list[TraitVector]) -> None:
+    from persona_tui.monitoring.traits.scoring import drift_of
+
+    names = [trait.name for trait in traits]
+    rows = []
+    for scored, each in zip(found, turns, strict=True):
+        where = scored.conversation.where
+        for turn in each:
+            scores = [signed(turn.scores[name]) for name in names]
+            rows.append([where, str(turn.turn), turn.role, *scores, shortened(turn.text)])
+            where = "  ."
+        for role in ("user", "assistant"):
+            drift = drift_of(each, role)
+            if drift:
+                rows.append([where, "drift", role, *(signed(drift[name]) for name in names), ""])
+    if rows:
+        print_table(rows, header=["where", "turn", "role", *names, "text"])
+
+
+def _as_json(scored: Scored, turns: list[TurnScore] | None = None) -> dict[str, Any]:
+    users = [] if turns is None else [turn for turn in turns if turn.role == "user"]
+    said = [{"turn": turn.turn, "tokens": turn.n_tokens, "scores": _rounded(turn.scores)} for turn in users]
     return {
+        **({} if turns is None else {"users": said}),
         "where": scored.conversation.where,
         "id": scored.conversation.fields.get("id"),
         "replies": [

@@ -13,6 +13,7 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
+from persona_tui.errors import PersonaTuiError
 from persona_tui.jobs import Job
 from persona_tui.tui.help import key_of
 from persona_tui.tui.lab.view import Tabs, View
@@ -184,7 +185,8 @@ class LabScreen(Dialog[None]):
 
     def fail(self, error: Exception) -> None:
         """Show an error in one line."""
-        self.say(f"Error: {' '.join(str(error).split())}", error=True)
+        kind = "" if isinstance(error, PersonaTuiError) else f"{type(error).__name__}: "
+        self.say(f"Error: {kind}{' '.join(str(error).split())}", error=True)
 
     # --- jobs
 

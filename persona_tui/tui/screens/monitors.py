@@ -317,8 +317,10 @@ class MonitorsScreen(LabScreen):
         def work() -> None:
             try:
                 checked = Checked(text, check_all(monitor, text), method)
-            except PersonaTuiError as error:
-                checked = Checked(text, {}, method, str(error))
+            except Exception as error:  # the model's thread lives on, and the screen says what it was
+                known = isinstance(error, PersonaTuiError)
+                problem = str(error) if known else f"{type(error).__name__}: {error}"
+                checked = Checked(text, {}, method, problem)
             self.post_message(self.Judged(checked))
 
         self.owner.worker.submit_turn(work)

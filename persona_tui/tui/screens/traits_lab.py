@@ -56,7 +56,7 @@ class TraitsScreen(LabScreen):
     class Measured(Message):
         """The model's thread has measured the conversation."""
 
-        def __init__(self, turns: Sequence[TurnScore], problem: PersonaTuiError | None) -> None:
+        def __init__(self, turns: Sequence[TurnScore], problem: Exception | None) -> None:
             super().__init__()
             self.turns, self.problem = turns, problem
 
@@ -249,11 +249,11 @@ class TraitsScreen(LabScreen):
         self._turns = None
 
         def work() -> None:
-            problem: PersonaTuiError | None = None
+            problem: Exception | None = None
             turns: Sequence[TurnScore] = ()
             try:
                 turns = TraitScorer(runtime.model, traits).score_turns(messages)
-            except PersonaTuiError as error:
+            except Exception as error:  # the model's thread lives on, and the screen says what it was
                 problem = error
             self.post_message(self.Measured(turns, problem))
 
