@@ -63,9 +63,21 @@ _SECTIONS = (
     ),
     (
         "on a fader (or type a number)",
-        ("slider_less", "slider_much_less", "slider_zero", "slider_negate", "slider_solo"),
+        (
+            "slider_less",
+            "slider_more",
+            "slider_much_less",
+            "slider_much_more",
+            "slider_zero",
+            "slider_negate",
+            "slider_solo",
+        ),
     ),
-    ("on a threshold (or type a number)", ("threshold_less", "threshold_much_less")),
+    ("on a setting", ("capping_switch", "chooser_before", "chooser_after", "field_edit")),
+    (
+        "on a threshold (or type a number)",
+        ("threshold_less", "threshold_more", "threshold_much_less", "threshold_much_more"),
+    ),
     (
         "in the monitor screen",
         (
@@ -95,6 +107,9 @@ _SECTIONS = (
         "in the list of sessions",
         ("sessions_resume", "sessions_search", "sessions_rename", "sessions_export", "sessions_delete"),
     ),
+    ("in the list of traces", ("traces_tick", "traces_use")),
+    ("in a dialog", ("dialog_leave", "dialog_help", "setting_use", "write_use", "write_editor")),
+    ("where a question is asked", ("confirm_yes", "confirm_no")),
 )
 
 _FIRST_STEPS = (
@@ -139,10 +154,16 @@ def help_text(app: Actions, width: int) -> Content:
     sections = [
         ("here", _here(app)),
         ("anywhere", [(key_of(app, action.binding()), _sentence(action)) for action in ACTIONS]),
+        (f"in the palette ({app.key_label('palette')}), where everything above is, too", _by_name(app)),
         *((title, _keys(app, [by_id[name] for name in ids if name in by_id])) for title, ids in _SECTIONS),
         ("commands", app.slash.all()),
     ]
     return Content("\n").join(line for title, rows in sections for line in _section(title, rows, width))
+
+
+def _by_name(app: Actions) -> list[tuple[str, str]]:
+    """Return what has no key: it is found by its name."""
+    return [(action.title, action.help) for action in ACTIONS if not key_of(app, action.binding())]
 
 
 def _here(app: Actions) -> list[tuple[str, str]]:

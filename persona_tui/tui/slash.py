@@ -125,6 +125,7 @@ class Slash:
         yield self._command(
             "sampling", "", "temperature, top-p, length and seed", lambda _: app.action_sampling()
         )
+        yield self._command("inspect", "[#N]", "a message token by token: projections", self._inspect)
         yield self._command(
             "trace",
             "[A,B|off]",
@@ -168,6 +169,12 @@ class Slash:
 
     def _copy(self, rest: str) -> None:
         self._app.marked.copy_last(rest.casefold() == "code")
+
+    def _inspect(self, rest: str) -> None:
+        number = rest.removeprefix("#")
+        if rest and not number.isdecimal():
+            raise PersonaTuiError(f'/inspect, or /inspect #2 for message 2, not "{rest}"')
+        self._app.inspecting.open(int(number) if rest else None)
 
     def _trace(self, rest: str) -> None:
         if not rest:
@@ -251,14 +258,18 @@ class Slash:
             return [(text, what) for text, what in self._names() if text.startswith(line.casefold())]
         if not self._app.model_ready:
             return ()
-        known = commands.COMMANDS | self._own
-        return [(offer, "") for offer in commands.complete(self._session, line, known)]
+        return [(offer, "") for offer in commands.complete(self._session, line, self._known())]
 
     def _names(self) -> list[tuple[str, str]]:
         """Return what may be typed: every name, with a space where something follows."""
-        usages = {name: command.usage for name, command in (commands.COMMANDS | self._own).items()}
+        usages = {name: command.usage for name, command in self._known().items()}
         return [(f"{text} " if " " in usages[text[1:]] else text, what) for text, what in self.all()]
 
     def all(self) -> list[tuple[str, str]]:
         """Return every command and what it does."""
-        return [(f"/{name}", command.help) for name, command in (commands.COMMANDS | self._own).items()]
+        return [(f"/{name}", command.help) for name, command in self._known().items()]
+
+    def _known(self) -> dict[str, Command]:
+        """Return every command by its name; `help` knows all of them."""
+        known = commands.COMMANDS | self._own
+        return known | {"help": replace(known["help"], words=lambda _: known)}

@@ -1,0 +1,111 @@
+"""The help page, the command palette, completion: everything that can be done is found there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from textual.command import CommandPalette
+
+from persona_tui import commands
+from persona_tui.tui.app import PersonaApp
+from persona_tui.tui.help import help_text
+from persona_tui.tui.keys import ACTIONS, key_name, widget_bindings
+from persona_tui.tui.screens.page import PageScreen
+
+from .driving import notes, press, running, say, until
+
+OPENS_ITSELF = {"palette"}  # it is where one is then
+ONLY_BY_KEY = {"back", "mark_after"}  # what they do depends on where one is
+
+
+def first_section(app: PersonaApp) -> str:
+    """Return what the help says first: about where one is."""
+    return help_text(app, 80).plain.partition("\n\n")[0]
+
+
+async def test_every_action_is_in_the_palette(workspace: Path) -> None:
+    async with running(workspace) as (app, pilot):
+        offered = {command.title for command in app.get_system_commands(app.screen)}
+        wanted = {each.title for each in ACTIONS if each.id not in OPENS_ITSELF | ONLY_BY_KEY}
+        assert wanted <= offered
+        assert {"Speak as sage", "Load sage", "Delete sage", "Details of sage", "Trace sage"} <= offered
+        await press(pilot, "ctrl+p")
+        await until(pilot, lambda: isinstance(app.screen, CommandPalette), "the palette")
+
+
+async def test_every_key_is_in_the_help(workspace: Path) -> None:
+    async with running(workspace) as (app, _):
+        page = help_text(app, 200).plain
+        for action in ACTIONS:
+            assert action.title in page
+            for key in action.keys.split(","):
+                assert key_name(key) in page
+        for binding in widget_bindings():
+            if binding.show:
+                assert binding.description in page, binding.id
+        for command in commands.COMMANDS:
+            assert f"/{command} " in page
+
+
+@pytest.mark.parametrize(
+    ("keys", "first"),
+    [
+        ((), "send what is written"),
+        (("f2",), "speak as"),
+        (("f3",), "negate"),
+        (("f4",), "resume/again"),
+    ],
+)
+async def test_what_has_the_focus_comes_first(workspace: Path, keys: tuple[str, ...], first: str) -> None:
+    async with running(workspace, (120, 40)) as (app, pilot):
+        await press(pilot, *keys)
+        assert first in first_section(app)
+        await press(pilot, "f1")
+        await until(pilot, lambda: isinstance(app.screen, PageScreen), "the help")
+        await press(pilot, "escape")
+        await until(pilot, lambda: app.screen is app.main, "the chat")
+
+
+async def test_every_command_is_completed(workspace: Path) -> None:
+    async with running(workspace) as (app, _):
+        offered = {text.strip() for text, _ in app.slash.complete("/")}
+        assert {f"/{name}" for name in commands.COMMANDS} < offered
+        for name in offered:
+            assert any(text.strip() == name for text, _ in app.slash.complete(name[:-1]))
+        for line, wanted in {
+            "/persona s": "/persona sage",
+            "/blend sage:0.5,t": "/blend sage:0.5,trickster",
+            "/info g": "/info guardian",
+            "/trace as": "/trace assistant",
+            "/copy ": "/copy code",
+            "/keep ": "/keep A",
+            "/strength 0.1": "/strength 0.15",
+            "/help tr": "/help trace",
+        }.items():
+            assert wanted in [text for text, _ in app.slash.complete(line)], line
+
+
+async def test_help_explains_a_command(workspace: Path) -> None:
+    async with running(workspace) as (app, pilot):
+        await say(pilot, "/help strength")
+        await say(pilot, "/help trace")
+        assert any(note.startswith("/strength NUMBER") for note in notes(app))
+        assert any(note.startswith("/trace [A,B|off]") for note in notes(app))
+
+
+async def test_any_key_can_be_another_one(workspace: Path) -> None:
+    with (workspace / "config.yaml").open("a", encoding="utf-8") as config:
+        config.write("interface: {keys: {help: f20, slider_zero: z, personas_speak: v, louder: ctrl+l}}\n")
+    async with running(workspace, (120, 40)) as (app, pilot):
+        await press(pilot, "f2", "v")
+        assert app.voice.faders.speaking
+        assert "v " in first_section(app) and "speak as" in first_section(app)
+        await press(pilot, "escape", "ctrl+l")
+        assert app.voice.faders.strength == pytest.approx(0.35)
+        await press(pilot, "f3", "z")
+        assert app.voice.faders.strength == 0
+        await press(pilot, "f1")
+        assert app.screen is app.main
+        await press(pilot, "f20")
+        await until(pilot, lambda: isinstance(app.screen, PageScreen), "the help")
