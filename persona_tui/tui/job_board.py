@@ -170,7 +170,8 @@ class JobBoard:
         present = self._app.runtime.settings.model.name
         if entry.request.model != present:
             raise PersonaTuiError(
-                f"{entry.name} is for {entry.request.model}: choose that model first (now it is {present})"
+                f"{entry.name} is for {entry.request.model}, and this is {present}: "
+                f"choose that model first ({self._app.key_label('model')})"
             )
         del self._entries[key]
         if entry.stored is None:
