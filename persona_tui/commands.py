@@ -570,10 +570,21 @@ def _loudness(persona: PersonaVector) -> list[str]:
 
 def _calibrate(session: Session, rest: str) -> str:
     name = _needed(rest, "/calibrate NAME")
-    session.runtime.personas.get(name)
+    check_calibratable(session.runtime, name)
     return session.run(
         f"calibrate {name}", lambda context: describe_calibrated(session.runtime.calibrate(name, context))
     )
+
+
+def check_calibratable(runtime: Runtime, name: str) -> None:
+    """Make sure that something can be calibrated as personas are, by what their system prompts achieve.
+
+    Raises:
+        PersonaTuiError: there is nothing of this name, or it is a trait.
+    """
+    runtime.personas.get(name)
+    if name.startswith(TRAIT_PREFIX):
+        raise CommandError(f"{name} has no system prompts; its threshold comes from labels: trait calibrate")
 
 
 def describe_calibrated(persona: PersonaVector) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from textual.app import SystemCommand
 
-from persona_tui.commands import describe_calibrated
+from persona_tui.commands import check_calibratable, describe_calibrated
 from persona_tui.errors import PersonaTuiError
 from persona_tui.job_requests import calibrate_request, create_request, dataset_request, prepare_request
 from persona_tui.jobs import Job, JobContext
@@ -305,9 +305,9 @@ class People:
         """Find a persona's loudness anew, as a job.
 
         Raises:
-            PersonaNotFoundError: there is no such persona.
+            PersonaTuiError: there is no such persona, or it is a trait.
         """
-        self._manager.get(name)
+        check_calibratable(self._app.runtime, name)
         self._app.jobs.submit_request(calibrate_request(self._app.runtime, name), self.made)
 
     def write(self, task: DatasetTask, seed: int) -> None:
