@@ -12,7 +12,8 @@ from persona_tui.tui.lab.drawn import Sheet, message
 from persona_tui.tui.lab.plots import percent
 from persona_tui.tui.lab.view import View
 
-_WIDE = 74  # cells from which on intervals have their place
+_WIDE = 70  # cells from which on intervals have their place
+_BETWEEN = 13  # cells for one
 
 
 class CompareView(View):
@@ -41,8 +42,8 @@ class CompareView(View):
 
 def _table(rows: list[dict[str, Any]], method: str, used: str, width: int) -> list[Content]:
     intervals = width >= _WIDE
-    head = f"{'':2}{'method':<11}{'set':<12}{'n':>4}  {'accuracy':<{18 if intervals else 7}}"
-    lines = [Content.styled(f"{head}{'FPR':>7}{'FNR':>8}{'AUC':>7}", "dim")]
+    head = f"{'':2}{'method':<11}{'set':<12}{'n':>4}{'right':>7}{'':<{_BETWEEN if intervals else 0}}"
+    lines = [Content.styled(f"{head}{'FPR':>7}{'FNR':>7}{'AUC':>6}", "dim")]
     before = ""
     for row in rows:
         name = row["method"]
@@ -50,20 +51,20 @@ def _table(rows: list[dict[str, Any]], method: str, used: str, width: int) -> li
             lines.append(Content(""))
         label = name if name != before else ""
         mark = "> " if name == used and label else "  "
-        text = f"{mark}{label:<11}{row['set']:<12}{row['n']:>4}  {_accuracy(row, intervals)}{_rates(row)}"
+        text = f"{mark}{label:<11}{row['set']:<12}{row['n']:>4}{_accuracy(row, intervals)}{_rates(row)}"
         lines.append(Content.styled(text, "bold" if name == method else ""))
         before = name
-    lines += [Content(""), Content.styled("> is in use. FPR: safe called dangerous; FNR: dangerous", "dim")]
-    lines.append(Content.styled("called safe. words: a classifier of the words, no model.", "dim"))
+    said = ("right: accuracy; FPR: safe called dangerous; FNR:", "dangerous called safe; > is in use.")
+    words = "words: a classifier of the words, without the model."
+    lines += [Content(""), *(Content.styled(line, "dim") for line in (*said, words))]
     return lines
 
 
 def _accuracy(row: Mapping[str, Any], intervals: bool) -> str:
     found = row["accuracy"]
-    if found is None:
-        return "–".ljust(18 if intervals else 7)
-    value = f"{found['value']:.1%}"
-    return f"{value:<6}{_between(found):<12}" if intervals else value.ljust(7)
+    value = percent(found and found["value"])
+    between = f" {_between(found)}" if found else ""
+    return f"{value:>7}{f'{between:<{_BETWEEN}}' if intervals else ''}"
 
 
 def _between(found: Mapping[str, float]) -> str:
@@ -73,4 +74,4 @@ def _between(found: Mapping[str, float]) -> str:
 def _rates(row: Mapping[str, Any]) -> str:
     values = [row[name] and row[name]["value"] for name in ("false_positives", "false_negatives")]
     area = f"{row['area']['value']:.3f}" if row["area"] is not None else "–"
-    return f"{percent(values[0]):>7}{percent(values[1]):>8}{area:>7}"
+    return f"{percent(values[0]):>7}{percent(values[1]):>7}{area:>6}"
