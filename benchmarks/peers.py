@@ -1,7 +1,7 @@
 """Speed and memory beside other libraries, in one run.
 
     python benchmarks/peers.py [--env FOLDER] [-o peers.md]     everything; about an hour on two cores
-    python benchmarks/peers.py --quick                          the same with little to do: minutes
+    python benchmarks/peers.py --quick -o peers.md              the same with fewer repetitions: ten minutes
     python benchmarks/peers.py --device cuda --shape 7b         Qwen2.5-7B's shape in bfloat16 on a GPU
 
 It makes an environment of its own, with persona-tui, steering-vectors and repeng in it, and runs all sides in
@@ -236,7 +236,7 @@ def spoken(bench: Bench, size: str, report: Report) -> None:
 
 def memory(options: argparse.Namespace, report: Report) -> None:
     """Peak memory in processes of their own."""
-    counts = [count // 10 for count in _MEMORY_PROMPTS] if options.quick else list(_MEMORY_PROMPTS)
+    counts = [_MEMORY_PROMPTS[0], _MEMORY_PROMPTS[-1]] if options.quick else list(_MEMORY_PROMPTS)
     first = options.shape[0]
     rounds = 1 if options.quick else 3
     sides = [("transformers", counts[0]), ("plain", counts[0])] + [("extract", count) for count in counts]
@@ -315,7 +315,7 @@ def start_up(options: argparse.Namespace, report: Report) -> None:
         "python -c pass": [sys.executable, "-c", "pass"],
     }
     costs: dict[str, list[Cost]] = {name: [] for name in commands}
-    for turn in range(-1, 1 if options.quick else 9):
+    for turn in range(-1, 3 if options.quick else 9):
         for name in rotated(list(commands), turn):
             costs[name] += [started(commands[name])] if turn >= 0 else []
     rows = [(name, f"{middle(each).cpu:.3f}", f"{middle(each).wall:.3f}") for name, each in costs.items()]
@@ -349,7 +349,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--here", action="store_true", help="measure in the Python that runs this")
     result.add_argument("--shape", nargs="+", choices=[BUILTIN, *SHAPES], default=[BUILTIN, "0.5b-8", "0.5b"])
     result.add_argument("--only", nargs="+", choices=[*BY_SIZE, *ONCE], default=[*BY_SIZE, *ONCE])
-    result.add_argument("--quick", action="store_true", help="little of everything, to see that it works")
+    result.add_argument("--quick", action="store_true", help="the same with fewer repetitions")
     result.add_argument("--rounds", type=int, help="repetitions, instead of each size's own")
     result.add_argument("--threads", type=int, help="processor cores to use; by default all")
     result.add_argument("--device", default="cpu")
@@ -383,7 +383,7 @@ def measure(options: argparse.Namespace) -> None:
     report = Report()
     report.add("Measured on", f"{machine(options.device)}; peers: {_installed()}.")
     for size in options.shape:
-        effort = QUICK if options.quick else EFFORTS[size]
+        effort = QUICK.get(size, EFFORTS[size]) if options.quick else EFFORTS[size]
         if options.rounds:
             effort = replace(effort, rounds=options.rounds)
         bench = Bench(size, effort, options.device, options.dtype)

@@ -1,14 +1,19 @@
 """How long a persona and a whole set of roles take on GPUs, and in what memory: computed, not measured.
 
-    python benchmarks/scaling.py                            from the assumptions below
+    python benchmarks/scaling.py                            from the shares that were measured on a CPU
+    python benchmarks/scaling.py --measure                  from those that are measured here, in two minutes
+    python benchmarks/scaling.py --measure cuda             the same on a GPU, whose own speed then counts
     python benchmarks/scaling.py --measured 7b=2100         scaled to response tokens per second of a real run
                                                             (peers.py --device cuda --shape 7b prints them)
 
 A decoding step reads all weights, and reads, copies and reads again the cache, which grows by concatenation;
-or it computes for its rows; or it takes what transformers needs to start every kernel from Python: whichever
-is longest. The prompt is computed once. A model spread over several GPUs of one process uses one after the
-other: that buys memory, not time. More processes divide the batches among them; what they exchange is a few
-sums, and is left out, as is calibration.
+or it computes for its rows; or it takes what Python and transformers need to start a block's kernels:
+whichever is longest. The prompt is computed once. What share of a machine's bandwidth and arithmetic an
+extraction reaches, and what a block costs at least, is measured: with one row, with 32, and on a model so
+small that nothing else is left. The machine's own figures are a matrix times a vector and times a matrix.
+
+A model spread over several GPUs of one process uses one after the other: that buys memory, not time. More
+processes divide the batches among them; what they exchange is a few sums, and is left out, as is calibration.
 """
 
 from __future__ import annotations
@@ -17,8 +22,10 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
+from typing import Any
 
-from measuring import short, table
+from measuring import Cost, machine, make_model, set_threads, short, table, timed
 
 PERSONA, ROLE_SET = 500, 300_000  # responses; the second is 275 roles
 
@@ -67,8 +74,9 @@ class Assumptions:
     Attributes:
         bandwidth: of the GPU's memory, bytes per second.
         compute: 16-bit multiplications and additions per second.
-        bandwidth_share, compute_share: how much of them transformers' kernels reach.
+        bandwidth_share, compute_share: how much of them an extraction reaches.
         block_seconds: the least time for one block in one pass.
+        basis: where those come from.
         gpu_memory: bytes of one GPU.
         prompt, response: tokens.
         batch: responses that are written together.
@@ -76,9 +84,10 @@ class Assumptions:
 
     bandwidth: float = 3.35e12
     compute: float = 989e12
-    bandwidth_share: float = 0.6
-    compute_share: float = 0.4
-    block_seconds: float = 1e-3
+    bandwidth_share: float = 0.91
+    compute_share: float = 0.32
+    block_seconds: float = 0.36e-3
+    basis: str = "as measured on a Xeon with Qwen2.5-0.5B's shape, 8 layers"
     gpu_memory: float = 80e9
     prompt: int = 80
     response: int = 256
@@ -89,11 +98,87 @@ class Assumptions:
         return (
             f"One GPU has {self.bandwidth / 1e12:.2f} TB/s, {self.compute / 1e12:.0f} TFLOPS in bfloat16 and "
             f"{self.gpu_memory / 1e9:.0f} GB (an H100 with the defaults); {self.bandwidth_share:.0%} and "
-            f"{self.compute_share:.0%} of the first two are reached; a block takes at least "
-            f"{self.block_seconds * 1e3:g} ms. Prompts have {self.prompt} tokens, responses {self.response}. "
+            f"{self.compute_share:.0%} of the first two are reached, and a block takes at least "
+            f"{self.block_seconds * 1e3:.2g} ms ({self.basis}). Prompts have {self.prompt} tokens, "
+            f"responses {self.response}. "
             "In 4 bits, weights take 0.55 bytes each, and every pass first writes them out in 16 bits and "
             "reads them again."
         )
+
+
+# Measuring --------------------------------------------------------------------------------------------------
+
+_FEW, _MANY = 4, 16  # tokens: the difference is decoding alone
+_ROWS = 32
+
+
+def measured(device: str, assumed: Assumptions) -> Assumptions:
+    """The same with shares, and on a GPU with speeds, that are measured here."""
+    import torch
+
+    gpu = device.startswith("cuda")
+    dtype = "bfloat16" if gpu else "float32"
+    if not gpu:
+        set_threads(1)  # whose CPU seconds are the time that it takes on a machine without other work
+    size = 2 if gpu else 4
+    bandwidth, compute = _raw(device, getattr(torch, dtype), gpu)
+    model, tokenizer = make_model("0.5b-8", device, dtype)
+    weights = sum(each.numel() for each in model.parameters())  # the head is tied: each is read once
+    one, many = (_step_seconds(model, tokenizer, rows, gpu) for rows in (1, _ROWS))
+    tiny = make_model("tiny", device, dtype)
+    least = _step_seconds(*tiny, 1, gpu) / tiny[0].config.num_hidden_layers
+    where = f"measured with Qwen2.5-0.5B's shape, 8 layers, on {machine(device)}"
+    found = replace(
+        assumed,
+        bandwidth_share=min(1.0, weights * size / one / bandwidth),
+        compute_share=min(1.0, _ROWS * 2 * weights / many / compute),
+        block_seconds=least,
+        basis=where,
+    )
+    return replace(found, bandwidth=bandwidth, compute=compute) if gpu else found
+
+
+def _seconds(cost: Cost, gpu: bool) -> float:
+    return cost.wall if gpu else cost.cpu
+
+
+def _raw(device: str, dtype: Any, gpu: bool) -> tuple[float, float]:
+    """Bytes per second of reading a matrix, and operations per second of multiplying two."""
+    import torch
+
+    wide, square = (16384, 4096) if gpu else (8192, 2048)
+    with torch.inference_mode():
+        matrix = torch.ones(wide, wide, device=device, dtype=dtype)
+        vector = torch.ones(wide, device=device, dtype=dtype)
+        left = torch.ones(square, square, device=device, dtype=dtype)
+        reads = [_seconds(timed(lambda: float(len(matrix @ vector) > 0)), gpu) for _ in range(9)]
+        products = [_seconds(timed(lambda: float(len(left @ left) > 0)), gpu) for _ in range(9)]
+    return matrix.numel() * matrix.element_size() / median(reads), 2 * square**3 / median(products)
+
+
+def _step_seconds(model: Any, tokenizer: Any, rows: int, gpu: bool) -> float:
+    """What one step of decoding takes, with capture at every layer."""
+    from sides import persona_requests
+
+    from persona_tui.model import ModelWrapper, Sampling
+
+    wrapper = ModelWrapper(model, tokenizer, "measured")
+    wrapper._end_tokens = frozenset()
+    requests = persona_requests(rows)
+
+    def writing(tokens: int) -> float:
+        sampling = Sampling(tokens, temperature=0.7, top_p=1.0)
+        layers = range(wrapper.n_layers)
+        return _seconds(
+            timed(lambda: float(len(wrapper.generate(requests, sampling, capture_layers=layers)) > 0)), gpu
+        )
+
+    writing(2)
+    turns = [(writing(_MANY) - writing(_FEW)) / (_MANY - _FEW) for _ in range(5)]
+    return median(turns)
+
+
+# Computing --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -188,6 +273,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--compute", type=float, default=Assumptions.compute / 1e12, help="in TFLOPS")
     result.add_argument("--gpu-memory", type=float, default=Assumptions.gpu_memory / 1e9, help="in GB")
     result.add_argument(
+        "--measure", metavar="DEVICE", nargs="?", const="cpu", help="measure the shares here [cpu]"
+    )
+    result.add_argument(
         "--measured", metavar="SIZE=TOKENS/S", help="of one model, in bfloat16, in the first --batch"
     )
     result.add_argument("-o", "--output", type=Path)
@@ -204,7 +292,9 @@ def main() -> None:
         batch=options.batch[0],
         response=options.response,
     )
-    factor, basis = 1.0, "No GPU was measured."
+    if options.measure:
+        assumed = measured(options.measure, assumed)
+    factor, basis = 1.0, "" if str(options.measure).startswith("cuda") else "No GPU was measured."
     if options.measured:
         size, _, speed = options.measured.partition("=")
         plan = Plan(SHAPES[size], 16)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from measuring import BUILTIN, REPOSITORY, make_model
@@ -45,7 +45,14 @@ EFFORTS = {
     "0.5b": Effort(8, 16, 16, 32, 1, 24, 3),
     "7b": Effort(64, 256, 64, 256, 4, 256, 5),
 }
-QUICK = Effort(4, 4, 4, 6, 1, 6, 1)
+# Enough for every aim to be judged, with fewer repetitions.
+QUICK = {
+    BUILTIN: Effort(24, 32, 32, 64, 1, 64, 4),
+    "0.5b-8": Effort(6, 16, 16, 32, 1, 16, 2),
+    "0.5b": Effort(4, 16, 16, 24, 1, 12, 2),
+}
+_WARM = 2  # of everything
+_COMPARED = 4  # responses whose means are compared
 
 
 class Bench:
@@ -74,7 +81,15 @@ class Bench:
         return [self.wrapper.render(each.messages) for each in self.requests(count)]
 
     def usable(self, sides: Mapping[str, Side]) -> dict[str, Side]:
-        """Run each side once, to warm up; without the peers that cannot be run."""
+        """Run each side once, with little to do, to warm up; without the peers that cannot be run."""
+        whole = self.effort
+        self.effort = replace(whole, pairs=_WARM, tokens=_WARM, decoded=_WARM)
+        try:
+            return self._working(sides)
+        finally:
+            self.effort = whole
+
+    def _working(self, sides: Mapping[str, Side]) -> dict[str, Side]:
         working = {}
         for name, side in sides.items():
             if not name.startswith(PEERS):
@@ -211,7 +226,7 @@ class Bench:
 
         from persona_tui.model import Sampling
 
-        count = min(self.effort.batch, self.effort.prompts)
+        count = min(_COMPARED, self.effort.batch, self.effort.prompts)
         greedy = Sampling(self.effort.tokens, temperature=0)
         answers = self.wrapper.generate(self.requests(count), greedy, capture_layers=self.layers)
         ours = torch.stack([each.activations.response for each in answers if each.activations]).mean(0)
