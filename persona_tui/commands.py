@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
-from persona_tui import comparing, conversing, models
+from persona_tui import comparing, conversing, describing, models
 from persona_tui.errors import PersonaTuiError, nearest
 from persona_tui.jobs import JobContext, run_inline
 from persona_tui.runtime import Created, FromDescription, Runtime
@@ -516,6 +516,15 @@ def _list(session: Session, rest: str) -> str:
     )
 
 
+def _info(session: Session, name: str) -> str:
+    return describing.in_words(describing.about(session.runtime, _needed(name, "/info NAME")))
+
+
+def _init(session: Session, rest: str) -> str:
+    runtime = session.runtime
+    return session.run("init", lambda context: describing.prepared_in_words(runtime, runtime.init(context)))
+
+
 def _load(session: Session, name: str) -> str:
     _loads(session, _needed(name, "/load NAME"))
     return f"Loaded {name}."
@@ -807,6 +816,8 @@ COMMANDS: dict[str, Command] = {
         ),
         Command("layers", "/layers 3-5|auto", "where personas are added", _layers, lambda _: ("auto",)),
         Command("list", "/list", "the personas: > speaks", _list),
+        Command("info", "/info NAME", "what is known of a persona", _info, _available),
+        Command("init", "/init", "prepare this model: axes and personas", _init),
         Command("load", "/load NAME", "load a persona: its trace is shown, too", _load, there),
         Command("unload", "/unload NAME", "forget a loaded persona; its file stays", _unload, _loaded),
         Command("create", "/create NAME DESCRIPTION", "make a persona; takes a while", _create),

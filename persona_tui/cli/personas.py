@@ -9,6 +9,7 @@ import click
 
 from persona_tui.cli.output import json_option, print_json, print_table
 from persona_tui.cli.root import Invocation, pass_invocation
+from persona_tui.describing import about, sections
 
 if TYPE_CHECKING:
     from persona_tui.runtime import Runtime
@@ -79,51 +80,14 @@ def _shortened(text: str, width: int = 60) -> str:
 @pass_invocation
 def info(invocation: Invocation, name: str, as_json: bool) -> None:
     """Show what is known about a persona."""
-    runtime = invocation.runtime
-    persona = runtime.personas.get(name)
-    details = _details(runtime, persona)
+    details = about(invocation.runtime, name)
     if as_json:
         print_json(details)
         return
-    calibration = details.pop("calibration")
-    prompts = details.pop("prompts", [])
-    print_table([[key, _shown(value)] for key, value in details.items() if value not in (None, "")])
-    if calibration is not None:
-        click.echo("\ncalibration")
-        print_table([[f"  {key}", _shown(value)] for key, value in calibration.items() if key != "curve"])
-    if prompts:
-        click.echo("\nsystem prompts")
-        for prompt in prompts:
-            click.echo(f"  - {prompt}")
-
-
-def _details(runtime: Runtime, persona: PersonaVector) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {
-        "name": persona.name,
-        "file": str(runtime.personas.path_of(persona.name)),
-        "loaded": persona.name in runtime.personas.list_loaded(),
-        **{key: value for key, value in persona.metadata.items() if key not in ("name", "calibration")},
-        "layers": list(persona.layers),
-        "calibration": asdict(persona.calibration) if persona.calibration is not None else None,
-        "norms": _norms(persona),
-    }
-
-
-def _norms(persona: PersonaVector) -> dict[str, float]:
-    """How long the safe vectors are, on average over their layers, by recipe."""
-    return {recipe: round(float(stack.norm(dim=-1).mean()), 4) for recipe, stack in persona.safe.items()}
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_shown(inner)}" for key, inner in value.items())
-    if isinstance(value, list | tuple):
-        return " ".join(_shown(inner) for inner in value)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    for title, rows in sections(details).items():
+        if title:
+            click.echo(f"\n{title}")
+        print_table([[f"  {key}" if title else key, value] for key, value in rows])
 
 
 @click.command()

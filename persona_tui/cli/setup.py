@@ -10,6 +10,7 @@ from persona_tui.cli.options import extraction_options, override_extraction
 from persona_tui.cli.output import print_table
 from persona_tui.cli.progress import work
 from persona_tui.cli.root import Invocation, pass_invocation
+from persona_tui.describing import prepared_in_words
 
 if TYPE_CHECKING:
     from persona_tui.runtime import Runtime
@@ -28,15 +29,7 @@ def init(invocation: Invocation, /, **options: Any) -> None:
     runtime = invocation.runtime
     override_extraction(runtime, options)
     done = work(runtime.init)
-    click.echo(f"Workspace {runtime.workspace.root}")
-    for path in done.restored:
-        click.echo(f"Restored {path}")
-    click.echo(f"Data sets: {done.records} records, no problems.")
-    state = "extracted" if done.axes_extracted else "there already"
-    click.echo(f"Axes of {runtime.settings.model.name}: {state}.")
-    if done.personas:
-        click.echo(f"Extracted {', '.join(done.personas)}.")
-    click.echo(f"Personas: {', '.join(runtime.personas.list_available()) or 'none'}.")
+    click.echo(prepared_in_words(runtime, done))
 
 
 @click.command("extract-axes")
