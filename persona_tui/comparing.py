@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from persona_tui.model import Sampling, TokenEvent
     from persona_tui.monitoring.guard import Guard
+    from persona_tui.monitoring.traits.policy import Breach
     from persona_tui.monitoring.verdict import Verdict
     from persona_tui.runtime import Runtime
     from persona_tui.sessions import Conversation
@@ -43,6 +44,7 @@ class Answer:
         seconds: from the beginning to its last token.
         changes: other mixes that took effect meanwhile, in order.
         verdicts: a guard's latest ones, about the message and about the answer.
+        breaches: the limits of a policy that it was found to break.
     """
 
     mix: Mix
@@ -50,6 +52,7 @@ class Answer:
     seconds: float = 0.0
     changes: list[Change] = field(default_factory=list)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
+    breaches: list[Breach] = field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -78,9 +81,11 @@ class Answer:
 
     def take(self, event: TokenEvent, seconds: float) -> None:
         """Add an event that came so many seconds after the beginning."""
+        from persona_tui.monitoring.events import breaches_of
         from persona_tui.monitoring.guard import verdict_of
 
         self.seconds = seconds
+        self.breaches += breaches_of(event)
         if (verdict := verdict_of(event)) is not None:
             self.verdicts[verdict.about] = verdict
         self.events.append(event)
@@ -153,8 +158,10 @@ class Comparison:
             PersonaNotFoundError: a mix names a persona that does not exist.
             GenerationError: the conversation is too long, or memory ran out.
         """
-        from persona_tui.replies import prepare
+        from persona_tui.replies import measured_by, prepare
 
+        turn = 1 + sum(message["role"] == "assistant" for message in self._messages)
+        measures = [measured_by(engine, self.asked, turn) for _ in self.answers]
         prepared = prepare(engine, self._messages, self._conversation.system, sampling)
         rows = [engine.describe(answer.mix) for answer in self.answers]
         self._settings = {**prepared.settings, "rows": rows}
@@ -169,6 +176,7 @@ class Comparison:
             on_mix=self._mix_changed,
             guard=guard,
         ):
+            event = measures[event.row](event)
             self.answers[event.row].take(event, time.monotonic() - started)
             yield event
 
@@ -233,6 +241,7 @@ class Comparison:
 
     def _stats(self, answer: Answer) -> dict[str, Any]:
         verdicts = {about: verdict.as_dict() for about, verdict in answer.verdicts.items()}
+        breaches = [{**each.as_dict(), "badge": each.badge} for each in answer.breaches]
         return {
             "tokens": answer.tokens,
             "prompt_tokens": self.prompt_tokens,
@@ -240,6 +249,7 @@ class Comparison:
             "tokens_per_second": round(answer.speed, 2),
             "capped_tokens": answer.capped,
             **({"guard": verdicts} if verdicts else {}),
+            **({"breaches": breaches} if breaches else {}),
         }
 
 

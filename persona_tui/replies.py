@@ -150,7 +150,20 @@ def speak(
 def _measured_by(
     engine: SteeringEngine, conversation: Conversation, reply: int
 ) -> Callable[[TokenEvent], TokenEvent]:
-    """What adds the breaches of the engine's policy to a reply's events; its traits are loaded for that.
+    """See `measured_by`."""
+    *before, _ = conversation.lineage(reply)
+    turn = 1 + sum(node.role == "assistant" for node in before)
+    user = next((node.text for node in reversed(before) if node.role == "user"), "")
+    return measured_by(engine, user, turn)
+
+
+def measured_by(engine: SteeringEngine, user: str, turn: int) -> Callable[[TokenEvent], TokenEvent]:
+    """What adds the breaches of the engine's policy to one reply's events; its traits are loaded for that.
+
+    Args:
+        engine: writes the reply.
+        user: the message that is answered.
+        turn: which reply of the conversation it is, from 1.
 
     Raises:
         PersonaNotFoundError: there is no such trait any more.
@@ -159,9 +172,6 @@ def _measured_by(
         return lambda event: event
     for name in engine.policy.traits:
         engine.personas.load(f"{TRAIT_PREFIX}{name}")
-    *before, _ = conversation.lineage(reply)
-    turn = 1 + sum(node.role == "assistant" for node in before)
-    user = next((node.text for node in reversed(before) if node.role == "user"), "")
     live = LiveTraits(engine.policy, user, turn)
 
     def measure(event: TokenEvent) -> TokenEvent:

@@ -1,12 +1,12 @@
 """A message of a conversation, read again token by token: what was projected, and where the floor acted.
 
 A reply is read as it was written, with the mixes that its transcript has, so that the projections are those
-of the writing. Where that cannot be done any more (a persona is gone), it is read without any mix.
+of the writing. Where that cannot be done any more (a persona is gone, or another model wrote it), it is read
+without any mix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from persona_tui.model import Message, TokenEvent
 from persona_tui.steering.mix import Mix
 
 if TYPE_CHECKING:
-    from persona_tui.sessions import Conversation, Node, Run
+    from persona_tui.sessions import Conversation, Node
     from persona_tui.steering import SteeringEngine
 
 
@@ -25,11 +25,13 @@ class Reread:
 
     Attributes:
         events: one per token, in order, with projections and what the floor did.
-        steered: whether a reply was read with what it was written with; True also if that was nothing.
+        missing: what a reply was written with and not read with, in a few words; "" = nothing.
+        own_tokens: whether the tokens are those of the transcript; False = its text was cut anew.
     """
 
     events: list[TokenEvent]
-    steered: bool = True
+    missing: str = ""
+    own_tokens: bool = True
 
 
 def reread(engine: SteeringEngine, conversation: Conversation, id: int) -> Reread:
@@ -45,17 +47,16 @@ def reread(engine: SteeringEngine, conversation: Conversation, id: int) -> Rerea
     node = conversation.node(id)
     if node.role == "user":
         return Reread(engine.reread_message(_up_to(conversation, node), conversation.system or None))
-    if not node.runs:
+    models = {run.settings.get("fingerprint", engine.model.fingerprint) for run in node.runs}
+    if models != {engine.model.fingerprint}:
         said = conversation.messages(until=id)
-        return Reread(engine.reread_reply(said, node.text.strip(), system=conversation.system or None))
-    events, steered = list[TokenEvent](), True
-    for place, run in enumerate(node.runs):
-        tokens = conversation.run_tokens(id, place)
-        messages = conversation.prompt(id, place)[run.settings.get("forgotten", 0) :]
-        found = _reread_run(engine, run, messages, tokens) if tokens else Reread([])
-        events += [replace(event, index=run.start + event.index) for event in found.events]
-        steered = steered and found.steered
-    return Reread(events, steered)
+        events = engine.reread_reply(said, node.text.strip(), system=conversation.system or None)
+        return Reread(events, "its model" if models else "", own_tokens=False)
+    found = [_reread_run(engine, conversation, node, place) for place in range(len(node.runs))]
+    return Reread(
+        [event for each in found for event in each.events],
+        next((each.missing for each in found if each.missing), ""),
+    )
 
 
 def _up_to(conversation: Conversation, node: Node) -> list[Message]:
@@ -66,13 +67,17 @@ def _up_to(conversation: Conversation, node: Node) -> list[Message]:
     return [*said, {"role": "user", "content": node.text}]
 
 
-def _reread_run(
-    engine: SteeringEngine, run: Run, messages: Sequence[Message], tokens: Sequence[int]
-) -> Reread:
-    system = run.settings.get("system")
+def _reread_run(engine: SteeringEngine, conversation: Conversation, node: Node, place: int) -> Reread:
+    """One stretch of a reply."""
+    run, tokens = node.runs[place], conversation.run_tokens(node.id, place)
+    if not tokens:
+        return Reread([])
+    messages = conversation.prompt(node.id, place)[run.settings.get("forgotten", 0) :]
+    system, missing = run.settings.get("system"), ""
     recorded = {0: run.settings.get("mix") or {}, **{change.index: change.mix for change in run.changes}}
     try:
         mixes = {index: Mix.from_record(mix, settled=True) for index, mix in recorded.items()}
-        return Reread(engine.reread_reply(messages, tokens, mixes, system))
+        events = engine.reread_reply(messages, tokens, mixes, system)
     except PersonaTuiError:
-        return Reread(engine.reread_reply(messages, tokens, system=system), steered=False)
+        events, missing = engine.reread_reply(messages, tokens, system=system), "its mix"
+    return Reread([replace(event, index=run.start + event.index) for event in events], missing)

@@ -20,7 +20,7 @@ from persona_tui.tui.messages import TrialEnded
 from persona_tui.tui.screens.compare import SettingScreen
 from persona_tui.tui.screens.confirm import ConfirmScreen
 from persona_tui.tui.speaking import DRAIN
-from persona_tui.tui.transcript import ENDINGS, verdict_badge
+from persona_tui.tui.transcript import ENDINGS, breach_badges, verdict_badge
 from persona_tui.tui.trial import Trial, write
 from persona_tui.tui.voice import NOBODY, Faders
 from persona_tui.tui.writing import Writing
@@ -363,10 +363,11 @@ def _block_of(answer: Answer) -> MessageBlock:
 
 
 def _heading(answer: Answer) -> Heading:
-    """Return the first line of an answer: who speaks, how it ended, and what a guard says of it."""
+    """Return the first line of an answer: who speaks, how it ended, and how it was judged."""
     label = Faders.of(answer.mix).label()
     verdict = answer.verdicts.get("reply")
-    badges = [verdict_badge(verdict)] if verdict is not None else []
+    judged = [verdict_badge(verdict)] if verdict is not None else []
+    badges = [*judged, *breach_badges(breach.badge for breach in answer.breaches)]
     ending = ENDINGS.get(answer.finish or "", "") if answer.finish else "…"
     facts = [ending] if ending else []
     return Heading("assistant" if label == NOBODY else label, "$text-primary", facts=facts, badges=badges)

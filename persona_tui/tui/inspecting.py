@@ -48,6 +48,7 @@ class Inspecting:
         self._readings = Readings()
         self._asked: set[tuple[int, str]] = set()  # messages and directions that were read again for
         self._notes: dict[int, str] = {}
+        self._cut_anew: set[int] = set()  # messages whose tokens are not those of the transcript
 
     # --- opening
 
@@ -63,15 +64,20 @@ class Inspecting:
         elif app.main.inspector.display and app.main.inspector.has_focus_within:
             self.close()
         else:
-            self._open()
+            self.open()
 
-    def _open(self) -> None:
+    def open(self, message: int | None = None) -> None:
+        """Show a message of the path by its number; None = the marked one, or the last reply.
+
+        Raises:
+            PersonaTuiError: there is none, or the model is still loading.
+        """
         app = self._app
         if not app.model_ready:
             raise PersonaTuiError("the model is still loading")
         if not app.main.chat.messages:
             raise PersonaTuiError("there is no message to inspect yet")
-        self._block = next((log.marked for log in app.main.split.logs if log.marked is not None), None)
+        self._block = self._wanted(message)
         self._look_up()
         if self._has_room:
             app.main.inspector.display = True
@@ -80,6 +86,14 @@ class Inspecting:
         else:
             app.push_screen(InspectorScreen())
             app.call_after_refresh(self.show)
+
+    def _wanted(self, message: int | None) -> MessageBlock | None:
+        if message is None:
+            return next((log.marked for log in self._app.main.split.logs if log.marked is not None), None)
+        for block in self._app.main.chat.messages:
+            if block.key == message:
+                return block
+        raise PersonaTuiError(f"there is no message {message} on the screen: /branch lists them")
 
     def close(self) -> None:
         """Close what stands beside the chat."""
@@ -163,6 +177,7 @@ class Inspecting:
         self._readings.clear()
         self._asked.clear()
         self._notes.clear()
+        self._cut_anew.clear()
         self._block = None
         self.show()
 
@@ -173,8 +188,11 @@ class Inspecting:
         if message.error is not None:
             self._notes[message.node] = str(message.error)
         elif message.result is not None:
-            self._readings.add(message.node, 0, message.result.events)
-            gone = "" if message.result.steered else "read unsteered: what it was written with is gone"
+            result = message.result
+            self._readings.add(message.node, 0, result.events)
+            if not result.own_tokens:
+                self._cut_anew.add(message.node)
+            gone = f"read without {result.missing}, which is gone" if result.missing else ""
             self._notes[message.node] = gone
         self.show()
 
@@ -232,13 +250,14 @@ class Inspecting:
         return self._of_node(node, self._app.speaker.conversation)
 
     def _of_node(self, node: Node, conversation: Conversation) -> _Subject:
-        kept, texts = self._readings.of(node.id), list(node.token_texts)
+        kept = self._readings.of(node.id)
+        texts = [] if node.id in self._cut_anew else list(node.token_texts)
         count = len(texts) if texts else len(kept)
         tokens = [
             kept[place].on(self._direction) if place in kept else TokenValue(texts[place] if texts else "")
             for place in range(count)
         ]
-        missing = not tokens or any(token.value is None for token in tokens)
+        missing = (node.text.strip() and not tokens) or any(token.value is None for token in tokens)
         if missing and not self._app.speaker.busy:  # what is being written is still on its way here
             self._read_again(node)
         return _Subject(tokens, _mix_of(node), self._notes.get(node.id, ""))

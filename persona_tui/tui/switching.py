@@ -100,6 +100,7 @@ class Switching:
         notes = [*models.keep_watch(before, other), *self._keep_voice(other)]
         self._app.slash.use(other)
         self._app.mixing.forget()
+        self._app.inspecting.forget()
         self._app.speaker.forget_model()
         model = other.engine.model
         self._app.post_message(ModelReady(model.name, model.context_length))

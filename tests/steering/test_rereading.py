@@ -77,6 +77,10 @@ def test_a_reply_that_was_continued_is_read_in_its_parts(engine: SteeringEngine)
         said.finish(reply, "length")
     found = reread(engine, said, reply)
     same(found.events, written)
-    assert [event.index for event in found.events] == list(range(len(written))) and found.steered
+    assert [event.index for event in found.events] == list(range(len(written))) and not found.missing
     said.node(reply).runs[1].settings["mix"]["weights"] = {"nobody_any_more": 1.0}
-    assert not reread(engine, said, reply).steered, "a persona of it is gone"
+    assert reread(engine, said, reply).missing == "its mix", "a persona of it is gone"
+    said.node(reply).runs[0].settings["fingerprint"] = "another"
+    found = reread(engine, said, reply)
+    assert found.missing == "its model" and not found.own_tokens
+    assert "".join(event.text for event in found.events).strip() == said.node(reply).text.strip()

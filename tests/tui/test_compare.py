@@ -18,6 +18,7 @@ from persona_tui.tui.voice import Faders
 from persona_tui.workspace import Workspace
 
 from .driving import errors, never_ending, notes, press, reply, running, say, until
+from .test_guard import tune
 
 SIZES = [(80, 24), (120, 40), (200, 60)]
 SAGE = Faders({"sage": 1.0}, 0.3)
@@ -249,6 +250,27 @@ async def test_a_guard_judges_both_answers(workspace: Path) -> None:
         await press(pilot, "alt+left")
         kept = app.speaker.last_reply
         assert kept is not None and "message" in kept.runs[0].stats["guard"]
+
+
+async def test_a_message_that_is_refused_has_no_answers(workspace: Path) -> None:
+    tune(workspace, 99, 0)
+    async with running(workspace, faders=SAGE) as (app, pilot):
+        await say(pilot, "/guard refuse")
+        await press(pilot, "f6")
+        await say(pilot, "Hello")
+        await until(pilot, lambda: any("Not answered" in text for text in errors(app)), "the reason")
+        assert app.comparing.active and not app.comparing.pending and app.main.chat.messages == []
+
+
+async def test_a_policy_judges_both_answers(workspace: Path) -> None:
+    policy = workspace / "strict.yaml"
+    policy.write_text("name: strict\ntraits:\n  harmful_validation: {max: -9, reason: too keen}\n")
+    async with running(workspace, (200, 60), SAGE) as (app, pilot):
+        await say(pilot, f"/policy {policy}")
+        await answered(pilot, app, "Who are you?")
+        assert all("! harmful_validation" in blocks[-1].heading for blocks in shown(app))
+        await press(pilot, "alt+left")
+        assert "! harmful_validation" in app.main.chat.messages[-1].heading
 
 
 async def test_the_layout_survives_another_size(workspace: Path) -> None:

@@ -15,7 +15,7 @@ from persona_tui.tui.voice import Faders
 from persona_tui.tui.widgets.inspector import Inspector
 from persona_tui.tui.widgets.token_view import Scale
 
-from .driving import never_ending, press, reply, running, say, until
+from .driving import errors, never_ending, press, reply, running, say, until
 
 SAGE = Faders({"sage": 1.0}, 0.3)
 SIZES = [(80, 24), (200, 60)]
@@ -155,6 +155,19 @@ async def test_a_reply_is_inspected_while_it_is_written(workspace: Path) -> None
         assert node is not None and len(shown.state.values) == len(node.token_ids)
         await pilot.resize_terminal(30, 8)
         await until(pilot, lambda: not shown.display, "no room beside the chat")
+
+
+async def test_a_command_inspects_a_message_by_its_number(workspace: Path) -> None:
+    async with running(workspace, (200, 60), SAGE) as (app, pilot):
+        await reply(pilot, app, "Who are you?")
+        await say(pilot, "/inspect #9")
+        assert "no message 9" in errors(app)[-1] and not app.main.inspector.display
+        await say(pilot, "/inspect #1")
+        await until(pilot, lambda: bool(inspector(app).state.values), "read")
+        assert inspector(app).state.title.startswith("you · #1")
+        await press(pilot, "escape")
+        await say(pilot, "/inspect")
+        assert inspector(app).state.title.startswith("sage 0.30 · #2")
 
 
 async def test_answers_side_by_side_are_inspected_before_and_after_one_is_kept(workspace: Path) -> None:
