@@ -13,7 +13,6 @@ from persona_tui.describing import about, sections
 
 if TYPE_CHECKING:
     from persona_tui.runtime import Runtime
-    from persona_tui.vectors.persona import PersonaVector
 
 
 @click.command("list")
