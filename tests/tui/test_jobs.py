@@ -8,8 +8,9 @@ from pathlib import Path
 
 from textual.widgets import Static
 
-from persona_tui.job_requests import JobRequest, Unfinished
+from persona_tui.job_requests import JobRequest, Unfinished, dataset_request
 from persona_tui.jobs import LOG_LINES, Job, JobContext
+from persona_tui.prompts.task import DatasetTask
 from persona_tui.runtime import Runtime
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.log_file import LogFile
@@ -160,12 +161,12 @@ def test_the_file_keeps_the_last_lines(tmp_path: Path) -> None:
 
 async def test_what_an_earlier_run_did_not_finish_goes_on(workspace: Path) -> None:
     earlier = Unfinished(Workspace(workspace))
-    earlier.add(JobRequest("calibrate", {"name": "sage"}, "builtin"))
+    earlier.add(dataset_request(Runtime.open(workspace), DatasetTask("questions", wanted=2), seed=1))
     earlier.add(JobRequest("calibrate", {"name": "sage"}, "somebody/else"))
     earlier.close()
     async with running(workspace, (120, 40)) as (app, pilot):
-        await until(pilot, lambda: "↻ calibrate sage" in rows(app), "it is offered")
-        assert any("An earlier run did not finish: calibrate sage" in note for note in notes(app))
+        await until(pilot, lambda: "↻ write questions" in rows(app), "it is offered")
+        assert any("An earlier run did not finish: write questions" in note for note in notes(app))
         await press(pilot, "f4", "r")
         await pilot.pause()
         assert app.jobs.running is None, "the marked one is another model's"
@@ -175,7 +176,7 @@ async def test_what_an_earlier_run_did_not_finish_goes_on(workspace: Path) -> No
         assert job is not None
         await until(pilot, lambda: job.ended, "the end", LONG)
         assert job.state == "done", job.error
-        await until(pilot, lambda: "calibrate sage: done" in log(app), "it is told")
+        await until(pilot, lambda: "write questions: done" in log(app), "it is told")
     left = [json.loads(path.read_text()) for path in (workspace / "jobs").glob("*/*.json")]
     assert [request["model"] for request in left] == ["somebody/else"], "what is done is forgotten"
 
