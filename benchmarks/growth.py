@@ -1,12 +1,13 @@
 """How the time and memory of an extraction grow, as tables, fitted exponents and a plot.
 
-    python benchmarks/growth.py [-o growth.md] [--plot growth.svg]      about twenty minutes on two cores
-    python benchmarks/growth.py --quick                                 two small points of each curve
+    python benchmarks/growth.py -o growth.md --plot growth.svg      about five minutes
+    python benchmarks/growth.py --rounds 3                          the medians of three: a quarter of an hour
+    python benchmarks/growth.py --quick                             two small points of each curve
 
 Every point is a process of its own, so that its peak memory is its own, too. All points take turns, and a
 point is the median over the rounds. Each process has one thread, so that its CPU seconds are the time that it
 takes on a machine without other work; growth is judged by them. The exponent is the slope of a straight line
-through the points on logarithmic scales: 1 is linear growth. The slope between the last two points is given
+through the points on logarithmic scales: 1 is linear growth. The slope of the last three points is given
 as well, since a fixed cost hides growth at the small end. Whatever is worse than linear is marked.
 """
 
@@ -38,6 +39,7 @@ from plotting import Curve, plot
 from sides import EFFORTS, Bench, extractor, persona_requests
 
 _UNITS = ("CPU seconds", "MiB above the loaded model")
+_END = 3  # points: two would say more about their noise
 TOLERANCE = 0.1  # how much an exponent may be off before it counts as worse
 
 
@@ -103,11 +105,11 @@ class Point:
 
 
 SWEEPS = (
-    Sweep("prompts", "number of prompts", (50, 100, 200, 400, 800, 1600), Work(tokens=16), (1, 0)),
+    Sweep("prompts", "number of prompts", (50, 100, 200, 400, 800), Work(tokens=16), (1, 0)),
     Sweep("tokens", "response length in tokens", (16, 32, 64, 128, 256, 512), Work(prompts=32)),
     Sweep("layers", "layers captured", (1, 2, 4, 8, 16, 24), Work("deep", 64, batch=32)),
     # Twice the batch halves the number of passes, so that time must not grow at all.
-    Sweep("batch", "responses in a batch", (1, 2, 4, 8, 16, 32, 64, 128), Work(prompts=128), (0, 1)),
+    Sweep("batch", "responses in a batch", (2, 4, 8, 16, 32, 64, 128), Work(prompts=128), (0, 1)),
     Sweep("processes", "processes", (1, 2, 4, 8), Work(prompts=256), (-1, 0)),
 )
 
@@ -190,7 +192,7 @@ def section(sweep: Sweep, works: dict[int, Work], points: dict[Work, Point]) -> 
 
 
 def _judged(curve: Curve) -> str:
-    last = exponent(curve.xs[-2:], curve.ys[-2:])
+    last = exponent(curve.xs[-_END:], curve.ys[-_END:])
     worse = max(curve.exponent, last) > curve.linear + TOLERANCE
     verdict = "**worse than linear**" if worse else "not worse than linear"
     return (
@@ -208,7 +210,7 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     result.add_argument("--only", nargs="+", choices=[each.field for each in SWEEPS])
-    result.add_argument("--rounds", type=int, default=3)
+    result.add_argument("--rounds", type=int, default=1)
     result.add_argument("--quick", action="store_true", help="little of everything, to see that it works")
     result.add_argument("-o", "--output", type=Path)
     result.add_argument("--plot", type=Path, help="file for the curves, an SVG")

@@ -89,6 +89,27 @@ def test_a_batch_is_the_rows_one_by_one(any_wrapper: ModelWrapper) -> None:
         assert_same(row, any_wrapper.generate([request], sampling, capture_layers=[0, 1, 2])[0])
 
 
+def test_padding_on_the_left_changes_nothing(any_wrapper: ModelWrapper) -> None:
+    """A short prompt beside a long one, which fills most of its row with padding, and alone."""
+    short, long = requests(["Hi", "Tell me all about it, " * 5])
+    padded = any_wrapper.generate([short, long], GREEDY, capture_layers=[0, 1, 2])[0]
+    assert_same(padded, any_wrapper.generate([short], GREEDY, capture_layers=[0, 1, 2])[0])
+
+
+def test_a_cache_changes_nothing(any_wrapper: ModelWrapper) -> None:
+    """Every token is the likeliest one of a pass over all that precedes it, without a cache."""
+    request = requests()[0]
+    sampling = Sampling(max_new_tokens=8, temperature=0)
+    ids = prompt_ids(any_wrapper, request)
+    for event in any_wrapper.stream([request], sampling):
+        with torch.no_grad():
+            logits = any_wrapper.model(torch.tensor([ids]), use_cache=False).logits[0, -1].float()
+        assert event.token_id == int(logits.argmax())
+        expected = float(logits.log_softmax(-1)[event.token_id])
+        torch.testing.assert_close(event.logprob, expected, rtol=1e-3, atol=1e-3)
+        ids.append(event.token_id)
+
+
 def test_strength_zero_changes_nothing(any_wrapper: ModelWrapper, random_vector: Vectors) -> None:
     nothing = Interventions(
         steering={layer: 0.0 * random_vector(layer) for layer in range(3)},
