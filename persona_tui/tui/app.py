@@ -154,6 +154,7 @@ class PersonaApp(Actions):
         self.jobs.offer_unfinished(self.people.made)
         if self._resume is not None:
             self._go_on_with(self._resume)
+        self.slash.model_ready()
         self.show_status()
 
     def _collect_again(self) -> None:

@@ -114,6 +114,7 @@ class Slash:
     def __init__(self, app: PersonaApp) -> None:
         self._app = app
         self._session = AppSession(app)
+        self._waiting: list[str] = []  # commands that were typed before there was a model
         self._own = {command.name: command for command in self._commands(app)}
 
     def _commands(self, app: PersonaApp) -> Iterable[Command]:
@@ -193,6 +194,12 @@ class Slash:
 
     # --- running
 
+    def model_ready(self) -> None:
+        """Run what was asked for while the model was loading."""
+        waiting, self._waiting = self._waiting, []
+        for line in waiting:
+            self.run(line)
+
     def run(self, line: str) -> None:
         """Do what a line asks for, and show the answer in the chat."""
         name, _, rest = line[1:].partition(" ")
@@ -236,7 +243,9 @@ class Slash:
         if command.name == "quit":
             self._app.call_later(self._app.action_quit)
         elif not self._app.model_ready and command.name != "model":
-            raise PersonaTuiError("The model is still loading.")
+            self._app.switching.check_model()
+            self._waiting.append(line)
+            self._app.main.chat.note(f"{line}: as soon as the model is loaded.")
         else:
             if command.name in _CHANGES_MESSAGES:
                 self._app.speaker.check_idle()
