@@ -48,8 +48,8 @@ EFFORTS = {
 # Enough for every aim to be judged, with fewer repetitions.
 QUICK = {
     BUILTIN: Effort(24, 32, 32, 64, 1, 64, 4),
-    "0.5b-8": Effort(6, 16, 16, 32, 1, 16, 2),
-    "0.5b": Effort(4, 16, 16, 24, 1, 12, 2),
+    "0.5b-8": Effort(4, 32, 32, 32, 1, 16, 1),
+    "0.5b": Effort(3, 32, 32, 32, 1, 12, 1),
 }
 _WARM = 2  # of everything
 _COMPARED = 4  # responses whose means are compared
