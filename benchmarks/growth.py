@@ -105,7 +105,7 @@ class Point:
 
 
 SWEEPS = (
-    Sweep("prompts", "number of prompts", (50, 100, 200, 400, 800), Work(tokens=16), (1, 0)),
+    Sweep("prompts", "number of prompts", (100, 200, 400, 800), Work(tokens=16), (1, 0)),
     Sweep("tokens", "response length in tokens", (16, 32, 64, 128, 256, 512), Work(prompts=32)),
     Sweep("layers", "layers captured", (1, 2, 4, 8, 16, 24), Work("deep", 64, batch=32)),
     # Twice the batch halves the number of passes, so that time must not grow at all.
