@@ -19,6 +19,7 @@ from persona_tui.tui.messages import LogLine, PaceMeasured
 from persona_tui.tui.screens.confirm import ConfirmScreen
 from persona_tui.tui.screens.page import PageScreen
 from persona_tui.tui.widgets.personas import PersonaRow
+from persona_tui.workspace import TRAIT_PREFIX
 
 if TYPE_CHECKING:
     from persona_tui.prompts.task import DatasetTask
@@ -181,9 +182,10 @@ class People:
             yield SystemCommand(
                 f"Details of {name}", "Metadata, calibration, cosines", self._runner("info", name)
             )
-            yield SystemCommand(
-                f"Calibrate {name}", "Find its loudness anew", self._runner("calibrate", name)
-            )
+            if not name.startswith(TRAIT_PREFIX):
+                yield SystemCommand(
+                    f"Calibrate {name}", "Find its loudness anew", self._runner("calibrate", name)
+                )
             yield SystemCommand(f"Trace {name}", "Draw its projection, or not", self._runner("trace", name))
             yield SystemCommand(f"Delete {name}", "Asks before", self._runner("delete", name))
 

@@ -46,7 +46,7 @@ class Switching:
     def _began(self, job: Job[Any], runtime: Runtime) -> None:
         if job.state == "done":
             model = runtime.engine.model
-            self._app.post_message(ModelReady(model.name, model.context_length))
+            self._app.post_message(ModelReady(short(model.name), model.context_length))
             self._remember(runtime, ModelChoice.of(runtime.settings))
         elif runtime is self._app.runtime:
             self._missing = True
@@ -103,7 +103,7 @@ class Switching:
         self._app.inspecting.forget()
         self._app.speaker.forget_model()
         model = other.engine.model
-        self._app.post_message(ModelReady(model.name, model.context_length))
+        self._app.post_message(ModelReady(short(model.name), model.context_length))
         self._app.main.chat.note(" ".join([f"Now talking to {choice.name}.", *notes]))
         self._remember(other, choice)
 

@@ -62,7 +62,7 @@ async def test_a_folder_is_validated_while_it_is_typed_and_loaded(workspace: Pat
         await until(pilot, lambda: "layers of" in facts(app), "what it is")
         await press(pilot, "enter")
         await until(pilot, lambda: app.runtime is not before and app.model_ready, "the other model")
-        await until(pilot, lambda: "tiny" in app.main.status.status.model, "its name")
+        await until(pilot, lambda: app.main.status.status.model == "tiny", "its name, without folders")
         assert any("Now talking to" in note and "It has no sage" in note for note in notes(app))
         assert any("The guard is off" in note for note in notes(app))
         assert app.voice.faders.speaking == {} and app.runtime.personas.list_available() == []
