@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -17,6 +17,7 @@ from persona_tui.monitoring.traits.vector import TraitVector
 
 CHUNK = 256  # conversations that are sorted by length and read together
 CHUNK_CHARACTERS = 1 << 20
+BEFORE = 6  # messages before one of the user's that it is read after
 
 
 @dataclass(frozen=True)
@@ -128,15 +129,29 @@ class TraitScorer:
     def score_turns(self, messages: Sequence[Message]) -> list[TurnScore]:
         """Measure every message of a conversation, in its order, but for the system prompt.
 
-        A reply is read as in `score`; what the user says, at its own tokens, after what stands before it (as
-        far as that fits the context).
+        A reply is read as in `score`; what the user says, at its own tokens, after the system prompt and a
+        few of the messages before it, so that a long conversation costs no more than its length.
 
         Raises:
             GenerationError: a reply, or a message of the user's alone, does not fit the context.
         """
+        steps = self.turns_by_steps(messages)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                found: list[TurnScore] = end.value
+                return found
+
+    def turns_by_steps(self, messages: Sequence[Message]) -> Generator[None, None, list[TurnScore]]:
+        """`score_turns`, with a pause after each pass of the model, for those who have other work, too."""
         if not self.traits:
             return []
-        found = {score.message: score for score in self._users(messages)}
+        found: dict[int, TurnScore] = {}
+        for place, message in enumerate(messages):
+            if message["role"] == "user" and message["content"].strip():
+                found[place] = self._user(messages, place)
+                yield
         if any(message["role"] == "assistant" and message["content"].strip() for message in messages):
             scored = self.score([Conversation(list(messages), "the conversation")])[0]
             if isinstance(scored, BadLine):
@@ -145,27 +160,28 @@ class TraitScorer:
                 found[reply.message] = TurnScore(
                     0, reply.message, "assistant", reply.text, reply.n_tokens, reply.scores
                 )
-        turns = itertools.accumulate(int(message["role"] == "user") for message in messages)
-        numbers = dict(enumerate(turns))
+        numbers = list(itertools.accumulate(int(message["role"] == "user") for message in messages))
         return [replace(found[place], turn=max(1, numbers[place])) for place in sorted(found)]
 
-    def _users(self, messages: Sequence[Message]) -> Iterator[TurnScore]:
-        for place, message in enumerate(messages):
-            if message["role"] != "user" or not message["content"].strip():
-                continue
-            reading = self._read_message(messages[: place + 1])
-            scores = {
-                trait.name: trait.score(
-                    trait.projections(reading.mean[reading.layers.index(trait.reading.layer)].unsqueeze(0))[0]
-                )
-                for trait in self.traits
-            }
-            yield TurnScore(0, place, "user", message["content"], reading.n_tokens, scores)
+    def _user(self, messages: Sequence[Message], place: int) -> TurnScore:
+        """One message of the user's."""
+        reading = self._read_message(messages[: place + 1])
+        scores = {
+            trait.name: trait.score(
+                trait.projections(reading.mean[reading.layers.index(trait.reading.layer)].unsqueeze(0))[0]
+            )
+            for trait in self.traits
+        }
+        return TurnScore(0, place, "user", messages[place]["content"], reading.n_tokens, scores)
 
     def _read_message(self, messages: Sequence[Message]) -> Reading:
-        """The last message, after all that stands before it, or alone if that is too long."""
+        """The last message, after the system prompt and some before it, or alone if that is too long."""
+        opening = [message for message in messages[:1] if message["role"] == "system"]
+        start = max(len(opening), len(messages) - 1 - BEFORE)
+        while start < len(messages) - 1 and messages[start]["role"] != "user":
+            start += 1  # a conversation begins with its user
         try:
-            return self.model.read_messages([list(messages)], self.layers)[0]
+            return self.model.read_messages([[*opening, *messages[start:]]], self.layers)[0]
         except GenerationError:
             if len(messages) == 1:
                 raise

@@ -248,16 +248,22 @@ class TraitsScreen(LabScreen):
         traits = list(self._traits.values())
         self._turns = None
 
-        def work() -> None:
-            problem: Exception | None = None
-            turns: Sequence[TurnScore] = ()
-            try:
-                turns = TraitScorer(runtime.model, traits).score_turns(messages)
-            except Exception as error:  # the model's thread lives on, and the screen says what it was
-                problem = error
-            self.post_message(self.Measured(turns, problem))
+        steps = TraitScorer(runtime.model, traits).turns_by_steps(messages)
+        worker = self.owner.worker
 
-        self.owner.worker.submit_turn(work)
+        def step() -> None:
+            """One pass of the model; the next one waits behind whatever else it was asked for."""
+            if not self.is_attached:
+                return
+            try:
+                next(steps)
+                worker.submit_turn(step)
+            except StopIteration as end:
+                self.post_message(self.Measured(end.value, None))
+            except Exception as error:  # the model's thread lives on, and the screen says what it was
+                self.post_message(self.Measured((), error))
+
+        worker.submit_turn(step)
 
     @on(Measured)
     def _measured(self, message: Measured) -> None:

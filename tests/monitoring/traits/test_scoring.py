@@ -170,3 +170,15 @@ def test_turns_without_a_reply_and_a_message_that_only_fits_alone(scorer: TraitS
         scorer.score_turns(long)
     alone = scorer.score_turns(long[1:])[0]
     assert alone.n_tokens and alone.turn == 1
+
+
+def test_measuring_turns_pauses_after_every_message_of_the_user(scorer: TraitScorer) -> None:
+    steps = scorer.turns_by_steps(TALK)
+    assert sum(1 for _ in steps) == 3
+    long = [
+        {"role": ("user", "assistant")[place % 2], "content": f"this is message {place}"}
+        for place in range(40)
+    ]
+    turns = scorer.score_turns(long)
+    assert [turn.message for turn in turns] == list(range(40))
+    assert [turn.turn for turn in turns[-2:]] == [20, 20]
