@@ -8,12 +8,14 @@ import pytest
 from textual.command import CommandPalette
 
 from persona_tui import commands
+from persona_tui.runtime import Runtime
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.help import help_text
 from persona_tui.tui.keys import ACTIONS, key_name, widget_bindings
 from persona_tui.tui.screens.page import PageScreen
+from persona_tui.tui.voice import Faders
 
-from .driving import notes, press, running, say, until
+from .driving import errors, notes, press, running, say, until
 
 OPENS_ITSELF = {"palette"}  # it is where one is then
 ONLY_BY_KEY = {"back", "mark_after"}  # what they do depends on where one is
@@ -109,3 +111,21 @@ async def test_any_key_can_be_another_one(workspace: Path) -> None:
         assert app.screen is app.main
         await press(pilot, "f20")
         await until(pilot, lambda: isinstance(app.screen, PageScreen), "the help")
+
+
+async def test_a_command_waits_for_the_model(workspace: Path) -> None:
+    app = PersonaApp(Runtime.open(workspace), Faders())
+    try:
+        async with app.run_test() as pilot:
+            await until(pilot, lambda: bool(app.main.chat.notes), "the welcome")
+            asked = not app.model_ready  # it may be quick
+            if asked:
+                app.slash.run("/persona sage")
+            await until(pilot, lambda: app.model_ready, "the model")
+            app.slash.run("/strength 0.2")
+            await until(pilot, lambda: app.voice.faders.strength == 0.2, "the strength")
+            assert app.voice.faders.speaking == ({"sage": 1.0} if asked else {})
+            assert not errors(app)
+    finally:
+        assert app.worker.close(timeout=60)
+        app.saving.close()
