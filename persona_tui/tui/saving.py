@@ -78,7 +78,7 @@ class Saving:
         self._log, conversation.record = log, log.record if log is not None else None
         self._app.speaker.take(conversation)
         info, here = self._app.runtime.sessions.info(id), self._app.runtime.settings.model.name
-        lines = [f"Resumed: {info.title}."]
+        lines = [f"Resumed: {info.title}{'' if info.title.endswith(tuple('.?!…')) else '.'}"]
         if missing:
             lines.append(f"Personas that are gone: {', '.join(missing)}.")
         if info.model != here:
