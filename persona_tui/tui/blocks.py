@@ -15,6 +15,7 @@ _WIDEST = 10_000
 _SERIALS = count()
 _RULE = "─"
 _MUTED = "$foreground-muted"
+_DOT = Content.styled(" · ", "dim")
 
 
 class Block:
@@ -122,13 +123,14 @@ class Heading:
     def _first(self, width: int) -> tuple[Content, int]:
         """Return the first line, and how many of the badges are in it."""
         front = Content.assemble((self.who, f"bold {self.style}".strip()), (self.version, "$text-accent"))
-        parts = [badge.content() for badge in self.badges] + [
-            Content.styled(fact, "dim") for fact in self.facts
-        ]
-        for shown in range(len(parts), 0, -1):
-            line = Content.assemble(front, "  ", Content.styled(" · ", "dim").join(parts[:shown]))
-            if line.cell_length <= width:
-                return line, min(shown, len(self.badges))
+        badges = [badge.content() for badge in self.badges]
+        facts = [Content.styled(fact, "dim") for fact in self.facts]
+        for shown in range(len(badges), -1, -1):
+            for told in range(len(facts), -1, -1):
+                parts = [*badges[:shown], *facts[:told]]
+                line = Content.assemble(front, "  ", _DOT.join(parts)) if parts else front
+                if line.cell_length <= width:
+                    return line, shown
         return front.truncate(width, ellipsis=True), 0
 
 

@@ -6,7 +6,7 @@ from textual.app import App, ComposeResult
 from textual.geometry import Offset
 from textual.selection import Selection
 
-from persona_tui.tui.blocks import Heading, MessageBlock, Note, Ruler
+from persona_tui.tui.blocks import Badge, Heading, MessageBlock, Note, Ruler
 from persona_tui.tui.widgets.chat_log import SHOWN, ChatLog
 
 LONG = "word " * 60
@@ -143,6 +143,19 @@ def test_facts_that_do_not_fit_are_left_out() -> None:
     assert heading.line(36).plain == "sage 0.30 ‹1/2›  stopped · 57 tokens"
     assert heading.line(16).plain == "sage 0.30 ‹1/2›"
     assert heading.line(8).cell_length == 8
+
+
+def test_badges_that_do_not_fit_go_on_lines_of_their_own() -> None:
+    badges = [Badge("✓ safe 0.05", ""), Badge("! kindness 0.10 < 0.50", ""), Badge("! calm 0.1 < 0.2", "")]
+    heading = Heading("sage", "", "", ["57 tokens", "31 tok/s"], badges)
+    whole = "sage  ✓ safe 0.05 · ! kindness 0.10 < 0.50 · ! calm 0.1 < 0.2 · 57 tokens · 31 tok/s"
+    assert [line.plain for line in heading.lines(100)] == [whole]
+    assert [line.plain for line in heading.lines(40)] == [
+        "sage  ✓ safe 0.05 · 57 tokens · 31 tok/s",
+        "! kindness 0.10 < 0.50",
+        "! calm 0.1 < 0.2",
+    ]
+    assert all(line.cell_length <= 10 for line in heading.lines(10))
 
 
 def test_code_after_a_ruler_still_is_code() -> None:
