@@ -20,7 +20,7 @@ def run(script: str, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("script", ["peers", "growth", "scaling"])
+@pytest.mark.parametrize("script", ["peers", "growth", "scaling", "two_at_once"])
 def test_help_says_what_it_does(script: str) -> None:
     assert f"python benchmarks/{script}.py" in run(script, "--help")
 
