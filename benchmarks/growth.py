@@ -39,6 +39,7 @@ from plotting import Curve, plot
 from sides import EFFORTS, Bench, extractor, persona_requests
 
 _UNITS = ("CPU seconds", "MiB above the loaded model")
+_SMALL = 16  # MiB; less than that is the allocator's
 _END = 3  # points: two would say more about their noise
 TOLERANCE = 0.1  # how much an exponent may be off before it counts as worse
 
@@ -182,7 +183,7 @@ def section(sweep: Sweep, works: dict[int, Work], points: dict[Work, Point]) -> 
         (f"{value:,}", short(point.cpu), short(point.memory), short(point.seconds))
         for value, point in zip(values, found, strict=True)
     ]
-    time_taken, memory = [each.cpu for each in found], [max(1, each.memory) for each in found]
+    time_taken, memory = [each.cpu for each in found], [max(_SMALL, each.memory) for each in found]
     curves = [
         Curve(sweep.title, unit, values, measured, exponent(values, measured), most)
         for unit, measured, most in zip(_UNITS, (time_taken, memory), sweep.most, strict=True)
