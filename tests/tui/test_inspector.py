@@ -102,10 +102,15 @@ async def test_a_key_changes_the_direction_and_what_was_not_projected_is_read_ag
 async def test_a_resumed_session_is_read_as_it_was_written(workspace: Path) -> None:
     async with running(workspace, faders=SAGE) as (app, pilot):
         never_ending(app)
-        app.speaker.sampling = {"max_new_tokens": 40}
         await say(pilot, "Who are you?")
         await until(pilot, lambda: app.speaker.last is not None and app.speaker.last.count > 5, "tokens")
+        turn = app.speaker.last
+        assert turn is not None
         await press(pilot, "ctrl+up", "ctrl+up", "ctrl+up")
+        await until(pilot, lambda: turn.run is not None and bool(turn.run.changes), "another mix")
+        count = turn.count
+        await until(pilot, lambda: turn.count > count + 5, "tokens with that")
+        await press(pilot, "escape")
         await until(pilot, lambda: not app.speaker.busy, "the reply")
         shown = await opened(pilot, app)
         written, lifted = shown.state.values, [token.lifted for token in shown.state.tokens]
