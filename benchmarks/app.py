@@ -161,7 +161,8 @@ class App(Terminal):
             starter: of the interpreter.
         """
         command = [sys.executable, *starter, "--workspace", str(folder), *arguments]
-        super().__init__(command, SIZE, cwd=str(REPOSITORY))
+        # Modules are compiled once, as where it is installed; some workplaces switch that off.
+        super().__init__(command, SIZE, {"PYTHONDONTWRITEBYTECODE": ""}, str(REPOSITORY))
         self.folder = folder
         self._path: Path | None = None
         self._read_to = 0
