@@ -76,7 +76,12 @@ class _Layout:
     def _add(self, token: int, text: str) -> None:
         if not self.rows:
             self.rows.append([])
-        self.rows[-1].append(Piece(token, text, self._used))
+        row = self.rows[-1]
+        if row and row[-1].token == token:
+            before = row.pop()
+            row.append(Piece(token, before.text + text, before.start))
+        else:
+            row.append(Piece(token, text, self._used))
         self._used += cell_len(text)
 
     def _begin_row(self) -> None:
