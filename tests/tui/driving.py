@@ -53,7 +53,7 @@ async def running(
             await until(pilot, lambda: app.model_ready, "the model is loaded")
             yield app, pilot
     finally:
-        assert app.worker.close(timeout=10), "the model's thread ends"
+        assert app.worker.close(timeout=TIMEOUT), "the model's thread ends"
         app.saving.close()
 
 
