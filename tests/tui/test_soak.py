@@ -20,7 +20,7 @@ from persona_tui.workspace import Workspace
 from .driving import never_ending, press, running, say
 
 NAMED = "enter space tab shift+tab escape up down left right home end pageup pagedown backspace minus"
-CONTROL = "ctrl+up ctrl+down ctrl+p ctrl+j ctrl+s f1 f2 f3 f4 f5 f6 f7 f8 f9 f11 f12 alt+left alt+right"
+CONTROL = "ctrl+up ctrl+down ctrl+p ctrl+j ctrl+s f1 f2 f3 f4 f5 f6 f7 f8 f9 f10 f11 f12 alt+left alt+right"
 KEYS = [*NAMED.split(" "), *CONTROL.split(" "), "alt+up", *"ndisca/0.5"]
 SIZES = [(80, 24), (120, 40), (200, 60), (30, 8)]
 RESIZES = 0.05  # of all keys
