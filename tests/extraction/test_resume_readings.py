@@ -58,10 +58,7 @@ def fit(runtime: Runtime, context: JobContext) -> object:
 
 
 def extract(runtime: Runtime, context: JobContext) -> object:
-    definition = find_definition(
-        runtime.workspace, str(REPOSITORY / "datasets" / "traits" / f"{TRAIT}.jsonl")
-    )
-    return runtime.extract_traits([definition], context)
+    return runtime.extract_traits([find_definition(runtime.workspace, str(TRAIT))], context)
 
 
 class StopAfter(JobContext):
