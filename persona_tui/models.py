@@ -25,6 +25,9 @@ from persona_tui.workspace import TRAIT_PREFIX, Workspace
 
 _FILE = "models.json"
 _KEPT = 12
+# While transformers loads a model it changes itself: a second load beside it would come out wrong. One that
+# was cancelled is under way until its next tensor.
+_one_loads = threading.Lock()
 _LISTEN = 0.05  # seconds between two looks at whether somebody has cancelled, or wants to chat
 
 
@@ -163,8 +166,12 @@ class _Loading:
         from persona_tui.model.watching import fetch, watched
 
         fetch(self._runtime.settings.model.name, self._report)
-        with watched(self._report):
-            self._runtime.engine  # noqa: B018  # which loads the model
+        if _one_loads.locked():
+            self._report(0, 0, "waiting until another model is left alone")
+        with _one_loads:
+            self._report(0, 0, "loading")
+            with watched(self._report):
+                self._runtime.engine  # noqa: B018  # which loads the model
 
     def _report(self, done: int, total: int, note: str) -> None:
         if self.abandoned or self._context.cancelled:

@@ -88,3 +88,30 @@ def test_turns_are_taken_while_a_model_loads_and_a_cancel_is_heard(runtime: Runt
     with pytest.raises(JobCancelled):
         load(slow, JobContext(stop=stop), gives_way=False)
     taken.set()
+
+
+def test_a_load_waits_until_one_that_was_cancelled_has_ended(runtime: Runtime) -> None:
+    inside, go_on, waits, stop = (threading.Event() for _ in range(4))
+
+    def hold(progress: JobProgress) -> None:
+        if progress.done:
+            inside.set()
+            assert go_on.wait(60)
+
+    def load_first() -> None:
+        with pytest.raises(JobCancelled):
+            load(runtime, JobContext(hold, None, stop))
+
+    first = threading.Thread(target=load_first)
+    first.start()
+    assert inside.wait(60), "in the middle of its tensors"
+    stop.set()
+    first.join(60)
+    assert not first.is_alive(), "nobody waits for it any more"
+    other = with_model(runtime, ModelChoice("builtin"))
+    second = threading.Thread(target=load, args=(other, JobContext(lambda _: waits.set())))
+    second.start()
+    assert waits.wait(60)
+    go_on.set()
+    second.join(60)
+    assert other.model_loaded and not runtime.model_loaded
