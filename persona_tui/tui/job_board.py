@@ -7,7 +7,7 @@ run if this one ends first.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,7 +20,7 @@ from persona_tui.tui.log_file import LogFile
 from persona_tui.tui.messages import JobChanged, LogLine
 from persona_tui.tui.printable import printable
 from persona_tui.tui.screens.page import PageScreen
-from persona_tui.tui.widgets.jobs_panel import JobRow, clock, speed
+from persona_tui.tui.widgets.jobs_panel import JobRow, JobsPanel, clock, speed
 
 if TYPE_CHECKING:
     from persona_tui.tui.app import PersonaApp
@@ -234,8 +234,13 @@ class JobBoard:
 
     def show(self) -> None:
         """Draw the panel and the status line's share."""
-        self._app.main.jobs.show_rows([_row(key, entry) for key, entry in reversed(self._entries.items())])
-        self._app.show_status()
+        for panel in self._panels():
+            panel.show_rows([_row(key, entry) for key, entry in reversed(self._entries.items())])
+            self._app.show_status()
+
+    def _panels(self) -> Iterable[JobsPanel]:
+        """The panel; nothing when the app is ending and has taken it down before a job's last words."""
+        return self._app.main.query(JobsPanel)
 
     @property
     def running(self) -> Job[Any] | None:
@@ -297,9 +302,10 @@ class JobBoard:
         self._file.close()
 
     def log(self, line: str) -> None:
-        """Add a line to the log, on the screen and on the disk."""
-        self._app.main.jobs.write(line)
+        """Add a line to the log, on the disk and on the screen, if it is still there."""
         self._file.write(line)
+        for panel in self._panels():
+            panel.write(line)
 
 
 def _measured(job: Job[Any]) -> list[str]:

@@ -136,9 +136,10 @@ async def test_what_libraries_print_lands_in_the_log(workspace: Path) -> None:
 async def test_the_log_keeps_its_last_lines_and_follows_its_end(workspace: Path) -> None:
     async with running(workspace, (120, 40)) as (app, pilot):
         await press(pilot, "f4")
+        widget = app.main.query_one(JobLog)
+        await until(pilot, lambda: widget.size.height > 0, "there is room for it")
         for number in range(LOG_LINES + 50):
             app.jobs.log(f"line {number}")
-        widget = app.main.query_one(JobLog)
         assert len(widget.lines) == LOG_LINES and widget.lines[-1] == f"line {LOG_LINES + 49}"
         await until(pilot, lambda: widget.is_vertical_scroll_end, "its end is shown")
         app.jobs.submit("one", lambda context: None, lambda job: None)
