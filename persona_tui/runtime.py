@@ -6,8 +6,10 @@ them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from persona_tui.vectors.manager import PersonaManager
     from persona_tui.vectors.partial import PartialStore
     from persona_tui.vectors.persona import PersonaVector
+
+_SMALL = 50_000_000  # parameters; below that, one thread writes as fast as many
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,7 @@ class Runtime:
             model = ModelWrapper.load(chosen.name, chosen.device, chosen.dtype, chosen.quantization)
             if chosen.compile:
                 model.compile()
+            _share_cores(model)
             self._model = model
             # What was read before is read again, now that it can be checked against the model.
             self._personas = None
@@ -505,3 +510,22 @@ def _hand_written(workspace: Workspace, archetype: str) -> bool:
     from persona_tui.prompts.reading import read_archetype
 
     return any(prompt.source is None for prompt in read_archetype(workspace, archetype))
+
+
+@cache
+def _all_threads() -> int:
+    """How many threads torch takes by itself."""
+    import torch
+
+    return torch.get_num_threads()
+
+
+def _share_cores(model: ModelWrapper) -> None:
+    """Keep a small model to one thread: more of them wait for each other longer than they compute."""
+    if "OMP_NUM_THREADS" in os.environ:  # whoever sets it means it
+        return
+    import torch
+
+    small = model.device.type == "cpu" and model.n_parameters < _SMALL
+    threads = _all_threads()
+    torch.set_num_threads(1 if small else threads)

@@ -152,8 +152,7 @@ def _datasets(runtime: Runtime) -> tuple[State, str]:
 
 def _model(runtime: Runtime) -> tuple[State, str]:
     model = runtime.model
-    size = sum(parameter.numel() for parameter in model.model.parameters())
-    shape = f"{model.n_layers} layers of {model.hidden_size}, {size / 1e6:,.1f}M parameters"
+    shape = f"{model.n_layers} layers of {model.hidden_size}, {model.n_parameters / 1e6:,.1f}M parameters"
     return "ok", f"{model.name} on {model.device}: {shape}"
 
 

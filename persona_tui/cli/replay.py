@@ -59,8 +59,8 @@ def _replayed(invocation: Invocation, recorded: list[Stretch]) -> Iterator[Repla
     for _, group in groupby(recorded, key=lambda stretch: _needs(stretch.settings)):
         same = list(group)
         runtime = _runtime(invocation, same[0].settings)
-        _same_threads(same[0].settings)
         engines = [_engine(runtime, stretch) for stretch in same]
+        _same_threads(same[0].settings)  # loading the model has chosen others, perhaps
         for engine, stretch in zip(engines, same, strict=True):
             check_same(engine, stretch)
         for engine, stretch in zip(engines, same, strict=True):

@@ -186,6 +186,11 @@ class ModelWrapper:
         return self.fingerprint, str(self.model.dtype), str(quantization)
 
     @property
+    def n_parameters(self) -> int:
+        """How many weights the model has."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
     def device(self) -> torch.device:
         """Where token ids go in."""
         return blocks.device_of(self.model.get_input_embeddings())
