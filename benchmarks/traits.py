@@ -168,7 +168,7 @@ def _speed_of(scorer: object, messages: list, said: list, repetitions: int) -> t
     import torch
 
     from persona_tui.model import text
-    from persona_tui.model.forced import TOKEN_BUDGET, Passage, batches
+    from persona_tui.model.forced import Passage, batches, token_budget
 
     model = scorer.model  # type: ignore[attr-defined]
     ids = [
@@ -178,7 +178,7 @@ def _speed_of(scorer: object, messages: list, said: list, repetitions: int) -> t
     ]
     passages = [Passage(each, 0, 0) for each in ids]
     padded = []
-    for batch in batches(passages, TOKEN_BUDGET):
+    for batch in batches(passages, token_budget(model.model)):
         width = max(len(ids[index]) for index in batch)
         padded.append(torch.tensor([ids[index] + [0] * (width - len(ids[index])) for index in batch]))
 
