@@ -33,6 +33,7 @@ calibration:
   max_new_tokens: 3
 generation:
   max_new_tokens: 5
+  seed: 7
 """
 
 QUESTIONS = ("Who are you?", "What matters most to you?", "Tell me a story.", "How do you rest?", "Why sing?")
