@@ -385,7 +385,7 @@ def compare_command(session: object, rest: str) -> str:
 def keep_command(session: object, rest: str) -> str:
     """`/keep A|B`."""
     letter = rest.strip().upper()
-    if letter not in LETTERS:
+    if letter not in tuple(LETTERS):
         raise PersonaTuiError(f'/keep A or /keep B, not "{rest}"')
     return _comparer(session).keep(LETTERS.index(letter))
 

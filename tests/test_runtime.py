@@ -74,3 +74,20 @@ def test_prompts_that_a_program_wrote_may_be_replaced(runtime: Runtime) -> None:
     path = runtime.workspace.datasets / "personas" / "archetypes" / "elf.jsonl"
     path.write_text('{"id": "e", "system_prompt": "Be an elf.", "source": "model"}\n')
     runtime.check_new_name("elf", FromDescription("An elf"))
+
+
+def test_a_small_model_keeps_to_one_thread_unless_somebody_says(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        assert runtime.model.n_parameters > 0 and torch.get_num_threads() == 2
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        assert Runtime.open(runtime.workspace.root).model.n_layers == 8
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from persona_tui.cli.generate import harmless, override_sampling, prompt_text
+from persona_tui.cli.generate import harmless, prompt_text
 from persona_tui.cli.interrupt import quick_interrupt
+from persona_tui.cli.options import answer_options, override_sampling
 from persona_tui.cli.output import json_option, print_json
 from persona_tui.cli.root import Invocation, pass_invocation
 
@@ -33,10 +34,7 @@ _GAP = "  "
     show_default=True,
     help="What it is compared with.",
 )
-@click.option("--system", metavar="TEXT", help="A system prompt.")
-@click.option("--max-new-tokens", type=int, metavar="N", help="The longest answer.")
-@click.option("--temperature", type=float, metavar="T", help="0 always takes the likeliest token.")
-@click.option("--seed", type=int, metavar="N", help="Both answers draw the same random numbers.")
+@answer_options("Both answers draw the same random numbers.")
 @json_option
 @pass_invocation
 def compare(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from persona_tui.cli.interrupt import quick_interrupt
-from persona_tui.cli.options import chosen_weights, persona_options
+from persona_tui.cli.options import answer_options, chosen_weights, override_sampling, persona_options
 from persona_tui.cli.output import json_option, print_json
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.errors import PersonaTuiError
@@ -26,10 +26,7 @@ if TYPE_CHECKING:
 @click.argument("prompt")
 @persona_options
 @click.option("--no-capping", is_flag=True, help="Let activations fall below the floor.")
-@click.option("--system", metavar="TEXT", help="A system prompt.")
-@click.option("--max-new-tokens", type=int, metavar="N", help="The longest answer.")
-@click.option("--temperature", type=float, metavar="T", help="0 always takes the likeliest token.")
-@click.option("--seed", type=int, metavar="N", help="The same seed gives the same answer.")
+@answer_options("The same seed gives the same answer.")
 @json_option
 @pass_invocation
 def generate(
@@ -65,14 +62,6 @@ def generate(
             print_json(_as_json(reply, mix, persona, blend is not None))
         else:
             write_stream(event.text for event in engine.stream(messages, mix=mix, system=system))
-
-
-def override_sampling(
-    runtime: Runtime, max_new_tokens: int | None, temperature: float | None, seed: int | None
-) -> None:
-    """Sample as the options say, and as config.yaml says where they say nothing."""
-    given = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-    runtime.override({f"generation.{key}": value for key, value in given.items() if value is not None})
 
 
 def prompt_text(prompt: str) -> str:

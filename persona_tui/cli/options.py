@@ -54,6 +54,38 @@ def override_extraction(runtime: Runtime, options: dict[str, Any]) -> None:
     runtime.override(given)
 
 
+def answer_options(seed: str) -> Callable[[F], F]:
+    """Return what adds the options of one answer: `--system`, and those that `override_sampling` takes.
+
+    Args:
+        seed: the help for `--seed`.
+    """
+
+    def add(command: F) -> F:
+        for option in reversed(
+            (
+                click.option("--system", metavar="TEXT", help="A system prompt."),
+                click.option("--max-new-tokens", type=int, metavar="N", help="The longest answer."),
+                click.option(
+                    "--temperature", type=float, metavar="T", help="0 always takes the likeliest token."
+                ),
+                click.option("--seed", type=int, metavar="N", help=seed),
+            )
+        ):
+            command = option(command)
+        return command
+
+    return add
+
+
+def override_sampling(
+    runtime: Runtime, max_new_tokens: int | None, temperature: float | None, seed: int | None
+) -> None:
+    """Sample as the options say, and as config.yaml says where they say nothing."""
+    given = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    runtime.override({f"generation.{key}": value for key, value in given.items() if value is not None})
+
+
 def persona_options(command: F) -> F:
     """Add the options that say who speaks; `chosen_weights` takes the first and the last."""
     for option in reversed(

@@ -105,7 +105,7 @@ def fetch(name: str, report: Report) -> None:
         )
     except JobCancelled:
         raise
-    except Exception:
+    except Exception:  # whatever it is, loading meets it again and has the words for it
         return
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from textual.timer import Timer
 
 from persona_tui.errors import PersonaTuiError, SessionError
+from persona_tui.monitoring.guard import verdict_of
 from persona_tui.sessions import Conversation, Node
 from persona_tui.tui import collector
 from persona_tui.tui.blocks import Badge, Heading, MessageBlock
@@ -172,13 +173,18 @@ class Speaker:
 
     def _judge(self, reply: _Reply, events: Sequence[TokenEvent]) -> None:
         """Take in what a guard and a policy say; what they say of the message is shown there."""
+        from persona_tui.monitoring.events import breaches_of
+
         for event in events:
-            if (verdict := getattr(event, "verdict", None)) is not None:
+            if (verdict := verdict_of(event)) is not None:
                 reply.verdicts[verdict.about] = verdict_badge(verdict)
-            reply.breaches += [breach.badge for breach in getattr(event, "breaches", ())]
+            reply.breaches += [breach.badge for breach in breaches_of(event)]
+        badge = reply.verdicts.get("message")
+        if badge is None:
+            return
         asked = self.conversation.node(reply.turn.reply).parent
         block = next((each for each in self._app.main.chat.messages if each.key == asked), None)
-        if block is not None and (badge := reply.verdicts.get("message")) is not None:
+        if block is not None:
             heading = heading_of(
                 self.conversation.node(asked or 0), Scene(*self.conversation.siblings(asked or 0))
             )

@@ -142,8 +142,11 @@ def test_what_cannot_be_compared_or_kept_is_an_error(session: ChatSession) -> No
         execute(session, "/compare")
     with pytest.raises(PersonaNotFoundError):
         execute(session, "/compare persona=sagee vs persona=none Hi")
-    with pytest.raises(PersonaTuiError, match="/keep A"):
-        execute(session, "/keep c")
+    execute(session, "/compare Hi")
+    for letter in ("c", "", "ab"):
+        with pytest.raises(PersonaTuiError, match="/keep A"):
+            execute(session, f"/keep {letter}")
+    assert session.messages == [], "nothing was kept"
 
 
 def test_another_model_is_talked_to_and_a_bad_one_changes_nothing(

@@ -12,7 +12,11 @@ def test_show_prints_every_setting_as_yaml(cli: Cli, tiny_model: Path) -> None:
     assert settings["extraction"]["questions"] == 4
     assert settings["extraction"]["temperature"] == 0.7
     assert settings["model"]["name"] == str(tiny_model)
-    assert settings["generation"]["seed"] == 7 and settings["calibration"]["enabled"] is True
+    assert settings["generation"]["seed"] == 7
+    assert cli("config", "show", "--json").json == settings
+    cli("config", "set", "generation.seed", "null")
+    settings = YAML(typ="safe").load(cli("config", "show").out)
+    assert settings["generation"]["seed"] is None
     assert cli("config", "show", "--json").json == settings
 
 

@@ -16,6 +16,7 @@ from persona_tui.extraction.calibration import (
     Point,
     candidate_places,
     choose,
+    edge_points,
     repetition,
 )
 from persona_tui.model import Interventions, Request, Sampling, conversation
@@ -51,6 +52,33 @@ def test_a_loop_is_not_fluent_however_probable_it_is() -> None:
 def test_when_nothing_is_fluent_the_least_bad_is_chosen() -> None:
     least = measured(0.9, drop=0.7)
     assert choose([measured(1.0, drop=3.0), least, measured(0.0, drop=0.6)], MARGIN) is least
+
+
+def sweep(layer: int, *points: tuple[float, float, float]) -> list[Measured]:
+    """A place's points: coefficient, expression, fluency drop."""
+    return [
+        Measured(Point("response", (layer,), coefficient), expression, drop, 0.0, coefficient, questions=4)
+        for coefficient, expression, drop in points
+    ]
+
+
+def test_the_last_points_lie_where_a_smoothed_sweep_begins_to_cost_too_much() -> None:
+    # One lucky reply makes a louder point seem cheaper; without smoothing the edge would lie before 2 already.
+    bumpy = sweep(1, (1, 0.2, 0.1), (2, 0.4, 0.5), (3, 0.6, 0.3), (4, 0.9, 0.5), (5, 1.0, 1.5))
+    assert {point.layers for point in edge_points(bumpy, MARGIN)} == {(1,)}
+    middle = sorted(point.coefficient for point in edge_points(bumpy, MARGIN))[1:3]
+    assert 3 < middle[0] <= middle[1] < 4
+
+
+def test_the_last_points_are_at_the_most_expressive_places_that_have_an_edge() -> None:
+    weak = sweep(1, (1, 0.1, 0.1), (2, 0.2, 1.0))
+    clear = sweep(2, (1, 0.5, 0.1), (2, 0.9, 1.0))
+    middling = sweep(3, (1, 0.3, 0.1), (2, 0.6, 1.0))
+    harmless = sweep(4, (1, 0.1, 0.0), (2, 0.2, 0.1))
+    broken = sweep(5, (1, 1.0, 2.0), (2, 1.0, 3.0))
+    points = edge_points([*weak, *clear, *middling, *harmless, *broken], MARGIN)
+    assert list(dict.fromkeys(point.layers for point in points)) == [(2,), (3,)]
+    assert edge_points([*harmless, *broken], MARGIN) == []
 
 
 def test_weakness_says_what_is_wrong() -> None:
