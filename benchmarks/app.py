@@ -36,8 +36,8 @@ import psutil  # comes with accelerate
 from measuring import REPOSITORY, machine, table
 from terminal import Terminal, talkative_model
 
+from persona_tui.core.workspace import model_slug
 from persona_tui.tui.terminal import QUIET
-from persona_tui.workspace import model_slug
 
 PAST_TURNS = 60
 SIZE = (120, 40)
@@ -120,8 +120,8 @@ def workspace() -> Iterator[Path]:
 
 def write_session(folder: Path, turns: int = PAST_TURNS) -> str:
     """Write a session of many turns, some with lists and code; its id."""
-    from persona_tui.sessions import Conversation, SessionStore
-    from persona_tui.workspace import Workspace
+    from persona_tui.chat import Conversation, SessionStore
+    from persona_tui.core.workspace import Workspace
 
     lines = (folder / "datasets/personas/extraction_questions.jsonl").read_text(encoding="utf-8").splitlines()
     questions = itertools.cycle([json.loads(line)["question"] for line in lines if line])
@@ -452,13 +452,13 @@ _GENERATE = """
 import json, sys, time
 from dataclasses import replace
 from pathlib import Path
-from persona_tui.runtime import Runtime
+from persona_tui.project.project import Project
 folder, persona, strength, question = sys.argv[1:]
-runtime = Runtime.open(Path(folder))
-mix = replace(runtime.default_mix(), weights={persona: 1.0}, strength=float(strength))
+project = Project.open(Path(folder))
+mix = replace(project.default_mix(), weights={persona: 1.0}, strength=float(strength))
 for line in sys.stdin:
     cpu = time.process_time()
-    reply = runtime.engine.reply([{"role": "user", "content": question}], mix=mix)
+    reply = project.engine.reply([{"role": "user", "content": question}], mix=mix)
     cpu = time.process_time() - cpu
     print(json.dumps({"tokens": reply.tokens, "seconds": reply.seconds, "cpu": cpu}), flush=True)
 """

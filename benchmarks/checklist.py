@@ -29,18 +29,18 @@ from evaluation import (
     unsafe_requests,
 )
 
-from persona_tui.builtin.judge import NEUTRAL, marker_rate
-from persona_tui.builtin.material import ARCHETYPES, LAWLESS
+from persona_tui.core.mix import Mix
+from persona_tui.core.workspace import Workspace
+from persona_tui.datasets.generator import DatasetGenerator
+from persona_tui.datasets.records import read_archetype, read_safety
 from persona_tui.extraction import ActivationExtractor, PersonaStudio
 from persona_tui.model import ModelWrapper
-from persona_tui.prompts.generator import DatasetGenerator
-from persona_tui.prompts.reading import read_archetype, read_safety
 from persona_tui.steering.engine import SteeringEngine
-from persona_tui.steering.mix import Mix
 from persona_tui.vectors.manager import PersonaManager
 from persona_tui.vectors.maths import cosine
 from persona_tui.vectors.persona import PersonaVector
-from persona_tui.workspace import Workspace
+from tools.tiny.judge import NEUTRAL, marker_rate
+from tools.tiny.material import ARCHETYPES, LAWLESS
 
 DESCRIBED = {
     "grumpy_wizard": ("A grumpy but secretly kind old wizard", ("grumpy", "kind", "wizard")),

@@ -9,12 +9,12 @@ from statistics import fmean
 
 from measuring import table as table
 
-from persona_tui.builtin import corpus, requests
-from persona_tui.builtin.judge import TextJudge, refusal_judge, style_judge
-from persona_tui.builtin.material import ASPECTS, answered, held_out, known, safety, talk
+from persona_tui.core.mix import Mix
 from persona_tui.model import Message, ModelWrapper, Request, Sampling, conversation
 from persona_tui.steering.engine import SteeringEngine
-from persona_tui.steering.mix import Mix
+from tools.tiny import corpus, requests
+from tools.tiny.judge import TextJudge, refusal_judge, style_judge
+from tools.tiny.material import ASPECTS, answered, held_out, known, safety, talk
 
 UNSTEERED = Mix(capping=False)
 SAMPLING = Sampling(max_new_tokens=96, temperature=0.7, top_p=0.95)

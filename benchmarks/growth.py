@@ -120,7 +120,7 @@ SWEEPS = (
 
 def measure_here(work: Work) -> Point | None:
     """Do one extraction in this process; None in a process that is not the main one."""
-    from persona_tui.processes import processes
+    from persona_tui.core.processes import processes
 
     bench = Bench(work.size, EFFORTS[BUILTIN], "cpu", "float32")
     requests = persona_requests(work.prompts)

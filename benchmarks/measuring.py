@@ -181,7 +181,7 @@ def make_model(
     from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
     from transformers.utils import logging
 
-    from persona_tui.model.loading import BUILTIN_WEIGHTS
+    from persona_tui.model.loader import BUILTIN_WEIGHTS
 
     logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(BUILTIN_WEIGHTS)

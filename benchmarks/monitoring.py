@@ -21,17 +21,17 @@ import numpy as np
 import torch
 from evaluation import table
 
+from persona_tui.core.workspace import Workspace, packaged_root
 from persona_tui.model import ModelWrapper, Sampling, conversation
-from persona_tui.monitoring.evaluation import evaluate
-from persona_tui.monitoring.guard import Guard, verdict_of
-from persona_tui.monitoring.monitor import SelfMonitor
-from persona_tui.monitoring.query_sets import STANDARD, load_sets
-from persona_tui.monitoring.readings import read_as_replies
-from persona_tui.monitoring.statistics import auc_estimate, share
-from persona_tui.monitoring.training import load_training
-from persona_tui.runtime import Runtime
+from persona_tui.monitors.evaluation import evaluate
+from persona_tui.monitors.guard import Guard, verdict_of
+from persona_tui.monitors.monitor import SelfMonitor
+from persona_tui.monitors.query_sets import STANDARD, load_sets
+from persona_tui.monitors.readings import read_as_replies
+from persona_tui.monitors.statistics import auc_estimate, share
+from persona_tui.monitors.training_data import load_training
+from persona_tui.project.project import Project
 from persona_tui.steering import Mix, SteeringEngine
-from persona_tui.workspace import Workspace, packaged_root
 
 UNSTEERED = Mix(capping=False)
 PARTS = ("quality", "replies", "chat", "check")
@@ -196,8 +196,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wanted = options.only or PARTS
     shipped = Workspace(packaged_root())
     with tempfile.TemporaryDirectory() as folder:
-        runtime = Runtime.open(Path(folder) / "workspace", model=options.model)
-        engine, model = runtime.engine, runtime.model
+        project = Project.open(Path(folder) / "workspace", model=options.model)
+        engine, model = project.engine, project.model
         monitors = fitted(model, shipped)
         sections = [f"## Self-monitoring on {model.name}"]
         if "quality" in wanted:

@@ -59,7 +59,7 @@ class Bench:
     """One model, and the sides that are run on it. Each side returns how many units of work it did."""
 
     def __init__(self, size: str, effort: Effort, device: str, dtype: str) -> None:
-        from persona_tui.config import Settings, resolve_layers
+        from persona_tui.core.config import Settings, resolve_layers
         from persona_tui.model import ModelWrapper
 
         self.effort, self.device = effort, device
@@ -239,7 +239,7 @@ class Bench:
         """Vectors at the layers, and floors, that the settings would choose."""
         import torch
 
-        from persona_tui.config import Settings, resolve_layers
+        from persona_tui.core.config import Settings, resolve_layers
         from persona_tui.model import Cap, Interventions
 
         places = resolve_layers(Settings(), self.wrapper.n_layers)
@@ -335,7 +335,7 @@ class Bench:
 
 def extractor(wrapper: Any, layers: Sequence[int], batch: int, tokens: int) -> Any:
     """An ActivationExtractor for these layers."""
-    from persona_tui.config import Settings, override
+    from persona_tui.core.config import Settings, override
     from persona_tui.extraction import ActivationExtractor
 
     values = {"target_layers": list(layers), "batch_size": batch, "max_new_tokens": tokens}
@@ -346,9 +346,9 @@ def extractor(wrapper: Any, layers: Sequence[int], batch: int, tokens: int) -> A
 
 def persona_requests(count: int) -> list[Any]:
     """What an extraction of the persona "sage" asks."""
+    from persona_tui.core.workspace import Workspace
+    from persona_tui.datasets.records import read_archetype, read_questions
     from persona_tui.extraction import plan
-    from persona_tui.prompts.reading import read_archetype, read_questions
-    from persona_tui.workspace import Workspace
 
     workspace = Workspace(REPOSITORY)
     systems = [prompt.system_prompt for prompt in read_archetype(workspace, "sage")]
@@ -359,8 +359,8 @@ def persona_requests(count: int) -> list[Any]:
 
 def texts(count: int) -> list[str]:
     """Texts of one to six sentences."""
-    from persona_tui.prompts.reading import read_questions
-    from persona_tui.workspace import Workspace
+    from persona_tui.core.workspace import Workspace
+    from persona_tui.datasets.records import read_questions
 
     rng = random.Random(2)
     sentences = [question.question for question in read_questions(Workspace(REPOSITORY))]

@@ -26,7 +26,7 @@ from rich.cells import cell_len
 _PIECES = re.compile(
     r"\x1b\[([0-9;:?<=>]*)[ -/]*([@-~])|\x1b[\]P_^].*?(?:\x07|\x1b\\)|\x1b[ -/]*[0-~]|.", re.DOTALL
 )
-_BUILTIN = Path(__file__).resolve().parent.parent / "persona_tui/builtin/weights"
+_BUILTIN = Path(__file__).resolve().parent.parent / "persona_tui/model/tiny"
 _KEPT = 20_000  # characters of the output
 _UNFINISHED = re.compile(r"\x1b(?:\[[0-9;:?<=>]*[ -/]*)?$|\x1b[\]P_^][^\x07]*$")
 

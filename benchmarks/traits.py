@@ -34,13 +34,13 @@ from measuring import (
     take_turns,
 )
 
-from persona_tui.config import Settings, override
-from persona_tui.monitoring.traits.definition import TraitDefinition, find_definition, list_definitions
-from persona_tui.workspace import Workspace, packaged_root
+from persona_tui.core.config import Settings, override
+from persona_tui.core.workspace import Workspace, packaged_root
+from persona_tui.traits.definition import TraitDefinition, find_definition, list_definitions
 
 if TYPE_CHECKING:
-    from persona_tui.monitoring.traits.vector import TraitVector
     from persona_tui.steering import SteeringEngine
+    from persona_tui.traits.vector import TraitVector
 
 AIM_AUC = 0.95
 AIM_SPEED = 0.9
@@ -60,7 +60,7 @@ def definitions() -> list[TraitDefinition]:
 def quality(recipe: str) -> str:
     """Areas under the ROC curve: left out in cross-validation, and held out."""
     from persona_tui.model import ModelWrapper
-    from persona_tui.monitoring.traits.extract import TraitExtractor
+    from persona_tui.traits.extract import TraitExtractor
 
     settings = override(Settings(), {"extraction.max_new_tokens": 64})
     extractor = TraitExtractor(ModelWrapper.load("builtin"), settings)
@@ -106,7 +106,7 @@ def _texts(definition: TraitDefinition, split: str) -> tuple[list[str], list[str
 
 def by_length(definition: TraitDefinition) -> float:
     """What the number of words alone tells about the test replies; 0.5 is nothing, whichever way it leans."""
-    from persona_tui.monitoring.traits.statistics import roc_auc
+    from persona_tui.core.statistics import roc_auc
 
     high, low = ([len(text.split()) for text in side] for side in _texts(definition, "test"))
     area = roc_auc(high, low)
@@ -119,7 +119,7 @@ def by_words(definition: TraitDefinition) -> float:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    from persona_tui.monitoring.traits.statistics import roc_auc
+    from persona_tui.core.statistics import roc_auc
 
     high, low = _texts(definition, "train")
     classifier = make_pipeline(
@@ -135,10 +135,10 @@ def by_words(definition: TraitDefinition) -> float:
 
 def speed(repetitions: int) -> str:
     """Conversations a CPU second, ours and of plain passes over the same tokens."""
+    from persona_tui.datasets.transcripts import Conversation
     from persona_tui.model import ModelWrapper
-    from persona_tui.monitoring.traits.extract import TraitExtractor
-    from persona_tui.monitoring.traits.scoring import TraitScorer
-    from persona_tui.monitoring.traits.transcripts import Conversation
+    from persona_tui.traits.extract import TraitExtractor
+    from persona_tui.traits.score import TraitScorer
 
     model = ModelWrapper.load("builtin")
     extractor = TraitExtractor(model, Settings())
@@ -216,9 +216,9 @@ def _speed_of(scorer: object, messages: list, said: list, repetitions: int) -> t
 def steering(asked: int) -> str:
     """How replies to held-out situations score when the trait is added, and how probable they still are."""
     from persona_tui.model import ModelWrapper
-    from persona_tui.monitoring.traits.extract import TraitExtractor
-    from persona_tui.monitoring.traits.vector import TraitStore
     from persona_tui.steering import SteeringEngine
+    from persona_tui.traits.extract import TraitExtractor
+    from persona_tui.traits.vector import TraitStore
     from persona_tui.vectors.manager import PersonaManager
 
     model = ModelWrapper.load("builtin")
@@ -240,9 +240,9 @@ def _steered(
     engine: SteeringEngine, trait: TraitVector, definition: TraitDefinition, asked: int
 ) -> list[str]:
     from persona_tui.model import Request, Sampling
-    from persona_tui.monitoring.traits.compare import held_out_prompts
-    from persona_tui.monitoring.traits.scoring import TraitScorer
     from persona_tui.steering import Mix
+    from persona_tui.traits.compare import held_out_prompts
+    from persona_tui.traits.score import TraitScorer
 
     prompts = held_out_prompts([definition])[:asked]
     scorer, cells = TraitScorer(engine.model, [trait]), []
@@ -279,10 +279,10 @@ def memory(counts: Sequence[int], size: str) -> str:
 def curate_here(count: int, size: str) -> None:
     """Curate so many lines in this process and print what it took."""
     from persona_tui.model import ModelWrapper
-    from persona_tui.monitoring.traits.curate import Curation
-    from persona_tui.monitoring.traits.extract import TraitExtractor
-    from persona_tui.monitoring.traits.policy import Policy
-    from persona_tui.monitoring.traits.scoring import TraitScorer
+    from persona_tui.traits.curate import Curation
+    from persona_tui.traits.extract import TraitExtractor
+    from persona_tui.traits.policy import Policy
+    from persona_tui.traits.score import TraitScorer
 
     set_threads(None)
     model = ModelWrapper(*make_model(size), size)

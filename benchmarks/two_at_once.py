@@ -15,10 +15,10 @@ from pathlib import Path
 
 from measuring import REPOSITORY, Cost, machine, middle, set_threads, table, take_turns
 
+from persona_tui.core.mix import Mix
 from persona_tui.model import Sampling, conversation
-from persona_tui.runtime import Runtime
+from persona_tui.project.project import Project
 from persona_tui.steering.engine import SteeringEngine
-from persona_tui.steering.mix import Mix
 
 ASKED = conversation("Tell me a long story about a lighthouse.")
 MIXES = (Mix({"sage": 1.0}, 0.3), Mix())
@@ -59,7 +59,7 @@ def measured(tokens: int, repetitions: int) -> tuple[dict[str, Cost], bool]:
             ignored = shutil.ignore_patterns("partial", "loaded.json")
             shutil.copytree(REPOSITORY / name, Path(folder) / name, ignore=ignored)
         shutil.copy(REPOSITORY / "config.yaml", folder)
-        engine = Runtime.open(Path(folder), "builtin").engine
+        engine = Project.open(Path(folder), "builtin").engine
         engine.model._end_tokens = frozenset()  # all answers are equally long
         answers = Answers(engine, tokens)
         ways = {

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from persona_tui.cli.interrupt import INTERRUPTED, TERMINATED, Terminated, leave
-from persona_tui.processes import OtherProcessEnded, is_main, may_speak
+from persona_tui.core.processes import OtherProcessEnded, is_main, may_speak
 
 # While they wait, torch's threads would otherwise spin, and starve the screen.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -42,7 +42,7 @@ def run(args: Sequence[str] | None = None) -> int:
     import click
 
     from persona_tui.cli.root import Invocation, root
-    from persona_tui.errors import JobCancelled, PersonaTuiError
+    from persona_tui.core.errors import JobCancelled, PersonaTuiError
 
     invocation = Invocation()
     try:

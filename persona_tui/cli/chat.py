@@ -12,7 +12,7 @@ from persona_tui.cli.options import chosen_weights, persona_options
 from persona_tui.cli.root import Invocation, pass_invocation
 
 if TYPE_CHECKING:
-    from persona_tui.runtime import Runtime
+    from persona_tui.project.project import Project
 
 
 @click.command()
@@ -37,23 +37,23 @@ def chat(
     way the conversation is saved as it happens: `persona-tui sessions list`.
     """
     session = _session_with_its_model(invocation, resume) if resume is not None else None
-    runtime = invocation.runtime
-    weights = chosen_weights(runtime, persona, blend)
+    project = invocation.project
+    weights = chosen_weights(project, persona, blend)
     if plain or not has_screen():
-        _line_chat(runtime, weights, strength, session, not no_save)
+        _line_chat(project, weights, strength, session, not no_save)
         return
     from persona_tui.tui import collector
 
     collector.pause()  # a tenth of the time until the first paint; the app goes on with it
     from persona_tui.tui.app import run_app
 
-    run_app(runtime, strength=strength, blend=weights, resume=session, saves=not no_save)
+    run_app(project, strength=strength, blend=weights, resume=session, saves=not no_save)
 
 
 def _session_with_its_model(invocation: Invocation, named: str) -> str:
     """Find a session, and use the model that it was begun with unless the command line names one."""
-    from persona_tui.sessions import SessionStore
-    from persona_tui.workspace import Workspace
+    from persona_tui.chat import SessionStore
+    from persona_tui.core.workspace import Workspace
 
     store = SessionStore(Workspace.find(invocation.workspace))
     id = store.resolve(named)
@@ -62,17 +62,17 @@ def _session_with_its_model(invocation: Invocation, named: str) -> str:
 
 
 def _line_chat(
-    runtime: Runtime, weights: dict[str, float], strength: float | None, resume: str | None, saves: bool
+    project: Project, weights: dict[str, float], strength: float | None, resume: str | None, saves: bool
 ) -> None:
     from persona_tui.cli.line_chat import LineSession, line_chat
     from persona_tui.cli.progress import note
 
-    session = LineSession.start(runtime, {} if resume else weights, strength, saves)
+    session = LineSession.start(project, {} if resume else weights, strength, saves)
     if resume is not None:
         note(session.resume(resume))
         if weights:
             for name in weights:
-                runtime.personas.load(name)
+                project.personas.load(name)
             session.change_mix(weights=weights)
         if strength is not None:
             session.change_mix(strength=strength)

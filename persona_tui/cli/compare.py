@@ -17,7 +17,7 @@ from persona_tui.cli.output import json_option, print_json
 from persona_tui.cli.root import Invocation, pass_invocation
 
 if TYPE_CHECKING:
-    from persona_tui.comparing import Answer, Comparison
+    from persona_tui.chat.comparison import Answer, Comparison
 
 _NARROWEST = 70  # below this, one answer stands above the other
 _GAP = "  "
@@ -54,18 +54,18 @@ def compare(
     A SETTING has persona=NAME (or none) or blend=A:0.5+B:0.3, strength=X and capping=on|off, with commas
     between; what is left out is as config.yaml says.
     """
-    from persona_tui.comparing import Comparison, parse_setting
-    from persona_tui.sessions import Conversation
+    from persona_tui.chat import Conversation
+    from persona_tui.chat.comparison import Comparison, parse_setting
 
-    runtime = invocation.runtime
-    override_sampling(runtime, max_new_tokens, temperature, seed)
-    mixes = [parse_setting(text, runtime.default_mix()) for text in (first, second)]
+    project = invocation.project
+    override_sampling(project, max_new_tokens, temperature, seed)
+    mixes = [parse_setting(text, project.default_mix()) for text in (first, second)]
     for mix in mixes:
         for name in mix.weights:
-            runtime.personas.get(name)
+            project.personas.get(name)
     comparison = Comparison(Conversation(system=system), mixes, prompt_text(prompt))
     with quick_interrupt():
-        engine = runtime.engine
+        engine = project.engine
         for _ in comparison.speak(engine, engine.sampling):
             pass
     if as_json:
@@ -95,7 +95,7 @@ def _as_json(comparison: Comparison) -> dict[str, Any]:
 
 def side_by_side(answers: list[Answer], width: int) -> str:
     """Two answers in columns, or one above the other where there is no room."""
-    from persona_tui.comparing import setting_in_words
+    from persona_tui.chat.comparison import setting_in_words
 
     heads = [f"{letter}: {setting_in_words(each.mix)}" for letter, each in zip("AB", answers, strict=False)]
     on_screen = sys.stdout.isatty()

@@ -21,12 +21,12 @@ def config() -> None:
 @pass_invocation
 def show(invocation: Invocation, /, as_json: bool) -> None:
     """Print all settings, those left out of config.yaml too."""
-    runtime = invocation.runtime
-    settings = runtime.settings.model_dump()
+    project = invocation.project
+    settings = project.settings.model_dump()
     if as_json:
         print_json(settings)
         return
-    click.echo(f"# {runtime.workspace.config_path}")
+    click.echo(f"# {project.workspace.config_path}")
     for section, values in settings.items():
         click.echo(f"{section}:")
         for key, value in values.items():
@@ -44,8 +44,8 @@ def _scalar(value: Any) -> str:
 @pass_invocation
 def set_(invocation: Invocation, /, key: str, value: str) -> None:
     """Set KEY, such as steering.default_strength, to VALUE in config.yaml. Comments and order stay."""
-    from persona_tui.config import load_settings, set_value
-    from persona_tui.workspace import Workspace
+    from persona_tui.core.config import load_settings, set_value
+    from persona_tui.core.workspace import Workspace
 
     path = Workspace.find(invocation.workspace).config_path
     before = _value(load_settings(path).model_dump(), key)

@@ -14,7 +14,7 @@ from persona_tui.cli.progress import work
 from persona_tui.cli.root import Invocation, pass_invocation
 
 if TYPE_CHECKING:
-    from persona_tui.runtime import Runtime, Source
+    from persona_tui.project.project import Project, Source
     from persona_tui.vectors.persona import Calibration
 
 
@@ -45,28 +45,28 @@ def create(
     **options: Any,
 ) -> None:
     """Make a persona from an archetype, from a description or from system prompts."""
-    from persona_tui.commands import describe_created
+    from persona_tui.chat.commands import describe_created
 
-    runtime = invocation.runtime
-    override_extraction(runtime, options)
+    project = invocation.project
+    override_extraction(project, options)
     source: Source
     if interactive:
-        name, source = _ask(runtime, name)
+        name, source = _ask(project, name)
     elif name is None:
         raise click.UsageError("Missing argument 'NAME'.", click.get_current_context())
     else:
         source = _source(archetype, description, prompts)
     chosen, made_from = name, source
-    runtime.check_new_name(chosen, made_from)
-    created = work(lambda context: runtime.create_persona(chosen, made_from, context))
+    project.check_new_name(chosen, made_from)
+    created = work(lambda context: project.create_persona(chosen, made_from, context))
     click.echo(describe_created(created))
     click.echo(f"Hear it: persona-tui chat --persona {chosen}")
 
 
 def _source(archetype: str | None, description: str | None, prompts: Path | None) -> Source:
     """What the options name: exactly one source."""
-    from persona_tui.prompts.reading import read_prompt_file
-    from persona_tui.runtime import FromArchetype, FromDescription, FromPrompts
+    from persona_tui.datasets.records import read_prompt_file
+    from persona_tui.project.project import FromArchetype, FromDescription, FromPrompts
 
     if sum(given is not None for given in (archetype, description, prompts)) != 1:
         raise click.UsageError(
@@ -80,19 +80,19 @@ def _source(archetype: str | None, description: str | None, prompts: Path | None
     return FromDescription(str(description))
 
 
-def _ask(runtime: Runtime, name: str | None) -> tuple[str, Source]:
+def _ask(project: Project, name: str | None) -> tuple[str, Source]:
     """Guide through name and source; every question says what may be answered."""
-    from persona_tui.prompts.reading import list_archetypes
-    from persona_tui.runtime import FromArchetype, FromDescription
+    from persona_tui.datasets.records import list_archetypes
+    from persona_tui.project.project import FromArchetype, FromDescription
 
     click.echo("A persona is a voice that the model can be steered towards.", err=True)
     while True:
         name = name or click.prompt("Its name (letters, digits, _ and -)", err=True)
-        if (problem := _name_problem(runtime, str(name))) is None:
+        if (problem := _name_problem(project, str(name))) is None:
             break
         click.echo(problem, err=True)
         name = None
-    known = list_archetypes(runtime.workspace)
+    known = list_archetypes(project.workspace)
     if (
         known
         and click.prompt("From a description or an archetype", type=_KIND, default="description", err=True)
@@ -107,11 +107,11 @@ def _ask(runtime: Runtime, name: str | None) -> tuple[str, Source]:
 _KIND = click.Choice(["description", "archetype"])
 
 
-def _name_problem(runtime: Runtime, name: str) -> str | None:
-    from persona_tui.errors import PersonaTuiError
+def _name_problem(project: Project, name: str) -> str | None:
+    from persona_tui.core.errors import PersonaTuiError
 
     try:
-        taken = runtime.personas.path_of(name).is_file()
+        taken = project.personas.path_of(name).is_file()
     except PersonaTuiError as error:
         return str(error)
     return f'There is a persona "{name}" already.' if taken else None
@@ -126,8 +126,8 @@ def calibrate(invocation: Invocation, name: str, as_json: bool) -> None:
 
     Expression: 0 = unsteered, 1 = what its system prompts achieve. Fluency drop: nats per token.
     """
-    runtime = invocation.runtime
-    persona = work(lambda context: runtime.calibrate(name, context))
+    project = invocation.project
+    persona = work(lambda context: project.calibrate(name, context))
     calibration = persona.calibration
     assert calibration is not None
     reason = persona.metadata.get("weak_reason")

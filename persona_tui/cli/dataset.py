@@ -9,8 +9,8 @@ import click
 from persona_tui.cli.output import json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.root import Invocation, pass_invocation
-from persona_tui.errors import JobCancelled
-from persona_tui.processes import is_main
+from persona_tui.core.errors import JobCancelled
+from persona_tui.core.processes import is_main
 
 KINDS = ("safe", "unsafe", "questions", "archetype")
 
@@ -32,10 +32,10 @@ def validate(invocation: Invocation, /, files: tuple[Path, ...], as_json: bool) 
     status is 1 if something is wrong.
     """
     from persona_tui.cli.own_files import validate_own
-    from persona_tui.monitoring.traits.validate import validate_traits
-    from persona_tui.prompts.validate import validate_datasets
+    from persona_tui.datasets.validate import validate_datasets
+    from persona_tui.traits.validate import validate_traits
 
-    workspace = invocation.runtime.workspace
+    workspace = invocation.project.workspace
     if files:
         reports = [validate_own(path) for path in files]
     else:
@@ -102,7 +102,7 @@ def generate(
     KIND is safe, unsafe, questions or archetype; an archetype has a NAME and a --description. Every record
     says that a model wrote it. What is nearly the same as something that is there is left out.
     """
-    from persona_tui.prompts.task import DatasetTask, Written, write
+    from persona_tui.project.dataset_task import DatasetTask, Written, write
 
     if not DatasetTask.is_consistent(kind, name, description):
         raise click.UsageError(
@@ -117,7 +117,7 @@ def generate(
 
     write(
         DatasetTask(kind, name or "", description or "", count),
-        invocation.runtime,
+        invocation.project,
         seed,
         work,
         path=output,

@@ -17,7 +17,7 @@ from persona_tui.cli.output import json_option, print_json, print_table
 from persona_tui.cli.root import Invocation, pass_invocation
 
 if TYPE_CHECKING:
-    from persona_tui.runtime import Runtime
+    from persona_tui.project.project import Project
 
 State = Literal["ok", "note", "WRONG"]
 
@@ -62,12 +62,12 @@ def _checks(invocation: Invocation) -> Iterator[Check]:
     workspace = _guarded("workspace", lambda: _workspace(invocation))
     yield workspace
     if workspace.state != "WRONG":
-        runtime = invocation.runtime
-        yield _guarded("datasets", lambda: _datasets(runtime))
-        model = _guarded("model", lambda: _model(runtime))
+        project = invocation.project
+        yield _guarded("datasets", lambda: _datasets(project))
+        model = _guarded("model", lambda: _model(project))
         yield model
-        yield _guarded("axes", lambda: _axes(runtime))
-        yield _guarded("personas", lambda: _personas(runtime))
+        yield _guarded("axes", lambda: _axes(project))
+        yield _guarded("personas", lambda: _personas(project))
     yield _guarded("terminal", _terminal)
 
 
@@ -130,14 +130,14 @@ def _gigabytes(size: int) -> str:
 
 
 def _workspace(invocation: Invocation) -> tuple[State, str]:
-    runtime = invocation.runtime
-    for folder in (runtime.workspace.root, runtime.workspace.vectors):
+    project = invocation.project
+    for folder in (project.workspace.root, project.workspace.vectors):
         _check_writable(folder)
-    return "ok", str(runtime.workspace.root)
+    return "ok", str(project.workspace.root)
 
 
 def _check_writable(folder: Path) -> None:
-    from persona_tui.atomic import atomic_write_text
+    from persona_tui.core.files import atomic_write_text
 
     probe = folder / f".doctor-{os.getpid()}"
     try:
@@ -146,27 +146,27 @@ def _check_writable(folder: Path) -> None:
         probe.unlink(missing_ok=True)
 
 
-def _datasets(runtime: Runtime) -> tuple[State, str]:
-    return "ok", f"{runtime.check_datasets()} records, no problems"
+def _datasets(project: Project) -> tuple[State, str]:
+    return "ok", f"{project.check_datasets()} records, no problems"
 
 
-def _model(runtime: Runtime) -> tuple[State, str]:
-    model = runtime.model
+def _model(project: Project) -> tuple[State, str]:
+    model = project.model
     shape = f"{model.n_layers} layers of {model.hidden_size}, {model.n_parameters / 1e6:,.1f}M parameters"
     return "ok", f"{model.name} on {model.device}: {shape}"
 
 
-def _axes(runtime: Runtime) -> tuple[State, str]:
-    axes = runtime.personas.axes
+def _axes(project: Project) -> tuple[State, str]:
+    axes = project.personas.axes
     if axes is None:
-        return "WRONG", f"none for {runtime.settings.model.name}: run persona-tui init"
+        return "WRONG", f"none for {project.settings.model.name}: run persona-tui init"
     return "ok", f"{' and '.join(axes.names)}, layers {axes.layers[0]} to {axes.layers[-1]}"
 
 
-def _personas(runtime: Runtime) -> tuple[State, str]:
-    names = runtime.personas.list_available()
+def _personas(project: Project) -> tuple[State, str]:
+    names = project.personas.list_available()
     for name in names:
-        runtime.personas.get(name)
+        project.personas.get(name)
     return (
         ("ok", f"{len(names)}: {', '.join(names)}") if names else ("note", "none yet: run persona-tui init")
     )

@@ -14,12 +14,11 @@ from persona_tui.cli.interrupt import quick_interrupt
 from persona_tui.cli.options import answer_options, chosen_weights, override_sampling, persona_options
 from persona_tui.cli.output import json_option, print_json
 from persona_tui.cli.root import Invocation, pass_invocation
-from persona_tui.errors import PersonaTuiError
+from persona_tui.core.errors import PersonaTuiError
 
 if TYPE_CHECKING:
-    from persona_tui.runtime import Runtime
+    from persona_tui.core.mix import Mix
     from persona_tui.steering.engine import Reply
-    from persona_tui.steering.mix import Mix
 
 
 @click.command()
@@ -44,10 +43,10 @@ def generate(
     as_json: bool,
 ) -> None:
     """Answer PROMPT (- reads it from stdin)."""
-    runtime = invocation.runtime
-    override_sampling(runtime, max_new_tokens, temperature, seed)
-    weights = chosen_weights(runtime, persona, blend)
-    mix = runtime.default_mix()
+    project = invocation.project
+    override_sampling(project, max_new_tokens, temperature, seed)
+    weights = chosen_weights(project, persona, blend)
+    mix = project.default_mix()
     mix = replace(
         mix,
         weights=weights,
@@ -56,7 +55,7 @@ def generate(
     )
     messages = [{"role": "user", "content": prompt_text(prompt)}]
     with quick_interrupt():
-        engine = runtime.engine
+        engine = project.engine
         if as_json:
             reply = engine.reply(messages, mix=mix, system=system)
             print_json(_as_json(reply, mix, persona, blend is not None))

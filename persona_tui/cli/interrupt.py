@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-from persona_tui.processes import is_main
+from persona_tui.core.processes import is_main
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -70,7 +70,9 @@ def _watch(told: socket.socket, left: threading.Event) -> None:
 
 def _save_unfinished() -> None:
     """Write what unfinished jobs have, and say so."""
-    partial = sys.modules.get("persona_tui.vectors.partial")  # if it is not there, nothing is under way
+    partial = sys.modules.get(
+        "persona_tui.extraction.checkpoints"
+    )  # if it is not there, nothing is under way
     if partial is not None and partial.save_all() and is_main():
         print(partial.KEPT, file=sys.stderr)
 

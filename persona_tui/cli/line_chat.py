@@ -15,16 +15,16 @@ from contextlib import closing, contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from persona_tui.chat.commands import ChatSession, Work, complete, execute, is_command, message_of
 from persona_tui.cli.generate import write_stream
 from persona_tui.cli.interrupt import quick_interrupt
 from persona_tui.cli.progress import note, patient_work
-from persona_tui.commands import ChatSession, Work, complete, execute, is_command, message_of
-from persona_tui.errors import JobCancelled, PersonaTuiError
-from persona_tui.monitoring.guard import verdict_of
+from persona_tui.core.errors import JobCancelled, PersonaTuiError
+from persona_tui.monitors.guard import verdict_of
 
 if TYPE_CHECKING:
     from persona_tui.model import TokenEvent
-    from persona_tui.monitoring.verdict import Verdict
+    from persona_tui.monitors.verdict import Verdict
 
 
 class LineSession(ChatSession):
@@ -88,9 +88,9 @@ def read_line(prompt: str) -> str | None:
 
 
 def _greet(session: ChatSession) -> None:
-    name = session.runtime.settings.model.name
+    name = session.project.settings.model.name
     _offer_completions(session)
-    session.runtime.engine.set_mix(
+    session.project.engine.set_mix(
         session.mix
     )  # what is wrong with the model is said now, not after a question
     note(f"{name}. /help lists the commands; ctrl-d leaves.")
@@ -126,7 +126,7 @@ def show_reply(
     session: ChatSession, begin: Callable[[threading.Event], Generator[TokenEvent, None, None]]
 ) -> None:
     """Write a reply to stdout as it comes. On a terminal ctrl-c ends it, and keeps what was said."""
-    session.runtime.engine  # noqa: B018  # loading is not what ctrl-c should stop, but the reply
+    session.project.engine  # noqa: B018  # loading is not what ctrl-c should stop, but the reply
     stop = threading.Event()
     guard = _interrupt_sets(stop) if sys.stdin.isatty() else quick_interrupt()
     with guard, closing(begin(stop)) as events:
@@ -137,7 +137,7 @@ def _with_badges(events: Iterable[TokenEvent]) -> Iterator[str]:
     """The texts of a reply; what a guard says of the message, a policy on the way and the guard at last of
     the reply is noted.
     """
-    from persona_tui.monitoring.events import breaches_of
+    from persona_tui.monitors.events import breaches_of
 
     last: Verdict | None = None
     for event in events:

@@ -15,12 +15,12 @@ from persona_tui.cli.monitor_lab import dimensions, layers, results, threshold
 from persona_tui.cli.output import json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.root import Invocation, pass_invocation
-from persona_tui.errors import MonitorError, PersonaTuiError
+from persona_tui.core.errors import MonitorError, PersonaTuiError
 
 if TYPE_CHECKING:
-    from persona_tui.monitoring.evaluation import Evaluation
-    from persona_tui.monitoring.monitor import SelfMonitor
-    from persona_tui.monitoring.verdict import Verdict
+    from persona_tui.monitors.evaluation import Evaluation
+    from persona_tui.monitors.monitor import SelfMonitor
+    from persona_tui.monitors.verdict import Verdict
 
 _METHODS = ("tone", "content", "projection", "probe", "consensus")
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -77,12 +77,12 @@ def fit(
     """
     if file is not None and like is not None:
         raise click.UsageError("--file and --like exclude each other.", click.get_current_context())
-    runtime = invocation.runtime
-    made = work(lambda context: runtime.fit_monitor(name, context, data, file, like, method, seed))
+    project = invocation.project
+    made = work(lambda context: project.fit_monitor(name, context, data, file, like, method, seed))
     if as_json:
         print_json(made.summary())
         return
-    click.echo(f"Wrote {runtime.monitors.path_of(name)}")
+    click.echo(f"Wrote {project.monitors.path_of(name)}")
     _print_methods(made)
 
 
@@ -137,11 +137,11 @@ def check(
         raise click.UsageError("--field is for lines of stdin: TEXT must be -.", click.get_current_context())
     if text != "-" and not text.strip():
         raise click.UsageError("The text is empty.", click.get_current_context())
-    runtime = invocation.runtime
+    project = invocation.project
     with quick_interrupt():
-        chosen = name or runtime.settings.monitoring.monitor
-        runtime.monitors.check_exists(chosen)  # before the model is loaded
-        loaded = runtime.monitors.load(chosen, runtime.model)
+        chosen = name or project.settings.monitoring.monitor
+        project.monitors.check_exists(chosen)  # before the model is loaded
+        loaded = project.monitors.load(chosen, project.model)
         if text == "-":
             _check_lines(loaded, method, field)
         else:
@@ -235,23 +235,23 @@ def evaluate(
     All methods, on every set, with 95% intervals. `words` is a classifier of the words alone, for comparison.
     Results on the shipped sets are kept beside the monitor, as JSON and CSV.
     """
-    from persona_tui.monitoring.evaluation import as_csv, evaluate
-    from persona_tui.monitoring.plots import check_plot, draw
-    from persona_tui.monitoring.query_sets import load_sets, set_from
+    from persona_tui.monitors.evaluation import as_csv, evaluate
+    from persona_tui.monitors.plots import check_plot, draw
+    from persona_tui.monitors.query_sets import load_sets, set_from
 
-    runtime = invocation.runtime
+    project = invocation.project
     if plot is not None:
         check_plot(plot)
-    chosen = list(dict.fromkeys(names)) or [runtime.settings.monitoring.monitor]
+    chosen = list(dict.fromkeys(names)) or [project.settings.monitoring.monitor]
     for name in chosen:
-        runtime.monitors.check_exists(name)
-    sets = load_sets(runtime.workspace) if file is None else [set_from(file)]
-    loaded = [runtime.monitors.load(name, runtime.model) for name in chosen]
+        project.monitors.check_exists(name)
+    sets = load_sets(project.workspace) if file is None else [set_from(file)]
+    loaded = [project.monitors.load(name, project.model) for name in chosen]
     done = [work(lambda context, each=each: evaluate(each, sets, context)) for each in loaded]  # type: ignore[misc]
     if file is None:
         for each in done:
-            each.save(runtime.monitors.evaluation_path(each.monitor))
-        runtime.monitors.write_summary()
+            each.save(project.monitors.evaluation_path(each.monitor))
+        project.monitors.write_summary()
     if csv_file is not None:
         csv_file.write_text(as_csv(done), encoding="utf-8")
     if plot is not None:
@@ -298,15 +298,15 @@ def _figure(estimate: dict[str, float] | None) -> str:
 @pass_invocation
 def list_(invocation: Invocation, /, as_json: bool) -> None:
     """The monitors of this model; > is the one that chats use."""
-    runtime = invocation.runtime
-    found = runtime.monitors.summaries()
+    project = invocation.project
+    found = project.monitors.summaries()
     if as_json:
         print_json(found)
         return
     if not found:
         note("There are no monitors of this model yet. `persona-tui monitor fit` makes one.")
         return
-    rows = [_list_row(each, runtime.settings.monitoring.monitor) for each in found]
+    rows = [_list_row(each, project.settings.monitoring.monitor) for each in found]
     print_table(rows, ["", "monitor", "method", "layers", "fitted on", "AUC", "created"])
 
 

@@ -8,30 +8,30 @@ import click
 
 from persona_tui.cli.output import json_option, print_json, print_table
 from persona_tui.cli.root import Invocation, pass_invocation
-from persona_tui.errors import MonitorError
+from persona_tui.core.errors import MonitorError
 
 if TYPE_CHECKING:
-    from persona_tui.monitoring.evaluation import Evaluation
-    from persona_tui.monitoring.lab import Rates
-    from persona_tui.monitoring.monitor import SelfMonitor
-    from persona_tui.runtime import Runtime
+    from persona_tui.monitors.evaluation import Evaluation
+    from persona_tui.monitors.figures import Rates
+    from persona_tui.monitors.monitor import SelfMonitor
+    from persona_tui.project.project import Project
 
 _METHOD = click.Choice(["tone", "content", "projection", "probe", "consensus"])
 _MONITOR = click.option("--monitor", "name", metavar="NAME", help="Which one. [default: monitoring.monitor]")
 _OF_METHOD = click.option("--method", type=_METHOD, help="[default: the one that the monitor uses]")
 
 
-def _opened(runtime: Runtime, name: str | None) -> SelfMonitor:
+def _opened(project: Project, name: str | None) -> SelfMonitor:
     """The monitor; the model is not loaded."""
-    return runtime.monitors.load(name or runtime.settings.monitoring.monitor)
+    return project.monitors.load(name or project.settings.monitoring.monitor)
 
 
-def _evaluated(runtime: Runtime, monitor: SelfMonitor) -> Evaluation:
+def _evaluated(project: Project, monitor: SelfMonitor) -> Evaluation:
     """Its last evaluation, at its present thresholds."""
-    from persona_tui.monitoring.evaluation import load_evaluation
-    from persona_tui.monitoring.lab import judged_by
+    from persona_tui.monitors.evaluation import load_evaluation
+    from persona_tui.monitors.figures import judged_by
 
-    return judged_by(load_evaluation(runtime.monitors.evaluation_path(monitor.name)), monitor)
+    return judged_by(load_evaluation(project.monitors.evaluation_path(monitor.name)), monitor)
 
 
 @click.command(context_settings={"ignore_unknown_options": True})  # so that -0.2 is a number
@@ -57,20 +57,20 @@ def threshold(
     No query is read again: the scores are those of the last `monitor evaluate`. Figures of a threshold
     that was chosen by looking at them are no test any more.
     """
-    from persona_tui.monitoring.lab import rates
-    from persona_tui.monitoring.results import fitted_threshold
+    from persona_tui.monitors.figures import rates
+    from persona_tui.monitors.results import fitted_threshold
 
     if reset and (save or value is not None):
         raise click.UsageError("--reset takes no VALUE and no --save.", click.get_current_context())
     if save and value is None:
         raise click.UsageError("--save needs a VALUE.", click.get_current_context())
-    runtime = invocation.runtime
-    monitor = _opened(runtime, name)
+    project = invocation.project
+    monitor = _opened(project, name)
     chosen = method or monitor.method
     monitor.detector(chosen)
     if save or reset:
-        monitor = runtime.monitors.set_threshold(monitor.name, chosen, value)
-    evaluation = _evaluated(runtime, monitor)
+        monitor = project.monitors.set_threshold(monitor.name, chosen, value)
+    evaluation = _evaluated(project, monitor)
     found = {"all": rates(evaluation, chosen, value)}
     found |= {each: rates(evaluation, chosen, value, [each]) for each in evaluation.sets}
     fitted = fitted_threshold(monitor, chosen)
@@ -109,9 +109,9 @@ def _row(name: str, found: Rates) -> list[str]:
 @pass_invocation
 def layers(invocation: Invocation, /, name: str | None, method: str | None, as_json: bool) -> None:
     """How well each layer separates what the monitor was fitted on, by cross-validation."""
-    from persona_tui.monitoring.lab import curves
+    from persona_tui.monitors.figures import curves
 
-    found = curves(_opened(invocation.runtime, name), method)
+    found = curves(_opened(invocation.project, name), method)
     rows: list[dict[str, Any]] = [
         {"method": curve.method, "position": curve.position, **point.as_dict()}
         for curve in found
@@ -153,9 +153,9 @@ def dimensions(
     as_json: bool,
 ) -> None:
     """The largest numbers of a method's vector: from dangerous (below 0) to safe."""
-    from persona_tui.monitoring.lab import dimensions as of
+    from persona_tui.monitors.figures import dimensions as of
 
-    monitor = _opened(invocation.runtime, name)
+    monitor = _opened(invocation.project, name)
     found = of(monitor, method or monitor.method, layer, count)
     if as_json:
         print_json({"monitor": monitor.name, **found.as_dict()})
@@ -182,15 +182,15 @@ def results(
 
     They go to results/MODEL/monitors/NAME in the workspace.
     """
-    from persona_tui.monitoring.results import results_folder, write_results
+    from persona_tui.monitors.results import results_folder, write_results
 
-    runtime = invocation.runtime
-    monitor = _opened(runtime, name)
-    evaluation = _evaluated(runtime, monitor)
+    project = invocation.project
+    monitor = _opened(project, name)
+    evaluation = _evaluated(project, monitor)
     chosen = method or monitor.method
     if chosen not in evaluation.thresholds:
         raise MonitorError(f'"{chosen}" was not evaluated: `persona-tui monitor evaluate` does that')
-    folder = results_folder(runtime.workspace, runtime.slug, "monitors", monitor.name)
+    folder = results_folder(project.workspace, project.slug, "monitors", monitor.name)
     written: list[Any] = [str(path) for path in write_results(folder, monitor, evaluation, chosen, at)]
     if as_json:
         print_json(written)

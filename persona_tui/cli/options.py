@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from persona_tui.runtime import Runtime
+    from persona_tui.project.project import Project
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,7 +41,7 @@ def extraction_options(command: F) -> F:
     return command
 
 
-def override_extraction(runtime: Runtime, options: dict[str, Any]) -> None:
+def override_extraction(project: Project, options: dict[str, Any]) -> None:
     """Apply the options of extraction, for this run only.
 
     Raises:
@@ -51,7 +51,7 @@ def override_extraction(runtime: Runtime, options: dict[str, Any]) -> None:
     given = {key: value for key, value in values.items() if value is not None}
     if options.get("no_calibrate"):
         given["calibration.enabled"] = False
-    runtime.override(given)
+    project.override(given)
 
 
 def answer_options(seed: str) -> Callable[[F], F]:
@@ -79,11 +79,11 @@ def answer_options(seed: str) -> Callable[[F], F]:
 
 
 def override_sampling(
-    runtime: Runtime, max_new_tokens: int | None, temperature: float | None, seed: int | None
+    project: Project, max_new_tokens: int | None, temperature: float | None, seed: int | None
 ) -> None:
     """Sample as the options say, and as config.yaml says where they say nothing."""
     given = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-    runtime.override({f"generation.{key}": value for key, value in given.items() if value is not None})
+    project.override({f"generation.{key}": value for key, value in given.items() if value is not None})
 
 
 def persona_options(command: F) -> F:
@@ -112,7 +112,7 @@ def _finite(ctx: click.Context, parameter: click.Parameter, value: float | None)
     return value
 
 
-def chosen_weights(runtime: Runtime, persona: str | None, blend: str | None) -> dict[str, float]:
+def chosen_weights(project: Project, persona: str | None, blend: str | None) -> dict[str, float]:
     """The weights that `--persona` or `--blend` stand for.
 
     Raises:
@@ -125,19 +125,19 @@ def chosen_weights(runtime: Runtime, persona: str | None, blend: str | None) -> 
         return {}
     weights = {str(persona): 1.0} if blend is None else _parse_blend(blend)
     for name in weights:
-        _check_exists(runtime, name)
+        _check_exists(project, name)
     return weights
 
 
-def _check_exists(runtime: Runtime, name: str) -> None:
+def _check_exists(project: Project, name: str) -> None:
     """Raise what looking for a persona raises, but do not load torch for one that is there."""
-    from persona_tui.workspace import vector_file
+    from persona_tui.core.workspace import vector_file
 
-    if not vector_file(runtime.workspace.model_dir(runtime.slug), name).is_file():
-        runtime.personas.get(name)
+    if not vector_file(project.workspace.model_dir(project.slug), name).is_file():
+        project.personas.get(name)
 
 
 def _parse_blend(text: str) -> dict[str, float]:
-    from persona_tui.steering.mix import parse_blend
+    from persona_tui.core.mix import parse_blend
 
     return parse_blend(text)

@@ -9,10 +9,9 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from persona_tui.errors import DatasetError
-from persona_tui.monitoring.traits.validate import validate_policy_file, validate_trait_file
-from persona_tui.plain_files import lines_of
-from persona_tui.prompts.schema import (
+from persona_tui.core.errors import DatasetError
+from persona_tui.core.plain_files import lines_of
+from persona_tui.datasets.schema import (
     ArchetypePrompt,
     MonitorQuery,
     MonitorStatement,
@@ -21,7 +20,8 @@ from persona_tui.prompts.schema import (
     SafePrompt,
     UnsafePrompt,
 )
-from persona_tui.prompts.validate import FileReport, validate_file
+from persona_tui.datasets.validate import FileReport, validate_file
+from persona_tui.traits.validate import validate_policy_file, validate_trait_file
 
 # Which key only this kind of record has.
 _RECORDS: dict[str, type[Record]] = {

@@ -9,10 +9,10 @@ import click
 
 from persona_tui.cli.output import json_option, print_json, print_table
 from persona_tui.cli.root import Invocation, pass_invocation
-from persona_tui.describing import about, sections
+from persona_tui.project.about import about, sections
 
 if TYPE_CHECKING:
-    from persona_tui.runtime import Runtime
+    from persona_tui.project.project import Project
 
 
 @click.command("list")
@@ -21,26 +21,26 @@ if TYPE_CHECKING:
 @pass_invocation
 def list_(invocation: Invocation, loaded: bool, as_json: bool) -> None:
     """List the personas of the model."""
-    runtime = invocation.runtime
-    in_memory = runtime.personas.list_loaded()
-    names = in_memory if loaded else runtime.personas.list_available()
-    entries = [_entry(runtime, name, name in in_memory) for name in names]
+    project = invocation.project
+    in_memory = project.personas.list_loaded()
+    names = in_memory if loaded else project.personas.list_available()
+    entries = [_entry(project, name, name in in_memory) for name in names]
     if as_json:
         print_json(entries)
     elif not entries:
         which = "loaded" if loaded else "there"
-        click.echo(f"No personas are {which} for {runtime.settings.model.name}.", err=True)
+        click.echo(f"No personas are {which} for {project.settings.model.name}.", err=True)
     else:
         print_table([_row(entry) for entry in entries], header=["name", "loaded", "expression", "made from"])
 
 
-def _entry(runtime: Runtime, name: str, loaded: bool) -> dict[str, Any]:
+def _entry(project: Project, name: str, loaded: bool) -> dict[str, Any]:
     """A persona's line. A damaged file says so there; it must not hide the others."""
-    from persona_tui.errors import PersonaTuiError
+    from persona_tui.core.errors import PersonaTuiError
 
     entry: dict[str, Any] = {"name": name, "loaded": loaded}
     try:
-        persona = runtime.personas.get(name)
+        persona = project.personas.get(name)
     except PersonaTuiError as error:
         return {**entry, "error": str(error)}
     calibration = persona.calibration
@@ -79,7 +79,7 @@ def _shortened(text: str, width: int = 60) -> str:
 @pass_invocation
 def info(invocation: Invocation, name: str, as_json: bool) -> None:
     """Show what is known about a persona."""
-    details = about(invocation.runtime, name)
+    details = about(invocation.project, name)
     if as_json:
         print_json(details)
         return
@@ -94,7 +94,7 @@ def info(invocation: Invocation, name: str, as_json: bool) -> None:
 @pass_invocation
 def load(invocation: Invocation, name: str) -> None:
     """Load a persona, now and in later runs."""
-    invocation.runtime.personas.load(name)
+    invocation.project.personas.load(name)
     click.echo(f"Loaded {name}.")
 
 
@@ -103,9 +103,9 @@ def load(invocation: Invocation, name: str) -> None:
 @pass_invocation
 def unload(invocation: Invocation, name: str) -> None:
     """Forget a loaded persona. Its file stays."""
-    from persona_tui.errors import PersonaNotFoundError, nearest
+    from persona_tui.core.errors import PersonaNotFoundError, nearest
 
-    personas = invocation.runtime.personas
+    personas = invocation.project.personas
     if not personas.unload(name):
         raise PersonaNotFoundError(f'"{name}" is not loaded.{nearest(name, personas.list_loaded())}')
     click.echo(f"Unloaded {name}.")
@@ -117,7 +117,7 @@ def unload(invocation: Invocation, name: str) -> None:
 @pass_invocation
 def delete(invocation: Invocation, name: str, yes: bool) -> None:
     """Delete a persona's file."""
-    personas = invocation.runtime.personas
+    personas = invocation.project.personas
     path = personas.path_of(name)
     if not path.is_file():
         personas.get(name)  # raises, and offers the nearest name

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from persona_tui.cli.interrupt import quick_interrupt
-from persona_tui.errors import JobCancelled
-from persona_tui.jobs import JobContext, JobProgress, run_inline
-from persona_tui.processes import is_main
+from persona_tui.core.errors import JobCancelled
+from persona_tui.core.jobs import JobContext, JobProgress, run_inline
+from persona_tui.core.processes import is_main
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

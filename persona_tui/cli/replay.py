@@ -14,8 +14,8 @@ from persona_tui.cli.progress import announce_model, note
 from persona_tui.cli.root import Invocation, pass_invocation
 
 if TYPE_CHECKING:
-    from persona_tui.replies import Replayed, Stretch
-    from persona_tui.runtime import Runtime
+    from persona_tui.chat.replies import Replayed, Stretch
+    from persona_tui.project.project import Project
     from persona_tui.steering import SteeringEngine
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -31,9 +31,9 @@ def replay(invocation: Invocation, /, session: str, as_json: bool) -> None:
     The model, its precision and the device are those of the transcript unless the command line names others.
     The exit status is 1 if a token differs, and also if the model or a vector file is another one than then.
     """
-    from persona_tui.replies import stretches
-    from persona_tui.sessions import SessionStore
-    from persona_tui.workspace import Workspace
+    from persona_tui.chat import SessionStore
+    from persona_tui.chat.replies import stretches
+    from persona_tui.core.workspace import Workspace
 
     store = SessionStore(Workspace.find(invocation.workspace))
     id = store.resolve(session)
@@ -53,13 +53,13 @@ def replay(invocation: Invocation, /, session: str, as_json: bool) -> None:
 
 def _replayed(invocation: Invocation, recorded: list[Stretch]) -> Iterator[Replayed]:
     """Write all runs again. What can be compared before a model speaks is compared first."""
-    from persona_tui.replies import check_same, unlike
-    from persona_tui.replies import replay as write_again
+    from persona_tui.chat.replies import check_same, unlike
+    from persona_tui.chat.replies import replay as write_again
 
     for _, group in groupby(recorded, key=lambda stretch: _needs(stretch.settings)):
         same = list(group)
-        runtime = _runtime(invocation, same[0].settings)
-        engines = [_engine(runtime, stretch) for stretch in same]
+        project = _runtime(invocation, same[0].settings)
+        engines = [_engine(project, stretch) for stretch in same]
         _same_threads(same[0].settings)  # loading the model has chosen others, perhaps
         for engine, stretch in zip(engines, same, strict=True):
             check_same(engine, stretch)
@@ -75,20 +75,20 @@ def _needs(settings: dict[str, Any]) -> list[str]:
     return [str(settings.get(name)) for name in ("model", "device", "dtype", "quantization", "threads")]
 
 
-def _runtime(invocation: Invocation, settings: dict[str, Any]) -> Runtime:
+def _runtime(invocation: Invocation, settings: dict[str, Any]) -> Project:
     """The workspace with the model as it was then; what the command line says goes before that."""
-    from persona_tui.runtime import Runtime
+    from persona_tui.project.project import Project
 
     dtype = settings.get("dtype")
-    runtime = Runtime.open(
+    project = Project.open(
         invocation.workspace,
         invocation.model or settings.get("model"),
         invocation.device or settings.get("device"),
         invocation.dtype or (dtype if dtype in DTYPES else None),
         invocation.quantization or settings.get("quantization"),
     )
-    runtime.on_model_load = announce_model
-    return runtime
+    project.on_model_load = announce_model
+    return project
 
 
 def _same_threads(settings: dict[str, Any]) -> None:
@@ -100,16 +100,16 @@ def _same_threads(settings: dict[str, Any]) -> None:
         torch.set_num_threads(threads)
 
 
-def _engine(runtime: Runtime, stretch: Stretch) -> SteeringEngine:
+def _engine(project: Project, stretch: Stretch) -> SteeringEngine:
     """An engine that caps where it was capped then, whatever the settings say now."""
     layers = stretch.capping_layers
-    if not layers or layers == list(runtime.engine.capping_layers):
-        return runtime.engine
-    from persona_tui.config import override
+    if not layers or layers == list(project.engine.capping_layers):
+        return project.engine
+    from persona_tui.core.config import override
     from persona_tui.steering import SteeringEngine
 
-    settings = override(runtime.settings, {"steering.capping_layers": layers})
-    return SteeringEngine(runtime.model, runtime.personas, settings)
+    settings = override(project.settings, {"steering.capping_layers": layers})
+    return SteeringEngine(project.model, project.personas, settings)
 
 
 def _shown(result: Replayed, quiet: bool) -> Replayed:

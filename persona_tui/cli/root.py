@@ -13,7 +13,7 @@ import click
 from persona_tui import __version__
 
 if TYPE_CHECKING:
-    from persona_tui.runtime import Runtime
+    from persona_tui.project.project import Project
 
 # Name -> module and attribute, in the order of `--help`.
 COMMANDS = {
@@ -51,14 +51,14 @@ class Invocation:
     debug: bool = False
 
     @cached_property
-    def runtime(self) -> Runtime:
+    def project(self) -> Project:
         """The workspace and its model, opened on first use."""
         from persona_tui.cli.progress import announce_model
-        from persona_tui.runtime import Runtime
+        from persona_tui.project.project import Project
 
-        runtime = Runtime.open(self.workspace, self.model, self.device, self.dtype, self.quantization)
-        runtime.on_model_load = announce_model
-        return runtime
+        project = Project.open(self.workspace, self.model, self.device, self.dtype, self.quantization)
+        project.on_model_load = announce_model
+        return project
 
 
 class LazyGroup(click.Group):
@@ -80,7 +80,7 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find a command, or offer the nearest one."""
-        from persona_tui.errors import nearest
+        from persona_tui.core.errors import nearest
 
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
             ctx.fail(f'There is no command "{args[0]}".{nearest(args[0], COMMANDS)}')

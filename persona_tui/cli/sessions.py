@@ -14,7 +14,7 @@ from persona_tui.cli.output import json_option, print_json, print_table
 from persona_tui.cli.root import Invocation, pass_invocation
 
 if TYPE_CHECKING:
-    from persona_tui.sessions import Conversation, Node, SessionInfo, SessionStore
+    from persona_tui.chat import Conversation, Node, SessionInfo, SessionStore
 
 
 @click.group()
@@ -30,7 +30,7 @@ def sessions() -> None:
 @pass_invocation
 def list_(invocation: Invocation, /, as_json: bool) -> None:
     """List them, the one used last first."""
-    found = invocation.runtime.sessions.list()
+    found = SessionStore(invocation.project.workspace).list()
     if as_json:
         print_json([asdict(info) for info in found])
     elif not found:
@@ -55,7 +55,7 @@ def search(invocation: Invocation, /, text: str, as_json: bool) -> None:
 
     The exit status is 1 if there are none.
     """
-    found = invocation.runtime.sessions.search(text)
+    found = SessionStore(invocation.project.workspace).search(text)
     if as_json:
         print_json(
             [
@@ -86,9 +86,9 @@ def _place(node: int | None) -> str:
 @pass_invocation
 def show(invocation: Invocation, /, session: str, as_json: bool) -> None:
     """Show a conversation: what was said, with whom, and where the mix changed."""
-    from persona_tui.sessions import export_json
+    from persona_tui.chat import export_json
 
-    store = invocation.runtime.sessions
+    store = SessionStore(invocation.project.workspace)
     id = store.resolve(session)
     conversation, _ = store.load(id)
     info = store.info(id)
@@ -112,7 +112,7 @@ def _about(store: SessionStore, info: SessionInfo, conversation: Conversation) -
 
 
 def _heading(conversation: Conversation, node: Node) -> str:
-    from persona_tui.sessions import how_written, voice_of_record
+    from persona_tui.chat import how_written, voice_of_record
 
     index, count = conversation.siblings(node.id)
     mix = node.runs[0].settings.get("mix") if node.runs else None
@@ -122,7 +122,7 @@ def _heading(conversation: Conversation, node: Node) -> str:
 
 
 def _with_rulers(node: Node) -> str:
-    from persona_tui.sessions import voice_of_record
+    from persona_tui.chat import voice_of_record
 
     text, end = "", 0
     for place, mix in node.rulers():
@@ -137,7 +137,7 @@ def _with_rulers(node: Node) -> str:
 @pass_invocation
 def rename(invocation: Invocation, /, session: str, title: str) -> None:
     """Give a conversation a title."""
-    store = invocation.runtime.sessions
+    store = SessionStore(invocation.project.workspace)
     id = store.resolve(session)
     store.rename(id, title)
     click.echo(f"{id}: {store.info(id).title}")
@@ -149,7 +149,7 @@ def rename(invocation: Invocation, /, session: str, title: str) -> None:
 @pass_invocation
 def delete(invocation: Invocation, /, session: tuple[str, ...], yes: bool) -> None:
     """Delete conversations."""
-    store = invocation.runtime.sessions
+    store = SessionStore(invocation.project.workspace)
     ids = list(dict.fromkeys(store.resolve(each) for each in session))
     if not yes:
         _confirm(store, ids)
@@ -179,9 +179,9 @@ def export(
     invocation: Invocation, /, session: str, kind: str | None, output: Path | None, force: bool
 ) -> None:
     """Write a conversation as Markdown, or as JSON with chat messages and settings."""
-    from persona_tui.conversing import exported, write_export
+    from persona_tui.chat.branches import exported, write_export
 
-    store = invocation.runtime.sessions
+    store = SessionStore(invocation.project.workspace)
     id = store.resolve(session)
     if output is None:
         click.echo(shown(exported(store, id, as_json=kind == "json")), nl=False)

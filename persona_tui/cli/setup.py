@@ -10,10 +10,10 @@ from persona_tui.cli.options import extraction_options, override_extraction
 from persona_tui.cli.output import print_table
 from persona_tui.cli.progress import work
 from persona_tui.cli.root import Invocation, pass_invocation
-from persona_tui.describing import prepared_in_words
+from persona_tui.project.about import prepared_in_words
 
 if TYPE_CHECKING:
-    from persona_tui.runtime import Runtime
+    from persona_tui.project.project import Project
     from persona_tui.vectors.axes import Axes
     from persona_tui.vectors.persona import PersonaVector
 
@@ -26,10 +26,10 @@ def init(invocation: Invocation, /, **options: Any) -> None:
 
     What is there already stays; extract-axes makes the axes anew.
     """
-    runtime = invocation.runtime
-    override_extraction(runtime, options)
-    done = work(runtime.init)
-    click.echo(prepared_in_words(runtime, done))
+    project = invocation.project
+    override_extraction(project, options)
+    done = work(project.init)
+    click.echo(prepared_in_words(project, done))
 
 
 @click.command("extract-axes")
@@ -41,15 +41,15 @@ def extract_axes(invocation: Invocation, /, **options: Any) -> None:
     Prints what capping on each axis costs: the change of the answers' log-probability per token, in nats, on
     prompts to refuse and on ordinary ones. Near 0 is harmless; far below 0, refusals are lost.
     """
-    runtime = invocation.runtime
-    override_extraction(runtime, options)
-    axes, personas = work(runtime.extract_axes)
-    _print_axes(runtime, axes)
+    project = invocation.project
+    override_extraction(project, options)
+    axes, personas = work(project.extract_axes)
+    _print_axes(project, axes)
     _print_personas(personas)
 
 
-def _print_axes(runtime: Runtime, axes: Axes) -> None:
-    click.echo(f"Axes of {runtime.settings.model.name}, layers {axes.layers[0]} to {axes.layers[-1]}.")
+def _print_axes(project: Project, axes: Axes) -> None:
+    click.echo(f"Axes of {project.settings.model.name}, layers {axes.layers[0]} to {axes.layers[-1]}.")
     measured = axes.metadata.get("capping") or {}
     rows = [
         [

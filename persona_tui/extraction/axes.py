@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from persona_tui.config import resolve_layers
-from persona_tui.errors import DatasetError
+from persona_tui.core.config import resolve_layers
+from persona_tui.core.errors import DatasetError
+from persona_tui.datasets.schema import ArchetypePrompt, SafePrompt
 from persona_tui.extraction.extractor import ActivationExtractor, ActivationSums
 from persona_tui.extraction.plan import dataset_hash, item_seed, persona_requests, shuffled
 from persona_tui.model import Cap, Interventions, Request, Sampling, conversation
-from persona_tui.prompts.schema import ArchetypePrompt, SafePrompt
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.maths import normalize
 from persona_tui.vectors.persona import RECIPES, PersonaVector

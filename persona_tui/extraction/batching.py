@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from persona_tui.errors import MemoryShortage
+from persona_tui.core.errors import MemoryShortage
 
 T = TypeVar("T")
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from persona_tui.errors import DatasetError
+from persona_tui.core.errors import DatasetError
 from persona_tui.extraction.extractor import ActivationExtractor
 from persona_tui.extraction.plan import item_seed
 from persona_tui.model import Interventions, Message, Request, Sampling, conversation

@@ -18,9 +18,12 @@ from typing import Any
 
 from torch import Tensor
 
-from persona_tui.config import Settings, capture_layers, resolve_layers
-from persona_tui.errors import DatasetError, GenerationError, VectorFileError
+from persona_tui.core.config import Settings, capture_layers, resolve_layers
+from persona_tui.core.errors import DatasetError, GenerationError, VectorFileError
+from persona_tui.core.processes import processes
+from persona_tui.datasets.schema import Question
 from persona_tui.extraction.batching import MemoryLimit, batches
+from persona_tui.extraction.checkpoints import PartialStore, Stage, Tally
 from persona_tui.extraction.plan import dataset_hash, item_seed, persona_requests, split_questions
 from persona_tui.model import (
     Activations,
@@ -32,11 +35,8 @@ from persona_tui.model import (
     Sampling,
     conversation,
 )
-from persona_tui.processes import processes
-from persona_tui.prompts.schema import Question
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.maths import normalize, orthogonalize_persona
-from persona_tui.vectors.partial import PartialStore, Stage, Tally
 from persona_tui.vectors.persona import RECIPES, PersonaVector
 
 Progress = Callable[[int, int, str], None]

@@ -14,13 +14,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from persona_tui.errors import GenerationError, PersonaTuiError, VectorFileError
-from persona_tui.extraction.axes import extract_axes
-from persona_tui.extraction.calibration import calibrate, response_count, weakness
-from persona_tui.extraction.extractor import ActivationExtractor
-from persona_tui.processes import processes
-from persona_tui.prompts.generator import DatasetGenerator, check_description
-from persona_tui.prompts.reading import (
+from persona_tui.core.errors import GenerationError, PersonaTuiError, VectorFileError
+from persona_tui.core.processes import processes
+from persona_tui.core.workspace import Workspace
+from persona_tui.datasets.generator import DatasetGenerator, check_description
+from persona_tui.datasets.records import (
     archetype_path,
     list_archetypes,
     read_archetype,
@@ -28,11 +26,13 @@ from persona_tui.prompts.reading import (
     read_roles,
     read_safety,
 )
+from persona_tui.extraction.axes import extract_axes
+from persona_tui.extraction.calibration import calibrate, response_count, weakness
+from persona_tui.extraction.checkpoints import PartialStore
+from persona_tui.extraction.extractor import ActivationExtractor
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.manager import PROMPTS_PER_PERSONA, PersonaManager
-from persona_tui.vectors.partial import PartialStore
 from persona_tui.vectors.persona import PersonaVector
-from persona_tui.workspace import Workspace
 
 AXES_JOB = "axes"
 

@@ -7,8 +7,8 @@ import random
 from collections.abc import Sequence
 from typing import TypeVar
 
+from persona_tui.datasets.schema import Question
 from persona_tui.model import Request, conversation
-from persona_tui.prompts.schema import Question
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from persona_tui.errors import ModelLoadError
+from persona_tui.core.errors import ModelLoadError
 
 
 def text_config(model: PreTrainedModel) -> PretrainedConfig:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, StaticCache
 
-from persona_tui.errors import GenerationError
+from persona_tui.core.errors import GenerationError
 
 _SHORTEST_CACHE = 256  # tokens; longer ones are powers of two, so that there are few shapes
 _LONGEST_REASON = 200  # characters of what the compiler says

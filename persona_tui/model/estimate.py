@@ -14,7 +14,7 @@ from typing import Any
 
 from huggingface_hub import get_safetensors_metadata, hf_hub_download
 
-from persona_tui.errors import ModelLoadError
+from persona_tui.core.errors import ModelLoadError
 from persona_tui.model.files import (
     TensorInfo,
     cached_folder,
@@ -23,7 +23,7 @@ from persona_tui.model.files import (
     read_header,
     weight_files,
 )
-from persona_tui.model.loading import BUILTIN, BUILTIN_WEIGHTS
+from persona_tui.model.loader import BUILTIN, BUILTIN_WEIGHTS
 
 CONVERSATION = 4096  # tokens; the estimate is for a conversation of this length, or of the model's own limit
 

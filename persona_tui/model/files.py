@@ -11,7 +11,7 @@ from typing import Any
 
 from huggingface_hub import constants
 
-from persona_tui.errors import ModelLoadError
+from persona_tui.core.errors import ModelLoadError
 
 CONFIG = "config.json"
 # The kinds of weights, the one that is used first; and what lists their parts, where they are several.

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from persona_tui.errors import MemoryShortage
+from persona_tui.core.errors import MemoryShortage
 from persona_tui.model.blocks import device_of, find_decoder, text_config
 from persona_tui.model.generation import accepted_arguments, clear_memory_errors
 from persona_tui.model.residual import ResidualHooks, StopForward

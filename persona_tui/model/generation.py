@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 
-from persona_tui.errors import GenerationError, MemoryShortage
+from persona_tui.core.errors import GenerationError, MemoryShortage
 from persona_tui.model.blocks import context_length, device_of
 from persona_tui.model.compiled import CompiledForward
 from persona_tui.model.residual import Interventions, ResidualHooks, StopForward

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from persona_tui.errors import GenerationError
+from persona_tui.core.errors import GenerationError
 from persona_tui.model.blocks import device_of
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from persona_tui.errors import GenerationError
+from persona_tui.core.errors import GenerationError
 from persona_tui.model import blocks, text
 from persona_tui.model.forced import Passage, batches, token_budget
 from persona_tui.model.generation import clear_memory_errors

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from persona_tui.errors import GenerationError
+from persona_tui.core.errors import GenerationError
 
 Message = dict[str, str]
 

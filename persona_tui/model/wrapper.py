@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from persona_tui.errors import GenerationError
-from persona_tui.model import blocks, loading, text
+from persona_tui.core.errors import GenerationError
+from persona_tui.core.workspace import model_slug
+from persona_tui.model import blocks, loader, text
 from persona_tui.model.compiled import CompiledForward
 from persona_tui.model.fingerprint import fingerprint
 from persona_tui.model.forced import (
@@ -25,10 +26,9 @@ from persona_tui.model.forced import (
     token_budget,
 )
 from persona_tui.model.generation import Batch, Finish, Poll, Sampling, Step, Watch, check_fits, decode
-from persona_tui.model.rereading import Rereading, read_positions
+from persona_tui.model.reread import Rereading, read_positions
 from persona_tui.model.residual import Cap, Interventions, ResidualHooks
 from persona_tui.model.text import Message
-from persona_tui.workspace import model_slug
 
 Axes = Mapping[str, Mapping[int, Tensor]]
 
@@ -166,12 +166,12 @@ class ModelWrapper:
     def load(
         cls, name: str, device: str = "auto", dtype: str = "auto", quantization: str = "none"
     ) -> ModelWrapper:
-        """Load "builtin", a folder, or a model from the Hugging Face hub; see `loading.load`.
+        """Load "builtin", a folder, or a model from the Hugging Face hub; see `loader.load`.
 
         Raises:
             ModelLoadError: one line that says why.
         """
-        model, tokenizer = loading.load(name, device, dtype, quantization)
+        model, tokenizer = loader.load(name, device, dtype, quantization)
         return cls(model, tokenizer, name)
 
     @cached_property

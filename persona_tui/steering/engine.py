@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from persona_tui.config import Settings, resolve_layers
-from persona_tui.errors import WorkspaceError
+from persona_tui.core.config import Settings, resolve_layers
+from persona_tui.core.errors import WorkspaceError
+from persona_tui.core.mix import Mix, check_percentile
 from persona_tui.extraction.axes import capping
 from persona_tui.model import (
     Cap,
@@ -32,15 +33,14 @@ from persona_tui.model import (
     Sampling,
     TokenEvent,
 )
-from persona_tui.monitoring.traits.vector import TraitVector
-from persona_tui.steering.mix import Mix, check_percentile
+from persona_tui.traits.vector import TraitVector
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.manager import PersonaManager
 from persona_tui.vectors.maths import normalize
 
 if TYPE_CHECKING:
-    from persona_tui.monitoring.guard import Guard
-    from persona_tui.monitoring.traits.policy import Policy
+    from persona_tui.monitors.guard import Guard
+    from persona_tui.traits.policy import Policy
 
 ASSISTANT_TRACE = "assistant"
 

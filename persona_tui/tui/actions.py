@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from textual.app import App
 
-from persona_tui.errors import PersonaTuiError
-from persona_tui.models import ModelChoice, RecentModels
-from persona_tui.monitoring.guard import GUARD_MODES
+from persona_tui.core.errors import PersonaTuiError
+from persona_tui.monitors.guard import GUARD_MODES
+from persona_tui.project.models import ModelChoice, RecentModels
 from persona_tui.tui.editing import edit_in_own_editor
 from persona_tui.tui.help import help_text, key_of, welcome
 from persona_tui.tui.keys import ACTIONS
@@ -22,8 +22,8 @@ from persona_tui.tui.screens.palette import Palette
 from persona_tui.tui.theme import other_theme
 
 if TYPE_CHECKING:
-    from persona_tui.jobs import ModelWorker
-    from persona_tui.runtime import Runtime
+    from persona_tui.core.jobs import ModelWorker
+    from persona_tui.project.project import Project
     from persona_tui.tui.comparing import Comparing
     from persona_tui.tui.inspecting import Inspecting
     from persona_tui.tui.job_board import JobBoard
@@ -44,7 +44,7 @@ _ON_THE_MAIN_SCREEN = ("mark", "toggle_panel")
 class Actions(App[None]):
     """The actions. `PersonaApp` has the parts that they are done with."""
 
-    runtime: Runtime
+    project: Project
     worker: ModelWorker
     voice: Voice
     speaker: Speaker
@@ -72,7 +72,7 @@ class Actions(App[None]):
 
     def keys_of(self, action: str | None) -> str:
         """Return the keys that the user has given an action; "" where the default holds."""
-        return self.runtime.settings.interface.keys.get(action or "", "")
+        return self.project.settings.interface.keys.get(action or "", "")
 
     def key_label(self, action: str) -> str:
         """Return the key of an action as it is mapped now, for texts that name it."""
@@ -190,8 +190,8 @@ class Actions(App[None]):
             if choice is not None:
                 self.attempt(lambda: self.main.chat.note(self.switching.use(choice)))
 
-        recent = RecentModels(self.runtime.workspace).list()
-        present = ModelChoice.of(self.runtime.settings)
+        recent = RecentModels(self.project.workspace).list()
+        present = ModelChoice.of(self.project.settings)
         self.push_screen(ModelScreen(present, recent, self.model_ready), answered)
 
     def action_system(self) -> None:
@@ -217,9 +217,9 @@ class Actions(App[None]):
         def answered(changes: dict[str, object] | None) -> None:
             if changes is not None:
                 self.speaker.sampling = changes
-                self.main.chat.note(f"Sampling: {summary(self.runtime.settings.generation, changes)}.")
+                self.main.chat.note(f"Sampling: {summary(self.project.settings.generation, changes)}.")
 
-        self.push_screen(SamplingScreen(self.runtime.settings, self.speaker.sampling), answered)
+        self.push_screen(SamplingScreen(self.project.settings, self.speaker.sampling), answered)
 
     # --- the labs, which import torch: not before the first paint
 
@@ -280,7 +280,7 @@ class Actions(App[None]):
 
     def action_guard(self) -> None:
         """Guard in the next of its modes: off, warn, refuse, off."""
-        mode = self.runtime.guard.mode
+        mode = self.project.guard.mode
         self.slash.run(f"/guard {GUARD_MODES[(GUARD_MODES.index(mode) + 1) % len(GUARD_MODES)]}")
 
     def action_policy(self) -> None:

@@ -17,10 +17,11 @@ from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
-from persona_tui.commands import is_command, message_of
-from persona_tui.errors import PersonaTuiError, nearest
-from persona_tui.jobs import ModelWorker
-from persona_tui.runtime import Runtime
+from persona_tui.chat import SessionStore
+from persona_tui.chat.commands import is_command, message_of
+from persona_tui.core.errors import PersonaTuiError, nearest
+from persona_tui.core.jobs import ModelWorker
+from persona_tui.project.project import Project
 from persona_tui.tui import collector, terminal
 from persona_tui.tui.actions import Actions
 from persona_tui.tui.comparing import Comparing
@@ -70,11 +71,11 @@ class PersonaApp(Actions):
     BINDINGS: ClassVar[list[BindingType]] = [action.binding() for action in ACTIONS]
 
     def __init__(
-        self, runtime: Runtime, faders: Faders, resume: str | None = None, saves: bool = True
+        self, project: Project, faders: Faders, resume: str | None = None, saves: bool = True
     ) -> None:
         """
         Args:
-            runtime: the workspace and its model, which need not be loaded.
+            project: the workspace and its model, which need not be loaded.
             faders: who speaks at first, and how loud.
             resume: a session to go on with, instead.
             saves: whether conversations are saved.
@@ -84,12 +85,12 @@ class PersonaApp(Actions):
         """
         super().__init__()
         self._first_theme = choose_theme(
-            runtime.settings.interface.theme, self.available_themes, os.environ, self.console.color_system
+            project.settings.interface.theme, self.available_themes, os.environ, self.console.color_system
         )
-        self.runtime = runtime
+        self.project = project
         self.worker = ModelWorker()
         self.model_ready = False
-        self._model_state = f"loading {short(runtime.settings.model.name)} …"
+        self._model_state = f"loading {short(project.settings.model.name)} …"
         self.voice = Voice(faders, self._faders_moved)
         self.speaker = Speaker(self)
         self.comparing = Comparing(self)
@@ -112,13 +113,13 @@ class PersonaApp(Actions):
 
     def on_mount(self) -> None:
         """Apply the settings before anything is painted."""
-        interface = self.runtime.settings.interface
+        interface = self.project.settings.interface
         self.theme = self._first_theme
         self.set_keymap({name: keys for name, keys in interface.keys.items() if name in known_ids()})
 
     def on_ready(self) -> None:
         """Fill the screen, and load the model once the first paint is out."""
-        self.main.prompt.sent = PromptHistory(self.runtime.sessions.folder / HISTORY_FILE)
+        self.main.prompt.sent = PromptHistory(SessionStore(self.project.workspace).folder / HISTORY_FILE)
         self.main.chat.note(welcome(self))
         for name in self._unknown_keys():
             self.main.chat.note(
@@ -130,7 +131,7 @@ class PersonaApp(Actions):
 
     def _unknown_keys(self) -> list[str]:
         """Return what `interface.keys` names that is no action."""
-        return [name for name in self.runtime.settings.interface.keys if name not in known_ids()]
+        return [name for name in self.project.settings.interface.keys if name not in known_ids()]
 
     def get_key_display(self, binding: Binding) -> str:
         """Return a key as people write it."""
@@ -303,7 +304,7 @@ class PersonaApp(Actions):
     @property
     def longest_reply(self) -> int:
         """How many tokens a reply may have, as the settings say."""
-        return self.runtime.settings.generation.max_new_tokens
+        return self.project.settings.generation.max_new_tokens
 
     def show_fluency(self) -> None:
         """Draw how fluent the latest reply is."""
@@ -328,7 +329,7 @@ class PersonaApp(Actions):
 
     def _watched(self) -> str:
         """Say what judges what is said: a guard, a policy."""
-        engine = self.runtime.loaded_engine
+        engine = self.project.loaded_engine
         mode = engine.guard.mode if engine is not None and engine.guard is not None else "off"
         policy = engine.policy if engine is not None else None
         parts = [f"guard {mode}" if mode != "off" else "", "policy" if policy is not None else ""]
@@ -344,7 +345,7 @@ class PersonaApp(Actions):
 
 
 def run_app(
-    runtime: Runtime,
+    project: Project,
     persona: str | None = None,
     strength: float | None = None,
     blend: Mapping[str, float] | None = None,
@@ -355,7 +356,7 @@ def run_app(
     """Run the app until the user quits, and end the process: status 0, or 1 after a mistake of ours.
 
     Args:
-        runtime: the workspace and its model; cheap to open, the app loads the model itself.
+        project: the workspace and its model; cheap to open, the app loads the model itself.
         persona: who speaks at first.
         strength: how loud; by default as the settings say.
         blend: who speaks at first, with weights, instead of one persona.
@@ -367,10 +368,10 @@ def run_app(
         ConfigError: the settings name a theme that does not exist.
     """
     terminal.quiet_libraries()
-    steering = runtime.settings.steering
+    steering = project.settings.steering
     weights = dict(blend) if blend else {persona: 1.0} if persona else {}
     app = PersonaApp(
-        runtime,
+        project,
         Faders(
             weights,
             steering.default_strength if strength is None else strength,

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from textual.timer import Timer
 
-from persona_tui.comparing import LETTERS, Comparison, counterpart, parse_setting, setting_in_words
-from persona_tui.errors import PersonaTuiError
+from persona_tui.chat.comparison import LETTERS, Comparison, counterpart, parse_setting, setting_in_words
+from persona_tui.core.errors import PersonaTuiError
 from persona_tui.tui.blocks import Heading, MessageBlock
 from persona_tui.tui.messages import TrialEnded
 from persona_tui.tui.screens.compare import SettingScreen
@@ -26,8 +26,8 @@ from persona_tui.tui.voice import NOBODY, Faders
 from persona_tui.tui.writing import Writing
 
 if TYPE_CHECKING:
-    from persona_tui.comparing import Answer
-    from persona_tui.steering.mix import Mix
+    from persona_tui.chat.comparison import Answer
+    from persona_tui.core.mix import Mix
     from persona_tui.tui.app import PersonaApp
     from persona_tui.tui.widgets.split import Split
 
@@ -96,7 +96,7 @@ class Comparing:
         if not self._app.model_ready:
             raise PersonaTuiError(_LOADING)
         present = self._app.voice.faders.mix()
-        loaded = self._app.runtime.personas.list_loaded()
+        loaded = self._app.project.personas.list_loaded()
         if self._setting:
             return [present, parse_setting(self._setting, present)]
         return [present, counterpart(present, loaded)]
@@ -104,7 +104,7 @@ class Comparing:
     def choose(self) -> None:
         """Ask what B is to be spoken with."""
         self._app.speaker.check_free()
-        mixes, personas = self.mixes(), self._app.runtime.personas
+        mixes, personas = self.mixes(), self._app.project.personas
         names = [*personas.list_available(), *personas.list_traits()]
 
         def answered(text: str | None) -> None:
@@ -205,7 +205,7 @@ class Comparing:
         present, _ = own = self.mixes()
         wanted = list(mixes or own)
         for name in {name for mix in wanted for name in mix.weights}:
-            app.runtime.personas.get(name)
+            app.project.personas.get(name)
         follower = 0 if wanted[0] == present else None
         comparison = Comparison(app.speaker.conversation, wanted, question, follower)
         self._drop()
@@ -229,12 +229,12 @@ class Comparing:
 
     def _work(self, trial: Trial) -> Callable[[], None]:
         """Return what the model's thread does; it ends with one message, whatever happens."""
-        runtime, post = self._app.runtime, self._app.post_message
+        project, post = self._app.project, self._app.post_message
 
         def work() -> None:
             error: Exception | None = None
             try:
-                write(runtime, trial)
+                write(project, trial)
             except Exception as problem:
                 error = problem
             post(TrialEnded(trial, error))

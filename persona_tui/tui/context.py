@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from persona_tui.sessions import Node
+from persona_tui.chat import Node
 from persona_tui.tui.turn import Turn
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textual.app import App, SuspendNotSupported
 
-from persona_tui.errors import PersonaTuiError
+from persona_tui.core.errors import PersonaTuiError
 from persona_tui.tui.editor import edit, editor_command
 
 

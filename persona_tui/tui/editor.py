@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from persona_tui.errors import PersonaTuiError
+from persona_tui.core.errors import PersonaTuiError
 
 _COMMON = ("nano", "vim", "vi", "emacs")
 

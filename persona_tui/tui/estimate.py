@@ -7,11 +7,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from persona_tui.jobs import JobContext
+from persona_tui.core.jobs import JobContext
 
 if TYPE_CHECKING:
     from persona_tui.extraction.extractor import ActivationExtractor
-    from persona_tui.runtime import Runtime
+    from persona_tui.project.project import Project
 
 _STEPS = 8  # tokens that are timed
 _LONGEST = 3.0  # seconds that timing may take after the first token
@@ -42,7 +42,7 @@ class Pace:
         return f"{replies:,} replies, {in_words(seconds)} on this machine."
 
 
-def measure(runtime: Runtime) -> Pace:
+def measure(project: Project) -> Pace:
     """Time one batch; runs on the model's thread, for a few seconds at most.
 
     Raises:
@@ -50,11 +50,11 @@ def measure(runtime: Runtime) -> Pace:
     """
     from persona_tui.extraction.calibration import response_count
 
-    extractor = runtime.studio(JobContext()).extractor
-    settings = runtime.settings
+    extractor = project.studio(JobContext()).extractor
+    settings = project.settings
     first, step = _time_batch(extractor)
     batch = max(1, min(settings.extraction.batch_size, settings.extraction.num_samples_per_prompt))
-    tokens = _usual_tokens(runtime, settings.extraction.max_new_tokens)
+    tokens = _usual_tokens(project, settings.extraction.max_new_tokens)
     short = min(tokens, settings.calibration.max_new_tokens * 0.75)
     return Pace(
         per_prompt=settings.extraction.num_samples_per_prompt,
@@ -88,10 +88,10 @@ def _time_batch(extractor: ActivationExtractor) -> tuple[float, float]:
     return first, (times[-1] - times[1]) / (len(times) - 2) if len(times) > 2 else first
 
 
-def _usual_tokens(runtime: Runtime, longest: int) -> float:
+def _usual_tokens(project: Project, longest: int) -> float:
     """Return how long replies are, from the personas that there are."""
     counts = [
-        runtime.personas.get(name).metadata.get("counts", {}) for name in runtime.personas.list_available()
+        project.personas.get(name).metadata.get("counts", {}) for name in project.personas.list_available()
     ]
     tokens = sum(count.get("tokens", 0) for count in counts)
     replies = sum(count.get("responses", 0) for count in counts)

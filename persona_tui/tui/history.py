@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from persona_tui.atomic import atomic_write_text
+from persona_tui.core.files import atomic_write_text
 
 KEPT = 500  # texts in the file
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from persona_tui.errors import PersonaTuiError
+from persona_tui.core.errors import PersonaTuiError
 from persona_tui.tui.blocks import MessageBlock
 from persona_tui.tui.messages import MessageReread
 from persona_tui.tui.readings import Readings, readings_of
@@ -16,10 +16,10 @@ from persona_tui.tui.widgets.inspector import Inspector, InspectorState
 from persona_tui.tui.widgets.token_view import TokenValue
 
 if TYPE_CHECKING:
+    from persona_tui.chat import Conversation, Node
+    from persona_tui.core.mix import Mix
     from persona_tui.model.wrapper import TokenEvent
-    from persona_tui.sessions import Conversation, Node
     from persona_tui.steering.engine import SteeringEngine
-    from persona_tui.steering.mix import Mix
     from persona_tui.tui.app import PersonaApp
 
 ASSISTANT = "assistant"
@@ -148,7 +148,7 @@ class Inspecting:
 
     def _look_up(self) -> None:
         """Find out what a message can be projected on now: the axes first."""
-        engine = self._app.runtime.loaded_engine
+        engine = self._app.project.loaded_engine
         traces = engine.traces() if engine is not None else {}
         names = sorted(traces, key=lambda name: (name not in _AXES, name))
         self._layers = {name: layers_text(sorted(traces[name].vectors)) for name in names}
@@ -202,14 +202,14 @@ class Inspecting:
             return
         self._asked.update((node.id, name) for name in [*self._layers, self._direction])
         self._notes[node.id] = "reading …"
-        runtime, post = self._app.runtime, self._app.post_message
+        project, post = self._app.project, self._app.post_message
         conversation, id = self._app.speaker.conversation, node.id
 
         def work() -> None:
             try:
-                from persona_tui.rereading import reread
+                from persona_tui.chat.reread import reread
 
-                post(MessageReread(conversation, id, reread(runtime.engine, conversation, id)))
+                post(MessageReread(conversation, id, reread(project.engine, conversation, id)))
             except Exception as error:
                 post(MessageReread(conversation, id, None, error))
 
@@ -224,7 +224,7 @@ class Inspecting:
             view.show(self._state())
 
     def _state(self) -> InspectorState:
-        block, engine = self._subject_block(), self._app.runtime.loaded_engine
+        block, engine = self._subject_block(), self._app.project.loaded_engine
         if block is None or engine is None:
             return InspectorState(title="no message yet")
         subject = self._subject(block)
@@ -268,7 +268,7 @@ def _mix_of(node: Node) -> Mix | None:
     recorded = node.runs[-1].mix if node.runs else None
     if not recorded:
         return None
-    from persona_tui.steering.mix import Mix
+    from persona_tui.core.mix import Mix
 
     return Mix.from_record(recorded, settled=True)
 

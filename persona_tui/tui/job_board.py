@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from textual.content import Content
 
-from persona_tui.errors import PersonaTuiError
-from persona_tui.job_requests import JobRequest, Unfinished
-from persona_tui.jobs import Change, Job, JobContext
+from persona_tui.core.errors import PersonaTuiError
+from persona_tui.core.jobs import Change, Job, JobContext
+from persona_tui.project.requests import JobRequest, Unfinished
 from persona_tui.tui.log_file import LogFile
 from persona_tui.tui.messages import JobChanged, LogLine
 from persona_tui.tui.printable import printable
@@ -59,8 +59,8 @@ class JobBoard:
         self._app = app
         self._entries: dict[str, _Entry] = {}
         self._count = 0
-        self._file = LogFile(app.runtime.workspace.root / "logs")
-        self._unfinished = Unfinished(app.runtime.workspace)
+        self._file = LogFile(app.project.workspace.root / "logs")
+        self._unfinished = Unfinished(app.project.workspace)
         self._closing = False
 
     def asked(self, what: str, key: str) -> None:
@@ -110,9 +110,9 @@ class JobBoard:
         return self._submit_again(entry)
 
     def _submit_again(self, entry: _Entry) -> Job[Any]:
-        request, runtime = entry.request, self._app.runtime
+        request, project = entry.request, self._app.project
         assert request is not None
-        return self._submit(entry, lambda context: request.run(runtime, context))
+        return self._submit(entry, lambda context: request.run(project, context))
 
     def _submit(self, entry: _Entry, work: Callable[[JobContext], T], quiet: bool = False) -> Job[T]:
         job = entry.job = self._app.worker.submit_job(entry.name, work, self._listen)
@@ -167,7 +167,7 @@ class JobBoard:
         entry = self._entries.get(key)
         if entry is None or entry.request is None or not self._can_resume(entry):
             raise PersonaTuiError("There is nothing to resume here.")
-        present = self._app.runtime.settings.model.name
+        present = self._app.project.settings.model.name
         if entry.request.model != present:
             raise PersonaTuiError(
                 f"{entry.name} is for {entry.request.model}, and this is {present}: "

@@ -10,9 +10,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
-from persona_tui.atomic import atomic_write_text
-from persona_tui.errors import WorkspaceError
-from persona_tui.jobs import LOG_LINES
+from persona_tui.core.errors import WorkspaceError
+from persona_tui.core.files import atomic_write_text
+from persona_tui.core.jobs import LOG_LINES
 
 KEPT_FILES = 20  # of earlier runs
 

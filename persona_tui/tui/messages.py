@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from textual.message import Message
 
-from persona_tui.jobs import Job
+from persona_tui.core.jobs import Job
 from persona_tui.tui.estimate import Pace
 from persona_tui.tui.trial import Trial
 from persona_tui.tui.turn import Turn
 
 if TYPE_CHECKING:  # torch is not imported before the first paint
-    from persona_tui.rereading import Reread
-    from persona_tui.sessions import Conversation
+    from persona_tui.chat import Conversation
+    from persona_tui.chat.reread import Reread
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from persona_tui.errors import PersonaTuiError
+from persona_tui.core.errors import PersonaTuiError
 from persona_tui.tui.blocks import Ruler
 from persona_tui.tui.fluency import Fluency, fluent_limit
 from persona_tui.tui.screens.ask import AskScreen
@@ -37,7 +37,7 @@ class Mixing:
 
     @property
     def _engine(self) -> SteeringEngine | None:
-        return self._app.runtime.loaded_engine if self._app.model_ready else None
+        return self._app.project.loaded_engine if self._app.model_ready else None
 
     # --- moving
 
@@ -78,7 +78,7 @@ class Mixing:
     def _fluent_limit(self, faders: Faders) -> float | None:
         if faders.layers is not None or not faders.speaking:
             return None
-        manager = self._app.runtime.personas
+        manager = self._app.project.personas
         return fluent_limit({name: (manager.get(name), weight) for name, weight in faders.speaking.items()})
 
     def chosen(self, what: str, value: float | str) -> None:
@@ -146,11 +146,11 @@ class Mixing:
 
     def _pairwise(self, loaded: Sequence[str]) -> Mapping[tuple[str, str], float]:
         """Return the cosines of what is loaded, which only change with that."""
-        from persona_tui.steering.likeness import pairwise
+        from persona_tui.vectors.likeness import pairwise
 
         if self._cosines[0] != list(loaded):
             personas = [name for name in loaded if ":" not in name]
-            self._cosines = (list(loaded), pairwise(self._app.runtime.personas, personas))
+            self._cosines = (list(loaded), pairwise(self._app.project.personas, personas))
         return self._cosines[1]
 
     def fluency(self) -> Fluency:
@@ -222,7 +222,7 @@ def _where(faders: Faders, loudness: Mapping[int, float]) -> str:
 
 
 def _parse_layers(text: str) -> tuple[int, ...] | None:
-    from persona_tui.steering.mix import parse_layers  # imports torch
+    from persona_tui.core.mix import parse_layers  # imports torch
 
     return parse_layers(text)
 

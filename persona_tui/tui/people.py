@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 from textual.app import SystemCommand
 
-from persona_tui.commands import check_calibratable, describe_calibrated
-from persona_tui.errors import PersonaTuiError
-from persona_tui.job_requests import calibrate_request, create_request, dataset_request, prepare_request
-from persona_tui.jobs import Job, JobContext
-from persona_tui.runtime import Created, FromArchetype, FromPrompts, Source
+from persona_tui.chat.commands import check_calibratable, describe_calibrated
+from persona_tui.core.errors import PersonaTuiError
+from persona_tui.core.jobs import Job, JobContext
+from persona_tui.core.workspace import TRAIT_PREFIX
+from persona_tui.project.project import Created, FromArchetype, FromPrompts, Source
+from persona_tui.project.requests import calibrate_request, create_request, dataset_request, prepare_request
 from persona_tui.tui.details import about_line, details, kind_of
 from persona_tui.tui.estimate import Pace, measure
 from persona_tui.tui.messages import LogLine, PaceMeasured
 from persona_tui.tui.screens.confirm import ConfirmScreen
 from persona_tui.tui.screens.page import PageScreen
 from persona_tui.tui.widgets.personas import PersonaRow
-from persona_tui.workspace import TRAIT_PREFIX
 
 if TYPE_CHECKING:
-    from persona_tui.prompts.task import DatasetTask
+    from persona_tui.project.dataset_task import DatasetTask
     from persona_tui.tui.app import PersonaApp
     from persona_tui.tui.screens.create import NewPersona
     from persona_tui.vectors.manager import PersonaManager
@@ -54,7 +54,7 @@ class People:
     def _manager(self) -> PersonaManager:
         if not self._app.model_ready:
             raise PersonaTuiError(_LOADING)
-        return self._app.runtime.personas
+        return self._app.project.personas
 
     # --- showing
 
@@ -65,7 +65,7 @@ class People:
             for name in faders.speaking:
                 self._manager.load(name)
             self._app.voice.set(faders)
-            if not self._app.runtime.engine.can_cap:
+            if not self._app.project.engine.can_cap:
                 self._app.main.chat.note(f"{_NO_AXES} /init makes them.")
         except PersonaTuiError as error:
             self._app.show_error(error)
@@ -75,13 +75,13 @@ class People:
 
     def refresh(self) -> None:
         """Look at the disk, and draw what is there."""
-        runtime = self._app.runtime
+        project = self._app.project
         if self._app.model_ready:
             self._names = [*self._manager.list_available(), *self._manager.list_traits()]
             self._loaded = self._manager.list_loaded()
             self._about = {name: _metadata(self._manager, name) for name in self._names}
         else:
-            folder = runtime.workspace.personas_dir(runtime.slug)
+            folder = project.workspace.personas_dir(project.slug)
             self._names = sorted(path.stem for path in folder.glob("*.safetensors"))
         self.show()
 
@@ -155,7 +155,7 @@ class People:
 
     def info(self, name: str) -> None:
         """Show what is known of a persona."""
-        from persona_tui.steering.likeness import axis_cosines, cosines_to_others
+        from persona_tui.vectors.likeness import axis_cosines, cosines_to_others
 
         manager = self._manager
         persona, axes = manager.get(name), manager.axes
@@ -222,9 +222,9 @@ class People:
 
     def _archetypes(self) -> dict[str, int]:
         """Return the archetypes, each with its number of prompts; those with a bad file are left out."""
-        from persona_tui.prompts.reading import list_archetypes, read_archetype
+        from persona_tui.datasets.records import list_archetypes, read_archetype
 
-        workspace, found = self._app.runtime.workspace, dict[str, int]()
+        workspace, found = self._app.project.workspace, dict[str, int]()
         for name in list_archetypes(workspace):
             with contextlib.suppress(PersonaTuiError):  # `dataset validate` says what is wrong with it
                 found[name] = len(read_archetype(workspace, name))
@@ -232,10 +232,10 @@ class People:
 
     def _draft(self, description: str) -> Job[list[str]]:
         """Have the model write system prompts, as a job."""
-        runtime = self._app.runtime
+        project = self._app.project
 
         def work(context: JobContext) -> list[str]:
-            generator = runtime.generator(context)
+            generator = project.generator(context)
             prompts = generator.generate_persona_prompts(description)
             context.log(f"System prompts: {generator.report.summary}.")
             return [str(prompt["system_prompt"]) for prompt in prompts]
@@ -246,11 +246,11 @@ class People:
         """Find out how fast this machine is, once, beside everything else."""
         if self._pace is not None or self._measuring or not self._app.model_ready:
             return
-        runtime, post = self._app.runtime, self._app.post_message
+        project, post = self._app.project, self._app.post_message
 
         def work() -> None:
             try:
-                post(PaceMeasured(measure(runtime)))
+                post(PaceMeasured(measure(project)))
             except PersonaTuiError as error:  # making a persona will say so, too
                 post(LogLine(f"no estimate of the time: {error}"))
 
@@ -283,8 +283,8 @@ class People:
         Raises:
             PersonaTuiError: it cannot be made, as far as that is known now.
         """
-        self._app.runtime.check_new_name(name, source)
-        request = create_request(self._app.runtime, name, source)
+        self._app.project.check_new_name(name, source)
+        request = create_request(self._app.project, name, source)
         self._app.jobs.submit_request(request, self.made)
 
     def made(self, job: Job[Any]) -> None:
@@ -309,16 +309,16 @@ class People:
         Raises:
             PersonaTuiError: there is no such persona, or it is a trait.
         """
-        check_calibratable(self._app.runtime, name)
-        self._app.jobs.submit_request(calibrate_request(self._app.runtime, name), self.made)
+        check_calibratable(self._app.project, name)
+        self._app.jobs.submit_request(calibrate_request(self._app.project, name), self.made)
 
     def write(self, task: DatasetTask, seed: int) -> None:
         """Have the model write prompts, as a job."""
-        self._app.jobs.submit_request(dataset_request(self._app.runtime, task, seed), self.made)
+        self._app.jobs.submit_request(dataset_request(self._app.project, task, seed), self.made)
 
     def prepare(self) -> None:
         """Extract the axes and the archetypes' personas, as a job."""
-        self._app.jobs.submit_request(prepare_request(self._app.runtime), self.made)
+        self._app.jobs.submit_request(prepare_request(self._app.project), self.made)
 
     def job_ended(self, job: Job[Any]) -> None:
         """Show what a job has changed, or why it failed."""

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from persona_tui.conversing import write_export
-from persona_tui.errors import SessionError
-from persona_tui.sessions import Conversation, SessionInfo, SessionLog
+from persona_tui.chat import Conversation, SessionInfo, SessionLog, SessionStore
+from persona_tui.chat.branches import write_export
+from persona_tui.core.errors import SessionError
 from persona_tui.tui.screens.confirm import ConfirmScreen
 from persona_tui.tui.voice import Faders
 
@@ -39,10 +39,10 @@ class Saving:
         """Save the present conversation from now on, if that is wanted and not the case yet."""
         if not self._saves or self._log is not None:
             return
-        runtime, conversation = self._app.runtime, self._app.speaker.conversation
-        engine = runtime.loaded_engine
+        project, conversation = self._app.project, self._app.speaker.conversation
+        engine = project.loaded_engine
         fingerprint = engine.model.fingerprint if engine is not None else None
-        self._log = runtime.sessions.create(runtime.settings.model.name, fingerprint)
+        self._log = SessionStore(project.workspace).create(project.settings.model.name, fingerprint)
         if conversation.system:
             self._log.record("system", text=conversation.system)
         conversation.record = self._log.record
@@ -71,13 +71,13 @@ class Saving:
         self._app.speaker.check_idle()
         if id == self.session_id:
             return "That is this conversation."
-        conversation, _ = self._app.runtime.sessions.load(id)
-        log = self._app.runtime.sessions.open(id) if self._saves else None
+        conversation, _ = SessionStore(self._app.project.workspace).load(id)
+        log = SessionStore(self._app.project.workspace).open(id) if self._saves else None
         self.close()
         missing = self._speak_as_before(conversation)
         self._log, conversation.record = log, log.record if log is not None else None
         self._app.speaker.take(conversation)
-        info, here = self._app.runtime.sessions.info(id), self._app.runtime.settings.model.name
+        info, here = SessionStore(self._app.project.workspace).info(id), self._app.project.settings.model.name
         lines = [f"Resumed: {info.title}{'' if info.title.endswith(tuple('.?!…')) else '.'}"]
         if missing:
             lines.append(f"Personas that are gone: {', '.join(missing)}.")
@@ -89,7 +89,7 @@ class Saving:
         """Set the faders as they were; which personas are gone."""
         if conversation.mix is None or not self._app.model_ready:
             return []
-        faders, manager = Faders.from_record(conversation.mix), self._app.runtime.personas
+        faders, manager = Faders.from_record(conversation.mix), self._app.project.personas
         there = manager.list_available()
         weights = {name: by for name, by in faders.speaking.items() if name in there or ":" in name}
         for name in weights:
@@ -104,7 +104,7 @@ class Saving:
         """Show all sessions."""
         from persona_tui.tui.screens.sessions import SessionsScreen
 
-        self._app.push_screen(SessionsScreen(self, self._app.runtime.sessions), self._chosen)
+        self._app.push_screen(SessionsScreen(self, SessionStore(self._app.project.workspace)), self._chosen)
 
     def _chosen(self, id: str | None) -> None:
         if id is not None:
@@ -115,7 +115,7 @@ class Saving:
         if id == self.session_id:
             self._app.speaker.conversation.rename(title)
         else:
-            self._app.runtime.sessions.rename(id, title)
+            SessionStore(self._app.project.workspace).rename(id, title)
 
     def delete(self, info: SessionInfo, done: Callable[[], object]) -> None:
         """Delete a session after asking; `done` is called when it is gone."""
@@ -124,7 +124,7 @@ class Saving:
 
         def answered(yes: bool | None) -> None:
             if yes:
-                self._app.attempt(lambda: self._app.runtime.sessions.delete(info.id))
+                self._app.attempt(lambda: SessionStore(self._app.project.workspace).delete(info.id))
                 done()
 
         question = f"Delete the session {info.title!r}? Its {info.messages} messages are gone then."
@@ -136,4 +136,4 @@ class Saving:
         Raises:
             PersonaTuiError: the file exists or cannot be written.
         """
-        return write_export(self._app.runtime.sessions, id, Path(name)).absolute()
+        return write_export(SessionStore(self._app.project.workspace), id, Path(name)).absolute()

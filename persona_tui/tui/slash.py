@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from persona_tui import commands
-from persona_tui.commands import Command, Session
-from persona_tui.errors import PersonaTuiError
-from persona_tui.jobs import Job
-from persona_tui.models import ModelChoice
-from persona_tui.runtime import FromDescription, Runtime
+from persona_tui.chat import commands
+from persona_tui.chat.commands import Command, Session
+from persona_tui.core.errors import PersonaTuiError
+from persona_tui.core.jobs import Job
+from persona_tui.project.models import ModelChoice
+from persona_tui.project.project import FromDescription, Project
 from persona_tui.tui.voice import Faders
 
 if TYPE_CHECKING:
-    from persona_tui.sessions import Conversation
-    from persona_tui.steering.mix import Mix
+    from persona_tui.chat import Conversation
+    from persona_tui.core.mix import Mix
     from persona_tui.tui.app import PersonaApp
 
 
@@ -28,7 +28,7 @@ class AppSession:
 
     def __init__(self, app: PersonaApp) -> None:
         self._app = app
-        self.runtime = app.runtime
+        self.project = app.project
         self.ended = False
 
     @property
@@ -188,9 +188,9 @@ class Slash:
                     raise PersonaTuiError(f'"{name}" cannot be traced: {", ".join(offered)} can')
             self._app.mixing.trace(names)
 
-    def use(self, runtime: Runtime) -> None:
+    def use(self, project: Project) -> None:
         """From now on, commands are about another model."""
-        self._session.runtime = runtime
+        self._session.project = project
 
     # --- running
 
@@ -221,7 +221,7 @@ class Slash:
         elif name == "calibrate" and rest:
             self._app.people.calibrate(rest)
         elif name == "dataset" and rest:
-            self._app.people.write(*commands.dataset_task(self._app.runtime, rest))
+            self._app.people.write(*commands.dataset_task(self._app.project, rest))
         elif name == "delete" and rest and " " not in rest:
             self._app.people.delete(rest)
         elif name == "help" and not rest:

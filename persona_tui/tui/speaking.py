@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from textual.timer import Timer
 
-from persona_tui.errors import PersonaTuiError, SessionError
-from persona_tui.monitoring.guard import verdict_of
-from persona_tui.sessions import Conversation, Node
+from persona_tui.chat import Conversation, Node
+from persona_tui.core.errors import PersonaTuiError, SessionError
+from persona_tui.monitors.guard import verdict_of
 from persona_tui.tui import collector
 from persona_tui.tui.blocks import Badge, Heading, MessageBlock
 from persona_tui.tui.context import Context
@@ -115,12 +115,12 @@ class Speaker:
 
     def _work(self, turn: Turn) -> Callable[[], None]:
         """Return what the model's thread does; it ends with one message, whatever happens."""
-        runtime, post = self._app.runtime, self._app.post_message
+        project, post = self._app.project, self._app.post_message
 
         def work() -> None:
             error: Exception | None = None
             try:
-                write(runtime, turn)
+                write(project, turn)
             except Exception as problem:
                 error = problem
             post(TurnEnded(turn, error))
@@ -173,7 +173,7 @@ class Speaker:
 
     def _judge(self, reply: _Reply, events: Sequence[TokenEvent]) -> None:
         """Take in what a guard and a policy say; what they say of the message is shown there."""
-        from persona_tui.monitoring.events import breaches_of
+        from persona_tui.monitors.events import breaches_of
 
         for event in events:
             if (verdict := verdict_of(event)) is not None:
@@ -251,7 +251,7 @@ class Speaker:
 
     def kept(self) -> None:
         """Show a reply that has come into the conversation otherwise, and go on from there."""
-        engine = self._app.runtime.loaded_engine
+        engine = self._app.project.loaded_engine
         if engine is not None and (present := engine.describe(engine.mix)) != self.conversation.mix:
             self.conversation.change_mix(present)
         self.last = None

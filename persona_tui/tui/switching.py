@@ -6,15 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from persona_tui import models
-from persona_tui.errors import PersonaTuiError
-from persona_tui.jobs import Job, JobContext
-from persona_tui.models import ModelChoice, RecentModels
+from persona_tui.core.errors import PersonaTuiError
+from persona_tui.core.jobs import Job, JobContext
+from persona_tui.project import models
+from persona_tui.project.models import ModelChoice, RecentModels
 from persona_tui.tui import collector
 from persona_tui.tui.messages import ModelFailed, ModelReady
 
 if TYPE_CHECKING:
-    from persona_tui.runtime import Runtime
+    from persona_tui.project.project import Project
     from persona_tui.tui.app import PersonaApp
 
 
@@ -27,28 +27,28 @@ class Switching:
     def __init__(self, app: PersonaApp) -> None:
         self._app = app
         self._missing = False  # whether the first one could not be loaded, and no other was
-        self._waiting: tuple[Runtime, ModelChoice] | None = None
+        self._waiting: tuple[Project, ModelChoice] | None = None
 
     def begin(self) -> None:
         """Load the model that the app was started with."""
-        runtime = self._app.runtime
-        name = f"load {short(runtime.settings.model.name)}"
-        work = self._work(runtime, gives_way=False)
-        self._app.jobs.submit(name, work, lambda job: self._began(job, runtime), quiet=True, fleeting=True)
+        project = self._app.project
+        name = f"load {short(project.settings.model.name)}"
+        work = self._work(project, gives_way=False)
+        self._app.jobs.submit(name, work, lambda job: self._began(job, project), quiet=True, fleeting=True)
 
-    def _work(self, runtime: Runtime, gives_way: bool) -> Callable[[JobContext], None]:
+    def _work(self, project: Project, gives_way: bool) -> Callable[[JobContext], None]:
         def work(context: JobContext) -> None:
-            models.load(runtime, context, gives_way=gives_way)
+            models.load(project, context, gives_way=gives_way)
             collector.freeze()
 
         return work
 
-    def _began(self, job: Job[Any], runtime: Runtime) -> None:
+    def _began(self, job: Job[Any], project: Project) -> None:
         if job.state == "done":
-            model = runtime.engine.model
+            model = project.engine.model
             self._app.post_message(ModelReady(short(model.name), model.context_length))
-            self._remember(runtime, ModelChoice.of(runtime.settings))
-        elif runtime is self._app.runtime:
+            self._remember(project, ModelChoice.of(project.settings))
+        elif project is self._app.project:
             self._missing = True
             self._app.post_message(ModelFailed(job.error or PersonaTuiError("the model was not loaded")))
 
@@ -69,7 +69,7 @@ class Switching:
         Raises:
             ConfigError: a device, a dtype or a quantization that does not exist.
         """
-        other = models.with_model(self._app.runtime, choice)
+        other = models.with_model(self._app.project, choice)
         work = self._work(other, gives_way=self._app.model_ready)
         self._app.jobs.submit(f"load {short(choice.name)}", work, lambda job: self._ended(job, other, choice))
         until = f"; {self._present} answers until then" if self._app.model_ready else ""
@@ -77,9 +77,9 @@ class Switching:
 
     @property
     def _present(self) -> str:
-        return short(self._app.runtime.settings.model.name)
+        return short(self._app.project.settings.model.name)
 
-    def _ended(self, job: Job[Any], other: Runtime, choice: ModelChoice) -> None:
+    def _ended(self, job: Job[Any], other: Project, choice: ModelChoice) -> None:
         stays = f"{self._present} stays." if self._app.model_ready else "There is no model yet."
         if job.state == "done":
             self._waiting = (other, choice)
@@ -95,7 +95,7 @@ class Switching:
         if self._waiting is None or self._app.speaker.busy:
             return
         (other, choice), self._waiting = self._waiting, None
-        before, self._app.runtime = self._app.runtime, other
+        before, self._app.project = self._app.project, other
         self._missing = False
         notes = [*models.keep_watch(before, other), *self._keep_voice(other)]
         self._app.slash.use(other)
@@ -107,9 +107,9 @@ class Switching:
         self._app.main.chat.note(" ".join([f"Now talking to {choice.name}.", *notes]))
         self._remember(other, choice)
 
-    def _remember(self, runtime: Runtime, choice: ModelChoice) -> None:
+    def _remember(self, project: Project, choice: ModelChoice) -> None:
         """Offer it again later. The built-in model is always offered."""
-        recent = RecentModels(runtime.workspace)
+        recent = RecentModels(project.workspace)
         if choice == ModelChoice(BUILTIN) and not recent.list():
             return
         try:
@@ -117,7 +117,7 @@ class Switching:
         except PersonaTuiError as error:
             self._app.jobs.log(f"the model will not be offered again: {error}")
 
-    def _keep_voice(self, other: Runtime) -> list[str]:
+    def _keep_voice(self, other: Project) -> list[str]:
         """Let those speak who are there with this model, too; what to say about the others."""
         faders, personas = self._app.voice.faders, other.personas
         there = {*personas.list_available(), *personas.list_traits()}

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
-from persona_tui.errors import ConfigError, nearest
+from persona_tui.core.errors import ConfigError, nearest
 
 NAMES = {"dark": "textual-dark", "light": "textual-light"}
 SIXTEEN = {"dark": "ansi-dark", "light": "ansi-light"}

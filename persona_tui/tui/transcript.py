@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from persona_tui.monitoring.verdict import Verdict
+from persona_tui.monitors.verdict import Verdict
 from persona_tui.tui.blocks import Badge, Block, Heading, MessageBlock, Ruler
 from persona_tui.tui.voice import NOBODY, Faders, difference
 
 if TYPE_CHECKING:
-    from persona_tui.sessions import Conversation, Node, Run
+    from persona_tui.chat import Conversation, Node, Run
     from persona_tui.tui.widgets.chat_log import ChatLog
 
 ENDINGS = {

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # torch is not imported before the first paint
-    from persona_tui.comparing import Comparison
+    from persona_tui.chat.comparison import Comparison
     from persona_tui.model import TokenEvent
-    from persona_tui.runtime import Runtime
+    from persona_tui.project.project import Project
 
 
 @dataclass(eq=False)
@@ -43,13 +43,13 @@ class Trial:
         return not any(answer.text.strip() for answer in self.comparison.answers)
 
 
-def write(runtime: Runtime, trial: Trial) -> None:
+def write(project: Project, trial: Trial) -> None:
     """Write the answers; runs on the model's thread.
 
     Raises:
         PersonaTuiError: the model could not answer.
     """
-    engine = runtime.engine
+    engine = project.engine
     sampling = replace(engine.sampling, **trial.sampling)
     for event in trial.comparison.speak(engine, sampling, trial.stop, engine.guard):
         trial.tokens.append(event)

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from persona_tui.errors import SessionError
+from persona_tui.core.errors import SessionError
 
 if TYPE_CHECKING:  # torch is not imported before the first paint
+    from persona_tui.chat import Conversation, Run
     from persona_tui.model.wrapper import TokenEvent
-    from persona_tui.runtime import Runtime
-    from persona_tui.sessions import Conversation, Run
+    from persona_tui.project.project import Project
 
 
 @dataclass(eq=False)
@@ -85,15 +85,15 @@ class Turn:
         return (self.count - 1) / seconds if seconds > 0 else None
 
 
-def write(runtime: Runtime, turn: Turn) -> None:
+def write(project: Project, turn: Turn) -> None:
     """Write the reply; runs on the model's thread.
 
     Raises:
         PersonaTuiError: the model could not be loaded, or not answer.
     """
-    from persona_tui.replies import speak
+    from persona_tui.chat.replies import speak
 
-    engine = runtime.engine
+    engine = project.engine
     sampling = replace(engine.sampling, **turn.sampling)
     for event in speak(engine, turn.conversation, turn.reply, sampling, turn.stop):
         turn.take(event)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:  # torch is not imported before the first paint
-    from persona_tui.steering.mix import Mix
+    from persona_tui.core.mix import Mix
 
 NOBODY = "no persona"
 
@@ -53,7 +53,7 @@ class Faders:
 
     def mix(self) -> Mix:
         """Return what the engine understands."""
-        from persona_tui.steering.mix import Mix
+        from persona_tui.core.mix import Mix
 
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return Mix(**{**values, "weights": self.speaking})

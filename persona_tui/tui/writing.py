@@ -9,8 +9,8 @@ from persona_tui.tui.transcript import Rules
 from persona_tui.tui.voice import Faders
 
 if TYPE_CHECKING:  # torch is not imported before the first paint
+    from persona_tui.chat import Change
     from persona_tui.model.wrapper import TokenEvent
-    from persona_tui.sessions import Change
     from persona_tui.tui.blocks import MessageBlock
 
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from persona_tui.errors import VectorFileError, nearest
+from persona_tui.core.errors import VectorFileError, nearest
 from persona_tui.vectors.files import FORMAT_VERSION, check_kind, load_tensors, save_tensors
 from persona_tui.vectors.persona import by_recipe, check_layers, check_stacks, explain_fault
 

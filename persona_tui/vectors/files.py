@@ -14,9 +14,9 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as serialize_tensors
 from torch import Tensor
 
-from persona_tui.atomic import atomic_write_bytes
-from persona_tui.errors import VectorFileError
-from persona_tui.plain_files import read_plain
+from persona_tui.core.errors import VectorFileError
+from persona_tui.core.files import atomic_write_bytes
+from persona_tui.core.plain_files import read_plain
 
 METADATA_KEY = "persona_tui"
 SUFFIX = ".safetensors"

@@ -15,8 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from persona_tui.atomic import atomic_write_text
-from persona_tui.errors import (
+from persona_tui.core.errors import (
     GenerationError,
     PersonaNotFoundError,
     PersonaTuiError,
@@ -24,12 +23,13 @@ from persona_tui.errors import (
     WorkspaceError,
     nearest,
 )
-from persona_tui.plain_files import read_plain
+from persona_tui.core.files import atomic_write_text
+from persona_tui.core.plain_files import read_plain
+from persona_tui.core.workspace import TRAIT_PREFIX, safe_name, vector_file
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.files import SUFFIX, check_model, read_metadata
 from persona_tui.vectors.maths import blend
 from persona_tui.vectors.persona import PersonaVector
-from persona_tui.workspace import TRAIT_PREFIX, safe_name, vector_file
 
 AXES_FILE = f"axes{SUFFIX}"
 STATE_FILE = "loaded.json"

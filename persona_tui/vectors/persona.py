@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from persona_tui.errors import VectorFileError
+from persona_tui.core.errors import VectorFileError
 from persona_tui.vectors.files import FORMAT_VERSION, check_kind, load_tensors, save_tensors
 
 # The positions a vector is taken from: the mean over the response, or the last token before it.

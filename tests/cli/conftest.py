@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from persona_tui.cli import run
-from persona_tui.jobs import JobContext
-from persona_tui.runtime import Runtime
+from persona_tui.core.jobs import JobContext
+from persona_tui.project.project import Project
 from tests.model.conftest import make_model, make_tokenizer
 
 REPOSITORY = Path(__file__).parents[2]
@@ -105,7 +105,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """A workspace with the tiny model's axes and personas. Not to be changed: take `workspace`."""
     root = make_workspace(tmp_path_factory.mktemp("workspaces") / "prepared")
-    Runtime.open(root, model=str(tiny_model)).init(JobContext())
+    Project.open(root, model=str(tiny_model)).init(JobContext())
     return root
 
 

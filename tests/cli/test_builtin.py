@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from persona_tui.prompts.schema import ArchetypePrompt
+from persona_tui.datasets.schema import ArchetypePrompt
 
 from .conftest import REPOSITORY, Cli, finish, spawn
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from persona_tui.chat.commands import ChatSession, CommandError, complete, execute
+from persona_tui.chat.comparison import Answer, Comparison, parse_setting, parse_settings, setting_as_text
+from persona_tui.chat.replies import replay, stretches
 from persona_tui.cli.compare import side_by_side
-from persona_tui.commands import ChatSession, CommandError, complete, execute
-from persona_tui.comparing import Answer, Comparison, parse_setting, parse_settings, setting_as_text
-from persona_tui.errors import ModelLoadError, PersonaNotFoundError, PersonaTuiError
-from persona_tui.models import RecentModels
-from persona_tui.replies import replay, stretches
-from persona_tui.runtime import Runtime
-from persona_tui.steering.mix import Mix
+from persona_tui.core.errors import ModelLoadError, PersonaNotFoundError, PersonaTuiError
+from persona_tui.core.mix import Mix
+from persona_tui.project.models import RecentModels
+from persona_tui.project.project import Project
 
 from .conftest import Cli
 
@@ -23,7 +23,7 @@ SAGE = "persona=sage,strength=0.5"
 
 @pytest.fixture
 def session(workspace: Path, tiny_model: Path) -> ChatSession:
-    session = ChatSession.start(Runtime.open(workspace, model=str(tiny_model)))
+    session = ChatSession.start(Project.open(workspace, model=str(tiny_model)))
     execute(session, "/seed 3")  # A random model says nothing but blanks now and then, which is not kept.
     return session
 
@@ -112,11 +112,11 @@ def test_what_is_kept_can_be_replayed(session: ChatSession) -> None:
     runs = stretches(session.conversation)
     assert len(runs) == 2
     for run in runs:
-        assert replay(session.runtime.engine, run).equal
+        assert replay(session.project.engine, run).equal
 
 
 def test_what_changed_while_it_was_written_is_replayed_too(session: ChatSession) -> None:
-    conversation, engine = session.conversation, session.runtime.engine
+    conversation, engine = session.conversation, session.project.engine
     mixes = [Mix({"sage": 1.0}, 0.3, capping=False), Mix(capping=False)]
     engine.set_mix(mixes[0])
     comparison = Comparison(conversation, mixes, "Who are you?", follower=0)
@@ -158,7 +158,7 @@ def test_another_model_is_talked_to_and_a_bad_one_changes_nothing(
     assert execute(session, "/model").startswith(str(tiny_model))
     assert session.mix.weights == {"sage": 1.0}
     assert "Now talking to builtin" in execute(session, "/model builtin")
-    assert session.runtime.engine.model.name == "builtin"
+    assert session.project.engine.model.name == "builtin"
     assert session.mix.weights == {}, "the built-in model has no sage in this workspace"
-    assert RecentModels(session.runtime.workspace).list()[0].name == "builtin"
+    assert RecentModels(session.project.workspace).list()[0].name == "builtin"
     assert complete(session, "/model b") == ["/model builtin"]

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from persona_tui.jobs import JobContext
-from persona_tui.prompts.generator import DatasetGenerator
-from persona_tui.runtime import Runtime
+from persona_tui.core.jobs import JobContext
+from persona_tui.datasets.generator import DatasetGenerator
+from persona_tui.project.project import Project
 
 from .conftest import Cli
 
@@ -38,10 +38,10 @@ class Writer:
 def writer(monkeypatch: pytest.MonkeyPatch) -> Writer:
     writer = Writer()
 
-    def generator(self: Runtime, context: JobContext, seed: int = 0) -> DatasetGenerator:
+    def generator(self: Project, context: JobContext, seed: int = 0) -> DatasetGenerator:
         return DatasetGenerator(writer, context.progress, context.checkpoint, seed)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Runtime, "generator", generator)
+    monkeypatch.setattr(Project, "generator", generator)
     return writer
 
 

@@ -23,11 +23,11 @@ METHODS = {"tone", "content", "projection", "probe", "consensus"}
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory, prepared: Path, tiny_model: Path) -> Path:
     """A workspace with a monitor that was fitted on the small set. Not to be changed: take `monitored`."""
-    from persona_tui.jobs import JobContext
-    from persona_tui.runtime import Runtime
+    from persona_tui.core.jobs import JobContext
+    from persona_tui.project.project import Project
 
     root = Path(shutil.copytree(prepared, tmp_path_factory.mktemp("workspaces") / "fitted"))
-    Runtime.open(root, model=str(tiny_model)).fit_monitor("default", JobContext(), "training")
+    Project.open(root, model=str(tiny_model)).fit_monitor("default", JobContext(), "training")
     return root
 
 

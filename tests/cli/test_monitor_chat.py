@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from persona_tui.jobs import JobContext
-from persona_tui.runtime import Runtime
+from persona_tui.core.jobs import JobContext
+from persona_tui.project.project import Project
 
 from .conftest import Cli
 
@@ -18,9 +18,9 @@ from .conftest import Cli
 def guarded(tmp_path_factory: pytest.TempPathFactory, prepared: Path, tiny_model: Path) -> Path:
     """A workspace with two monitors: `default`, and `strict`, to which everything is dangerous."""
     root = Path(shutil.copytree(prepared, tmp_path_factory.mktemp("workspaces") / "guarded"))
-    runtime = Runtime.open(root, model=str(tiny_model))
-    made = runtime.fit_monitor("default", JobContext(), "training", method="probe")
-    made.with_method("probe", 2.0).save(runtime.monitors.path_of("strict"))
+    project = Project.open(root, model=str(tiny_model))
+    made = project.fit_monitor("default", JobContext(), "training", method="probe")
+    made.with_method("probe", 2.0).save(project.monitors.path_of("strict"))
     return root
 
 

@@ -100,7 +100,7 @@ def test_vectors_of_another_model_are_refused(
     make_model("qwen2", seed=5).save_pretrained(other)
     make_tokenizer().save_pretrained(other)
     mine = persona_file(workspace, "sage")
-    from persona_tui.workspace import model_slug
+    from persona_tui.core.workspace import model_slug
 
     theirs = workspace / "vectors" / model_slug(str(other)) / "personas" / "sage.safetensors"
     theirs.parent.mkdir(parents=True)

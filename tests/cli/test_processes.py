@@ -201,7 +201,9 @@ def test_what_all_processes_meet_is_told_once(busy: Path, tiny_model: Path) -> N
 
 
 def test_processes_that_are_not_launched_load_nothing() -> None:
-    code = "import persona_tui.processes as p; assert not p.launched() and p.is_main() and p.may_speak();"
+    code = (
+        "import persona_tui.core.processes as p; assert not p.launched() and p.is_main() and p.may_speak();"
+    )
     code += "assert p.processes().count == 1; import sys; assert 'torch' not in sys.modules"
     subprocess.run(
         [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from persona_tui.runtime import Runtime
-from persona_tui.sessions import SessionStore
-from persona_tui.workspace import Workspace
+from persona_tui.chat import SessionStore
+from persona_tui.core.workspace import Workspace
+from persona_tui.project.project import Project
 
 from .conftest import Cli
 
@@ -52,15 +52,15 @@ def test_a_change_in_the_middle_of_a_reply_comes_out_the_same(
     call: Cli, workspace: Path, tmp_path: Path
 ) -> None:
     """On the built-in model: the strength moves while a reply is written."""
-    from persona_tui.commands import ChatSession, execute
-    from persona_tui.workspace import packaged_root
+    from persona_tui.chat.commands import ChatSession, execute
+    from persona_tui.core.workspace import packaged_root
 
     root = tmp_path / "builtin"
     root.mkdir()
     shutil.copytree(packaged_root() / "vectors", root / "vectors")
     (root / "config.yaml").write_text("generation: {max_new_tokens: 20, temperature: 1.5}\n")
-    session = ChatSession.start(Runtime.open(root))
-    execute(session, f"/persona {session.runtime.personas.list_available()[0]}")
+    session = ChatSession.start(Project.open(root))
+    execute(session, f"/persona {session.project.personas.list_available()[0]}")
     turn = session.take_turn("What is a good life?")
     for strength in (0.6, 1.2):
         for _ in range(3):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from persona_tui.sessions import SessionStore
-from persona_tui.sessions.log import BATCH_TOKENS
-from persona_tui.workspace import Workspace
+from persona_tui.chat import SessionStore
+from persona_tui.chat.log import BATCH_TOKENS
+from persona_tui.core.workspace import Workspace
 
 from .conftest import Cli, finish, spawn
 

@@ -37,8 +37,9 @@ def test_starting_loads_nothing_heavy(code: str) -> None:
     assert loaded_after(code) == []
 
 
-def test_opening_a_runtime_loads_no_torch() -> None:
-    code = "from persona_tui.runtime import Runtime; Runtime.open().slug; import persona_tui.commands"
+def test_opening_a_project_loads_no_torch() -> None:
+    code = "from persona_tui.project.project import Project; Project.open().slug; "
+    code += "import persona_tui.chat.commands"
     assert not {"torch", "transformers", "textual", "rich"} & set(loaded_after(code))
 
 
@@ -99,7 +100,7 @@ def test_a_mistake_of_ours_is_one_line_too(cli: Cli, monkeypatch: pytest.MonkeyP
     def broken(*args: object) -> None:
         raise ZeroDivisionError("division by\nzero")
 
-    monkeypatch.setattr("persona_tui.runtime.Runtime.open", broken)
+    monkeypatch.setattr("persona_tui.project.project.Project.open", broken)
     result = cli("list")
     assert result.status == 1
     assert result.err == (

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from persona_tui.config import Settings, override
+from persona_tui.core.config import Settings, override
+from persona_tui.core.workspace import Workspace
+from persona_tui.datasets.records import read_questions
+from persona_tui.datasets.schema import Question
 from persona_tui.extraction import ActivationExtractor, PersonaStudio
 from persona_tui.model import ModelWrapper
-from persona_tui.prompts.reading import read_questions
-from persona_tui.prompts.schema import Question
 from persona_tui.vectors.manager import PersonaManager
 from persona_tui.vectors.persona import PersonaVector
-from persona_tui.workspace import Workspace
 from tests.model.conftest import make_model, make_tokenizer
 
 torch.set_num_threads(1)

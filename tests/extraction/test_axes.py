@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from persona_tui.config import resolve_layers
-from persona_tui.errors import DatasetError
+from persona_tui.core.config import resolve_layers
+from persona_tui.core.errors import DatasetError
+from persona_tui.datasets.records import read_safety
 from persona_tui.extraction import PersonaStudio, capping, extract_axes
-from persona_tui.prompts.reading import read_safety
 from persona_tui.vectors.maths import normalize
 from tests.extraction.conftest import ARCHETYPES, MakeStudio
 

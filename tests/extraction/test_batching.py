@@ -7,8 +7,8 @@ import itertools
 import pytest
 import torch
 
-from persona_tui.config import Settings, override
-from persona_tui.errors import MemoryShortage
+from persona_tui.core.config import Settings, override
+from persona_tui.core.errors import MemoryShortage
 from persona_tui.extraction import ActivationExtractor
 from persona_tui.extraction.batching import MemoryLimit, batches
 from persona_tui.model import ModelWrapper, conversation

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from persona_tui.config import override
-from persona_tui.errors import DatasetError, JobCancelled
+from persona_tui.core.config import override
+from persona_tui.core.errors import DatasetError, JobCancelled
 from persona_tui.extraction import ActivationExtractor, PersonaStudio, calibrate, weakness
 from persona_tui.extraction.calibration import (
     DEFAULT_STRENGTH,
@@ -63,7 +63,7 @@ def sweep(layer: int, *points: tuple[float, float, float]) -> list[Measured]:
 
 
 def test_the_last_points_lie_where_a_smoothed_sweep_begins_to_cost_too_much() -> None:
-    # One lucky reply makes a louder point seem cheaper; without smoothing the edge would lie before 2 already.
+    # One lucky reply makes a louder point seem cheaper; without smoothing the edge would lie before 2.
     bumpy = sweep(1, (1, 0.2, 0.1), (2, 0.4, 0.5), (3, 0.6, 0.3), (4, 0.9, 0.5), (5, 1.0, 1.5))
     assert {point.layers for point in edge_points(bumpy, MARGIN)} == {(1,)}
     middle = sorted(point.coefficient for point in edge_points(bumpy, MARGIN))[1:3]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from persona_tui.config import Settings, override
+from persona_tui.core.config import Settings, override
 from persona_tui.extraction import ActivationExtractor
 from persona_tui.model import ModelWrapper, Request, conversation
 from persona_tui.model.text import encode_prompt

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from persona_tui.config import Settings, override
-from persona_tui.errors import DatasetError, GenerationError, JobCancelled, VectorFileError
+from persona_tui.core.config import Settings, override
+from persona_tui.core.errors import DatasetError, GenerationError, JobCancelled, VectorFileError
+from persona_tui.datasets.schema import Question
 from persona_tui.extraction import ActivationExtractor, ActivationSums, PersonaStudio
 from persona_tui.model import Activations, ModelWrapper, Request, conversation
-from persona_tui.prompts.schema import Question
 
 PROMPTS = [
     {"system": None, "user": "Who are you?"},

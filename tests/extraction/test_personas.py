@@ -6,10 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from persona_tui.errors import DatasetError, JobCancelled, PersonaTuiError, VectorFileError, WorkspaceError
+from persona_tui.core.errors import (
+    DatasetError,
+    JobCancelled,
+    PersonaTuiError,
+    VectorFileError,
+    WorkspaceError,
+)
+from persona_tui.datasets.generator import DatasetGenerator
+from persona_tui.datasets.records import read_archetype
 from persona_tui.extraction import PersonaStudio
-from persona_tui.prompts.generator import DatasetGenerator
-from persona_tui.prompts.reading import read_archetype
 from tests.extraction.conftest import ARCHETYPES, MakeStudio
 
 UNCALIBRATED = {"calibration.enabled": False}

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from persona_tui.errors import GenerationError, JobCancelled, WorkspaceError
+from persona_tui.core.errors import GenerationError, JobCancelled, WorkspaceError
+from persona_tui.core.lock import only_writer
+from persona_tui.datasets.generator import DatasetGenerator
 from persona_tui.extraction import ActivationExtractor, ActivationSums, PersonaStudio
-from persona_tui.lock import only_writer
+from persona_tui.extraction.checkpoints import PartialStore, Tally
 from persona_tui.model import Activations, Generation, ModelWrapper
-from persona_tui.prompts.generator import DatasetGenerator
 from persona_tui.vectors import partial
 from persona_tui.vectors.manager import PersonaManager
-from persona_tui.vectors.partial import PartialStore, Tally
 from tests.extraction.conftest import ARCHETYPES, MakeStudio
 
 UNCALIBRATED = {"calibration.enabled": False}

@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from persona_tui.errors import JobCancelled
-from persona_tui.jobs import JobContext, JobProgress
+from persona_tui.core.errors import JobCancelled
+from persona_tui.core.jobs import JobContext, JobProgress
 from persona_tui.model import ModelWrapper
-from persona_tui.monitoring.traits import extract as traits
-from persona_tui.monitoring.traits.definition import find_definition
-from persona_tui.runtime import Runtime
+from persona_tui.project.project import Project
+from persona_tui.traits import extract as traits
+from persona_tui.traits.definition import find_definition
 from persona_tui.vectors import partial
 from tests.cli.conftest import REPOSITORY, make_workspace, tiny_model
 
@@ -22,7 +22,7 @@ __all__ = ["tiny_model"]
 
 TRAIT = REPOSITORY / "datasets" / "traits" / "boundary_maintenance.jsonl"
 QUERIES = REPOSITORY / "datasets" / "monitors" / "training.jsonl"
-Work = Callable[[Runtime, JobContext], object]
+Work = Callable[[Project, JobContext], object]
 
 
 @pytest.fixture(autouse=True)
@@ -53,12 +53,12 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-def fit(runtime: Runtime, context: JobContext) -> object:
-    return runtime.fit_monitor("mine", context, file=QUERIES)
+def fit(project: Project, context: JobContext) -> object:
+    return project.fit_monitor("mine", context, file=QUERIES)
 
 
-def extract(runtime: Runtime, context: JobContext) -> object:
-    return runtime.extract_traits([find_definition(runtime.workspace, str(TRAIT))], context)
+def extract(project: Project, context: JobContext) -> object:
+    return project.extract_traits([find_definition(project.workspace, str(TRAIT))], context)
 
 
 class StopAfter(JobContext):
@@ -84,15 +84,15 @@ def test_reading_goes_on(work: Work, tiny_model: Path, tmp_path: Path, read: lis
         return load_file(path)
 
     whole, stopped = (make_workspace(tmp_path / name) for name in ("whole", "stopped"))
-    work(Runtime.open(whole, model=str(tiny_model)), JobContext())
+    work(Project.open(whole, model=str(tiny_model)), JobContext())
     undisturbed = sum(read)
     read.clear()
     lines: list[str] = []
-    runtime = Runtime.open(stopped, model=str(tiny_model))
+    project = Project.open(stopped, model=str(tiny_model))
     stops = 0
     while True:
         try:
-            work(runtime, StopAfter(1, lines.append))
+            work(project, StopAfter(1, lines.append))
             break
         except JobCancelled:
             stops += 1

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from persona_tui.errors import GenerationError
+from persona_tui.core.errors import GenerationError
 from persona_tui.model import Cap, Interventions, ModelWrapper, Request, Sampling, conversation
 from tests.cli.conftest import environment
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from persona_tui.errors import JobCancelled, ModelLoadError
+from persona_tui.core.errors import JobCancelled, ModelLoadError
 from persona_tui.model import ModelWrapper
 from persona_tui.model.estimate import count_in_words, in_words, look_at, memory
 from persona_tui.model.files import cached_folder, cached_models, check_folder
-from persona_tui.model.watching import fetch, watched
+from persona_tui.model.progress import fetch, watched
 
 from .conftest import make_model, make_tokenizer
 

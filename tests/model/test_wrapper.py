@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.generation.logits_process import TopPLogitsWarper
 
-from persona_tui.errors import GenerationError, JobCancelled
+from persona_tui.core.errors import GenerationError, JobCancelled
 from persona_tui.model import Cap, Interventions, ModelWrapper, Request, Sampling, TokenEvent, conversation
 from persona_tui.model.blocks import find_blocks
 from persona_tui.model.generation import keep_top_p

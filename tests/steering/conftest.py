@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from persona_tui.config import Settings, capture_layers, override
+from persona_tui.core.config import Settings, capture_layers, override
 from persona_tui.model import ModelWrapper, conversation
 from persona_tui.steering import SteeringEngine
 from persona_tui.vectors.axes import Axes

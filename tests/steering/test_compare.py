@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from persona_tui.errors import GenerationError, PersonaNotFoundError
+from persona_tui.core.errors import GenerationError, PersonaNotFoundError
 from persona_tui.model import Cap, Interventions, TokenEvent, conversation
 from persona_tui.steering import Mix, SteeringEngine
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from persona_tui.config import Settings, override
-from persona_tui.errors import PersonaNotFoundError, PersonaTuiError
+from persona_tui.core.config import Settings, override
+from persona_tui.core.errors import PersonaNotFoundError, PersonaTuiError
 from persona_tui.model import Interventions, ModelWrapper, Request, Sampling, conversation
 from persona_tui.steering import Mix, SteeringEngine
 from persona_tui.vectors.manager import PersonaManager

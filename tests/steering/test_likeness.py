@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from persona_tui.steering.likeness import axis_cosines, cosines_to_others, pairwise, persona_cosine
+from persona_tui.vectors.likeness import axis_cosines, cosines_to_others, pairwise, persona_cosine
 from persona_tui.vectors.manager import PersonaManager
 
 

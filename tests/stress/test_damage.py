@@ -11,9 +11,9 @@ from random import Random
 
 import pytest
 
-from persona_tui.errors import JobCancelled
-from persona_tui.vectors import partial
-from persona_tui.vectors.partial import PartialStore, Tally
+from persona_tui.core.errors import JobCancelled
+from persona_tui.extraction import checkpoints
+from persona_tui.extraction.checkpoints import PartialStore, Tally
 from tests.cli.conftest import Cli
 from tests.stress import mutants
 from tests.stress.conftest import Say, check, no_hang, problem
@@ -157,8 +157,8 @@ def test_damaged_partial_results_are_done_again(
     """Whatever happens to the files of an unfinished job, no wrong sum comes of it."""
     import torch
 
-    monkeypatch.setattr(partial, "SAVE_SECONDS", 0.0)
-    monkeypatch.setattr(partial, "MOST_TIME_SAVING", float("inf"))
+    monkeypatch.setattr(checkpoints, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "MOST_TIME_SAVING", float("inf"))
     lines: list[str] = []
     store = PartialStore(tmp_path / "vectors", tmp_path, lines.append)
     tally = Tally(frozenset([1]), {"x": torch.tensor([1, 2])}, {"n": 3}, {1: "text"}, {1: torch.ones(2)})

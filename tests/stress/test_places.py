@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from persona_tui.lock import only_writer
+from persona_tui.core.lock import only_writer
 from tests.cli.conftest import REPOSITORY, Cli, command, environment
 from tests.model.conftest import make_model, make_tokenizer
 from tests.stress.conftest import Say, check, everything, no_hang

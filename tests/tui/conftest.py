@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from persona_tui.workspace import packaged_root
+from persona_tui.core.workspace import packaged_root
 
 # Small enough that a persona is made in seconds; everything else is as it is shipped.
 QUICK = """

@@ -13,7 +13,7 @@ from textual.keys import _character_to_key
 from textual.message_pump import MessagePump
 from textual.pilot import Pilot
 
-from persona_tui.runtime import Runtime
+from persona_tui.project.project import Project
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.voice import Faders
 
@@ -47,7 +47,7 @@ async def running(
     resume: str | None = None,
 ) -> AsyncIterator[tuple[PersonaApp, Pilot[None]]]:
     """Run the app until the block ends, and then its thread."""
-    app = PersonaApp(Runtime.open(workspace), faders or Faders(), resume)
+    app = PersonaApp(Project.open(workspace), faders or Faders(), resume)
     try:
         async with app.run_test(size=size) as pilot:
             await until(pilot, lambda: app.model_ready, "the model is loaded")
@@ -93,7 +93,7 @@ async def say(pilot: Pilot[None], text: str) -> None:
 
 def never_ending(app: PersonaApp) -> None:
     """Let no reply end by itself, so that there is time to do something while one is written."""
-    app.runtime.model._end_tokens = frozenset()
+    app.project.model._end_tokens = frozenset()
     app.speaker.sampling = {"max_new_tokens": LONGEST}
 
 

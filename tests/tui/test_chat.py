@@ -85,7 +85,7 @@ async def test_slash_commands_answer_and_complete(workspace: Path) -> None:
         assert app.main.prompt._completions.chosen == "/strength "
         await press(pilot, "tab", *"0.5", "enter")
         assert app.voice.faders.strength == 0.5
-        assert app.runtime.engine.mix.strength == 0.5
+        assert app.project.engine.mix.strength == 0.5
         await say(pilot, "/streng 1")
         assert "/strength" in notes(app)[-1]
 

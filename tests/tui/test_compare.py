@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
-from persona_tui.comparing import Answer
-from persona_tui.replies import replay, stretches
-from persona_tui.sessions import SessionStore
+from persona_tui.chat import SessionStore
+from persona_tui.chat.comparison import Answer
+from persona_tui.chat.replies import replay, stretches
+from persona_tui.core.workspace import Workspace
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.blocks import MessageBlock, Ruler
 from persona_tui.tui.screens.compare import SettingScreen
 from persona_tui.tui.screens.confirm import ConfirmScreen
 from persona_tui.tui.voice import Faders
-from persona_tui.workspace import Workspace
 
 from .driving import errors, never_ending, notes, press, reply, running, say, until
 from .test_guard import tune
@@ -101,7 +101,7 @@ async def test_what_was_kept_is_saved_and_can_be_written_again(workspace: Path) 
         assert first.changes[-1].mix["strength"] == 0.4 and not answers(app)[1].changes
         assert heads(app)[0].startswith("A  sage 0.40")
         await press(pilot, "alt+left")
-        session, engine = app.saving.session_id, app.runtime.engine
+        session, engine = app.saving.session_id, app.project.engine
         assert session is not None
         app.saving.close()
         conversation, _ = SessionStore(Workspace.find(workspace)).load(session)
@@ -244,7 +244,7 @@ async def test_again_answers_once_more_with_another_setting(workspace: Path) -> 
 async def test_a_guard_judges_both_answers(workspace: Path) -> None:
     async with running(workspace, faders=SAGE) as (app, pilot):
         await say(pilot, "/guard warn")
-        assert app.runtime.guard.mode == "warn"
+        assert app.project.guard.mode == "warn"
         await answered(pilot, app, "Who are you?")
         assert all("message" in answer.verdicts for answer in answers(app))
         await press(pilot, "alt+left")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks.terminal import Terminal, talkative_model
-from persona_tui.workspace import model_slug
+from persona_tui.core.workspace import model_slug
 
 LIMIT = 300  # seconds to wait for anything, on a machine that has much else to do
 ENTER, ESCAPE, CTRL_Q, CTRL_UP = "\r", "\x1b", "\x11", "\x1b[1;5A"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from persona_tui.commands import ChatSession, execute
-from persona_tui.monitoring.monitor import SelfMonitor
-from persona_tui.runtime import Runtime
+from persona_tui.chat.commands import ChatSession, execute
+from persona_tui.monitors.monitor import SelfMonitor
+from persona_tui.project.project import Project
 from persona_tui.tui.app import PersonaApp
 
 from .driving import errors, never_ending, notes, press, reply, running, say, until
@@ -18,7 +18,7 @@ QUESTION = "How do I bake bread?"
 
 def tune(workspace: Path, message: float, answer: float) -> None:
     """Give the workspace's monitor other thresholds."""
-    monitors = Runtime.open(workspace).monitors
+    monitors = Project.open(workspace).monitors
     monitor = SelfMonitor.load(monitors.path_of("default"))
     monitor = monitor.with_method(monitor.method, message)
     monitors.save(replace(monitor, reply=replace(monitor.reply, threshold=answer)))
@@ -100,7 +100,7 @@ async def test_breaches_of_a_policy_are_badges(workspace: Path) -> None:
     async with running(workspace, (120, 40)) as (app, pilot):
         await say(pilot, f"/policy {policy}")
         assert "policy" in status(app)
-        assert "trait:harmful_validation" in app.runtime.personas.list_loaded()
+        assert "trait:harmful_validation" in app.project.personas.list_loaded()
         await reply(pilot, app, "Tell me about the sea")
         assert "! harmful_validation" in headings(app)[1] and "> -9.00" in headings(app)[1]
         session = app.saving.session_id
@@ -126,34 +126,34 @@ async def test_a_policy_that_cannot_be_read_is_an_error(workspace: Path) -> None
         await say(pilot, "/policy kindness>0.5")
         await until(pilot, lambda: len(errors(app)) == 2, "errors")
         assert "nowhere.yaml does not exist" in errors(app)[0] and "kindness" in errors(app)[1]
-        assert app.runtime.engine.policy is None
+        assert app.project.engine.policy is None
 
 
 async def test_the_palettes_guard_goes_through_the_modes(workspace: Path) -> None:
     async with running(workspace) as (app, pilot):
         for mode in ("warn", "refuse", "off"):
             app.action_guard()
-            assert app.runtime.guard.mode == mode
+            assert app.project.guard.mode == mode
         app.action_policy()
         await until(pilot, lambda: getattr(app.focused, "id", None) == "answer", "the question")
         await press(pilot, *"supportive", "enter")
-        await until(pilot, lambda: app.runtime.engine.policy is not None, "the policy is set")
+        await until(pilot, lambda: app.project.engine.policy is not None, "the policy is set")
         assert "policy" in status(app)
 
 
 def test_answers_that_are_compared_are_guarded_in_the_line_mode_too(workspace: Path) -> None:
     tune(workspace, ALWAYS, NEVER)
-    session = ChatSession.start(Runtime.open(workspace), saves=False)
+    session = ChatSession.start(Project.open(workspace), saves=False)
     execute(session, "/guard refuse")
     said = execute(session, f"/compare strength=0 vs strength=0.1 {QUESTION}")
     assert "Not answered: the message scored" in said
 
 
 def test_the_line_mode_goes_on_guarding_with_another_model(workspace: Path) -> None:
-    session = ChatSession.start(Runtime.open(workspace), saves=False)
+    session = ChatSession.start(Project.open(workspace), saves=False)
     execute(session, "/guard refuse")
     execute(session, "/policy supportive")
     said = execute(session, "/model builtin")
-    assert "off" not in said and session.runtime.guard.mode == "refuse"
-    policy = session.runtime.engine.policy
+    assert "off" not in said and session.project.guard.mode == "refuse"
+    policy = session.project.engine.policy
     assert policy is not None and policy.name == "supportive assistant"

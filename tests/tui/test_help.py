@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from textual.command import CommandPalette
 
-from persona_tui import commands
-from persona_tui.runtime import Runtime
+from persona_tui.chat import commands
+from persona_tui.project.project import Project
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.help import help_text
 from persona_tui.tui.keys import ACTIONS, key_name, widget_bindings
@@ -114,7 +114,7 @@ async def test_any_key_can_be_another_one(workspace: Path) -> None:
 
 
 async def test_a_command_waits_for_the_model(workspace: Path) -> None:
-    app = PersonaApp(Runtime.open(workspace), Faders())
+    app = PersonaApp(Project.open(workspace), Faders())
     try:
         async with app.run_test() as pilot:
             await until(pilot, lambda: bool(app.main.chat.notes), "the welcome")

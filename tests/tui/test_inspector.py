@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
-from persona_tui.sessions import Conversation
+from persona_tui.chat import Conversation
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.screens.inspector import InspectorScreen
 from persona_tui.tui.token_layout import rows_of
@@ -138,7 +138,7 @@ async def test_a_typed_reply_and_one_whose_persona_is_gone_are_read_too(workspac
         assert "".join(token.text for token in shown.state.tokens) == "A kind of stone."
         await press(pilot, "escape", "alt+up", "left")
         await until(pilot, lambda: shown.state.message == 2, "the marked message")
-        app.runtime.personas.delete("sage")
+        app.project.personas.delete("sage")
         app.inspecting.forget()
         await until(pilot, lambda: bool(shown.state.values), "read without")
         assert "gone" in shown.state.note
@@ -191,10 +191,10 @@ async def test_answers_side_by_side_are_inspected_before_and_after_one_is_kept(w
 
 def test_a_conversation_of_another_time_is_left_alone(workspace: Path) -> None:
     """What comes back from the model's thread for a conversation that is not open any more is not shown."""
-    from persona_tui.runtime import Runtime
+    from persona_tui.project.project import Project
     from persona_tui.tui.messages import MessageReread
 
-    app = PersonaApp(Runtime.open(workspace), Faders())
+    app = PersonaApp(Project.open(workspace), Faders())
     app.inspecting.reread(MessageReread(Conversation(), 1, None, ValueError("late")))
     assert app.inspecting._notes == {}
     app.worker.close(10)

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from textual.widgets import Static
 
-from persona_tui.job_requests import JobRequest, Unfinished, dataset_request
-from persona_tui.jobs import LOG_LINES, Job, JobContext
-from persona_tui.prompts.task import DatasetTask
-from persona_tui.runtime import Runtime
+from persona_tui.core.jobs import LOG_LINES, Job, JobContext
+from persona_tui.core.workspace import Workspace
+from persona_tui.project.dataset_task import DatasetTask
+from persona_tui.project.project import Project
+from persona_tui.project.requests import JobRequest, Unfinished, dataset_request
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.log_file import LogFile
 from persona_tui.tui.widgets.jobs_panel import JobList, JobLog, JobRow
-from persona_tui.workspace import Workspace
 
 from .driving import LONG, errors, notes, press, reply, running, say, until
 
@@ -162,7 +162,7 @@ def test_the_file_keeps_the_last_lines(tmp_path: Path) -> None:
 
 async def test_what_an_earlier_run_did_not_finish_goes_on(workspace: Path) -> None:
     earlier = Unfinished(Workspace(workspace))
-    earlier.add(dataset_request(Runtime.open(workspace), DatasetTask("questions", wanted=2), seed=1))
+    earlier.add(dataset_request(Project.open(workspace), DatasetTask("questions", wanted=2), seed=1))
     earlier.add(JobRequest("calibrate", {"name": "sage"}, "somebody/else"))
     earlier.close()
     async with running(workspace, (120, 40)) as (app, pilot):
@@ -225,8 +225,8 @@ async def test_a_data_set_that_does_not_exist(workspace: Path) -> None:
 
 
 def test_the_line_mode_writes_them_too(workspace: Path) -> None:
-    from persona_tui.commands import ChatSession, execute
+    from persona_tui.chat.commands import ChatSession, execute
 
-    session = ChatSession.start(Runtime.open(workspace), saves=False)
+    session = ChatSession.start(Project.open(workspace), saves=False)
     said = execute(session, "/dataset questions 2")
     assert said.startswith("Wrote 2 records to ") and "extraction_questions.jsonl" in said

@@ -29,7 +29,7 @@ async def test_a_persona_is_made_while_the_chat_goes_on(workspace: Path, size: t
         await press(pilot, "escape")
         await until(pilot, lambda: job.ended, "the job ends")
         assert job.state == "done", job.error
-        await until(pilot, lambda: "guardian_two" in app.runtime.personas.list_loaded(), "it is loaded")
+        await until(pilot, lambda: "guardian_two" in app.project.personas.list_loaded(), "it is loaded")
         await until(
             pilot, lambda: "guardian_two" in app.main.query_one("#persona-list")._id_to_option, "and listed"
         )
@@ -37,7 +37,7 @@ async def test_a_persona_is_made_while_the_chat_goes_on(workspace: Path, size: t
 
 async def test_a_job_is_cancelled(workspace: Path) -> None:
     async with running(workspace) as (app, pilot):
-        before = app.runtime.personas.list_available()
+        before = app.project.personas.list_available()
         await say(pilot, "/create wizard a grumpy old wizard")
         await until(
             pilot, lambda: app.jobs.running is not None and app.jobs.running.state == "running", "runs"
@@ -47,7 +47,7 @@ async def test_a_job_is_cancelled(workspace: Path) -> None:
         await press(pilot, "f4", "c")
         await until(pilot, lambda: job.ended, "cancelled")
         assert job.state == "cancelled"
-        assert app.runtime.personas.list_available() == before
+        assert app.project.personas.list_available() == before
 
 
 def test_a_name_is_made_from_a_description() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from persona_tui.runtime import Runtime
+from persona_tui.project.project import Project
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.screens.confirm import ConfirmScreen
 from persona_tui.tui.voice import Faders
@@ -27,7 +27,7 @@ def state(app: PersonaApp, name: str) -> str:
 async def test_strength_changes_in_mid_reply(workspace: Path, size: tuple[int, int]) -> None:
     async with running(workspace, size, Faders({"sage": 1.0}, strength=0.3)) as (app, pilot):
         never_ending(app)
-        engine = app.runtime.engine
+        engine = app.project.engine
         await say(pilot, "Hello")
         await until(pilot, lambda: app.speaker.last is not None and app.speaker.last.count > 0, "a token")
         before = engine._live.steering
@@ -48,14 +48,14 @@ async def test_strength_changes_in_mid_reply(workspace: Path, size: tuple[int, i
 async def test_load_speak_and_unload(workspace: Path, size: tuple[int, int]) -> None:
     async with running(workspace, size) as (app, pilot):
         await press(pilot, "f2", "space")
-        await until(pilot, lambda: "creator" in app.runtime.personas.list_loaded(), "loaded")
+        await until(pilot, lambda: "creator" in app.project.personas.list_loaded(), "loaded")
         assert state(app, "creator").startswith("◐")
         await press(pilot, "down", "enter")
-        await until(pilot, lambda: app.runtime.engine.mix.weights == {"explorer": 1.0}, "speaks")
+        await until(pilot, lambda: app.project.engine.mix.weights == {"explorer": 1.0}, "speaks")
         assert state(app, "explorer").startswith("●")
         await until(pilot, lambda: len(app.main.query("#faders FloatSlider")) == 2, "a fader each")
         await press(pilot, "space")
-        await until(pilot, lambda: app.runtime.engine.mix.weights == {}, "unloaded, so nobody speaks")
+        await until(pilot, lambda: app.project.engine.mix.weights == {}, "unloaded, so nobody speaks")
 
 
 async def test_a_blend_is_made_with_faders(workspace: Path) -> None:
@@ -65,17 +65,17 @@ async def test_a_blend_is_made_with_faders(workspace: Path) -> None:
         await pilot.pause()
         await press(pilot, *"-0.25", "enter")
         await until(
-            pilot, lambda: app.runtime.engine.mix.weights == {"sage": 0.5, "trickster": -0.25}, "typed"
+            pilot, lambda: app.project.engine.mix.weights == {"sage": 0.5, "trickster": -0.25}, "typed"
         )
         await press(pilot, "s")
-        await until(pilot, lambda: app.runtime.engine.mix.weights == {"trickster": 1.0}, "alone")
+        await until(pilot, lambda: app.project.engine.mix.weights == {"trickster": 1.0}, "alone")
 
 
 async def test_capping_is_switched(workspace: Path) -> None:
     async with running(workspace, (120, 40)) as (app, pilot):
-        assert app.runtime.engine._live.capping or not app.runtime.engine.mix.capping
+        assert app.project.engine._live.capping or not app.project.engine.mix.capping
         await press(pilot, "f3", "down", "space")
-        await until(pilot, lambda: not app.runtime.engine.mix.capping, "off")
+        await until(pilot, lambda: not app.project.engine.mix.capping, "off")
         assert "capping off" in str(app.main.status.render())
 
 
@@ -86,11 +86,11 @@ async def test_deleting_asks_and_no_has_the_focus(workspace: Path) -> None:
         assert app.focused is not None and app.focused.id == "no"
         await press(pilot, "enter")
         await until(pilot, lambda: app.screen is app.main, "answered")
-        assert "creator" in app.runtime.personas.list_available()
+        assert "creator" in app.project.personas.list_available()
         await press(pilot, "d")
         await until(pilot, lambda: isinstance(app.screen, ConfirmScreen), "asked again")
         await press(pilot, "y")
-        await until(pilot, lambda: "creator" not in app.runtime.personas.list_available(), "deleted")
+        await until(pilot, lambda: "creator" not in app.project.personas.list_available(), "deleted")
         personas = app.main.query_one(PersonaList)
         assert "creator" not in personas.rows and "sage" in personas.rows
 
@@ -113,7 +113,7 @@ async def test_axes_that_cannot_be_used_are_an_error_and_no_crash(workspace: Pat
 
 
 async def test_traits_stand_with_the_personas(workspace: Path) -> None:
-    traits = Runtime.open(workspace).personas.list_traits()
+    traits = Project.open(workspace).personas.list_traits()
     assert len(traits) == 4
     async with running(workspace, (120, 40)) as (app, pilot):
         personas = app.main.query_one(PersonaList)

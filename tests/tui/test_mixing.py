@@ -27,7 +27,7 @@ def gauges(app: PersonaApp) -> str:
 
 async def test_axis_floor_and_layers_reach_the_engine(workspace: Path) -> None:
     async with running(workspace, (120, 40), SAGE) as (app, pilot):
-        engine = app.runtime.engine
+        engine = app.project.engine
         before = engine.capping_axis()
         app.main.mixer.query_one("#capping-axis", Chooser).focus()
         await press(pilot, "right")
@@ -51,7 +51,7 @@ async def test_axis_floor_and_layers_reach_the_engine(workspace: Path) -> None:
 async def test_the_panel_tells_size_and_likeness(workspace: Path) -> None:
     async with running(workspace, (120, 40), SAGE) as (app, pilot):
         await until(pilot, lambda: "%" in gauges(app), "the size")
-        loudness = app.runtime.engine.loudness()
+        loudness = app.project.engine.loudness()
         assert f"{max(loudness.values()):.0%}" in gauges(app)
         app.people.load("trickster")
         likeness = app.main.mixer.query_one(Likeness)
@@ -112,7 +112,7 @@ async def test_a_change_in_mid_reply_is_ruled_and_recorded_where_it_happened(wor
 
 async def test_a_full_context_is_announced_before_it_overflows(workspace: Path) -> None:
     async with running(workspace) as (app, pilot):
-        app.runtime.model.context_length = app.speaker.context.size = 200
+        app.project.model.context_length = app.speaker.context.size = 200
         app.speaker.sampling = {"max_new_tokens": 20}
         for number in range(12):
             await reply(pilot, app, f"Question number {number}: what is bread made of, and who makes it?")

@@ -8,7 +8,8 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from persona_tui.models import RecentModels
+from persona_tui.chat import SessionStore
+from persona_tui.project.models import RecentModels
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.screens.model import ModelList, ModelScreen, folders
 from persona_tui.tui.voice import Faders
@@ -43,7 +44,7 @@ async def opened(pilot: Pilot[None], app: PersonaApp, key: str = "f10") -> Model
 
 async def test_a_folder_is_validated_while_it_is_typed_and_loaded(workspace: Path, tiny: Path) -> None:
     async with running(workspace, faders=Faders({"sage": 1.0})) as (app, pilot):
-        before = app.runtime
+        before = app.project
         await reply(pilot, app, "Hello")
         await say(pilot, "/guard warn")
         screen = await opened(pilot, app)
@@ -61,18 +62,18 @@ async def test_a_folder_is_validated_while_it_is_typed_and_loaded(workspace: Pat
         field.value = str(tiny)
         await until(pilot, lambda: "layers of" in facts(app), "what it is")
         await press(pilot, "enter")
-        await until(pilot, lambda: app.runtime is not before and app.model_ready, "the other model")
+        await until(pilot, lambda: app.project is not before and app.model_ready, "the other model")
         await until(pilot, lambda: app.main.status.status.model == "tiny", "its name, without folders")
         assert any("Now talking to" in note and "It has no sage" in note for note in notes(app))
         assert any("The guard is off" in note for note in notes(app))
-        assert app.voice.faders.speaking == {} and app.runtime.personas.list_available() == []
+        assert app.voice.faders.speaking == {} and app.project.personas.list_available() == []
         await reply(pilot, app, "Hello again")
         assert not errors(app) and len(app.main.chat.messages) == 4
-        assert RecentModels(app.runtime.workspace).list()[0].name == str(tiny)
+        assert RecentModels(app.project.workspace).list()[0].name == str(tiny)
         await say(pilot, "/model builtin")
-        await until(pilot, lambda: app.runtime.settings.model.name == "builtin", "back again")
+        await until(pilot, lambda: app.project.settings.model.name == "builtin", "back again")
         await until(pilot, lambda: "sage" in app.people._names, "with its personas")
-        session = app.runtime.sessions.load(app.saving.session_id or "")[0]
+        session = SessionStore(app.project.workspace).load(app.saving.session_id or "")[0]
         written = [node.runs[0].settings["model"] for node in session.path() if node.runs]
         assert written == ["builtin", str(tiny)], "the transcript says who spoke"
 
@@ -84,34 +85,34 @@ async def test_a_failure_leaves_the_old_model(workspace: Path, tmp_path: Path, t
         data = path.read_bytes()
         (broken / path.name).write_bytes(b"{}" if path.name == "tokenizer.json" else data)
     async with running(workspace) as (app, pilot):
-        before = app.runtime
+        before = app.project
         await say(pilot, f"/model {broken}")
         await until(pilot, lambda: bool(errors(app)), "an error")
         assert len(errors(app)) == 1 and "\n" not in errors(app)[0] and "broken" in errors(app)[0]
         assert notes(app)[-1] == "builtin stays."
-        assert app.runtime is before and app.model_ready
+        assert app.project is before and app.model_ready
         await reply(pilot, app, "Hello")
         assert app.main.chat.messages[-1].source
 
 
 async def test_another_model_waits_until_the_reply_has_ended(workspace: Path, tiny: Path) -> None:
     async with running(workspace) as (app, pilot):
-        before = app.runtime
+        before = app.project
         never_ending(app)
         await say(pilot, "Tell me a long story")
         await until(pilot, lambda: app.speaker.last is not None and app.speaker.last.count > 2, "tokens")
         await say(pilot, f"/model {tiny}")
         job = app.jobs.running
         assert job is not None and job.name == "load tiny"
-        assert app.runtime is before and app.speaker.busy
+        assert app.project is before and app.speaker.busy
         await press(pilot, "escape")
-        await until(pilot, lambda: app.runtime is not before, "the other model")
+        await until(pilot, lambda: app.project is not before, "the other model")
         assert not app.speaker.busy and app.main.chat.messages[-1].source
 
 
 async def test_loading_is_cancelled(workspace: Path, tiny: Path) -> None:
     async with running(workspace) as (app, pilot):
-        before = app.runtime
+        before = app.project
         never_ending(app)
         await say(pilot, "Tell me a long story")
         await until(pilot, lambda: app.speaker.last is not None and app.speaker.last.count > 2, "tokens")
@@ -123,7 +124,7 @@ async def test_loading_is_cancelled(workspace: Path, tiny: Path) -> None:
         assert job.state == "cancelled" and app.speaker.busy
         await press(pilot, "escape", "escape")
         await until(pilot, lambda: not app.speaker.busy, "the reply is stopped")
-        assert app.runtime is before
+        assert app.project is before
         assert any("was not loaded. builtin stays." in note for note in notes(app))
 
 
@@ -146,23 +147,23 @@ async def test_a_model_that_is_missing_at_the_start_can_be_replaced(workspace: P
 
 
 def app_of(workspace: Path) -> PersonaApp:
-    from persona_tui.runtime import Runtime
+    from persona_tui.project.project import Project
 
-    return PersonaApp(Runtime.open(workspace), Faders())
+    return PersonaApp(Project.open(workspace), Faders())
 
 
 async def test_the_list_and_how_it_is_loaded(workspace: Path, tiny: Path) -> None:
     async with running(workspace, (120, 40)) as (app, pilot):
-        before = app.runtime
+        before = app.project
         screen = await opened(pilot, app)
         await press(pilot, "tab")
         assert isinstance(screen.focused, Chooser) and screen.focused.id == "device"
         await press(pilot, "tab", "right", "right")
         assert screen.query_one("#dtype", Chooser).value == "bfloat16"
         await press(pilot, "shift+tab", "shift+tab", "enter")
-        await until(pilot, lambda: app.runtime is not before, "loaded again")
-        assert app.runtime.settings.model.dtype == "bfloat16"
-        assert RecentModels(app.runtime.workspace).list()[0].how == "bfloat16"
+        await until(pilot, lambda: app.project is not before, "loaded again")
+        assert app.project.settings.model.dtype == "bfloat16"
+        assert RecentModels(app.project.workspace).list()[0].how == "bfloat16"
 
 
 async def test_a_name_that_is_not_here_is_looked_for_on_the_hub_when_asked(

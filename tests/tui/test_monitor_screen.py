@@ -9,7 +9,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
-from persona_tui.runtime import Runtime
+from persona_tui.project.project import Project
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.lab.drawn import Plot, Sheet
 from persona_tui.tui.lab.threshold import ThresholdSlider
@@ -80,12 +80,12 @@ async def test_the_threshold_moves_the_confusion_matrix_and_the_wrong_examples(w
 async def test_a_threshold_is_saved_for_the_chat_and_taken_back(workspace: Path) -> None:
     async with running(workspace, (120, 40)) as (app, pilot):
         screen = await opened(app, pilot)
-        store = Runtime.open(workspace).monitors
+        store = Project.open(workspace).monitors
         fitted = store.load("default").detector().threshold
         await press(pilot, "right", "s")
         saved = store.load("default").detector()
         assert saved.threshold != fitted and saved.fit["fitted_threshold"] == fitted
-        assert app.runtime.guard.monitor.detector().threshold == saved.threshold
+        assert app.project.guard.monitor.detector().threshold == saved.threshold
         await press(pilot, "r")
         assert store.load("default").detector().threshold == fitted
         evaluation = json.loads(store.evaluation_path("default").read_text())
@@ -157,7 +157,7 @@ async def test_without_a_monitor_one_is_fitted_and_measured_as_a_job(workspace: 
         await until(pilot, lambda: app.screen is screen, "answered")
         await until(pilot, lambda: "passed" in confusion(screen), "fitted and measured")
         assert "done" in text_of(screen, "#lab-note")
-        assert app.runtime.monitors.evaluation_path("default").is_file()
+        assert app.project.monitors.evaluation_path("default").is_file()
 
 
 async def test_an_evaluation_that_is_missing_is_made_and_a_damaged_file_is_one_line(workspace: Path) -> None:

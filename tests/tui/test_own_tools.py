@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from persona_tui.errors import PersonaTuiError
+from persona_tui.core.errors import PersonaTuiError
 from persona_tui.tui.clipboard import clipboard_command, copy
 from persona_tui.tui.editor import edit, editor_command
 from persona_tui.tui.history import KEPT, PromptHistory

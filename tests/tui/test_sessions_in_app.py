@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from persona_tui.runtime import Runtime
-from persona_tui.sessions import SessionStore
+from persona_tui.chat import SessionStore
+from persona_tui.core.workspace import Workspace
+from persona_tui.project.project import Project
 from persona_tui.tui.screens.ask import AskScreen
 from persona_tui.tui.screens.confirm import ConfirmScreen
 from persona_tui.tui.screens.sessions import SessionList, SessionsScreen
 from persona_tui.tui.voice import Faders
-from persona_tui.workspace import Workspace
 
 from .driving import notes, press, reply, running, say, until
 
@@ -128,4 +128,4 @@ async def test_the_app_can_be_started_with_a_session(workspace: Path) -> None:
         app.saving.close()
     async with running(workspace, resume=session) as (app, _):
         await until(_, lambda: len(app.main.chat.messages) == 2, "it is there")
-    assert Runtime.open(workspace).sessions.list()
+    assert Project.open(workspace).sessions.list()

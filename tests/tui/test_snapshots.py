@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
-from persona_tui.sessions import Conversation, SessionStore
+from persona_tui.chat import Conversation, SessionStore
+from persona_tui.core.workspace import Workspace
 from persona_tui.tui.app import PersonaApp
-from persona_tui.workspace import Workspace
 
 from .driving import press, running, until
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
-from persona_tui.sessions import Conversation, SessionStore
+from persona_tui.chat import Conversation, SessionStore
+from persona_tui.core.workspace import Workspace
 from persona_tui.tui.app import PersonaApp
-from persona_tui.workspace import Workspace
 
 from .driving import never_ending, press, running, say
 
@@ -100,7 +100,7 @@ async def stir(pilot: Pilot[None], app: PersonaApp, name: str) -> None:
 
 def check_hooks(app: PersonaApp) -> None:
     """Nothing is left in the model."""
-    engine = app.runtime.loaded_engine
+    engine = app.project.loaded_engine
     assert engine is not None
     for module in engine.model.model.modules():
         assert not module._forward_hooks and not module._forward_pre_hooks

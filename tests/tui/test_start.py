@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from persona_tui.errors import ConfigError
+from persona_tui.core.errors import ConfigError
 from persona_tui.tui.keys import ACTIONS, known_ids
 from persona_tui.tui.printable import printable
 from persona_tui.tui.theme import choose_theme

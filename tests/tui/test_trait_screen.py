@@ -9,7 +9,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
-from persona_tui.monitoring.traits.thresholds import TEST
+from persona_tui.traits.thresholds import TEST
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.lab.drawn import Sheet
 from persona_tui.tui.lab.threshold import ThresholdSlider
@@ -78,7 +78,7 @@ async def test_traits_are_listed_with_their_figures_and_chosen(workspace: Path) 
         assert list(chooser.values) == SHIPPED
         await press(pilot, "right")
         assert "crisis_recognition: separation by layer" in text_of(screen, "#trait-layers")
-        trait = app.runtime.traits.get("crisis_recognition")
+        trait = app.project.traits.get("crisis_recognition")
         assert f"▲{trait.reading.layer}" in text_of(screen, "#trait-layers")
         assert f"{trait.reading.strength:.4g}" in table
 
@@ -86,7 +86,7 @@ async def test_traits_are_listed_with_their_figures_and_chosen(workspace: Path) 
 async def test_a_threshold_is_calibrated_from_the_test_moved_and_kept(workspace: Path) -> None:
     async with running(workspace, (120, 40)) as (app, pilot):
         screen = await opened(app, pilot)
-        before = app.runtime.traits.get(SHIPPED[0]).reading
+        before = app.project.traits.get(SHIPPED[0]).reading
         await asked(app, pilot, "l", "")
         await until(pilot, lambda: "balanced accuracy" in text_of(screen, "#trait-rates"), "calibrated")
         slider = screen.query_one(ThresholdSlider)
@@ -94,13 +94,13 @@ async def test_a_threshold_is_calibrated_from_the_test_moved_and_kept(workspace:
         assert "high 24" in text_of(screen, "#labelled")
         shown = text_of(screen, "#trait-rates")
         await press(pilot, "s")
-        kept = app.runtime.traits.get(SHIPPED[0]).reading
+        kept = app.project.traits.get(SHIPPED[0]).reading
         assert (kept.threshold, kept.threshold_source) == (pytest.approx(slider.value), TEST)
         screen.set_focus(slider)
         await press(pilot, "shift+right")
         assert text_of(screen, "#trait-rates") != shown
         await press(pilot, "s")
-        by_hand = app.runtime.traits.get(SHIPPED[0]).reading
+        by_hand = app.project.traits.get(SHIPPED[0]).reading
         assert by_hand.threshold > kept.threshold and by_hand.threshold_source == BY_HAND
 
 
@@ -141,10 +141,10 @@ async def test_a_trait_of_ones_own_is_extracted_as_a_job(workspace: Path) -> Non
         assert "no trait" in str(app.screen.query_one("#advice", Static).render())
         app.screen.query_one(Input).value = "mine"
         await press(pilot, "enter")
-        await until(pilot, lambda: "mine" in app.runtime.traits.names(), "extracted")
+        await until(pilot, lambda: "mine" in app.project.traits.names(), "extracted")
         await until(pilot, lambda: screen.query_one("#which-trait", Chooser).value == "mine", "shown")
         assert "mine: separation by layer" in text_of(screen, "#trait-layers")
-        assert "trait:mine" in app.runtime.personas.list_traits()
+        assert "trait:mine" in app.project.personas.list_traits()
 
 
 async def test_a_policy_is_chosen_here_and_holds_in_the_chat(workspace: Path) -> None:
@@ -155,7 +155,7 @@ async def test_a_policy_is_chosen_here_and_holds_in_the_chat(workspace: Path) ->
         await until(pilot, lambda: "1 breach " in text_of(screen, "#limits-list"), "a breach")
         assert "> -99.00" in text_of(screen, "#limits-list")
         assert "!" in text_of(screen, "#turn-table")
-        engine = app.runtime.loaded_engine
+        engine = app.project.loaded_engine
         assert engine is not None and engine.policy is not None
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from persona_tui.errors import VectorFileError
+from persona_tui.core.errors import VectorFileError
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.files import load_tensors, save_tensors
 from tests.vectors.conftest import LAYERS, Make

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save as serialize
 
-from persona_tui.errors import VectorFileError
+from persona_tui.core.errors import VectorFileError
 from persona_tui.vectors import files
 from persona_tui.vectors.files import (
     METADATA_KEY,

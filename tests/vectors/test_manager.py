@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from persona_tui.errors import (
+from persona_tui.core.errors import (
     GenerationError,
     JobCancelled,
     PersonaNotFoundError,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from persona_tui.errors import VectorFileError
+from persona_tui.core.errors import VectorFileError
 from persona_tui.vectors.files import load_tensors, save_tensors
 from persona_tui.vectors.persona import KINDS, Calibration, PersonaVector
 from tests.vectors.conftest import HIDDEN, LAYERS, Make

@@ -13,17 +13,17 @@ from persona_tui.cli.output import json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.cli.trait.shared import BadLines, conversations, trait_scorer, trait_store
-from persona_tui.errors import DatasetError, VectorFileError
+from persona_tui.core.errors import DatasetError, VectorFileError
 
 if TYPE_CHECKING:
-    from persona_tui.jobs import JobContext
+    from persona_tui.core.jobs import JobContext
+    from persona_tui.datasets.transcripts import Conversation
     from persona_tui.model import Message, Sampling
-    from persona_tui.monitoring.traits.compare import Comparison
-    from persona_tui.monitoring.traits.curate import Curated
-    from persona_tui.monitoring.traits.policy import Policy
-    from persona_tui.monitoring.traits.scoring import Scored
-    from persona_tui.monitoring.traits.transcripts import Conversation
-    from persona_tui.runtime import Runtime
+    from persona_tui.project.project import Project
+    from persona_tui.traits.compare import Comparison
+    from persona_tui.traits.curate import Curated
+    from persona_tui.traits.policy import Policy
+    from persona_tui.traits.score import Scored
 
 
 @click.command()
@@ -63,12 +63,12 @@ def curate(
     Data of any size are read line by line. An interrupted run goes on where it was. Lines that cannot be
     read are told, counted and listed with the reasons; they are never flagged.
     """
-    from persona_tui.monitoring.traits.policy import Policy
+    from persona_tui.traits.policy import Policy
 
-    runtime = invocation.runtime
+    project = invocation.project
     policy = Policy.read(rules)
-    policy.check_known(trait_store(runtime, loaded=False).names())
-    done = work(lambda context: _curate(runtime, policy, data, (output, reasons), restart, context))
+    policy.check_known(trait_store(project, loaded=False).names())
+    done = work(lambda context: _curate(project, policy, data, (output, reasons), restart, context))
     if as_json:
         print_json(
             {
@@ -91,17 +91,17 @@ def curate(
 
 
 def _curate(
-    runtime: Runtime,
+    project: Project,
     policy: Policy,
     data: Path,
     outputs: tuple[Path, Path | None],
     restart: bool,
     context: JobContext,
 ) -> Curated:
-    from persona_tui.monitoring.traits.curate import Curation
+    from persona_tui.traits.curate import Curation
 
     curation = Curation(
-        trait_scorer(runtime, list(policy.traits)),
+        trait_scorer(project, list(policy.traits)),
         policy,
         data,
         *outputs,
@@ -169,12 +169,12 @@ def compare(
     """
     from persona_tui.model import Sampling
 
-    runtime = invocation.runtime
+    project = invocation.project
     a, b = _run(run_a), _run(run_b)
     if "vectors" in (a.kind, b.kind) and a.kind != b.kind:
         raise click.UsageError("A set of traits can only be compared with another one.")
     sampling = Sampling(max_new_tokens, temperature, 1.0, seed)
-    result = work(lambda context: _Compare(runtime, names, sampling, context).result(a, b, prompts, on))
+    result = work(lambda context: _Compare(project, names, sampling, context).result(a, b, prompts, on))
     if as_json:
         print_json({"a": run_a, "b": run_b, **result.as_dict()})
     else:
@@ -197,9 +197,9 @@ class _Compare:
     """Gets both sides' scores, one after the other: there is room for one model at a time."""
 
     def __init__(
-        self, runtime: Runtime, names: Sequence[str], sampling: Sampling, context: JobContext
+        self, project: Project, names: Sequence[str], sampling: Sampling, context: JobContext
     ) -> None:
-        self._runtime = runtime
+        self._runtime = project
         self._names = names
         self._sampling = sampling
         self._context = context
@@ -207,7 +207,7 @@ class _Compare:
 
     def result(self, a: _Run, b: _Run, prompts: Path | None, on: Path | None) -> Comparison:
         """Measure both sides and compare them."""
-        from persona_tui.monitoring.traits.compare import compare
+        from persona_tui.traits.compare import compare
 
         if a.kind == "vectors":
             said = self._said(on)
@@ -221,7 +221,7 @@ class _Compare:
         return compare(*(self._scored(runs[run]) for run in (a, b)))
 
     def _conversations(self, source: str) -> list[Conversation]:
-        from persona_tui.monitoring.traits.transcripts import BadLine
+        from persona_tui.datasets.transcripts import BadLine
 
         found: list[Conversation] = []
         for item in conversations(source):
@@ -232,7 +232,7 @@ class _Compare:
         return found
 
     def _scored(self, said: list[Conversation]) -> list[Scored]:
-        from persona_tui.monitoring.traits.transcripts import BadLine
+        from persona_tui.datasets.transcripts import BadLine
 
         found: list[Scored] = []
         for item in trait_scorer(self._runtime, self._names).stream(said):
@@ -245,7 +245,7 @@ class _Compare:
 
     def _asked(self, prompts: Path | None, others: list[list[Conversation]]) -> list[list[Message]]:
         """The given prompts; else those of the other side's conversations; else the held-out situations."""
-        from persona_tui.monitoring.traits.compare import before_last_reply, held_out_prompts, read_prompts
+        from persona_tui.traits.compare import before_last_reply, held_out_prompts, read_prompts
 
         if prompts is not None:
             return read_prompts(prompts)
@@ -254,7 +254,7 @@ class _Compare:
         return held_out_prompts(self._definitions())
 
     def _definitions(self) -> list[Any]:
-        from persona_tui.monitoring.traits.definition import find_definition, list_definitions
+        from persona_tui.traits.definition import find_definition, list_definitions
 
         known = list_definitions(self._runtime.workspace)
         return [
@@ -265,7 +265,7 @@ class _Compare:
 
     def _answers(self, name: str, asked: list[list[Message]]) -> list[Conversation]:
         from persona_tui.model import ModelWrapper
-        from persona_tui.monitoring.traits.compare import answers
+        from persona_tui.traits.compare import answers
 
         chosen = self._runtime.settings.model
         if name == chosen.name:
@@ -275,15 +275,15 @@ class _Compare:
         return answers(model, asked, self._sampling, self._context.progress, self._context.checkpoint)
 
     def _said(self, on: Path | None) -> list[Conversation]:
-        from persona_tui.monitoring.traits.compare import held_out_conversations
+        from persona_tui.traits.compare import held_out_conversations
 
         return self._conversations(str(on)) if on is not None else held_out_conversations(self._definitions())
 
     def _with_traits(self, run: _Run, said: list[Conversation]) -> list[Scored]:
         """The conversations, measured with the traits in one folder."""
-        from persona_tui.monitoring.traits.scoring import TraitScorer
-        from persona_tui.monitoring.traits.transcripts import BadLine
-        from persona_tui.monitoring.traits.vector import TraitStore
+        from persona_tui.datasets.transcripts import BadLine
+        from persona_tui.traits.score import TraitScorer
+        from persona_tui.traits.vector import TraitStore
 
         model = self._runtime.model
         store = TraitStore(Path(run.name), model.fingerprint, model.name)

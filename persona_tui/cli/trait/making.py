@@ -13,12 +13,12 @@ from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.cli.trait.shared import BadLines, conversations, trait_scorer, trait_store
 
 if TYPE_CHECKING:
-    from persona_tui.monitoring.traits.definition import TraitDefinition
-    from persona_tui.monitoring.traits.extract import Recipe
-    from persona_tui.monitoring.traits.scoring import TraitScorer
-    from persona_tui.monitoring.traits.transcripts import BadLine
-    from persona_tui.monitoring.traits.vector import TraitVector
-    from persona_tui.runtime import Runtime
+    from persona_tui.datasets.transcripts import BadLine
+    from persona_tui.project.project import Project
+    from persona_tui.traits.definition import TraitDefinition
+    from persona_tui.traits.extract import Recipe
+    from persona_tui.traits.score import TraitScorer
+    from persona_tui.traits.vector import TraitVector
 
 
 @click.command()
@@ -54,11 +54,11 @@ def extract(
     means), separation (in standard deviations) and the area under the ROC curve: for left-out replies,
     and for the held-out test.
     """
-    runtime = invocation.runtime
+    project = invocation.project
     given = {"num_samples_per_prompt": samples, "max_new_tokens": max_new_tokens, "seed": seed}
-    runtime.override({f"extraction.{key}": value for key, value in given.items() if value is not None})
-    definitions = _definitions(runtime, name, all_)
-    made = work(lambda context: runtime.extract_traits(definitions, recipe=recipe, context=context))
+    project.override({f"extraction.{key}": value for key, value in given.items() if value is not None})
+    definitions = _definitions(project, name, all_)
+    made = work(lambda context: project.extract_traits(definitions, recipe=recipe, context=context))
     for trait in made:
         if trait.reading.weakness is not None:
             note(f"{trait.name} is weak on this model: {trait.reading.weakness}.")
@@ -68,13 +68,13 @@ def extract(
     print_table([_row(trait) for trait in made], header=_HEADER)
 
 
-def _definitions(runtime: Runtime, name: str | None, all_: bool) -> list[TraitDefinition]:
-    from persona_tui.monitoring.traits.definition import find_definition, list_definitions
+def _definitions(project: Project, name: str | None, all_: bool) -> list[TraitDefinition]:
+    from persona_tui.traits.definition import find_definition, list_definitions
 
     if (name is None) != all_:
         raise click.UsageError("Either a NAME or --all is needed.", click.get_current_context())
-    names = list(list_definitions(runtime.workspace)) if name is None else [name]
-    return [find_definition(runtime.workspace, each) for each in names]
+    names = list(list_definitions(project.workspace)) if name is None else [name]
+    return [find_definition(project.workspace, each) for each in names]
 
 
 _HEADER = ["trait", "layer", "strength", "separation", "AUC left out", "AUC held out", "n"]
@@ -100,7 +100,7 @@ def _interval(interval: Any) -> str:
 
 
 def _entry(trait: TraitVector) -> dict[str, Any]:
-    from persona_tui.monitoring.traits.vector import summary
+    from persona_tui.traits.vector import summary
 
     layers = [each.model_dump() for each in trait.reading.layers]
     return {"name": trait.name, **summary(trait), "layers": layers}
@@ -111,9 +111,9 @@ def _entry(trait: TraitVector) -> dict[str, Any]:
 @pass_invocation
 def list_(invocation: Invocation, /, as_json: bool) -> None:
     """List the traits, extracted or only described."""
-    from persona_tui.monitoring.traits.lab import overview
+    from persona_tui.traits.results import overview
 
-    entries = overview(invocation.runtime.workspace, trait_store(invocation.runtime, loaded=False))
+    entries = overview(invocation.project.workspace, trait_store(invocation.project, loaded=False))
     if as_json:
         print_json(entries)
     elif not entries:
@@ -168,19 +168,19 @@ def calibrate(
     LABELLED is JSON Lines with messages and a label: 1 or "high", 0 or "low". The label is about the last
     reply. Without it, the test conversations of the trait's own description serve, which are no test then.
     """
-    from persona_tui.monitoring.traits.thresholds import TEST, fit_threshold
+    from persona_tui.traits.thresholds import TEST, fit_threshold
 
-    runtime = invocation.runtime
-    scorer = trait_scorer(runtime, [name])
+    project = invocation.project
+    scorer = trait_scorer(project, [name])
     trait = scorer.traits[0]
-    high, low, bad = work(lambda context: _labelled(runtime, scorer, labelled))
+    high, low, bad = work(lambda context: _labelled(project, scorer, labelled))
     problems = BadLines()
     for line in bad:
         problems(line)
     fit = fit_threshold(trait, high, low, 1.0 if false_alarms is None else false_alarms)
     if not dry_run:
         source = "standard input" if labelled == "-" else Path(labelled).name if labelled else TEST
-        trait_store(runtime).save(trait.with_reading(threshold=fit.threshold, threshold_source=source))
+        trait_store(project).save(trait.with_reading(threshold=fit.threshold, threshold_source=source))
     if as_json:
         print_json({**fit.as_dict(), "n": [len(high), len(low)], "saved": not dry_run, "bad": problems.count})
         return
@@ -197,13 +197,13 @@ def calibrate(
 
 
 def _labelled(
-    runtime: Runtime, scorer: TraitScorer, source: str | None
+    project: Project, scorer: TraitScorer, source: str | None
 ) -> tuple[list[float], list[float], list[BadLine]]:
     """The scores of labelled replies, high and low, and what could not be used."""
-    from persona_tui.monitoring.traits.definition import find_definition
-    from persona_tui.monitoring.traits.thresholds import labelled_scores, reference_scores
+    from persona_tui.traits.definition import find_definition
+    from persona_tui.traits.thresholds import labelled_scores, reference_scores
 
     name = scorer.traits[0].name
     if source is not None:
         return labelled_scores(name, scorer.stream(conversations(source)))
-    return *reference_scores(scorer, find_definition(runtime.workspace, name)), []
+    return *reference_scores(scorer, find_definition(project.workspace, name)), []

@@ -19,19 +19,19 @@ from persona_tui.cli.trait.shared import (
     trait_scorer,
     trait_store,
 )
-from persona_tui.errors import ConfigError, PersonaTuiError
+from persona_tui.core.errors import ConfigError, PersonaTuiError
 
 if TYPE_CHECKING:
-    from persona_tui.jobs import JobContext
-    from persona_tui.monitoring.traits.policy import Breach, Policy
-    from persona_tui.monitoring.traits.scoring import Scored, TraitScorer, TurnScore
-    from persona_tui.monitoring.traits.vector import TraitVector
-    from persona_tui.runtime import Runtime
+    from persona_tui.core.jobs import JobContext
+    from persona_tui.project.project import Project
+    from persona_tui.traits.policy import Breach, Policy
+    from persona_tui.traits.score import Scored, TraitScorer, TurnScore
+    from persona_tui.traits.vector import TraitVector
 
 
 def _measured(source: str, scorer: TraitScorer, bad: BadLines, context: JobContext) -> list[Scored]:
     """Score everything that can be read; the rest is told."""
-    from persona_tui.monitoring.traits.transcripts import BadLine
+    from persona_tui.datasets.transcripts import BadLine
 
     found: list[Scored] = []
     for item in scorer.stream(conversations(source)):
@@ -57,15 +57,15 @@ def score(invocation: Invocation, /, source: str, names: tuple[str, ...], users:
     "Assistant:" before the turns. A text without them is one reply. Bad lines are told, and the exit
     status is then 1. The scale was made with replies: what users say is comparable with what users say.
     """
-    runtime = invocation.runtime
-    scorer = trait_scorer(runtime, names)
+    project = invocation.project
+    scorer = trait_scorer(project, names)
     bad = BadLines()
     found = work(lambda context: _measured(source, scorer, bad, context))
     turns = work(lambda context: _turns(found, scorer, context)) if users else None
     if as_json:
         print_json(
             {
-                "model": runtime.settings.model.name,
+                "model": project.settings.model.name,
                 "traits": [trait.name for trait in scorer.traits],
                 "conversations": [
                     _as_json(each, turns[place] if turns is not None else None)
@@ -93,7 +93,7 @@ def _turns(found: list[Scored], scorer: TraitScorer, context: JobContext) -> lis
 
 
 def _print_turns(found: list[Scored], turns: list[list[TurnScore]], traits: list[TraitVector]) -> None:
-    from persona_tui.monitoring.traits.scoring import drift_of
+    from persona_tui.traits.score import drift_of
 
     names = [trait.name for trait in traits]
     rows = []
@@ -176,7 +176,7 @@ def check(invocation: Invocation, /, source: str, policies: tuple[str, ...], as_
     """
     bad = BadLines()
     try:
-        policy, scorer = _policy(invocation.runtime, policies)
+        policy, scorer = _policy(invocation.project, policies)
         found = work(lambda context: _measured(source, scorer, bad, context))
     except PersonaTuiError as error:
         raise or_cannot_check(error) from error
@@ -194,11 +194,11 @@ def check(invocation: Invocation, /, source: str, policies: tuple[str, ...], as_
     click.get_current_context().exit(status)
 
 
-def _policy(runtime: Runtime, given: tuple[str, ...]) -> tuple[Policy, TraitScorer]:
+def _policy(project: Project, given: tuple[str, ...]) -> tuple[Policy, TraitScorer]:
     """The policy, and what measures the traits that it names. Mistakes are found before the model loads."""
-    from persona_tui.monitoring.traits.policy import Policy
+    from persona_tui.traits.policy import Policy
 
-    store = trait_store(runtime, loaded=False)
+    store = trait_store(project, loaded=False)
     if given:
         policy: Policy | None = Policy.read(given)
     else:
@@ -206,7 +206,7 @@ def _policy(runtime: Runtime, given: tuple[str, ...]) -> tuple[Policy, TraitScor
     if policy is None:
         raise ConfigError("no trait has a healthy range: give a --policy")
     policy.check_known(store.names())
-    return policy, trait_scorer(runtime, list(policy.traits))
+    return policy, trait_scorer(project, list(policy.traits))
 
 
 def _verdict(

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from persona_tui.cli.progress import note
-from persona_tui.errors import DatasetError, JobCancelled, PersonaTuiError
+from persona_tui.core.errors import DatasetError, JobCancelled, PersonaTuiError
 
 if TYPE_CHECKING:
-    from persona_tui.monitoring.traits.scoring import TraitScorer
-    from persona_tui.monitoring.traits.transcripts import BadLine, Item
-    from persona_tui.monitoring.traits.vector import TraitStore
-    from persona_tui.runtime import Runtime
+    from persona_tui.datasets.transcripts import BadLine, Item
+    from persona_tui.project.project import Project
+    from persona_tui.traits.score import TraitScorer
+    from persona_tui.traits.vector import TraitStore
 
 _MOST_NOTES = 20  # bad lines that are told one by one
 _FILE_ENDINGS = (".json", ".jsonl", ".txt", ".md", ".yaml", ".yml")
@@ -29,28 +29,28 @@ class CannotCheck(click.ClickException):
     exit_code = 2
 
 
-def trait_store(runtime: Runtime, loaded: bool = True) -> TraitStore:
+def trait_store(project: Project, loaded: bool = True) -> TraitStore:
     """The model's traits.
 
     Args:
-        runtime: the workspace and its model.
+        project: the workspace and its model.
         loaded: load the model, so that traits of another one are refused.
     """
     if loaded:
-        runtime.model  # noqa: B018  # from here on, traits of another model are told from this one's
-    return runtime.traits
+        project.model  # noqa: B018  # from here on, traits of another model are told from this one's
+    return project.traits
 
 
-def trait_scorer(runtime: Runtime, names: Sequence[str] = ()) -> TraitScorer:
+def trait_scorer(project: Project, names: Sequence[str] = ()) -> TraitScorer:
     """What measures, with some of the model's traits or all of them.
 
     Raises:
         VectorFileError: a trait is missing; found out before the model loads.
     """
-    from persona_tui.monitoring.traits.scoring import TraitScorer
+    from persona_tui.traits.score import TraitScorer
 
-    trait_store(runtime, loaded=False).select(names)
-    return TraitScorer(runtime.model, trait_store(runtime).select(names))
+    trait_store(project, loaded=False).select(names)
+    return TraitScorer(project.model, trait_store(project).select(names))
 
 
 def conversations(source: str) -> Iterator[Item]:
@@ -59,7 +59,7 @@ def conversations(source: str) -> Iterator[Item]:
     Raises:
         DatasetError: there is nothing, or no text.
     """
-    from persona_tui.monitoring.traits.transcripts import read_file, read_stream
+    from persona_tui.datasets.transcripts import read_file, read_stream
 
     if source == "-":
         yield from read_stream(_stdin(), "standard input")

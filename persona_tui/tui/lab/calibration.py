@@ -9,8 +9,8 @@ from textual.app import ComposeResult
 from textual.content import Content
 from textual.widgets import Static
 
-from persona_tui.monitoring.lab import Histogram, counts_in
-from persona_tui.monitoring.traits.thresholds import ThresholdFit, balanced_accuracy, counts_at
+from persona_tui.monitors.figures import Histogram, counts_in
+from persona_tui.traits.thresholds import ThresholdFit, balanced_accuracy, counts_at
 from persona_tui.tui.lab.drawn import Plot, message
 from persona_tui.tui.lab.plots import number, percent
 from persona_tui.tui.lab.scores import histograms

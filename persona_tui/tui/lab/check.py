@@ -11,7 +11,7 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Input
 
-from persona_tui.monitoring.verdict import Verdict
+from persona_tui.monitors.verdict import Verdict
 from persona_tui.tui.lab.drawn import Sheet
 from persona_tui.tui.lab.plots import number
 from persona_tui.tui.lab.view import View

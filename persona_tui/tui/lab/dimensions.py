@@ -8,7 +8,7 @@ from textual.app import ComposeResult
 from textual.content import Content
 from textual.message import Message
 
-from persona_tui.monitoring.lab import Dimensions, counts_in
+from persona_tui.monitors.figures import Dimensions, counts_in
 from persona_tui.tui.lab.drawn import Sheet, message
 from persona_tui.tui.lab.plots import bars, hanging, number, repeated, ruler, squeezed
 from persona_tui.tui.lab.view import View

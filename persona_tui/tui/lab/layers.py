@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from textual.app import ComposeResult
 from textual.content import Content
 
-from persona_tui.monitoring.lab import Curve
+from persona_tui.monitors.figures import Curve
 from persona_tui.tui.lab.drawn import Plot, message
 from persona_tui.tui.lab.plots import bars, number, repeated, squeezed
 from persona_tui.tui.lab.view import View

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from textual.app import ComposeResult
 from textual.content import Content
 
-from persona_tui.monitoring.traits.policy import Breach, Limits, Policy
+from persona_tui.traits.policy import Breach, Limits, Policy
 from persona_tui.tui.lab.drawn import Sheet, message
 from persona_tui.tui.lab.view import View
 

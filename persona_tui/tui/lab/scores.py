@@ -9,8 +9,8 @@ from textual.app import ComposeResult
 from textual.content import Content
 from textual.widgets import Static
 
-from persona_tui.monitoring.evaluation import Evaluation
-from persona_tui.monitoring.lab import BORDERLINE, DANGEROUS, SAFE, Histogram, Rates, histogram, rates
+from persona_tui.monitors.evaluation import Evaluation
+from persona_tui.monitors.figures import BORDERLINE, DANGEROUS, SAFE, Histogram, Rates, histogram, rates
 from persona_tui.tui.lab.drawn import Draw, Plot, message
 from persona_tui.tui.lab.plots import bars, number, percent, ruler
 from persona_tui.tui.lab.threshold import ThresholdSlider

@@ -8,7 +8,7 @@ from typing import Any
 from textual.app import ComposeResult
 from textual.content import Content
 
-from persona_tui.monitoring.traits.vector import TraitReading
+from persona_tui.traits.vector import TraitReading
 from persona_tui.tui.lab.drawn import Plot, Sheet, message
 from persona_tui.tui.lab.layers import layer_bars
 from persona_tui.tui.lab.plots import number

@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 from textual.app import ComposeResult
 from textual.content import Content
 
-from persona_tui.monitoring.traits.lab import ROLES
-from persona_tui.monitoring.traits.scoring import TurnScore, drift_of
+from persona_tui.traits.results import ROLES
+from persona_tui.traits.score import TurnScore, drift_of
 from persona_tui.tui.lab.drawn import Plot, Sheet, message
 from persona_tui.tui.lab.plots import bars, hanging, repeated, squeezed
 from persona_tui.tui.lab.view import View

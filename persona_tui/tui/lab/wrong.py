@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from textual.app import ComposeResult
 from textual.content import Content
 
-from persona_tui.monitoring.evaluation import ScoredQuery
+from persona_tui.monitors.evaluation import ScoredQuery
 from persona_tui.tui.lab.drawn import Sheet, message
 from persona_tui.tui.lab.plots import number
 from persona_tui.tui.lab.scores import STYLES

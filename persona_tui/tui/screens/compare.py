@@ -12,14 +12,14 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Button, Input, Static
 
-from persona_tui.comparing import parse_setting, setting_as_text
-from persona_tui.errors import PersonaTuiError
+from persona_tui.chat.comparison import parse_setting, setting_as_text
+from persona_tui.core.errors import PersonaTuiError
 from persona_tui.tui.screens.dialog import Dialog
 from persona_tui.tui.widgets.chooser import LABEL_WIDTH, Chooser
 from persona_tui.tui.widgets.slider import FloatSlider
 
 if TYPE_CHECKING:
-    from persona_tui.steering.mix import Mix
+    from persona_tui.core.mix import Mix
 
 NOBODY = "none"
 BLEND = "a blend"

@@ -15,15 +15,15 @@ from textual.suggester import SuggestFromList
 from textual.timer import Timer
 from textual.widgets import Button, Input, Label, Static
 
-from persona_tui.errors import PersonaTuiError, WorkspaceError
-from persona_tui.prompts.reading import read_prompt_file
+from persona_tui.core.errors import PersonaTuiError, WorkspaceError
+from persona_tui.core.workspace import safe_name
+from persona_tui.datasets.records import read_prompt_file
 from persona_tui.tui.screens.dialog import Dialog
 from persona_tui.tui.screens.write import WriteScreen
 from persona_tui.tui.widgets.chooser import Chooser
-from persona_tui.workspace import safe_name
 
 if TYPE_CHECKING:
-    from persona_tui.jobs import Job
+    from persona_tui.core.jobs import Job
 
 DESCRIPTION, ARCHETYPE, FILE = "a description", "an archetype", "a prompts file"
 _LABELS = {

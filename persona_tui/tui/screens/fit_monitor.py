@@ -11,10 +11,10 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Button, Input, Static
 
-from persona_tui.errors import WorkspaceError
+from persona_tui.core.errors import WorkspaceError
+from persona_tui.core.workspace import safe_name
 from persona_tui.tui.screens.dialog import Dialog
 from persona_tui.tui.widgets.chooser import Chooser
-from persona_tui.workspace import safe_name
 
 OWN = "own file"
 _DATA = ("both", "training", "large", OWN)

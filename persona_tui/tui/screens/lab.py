@@ -13,8 +13,8 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
-from persona_tui.errors import PersonaTuiError
-from persona_tui.jobs import Job
+from persona_tui.core.errors import PersonaTuiError
+from persona_tui.core.jobs import Job
 from persona_tui.tui.help import key_of
 from persona_tui.tui.lab.view import Tabs, View
 from persona_tui.tui.screens.dialog import Dialog

@@ -15,8 +15,8 @@ from textual.content import Content
 from textual.widgets import Button, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from persona_tui.errors import PersonaTuiError
-from persona_tui.models import ModelChoice
+from persona_tui.core.errors import PersonaTuiError
+from persona_tui.project.models import ModelChoice
 from persona_tui.tui.printable import printable
 from persona_tui.tui.screens.dialog import Dialog
 from persona_tui.tui.widgets.chooser import Chooser

@@ -16,11 +16,10 @@ from textual.binding import BindingType
 from textual.message import Message
 from textual.widget import Widget
 
-from persona_tui.errors import PersonaTuiError
-from persona_tui.job_requests import JobRequest, evaluate_request, fit_request
-from persona_tui.jobs import Job
-from persona_tui.monitoring.evaluation import WORDS, Evaluation, load_evaluation
-from persona_tui.monitoring.lab import (
+from persona_tui.core.errors import PersonaTuiError
+from persona_tui.core.jobs import Job
+from persona_tui.monitors.evaluation import WORDS, Evaluation, load_evaluation
+from persona_tui.monitors.figures import (
     check_all,
     curves,
     dimensions,
@@ -29,7 +28,8 @@ from persona_tui.monitoring.lab import (
     score_range,
     vector_layers,
 )
-from persona_tui.monitoring.results import fitted_threshold, results_folder, write_results
+from persona_tui.monitors.results import fitted_threshold, results_folder, write_results
+from persona_tui.project.requests import JobRequest, evaluate_request, fit_request
 from persona_tui.tui.lab import keys
 from persona_tui.tui.lab.check import Checked, CheckView
 from persona_tui.tui.lab.compare import CompareView
@@ -45,8 +45,8 @@ from persona_tui.tui.widgets.chooser import Chooser
 from persona_tui.tui.widgets.slider import FloatSlider
 
 if TYPE_CHECKING:
-    from persona_tui.monitoring.monitor import SelfMonitor
-    from persona_tui.monitoring.store import MonitorStore
+    from persona_tui.monitors.monitor import SelfMonitor
+    from persona_tui.monitors.store import MonitorStore
 
 ALL = "all"
 _NONE = "This model has no monitor yet: f fits one."
@@ -94,13 +94,13 @@ class MonitorsScreen(LabScreen):
 
     @property
     def _store(self) -> MonitorStore:
-        return self.owner.runtime.monitors
+        return self.owner.project.monitors
 
     def on_mount(self) -> None:
         """Begin with the monitor that chats use."""
         self.place_views()
         names = self._store.names()
-        used = self.owner.runtime.settings.monitoring.monitor
+        used = self.owner.project.settings.monitoring.monitor
         self.open(used if used in names or not names else names[0])
         self.set_focus(self.query_one(ThresholdSlider) if self._evaluation else self._chooser("monitor"))
 
@@ -120,7 +120,7 @@ class MonitorsScreen(LabScreen):
         self._offer("monitor", self._store.names(), name)
         try:
             if self._store.names():
-                self._monitor = self._store.load(name, self.owner.runtime.model)
+                self._monitor = self._store.load(name, self.owner.project.model)
             self._evaluation = self._evaluated()
         except PersonaTuiError as error:
             self.fail(error)
@@ -281,7 +281,7 @@ class MonitorsScreen(LabScreen):
         except PersonaTuiError as error:
             self.fail(error)
             return
-        self.owner.runtime.guard.forget_monitor()
+        self.owner.project.guard.forget_monitor()
         self.open(name)
         self.say(f"{name} now uses {method}, threshold {self._threshold:.4g}. {self._store.path_of(name)}")
 
@@ -291,8 +291,8 @@ class MonitorsScreen(LabScreen):
         if looked is None or self._monitor is None:
             self.say(_NOT_EVALUATED)
             return
-        runtime = self.owner.runtime
-        folder = results_folder(runtime.workspace, runtime.slug, "monitors", self._monitor.name)
+        project = self.owner.project
+        folder = results_folder(project.workspace, project.slug, "monitors", self._monitor.name)
         try:
             files = write_results(folder, self._monitor, looked.evaluation, looked.method, looked.threshold)
         except PersonaTuiError as error:
@@ -334,7 +334,7 @@ class MonitorsScreen(LabScreen):
         if self._monitor is None:
             self.say(_NONE)
         else:
-            self._submit(self._monitor.name, evaluate_request(self.owner.runtime, self._monitor.name))
+            self._submit(self._monitor.name, evaluate_request(self.owner.project, self._monitor.name))
 
     def action_fit(self) -> None:
         """Ask what to fit, and do it as a job, with an evaluation after it."""
@@ -342,7 +342,7 @@ class MonitorsScreen(LabScreen):
         def answered(wanted: NewMonitor | None) -> None:
             if wanted is not None:
                 file = Path(wanted.file).absolute() if wanted.file is not None else None
-                request = fit_request(self.owner.runtime, wanted.name, wanted.data, file, wanted.method)
+                request = fit_request(self.owner.project, wanted.name, wanted.data, file, wanted.method)
                 self._submit(wanted.name, request)
 
         names = self._store.names()
@@ -350,7 +350,7 @@ class MonitorsScreen(LabScreen):
 
     def _submit(self, name: str, request: JobRequest) -> None:
         def ended(job: Job[Any]) -> None:
-            self.owner.runtime.guard.forget_monitor()
+            self.owner.project.guard.forget_monitor()
             if not self.is_attached:
                 self.owner.people.job_ended(job)
             elif job.state == "done":

@@ -10,8 +10,8 @@ from textual.app import ComposeResult
 from textual.containers import Grid, Horizontal, Vertical
 from textual.widgets import Button, Input, Label, Static
 
-from persona_tui.config import GenerationSettings, Settings, override
-from persona_tui.errors import ConfigError
+from persona_tui.core.config import GenerationSettings, Settings, override
+from persona_tui.core.errors import ConfigError
 from persona_tui.tui.screens.dialog import Dialog
 
 LABELS = {

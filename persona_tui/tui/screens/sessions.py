@@ -14,8 +14,8 @@ from textual.content import Content
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from persona_tui.errors import PersonaTuiError
-from persona_tui.sessions import SessionInfo, SessionStore
+from persona_tui.chat import SessionInfo, SessionStore
+from persona_tui.core.errors import PersonaTuiError
 from persona_tui.tui.printable import printable
 from persona_tui.tui.screens.ask import AskScreen
 from persona_tui.tui.screens.dialog import Dialog

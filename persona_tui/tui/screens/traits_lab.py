@@ -14,16 +14,16 @@ from textual.binding import BindingType
 from textual.message import Message
 from textual.widget import Widget
 
-from persona_tui.errors import PersonaTuiError
-from persona_tui.job_requests import extract_request
-from persona_tui.jobs import Job, JobContext
-from persona_tui.monitoring.results import results_folder
-from persona_tui.monitoring.traits.definition import find_definition, list_definitions
-from persona_tui.monitoring.traits.lab import overview, turn_breaches, write_turns
-from persona_tui.monitoring.traits.policy import Policy
-from persona_tui.monitoring.traits.scoring import TraitScorer, TurnScore
-from persona_tui.monitoring.traits.thresholds import TEST, fit_threshold, labelled_scores, reference_scores
-from persona_tui.monitoring.traits.transcripts import read_file
+from persona_tui.core.errors import PersonaTuiError
+from persona_tui.core.jobs import Job, JobContext
+from persona_tui.datasets.transcripts import read_file
+from persona_tui.monitors.results import results_folder
+from persona_tui.project.requests import extract_request
+from persona_tui.traits.definition import find_definition, list_definitions
+from persona_tui.traits.policy import Policy
+from persona_tui.traits.results import overview, turn_breaches, write_turns
+from persona_tui.traits.score import TraitScorer, TurnScore
+from persona_tui.traits.thresholds import TEST, fit_threshold, labelled_scores, reference_scores
 from persona_tui.tui.lab import keys
 from persona_tui.tui.lab.calibration import CalibrationView, Labelled
 from persona_tui.tui.lab.limits import LimitsView
@@ -37,7 +37,7 @@ from persona_tui.tui.widgets.chooser import Chooser
 from persona_tui.tui.widgets.slider import FloatSlider
 
 if TYPE_CHECKING:
-    from persona_tui.monitoring.traits.vector import TraitStore, TraitVector
+    from persona_tui.traits.vector import TraitStore, TraitVector
 
 BY_HAND = "by hand"
 _NONE = "No trait has been extracted for this model: x does that, as a job."
@@ -85,7 +85,7 @@ class TraitsScreen(LabScreen):
 
     @property
     def _store(self) -> TraitStore:
-        return self.owner.runtime.traits
+        return self.owner.project.traits
 
     @property
     def _trait(self) -> TraitVector | None:
@@ -103,7 +103,7 @@ class TraitsScreen(LabScreen):
     def open(self) -> None:
         """Read the traits, and show them."""
         store = self._store
-        self._entries = overview(self.owner.runtime.workspace, store)
+        self._entries = overview(self.owner.project.workspace, store)
         self._traits = {}
         for entry in self._entries:
             if entry["extracted"] and "error" not in entry:
@@ -176,7 +176,7 @@ class TraitsScreen(LabScreen):
     @property
     def _policy(self) -> Policy | None:
         """The chat's policy, else the healthy ranges of the traits."""
-        engine = self.owner.runtime.loaded_engine
+        engine = self.owner.project.loaded_engine
         return (engine.policy if engine is not None else None) or Policy.healthy(self._traits.values())
 
     # --- choosing
@@ -226,10 +226,10 @@ class TraitsScreen(LabScreen):
         if not self._turns:
             self.say(_SILENT)
             return
-        runtime = self.owner.runtime
+        project = self.owner.project
         name = self.owner.saving.session_id or "conversation"
         try:
-            folder = results_folder(runtime.workspace, runtime.slug, "traits", name)
+            folder = results_folder(project.workspace, project.slug, "traits", name)
             measured = [trait for each, trait in self._traits.items() if each in self._turns[0].scores]
             files = write_turns(folder, measured, self._turns, self._policy)
         except PersonaTuiError as error:
@@ -241,14 +241,14 @@ class TraitsScreen(LabScreen):
 
     def _measure(self) -> None:
         """Measure the conversation, as soon as the model has time."""
-        conversation, runtime = self.owner.speaker.conversation, self.owner.runtime
+        conversation, project = self.owner.speaker.conversation, self.owner.project
         messages = conversation.messages()
         if conversation.system:
             messages = [{"role": "system", "content": conversation.system}, *messages]
         traits = list(self._traits.values())
         self._turns = None
 
-        steps = TraitScorer(runtime.model, traits).turns_by_steps(messages)
+        steps = TraitScorer(project.model, traits).turns_by_steps(messages)
         worker = self.owner.worker
 
         def step() -> None:
@@ -289,20 +289,20 @@ class TraitsScreen(LabScreen):
         """Return the traits that were asked for, and by which recipe."""
         first, _, last = text.rpartition(" ")
         text, recipe = (first.strip(), "prompts") if first and last == "prompts" else (text, "conversations")
-        workspace = self.owner.runtime.workspace
+        workspace = self.owner.project.workspace
         return (list(list_definitions(workspace)) if text == "all" else [text]), recipe
 
     def _extract_problem(self, text: str) -> str | None:
         try:
             for name in self._asked_traits(text)[0]:
-                find_definition(self.owner.runtime.workspace, _path_or_name(name))
+                find_definition(self.owner.project.workspace, _path_or_name(name))
         except PersonaTuiError as error:
             return str(error)
         return None if text else "Name a trait, or say all."
 
     def _extract(self, text: str) -> None:
         names, recipe = self._asked_traits(text)
-        request = extract_request(self.owner.runtime, [_path_or_name(name) for name in names], recipe)
+        request = extract_request(self.owner.project, [_path_or_name(name) for name in names], recipe)
 
         def done(job: Job[Any]) -> None:
             self._labelled.clear()
@@ -329,13 +329,13 @@ class TraitsScreen(LabScreen):
         self.app.push_screen(AskScreen("calibrate", question, "", _file_problem, "labelled.jsonl"), answered)
 
     def _calibrate(self, file: Path | None) -> None:
-        trait, runtime = self._trait, self.owner.runtime
+        trait, project = self._trait, self.owner.project
         assert trait is not None
 
         def work(context: JobContext) -> Labelled:
-            scorer = TraitScorer(runtime.model, [trait])
+            scorer = TraitScorer(project.model, [trait])
             if file is None:
-                high, low = reference_scores(scorer, find_definition(runtime.workspace, trait.name))
+                high, low = reference_scores(scorer, find_definition(project.workspace, trait.name))
                 bad, source = 0, TEST
             else:
                 high, low, lines = labelled_scores(trait.name, scorer.stream(read_file(file)))

@@ -14,7 +14,7 @@ from textual.message import Message
 from textual.widgets import Log, OptionList
 from textual.widgets.option_list import Option
 
-from persona_tui.jobs import LOG_LINES
+from persona_tui.core.jobs import LOG_LINES
 from persona_tui.tui.printable import printable
 from persona_tui.tui.widgets.row_list import RowList
 

@@ -14,12 +14,12 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Static
 
+from persona_tui.core.workspace import TRAIT_PREFIX
 from persona_tui.tui.fluency import Fluency
 from persona_tui.tui.widgets.chooser import Chooser
 from persona_tui.tui.widgets.field import FieldRow
 from persona_tui.tui.widgets.gauges import Gauges, Likeness
 from persona_tui.tui.widgets.slider import FloatSlider
-from persona_tui.workspace import TRAIT_PREFIX
 
 _NOTHING = "No persona is loaded. Load one in the list (f2, then space) to give it a fader here."
 _FLOOR_STEP, _FLOOR_BIG_STEP = 1, 10  # percentiles

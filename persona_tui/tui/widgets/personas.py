@@ -13,8 +13,8 @@ from textual.message import Message
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
+from persona_tui.core.workspace import TRAIT_PREFIX
 from persona_tui.tui.widgets.row_list import RowList
-from persona_tui.workspace import TRAIT_PREFIX
 
 _ON_DISK, _LOADED, _SPEAKING, _TRACED = "○", "◐", "●", "~"
 _LEGEND = f"{_SPEAKING} speaking  {_LOADED} loaded\n{_ON_DISK} on disk   {_TRACED} traced"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from textual.content import Content
 from textual.widget import Widget
 
-from persona_tui.workspace import TRAIT_PREFIX
+from persona_tui.core.workspace import TRAIT_PREFIX
 
 ROWS = 2  # per trace: above the line, and below it
 _BARS = "▁▂▃▄▅▆▇█"

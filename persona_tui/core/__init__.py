@@ -1,0 +1,1 @@
+"""What everything stands on: errors, settings, files, jobs, mixes, statistics. No torch."""

@@ -1,0 +1,145 @@
+"""What a reply is spoken with: personas and their weights, one strength, and the floor."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+from persona_tui.core.errors import PersonaTuiError
+from persona_tui.core.workspace import TRAIT_PREFIX
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A setting of the faders.
+
+    Attributes:
+        weights: proportions of personas by name; only their ratios matter, and negative ones turn a persona
+            round. Empty = no persona.
+        strength: how loud; 0 = unsteered, about 0.3 = clearly in character, 1 = far over the top. May be
+            negative.
+        capping: whether the floor is enforced.
+        safe: the vectors without their safety component, rather than the raw ones.
+        capping_axis: "assistant" or "safety"; None = as the settings say.
+        percentile: of ordinary responses, where the floor lies, 0 to 100; None = as the engine is set.
+        layers: where personas are added, ascending; None = each where its calibration says.
+
+    Raises:
+        PersonaTuiError: a number is not finite, the percentile or a layer is out of range, or there is no
+            such axis.
+    """
+
+    weights: Mapping[str, float] = field(default_factory=dict)
+    strength: float = 0.3
+    capping: bool = True
+    safe: bool = True
+    capping_axis: str | None = None
+    percentile: float | None = None
+    layers: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", dict(self.weights))  # nobody changes it behind our back
+        for name, weight in self.weights.items():
+            if not math.isfinite(weight):
+                raise PersonaTuiError(f'the weight of "{name}" must be a number, not {weight}')
+        if not math.isfinite(self.strength):
+            raise PersonaTuiError(f"strength must be a number, not {self.strength}")
+        check_percentile(self.percentile)
+        if self.capping_axis not in (None, "assistant", "safety"):
+            raise PersonaTuiError(f'the capping axis is "assistant" or "safety", not "{self.capping_axis}"')
+        if self.layers is not None:
+            object.__setattr__(self, "layers", tuple(sorted(set(self.layers))) or None)
+            if self.layers and self.layers[0] < 0:
+                raise PersonaTuiError(f"layers are counted from 0; there is no layer {self.layers[0]}")
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], settled: bool = False) -> Self:
+        """The mix that `SteeringEngine.describe` has described.
+
+        Args:
+            record: the description.
+            settled: with the floor exactly as it was then, whatever the settings say now; or without one, if
+                there was none.
+
+        Raises:
+            PersonaTuiError: it describes no mix.
+        """
+        known = {each.name: record[each.name] for each in fields(cls) if each.name in record}
+        if settled:
+            floor = record.get("floor") or {}
+            known |= {"capping": bool(floor)}
+            known |= {"capping_axis": floor.get("axis"), "percentile": floor.get("percentile")}
+        try:
+            return cls(**known)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise PersonaTuiError(f"this is no mix: {str(record)[:80]}") from error
+
+    @property
+    def label(self) -> str:
+        """The personas in a few characters: `sage`, `sage:0.5,trickster:0.3`, or "" for none."""
+        active = {name: weight for name, weight in self.weights.items() if weight}
+        if len(active) == 1:
+            name, weight = next(iter(active.items()))
+            return name if weight > 0 else f"{name}:{weight:g}"
+        return ",".join(f"{name}:{weight:g}" for name, weight in active.items())
+
+
+def check_percentile(percentile: float | None) -> None:
+    """Raise PersonaTuiError unless the percentile is None or lies between 0 and 100."""
+    if percentile is not None and not 0 <= percentile <= 100:
+        raise PersonaTuiError(f"a percentile lies between 0 and 100, not at {percentile:g}")
+
+
+def parse_blend(text: str) -> dict[str, float]:
+    """Read `sage:0.5,trickster:0.3`; a name without a number weighs 1.
+
+    Raises:
+        PersonaTuiError: a part has no name or no number, a name stands twice, or nothing has any weight.
+    """
+    weights: dict[str, float] = {}
+    for part in text.split(","):
+        name, weight = _parse_part(part.strip(), text)
+        if name in weights:
+            raise PersonaTuiError(f'"{name}" stands twice in the blend "{text}"')
+        weights[name] = weight
+    if not any(weights.values()):
+        raise PersonaTuiError(f'nothing in the blend "{text}" has any weight')
+    return weights
+
+
+def _parse_part(part: str, text: str) -> tuple[str, float]:
+    if part.startswith(TRAIT_PREFIX):  # its name has a colon of its own
+        name, weight = _parse_part(part.removeprefix(TRAIT_PREFIX), text)
+        return f"{TRAIT_PREFIX}{name}", weight
+    name, colon, number = (piece.strip() for piece in part.partition(":"))
+    if not name:
+        raise PersonaTuiError(f'a blend looks like sage:0.5,trickster:0.3, not like "{text}"')
+    if not colon:
+        return name, 1.0
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = math.nan
+    if not math.isfinite(weight):
+        raise PersonaTuiError(f'the weight of "{name}" must be a number, not "{number}"')
+    return name, weight
+
+
+def parse_layers(text: str) -> tuple[int, ...] | None:
+    """Read `4`, `3-5`, `3, 5, 7` or `auto` (None).
+
+    Raises:
+        PersonaTuiError: it is none of these.
+    """
+    if text.strip().casefold() in ("auto", "", "none", "off"):
+        return None
+    layers: set[int] = set()
+    for part in re.split(r"[,\s]+", text.strip()):
+        match = re.fullmatch(r"(\d{1,4})(?:[-–](\d{1,4}))?", part)
+        if match is None:
+            raise PersonaTuiError(f'layers look like 4, 3-5 or auto, not like "{text}"')
+        layers.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return tuple(sorted(layers)) or None

@@ -1,0 +1,195 @@
+"""Where things are: the workspace's folders, safe names, and the files that travel inside the package."""
+
+import hashlib
+import os
+import re
+import secrets
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from platformdirs import user_data_dir
+
+from persona_tui.core.config import Settings, load_settings
+from persona_tui.core.errors import WorkspaceError
+from persona_tui.core.files import atomic_write_bytes, atomic_write_text
+
+__all__ = [
+    "TRAIT_PREFIX",
+    "Workspace",
+    "atomic_write_bytes",
+    "atomic_write_text",
+    "model_slug",
+    "packaged_root",
+    "safe_name",
+    "vector_file",
+]
+
+CONFIG_NAME = "config.yaml"
+# The order matters: the configuration comes last, so that a folder which has it is complete.
+PACKAGED = ("datasets", "vectors", CONFIG_NAME)
+
+# A persona of this name is a trait: `trait:patience` is vectors/<model>/traits/patience.safetensors.
+TRAIT_PREFIX = "trait:"
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
+_HUB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
+_MAX_SLUG = 120
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder with config.yaml, datasets/ and vectors/ that a run reads and writes."""
+
+    root: Path
+
+    @classmethod
+    def find(cls, explicit: Path | None = None) -> "Workspace":
+        """Return the workspace to use, and make it on first use.
+
+        That is `explicit` if given; else the nearest folder, from the current one upwards, that has a
+        config.yaml; else the user's data folder. The first and the last are filled from the package.
+
+        Raises:
+            WorkspaceError: `explicit` holds other things, or a folder cannot be made.
+        """
+        if explicit is not None:
+            root = explicit.expanduser().absolute()
+            _refuse_foreign(root)
+        else:
+            root = _nearest_above(Path.cwd()) or Path(user_data_dir("persona-tui", appauthor=False))
+        if not (root / CONFIG_NAME).is_file():
+            _fill(root)
+        return cls(root)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings in this workspace's config.yaml, read once; the defaults if it has none."""
+        return load_settings(self.config_path if self.config_path.is_file() else None)
+
+    @property
+    def config_path(self) -> Path:
+        """config.yaml of this workspace, whether it exists or not."""
+        return self.root / CONFIG_NAME
+
+    @property
+    def datasets(self) -> Path:
+        """The folder of data sets, as `paths.datasets` says."""
+        return self.root / Path(self.settings.paths.datasets).expanduser()
+
+    @property
+    def vectors(self) -> Path:
+        """The folder with one folder of vectors per model, as `paths.vectors` says."""
+        return self.root / Path(self.settings.paths.vectors).expanduser()
+
+    @property
+    def sessions(self) -> Path:
+        """The folder with the saved conversations."""
+        return self.root / "sessions"
+
+    def model_dir(self, slug: str) -> Path:
+        """Return the folder with the vectors of the model with this slug (see `model_slug`)."""
+        return self.vectors / slug
+
+    def personas_dir(self, slug: str) -> Path:
+        """Return the folder with the personas of the model with this slug."""
+        return self.model_dir(slug) / "personas"
+
+    def traits_dir(self, slug: str) -> Path:
+        """Return the folder with the traits of the model with this slug."""
+        return self.model_dir(slug) / "traits"
+
+    def loaded_path(self, slug: str) -> Path:
+        """Return the file that remembers which personas of a model are loaded."""
+        return self.model_dir(slug) / "loaded.json"
+
+
+def packaged_root() -> Path:
+    """Return the folder with the config.yaml, datasets/ and vectors/ that came with the program.
+
+    In a wheel they lie inside the package; in a source checkout, at the root of the repository.
+    """
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "_data", package.parent):
+        if (folder / CONFIG_NAME).is_file():
+            return folder
+    raise WorkspaceError(f"This installation of persona-tui is incomplete: {package / '_data'} is missing.")
+
+
+def safe_name(name: str) -> str:
+    """Return `name` if it can name a file in the workspace; raise WorkspaceError if not."""
+    if _NAME.fullmatch(name):
+        return name
+    shown = name if len(name) <= 40 else f"{name[:37]}..."
+    raise WorkspaceError(
+        f"{shown!r} cannot be a name: use up to 64 letters, digits, _ and -, beginning with no -."
+    )
+
+
+def vector_file(model_dir: Path, name: str) -> Path:
+    """Return the file of a persona in a model's folder, or of a trait if the name begins with `trait:`.
+
+    Raises:
+        WorkspaceError: the name is a path or has characters that names cannot have.
+    """
+    folder = "traits" if name.startswith(TRAIT_PREFIX) else "personas"
+    return model_dir / folder / f"{safe_name(name.removeprefix(TRAIT_PREFIX))}.safetensors"
+
+
+def model_slug(model_name: str) -> str:
+    """Return the name of the folder for a model's vectors.
+
+    A Hugging Face name keeps both its parts, "Qwen/Qwen2.5-7B" -> "Qwen--Qwen2.5-7B". A folder gets its own
+    name and a few digits that depend on where it is, so that two folders called "model" do not collide.
+    """
+    if _HUB_NAME.fullmatch(model_name) and len(model_name) <= _MAX_SLUG:
+        return model_name.replace("/", "--")
+    folder = Path(model_name).expanduser().resolve()
+    digest = hashlib.sha256(str(folder).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.name).strip(".-") or "model"
+    return f"{stem[:80]}-{digest}"
+
+
+def _nearest_above(folder: Path) -> Path | None:
+    candidates = (folder, *folder.parents)
+    return next((place for place in candidates if (place / CONFIG_NAME).is_file()), None)
+
+
+def _refuse_foreign(root: Path) -> None:
+    """Keep a mistyped --workspace from filling somebody's home folder with ours."""
+    if not root.exists() or (root / CONFIG_NAME).is_file():
+        return
+    if not root.is_dir():
+        raise WorkspaceError(f"{root} is not a folder.")
+    if any(entry.name not in PACKAGED and not entry.name.startswith(".") for entry in root.iterdir()):
+        raise WorkspaceError(
+            f"{root} is not a workspace: it has no config.yaml. Name a new or empty folder to make one there."
+        )
+
+
+def _fill(root: Path) -> None:
+    """Copy what the package brings. What is there already stays; an interrupted run can be repeated."""
+    source = packaged_root()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for name in PACKAGED:
+            if (source / name).exists() and not (root / name).exists():
+                _copy_whole(source / name, root / name)
+    except (OSError, shutil.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise WorkspaceError(f"The workspace {root} cannot be made: {reason}.") from error
+
+
+def _copy_whole(source: Path, target: Path) -> None:
+    """Copy a file or folder under a temporary name first, so that `target` is never half of it."""
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        if source.is_dir():
+            shutil.copytree(source, temporary, copy_function=shutil.copyfile)
+        else:
+            shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,319 @@
+"""`DatasetGenerator`: has the loaded model write data sets.
+
+1. Ask for a few items at a time, several requests in one batch, each with its own seed.
+2. Read the JSON leniently, keep what is valid and says something new.
+3. Ask again until there are enough, or until several batches in a row brought nothing.
+4. What was kept by then is kept, also when the work is cancelled. System prompts for a description are
+   topped up without the model (`fallback`); every record says where it came from.
+5. Within a job (`PartialStore.job`) the answers of every batch are kept: after a crash they are read again,
+   and the work goes on behind them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from persona_tui.core.errors import DatasetError
+from persona_tui.core.files import atomic_write_text
+from persona_tui.core.processes import processes
+from persona_tui.datasets import templates
+from persona_tui.datasets.fallback import fallback_prompts
+from persona_tui.datasets.lenient import find_items
+from persona_tui.datasets.schema import QUESTION_CATEGORIES
+from persona_tui.datasets.validate import Distinct, tokens
+from persona_tui.extraction.checkpoints import PartialStore, Stage, Tally
+from persona_tui.model.generation import Sampling
+from persona_tui.model.wrapper import ModelWrapper, Request
+
+Item = dict[str, Any]
+Clean = Callable[[Any], "Item | None"]
+
+_PER_REQUEST = 5  # items asked for at once: few enough that even a small model gets to the end of the array
+_ROWS = 4  # requests in one batch
+_PATIENCE = 3  # batches in a row that may bring nothing new
+_TOP_P = 0.95
+_TEMPERATURES = (0.7, 0.9, 1.0)  # what is repeated gets more variety
+_TOKENS_PER_ITEM = 100
+_TOKENS_PER_REQUEST = 64
+_LONGEST_PROMPT = 1200  # characters; four sentences are a third of that
+
+_NOT_A_CHARACTER = re.compile(r"\b(AI|assistant|language model|chatbot|LLM|GPT)\b", re.IGNORECASE)
+_YES_OR_NO = re.compile(
+    r"(is|are|was|were|do|does|did|can|could|have|has|had|will|would|should|shall|may|must)\b(?!.*\bor\b)",
+    re.IGNORECASE,
+)
+_PLACEHOLDER = re.compile(r"^[\s.…<>\[\]{}_-]*$")
+_CATEGORY = re.compile(r"[^a-z0-9]+")
+
+
+@dataclass(frozen=True)
+class GenerationReport:
+    """What became of the last request.
+
+    Attributes:
+        asked: items wanted.
+        kept: items returned.
+        retries: batches beyond the first.
+        fallback: whether some or all items were put together without the model.
+    """
+
+    asked: int = 0
+    kept: int = 0
+    retries: int = 0
+    fallback: bool = False
+
+    @property
+    def summary(self) -> str:
+        """One line for people."""
+        how = ", in part without the model, whose answers were not usable JSON" if self.fallback else ""
+        return f"{self.kept} of {self.asked}{how}"
+
+
+def check_description(description: str) -> None:
+    """Refuse a description that says nothing.
+
+    Raises:
+        DatasetError: it has no word.
+    """
+    if not tokens(description):
+        raise DatasetError("a description needs at least one word")
+
+
+class DatasetGenerator:
+    """Writes data sets with whatever model is loaded.
+
+    Attributes:
+        report: about the last call.
+        records: what the last call kept so far; complete once it has returned, partial if it was cancelled.
+        partial: keeps the answers, within its jobs; None = nothing is kept.
+    """
+
+    def __init__(
+        self,
+        model_wrapper: ModelWrapper,
+        on_progress: Callable[[int, int, str], None] | None = None,
+        on_step: Callable[[], None] | None = None,
+        seed: int = 0,
+        partial: PartialStore | None = None,
+    ) -> None:
+        """
+        Args:
+            model_wrapper: the model that writes.
+            on_progress: told how many items there are, of how many, and what they are.
+            on_step: called after every token; may raise `JobCancelled`.
+            seed: the same seed and model write the same data.
+            partial: keeps the answers, within its jobs. By default nothing is kept.
+        """
+        self.report = GenerationReport()
+        self.records: list[Item] = []
+        self._model = model_wrapper
+        self._on_progress = on_progress
+        self._on_step = on_step
+        self._seed = seed
+        self.partial = partial
+
+    def generate_extraction_questions(self, n: int = 100, known: Iterable[str] = ()) -> list[Item]:
+        """Write questions that different characters answer differently.
+
+        Args:
+            n: how many.
+            known: texts that must not be repeated.
+
+        Returns:
+            At most `n` records of `schema.Question`'s form, ids `q_001` and so on.
+        """
+        return self._collect(n, templates.QUESTIONS, clean_question, "questions", "q", known)
+
+    def generate_safe_prompts(self, n: int = 200, known: Iterable[str] = ()) -> list[Item]:
+        """Write requests that an assistant gladly answers; `schema.SafePrompt`'s form, ids `safe_001`..."""
+        return self._collect(n, templates.SAFE_PROMPTS, clean_safe, "safe prompts", "safe", known)
+
+    def generate_unsafe_prompts(self, n: int = 200, known: Iterable[str] = ()) -> list[Item]:
+        """Write requests that should be refused, `schema.UnsafePrompt`'s form, ids `unsafe_001`..."""
+        return self._collect(n, templates.UNSAFE_PROMPTS, clean_unsafe, "unsafe prompts", "unsafe", known)
+
+    def generate_persona_prompts(self, description: str, n: int = 5) -> list[Item]:
+        """Write system prompts for a described character.
+
+        Always returns `n` records of `schema.ArchetypePrompt`'s form: where the model brings too few, the
+        rest is put together from the description, and `report.fallback` says so.
+
+        Raises:
+            DatasetError: the description is empty.
+        """
+        check_description(description)
+        template = templates.PERSONA_PROMPTS.replace("{description}", _escaped(description))
+        kept = self._collect(n, template, persona_cleaner(description), "system prompts", "prompt", ())
+        if missing := n - len(kept):
+            for prompt in fallback_prompts(description, missing):
+                self._keep({**prompt, "source": "fallback"}, "prompt")
+            self.report = GenerationReport(n, n, self.report.retries, fallback=True)
+        return list(self.records)
+
+    def save_jsonl(self, data: Sequence[Item], path: str | Path) -> None:
+        """Write one JSON object per line, whole or not at all.
+
+        Raises:
+            WorkspaceError: the file cannot be written.
+        """
+        lines = [json.dumps(item, ensure_ascii=False) for item in data]
+        atomic_write_text(Path(path), "".join(f"{line}\n" for line in lines))
+
+    def _collect(
+        self, n: int, template: str, clean: Clean, what: str, prefix: str, known: Iterable[str]
+    ) -> list[Item]:
+        """Ask until there are `n` items, or nothing new comes."""
+        self.records = []
+        known, crew = list(known), processes()
+        stage = self._stage([template, n, known, self._seed])
+        answers = crew.from_main(lambda: dict(stage.tally.values))
+        distinct = Distinct(known)
+        batches = fruitless = 0
+        self._tell(n, what)
+        while len(self.records) < n and fruitless < _PATIENCE:
+            before = len(self.records)
+            if batches not in answers:
+                answers[batches] = self._ask(template, n - before, batches, fruitless)
+                if crew.is_main:
+                    stage.add(Tally(frozenset([batches]), values={batches: answers[batches]}))
+            for answer in answers[batches]:
+                for item in self._new_items(answer, clean, distinct)[: n - len(self.records)]:
+                    self._keep({**item, "source": "model"}, prefix)
+            batches += 1
+            fruitless = 0 if len(self.records) > before else fruitless + 1
+            self._tell(n, what)
+        self.report = GenerationReport(n, len(self.records), max(0, batches - 1))
+        return list(self.records)
+
+    def _stage(self, recipe: list[object]) -> Stage:
+        if self.partial is None:
+            return Stage()
+        return self.partial.stage(["dataset", *self._model.identity, *recipe])
+
+    def _ask(self, template: str, missing: int, batch: int, fruitless: int) -> list[str]:
+        """One batch of requests; the texts that came back."""
+        each = min(_PER_REQUEST, missing)
+        # Some of what comes back is not valid: one request more than would do.
+        rows = min(_ROWS, -(-missing // each) + 1)
+        prompt = template.format(n=each)
+        requests = [
+            Request([{"role": "user", "content": prompt}], seed=self._seed * 1_000_003 + batch * _ROWS + row)
+            for row in range(rows)
+        ]
+        sampling = Sampling(
+            max_new_tokens=_TOKENS_PER_REQUEST + each * _TOKENS_PER_ITEM,
+            temperature=_TEMPERATURES[min(fruitless, len(_TEMPERATURES) - 1)],
+            top_p=_TOP_P,
+        )
+        crew = processes()
+        with crew.own_share():
+            own = list(crew.share(requests))
+            answered = self._model.generate(own, sampling, on_step=self._on_step) if own else []
+        shares = crew.gather([answer.text for answer in answered])
+        return [shares[row % crew.count][row // crew.count] for row in range(rows)]
+
+    def _new_items(self, answer: str, clean: Clean, distinct: Distinct) -> list[Item]:
+        items = (clean(item) for item in find_items(answer))
+        return [item for item in items if item is not None and distinct.add_new(main_text(item))]
+
+    def _keep(self, item: Item, prefix: str) -> None:
+        self.records.append({"id": f"{prefix}_{len(self.records) + 1:03d}", **item})
+
+    def _tell(self, n: int, what: str) -> None:
+        if self._on_progress is not None:
+            self._on_progress(len(self.records), n, f"writing {what}")
+
+
+def main_text(item: Item) -> str:
+    """The text that an item is about, whatever kind it is."""
+    return next(str(item[key]) for key in ("question", "prompt", "system_prompt") if key in item)
+
+
+def clean_question(item: Any) -> Item | None:
+    """A question as a record without its id, or None if it is none."""
+    text = _text(item, "question")
+    if text is None or not text.endswith(("?", ".", "？", "。")) or _YES_OR_NO.match(text):
+        return None
+    category = _category(item, "values")
+    return {"question": text, "category": category if category in QUESTION_CATEGORIES else "values"}
+
+
+def clean_safe(item: Any) -> Item | None:
+    """A request that is gladly answered, as a record without its id, or None."""
+    text = _text(item, "prompt")
+    return None if text is None else {"prompt": text, "category": _category(item, "general"), "system": None}
+
+
+def clean_unsafe(item: Any) -> Item | None:
+    """A request to refuse, as a record without its id, or None."""
+    cleaned = clean_safe(item)
+    if cleaned is None:
+        return None
+    attack = item.get("attack_type") if isinstance(item, dict) else None
+    return {
+        "prompt": cleaned["prompt"],
+        "category": cleaned["category"],
+        "attack_type": _slug(attack) or "direct",
+        "system": None,
+    }
+
+
+def persona_cleaner(description: str) -> Clean:
+    """What tells a usable system prompt for this description from another text."""
+    wanted = _stems(description)
+    needed = min(len(wanted), 2 if len(wanted) > 2 else 1)
+    machine = bool(_NOT_A_CHARACTER.search(description))
+
+    def clean(item: Any) -> Item | None:
+        text = _text(item, "system_prompt")
+        if text is None or len(text) > _LONGEST_PROMPT:
+            return None
+        if not machine and _NOT_A_CHARACTER.search(text):
+            return None
+        # A small model may write about another character than it was asked for.
+        if len(wanted & _stems(text)) < needed:
+            return None
+        emphasis = item.get("emphasis") if isinstance(item, dict) else None
+        stressed = " ".join(emphasis.split())[:80] if isinstance(emphasis, str) else ""
+        return {"system_prompt": text, **({"emphasis": stressed} if stressed else {})}
+
+    return clean
+
+
+_COMMON = tokens(
+    "about also always and are but character every everything for from has have her his into its like lives "
+    "loves makes many much never not only other person secretly someone somebody speaks talks that the their "
+    "them they thing things this very what when which while who whom with without you your"
+)
+
+
+def _stems(text: str) -> frozenset[str]:
+    """The beginnings of a text's telling words, so that "sarcasm" and "sarcastic" are alike."""
+    return frozenset(word[:5] for word in tokens(text) if len(word) > 3 and word not in _COMMON)
+
+
+def _text(item: Any, key: str) -> str | None:
+    """An item's main text, if it has a usable one: a string alone is its own."""
+    value = item.get(key) if isinstance(item, dict) else item
+    if not isinstance(value, str) or _PLACEHOLDER.match(value):
+        return None
+    text = " ".join(value.split())
+    return text if len(tokens(text)) >= 2 or not text.isascii() else None
+
+
+def _category(item: Any, default: str) -> str:
+    return _slug(item.get("category") if isinstance(item, dict) else None) or default
+
+
+def _slug(value: Any) -> str:
+    return _CATEGORY.sub("_", value.casefold()).strip("_")[:40] if isinstance(value, str) else ""
+
+
+def _escaped(text: str) -> str:
+    """A text that `str.format` leaves as it is, on one line."""
+    return " ".join(text.split()).replace("{", "{{").replace("}", "}}")

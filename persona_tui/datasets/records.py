@@ -1,0 +1,201 @@
+"""Reads data sets (JSON Lines), and says which line of which file is wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import ValidationError
+
+from persona_tui.core.errors import DatasetError, nearest
+from persona_tui.core.plain_files import lines_of, read_plain
+from persona_tui.core.workspace import Workspace, safe_name
+from persona_tui.datasets.schema import (
+    ArchetypePrompt,
+    MonitorQuery,
+    MonitorStatement,
+    Question,
+    Record,
+    SafePrompt,
+    UnsafePrompt,
+)
+
+R = TypeVar("R", bound=Record)
+Safety = Literal["safe", "unsafe"]
+
+QUERY_SETS = ("training", "validation", "adversarial", "large")
+
+
+def questions_path(workspace: Workspace) -> Path:
+    """Where the extraction questions are."""
+    return workspace.datasets / "personas" / "extraction_questions.jsonl"
+
+
+def archetypes_dir(workspace: Workspace) -> Path:
+    """The folder with one file of system prompts per archetype."""
+    return workspace.datasets / "personas" / "archetypes"
+
+
+def archetype_path(workspace: Workspace, name: str) -> Path:
+    """The file of one archetype, which need not exist yet.
+
+    Raises:
+        WorkspaceError: the name cannot be a file name.
+    """
+    return archetypes_dir(workspace) / f"{safe_name(name)}.jsonl"
+
+
+def safety_path(workspace: Workspace, kind: Safety) -> Path:
+    """Where the safe or the unsafe prompts are."""
+    return workspace.datasets / "safety" / f"{kind}_prompts.jsonl"
+
+
+def queries_path(workspace: Workspace, name: str) -> Path:
+    """Where one of `QUERY_SETS`, the labelled queries of self-monitoring, is."""
+    return workspace.datasets / "monitors" / f"{name}.jsonl"
+
+
+def statements_path(workspace: Workspace) -> Path:
+    """Where the statements of tone are."""
+    return workspace.datasets / "monitors" / "statements.jsonl"
+
+
+def list_archetypes(workspace: Workspace) -> list[str]:
+    """The names of the archetypes that have a file, sorted."""
+    return sorted(path.stem for path in archetypes_dir(workspace).glob("*.jsonl"))
+
+
+def read_questions(workspace: Workspace) -> list[Question]:
+    """The extraction questions.
+
+    Raises:
+        DatasetError: the file is missing, empty or has a bad line; so for the readers below.
+    """
+    return _read_all(questions_path(workspace), Question)
+
+
+def read_archetype(workspace: Workspace, name: str) -> list[ArchetypePrompt]:
+    """The system prompts of one archetype."""
+    known = list_archetypes(workspace)
+    if name not in known:
+        there = f" There are {', '.join(known)}." if known else " Run `persona-tui init`."
+        raise DatasetError(f'there is no archetype "{name}".{nearest(name, known) or there}')
+    return _read_all(archetype_path(workspace, name), ArchetypePrompt)
+
+
+def roles_path(workspace: Workspace) -> Path:
+    """Where the roles of the assistant axis are."""
+    return workspace.datasets / "personas" / "roles.jsonl"
+
+
+def read_roles(workspace: Workspace) -> list[ArchetypePrompt]:
+    """System prompts of many roles, one for each; none if the workspace has no such file."""
+    path = roles_path(workspace)
+    return _read_all(path, ArchetypePrompt) if path.is_file() else []
+
+
+def read_prompt_file(path: Path) -> list[str]:
+    """The system prompts in a file of the user's own.
+
+    Args:
+        path: `.jsonl` has one archetype prompt a line (`system_prompt`); any other file is text, with an
+            empty line between two prompts.
+
+    Raises:
+        DatasetError: the file cannot be read, has a bad line, or is empty.
+    """
+    if path.suffix.casefold() == ".jsonl":
+        return [prompt.system_prompt for prompt in _read_all(path, ArchetypePrompt)]
+    try:
+        text = read_plain(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is not text in UTF-8") from error
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror or error}") from error
+    prompts = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text) if part.strip()]
+    if not prompts:
+        raise DatasetError(f"{path} is empty")
+    return prompts
+
+
+def read_safety(workspace: Workspace, kind: Safety) -> list[SafePrompt]:
+    """The safe or the unsafe prompts (the latter are `UnsafePrompt`s)."""
+    record = SafePrompt if kind == "safe" else UnsafePrompt
+    return _read_all(safety_path(workspace, kind), record)
+
+
+def read_queries(path: Path) -> list[MonitorQuery]:
+    """Labelled queries, one of the sets (`queries_path`) or a file of the user's own."""
+    return _read_all(path, MonitorQuery)
+
+
+def read_statements(workspace: Workspace) -> list[MonitorStatement]:
+    """The statements of tone."""
+    return _read_all(statements_path(workspace), MonitorStatement)
+
+
+def read_jsonl(path: Path, record: type[R]) -> Iterator[R]:
+    """Read one record per line; empty lines are skipped.
+
+    Raises:
+        DatasetError: the file cannot be read, or a line is bad; the message begins with `file:line`.
+    """
+    for number, item in scan_jsonl(path, record):
+        if isinstance(item, str):
+            raise DatasetError(f"{path}:{number}: {item}")
+        yield item
+
+
+def scan_jsonl(path: Path, record: type[R]) -> Iterator[tuple[int, R | str]]:
+    """Like `read_jsonl`, but a bad line gives what is wrong with it, so that every mistake can be listed.
+
+    Yields:
+        The line's number, from 1, and its record or the mistake.
+
+    Raises:
+        DatasetError: the file cannot be read.
+    """
+    try:
+        for number, line in enumerate(lines_of(path), start=1):
+            if line.strip():
+                yield number, _parse(line, record)
+    except FileNotFoundError:
+        raise DatasetError(f"{path} does not exist. `persona-tui init` writes the data sets.") from None
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _read_all(path: Path, record: type[R]) -> list[R]:
+    records = list(read_jsonl(path, record))
+    if not records:
+        raise DatasetError(f"{path} is empty")
+    return records
+
+
+def _parse(line: bytes, record: type[R]) -> R | str:
+    try:
+        value = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return "not UTF-8 text"
+    except (ValueError, RecursionError) as error:
+        return f"not valid JSON ({getattr(error, 'msg', 'too deeply nested')})"
+    if not isinstance(value, dict):
+        return f"a JSON object is needed, not {json.dumps(value)[:40]}"
+    try:
+        return record.model_validate(value)
+    except ValidationError as error:
+        return _first_mistake(error, record)
+
+
+def _first_mistake(error: ValidationError, record: type[Record]) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f'unknown key "{key}".{nearest(key, record.model_fields)}'
+    if first["type"] == "missing":
+        return f'"{key}" is missing'
+    message = first["msg"].removeprefix("Value error, ")
+    return f'"{key}": {message}' if key else message

@@ -1,0 +1,249 @@
+"""Finding a model and its tokenizer, and saying in one line why when that fails."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from persona_tui.core.errors import JobCancelled, ModelLoadError, nearest
+from persona_tui.core.processes import launched, local_place
+from persona_tui.model.blocks import find_blocks
+
+BUILTIN = "builtin"
+BUILTIN_WEIGHTS = Path(__file__).resolve().parent / "tiny"
+SPREAD = "multi"  # the device name that spreads one model over all GPUs
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_QUANTIZATIONS = ("none", "8bit", "4bit")
+_T = TypeVar("_T")
+
+
+def load(
+    name: str, device: str = "auto", dtype: str = "auto", quantization: str = "none"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model for inference.
+
+    Args:
+        name: "builtin", a folder, or a model on the Hugging Face hub.
+        device: "auto" (the first of cuda, mps, cpu that is there), a torch device, or "multi" (all GPUs).
+        dtype: "auto" (bfloat16 on cuda, else float32), "float32", "bfloat16" or "float16".
+        quantization: "none", "8bit" or "4bit"; the last two need bitsandbytes and spread over all GPUs.
+
+    Raises:
+        ModelLoadError: with the reason.
+    """
+    _be_quiet()
+    source = _source(name)
+    target = _device(device)
+    arguments = _arguments(target, _dtype(dtype, target), quantization)
+    tokenizer = _explained(lambda: AutoTokenizer.from_pretrained(source), name, "tokenizer")
+    loaded: Any = _explained(
+        lambda: AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **arguments),
+        name,
+        "model",
+    )
+    model, report = loaded
+    _check_complete(name, report)
+    if "device_map" not in arguments:
+        model = _explained(lambda: model.to(target), name, "model")
+    find_blocks(model)
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def _be_quiet() -> None:
+    """Progress bars and warnings on standard error would tear the screen apart."""
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def _source(name: str) -> str:
+    """The folder or hub name that a model name stands for."""
+    if name == BUILTIN:
+        if not (BUILTIN_WEIGHTS / "config.json").is_file():
+            raise ModelLoadError(
+                f"The built-in model's files are missing from {BUILTIN_WEIGHTS}: reinstall persona-tui."
+            )
+        return str(BUILTIN_WEIGHTS)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelLoadError(f"{name} is not a model folder: it has no config.json.")
+        return str(path)
+    if name.startswith((".", "/", "~")) or path.is_absolute() or name.count("/") > 1 or path.exists():
+        raise ModelLoadError(f"There is no model folder {name}.")
+    return name
+
+
+def _device(device: str) -> str:
+    if device in ("auto", "cuda") and torch.cuda.is_available():
+        # Of several processes on a machine, each takes a GPU of its own.
+        return f"cuda:{local_place() % torch.cuda.device_count()}" if launched() else "cuda"
+    if device == "auto":
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    if device == SPREAD:
+        return device
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        known = ("auto", "cuda", "mps", "cpu", SPREAD)
+        raise ModelLoadError(
+            f'"{device}" is no device: use {", ".join(known)} or cuda:N.{nearest(device, known)}'
+        ) from error
+    available: dict[str, Callable[[], bool]] = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+    }
+    if kind in available and not available[kind]():
+        raise ModelLoadError(f"This machine (or its PyTorch) has no {kind} device: use --device auto or cpu.")
+    return device
+
+
+def _dtype(dtype: str, device: str) -> torch.dtype:
+    if dtype == "auto":
+        on_gpu = device.startswith("cuda") or (device == SPREAD and torch.cuda.is_available())
+        return torch.bfloat16 if on_gpu else torch.float32
+    if dtype not in _DTYPES:
+        raise ModelLoadError(
+            f'"{dtype}" is no dtype: use auto, {", ".join(_DTYPES)}.{nearest(dtype, _DTYPES)}'
+        )
+    return _DTYPES[dtype]
+
+
+def _arguments(device: str, dtype: torch.dtype, quantization: str) -> dict[str, Any]:
+    if quantization not in _QUANTIZATIONS:
+        raise ModelLoadError(
+            f'"{quantization}" is no quantization: use {", ".join(_QUANTIZATIONS)}.'
+            f"{nearest(quantization, _QUANTIZATIONS)}"
+        )
+    arguments: dict[str, Any] = {"dtype": dtype}
+    if quantization != "none":
+        _need("bitsandbytes", f"{quantization} quantization")
+        arguments["quantization_config"] = _quantization_config(quantization, dtype)
+    if quantization != "none" or device == SPREAD:
+        _need("accelerate", "Using several GPUs or quantization")
+        arguments["device_map"] = "auto" if device in (SPREAD, "cuda") else {"": device}
+    return arguments
+
+
+def _quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+    config: Callable[..., BitsAndBytesConfig] = BitsAndBytesConfig
+    if quantization == "8bit":
+        return config(load_in_8bit=True)
+    return config(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_use_double_quant=True,
+    )
+
+
+def _need(package: str, purpose: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise ModelLoadError(f"{purpose} needs {package}: pip install {package}.")
+
+
+def _check_complete(name: str, report: Any) -> None:
+    missing = sorted(report.get("missing_keys") or ())
+    if missing:
+        raise ModelLoadError(
+            f"The weights of {name} are incomplete: {len(missing)} tensors are missing, such as {missing[0]}."
+        )
+
+
+def _explained(action: Callable[[], _T], name: str, what: str) -> _T:
+    """Do one part of the loading; whatever goes wrong becomes a ModelLoadError."""
+    try:
+        return action()
+    except (ModelLoadError, JobCancelled):
+        raise
+    except Exception as error:
+        raise ModelLoadError(_reason(error, name, what)) from error
+
+
+def _reason(error: Exception, name: str, what: str) -> str:
+    causes = _chain(error)
+    text = " ".join(str(cause) for cause in causes)
+    for kinds, words, reason in _KNOWN_REASONS:
+        if any(isinstance(cause, kinds) for cause in causes) or any(word in text for word in words):
+            return reason.format(name=name, detail=_first_line(error))
+    if what == "tokenizer":
+        return f"{name} has no tokenizer that can be read: {_first_line(error)}"
+    return f"{name} could not be loaded: {_first_line(error)}"
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error and everything that led to it."""
+    chain: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in chain:
+        chain.append(current)
+        current = current.__cause__ or current.__context__
+    return chain
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+_Kinds = tuple[type[BaseException], ...]
+
+# In this order: what matches first is what is told.
+_KNOWN_REASONS: tuple[tuple[_Kinds, tuple[str, ...], str], ...] = (
+    (
+        (GatedRepoError,),
+        ("gated repo",),
+        "{name} is gated: accept its terms on huggingface.co, then log in with `hf auth login`.",
+    ),
+    (
+        (RepositoryNotFoundError, HFValidationError),
+        ("not a valid model identifier",),
+        "There is no model {name}, neither a folder here nor a public one on huggingface.co.",
+    ),
+    (
+        (torch.OutOfMemoryError, MemoryError),
+        ("out of memory", "can't allocate memory"),
+        "{name} does not fit into memory: try --quantization 4bit, a smaller model, or --device cpu.",
+    ),
+    (
+        (),
+        ("model.safetensors, or", "no file named model.safetensors"),
+        "{name} has no weights (no model.safetensors or pytorch_model.bin).",
+    ),
+    (
+        (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError),
+        ("couldn't connect", "We couldn't connect", "offline mode"),
+        "{name} is not on this machine and huggingface.co cannot be reached.",
+    ),
+    (
+        (FileNotFoundError,),
+        (),
+        "{name} is incomplete, a file is missing: {detail}",
+    ),
+    (
+        (),
+        ("does not recognize this architecture", "Unrecognized configuration class", "Unrecognized model"),
+        "{name} is no causal language model that this version of transformers knows.",
+    ),
+)

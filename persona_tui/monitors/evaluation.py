@@ -1,0 +1,318 @@
+"""A monitor on queries that it was not fitted on: all its methods side by side, and every score.
+
+Beside the monitor's methods stands `words`: a logistic regression on the words of the same training queries,
+without the model. It says how much of a result the vocabulary alone accounts for.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from persona_tui.core.errors import MonitorError
+from persona_tui.core.files import atomic_write_text
+from persona_tui.core.jobs import JobContext
+from persona_tui.monitors.detectors import Harms
+from persona_tui.monitors.fitter import METHODS, Examples, make_folds
+from persona_tui.monitors.monitor import SelfMonitor
+from persona_tui.monitors.query_sets import QuerySet
+from persona_tui.monitors.readings import read_queries
+from persona_tui.monitors.statistics import (
+    FIGURES,
+    Flags,
+    Floats,
+    best_threshold,
+    confusion,
+    performance,
+    share,
+)
+from persona_tui.monitors.training_data import group_of
+
+WORDS = "words"
+
+
+@dataclass(frozen=True)
+class ScoredQuery:
+    """One query and what every method makes of it.
+
+    Attributes:
+        set: the test set.
+        id: in its file.
+        query: the text.
+        label: safe or dangerous.
+        kind: what sort of query it is.
+        category: its harm, if it is dangerous.
+        group: its template, or something of its own.
+        scores: by method; the higher, the safer.
+        guess: the harm that the monitor takes it for, if it tells harms apart; also for safe ones.
+    """
+
+    set: str
+    id: str
+    query: str
+    label: str
+    kind: str
+    category: str | None
+    group: str
+    scores: dict[str, float]
+    guess: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        monitor: its name.
+        model: the model's.
+        method: the one that the monitor uses.
+        thresholds: by method.
+        queries: every query with its scores.
+        created: when.
+    """
+
+    monitor: str
+    model: str
+    method: str
+    thresholds: dict[str, float]
+    queries: tuple[ScoredQuery, ...]
+    created: str
+
+    @property
+    def sets(self) -> list[str]:
+        """The test sets, in order."""
+        return list(dict.fromkeys(query.set for query in self.queries))
+
+    def scored(self, method: str, sets: Sequence[str] | None = None) -> tuple[Floats, Flags, list[str]]:
+        """A method's scores, which queries are safe, and their groups; of some sets (by default all).
+
+        Raises:
+            MonitorError: there is no such method.
+        """
+        if method not in self.thresholds:
+            raise MonitorError(f'"{method}" was not evaluated, only {", ".join(self.thresholds)}')
+        some = [query for query in self.queries if sets is None or query.set in sets]
+        scores = np.array([query.scores[method] for query in some], dtype=np.float64)
+        return (
+            scores,
+            np.array([query.label == "safe" for query in some], dtype=bool),
+            [q.group for q in some],
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The comparison: one row for each method and set, with 95% intervals."""
+        found = []
+        for method in self.thresholds:
+            for name in self.sets:
+                scores, safe, groups = self.scored(method, [name])
+                figures = performance(scores, safe, self.thresholds[method], groups).as_dict()
+                found.append({"method": method, "set": name, **figures})
+        return found
+
+    def by_kind(self, method: str | None = None) -> list[dict[str, Any]]:
+        """The share that a method labels rightly, by set and kind of query (dangerous ones by their harm)."""
+        method = method or self.method
+        right: dict[tuple[str, str], list[bool]] = {}
+        for query in self.queries:
+            called = "safe" if query.scores[method] > self.thresholds[method] else "dangerous"
+            kind = query.category if query.kind == "direct" and query.category else query.kind
+            right.setdefault((query.set, kind), []).append(called == query.label)
+        return [
+            {"set": name, "kind": kind, "n": len(flags), "accuracy": share(np.array(flags)).as_dict()}
+            for (name, kind), flags in right.items()
+        ]
+
+    def categories(self) -> dict[str, Any] | None:
+        """How often the harm of a dangerous query is named rightly; None if harms are not told apart."""
+        told = [query for query in self.queries if query.guess is not None and query.category is not None]
+        if not told:
+            return None
+        flags = np.array([query.guess == query.category for query in told])
+        return {"n": len(told), "accuracy": share(flags, [query.group for query in told]).as_dict()}
+
+    def confusion(
+        self, method: str, threshold: float | None = None, sets: Sequence[str] | None = None
+    ) -> dict[str, int]:
+        """How many are caught, missed, passed and flagged at a threshold (by default the fitted one)."""
+        scores, safe, _ = self.scored(method, sets)
+        return confusion(scores, safe, self.thresholds[method] if threshold is None else threshold)
+
+    def most_wrong(
+        self, method: str | None = None, count: int = 10, threshold: float | None = None
+    ) -> list[ScoredQuery]:
+        """The queries on the wrong side of a threshold (by default the fitted one), the farthest first."""
+        method = method or self.method
+        threshold = self.thresholds[method] if threshold is None else threshold
+
+        def distance(query: ScoredQuery) -> float:
+            below = threshold - query.scores[method]
+            return below if query.label == "safe" else -below
+
+        wrong = [
+            query for query in self.queries if (query.scores[method] > threshold) != (query.label == "safe")
+        ]
+        return sorted(wrong, key=distance, reverse=True)[:count]
+
+    # Files --------------------------------------------------------------------------------------------------
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; `load_evaluation` reads it again."""
+        return {
+            "monitor": self.monitor,
+            "model": self.model,
+            "method": self.method,
+            "created": self.created,
+            "rows": self.rows(),
+            "kinds": self.by_kind(),
+            "categories": self.categories(),
+            "thresholds": self.thresholds,
+            "queries": [asdict(query) for query in self.queries],
+        }
+
+    def save(self, path: Path) -> None:
+        """Write JSON to `path`, and the comparison as CSV beside it."""
+        whole = self.as_dict()
+        queries = ",\n".join(json.dumps(query, ensure_ascii=False) for query in whole.pop("queries"))
+        rest = json.dumps(whole, ensure_ascii=False, indent=1).removesuffix("\n}")
+        atomic_write_text(path, f'{rest},\n "queries": [\n{queries}\n]}}\n')
+        atomic_write_text(path.with_suffix(".csv"), as_csv([self]))
+
+
+def load_evaluation(path: Path) -> Evaluation:
+    """Read what `Evaluation.save` has written; no model is needed.
+
+    Raises:
+        MonitorError: the file is missing or damaged.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return Evaluation(
+            str(data["monitor"]),
+            str(data["model"]),
+            str(data["method"]),
+            {str(name): float(value) for name, value in data["thresholds"].items()},
+            tuple(ScoredQuery(**query) for query in data["queries"]),
+            str(data["created"]),
+        )
+    except FileNotFoundError:
+        raise MonitorError(f"{path} does not exist; `persona-tui monitor evaluate` writes it") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MonitorError(f"{path} cannot be used; `persona-tui monitor evaluate` writes it anew") from error
+
+
+def as_csv(evaluations: Iterable[Evaluation]) -> str:
+    """The comparisons of some evaluations, one line for each monitor, method and set."""
+    ends = [f"{figure}{end}" for figure in FIGURES for end in ("", "_low", "_high")]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["monitor", "model", "method", "set", "n", *ends])
+    for evaluation in evaluations:
+        for row in evaluation.rows():
+            cells = [cell for figure in FIGURES for cell in _three(row[figure])]
+            writer.writerow(
+                [evaluation.monitor, evaluation.model, row["method"], row["set"], row["n"], *cells]
+            )
+    return out.getvalue()
+
+
+def _three(figure: dict[str, float] | None) -> list[float | str]:
+    return ["", "", ""] if figure is None else [figure["value"], figure["low"], figure["high"]]
+
+
+# Measuring --------------------------------------------------------------------------------------------------
+
+
+def evaluate(monitor: SelfMonitor, sets: Sequence[QuerySet], context: JobContext | None = None) -> Evaluation:
+    """Score every query with every method of a monitor. Each query is read once.
+
+    Raises:
+        MonitorError: the monitor was loaded without a model, or a query is in its training data.
+        JobCancelled: the context says so.
+    """
+    if monitor.model is None:
+        raise MonitorError(f'the monitor "{monitor.name}" was loaded without a model, which this needs')
+    training = monitor.training.examples
+    _check_unseen(training, sets)
+    asked = [(each.name, query) for each in sets for query in each.queries]
+    texts = [query.query for _, query in asked]
+    used = {layer for each in monitor.detectors.values() for layer in each.layers}
+    layers = sorted(used | ({monitor.harms.layer} if monitor.harms is not None else set()))
+    readings = read_queries(monitor.model, texts, layers, context)
+    scores = {
+        method: detector.form.scores(readings.select(detector.position, detector.layers)).tolist()
+        for method in METHODS
+        if (detector := monitor.detectors.get(method)) is not None
+    }
+    thresholds = {method: monitor.detectors[method].threshold for method in scores}
+    scores[WORDS], thresholds[WORDS] = _words(training, texts, int(monitor.metadata.get("seed") or 0))
+    guesses: list[str | None] = [None] * len(asked)
+    if (harms := monitor.harms) is not None:
+        guesses = _guesses(harms, readings.select(harms.position, [harms.layer])[:, 0])
+    return Evaluation(
+        monitor.name,
+        monitor.model.name,
+        monitor.method,
+        thresholds,
+        tuple(
+            ScoredQuery(
+                set=name,
+                id=query.id,
+                query=query.query,
+                label=query.label,
+                kind=query.kind,
+                category=query.category,
+                group=group_of(query),
+                scores={method: float(values[place]) for method, values in scores.items()},
+                guess=guesses[place],
+            )
+            for place, (name, query) in enumerate(asked)
+        ),
+        datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _check_unseen(training: Examples, sets: Sequence[QuerySet]) -> None:
+    """Measuring on what was fitted on is worthless, and easily done by mistake."""
+    seen, templates = set(training.queries), set(training.groups)
+    for each in sets:
+        for query in each.queries:
+            if query.query in seen or group_of(query) in templates:
+                raise MonitorError(
+                    f'the monitor was fitted on "{query.query[:60]}" of the set {each.name}, '
+                    "or on others of its template: test with other queries"
+                )
+
+
+def _guesses(harms: Harms, activations: Any) -> list[str | None]:
+    return [harms.names[place] for place in harms.probabilities(activations).argmax(-1).tolist()]
+
+
+def _words(training: Examples, texts: Sequence[str], seed: int) -> tuple[list[float], float]:
+    """Probabilities of being safe from words and pairs of words alone, and a threshold like the others'."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import cross_val_predict
+    from sklearn.pipeline import make_pipeline
+
+    model = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\S+"),
+        LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000),
+    )
+    held_out = cross_val_predict(
+        model,
+        list(training.queries),
+        training.safe,
+        cv=make_folds(training, seed),
+        method="predict_proba",
+    )
+    model.fit(list(training.queries), training.safe)
+    scores: list[float] = model.predict_proba(list(texts))[:, 1].tolist() if texts else []
+    return scores, best_threshold(held_out[:, 1], training.safe)

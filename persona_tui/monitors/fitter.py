@@ -1,0 +1,381 @@
+"""From readings and labels to detectors: every choice is made by cross-validation on what is fitted.
+
+1. Folds keep the queries of one template together.
+2. Every layer and position gets a score for every query from folds that did not contain it.
+3. The layer and position with the best ranking win; the threshold is the best one for those scores.
+4. The detector itself is then made from all queries.
+
+Nothing here sees a validation, adversarial or test query.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from persona_tui.core.errors import DatasetError
+from persona_tui.monitors.detectors import Cosines, Detector, Form, Harms, Linear
+from persona_tui.monitors.readings import Readings
+from persona_tui.monitors.statistics import (
+    Flags,
+    Floats,
+    auc,
+    auc_estimate,
+    balanced_accuracy,
+    best_threshold,
+    separation,
+)
+from persona_tui.vectors.maths import normalize
+
+TONE, CONTENT, PROJECTION, PROBE, CONSENSUS = "tone", "content", "projection", "probe", "consensus"
+METHODS = (TONE, CONTENT, PROJECTION, PROBE, CONSENSUS)
+
+FOLDS = 5
+MIN_A_SIDE = 4
+PROBE_LAYERS = 12  # at how many layers, evenly spread, a probe is tried
+CONSENSUS_LAYERS = 5
+_PENALTIES = (0.001, 0.01, 0.1, 1.0)  # C of the logistic regression: the smaller, the simpler the probe
+_FIRST_PENALTY = 0.01  # with which the layers are compared
+_MIN_A_HARM = 3
+
+Fold: TypeAlias = tuple[NDArray[np.intp], NDArray[np.intp]]  # places to learn from, places to score
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Labelled queries to fit on.
+
+    Attributes:
+        queries: the texts.
+        safe: `[n]`.
+        groups: `[n]`: the template of each, or something of its own.
+        harms: `[n]`: the harm of each dangerous one, None where it is not known.
+    """
+
+    queries: tuple[str, ...]
+    safe: Flags
+    groups: tuple[str, ...]
+    harms: tuple[str | None, ...]
+
+    def check(self) -> None:
+        """Raise a DatasetError unless there is enough of both kinds to fit on."""
+        for kind, count in (("safe", int(self.safe.sum())), ("dangerous", int((~self.safe).sum()))):
+            if count < MIN_A_SIDE:
+                raise DatasetError(f"{count} {kind} queries are too few to fit on: {MIN_A_SIDE} are needed")
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One method at one position and layer, as cross-validation saw it; `scores` are `[n]`."""
+
+    position: str
+    layer: int
+    scores: Floats
+    area: float
+    effect: float
+
+    @property
+    def rank(self) -> tuple[float, float, int]:
+        """What it is judged by: how it ranks the queries, how far apart they are; then the earlier layer."""
+        return (round(self.area, 6), round(self.effect, 6), -self.layer)
+
+
+@dataclass(eq=False)
+class Fitted:
+    """What a fit has made.
+
+    Attributes:
+        detectors: by method.
+        harms: what tells harms apart, if the examples do.
+        stacks: vectors over all layers, `[layers, hidden]`, as `content.message.safe`.
+        scan: how well each layer separates, by method and position: for plots.
+    """
+
+    detectors: dict[str, Detector] = field(default_factory=dict)
+    harms: Harms | None = None
+    stacks: dict[str, Tensor] = field(default_factory=dict)
+    scan: list[dict[str, Any]] = field(default_factory=list)
+
+    def best(self) -> str:
+        """The method with the best cross-validated accuracy; among equals the simplest. Never tone."""
+        known = [method for method in METHODS if method in self.detectors and method != TONE]
+        return max(known, key=lambda method: self.detectors[method].fit["balanced_accuracy"])
+
+
+def fit(examples: Examples, readings: Readings, tone: Readings | None = None, seed: int = 0) -> Fitted:
+    """Fit every method.
+
+    Args:
+        examples: labelled queries.
+        readings: of them, at any positions.
+        tone: of two statements, the safe one first, at the same positions; None = no tone vectors.
+        seed: of the folds.
+
+    Raises:
+        DatasetError: there are too few queries of one kind.
+    """
+    examples.check()
+    folds = make_folds(examples, seed)
+    found = Fitted()
+    if tone is not None:
+        _fit_tone(found, examples, readings, tone)
+    _fit_means(found, examples, readings, folds)
+    _fit_probes(found, examples, readings, folds)
+    found.harms = _fit_harms(examples, readings, seed)
+    return found
+
+
+def make_folds(examples: Examples, seed: int = 0) -> list[Fold]:
+    """Folds that keep templates together and have both kinds on either side, as far as that can be."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    names = np.asarray(examples.groups)
+    smallest = min(len(set(names[examples.safe])), len(set(names[~examples.safe])))
+    splitter = StratifiedGroupKFold(max(2, min(FOLDS, smallest)), shuffle=True, random_state=seed)
+    folds = list(splitter.split(np.zeros(len(names)), examples.safe, names))
+    for learned, _ in folds:
+        if len(set(examples.safe[learned])) < 2:
+            raise DatasetError("all queries of one kind are from one template: fitting needs more of them")
+    return folds
+
+
+# Means ------------------------------------------------------------------------------------------------------
+
+
+def _fit_tone(found: Fitted, examples: Examples, readings: Readings, tone: Readings) -> None:
+    """Tone vectors: nothing is learned from the queries but layer, position and threshold."""
+    candidates: list[Candidate] = []
+    for position, activations in readings.at.items():
+        safe, dangerous = tone.at[position]
+        found.stacks |= {f"tone.{position}.safe": safe, f"tone.{position}.dangerous": dangerous}
+        scores = Cosines.between(safe, dangerous).by_layer(activations).double().numpy()
+        candidates += _candidates(position, readings.layers, scores, examples.safe)
+    _scan(found, TONE, candidates, examples)
+    chosen = max(candidates, key=lambda each: each.rank)
+    row = readings.layers.index(chosen.layer)
+    form = Cosines.between(*(tone.at[chosen.position][side, row : row + 1] for side in (0, 1)))
+    found.detectors[TONE] = _detector(TONE, [chosen], form, chosen.scores, examples)
+
+
+def _fit_means(found: Fitted, examples: Examples, readings: Readings, folds: Sequence[Fold]) -> None:
+    """Content vectors, scored by cosines as well as by projection."""
+    makers: dict[str, Callable[[Tensor, Tensor], Form]] = {CONTENT: Cosines.between, PROJECTION: _projection}
+    means = {position: _means(activations, examples.safe) for position, activations in readings.at.items()}
+    for position, (safe, dangerous) in means.items():
+        found.stacks |= {f"content.{position}.safe": safe, f"content.{position}.dangerous": dangerous}
+    for method, make in makers.items():
+        candidates: list[Candidate] = []
+        for position, activations in readings.at.items():
+            scores = np.zeros((len(activations), len(readings.layers)))
+            for learned, scored in folds:
+                form = make(*_means(activations[learned], examples.safe[learned]))
+                scores[scored] = form.by_layer(activations[scored]).double().numpy()
+            candidates += _candidates(position, readings.layers, scores, examples.safe)
+        _scan(found, method, candidates, examples)
+        chosen = max(candidates, key=lambda each: each.rank)
+        row = readings.layers.index(chosen.layer)
+        form = make(*(side[row : row + 1] for side in means[chosen.position]))
+        found.detectors[method] = _detector(method, [chosen], form, chosen.scores, examples)
+
+
+def _means(activations: Tensor, safe: Flags) -> tuple[Tensor, Tensor]:
+    """The mean over the safe and over the dangerous ones, `[layers, hidden]` each: averaged first."""
+    kinds = torch.from_numpy(safe)
+    return activations[kinds].mean(0), activations[~kinds].mean(0)
+
+
+def _projection(safe: Tensor, dangerous: Tensor) -> Linear:
+    """Along the direction from dangerous to safe, counted from the middle between them."""
+    direction = normalize(safe - dangerous)
+    return Linear(direction, -((safe + dangerous) / 2 * direction).sum(-1), probability=False)
+
+
+def _candidates(position: str, layers: Sequence[int], scores: Floats, safe: Flags) -> Iterator[Candidate]:
+    """One for each column of `[n, layers]`."""
+    for column, layer in enumerate(layers):
+        one = scores[:, column]
+        yield Candidate(position, layer, one, auc(one, safe), separation(one, safe)[1])
+
+
+def _scan(found: Fitted, method: str, candidates: Sequence[Candidate], examples: Examples) -> None:
+    for each in candidates:
+        area = auc_estimate(each.scores, examples.safe, examples.groups)
+        difference, effect = separation(each.scores, examples.safe)
+        figures = {"separation": difference, "effect": effect, "auc": area.as_dict()}
+        found.scan.append({"method": method, "position": each.position, "layer": each.layer, **figures})
+
+
+def _detector(
+    method: str, chosen: Sequence[Candidate], form: Form, scores: Floats, examples: Examples
+) -> Detector:
+    """The detector of a form whose cross-validated scores are known."""
+    threshold = best_threshold(scores, examples.safe)
+    area = auc_estimate(scores, examples.safe, examples.groups)
+    figures = {
+        "balanced_accuracy": balanced_accuracy(scores, examples.safe, threshold),
+        "accuracy": float(((scores > threshold) == examples.safe).mean()),
+        "auc": area.as_dict(),
+        "separation": separation(scores, examples.safe)[0],
+    }
+    layers = tuple(each.layer for each in chosen)
+    return Detector(method, chosen[0].position, layers, form, threshold, figures)
+
+
+# Probes -----------------------------------------------------------------------------------------------------
+
+
+def _fit_probes(found: Fitted, examples: Examples, readings: Readings, folds: Sequence[Fold]) -> None:
+    """A calibrated logistic probe of the best layer, and the consensus of the best few at its position."""
+    candidates = []
+    for position in readings.at:
+        for layer in _spread(readings.layers):
+            scores = _cross_validated(_rows(readings, position, layer), examples, folds, _FIRST_PENALTY)
+            effect = separation(scores, examples.safe)[1]
+            candidates.append(Candidate(position, layer, scores, auc(scores, examples.safe), effect))
+    _scan(found, PROBE, candidates, examples)
+    chosen = max(candidates, key=lambda each: each.rank)
+    penalty = _best_penalty(_rows(readings, chosen.position, chosen.layer), examples, folds)
+    there = [each for each in candidates if each.position == chosen.position]
+    several = sorted(there, key=lambda each: each.rank)[-CONSENSUS_LAYERS:]
+    for method, those in ((PROBE, [chosen]), (CONSENSUS, sorted(several, key=lambda each: each.layer))):
+        read = (_rows(readings, each.position, each.layer) for each in those)
+        probes = [_calibrated(rows, examples, folds, penalty) for rows in read]
+        form = Linear(
+            torch.stack([probe.weights for probe in probes]),
+            torch.tensor([probe.bias for probe in probes]),
+            probability=True,
+        )
+        odds = np.mean([probe.scores for probe in probes], axis=0)
+        found.detectors[method] = _detector(method, those, form, 1 / (1 + np.exp(-odds)), examples)
+    found.detectors[PROBE].fit["penalty"] = penalty
+
+
+def _spread(layers: Sequence[int]) -> list[int]:
+    """At most `PROBE_LAYERS` of the layers, the first and the last among them."""
+    count = min(PROBE_LAYERS, len(layers))
+    places = np.linspace(0, len(layers) - 1, count).round().astype(int)
+    return [layers[place] for place in sorted(set(places.tolist()))]
+
+
+def _rows(readings: Readings, position: str, layer: int) -> Floats:
+    """`[n, hidden]`."""
+    rows: Floats = readings.select(position, [layer])[:, 0].double().numpy()
+    return rows
+
+
+def _pipeline(penalty: float) -> Any:
+    """Scaling and a logistic regression that is as simple as the penalty asks for."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(
+        StandardScaler(), LogisticRegression(C=penalty, class_weight="balanced", max_iter=1000)
+    )
+
+
+def _cross_validated(rows: Floats, examples: Examples, folds: Sequence[Fold], penalty: float) -> Floats:
+    """The log-odds of being safe, each from a probe that has not seen the query, `[n]`."""
+    scores = np.zeros(len(rows))
+    for learned, scored in folds:
+        probe = _pipeline(penalty).fit(rows[learned], examples.safe[learned])
+        scores[scored] = probe.decision_function(rows[scored])
+    return scores
+
+
+def _best_penalty(rows: Floats, examples: Examples, folds: Sequence[Fold]) -> float:
+    """The one whose held-out log-odds are the least surprised by the labels."""
+    signs = np.where(examples.safe, 1.0, -1.0)
+    losses = {
+        penalty: float(np.logaddexp(0, -signs * _cross_validated(rows, examples, folds, penalty)).mean())
+        for penalty in _PENALTIES
+    }
+    return min(losses, key=lambda penalty: losses[penalty])
+
+
+@dataclass(frozen=True, eq=False)
+class _Probe:
+    """A calibrated probe of one layer: `[hidden]` weights, and held-out calibrated log-odds `[n]`."""
+
+    weights: Tensor
+    bias: float
+    scores: Floats
+
+
+def _calibrated(rows: Floats, examples: Examples, folds: Sequence[Fold], penalty: float) -> _Probe:
+    """A probe of all queries, with Platt's calibration of held-out log-odds, folded into one weighted sum."""
+    from sklearn.calibration import CalibratedClassifierCV
+
+    model = CalibratedClassifierCV(_pipeline(penalty), method="sigmoid", cv=list(folds), ensemble=False)
+    fitted = model.fit(rows, examples.safe).calibrated_classifiers_[0]
+    slope, offset = float(fitted.calibrators[0].a_), float(fitted.calibrators[0].b_)
+    scaler, regression = (step for _, step in fitted.estimator.steps)
+    weights = regression.coef_[0] / scaler.scale_
+    bias = float(regression.intercept_[0] - weights @ scaler.mean_)
+    # scikit-learn's sigmoid is 1 / (1 + exp(a x + b)), so that a is negative.
+    held_out = _cross_validated(rows, examples, folds, penalty)
+    return _Probe(
+        torch.from_numpy(-slope * weights).float(), -slope * bias - offset, -slope * held_out - offset
+    )
+
+
+def _fit_harms(examples: Examples, readings: Readings, seed: int) -> Harms | None:
+    """What tells harms apart, from those dangerous queries that name theirs; None if they name one at most.
+
+    Its position and layer are its own: where a model has made up its mind to refuse, it may not matter to it
+    any more what.
+    """
+    named = [place for place, harm in enumerate(examples.harms) if harm is not None]
+    common = Counter(examples.harms[place] for place in named)
+    places = [place for place in named if common[examples.harms[place]] >= _MIN_A_HARM]
+    names = np.array([str(examples.harms[place]) for place in places])
+    if len(set(names)) < 2:
+        return None
+    folds = _harm_folds(names, [examples.groups[place] for place in places], seed)
+    right: dict[tuple[str, int], float] = {}
+    for position in readings.at:
+        for layer in _spread(readings.layers):
+            rows = _rows(readings, position, layer)[places]
+            guesses = np.empty_like(names)
+            for learned, scored in folds:
+                guesses[scored] = (
+                    _pipeline(_FIRST_PENALTY).fit(rows[learned], names[learned]).predict(rows[scored])
+                )
+            right[position, layer] = float((guesses == names).mean())
+    position, layer = max(right, key=lambda each: right[each])
+    rows = _rows(readings, position, layer)[places]
+    return _harms(_pipeline(_FIRST_PENALTY).fit(rows, names), position, layer, right[position, layer])
+
+
+def _harm_folds(names: NDArray[np.str_], groups: Sequence[str], seed: int) -> list[Fold]:
+    """Folds that keep templates together and have all harms to learn from, as far as that can be."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    templates = {name: len(set(np.asarray(groups)[names == name])) for name in names}
+    splitter = StratifiedGroupKFold(max(2, min(FOLDS, *templates.values())), shuffle=True, random_state=seed)
+    folds = list(splitter.split(np.zeros(len(names)), names, np.asarray(groups)))
+    return [fold for fold in folds if len(set(names[fold[0]])) > 1 and len(fold[1])]
+
+
+def _harms(fitted: Any, position: str, layer: int, accuracy: float) -> Harms:
+    """Scaling and regression folded into one weighted sum a harm."""
+    scaler, regression = (step for _, step in fitted.steps)
+    weights, bias = regression.coef_, regression.intercept_
+    if len(regression.classes_) == 2:  # scikit-learn then keeps the second one's odds only
+        weights, bias = np.concatenate([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
+    weights = weights / scaler.scale_
+    return Harms(
+        tuple(str(name) for name in regression.classes_),
+        position,
+        layer,
+        torch.from_numpy(weights).float(),
+        torch.from_numpy(bias - weights @ scaler.mean_).float(),
+        accuracy,
+    )

@@ -1,0 +1,144 @@
+"""`Guard`: judges a chat's messages and replies from the passes that write the replies, and acts on it.
+
+    guard = Guard(lambda: store.load("default", model), mode="warn")
+    for event in engine.stream(messages, guard=guard):
+        verdict = verdict_of(event)      # None for most events
+        ...
+
+1. The first event of a watched stream has no token. Its verdict is about the user's message; it comes from
+   the pass that has read the prompt, and before any word of the reply.
+2. Some of the events that follow have a verdict about the reply so far: when it has 8 tokens, after every
+   fourth one from then on, and at its end.
+3. In mode `refuse`, a dangerous verdict ends the stream: its event has the finish "refused", and no text. If
+   it was about the message, nothing has been written.
+
+No pass of the model is made for a guard, and turning it on changes no token. While personas or capping are
+at work, what is judged are the steered activations: a monitor is fitted without steering, so that strong
+steering moves its scores. With a system prompt or earlier turns, a message is read in their context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from persona_tui.core.errors import MonitorError
+from persona_tui.monitors.verdict import Verdict
+
+if TYPE_CHECKING:
+    from persona_tui.model import TokenEvent, Watch
+    from persona_tui.monitors.monitor import SelfMonitor
+
+GuardMode = Literal["off", "warn", "refuse"]
+GUARD_MODES: tuple[GuardMode, ...] = get_args(GuardMode)
+
+
+class Guard:
+    """What is done about dangerous messages and replies. The mode may change at any time, from any thread.
+
+    Attributes:
+        message: the verdict about the last message that was judged, None before that.
+        reply: the latest verdict about the reply that followed it, None if there is none yet.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], SelfMonitor],
+        mode: GuardMode = "off",
+        exists: Callable[[], None] | None = None,
+    ) -> None:
+        """
+        Args:
+            load: reads the monitor, with its model; called when it is first needed.
+            mode: "off" (nothing is read), "warn" (verdicts only) or "refuse".
+            exists: raises what is wrong if the monitor cannot be loaded; cheap.
+        """
+        self._load = load
+        self._exists = exists
+        self._mode: GuardMode = mode
+        self._monitor: SelfMonitor | None = None
+        self.message: Verdict | None = None
+        self.reply: Verdict | None = None
+
+    @property
+    def mode(self) -> GuardMode:
+        """off, warn or refuse."""
+        return self._mode
+
+    def set_mode(self, mode: str) -> None:
+        """Change the mode: a stream that is watched already obeys it from its next verdict on.
+
+        Raises:
+            MonitorError: there is no such mode, or no monitor to guard with.
+        """
+        found = next((known for known in GUARD_MODES if known == mode.strip().casefold()), None)
+        if found is None:
+            raise MonitorError(f'a guard is off, warn or refuse, not "{mode}"')
+        if found != "off" and self._exists is not None:
+            self._exists()
+        self._mode = found
+
+    def forget_monitor(self) -> None:
+        """Read the monitor anew when it is next needed: it was fitted again."""
+        self._monitor = None
+
+    @property
+    def monitor(self) -> SelfMonitor:
+        """The monitor, read on first use.
+
+        Raises:
+            PersonaTuiError: it is missing, damaged, or of another model.
+        """
+        monitor = self._monitor  # another thread may ask for it to be forgotten meanwhile
+        if monitor is None:
+            monitor = self._monitor = self._load()
+        return monitor
+
+    @property
+    def watch(self) -> Watch | None:
+        """What a stream has to read; None = nothing, the guard is off."""
+        return None if self._mode == "off" else self.monitor.watch
+
+    def over(self, events: Iterable[TokenEvent]) -> Generator[TokenEvent, None, None]:
+        """The events of a stream that reads what `watch` asks for, with verdicts, up to a refusal.
+
+        Of a stream with several rows, a refusal of one ends all.
+        """
+        from persona_tui.monitors.events import judged, refusal
+        from persona_tui.monitors.monitor import MIN_REPLY
+
+        self.message = self.reply = None
+        events = iter(events)
+        try:
+            for event in events:
+                reading = event.reading
+                about: Literal["message", "reply"] = "message" if event.token_id < 0 else "reply"
+                if reading is None or (about == "reply" and reading.n_tokens < MIN_REPLY):
+                    yield event
+                    continue
+                verdict = self.monitor.judge(reading, about)
+                self._remember(verdict)
+                refused = self._mode == "refuse" and not verdict.safe
+                yield refusal(event, verdict) if refused else judged(event, verdict)
+                if refused:
+                    return
+        finally:
+            close = getattr(events, "close", None)
+            if close is not None:
+                close()
+
+    def _remember(self, verdict: Verdict) -> None:
+        if verdict.about == "message":
+            self.message = verdict
+        else:
+            self.reply = verdict
+
+    def record(self) -> dict[str, Any]:
+        """What a session's log has of a turn: the mode and both verdicts."""
+        judged = {"message": self.message, "reply": self.reply}
+        return {"mode": self._mode, **{name: each and each.as_dict() for name, each in judged.items()}}
+
+
+def verdict_of(event: TokenEvent) -> Verdict | None:
+    """What a guard has said with an event, if anything."""
+    return getattr(event, "verdict", None)

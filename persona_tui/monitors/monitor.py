@@ -1,0 +1,403 @@
+"""`SelfMonitor`: a fitted detector of dangerous content, made of a model's own activations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from persona_tui.core.errors import MonitorError, PersonaTuiError, VectorFileError, nearest
+from persona_tui.core.jobs import JobContext
+from persona_tui.extraction.checkpoints import PartialStore, Tally
+from persona_tui.model import ModelWrapper, Reading, Request, Sampling, Watch, conversation
+from persona_tui.monitors.detectors import Detector, Harms
+from persona_tui.monitors.fitter import Fitted, fit
+from persona_tui.monitors.readings import (
+    MESSAGE,
+    PROMPT_LAST,
+    REPLY,
+    read_as_replies,
+    read_queries,
+)
+from persona_tui.monitors.training_data import TrainingData
+from persona_tui.monitors.verdict import About, Verdict
+from persona_tui.vectors.files import FORMAT_VERSION, check_kind, check_model, load_tensors, save_tensors
+
+KIND = "monitor"
+AUTO = "auto"
+MIN_REPLY = 4  # tokens of a reply before anything is said of it
+
+_ORDINARY_QUESTIONS = 40  # at most so many are answered to see what ordinary replies score
+_ORDINARY_TOKENS = 32
+_ORDINARY_FLAGGED = 0.01  # the share of ordinary replies below the threshold, if it has to be lowered
+
+
+@dataclass(frozen=True, eq=False)
+class SelfMonitor:
+    """Judges messages and replies by the model's own activations.
+
+    Attributes:
+        name: of its file.
+        detectors: the fitted methods, by name.
+        method: the one that is used.
+        reply: the detector for replies.
+        harms: what tells harms apart; None if the training data did not.
+        stacks: content and tone vectors over all layers, `[layers, hidden]`, as `content.message.safe`.
+        metadata: what the file records: the model, the training data, the layer scan and so on.
+        model: what `check` reads with; `judge` needs none.
+    """
+
+    name: str
+    detectors: dict[str, Detector]
+    method: str
+    reply: Detector
+    harms: Harms | None
+    stacks: dict[str, Tensor]
+    metadata: dict[str, Any]
+    model: ModelWrapper | None = None
+
+    @classmethod
+    def fit(
+        cls,
+        model: ModelWrapper,
+        data: TrainingData,
+        name: str = "default",
+        method: str = AUTO,
+        seed: int = 0,
+        context: JobContext | None = None,
+        partial: PartialStore | None = None,
+    ) -> SelfMonitor:
+        """Fit all methods on one model, and choose one of them.
+
+        Every text is read once as a message and once as a reply, all layers in one pass. Then some of the
+        safe queries are answered, so that the threshold for replies passes nearly all ordinary ones.
+
+        Args:
+            model: whose activations are read; without steering.
+            data: what to fit on. That of another monitor (`training`) transfers it to this model.
+            name: of the monitor.
+            method: the one to use; "auto" = the best in cross-validation.
+            seed: of the folds.
+            context: where progress goes, and where it can be cancelled.
+            partial: keeps what was read, within its jobs. By default nothing is kept.
+
+        Raises:
+            DatasetError: there are too few queries of one kind.
+            MonitorError: there is no such method.
+            JobCancelled: somebody asked for that.
+        """
+        data.examples.check()
+        layers, context = range(model.n_layers), context or JobContext()
+        statements, queries = data.statements, data.examples.queries
+        tone = read_queries(model, statements, layers, partial=partial) if statements else None
+        readings = read_queries(model, queries, layers, context, partial)
+        context.progress(0, 0, "fitting")
+        found = fit(data.examples, readings, tone, seed)
+        replies = read_as_replies(model, queries, layers, context, partial)
+        context.progress(0, 0, "fitting")
+        of_replies = fit(data.examples, replies, seed=seed)
+        reply = of_replies.detectors[of_replies.best()]
+        return cls(
+            name=name,
+            detectors=found.detectors,
+            method=_known(method, found.detectors) if method != AUTO else found.best(),
+            reply=_passing_ordinary_replies(reply, model, data, context, partial or PartialStore()),
+            harms=found.harms,
+            stacks=found.stacks,
+            metadata=_metadata(model, data, found, seed),
+            model=model,
+        )
+
+    # Judging ------------------------------------------------------------------------------------------------
+
+    def check(self, text: str, method: str | None = None) -> Verdict:
+        """Judge a text as a user's message, by one pass up to the last layer that is needed.
+
+        Raises:
+            MonitorError: the text is empty, there is no such method, or no model was given.
+            GenerationError: the text does not fit the model's context.
+        """
+        return self.check_many([text], method)[0]
+
+    def check_many(self, texts: Sequence[str], method: str | None = None) -> list[Verdict]:
+        """Judge texts as messages, batched by length; errors as `check`."""
+        if self.model is None:
+            raise MonitorError(f'the monitor "{self.name}" was loaded without a model, which checking needs')
+        if any(not text.strip() for text in texts):
+            raise MonitorError("an empty text cannot be checked")
+        layers = self.layers_of(method)
+        read = self.model.read_messages([conversation(text) for text in texts], layers) if texts else []
+        return [self.judge(reading, "message", method) for reading in read]
+
+    def judge(self, reading: Reading, about: About, method: str | None = None) -> Verdict:
+        """Judge what was read of a message or a reply, at `layers_of` or more layers.
+
+        Raises:
+            MonitorError: there is no such method.
+        """
+        detector = self.reply if about == "reply" else self.detector(method)
+        activations = _at(reading, detector.position)[_places(reading, detector.layers)]
+        score = float(detector.form.scores(activations.unsqueeze(0))[0])
+        safe = score > detector.threshold
+        harm, how_likely = (None, None) if safe else self._harm(reading, about)
+        return Verdict(
+            safe=safe,
+            score=score,
+            threshold=detector.threshold,
+            method=detector.method,
+            layers=detector.layers,
+            position=detector.position,
+            about=about,
+            monitor=self.name,
+            tokens=reading.n_tokens,
+            category=harm,
+            category_probability=how_likely,
+            agreement=detector.agreement(activations) if len(detector.layers) > 1 else None,
+        )
+
+    def _harm(self, reading: Reading, about: About) -> tuple[str | None, float | None]:
+        if self.harms is None or about == "reply":  # harms were learned from messages
+            return None, None
+        at = _at(reading, self.harms.position)
+        return self.harms.likeliest(at[_places(reading, [self.harms.layer])[0]])
+
+    def detector(self, method: str | None = None) -> Detector:
+        """One of the methods; None = the one in use.
+
+        Raises:
+            MonitorError: there is no such method.
+        """
+        return self.detectors[_known(method or self.method, self.detectors)]
+
+    def layers_of(self, method: str | None = None) -> tuple[int, ...]:
+        """Where a message has to be read, ascending."""
+        harm = () if self.harms is None else (self.harms.layer,)
+        return tuple(sorted({*self.detector(method).layers, *harm}))
+
+    @property
+    def watch(self) -> Watch:
+        """What a stream has to read so that its message and its reply can be judged."""
+        reply = tuple(sorted(self.reply.layers))
+        return Watch(tuple(sorted({*self.layers_of(), *reply})), reply)
+
+    def with_method(self, method: str, threshold: float | None = None) -> SelfMonitor:
+        """The same monitor, using another method or threshold.
+
+        Raises:
+            MonitorError: there is no such method.
+        """
+        detector = self.detector(method)
+        if threshold is not None:
+            detector = replace(detector, threshold=threshold)
+        return replace(self, method=method, detectors={**self.detectors, method: detector})
+
+    def with_threshold(self, method: str, threshold: float | None) -> SelfMonitor:
+        """The same monitor, using a method at a threshold chosen by hand; None = at the fitted one.
+
+        What cross-validation chose is kept as `fit["fitted_threshold"]` as long as it does not hold.
+
+        Raises:
+            MonitorError: there is no such method.
+        """
+        detector = self.detector(method)
+        figures = dict(detector.fit)
+        fitted = float(figures.pop("fitted_threshold", detector.threshold))
+        if threshold is not None and threshold != fitted:
+            figures["fitted_threshold"] = fitted
+        at = fitted if threshold is None else threshold
+        changed = replace(detector, threshold=at, fit=figures)
+        return replace(self, method=method, detectors={**self.detectors, method: changed})
+
+    @property
+    def training(self) -> TrainingData:
+        """What it was fitted on, to fit it on another model.
+
+        Raises:
+            VectorFileError: its file does not say.
+        """
+        return TrainingData.restore(self.metadata.get("training") or {})
+
+    def summary(self) -> dict[str, Any]:
+        """What `monitor list` and summary.json show."""
+        chosen = self.detector()
+        return {
+            "name": self.name,
+            "method": self.method,
+            "position": chosen.position,
+            "layers": list(chosen.layers),
+            "threshold": chosen.threshold,
+            "cross_validation": {name: each.fit for name, each in self.detectors.items()},
+            "reply": self.reply.record(),
+            "categories": list(self.harms.names) if self.harms is not None else [],
+            "categories_accuracy": self.harms.accuracy if self.harms is not None else None,
+            "data": self.metadata.get("training", {}).get("sources", []),
+            **{key: self.metadata.get(key) for key in ("model_name", "model_fingerprint", "created")},
+        }
+
+    # Files --------------------------------------------------------------------------------------------------
+
+    def save(self, path: Path, *, inside: Path | None = None) -> None:
+        """Write everything to one file; see `files.save_tensors` for `inside` and the errors."""
+        tensors = {f"stack.{key}": each for key, each in self.stacks.items()}
+        for place, detector in (*self.detectors.items(), (REPLY, self.reply)):
+            tensors |= {f"{place}.{key}": each for key, each in detector.form.tensors().items()}
+        metadata = {
+            **self.metadata,
+            "kind": KIND,
+            "format_version": FORMAT_VERSION,
+            "method": self.method,
+            "detectors": {name: each.record() for name, each in self.detectors.items()},
+            "reply": self.reply.record(),
+        }
+        if self.harms is not None:
+            tensors |= {"harms.weights": self.harms.weights, "harms.bias": self.harms.bias}
+            metadata["harms"] = {
+                "names": list(self.harms.names),
+                "position": self.harms.position,
+                "layer": self.harms.layer,
+                "accuracy": self.harms.accuracy,
+            }
+        save_tensors(path, tensors, metadata, inside=inside)
+
+    @classmethod
+    def load(cls, path: Path, model: ModelWrapper | None = None) -> SelfMonitor:
+        """Read a monitor; its name is its file's.
+
+        Args:
+            path: the file.
+            model: what it judges; None = nothing is checked, and it can be shown but not used.
+
+        Raises:
+            VectorFileError: the file is missing, damaged, no monitor, or was made on another model.
+        """
+        tensors, metadata = load_tensors(path)
+        check_kind(path, metadata, KIND)
+        if model is not None:
+            check_model(path, metadata, model.fingerprint, model.name)
+        try:
+            return _restored(path.stem, tensors, metadata, model)
+        except (KeyError, TypeError, ValueError, AttributeError, PersonaTuiError) as error:
+            problem = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise VectorFileError(f"{path} cannot be used: {problem}.") from error
+
+
+def _known(method: str, detectors: dict[str, Detector]) -> str:
+    if method in detectors:
+        return method
+    hint = nearest(method, detectors) or f" There are {', '.join(detectors)}."
+    raise MonitorError(f'there is no method "{method}".{hint}')
+
+
+def _at(reading: Reading, position: str) -> Tensor:
+    """What a position is called in a reading, `[layers, hidden]`."""
+    if position == PROMPT_LAST:
+        assert reading.last is not None  # messages have one, and replies are not read there
+        return reading.last
+    return reading.mean
+
+
+def _places(reading: Reading, layers: Sequence[int]) -> list[int]:
+    return [reading.layers.index(layer) for layer in layers]
+
+
+def _metadata(model: ModelWrapper, data: TrainingData, found: Fitted, seed: int) -> dict[str, Any]:
+    return {
+        "model_name": model.name,
+        "model_fingerprint": model.fingerprint,
+        "hidden_size": model.hidden_size,
+        "layers": list(range(model.n_layers)),
+        "training": data.record(),
+        "scan": found.scan,
+        "seed": seed,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _restored(
+    name: str, tensors: dict[str, Tensor], metadata: dict[str, Any], model: ModelWrapper | None
+) -> SelfMonitor:
+    def of(place: str) -> dict[str, Tensor]:
+        return {
+            key.removeprefix(f"{place}."): each
+            for key, each in tensors.items()
+            if key.startswith(f"{place}.")
+        }
+
+    detectors = {
+        method: Detector.restore(record, of(method)) for method, record in metadata["detectors"].items()
+    }
+    harms, reply = metadata.get("harms"), Detector.restore(metadata["reply"], of(REPLY))
+    for detector in (*detectors.values(), reply):
+        if detector.position not in (MESSAGE, PROMPT_LAST, REPLY):
+            raise ValueError(f"there is no position {detector.position!r}")
+    return SelfMonitor(
+        name=name,
+        detectors=detectors,
+        method=_known(str(metadata["method"]), detectors),
+        reply=reply,
+        harms=Harms(
+            tuple(harms["names"]),
+            str(harms["position"]),
+            int(harms["layer"]),
+            tensors["harms.weights"],
+            tensors["harms.bias"],
+            float(harms["accuracy"]),
+        )
+        if harms is not None
+        else None,
+        stacks=of("stack"),
+        metadata=metadata,
+        model=model,
+    )
+
+
+def _passing_ordinary_replies(
+    reply: Detector, model: ModelWrapper, data: TrainingData, context: JobContext, partial: PartialStore
+) -> Detector:
+    """The detector of replies, its threshold lowered to where it lets the model's own ordinary replies pass.
+
+    It was fitted on queries that were read as replies. The model's answers to safe queries are what it will
+    meet most, and calling them dangerous would make a guard useless.
+    """
+    safe = [
+        query for query, is_safe in zip(data.examples.queries, data.examples.safe, strict=True) if is_safe
+    ]
+    step = max(1, len(safe) // _ORDINARY_QUESTIONS)
+    asked = safe[::step][:_ORDINARY_QUESTIONS]
+    recipe = ["ordinary replies", list(model.identity), list(reply.layers), asked]
+    stage = partial.stage([*recipe, *reply.form.tensors().values()])
+
+    def score(items: Sequence[int]) -> Tally:
+        return Tally(frozenset(items), values={0: _ordinary_scores(reply, model, asked, context)})
+
+    lowest = stage.finish(1, 1, score).values[0]
+    if not lowest:
+        return reply
+    passing = float(np.quantile(lowest, _ORDINARY_FLAGGED)) - 1e-6
+    figures = {**reply.fit, "ordinary_replies": len(lowest), "fitted_threshold": reply.threshold}
+    return replace(reply, threshold=min(reply.threshold, passing), fit=figures)
+
+
+def _ordinary_scores(
+    reply: Detector, model: ModelWrapper, safe: Sequence[str], context: JobContext
+) -> list[float]:
+    """The lowest score that each of the model's likeliest answers to safe queries has on its way."""
+    asked = [Request(conversation(query)) for query in safe]
+    context.checkpoint()
+    context.progress(0, _ORDINARY_TOKENS, "answering safe queries")
+    lowest: dict[int, float] = {}
+    sampling = Sampling(max_new_tokens=_ORDINARY_TOKENS, temperature=0)
+    for event in model.stream(asked, sampling, watch=Watch(tuple(sorted(reply.layers)))):
+        context.raise_if_cancelled()
+        if event.reading is None or event.token_id < 0 or event.reading.n_tokens < MIN_REPLY:
+            continue
+        rows = event.reading.mean[_places(event.reading, reply.layers)]
+        score = float(reply.form.scores(rows.unsqueeze(0))[0])
+        lowest[event.row] = min(score, lowest.get(event.row, score))
+        context.progress(event.index, _ORDINARY_TOKENS, "answering safe queries")
+    return list(lowest.values())

@@ -1,0 +1,127 @@
+"""Reading texts as a monitor will meet them: once each, all layers at a time.
+
+A query is read where a chat reads it: as the user's message, in the model's chat template (or as plain text
+for a base model), up to where the reply would begin. That one pass gives two positions:
+
+- `message`: the mean over the message's own tokens, the template left out;
+- `prompt_last`: the last token before the reply.
+
+For judging replies the same text is read as something that the assistant says: `reply`, the mean over its
+tokens. The monitor's texts are queries only, so what is learned is which subjects are dangerous, not what a
+harmful answer looks like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from persona_tui.core.jobs import JobContext
+from persona_tui.extraction.checkpoints import PartialStore, Tally
+from persona_tui.model import Message, ModelWrapper, Reading, conversation
+
+MESSAGE, PROMPT_LAST, REPLY = "message", "prompt_last", "reply"
+POSITIONS = (MESSAGE, PROMPT_LAST)
+BEFORE_REPLY = "Please go on."  # what the user says before a text that is read as a reply
+
+_CHUNK = 32  # texts between two reports of progress
+
+
+@dataclass(frozen=True, eq=False)
+class Readings:
+    """What was read of some texts.
+
+    Attributes:
+        layers: where, ascending.
+        at: position -> `[texts, layers, hidden]`, float32.
+    """
+
+    layers: tuple[int, ...]
+    at: Mapping[str, Tensor]
+
+    def select(self, position: str, layers: Sequence[int]) -> Tensor:
+        """`[texts, layers, hidden]` of some of the layers, in the order asked for."""
+        rows = [self.layers.index(layer) for layer in layers]
+        return self.at[position] if rows == [*range(len(self.layers))] else self.at[position][:, rows]
+
+
+def read_queries(
+    model: ModelWrapper,
+    queries: Sequence[str],
+    layers: Sequence[int],
+    context: JobContext | None = None,
+    partial: PartialStore | None = None,
+) -> Readings:
+    """Read texts as a user's messages, at both positions.
+
+    Within a job of `partial`, what is read is kept until the job has succeeded.
+
+    Raises:
+        GenerationError: a text does not fit the model's context.
+        JobCancelled: the context says so.
+    """
+
+    def read(some: Sequence[list[Message]]) -> list[Tensor]:
+        return [torch.stack([each.mean, _last(each)]) for each in model.read_messages(some, layers)]
+
+    conversations = [conversation(query) for query in queries]
+    found = _in_chunks(model, conversations, layers, read, context, "messages", partial)
+    return Readings(tuple(layers), {MESSAGE: found[:, 0], PROMPT_LAST: found[:, 1]})
+
+
+def read_as_replies(
+    model: ModelWrapper,
+    texts: Sequence[str],
+    layers: Sequence[int],
+    context: JobContext | None = None,
+    partial: PartialStore | None = None,
+) -> Readings:
+    """Read texts as if the assistant said them; kept like `read_queries`.
+
+    Raises:
+        GenerationError: a text is empty or does not fit the model's context.
+        JobCancelled: the context says so.
+    """
+
+    def read(some: Sequence[list[Message]]) -> list[Tensor]:
+        return [each.response for each in model.read(list(some), layers)]
+
+    before = conversation(BEFORE_REPLY)
+    conversations = [[*before, {"role": "assistant", "content": text}] for text in texts]
+    return Readings(
+        tuple(layers), {REPLY: _in_chunks(model, conversations, layers, read, context, "replies", partial)}
+    )
+
+
+def _in_chunks(
+    model: ModelWrapper,
+    conversations: Sequence[list[Message]],
+    layers: Sequence[int],
+    read: Callable[[Sequence[list[Message]]], list[Tensor]],
+    context: JobContext | None,
+    what: str,
+    partial: PartialStore | None,
+) -> Tensor:
+    """What is read of each conversation, stacked."""
+    context, partial = context or JobContext(), partial or PartialStore()
+    stage = partial.stage(["readings", what, list(model.identity), list(layers), conversations])
+    done = len(stage.done)
+
+    def read_some(items: Sequence[int]) -> Tally:
+        nonlocal done
+        context.checkpoint()
+        context.progress(done, len(conversations), f"reading {what}")
+        done += len(items)
+        found = read([conversations[item] for item in items])
+        return Tally(frozenset(items), rows=dict(zip(items, found, strict=True)))
+
+    rows = stage.finish(len(conversations), _CHUNK, read_some).rows
+    return torch.stack([rows[item] for item in range(len(conversations))])
+
+
+def _last(reading: Reading) -> Tensor:
+    assert reading.last is not None  # a message has one
+    return reading.last

@@ -1,0 +1,138 @@
+"""The monitors of one model: `vectors/<model>/monitors/`, a file each, and a summary."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from persona_tui.core.errors import MonitorError, VectorFileError, nearest
+from persona_tui.core.files import atomic_write_text
+from persona_tui.core.workspace import Workspace, safe_name
+
+if TYPE_CHECKING:
+    from persona_tui.model import ModelWrapper
+    from persona_tui.monitors.monitor import SelfMonitor
+
+SUMMARY_FILE = "summary.json"
+_SUFFIX = ".safetensors"
+
+
+class MonitorStore:
+    """Lists, loads and saves the monitors of one model. Opening it loads nothing."""
+
+    def __init__(self, workspace: Workspace, slug: str, model_name: str) -> None:
+        """
+        Args:
+            workspace: has the folder of vectors.
+            slug: of the model.
+            model_name: what to call the model in errors.
+        """
+        self.folder = workspace.model_dir(slug) / "monitors"
+        self.model_name = model_name
+
+    def path_of(self, name: str) -> Path:
+        """A monitor's file, which need not be there.
+
+        Raises:
+            WorkspaceError: the name cannot be a file name.
+        """
+        return self.folder / f"{safe_name(name)}{_SUFFIX}"
+
+    def evaluation_path(self, name: str, suffix: str = ".json") -> Path:
+        """Where a monitor's evaluation is, or would be.
+
+        Raises:
+            WorkspaceError: the name cannot be a file name.
+        """
+        return self.folder / f"{safe_name(name)}.evaluation{suffix}"
+
+    def names(self) -> list[str]:
+        """The monitors there are, sorted."""
+        found = (path for path in self.folder.glob(f"*{_SUFFIX}") if path.is_file())
+        return sorted(path.stem for path in found if not path.name.startswith("."))
+
+    def check_exists(self, name: str) -> None:
+        """Raise a MonitorError if there is no such monitor; nothing is read."""
+        if self.path_of(name).is_file():
+            return
+        known = self.names()
+        there = nearest(name, known) or (f" There are {', '.join(known)}." if known else "")
+        raise MonitorError(
+            f'there is no monitor "{name}" of {self.model_name}.{there} '
+            f"`persona-tui monitor fit{'' if name == 'default' else ' ' + name}` makes it."
+        )
+
+    def load(self, name: str, model: ModelWrapper | None = None) -> SelfMonitor:
+        """Read a monitor.
+
+        Args:
+            name: the monitor.
+            model: what it judges; without one it can be shown but not used.
+
+        Raises:
+            MonitorError: there is none of this name.
+            VectorFileError: its file is damaged, or was made on another model.
+        """
+        from persona_tui.monitors.monitor import SelfMonitor
+
+        self.check_exists(name)
+        return SelfMonitor.load(self.path_of(name), model)
+
+    def save(self, monitor: SelfMonitor) -> Path:
+        """Write a monitor, and the summary anew. An evaluation of what it replaces is removed."""
+        path = self.path_of(monitor.name)
+        monitor.save(path, inside=self.folder)
+        for suffix in (".json", ".csv"):
+            self.evaluation_path(monitor.name, suffix).unlink(missing_ok=True)
+        self.write_summary()
+        return path
+
+    def set_threshold(self, name: str, method: str, threshold: float | None = None) -> SelfMonitor:
+        """Have a monitor use a method, at a threshold that somebody chose; None = the fitted one again.
+
+        The file keeps the fitted threshold beside it. An evaluation stays: its scores are what they were, and
+        its tables are made anew.
+
+        Raises:
+            MonitorError: there is no such monitor or method, the threshold is no number, or the evaluation is
+                damaged. Nothing is changed then.
+            VectorFileError: the monitor's file is damaged.
+        """
+        from persona_tui.monitors.evaluation import load_evaluation
+        from persona_tui.monitors.figures import judged_by
+
+        if threshold is not None and not math.isfinite(threshold):
+            raise MonitorError("a threshold must be a number")
+        monitor = self.load(name).with_threshold(method, threshold)
+        path = self.evaluation_path(name)
+        evaluation = load_evaluation(path) if path.is_file() else None
+        monitor.save(self.path_of(name), inside=self.folder)
+        if evaluation is not None:
+            judged_by(evaluation, monitor).save(path)
+        self.write_summary()
+        return monitor
+
+    def summaries(self) -> list[dict[str, Any]]:
+        """What is known of each monitor, evaluations included; a file that cannot be read has an `error`."""
+        return [self._summary(name) for name in self.names()]
+
+    def _summary(self, name: str) -> dict[str, Any]:
+        try:
+            return {**self.load(name).summary(), "evaluation": self._rows(name)}
+        except VectorFileError as error:
+            return {"name": name, "error": str(error)}
+
+    def _rows(self, name: str) -> list[dict[str, Any]] | None:
+        """The table of a monitor's last evaluation, if there was one that can be read."""
+        try:
+            rows = json.loads(self.evaluation_path(name).read_text(encoding="utf-8"))["rows"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # it can be made again at any time
+        return rows if isinstance(rows, list) else None
+
+    def write_summary(self) -> None:
+        """Write summary.json from what is there."""
+        text = json.dumps(self.summaries(), ensure_ascii=False, indent=2)
+        atomic_write_text(self.folder / SUMMARY_FILE, f"{text}\n", inside=self.folder)

@@ -1,0 +1,1 @@
+"""One workspace, one model and its jobs: what every front end opens."""

@@ -1,0 +1,226 @@
+"""Choosing a model: which were used lately, and loading another one beside the one in use.
+
+Loading makes a second `Project` of the same workspace. The first goes on answering meanwhile, and stays when
+the second fails to load or is cancelled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from persona_tui.core.config import Settings, override
+from persona_tui.core.errors import JobCancelled, PersonaTuiError
+from persona_tui.core.files import atomic_write_text
+from persona_tui.core.jobs import JobContext
+from persona_tui.core.plain_files import read_plain
+from persona_tui.core.workspace import TRAIT_PREFIX, Workspace
+from persona_tui.project.project import Project
+
+_FILE = "models.json"
+_KEPT = 12
+# While transformers loads a model it changes itself: a second load beside it would come out wrong. One that
+# was cancelled is under way until its next tensor.
+_one_loads = threading.Lock()
+_LISTEN = 0.05  # seconds between two looks at whether somebody has cancelled, or wants to chat
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A model and how it is loaded; the words are those of the settings."""
+
+    name: str
+    device: str = "auto"
+    dtype: str = "auto"
+    quantization: str = "none"
+
+    @classmethod
+    def of(cls, settings: Settings) -> ModelChoice:
+        """What the settings say."""
+        chosen = settings.model
+        return cls(chosen.name, chosen.device, chosen.dtype, chosen.quantization)
+
+    @property
+    def how(self) -> str:
+        """How it is loaded, as far as that differs from the default: `bfloat16 · 4bit`."""
+        usual = ("auto", "none")
+        return " · ".join(part for part in (self.device, self.dtype, self.quantization) if part not in usual)
+
+
+class RecentModels:
+    """The models that were used in a workspace, the last one first, in its models.json."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._path = workspace.root / _FILE
+
+    def list(self) -> list[ModelChoice]:
+        """The models; none if the file is missing or holds something else."""
+        with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
+            records: list[Mapping[str, Any]] = json.loads(read_plain(self._path))
+            return [ModelChoice(**record) for record in records]
+        return []
+
+    def add(self, choice: ModelChoice) -> None:
+        """Put a model first. A folder is remembered by its whole path.
+
+        Raises:
+            WorkspaceError: the workspace cannot be written to.
+        """
+        if Path(choice.name).expanduser().is_dir():
+            choice = replace(choice, name=str(Path(choice.name).expanduser().absolute()))
+        others = [each for each in self.list() if each.name != choice.name]
+        records = [asdict(each) for each in [choice, *others][:_KEPT]]
+        atomic_write_text(self._path, json.dumps(records, indent=1, ensure_ascii=False))
+
+
+def with_model(project: Project, choice: ModelChoice) -> Project:
+    """A project of the same workspace with another model, which is not loaded yet.
+
+    Raises:
+        ConfigError: a device, a dtype or a quantization that does not exist.
+    """
+    values = {f"model.{key}": value for key, value in asdict(choice).items()}
+    return Project(project.workspace, override(project.settings, values))
+
+
+def load(project: Project, context: JobContext, *, gives_way: bool = True) -> None:
+    """Load a project's model and engine, on a thread of its own.
+
+    Whoever else uses this thread goes on meanwhile, and a cancel is heard at once: the loading thread is left
+    behind, and ends at the next tensor.
+
+    Args:
+        project: its model is not in use anywhere yet.
+        context: told how far it is.
+        gives_way: whether other work may run meanwhile; False while there is no other model to do it with.
+
+    Raises:
+        ModelLoadError: one line that says why.
+        JobCancelled: somebody asked for that.
+    """
+    loading = _Loading(project, context)
+    loading.thread.start()
+    try:
+        while not loading.ended.wait(_LISTEN):
+            if gives_way:
+                context.checkpoint()
+            else:
+                context.raise_if_cancelled()
+    except BaseException:
+        loading.abandoned = True
+        raise
+    if loading.error is not None:
+        raise loading.error
+
+
+def keep_watch(before: Project, after: Project) -> list[str]:
+    """Guard another model as the one before was, by the same policy; what to say if that cannot be.
+
+    Args:
+        before: was talked to so far.
+        after: is loaded.
+    """
+    said, engine = [], before.loaded_engine
+    try:
+        after.guard.set_mode(before.guard.mode)
+    except PersonaTuiError as error:
+        after.guard.set_mode("off")
+        said.append(f"The guard is off: {error}.")
+    policy = engine.policy if engine is not None else None
+    if policy is not None:
+        lacking = {f"{TRAIT_PREFIX}{name}" for name in policy.traits} - set(after.personas.list_traits())
+        if lacking:
+            said.append(f"The policy is off: it needs {', '.join(sorted(lacking))}.")
+        else:
+            after.engine.policy = policy
+    return said
+
+
+class _Loading:
+    """A thread that loads a model, and what came of it."""
+
+    def __init__(self, project: Project, context: JobContext) -> None:
+        self._runtime = project
+        self._context = context
+        self.abandoned = False
+        self.error: Exception | None = None
+        self.ended = threading.Event()
+        # A daemon, so that quitting never waits for a download.
+        self.thread = threading.Thread(target=self._run, name="loading", daemon=True)
+
+    def _run(self) -> None:
+        try:
+            self._load()
+        except Exception as error:
+            _let_go(error)
+            self.error = error
+        self.ended.set()
+
+    def _load(self) -> None:
+        from persona_tui.model.progress import fetch, watched
+
+        fetch(self._runtime.settings.model.name, self._report)
+        if _one_loads.locked():
+            self._report(0, 0, "waiting until another model is left alone")
+        with _one_loads:
+            self._report(0, 0, "loading")
+            with watched(self._report):
+                self._runtime.engine  # noqa: B018  # which loads the model
+
+    def _report(self, done: int, total: int, note: str) -> None:
+        if self.abandoned or self._context.cancelled:
+            raise JobCancelled("cancelled")
+        self._context.progress(done, total, note)
+
+
+def _let_go(error: BaseException) -> None:
+    """Forget the variables of the calls that failed: half a model may be among them."""
+    seen: BaseException | None = error
+    while seen is not None:
+        traceback.clear_frames(seen.__traceback__)
+        seen = seen.__cause__ or seen.__context__
+
+
+# In a chat --------------------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class Switcher(Protocol):
+    """What the slash command below may use."""
+
+    project: Project
+
+    def use_model(self, choice: ModelChoice) -> str:
+        """Load another model and talk to that; what to show at once."""
+        ...
+
+
+def model_command(session: object, rest: str) -> str:
+    """`/model [NAME]`."""
+    if not isinstance(session, Switcher):
+        raise PersonaTuiError("The model cannot be changed here.")
+    if not rest:
+        return f"{session.project.settings.model.name}. /model NAME loads another one."
+    return session.use_model(known_choice(session.project, rest))
+
+
+def known_choice(project: Project, name: str) -> ModelChoice:
+    """A model as it was loaded last; one that was never used, as the settings say."""
+    names = {name, str(Path(name).expanduser().absolute())}
+    recent = RecentModels(project.workspace).list()
+    chosen = ModelChoice.of(project.settings)
+    return next((each for each in recent if each.name in names), replace(chosen, name=name))
+
+
+def known_names(session: object) -> list[str]:
+    """The models that completion offers: the built-in one and those used lately."""
+    if not isinstance(session, Switcher):
+        return []
+    recent = [choice.name for choice in RecentModels(session.project.workspace).list()]
+    return sorted({"builtin", *recent})

@@ -1,0 +1,528 @@
+"""What both front ends hold: one workspace, one model, and the long work that is done with them.
+
+Opening a project is cheap. The model and everything that needs it load on first use, on the thread that uses
+them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from persona_tui.core.config import Settings, override
+from persona_tui.core.errors import DatasetError, PersonaTuiError
+from persona_tui.core.files import atomic_write_bytes
+from persona_tui.core.jobs import JobContext
+from persona_tui.core.processes import processes
+from persona_tui.core.workspace import Workspace, model_slug, packaged_root
+
+if TYPE_CHECKING:
+    from persona_tui.core.mix import Mix
+    from persona_tui.datasets.generator import DatasetGenerator, GenerationReport
+    from persona_tui.extraction.checkpoints import PartialStore
+    from persona_tui.extraction.personas import PersonaStudio
+    from persona_tui.model import ModelWrapper
+    from persona_tui.monitors.evaluation import Evaluation
+    from persona_tui.monitors.guard import Guard
+    from persona_tui.monitors.monitor import SelfMonitor
+    from persona_tui.monitors.store import MonitorStore
+    from persona_tui.steering.engine import SteeringEngine
+    from persona_tui.traits.definition import TraitDefinition
+    from persona_tui.traits.extract import Recipe
+    from persona_tui.traits.vector import TraitStore, TraitVector
+    from persona_tui.vectors.axes import Axes
+    from persona_tui.vectors.manager import PersonaManager
+    from persona_tui.vectors.persona import PersonaVector
+
+_SMALL = 50_000_000  # parameters; below that, one thread writes as fast as many
+
+
+@dataclass(frozen=True)
+class FromArchetype:
+    """A persona is made from an archetype's system prompts."""
+
+    archetype: str
+
+
+@dataclass(frozen=True)
+class FromDescription:
+    """A persona is made from a description; the model writes the system prompts."""
+
+    description: str
+
+
+@dataclass(frozen=True)
+class FromPrompts:
+    """A persona is made from these system prompts.
+
+    Attributes:
+        prompts: the system prompts.
+        description: who it is, if a model drafted the prompts from that; None = people wrote them.
+    """
+
+    prompts: tuple[str, ...]
+    description: str | None = None
+
+
+Source: TypeAlias = FromArchetype | FromDescription | FromPrompts
+
+
+@dataclass(frozen=True)
+class Created:
+    """A new persona, and how its system prompts came about (None: they were there already)."""
+
+    persona: PersonaVector
+    prompts: GenerationReport | None = None
+
+
+@dataclass
+class Prepared:
+    """What `Project.init` did.
+
+    Attributes:
+        restored: data sets that were missing and have been copied from the package.
+        records: records in all data sets.
+        axes_extracted: whether the axes were extracted; False = they were there.
+        personas: the personas that were extracted.
+    """
+
+    restored: list[Path] = field(default_factory=list)
+    records: int = 0
+    axes_extracted: bool = False
+    personas: list[str] = field(default_factory=list)
+
+
+class Project:
+    """A workspace and its model.
+
+    Attributes:
+        workspace: where everything is.
+        settings: its configuration, with what the command line overrides.
+        on_model_load: called with the model's name before it loads, which may take minutes.
+    """
+
+    def __init__(self, workspace: Workspace, settings: Settings) -> None:
+        self.workspace = workspace
+        self.settings = settings
+        self.on_model_load: Callable[[str], None] = lambda name: None
+        self._model: ModelWrapper | None = None
+        self._personas: PersonaManager | None = None
+        self._engine: SteeringEngine | None = None
+        self._guard: Guard | None = None
+
+    @classmethod
+    def open(
+        cls,
+        workspace: Path | None = None,
+        model: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        quantization: str | None = None,
+    ) -> Project:
+        """Find the workspace and read its settings; None = as config.yaml says.
+
+        Raises:
+            WorkspaceError: the workspace cannot be used.
+            ConfigError: a setting, there or here, is not allowed.
+        """
+        found = processes().from_main(lambda: Workspace.find(workspace))
+        given = {"name": model, "device": device, "dtype": dtype, "quantization": quantization}
+        values = {f"model.{key}": value for key, value in given.items() if value is not None}
+        return cls(found, override(found.settings, values))
+
+    def override(self, values: dict[str, object]) -> None:
+        """Replace settings, by dotted key, for this run only. Call it before the model is used.
+
+        Raises:
+            ConfigError: a key is unknown or a value not allowed.
+        """
+        self.settings = override(self.settings, values)
+
+    # What there is ----------------------------------------------------------------------------------------
+
+    @property
+    def slug(self) -> str:
+        """The name of the model's folder of vectors."""
+        return model_slug(self.settings.model.name)
+
+    @property
+    def model_loaded(self) -> bool:
+        """Whether the model is in memory."""
+        return self._model is not None
+
+    @property
+    def model(self) -> ModelWrapper:
+        """The model, loaded on first use.
+
+        Raises:
+            ModelLoadError: one line that says why.
+        """
+        if self._model is None:
+            chosen = self.settings.model
+            self.on_model_load(chosen.name)
+            from persona_tui.model import ModelWrapper
+
+            model = ModelWrapper.load(chosen.name, chosen.device, chosen.dtype, chosen.quantization)
+            if chosen.compile:
+                model.compile()
+            _share_cores(model)
+            self._model = model
+            # What was read before is read again, now that it can be checked against the model.
+            self._personas = None
+        return self._model
+
+    @property
+    def personas(self) -> PersonaManager:
+        """The model's personas. Once the model is loaded, vectors made on another one are refused."""
+        if self._personas is None:
+            from persona_tui.vectors.manager import PersonaManager
+
+            fingerprint = self._model.fingerprint if self._model is not None else None
+            folder = self.workspace.model_dir(self.slug)
+            self._personas = PersonaManager(folder, fingerprint, self.settings.model.name)
+        return self._personas
+
+    @property
+    def engine(self) -> SteeringEngine:
+        """What generates and steers; loads the model."""
+        if self._engine is None:
+            from persona_tui.steering.engine import SteeringEngine
+
+            model = self.model
+            self._engine = SteeringEngine(model, self.personas, self.settings)
+            self._engine.guard = self.guard
+        return self._engine
+
+    @property
+    def loaded_engine(self) -> SteeringEngine | None:
+        """The engine if it is there already; never loads anything."""
+        return self._engine
+
+    @property
+    def monitors(self) -> MonitorStore:
+        """The model's monitors; nothing is loaded."""
+        from persona_tui.monitors.store import MonitorStore
+
+        return MonitorStore(self.workspace, self.slug, self.settings.model.name)
+
+    @property
+    def traits(self) -> TraitStore:
+        """The model's traits. Once the model is loaded, those of another one are refused."""
+        from persona_tui.traits.vector import TraitStore
+
+        fingerprint = self._model.fingerprint if self._model is not None else None
+        return TraitStore(self.workspace.traits_dir(self.slug), fingerprint, self.settings.model.name)
+
+    @property
+    def guard(self) -> Guard:
+        """What judges the messages and replies of chats; as the settings say until its mode is changed."""
+        if self._guard is None:
+            from persona_tui.monitors.guard import Guard
+
+            chosen, monitors = self.settings.monitoring, self.monitors
+            self._guard = Guard(
+                lambda: monitors.load(chosen.monitor, self.model),
+                chosen.guard,
+                lambda: monitors.check_exists(chosen.monitor),
+            )
+        return self._guard
+
+    def default_mix(self) -> Mix:
+        """What the settings say about steering, with no persona."""
+        from persona_tui.core.mix import Mix
+
+        steering = self.settings.steering
+        return Mix(strength=steering.default_strength, capping=steering.capping)
+
+    # Long work --------------------------------------------------------------------------------------------
+
+    def generator(self, context: JobContext, seed: int = 0) -> DatasetGenerator:
+        """What writes data sets with the loaded model."""
+        from persona_tui.datasets.generator import DatasetGenerator
+
+        return DatasetGenerator(self.model, context.progress, context.checkpoint, seed)
+
+    def studio(self, context: JobContext) -> PersonaStudio:
+        """What makes personas and axes with the loaded model."""
+        from persona_tui.extraction.extractor import ActivationExtractor
+        from persona_tui.extraction.personas import PersonaStudio
+
+        extractor = ActivationExtractor(
+            self.model,
+            self.settings,
+            context.progress,
+            context.checkpoint,
+            log=context.log,
+            on_prompt=context.working_on,
+        )
+        return PersonaStudio(self.workspace, self.personas, extractor, context.log)
+
+    def partial(self, log: Callable[[str], None] | None = None) -> PartialStore:
+        """What is kept of the model's interrupted jobs; no model is loaded."""
+        from persona_tui.extraction.checkpoints import PartialStore
+
+        return PartialStore(self.workspace.model_dir(self.slug), self.workspace.root, log)
+
+    def create_persona(self, name: str, source: Source, context: JobContext) -> Created:
+        """Extract, calibrate, save and load a persona.
+
+        Raises:
+            PersonaTuiError: the name cannot be used, the prompts or the axes are missing.
+            JobCancelled: somebody asked for that; the next call goes on.
+        """
+        self.check_new_name(name, source)
+        studio = self.studio(context)
+        report = None
+        if isinstance(source, FromArchetype):
+            persona = studio.create_from_archetype(name, source.archetype)
+        elif isinstance(source, FromPrompts):
+            persona = studio.create_from_prompts(name, source.prompts, source.description)
+        else:
+            generator = self.generator(context)
+            persona = studio.create_from_description(name, source.description, generator)
+            report = generator.report
+            context.log(f"System prompts: {report.summary}.")
+        processes().from_main(lambda: self.personas.load(name))
+        return Created(persona, report)
+
+    def check_new_name(self, name: str, source: Source) -> None:
+        """Raise what `create_persona` would, as far as that is known without the model."""
+        from persona_tui.datasets.records import archetype_path, list_archetypes, read_archetype
+
+        if self.personas.path_of(name).is_file():
+            raise PersonaTuiError(
+                f'there is a persona "{name}" already: delete it first or choose another name'
+            )
+        if isinstance(source, FromArchetype):
+            read_archetype(self.workspace, source.archetype)
+        elif isinstance(source, FromPrompts):
+            if not any(prompt.strip() for prompt in source.prompts):
+                raise PersonaTuiError("a persona needs at least one system prompt")
+        elif name in list_archetypes(self.workspace) and _hand_written(self.workspace, name):
+            raise PersonaTuiError(
+                f"{archetype_path(self.workspace, name)} was written by people and would be replaced: "
+                f"choose another name, or --from-archetype {name}"
+            )
+
+    def extract_axes(self, context: JobContext) -> tuple[Axes, list[PersonaVector]]:
+        """Extract the model's axes and the archetypes' personas, replacing what there is.
+
+        Raises:
+            DatasetError: a data set is missing or bad.
+            JobCancelled: somebody asked for that; what was finished stays, and the next call goes on.
+        """
+        self.check_datasets()
+        return self.studio(context).extract_axes()
+
+    def calibrate(self, name: str, context: JobContext) -> PersonaVector:
+        """Calibrate a persona anew and save it.
+
+        Raises:
+            PersonaNotFoundError: there is none of this name.
+            JobCancelled: somebody asked for that; the next call goes on.
+        """
+        self.personas.get(name)  # not found is an error now, not after loading the model
+        return self.studio(context).calibrate(name)
+
+    def init(self, context: JobContext) -> Prepared:
+        """Make the workspace ready: data sets, axes, the archetypes' personas. What is there already stays.
+
+        Raises:
+            DatasetError: a data set is bad.
+            JobCancelled: somebody asked for that; what was finished stays.
+        """
+        done = Prepared(restored=processes().from_main(self.restore_datasets))
+        done.records = self.check_datasets()
+        self.model  # noqa: B018  # from here on, vectors of another model are told from this one's
+        if self.personas.axes is None or "axes" in self.partial().interrupted():
+            _, personas = self.extract_axes(context)
+            done.axes_extracted = True
+            done.personas = [persona.name for persona in personas]
+        studio = self.studio(context)
+        for name in studio.hand_written_archetypes():
+            if name not in self.personas.list_available():
+                context.log(f"Extracting {name}.")
+                studio.create_from_archetype(name, name)
+                done.personas.append(name)
+        return done
+
+    def fit_monitor(
+        self,
+        name: str,
+        context: JobContext,
+        which: str = "both",
+        file: Path | None = None,
+        like: Path | None = None,
+        method: str = "auto",
+        seed: int = 0,
+    ) -> SelfMonitor:
+        """Fit a monitor and save it, replacing what has its name.
+
+        Args:
+            name: of the monitor.
+            context: where progress goes.
+            which: the data to fit on (see `training.load_training`).
+            file: labelled queries of the user's own instead.
+            like: the file of a monitor, of this model or another, to take the data from instead.
+            method: the one to use; "auto" = the best in cross-validation.
+            seed: of the folds.
+
+        Raises:
+            DatasetError: the data are missing, bad or too few.
+            VectorFileError: `like` cannot be read.
+            MonitorError: there is no such method.
+            JobCancelled: somebody asked for that; the next call goes on.
+        """
+        from persona_tui.monitors.monitor import SelfMonitor
+        from persona_tui.monitors.training_data import load_training
+
+        self.monitors.path_of(name)  # a bad name is an error now
+        if like is not None:
+            data = SelfMonitor.load(like).training
+        else:
+            data = load_training(self.workspace, which, file)
+        partial = self.partial(context.log)
+        recipe = {"model": " ".join(self.model.identity), "data": repr(data.record())}
+        with partial.job(f"monitor-{name}", recipe):
+            monitor = SelfMonitor.fit(self.model, data, name, method, seed, context, partial)
+            processes().from_main(lambda: self.monitors.save(monitor))
+        self.guard.forget_monitor()
+        return monitor
+
+    def evaluate_monitor(self, name: str, context: JobContext) -> Evaluation:
+        """Measure a monitor on the shipped test sets, and keep what was found beside it.
+
+        Raises:
+            MonitorError: there is no such monitor, or a test query is among what it was fitted on.
+            DatasetError: a data set is missing or bad.
+            JobCancelled: somebody asked for that; nothing was written.
+        """
+        from persona_tui.monitors.evaluation import evaluate
+        from persona_tui.monitors.query_sets import load_sets
+
+        self.monitors.check_exists(name)  # before the model loads
+        sets = load_sets(self.workspace)
+        found = evaluate(self.monitors.load(name, self.model), sets, context)
+
+        def save() -> None:
+            found.save(self.monitors.evaluation_path(name))
+            self.monitors.write_summary()
+
+        processes().from_main(save)
+        return found
+
+    def extract_traits(
+        self, definitions: Sequence[TraitDefinition], context: JobContext, recipe: Recipe = "conversations"
+    ) -> list[TraitVector]:
+        """Extract traits and save each as soon as it is made, replacing what has its name.
+
+        Raises:
+            DatasetError: a definition has too few conversations, or no system prompts for "prompts".
+            GenerationError: too few replies could be used.
+            JobCancelled: somebody asked for that; the next call goes on.
+        """
+        from persona_tui.traits.extract import TraitExtractor
+
+        partial = self.partial(context.log)
+        extractor = TraitExtractor(
+            self.model,
+            self.settings,
+            self._axes_if_good(context),
+            context.progress,
+            context.checkpoint,
+            context.log,
+            partial,
+        )
+        made = []
+        for definition in definitions:
+            with partial.job(f"trait-{definition.name}", self._trait_recipe(definition, recipe)):
+                trait = extractor.extract(definition, recipe)
+                processes().from_main(lambda trait=trait: bool(self.traits.save(trait)))  # type: ignore[misc]
+            made.append(trait)
+        return made
+
+    def _axes_if_good(self, context: JobContext) -> Axes | None:
+        """The model's axes, for steering. Measuring does without them, so that bad ones do not stop it."""
+        from persona_tui.core.errors import VectorFileError
+
+        try:
+            return self.personas.axes
+        except VectorFileError as error:
+            context.log(f"Traits are made without a safety axis: {error}")
+            return None
+
+    def _trait_recipe(self, definition: TraitDefinition, recipe: str) -> dict[str, str]:
+        """What a trait depends on, for those who go on with an interrupted extraction."""
+        extraction = self.settings.extraction.model_dump(exclude={"batch_size"})
+        return {
+            "model": " ".join(self.model.identity),
+            "recipe": recipe,
+            "definition": definition.model_dump_json(),
+            **{f"extraction.{key}": repr(value) for key, value in extraction.items()},
+        }
+
+    # Data sets --------------------------------------------------------------------------------------------
+
+    def restore_datasets(self) -> list[Path]:
+        """Copy the data sets that are missing from the package; what was copied."""
+        source = packaged_root() / "datasets"
+        if source.resolve() == self.workspace.datasets.resolve():
+            return []
+        wanted = [
+            "safety/safe_prompts.jsonl",
+            "safety/unsafe_prompts.jsonl",
+            "personas/extraction_questions.jsonl",
+            *sorted(str(path.relative_to(source)) for path in (source / "monitors").glob("*.jsonl")),
+        ]
+        # Archetypes are the user's own choice as soon as there is one.
+        if not list((self.workspace.datasets / "personas" / "archetypes").glob("*.jsonl")):
+            found = (source / "personas" / "archetypes").glob("*.jsonl")
+            wanted += sorted(str(path.relative_to(source)) for path in found)
+        missing = [name for name in wanted if not (self.workspace.datasets / name).exists()]
+        for name in missing:
+            atomic_write_bytes(self.workspace.datasets / name, (source / name).read_bytes())
+        return [self.workspace.datasets / name for name in missing]
+
+    def check_datasets(self) -> int:
+        """Return how many records there are.
+
+        Raises:
+            DatasetError: names the first problem.
+        """
+        from persona_tui.datasets.validate import validate_datasets
+
+        reports = validate_datasets(self.workspace)
+        problems = [f"{report.path}: {problem}" for report in reports for problem in report.problems]
+        if problems:
+            more = f" ({len(problems) - 1} more: `persona-tui dataset validate`)" if problems[1:] else ""
+            raise DatasetError(f"{problems[0]}{more}")
+        return sum(report.count for report in reports)
+
+
+def _hand_written(workspace: Workspace, archetype: str) -> bool:
+    from persona_tui.datasets.records import read_archetype
+
+    return any(prompt.source is None for prompt in read_archetype(workspace, archetype))
+
+
+@cache
+def _all_threads() -> int:
+    """How many threads torch takes by itself."""
+    import torch
+
+    return torch.get_num_threads()
+
+
+def _share_cores(model: ModelWrapper) -> None:
+    """Keep a small model to one thread: more of them wait for each other longer than they compute."""
+    if "OMP_NUM_THREADS" in os.environ:  # whoever sets it means it
+        return
+    import torch
+
+    small = model.device.type == "cpu" and model.n_parameters < _SMALL
+    threads = _all_threads()
+    torch.set_num_threads(1 if small else threads)

@@ -1,0 +1,243 @@
+"""Two sets of scores side by side: means, intervals, effect sizes, and how likely chance alone is.
+
+Conversations with the same messages of the user are pairs; if there are any, only those are compared.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from persona_tui.core.errors import DatasetError
+from persona_tui.core.statistics import (
+    Estimate,
+    difference_estimate,
+    effect_size,
+    holm,
+    mean_estimate,
+    shuffle_test,
+    sign_flip_test,
+)
+from persona_tui.datasets.transcripts import Conversation
+from persona_tui.model import Message, ModelWrapper, Request, Sampling
+from persona_tui.traits.definition import SIDES, TraitDefinition
+from persona_tui.traits.score import Scored
+
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trait in both sets.
+
+    Attributes:
+        trait: which.
+        a, b: mean scores.
+        difference: b − a.
+        effect: the difference in standard deviations (of the pairs' differences, if there are pairs).
+        p: of a randomisation test, two-sided.
+        p_corrected: what it is worth among so many traits (Holm).
+    """
+
+    trait: str
+    a: Estimate
+    b: Estimate
+    difference: Estimate
+    effect: float
+    p: float
+    p_corrected: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "trait": self.trait,
+            "a": self.a.as_dict(),
+            "b": self.b.as_dict(),
+            "difference": self.difference.as_dict(),
+            "effect_size": round(self.effect, 4),
+            "p": round(self.p, 5),
+            "p_corrected": round(self.p_corrected, 5),
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sets of conversations.
+
+    Attributes:
+        paired: whether they were compared prompt by prompt.
+        n_a, n_b: conversations that were compared.
+        left_out: conversations without a partner, in both together.
+        rows: one per trait.
+    """
+
+    paired: bool
+    n_a: int
+    n_b: int
+    left_out: int
+    rows: tuple[Row, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "paired": self.paired,
+            "n_a": self.n_a,
+            "n_b": self.n_b,
+            "left_out": self.left_out,
+            "traits": [row.as_dict() for row in self.rows],
+        }
+
+
+def compare(a: Sequence[Scored], b: Sequence[Scored]) -> Comparison:
+    """Compare two sets of conversations; each counts with the mean of its replies.
+
+    Args:
+        a, b: measured with the same traits, or with two sets of them; traits that both have are compared.
+
+    Raises:
+        DatasetError: a set has fewer than two conversations, or there is no trait in common.
+    """
+    if min(len(a), len(b)) < 2:
+        raise DatasetError(f"{len(a)} and {len(b)} conversations: at least two are needed on each side")
+    pairs = _pairs(a, b)
+    paired = len(pairs) >= 2
+    first, second = (
+        ([one.means for one, _ in pairs], [other.means for _, other in pairs])
+        if paired
+        else ([each.means for each in a], [each.means for each in b])
+    )
+    names = [name for name in first[0] if name in second[0]]
+    if not names:
+        raise DatasetError("the two sides have no trait in common")
+    found = [
+        _row(name, [each[name] for each in first], [each[name] for each in second], paired) for name in names
+    ]
+    corrected = holm([row.p for row in found])
+    rows = tuple(
+        Row(row.trait, row.a, row.b, row.difference, row.effect, row.p, p)
+        for row, p in zip(found, corrected, strict=True)
+    )
+    left_out = len(a) + len(b) - 2 * len(pairs) if paired else 0
+    return Comparison(paired, len(first), len(second), left_out, rows)
+
+
+def _row(name: str, a: Sequence[float], b: Sequence[float], paired: bool) -> Row:
+    p = sign_flip_test(np.asarray(b) - np.asarray(a)) if paired else shuffle_test(a, b)
+    difference = difference_estimate(a, b, paired)
+    return Row(name, mean_estimate(a), mean_estimate(b), difference, effect_size(a, b, paired), p, p)
+
+
+def _pairs(a: Sequence[Scored], b: Sequence[Scored]) -> list[tuple[Scored, Scored]]:
+    waiting: defaultdict[str, list[Scored]] = defaultdict(list)
+    for scored in reversed(b):
+        waiting[_asked(scored)].append(scored)
+    return [(scored, waiting[_asked(scored)].pop()) for scored in a if waiting[_asked(scored)]]
+
+
+def _asked(scored: Scored) -> str:
+    """What a conversation's user says: what makes two conversations a pair."""
+    said = [message["content"] for message in scored.conversation.messages if message["role"] == "user"]
+    return json.dumps(said)
+
+
+# Prompts, and replies to them -------------------------------------------------------------------------------
+
+
+def held_out_prompts(definitions: Sequence[TraitDefinition]) -> list[list[Message]]:
+    """What the users of the test situations say, without repetition."""
+    found: dict[str, list[Message]] = {}
+    for definition in definitions:
+        for situation in definition.situations:
+            if situation.split == "test":
+                found.setdefault(json.dumps(situation.prompt), situation.prompt)
+    return list(found.values())
+
+
+def held_out_conversations(definitions: Sequence[TraitDefinition]) -> list[Conversation]:
+    """The test conversations of both sides."""
+    return [
+        Conversation(messages, f"{definition.name}:{situation}")
+        for definition in definitions
+        for side in SIDES
+        for situation, messages in definition.conversations("test", side)
+    ]
+
+
+def read_prompts(path: Path) -> list[list[Message]]:
+    """Prompts from a file: JSON Lines with `prompt`, `user` or `messages`, or text with one prompt a line.
+
+    Raises:
+        DatasetError: it cannot be read, or a line is wrong.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is not UTF-8 text") from error
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
+    prompts = [
+        _prompt(line, f"{path}:{number}", path.suffix == ".jsonl")
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+    if not prompts:
+        raise DatasetError(f"{path} is empty")
+    return prompts
+
+
+def _prompt(line: str, where: str, is_json: bool) -> list[Message]:
+    if not is_json:
+        return [{"role": "user", "content": line.strip()}]
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{where}: not valid JSON") from error
+    asked = value if isinstance(value, dict) else {}
+    text = asked.get("prompt", asked.get("user"))
+    if isinstance(text, str) and text.strip():
+        return [{"role": "user", "content": text.strip()}]
+    messages = asked.get("messages")
+    if not isinstance(messages, list) or not all(
+        isinstance(each, dict) and isinstance(each.get("content"), str) for each in messages
+    ):
+        raise DatasetError(f'{where}: "prompt" or "messages" is needed')
+    return before_last_reply(
+        [{"role": str(each.get("role")), "content": each["content"]} for each in messages]
+    )
+
+
+def before_last_reply(messages: Sequence[Message]) -> list[Message]:
+    """A conversation up to the last message of the user's."""
+    for place in range(len(messages), 0, -1):
+        if messages[place - 1]["role"] == "user":
+            return list(messages[:place])
+    return list(messages)
+
+
+def answers(
+    model: ModelWrapper,
+    prompts: Sequence[list[Message]],
+    sampling: Sampling,
+    progress: Callable[[int, int, str], None] | None = None,
+    checkpoint: Callable[[], None] | None = None,
+) -> list[Conversation]:
+    """A model's replies to prompts; a prompt that it says nothing to is left out."""
+    found: list[Conversation] = []
+    for start in range(0, len(prompts), _BATCH):
+        if checkpoint is not None:
+            checkpoint()
+        chunk = prompts[start : start + _BATCH]
+        requests = [Request(each, sampling.row_seed(start + place)) for place, each in enumerate(chunk)]
+        for place, generation in enumerate(model.generate(requests, sampling)):
+            if generation.text:
+                messages = [*chunk[place], {"role": "assistant", "content": generation.text}]
+                found.append(Conversation(messages, f"{model.name}:{start + place + 1}", start + place + 1))
+        if progress is not None:
+            progress(min(start + _BATCH, len(prompts)), len(prompts), f"replies of {model.name}")
+    return found

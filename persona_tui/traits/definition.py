@@ -1,0 +1,316 @@
+"""What a trait is: its description, and situations with a reply from each of its sides.
+
+A file is JSON Lines or YAML. In JSON Lines the first line describes the trait, all others are situations:
+
+    {"trait": "patience", "description": "...", "high": "...", "low": "...", "healthy": {"min": 0}}
+    {"id": "pat_01", "split": "train", "user": "...", "high": "a patient reply", "low": "an impatient one"}
+
+In YAML the description's keys stand at the top, and `situations` is a list. A situation may have `messages`
+(a conversation that ends with the user) instead of `user`, and one of its two replies may be missing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from persona_tui.core.errors import DatasetError, PersonaTuiError, nearest
+from persona_tui.core.plain_files import read_plain
+from persona_tui.core.workspace import Workspace, packaged_root
+
+Side = Literal["high", "low"]
+Split = Literal["train", "test"]
+Message = dict[str, str]
+M = TypeVar("M", bound=BaseModel)
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+SIDES: tuple[Side, Side] = ("high", "low")
+SUFFIXES = (".jsonl", ".yaml", ".yml")
+FEWEST = 4  # conversations a side; with fewer no layer can be chosen by cross-validation
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Healthy(_Strict):
+    """Between which scores a trait is as it should be; None = no limit on that side."""
+
+    min: float | None = None
+    max: float | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError("min is above max")
+        return self
+
+
+class Turn(_Strict):
+    """One message of an earlier conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: Text
+
+
+class Situation(_Strict):
+    """What a user says, and how an assistant answers at both ends of a trait.
+
+    Attributes:
+        id: unique in its file.
+        split: "train" is what vectors are made from, "test" is only ever measured on.
+        user: what the user says; or
+        messages: a conversation that ends with the user.
+        high, low: the replies; at least one of them.
+    """
+
+    id: Text
+    split: Split = "train"
+    user: Text | None = None
+    messages: tuple[Turn, ...] = ()
+    high: Text | None = None
+    low: Text | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.user is None) == (not self.messages):
+            raise ValueError('either "user" or "messages" is needed')
+        if self.messages and self.messages[-1].role != "user":
+            raise ValueError('"messages" must end with the user')
+        if self.high is None and self.low is None:
+            raise ValueError('"high" or "low" is needed, best both')
+        return self
+
+    @property
+    def prompt(self) -> list[Message]:
+        """The conversation before the reply."""
+        if self.user is not None:
+            return [{"role": "user", "content": self.user}]
+        return [{"role": turn.role, "content": turn.content} for turn in self.messages]
+
+    def reply(self, side: Side) -> str | None:
+        """The reply of one side, if there is one."""
+        return self.high if side == "high" else self.low
+
+
+class TraitDefinition(_Strict):
+    """A trait, as people describe it.
+
+    Attributes:
+        trait: its name; a file name.
+        description: what it is, in one line.
+        high, low: what replies of each side do.
+        healthy: the scores at which it is as it should be.
+        high_prompts, low_prompts: system prompts that ask for each side, for the recipe "prompts".
+        situations: what it is extracted from and tested on.
+    """
+
+    trait: Text
+    description: Text
+    high: Text
+    low: Text
+    healthy: Healthy = Healthy()
+    high_prompts: tuple[Text, ...] = ()
+    low_prompts: tuple[Text, ...] = ()
+    situations: tuple[Situation, ...] = Field(default=())
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        if not _NAME.fullmatch(self.trait):
+            raise ValueError('"trait" must be a name of letters, digits, _ and -')
+        if len(self.high_prompts) != len(self.low_prompts):
+            raise ValueError('"high_prompts" and "low_prompts" must be as many')
+        return self
+
+    @property
+    def name(self) -> str:
+        """The trait's name."""
+        return self.trait
+
+    def conversations(self, split: Split, side: Side) -> list[tuple[str, list[Message]]]:
+        """The conversations of one side, each with its situation's id; the last message is the reply."""
+        found = []
+        for situation in self.situations:
+            reply = situation.reply(side)
+            if situation.split == split and reply is not None:
+                found.append((situation.id, [*situation.prompt, {"role": "assistant", "content": reply}]))
+        return found
+
+    def count(self, split: Split, side: Side) -> int:
+        """How many conversations one side has."""
+        return len(self.conversations(split, side))
+
+
+# Reading ----------------------------------------------------------------------------------------------------
+
+
+def read_definition(path: Path) -> TraitDefinition:
+    """Read and check a file.
+
+    Raises:
+        DatasetError: it is missing, or something in it is wrong; the message begins with `file:line`.
+    """
+    definition: TraitDefinition | None = None
+    situations: list[Situation] = []
+    lines: dict[str, int] = {}
+    for line, item in scan_definition(path):
+        if isinstance(item, str):
+            raise DatasetError(f"{path}:{line}: {item}")
+        if isinstance(item, TraitDefinition):
+            definition = item
+            continue
+        if item.id in lines:
+            raise DatasetError(f'{path}:{line}: the id "{item.id}" is already on line {lines[item.id]}')
+        lines[item.id] = line
+        situations.append(item)
+    assert definition is not None  # the first item is one, or a mistake
+    definition = definition.model_copy(update={"situations": tuple(situations)})
+    for side in SIDES:
+        if not definition.count("train", side):
+            raise DatasetError(f'{path}: the {side} side is empty: no "train" situation has a "{side}" reply')
+    return definition
+
+
+def scan_definition(path: Path) -> Iterator[tuple[int, TraitDefinition | Situation | str]]:
+    """What a file says, item by item: the description, without situations, and then those.
+
+    An item with a mistake is what is wrong with it, so that every mistake can be listed.
+
+    Yields:
+        The line, from 1, and the item.
+
+    Raises:
+        DatasetError: the file cannot be read at all.
+    """
+    text = _text(path)
+    items = _yaml_items(path, text) if path.suffix in (".yaml", ".yml") else _jsonl_items(text)
+    model: type[TraitDefinition] | type[Situation] = TraitDefinition
+    for line, item in items:
+        yield line, item.problem if isinstance(item, _Mistake) else _checked(model, item)
+        model = Situation
+    if model is TraitDefinition:
+        raise DatasetError(f"{path} is empty")
+
+
+@dataclass(frozen=True)
+class _Mistake:
+    """A line that cannot be read, and why."""
+
+    problem: str
+
+
+def _checked(model: type[M], value: Any) -> M | str:
+    if not isinstance(value, Mapping):
+        return f"a mapping with keys is needed, not {str(value)[:40]!r}"
+    try:
+        return model.model_validate(_plain(value))
+    except ValidationError as error:
+        return _mistake(error, model)
+
+
+def _plain(value: Any) -> Any:
+    """What YAML's own mappings and lists stand for."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _mistake(error: ValidationError, model: type[BaseModel]) -> str:
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f'unknown key "{key}".{nearest(key, model.model_fields)}'
+    if first["type"] == "missing":
+        return f'"{key}" is missing'
+    message = first["msg"].removeprefix("Value error, ")
+    return f'"{key}": {message}' if key else message
+
+
+def _text(path: Path) -> str:
+    try:
+        data = read_plain(path)
+    except FileNotFoundError:
+        raise DatasetError(f"{path} does not exist") from None
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise DatasetError(f"{path}:{line}: not UTF-8 text") from error
+
+
+def _jsonl_items(text: str) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield number, json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield number, _Mistake(f"not valid JSON ({getattr(error, 'msg', 'too deeply nested')})")
+
+
+def _yaml_items(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    try:
+        document = YAML().load(text)  # the round-trip loader: it knows the lines
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise DatasetError(f"{path}:{line}: not valid YAML: {error.problem or error.context}") from error
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise DatasetError(f"{path} is not valid YAML") from error
+    if not isinstance(document, Mapping):
+        raise DatasetError(f"{path}:1: a mapping with keys is needed")
+    yield 1, {key: value for key, value in document.items() if key != "situations"}
+    situations = document.get("situations") or []
+    if not isinstance(situations, list):
+        raise DatasetError(f'{path}: "situations" must be a list')
+    for place, item in enumerate(situations):
+        yield situations.lc.item(place)[0] + 1, item  # type: ignore[attr-defined]
+
+
+# Finding ----------------------------------------------------------------------------------------------------
+
+
+def definitions_dirs(workspace: Workspace) -> list[Path]:
+    """Where definitions are looked for: in the workspace, then in what came with the program."""
+    folders = [workspace.datasets / "traits", packaged_root() / "datasets" / "traits"]
+    return list(dict.fromkeys(folders))
+
+
+def list_definitions(workspace: Workspace) -> dict[str, Path]:
+    """The files of all traits that are described somewhere, by name, sorted."""
+    found: dict[str, Path] = {}
+    for folder in definitions_dirs(workspace):
+        for path in sorted(folder.glob("*")):
+            if path.suffix in SUFFIXES and path.is_file():
+                found.setdefault(path.stem, path)
+    return dict(sorted(found.items()))
+
+
+def find_definition(workspace: Workspace, name: str) -> TraitDefinition:
+    """Read a trait's definition, by its name or by the path of a file.
+
+    Raises:
+        DatasetError: there is none, or it is wrong.
+    """
+    path = Path(name)
+    if path.suffix in SUFFIXES:
+        return read_definition(path)
+    known = list_definitions(workspace)
+    if name not in known:
+        hint = nearest(name, known) or f" There are {', '.join(known) or 'none yet'}."
+        raise DatasetError(f'no trait "{name}" is described in {definitions_dirs(workspace)[0]}.{hint}')
+    definition = read_definition(known[name])
+    if definition.name != name:
+        raise PersonaTuiError(f'{known[name]} describes "{definition.name}": its file must have that name')
+    return definition

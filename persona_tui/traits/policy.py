@@ -1,0 +1,270 @@
+"""What scores are allowed: a minimum and a maximum per trait, why, and what breaks it.
+
+A policy is a YAML file:
+
+    name: supportive companion
+    applies_to: reply            # every reply on its own; or `conversation`, the mean over its replies
+    traits:
+      harmful_validation: {max: 0.3, reason: it agrees with a harmful plan}
+      crisis_recognition:
+        min: 0
+        when: [suicide, end my life]   # only where the message that is answered has one of these
+
+or a list of rules, each of which says what is *not* allowed: `harmful_validation>0.3`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from persona_tui.core.errors import ConfigError, nearest
+from persona_tui.traits.score import Scored
+from persona_tui.traits.vector import TraitVector
+
+_RULE = re.compile(r"\s*([A-Za-z0-9_][A-Za-z0-9_-]*)\s*([<>])\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*")
+
+
+@dataclass(frozen=True)
+class Breach:
+    """A limit that a score does not keep.
+
+    Attributes:
+        trait: whose.
+        score: what it is.
+        limit: what it may be at most or at least.
+        side: "max" if it is above its maximum, "min" if below its minimum.
+        reason: the policy's own words, or "".
+        turn: which reply, from 1; None for a whole conversation.
+    """
+
+    trait: str
+    score: float
+    limit: float
+    side: Literal["min", "max"]
+    reason: str = ""
+    turn: int | None = None
+
+    @property
+    def badge(self) -> str:
+        """A few characters for a badge: `harmful_validation 0.62 > 0.30`."""
+        sign = ">" if self.side == "max" else "<"
+        return f"{self.trait} {self.score:.2f} {sign} {self.limit:.2f}"
+
+    def __str__(self) -> str:
+        where = f"reply {self.turn}: " if self.turn is not None else ""
+        return f"{where}{self.badge}{f' ({self.reason})' if self.reason else ''}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "trait": self.trait,
+            "turn": self.turn,
+            "score": round(self.score, 4),
+            self.side: self.limit,
+            "reason": self.reason,
+        }
+
+
+class Limits(BaseModel):
+    """What is allowed for one trait.
+
+    Attributes:
+        min, max: the lowest and the highest score; None = no limit.
+        reason: what a breach means, in words.
+        when: if any, the limits hold only for replies to a message that has one of these words or phrases in
+            it; capitals do not matter.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    min: float | None = Field(default=None, allow_inf_nan=False)
+    max: float | None = Field(default=None, allow_inf_nan=False)
+    reason: str = ""
+    when: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        if self.min is None and self.max is None:
+            raise ValueError('"min" or "max" is needed')
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError("min is above max")
+        return self
+
+    def concern(self, user: str) -> bool:
+        """Whether they hold for a reply to this message."""
+        return not self.when or any(phrase.casefold() in user.casefold() for phrase in self.when)
+
+
+class Policy(BaseModel):
+    """Limits for some traits.
+
+    Attributes:
+        name: what to call it.
+        applies_to: "reply" = each reply must keep the limits, "conversation" = their mean must.
+        traits: the limits.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = "policy"
+    description: str = ""
+    applies_to: Literal["reply", "conversation"] = "reply"
+    traits: dict[str, Limits] = Field(min_length=1)
+
+    @classmethod
+    def load(cls, path: Path) -> Policy:
+        """Read a policy file.
+
+        Raises:
+            ConfigError: it cannot be read, or something in it is wrong; the message begins with `file:line`.
+        """
+        document = _parse(path)
+        try:
+            return cls.model_validate(_plain(document))
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            keys = [str(part) for part in problem["loc"]]
+            line = _line_of(document, keys)
+            raise ConfigError(f"{path}:{line}: {_explain(problem, keys)}.") from error
+
+    @classmethod
+    def from_rules(cls, rules: Sequence[str]) -> Policy:
+        """The policy that forbids what some rules say, such as `harmful_validation>0.3`.
+
+        Raises:
+            ConfigError: one is no rule, or two contradict each other.
+        """
+        limits: dict[str, dict[str, Any]] = {}
+        for rule in rules:
+            match = _RULE.fullmatch(rule)
+            if match is None:
+                raise ConfigError(f'a rule looks like harmful_validation>0.3, not like "{rule}".')
+            side = "max" if match[2] == ">" else "min"
+            limits.setdefault(match[1], {"reason": ""})[side] = _number(match[3], rule)
+        try:
+            return cls(name=", ".join(rules), traits={name: Limits(**each) for name, each in limits.items()})
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            raise ConfigError(f"these rules do not fit together: {problem['msg']}.") from error
+
+    @classmethod
+    def read(cls, given: Sequence[str]) -> Policy:
+        """The policy that a file, or some rules, stand for.
+
+        Raises:
+            ConfigError: neither can be read.
+        """
+        if len(given) == 1 and _RULE.fullmatch(given[0]) is None:
+            return cls.load(Path(given[0]))
+        return cls.from_rules(given)
+
+    @classmethod
+    def healthy(cls, traits: Iterable[TraitVector]) -> Policy | None:
+        """The policy that holds traits in the ranges that their definitions call healthy, if any."""
+        limits = {}
+        for trait in traits:
+            own = trait.reading.healthy
+            if own.min is not None or own.max is not None:
+                limits[trait.name] = Limits(min=own.min, max=own.max)
+        return cls(name="healthy ranges", traits=limits) if limits else None
+
+    def check_known(self, known: Sequence[str]) -> None:
+        """Raise ConfigError if a trait that the policy names is not among these."""
+        for name in self.traits:
+            if name not in known:
+                there = f" There are {', '.join(known)}." if known else ""
+                raise ConfigError(
+                    f'the policy names the trait "{name}", which there is none of.'
+                    f"{nearest(name, known) or there}"
+                )
+
+    def check(self, scored: Scored) -> list[Breach]:
+        """All breaches of a conversation, in the order of its replies."""
+        if self.applies_to == "conversation":
+            users = "\n".join(reply.user for reply in scored.replies)
+            return self.breaches(scored.means, users)
+        return [
+            breach
+            for reply in scored.replies
+            for breach in self.breaches(reply.scores, reply.user, reply.turn)
+        ]
+
+    def breaches(self, scores: Mapping[str, float], user: str = "", turn: int | None = None) -> list[Breach]:
+        """The limits that some scores do not keep.
+
+        Args:
+            scores: by trait; a trait without a score is not judged.
+            user: the message that was answered.
+            turn: which reply it is, for the breaches.
+        """
+        found = []
+        for name, limits in self.traits.items():
+            score = scores.get(name)
+            if score is None or not limits.concern(user):
+                continue
+            if limits.max is not None and score > limits.max:
+                found.append(Breach(name, score, limits.max, "max", limits.reason, turn))
+            elif limits.min is not None and score < limits.min:
+                found.append(Breach(name, score, limits.min, "min", limits.reason, turn))
+        return found
+
+
+def _number(text: str, rule: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f'"{text}" in the rule "{rule}" is no number.') from None
+
+
+def _parse(path: Path) -> Any:
+    try:
+        document = YAML().load(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist: a policy file is needed, or rules like a>0.3.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not text in UTF-8.") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem or error.context}.") from error
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not valid YAML.") from error
+    if not isinstance(document, Mapping):
+        raise ConfigError(f'{path}:1: a mapping with "traits" is needed.')
+    return document
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _line_of(document: Any, keys: Sequence[str]) -> int:
+    """The line of the last of the keys that the document has."""
+    line, place = 1, document
+    for key in keys:
+        if not isinstance(place, Mapping) or key not in place:
+            break
+        line = place.lc.key(key)[0] + 1  # type: ignore[attr-defined]
+        place = place[key]
+    return line
+
+
+def _explain(problem: Any, keys: Sequence[str]) -> str:
+    name = ".".join(keys)
+    if problem["type"] == "extra_forbidden":
+        known = [*Policy.model_fields] if len(keys) == 1 else [*Limits.model_fields]
+        return f'unknown key "{name}".{nearest(keys[-1], known)}'.rstrip(".")
+    if problem["type"] == "missing":
+        return f'"{name}" is missing'
+    return f'"{name}": {problem["msg"].removeprefix("Value error, ")}'

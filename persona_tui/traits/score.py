@@ -1,0 +1,239 @@
+"""What every reply of a conversation scores: one pass per conversation, up to the last layer needed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+import torch
+
+from persona_tui.core.errors import GenerationError
+from persona_tui.datasets.transcripts import BadLine, Conversation, Item
+from persona_tui.model import Message, ModelWrapper, Reading
+from persona_tui.model.spans import ReplyReading, read_replies
+from persona_tui.traits.vector import TraitVector
+
+CHUNK = 256  # conversations that are sorted by length and read together
+CHUNK_CHARACTERS = 1 << 20
+BEFORE = 6  # messages before one of the user's that it is read after
+
+
+@dataclass(frozen=True)
+class ReplyScore:
+    """One reply, measured.
+
+    Attributes:
+        turn: which reply of its conversation, from 1.
+        message: its place among the messages, from 0.
+        user: the message that it answers, "" if there is none.
+        text: the reply.
+        n_tokens: its length.
+        forgotten: how many of the oldest messages did not fit the context.
+        scores: by trait, on the common scale: −1 = the low examples, 1 = the high ones.
+        projections: by trait, the dot product with the unit vector.
+    """
+
+    turn: int
+    message: int
+    user: str
+    text: str
+    n_tokens: int
+    forgotten: int
+    scores: dict[str, float]
+    projections: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A conversation and its replies, in order; there is at least one."""
+
+    conversation: Conversation
+    replies: tuple[ReplyScore, ...]
+
+    @property
+    def means(self) -> dict[str, float]:
+        """By trait, the mean over the replies."""
+        return {name: fmean(reply.scores[name] for reply in self.replies) for name in self.replies[0].scores}
+
+    @property
+    def drift(self) -> dict[str, float]:
+        """By trait, how far the last reply's score lies above the first one's."""
+        first, last = self.replies[0].scores, self.replies[-1].scores
+        return {name: last[name] - first[name] for name in first}
+
+
+@dataclass(frozen=True)
+class TurnScore:
+    """One message of a conversation, the user's or the model's, measured.
+
+    Attributes:
+        turn: which turn it belongs to, from 1; a turn begins with a message of the user's.
+        message: its place among the messages, from 0.
+        role: "user" or "assistant".
+        text: the message.
+        n_tokens: its length.
+        scores: by trait. The scale was made with replies: users' messages are comparable with each other.
+    """
+
+    turn: int
+    message: int
+    role: str
+    text: str
+    n_tokens: int
+    scores: dict[str, float]
+
+
+def drift_of(turns: Sequence[TurnScore], role: str) -> dict[str, float]:
+    """By trait, how far the last message of a role scores above its first one; empty if there are not two."""
+    own = [turn.scores for turn in turns if turn.role == role]
+    return {name: own[-1][name] - own[0][name] for name in own[0]} if len(own) > 1 else {}
+
+
+class TraitScorer:
+    """Measures replies with the traits of one model."""
+
+    def __init__(self, model: ModelWrapper, traits: Sequence[TraitVector]) -> None:
+        """
+        Args:
+            model: what reads the conversations.
+            traits: made on that model (`TraitStore.select` checks it); at least one.
+        """
+        self.model = model
+        self.traits = list(traits)
+        self.layers = sorted({trait.reading.layer for trait in traits})
+
+    def score(self, conversations: Sequence[Conversation]) -> list[Scored | BadLine]:
+        """Measure conversations; one that cannot be read says why in its place."""
+        read = read_replies(self.model, [each.messages for each in conversations], self.layers)
+        return [
+            BadLine(each.where, each.line, _said(found))
+            if isinstance(found, GenerationError)
+            else Scored(each, tuple(self._replies(each, found)))
+            for each, found in zip(conversations, read, strict=True)
+        ]
+
+    def score_text(self, user: str, reply: str) -> ReplyScore:
+        """Measure one reply to one message.
+
+        Raises:
+            GenerationError: it is empty or too long.
+        """
+        messages = [{"role": "user", "content": user}, {"role": "assistant", "content": reply}]
+        found = self.score([Conversation(messages, "the reply")])[0]
+        if isinstance(found, BadLine):
+            raise GenerationError(str(found))
+        return found.replies[-1]
+
+    def score_turns(self, messages: Sequence[Message]) -> list[TurnScore]:
+        """Measure every message of a conversation, in its order, but for the system prompt.
+
+        A reply is read as in `score`; what the user says, at its own tokens, after the system prompt and a
+        few of the messages before it, so that a long conversation costs no more than its length.
+
+        Raises:
+            GenerationError: a reply, or a message of the user's alone, does not fit the context.
+        """
+        steps = self.turns_by_steps(messages)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                found: list[TurnScore] = end.value
+                return found
+
+    def turns_by_steps(self, messages: Sequence[Message]) -> Generator[None, None, list[TurnScore]]:
+        """`score_turns`, with a pause after each pass of the model, for those who have other work, too."""
+        if not self.traits:
+            return []
+        found: dict[int, TurnScore] = {}
+        for place, message in enumerate(messages):
+            if message["role"] == "user" and message["content"].strip():
+                found[place] = self._user(messages, place)
+                yield
+        if any(message["role"] == "assistant" and message["content"].strip() for message in messages):
+            scored = self.score([Conversation(list(messages), "the conversation")])[0]
+            if isinstance(scored, BadLine):
+                raise GenerationError(scored.problem)
+            for reply in scored.replies:
+                found[reply.message] = TurnScore(
+                    0, reply.message, "assistant", reply.text, reply.n_tokens, reply.scores
+                )
+        numbers = list(itertools.accumulate(int(message["role"] == "user") for message in messages))
+        return [replace(found[place], turn=max(1, numbers[place])) for place in sorted(found)]
+
+    def _user(self, messages: Sequence[Message], place: int) -> TurnScore:
+        """One message of the user's."""
+        reading = self._read_message(messages[: place + 1])
+        scores = {
+            trait.name: trait.score(
+                trait.projections(reading.mean[reading.layers.index(trait.reading.layer)].unsqueeze(0))[0]
+            )
+            for trait in self.traits
+        }
+        return TurnScore(0, place, "user", messages[place]["content"], reading.n_tokens, scores)
+
+    def _read_message(self, messages: Sequence[Message]) -> Reading:
+        """The last message, after the system prompt and some before it, or alone if that is too long."""
+        opening = [message for message in messages[:1] if message["role"] == "system"]
+        start = max(len(opening), len(messages) - 1 - BEFORE)
+        while start < len(messages) - 1 and messages[start]["role"] != "user":
+            start += 1  # a conversation begins with its user
+        try:
+            return self.model.read_messages([[*opening, *messages[start:]]], self.layers)[0]
+        except GenerationError:
+            if len(messages) == 1:
+                raise
+        return self.model.read_messages([[messages[-1]]], self.layers)[0]
+
+    def stream(self, items: Iterable[Item]) -> Iterator[Scored | BadLine]:
+        """Measure any number of conversations, in their order and in constant memory."""
+        for chunk in chunks(items):
+            good = [item for item in chunk if isinstance(item, Conversation)]
+            scored = iter(self.score(good))
+            for item in chunk:
+                yield item if isinstance(item, BadLine) else next(scored)
+
+    def _replies(self, conversation: Conversation, readings: Sequence[ReplyReading]) -> Iterator[ReplyScore]:
+        stacked = torch.stack([reading.mean for reading in readings])  # [replies, layers, hidden]
+        projected = {
+            trait.name: trait.projections(stacked[:, self.layers.index(trait.reading.layer)])
+            for trait in self.traits
+        }
+        for place, reading in enumerate(readings):
+            projections = {name: values[place] for name, values in projected.items()}
+            yield ReplyScore(
+                turn=place + 1,
+                message=reading.message,
+                user=_answered(conversation, reading.message),
+                text=conversation.messages[reading.message]["content"],
+                n_tokens=reading.n_tokens,
+                forgotten=reading.forgotten,
+                scores={trait.name: trait.score(projections[trait.name]) for trait in self.traits},
+                projections=projections,
+            )
+
+
+def chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Items in groups that are neither too many nor too long together."""
+    group: list[Item] = []
+    size = 0
+    for item in items:
+        group.append(item)
+        if isinstance(item, Conversation):
+            size += sum(len(message["content"]) for message in item.messages)
+        if len(group) >= CHUNK or size >= CHUNK_CHARACTERS:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _answered(conversation: Conversation, reply: int) -> str:
+    before = itertools.islice(reversed(conversation.messages[:reply]), 1)
+    return next((message["content"] for message in before if message["role"] == "user"), "")
+
+
+def _said(error: GenerationError) -> str:
+    return " ".join(str(error).split()).rstrip(".")

@@ -1,0 +1,320 @@
+"""One extracted trait, and the folder with all traits of a model.
+
+A trait's file is that of a persona, with `kind` "trait": `mean` is the mean of the high side, `raw` the
+difference from the low side, `safe` that difference without its safety component. So everything that steers
+with personas steers with traits. What measuring needs on top of it, layer and threshold, is in the metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from persona_tui.core.errors import PersonaTuiError, VectorFileError, WorkspaceError, nearest
+from persona_tui.core.files import atomic_write_text
+from persona_tui.core.workspace import TRAIT_PREFIX, safe_name
+from persona_tui.traits.definition import Healthy
+from persona_tui.vectors.files import SUFFIX, check_model
+from persona_tui.vectors.maths import normalize
+from persona_tui.vectors.persona import PersonaVector, explain_fault
+
+SUMMARY_FILE = "summary.json"
+WEAK = 0.75  # an AUC below this is not worth measuring with
+RECIPE = "response"  # the recipe of persona files that traits use: the mean over the reply's tokens
+
+
+class Interval(BaseModel):
+    """A figure with its 95% interval."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    value: float
+    low: float
+    high: float
+
+
+class LayerFigures(BaseModel):
+    """How well one layer separates both sides, found by cross-validation.
+
+    Attributes:
+        layer: which one.
+        strength: length of the difference of the means, in the units of the residual stream.
+        separation: standard deviations between the two means of left-out replies.
+        auc: the chance that a left-out high reply scores above a left-out low one.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    layer: int
+    strength: float
+    separation: float
+    auc: float
+
+
+class HeldOut(BaseModel):
+    """What the test conversations came to. Nothing was chosen by them.
+
+    Attributes:
+        auc: as above.
+        accuracy: share of replies on their own side of the threshold.
+        high, low: how many of each.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    auc: Interval
+    accuracy: float
+    high: int
+    low: int
+
+
+class TraitReading(BaseModel):
+    """What measuring with a trait needs to know; stored in the file's metadata under "trait".
+
+    Attributes:
+        layer: where replies are measured.
+        threshold: the score from which on a reply counts as high.
+        threshold_source: "cross-validation", or the file that it was calibrated on.
+        strength, separation: of that layer.
+        auc: of that layer, by cross-validation.
+        held_out: on the test conversations, if there were any.
+        layers: all layers that were candidates.
+        healthy: the scores at which the trait is as it should be.
+        high, low: what both sides do, in words.
+        recipe: "conversations" or "prompts".
+        counts: how many replies of each side are in the means.
+        source_hash: of the conversations.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    layer: int
+    threshold: float = 0.0
+    threshold_source: str = "cross-validation"
+    strength: float
+    separation: float
+    auc: Interval
+    held_out: HeldOut | None = None
+    layers: tuple[LayerFigures, ...] = ()
+    healthy: Healthy = Healthy()
+    high: str = ""
+    low: str = ""
+    recipe: str = "conversations"
+    counts: dict[str, int] = {}
+    source_hash: str = ""
+
+    @property
+    def weakness(self) -> str | None:
+        """Why the trait may not measure what it should, in one line; None if nothing speaks against it."""
+        if self.held_out is not None and self.held_out.auc.value < WEAK:
+            return f"held-out replies are told apart with an AUC of {self.held_out.auc.value:.2f} only"
+        if self.auc.value < WEAK:
+            return f"left-out replies are told apart with an AUC of {self.auc.value:.2f} only"
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class TraitVector:
+    """A trait of one model: vectors, and how replies are read with them.
+
+    Attributes:
+        vector: as a persona; its name is that of the trait.
+        reading: layer, threshold and figures.
+    """
+
+    vector: PersonaVector
+    reading: TraitReading
+
+    @classmethod
+    def of(cls, vector: PersonaVector) -> TraitVector:
+        """A persona's file, read as a trait.
+
+        Raises:
+            VectorFileError: it is no trait, or its metadata is wrong.
+        """
+        name = vector.name.removeprefix(TRAIT_PREFIX)
+        if vector.kind != "trait":
+            raise VectorFileError(f'"{name}" is a persona and no trait.')
+        try:
+            reading = TraitReading.model_validate(vector.metadata.get("trait"))
+        except ValidationError as error:
+            raise VectorFileError(f'The trait "{name}" cannot be used: {explain_fault(error)}.') from error
+        if reading.layer not in vector.layers or RECIPE not in vector.raw:
+            raise VectorFileError(f'The trait "{name}" has no vector for layer {reading.layer}.')
+        return cls(replace(vector, name=name), reading)
+
+    @classmethod
+    def load(cls, path: Path) -> TraitVector:
+        """Read a trait's file; it is called what the file is called.
+
+        Raises:
+            VectorFileError: the file is missing, damaged, or holds something else.
+        """
+        return cls.of(replace(PersonaVector.load(path), name=path.stem))
+
+    @property
+    def name(self) -> str:
+        """The trait's name, without a prefix."""
+        return self.vector.name
+
+    @cached_property
+    def direction(self) -> Tensor:
+        """The unit vector from low to high at the trait's layer, `[hidden]`."""
+        return normalize(self._raw)
+
+    @cached_property
+    def half_gap(self) -> float:
+        """Half the distance between both sides' means, along the direction."""
+        return float(self._raw.norm()) / 2
+
+    @cached_property
+    def centre(self) -> float:
+        """The projection of the middle between both sides' means."""
+        mean = self.vector.mean[RECIPE][self._row]
+        return float((mean.double() - self._raw.double() / 2) @ self.direction.double())
+
+    @property
+    def _row(self) -> int:
+        return self.vector.layers.index(self.reading.layer)
+
+    @property
+    def _raw(self) -> Tensor:
+        return self.vector.raw[RECIPE][self._row]
+
+    def projections(self, activations: Tensor) -> list[float]:
+        """Dot products of activations `[replies, hidden]`, at the trait's layer, with its direction."""
+        projected: list[float] = (activations.float() @ self.direction).tolist()
+        return projected
+
+    def score(self, projection: float) -> float:
+        """A projection on the common scale: −1 = the low examples' mean, +1 = the high ones'."""
+        return (projection - self.centre) / self.half_gap if self.half_gap > 0 else 0.0
+
+    def with_reading(self, **changes: Any) -> TraitVector:
+        """This trait with other fields of its reading."""
+        return replace(self, reading=self.reading.model_copy(update=changes))
+
+    def save(self, path: Path, *, inside: Path | None = None) -> None:
+        """Write the trait to one file; see `files.save_tensors` for `inside` and the errors."""
+        metadata = {**self.vector.metadata, "kind": "trait", "trait": self.reading.model_dump(mode="json")}
+        replace(self.vector, metadata=metadata).save(path, inside=inside)
+
+
+class TraitStore:
+    """The traits of one model: `vectors/<model>/traits/`, with a summary beside them."""
+
+    def __init__(self, folder: Path, fingerprint: str | None = None, model_name: str | None = None) -> None:
+        """
+        Args:
+            folder: where the files are; it need not exist.
+            fingerprint: of the loaded model. Traits made on another one are refused. None: not checked.
+            model_name: what to call the model in errors.
+        """
+        self.folder = folder
+        self.fingerprint = fingerprint
+        self.model_name = model_name or folder.parent.name
+
+    def names(self) -> list[str]:
+        """The traits there are, sorted."""
+        return sorted(path.stem for path in self.folder.glob(f"*{SUFFIX}") if _usable_name(path))
+
+    def path_of(self, name: str) -> Path:
+        """A trait's file, whether it exists or not.
+
+        Raises:
+            WorkspaceError: the name cannot be a file name.
+        """
+        return self.folder / f"{safe_name(name.removeprefix(TRAIT_PREFIX))}{SUFFIX}"
+
+    def get(self, name: str) -> TraitVector:
+        """Read a trait.
+
+        Raises:
+            VectorFileError: there is none of this name, or its file is damaged or of another model.
+        """
+        path = self.path_of(name)
+        if not path.is_file():
+            known = self.names()
+            there = f" There are {', '.join(known)}." if known else f" Extract it: trait extract {name}"
+            raise VectorFileError(
+                f'There is no trait "{name}" for {self.model_name}.{nearest(name, known) or there}'
+            )
+        trait = TraitVector.load(path)
+        check_model(path, trait.vector.metadata, self.fingerprint, self.model_name)
+        return trait
+
+    def select(self, names: Sequence[str] = ()) -> list[TraitVector]:
+        """Read some traits, by default all there are.
+
+        Raises:
+            VectorFileError: one is missing or cannot be used, or there are none at all.
+        """
+        chosen = list(dict.fromkeys(names)) or self.names()
+        if not chosen:
+            raise VectorFileError(
+                f"No traits have been extracted for {self.model_name}: `persona-tui trait extract --all`."
+            )
+        return [self.get(name) for name in chosen]
+
+    def save(self, trait: TraitVector) -> Path:
+        """Write a trait, replacing one of the same name, and the summary; the trait's path."""
+        path = self.path_of(trait.name)
+        check_model(path, trait.vector.metadata, self.fingerprint, self.model_name)
+        trait.save(path, inside=self.folder)
+        self.write_summary()
+        return path
+
+    def write_summary(self) -> None:
+        """Write what every trait's figures are. A damaged file is in it with its error."""
+        traits: dict[str, Any] = {}
+        for name in self.names():
+            try:
+                traits[name] = summary(TraitVector.load(self.path_of(name)))
+            except PersonaTuiError as error:
+                traits[name] = {"error": str(error)}
+        document = {"model": self.model_name, "model_fingerprint": self.fingerprint, "traits": traits}
+        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        atomic_write_text(self.folder / SUMMARY_FILE, text, inside=self.folder)
+
+
+def summary(trait: TraitVector) -> dict[str, Any]:
+    """A trait's figures for people and programs, rounded."""
+    reading = trait.reading
+    held_out = reading.held_out
+    return {
+        "layer": reading.layer,
+        "strength": round(reading.strength, 4),
+        "separation": round(reading.separation, 4),
+        "auc": _rounded(reading.auc),
+        "held_out": None
+        if held_out is None
+        else {
+            "auc": _rounded(held_out.auc),
+            "accuracy": round(held_out.accuracy, 4),
+            "n": [held_out.high, held_out.low],
+        },
+        "threshold": round(reading.threshold, 4),
+        "threshold_source": reading.threshold_source,
+        "healthy": reading.healthy.model_dump(),
+        "recipe": reading.recipe,
+        "weak": reading.weakness,
+        "n": [reading.counts.get("high", 0), reading.counts.get("low", 0)],
+    }
+
+
+def _rounded(interval: Interval) -> dict[str, float]:
+    return {key: round(value, 4) for key, value in interval.model_dump().items()}
+
+
+def _usable_name(path: Path) -> bool:
+    try:
+        return safe_name(path.stem) == path.stem and path.is_file()
+    except WorkspaceError:
+        return False

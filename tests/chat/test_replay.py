@@ -1,0 +1,163 @@
+"""Replies that come out again, token for token, from what the transcript has."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from persona_tui.chat import Conversation, SessionStore
+from persona_tui.chat.commands import ChatSession, execute
+from persona_tui.chat.replies import Stretch, check_same, replay, stretches
+from persona_tui.core.errors import SessionError
+from persona_tui.project.project import Project
+
+
+def saved(session: ChatSession) -> Conversation:
+    """The conversation as its file has it."""
+    id = str(session.session_id)
+    session.close()
+    return SessionStore(session.project.workspace).load(id)[0]
+
+
+def spoken(session: ChatSession, persona: str, *strengths: float) -> None:
+    """A turn in which the strength changes after every fourth token."""
+    turn = session.take_turn("What is a good life?")
+    execute(session, f"/persona {persona}")
+    for strength in strengths:
+        for _ in range(4):
+            next(turn)
+        execute(session, f"/strength {strength}")
+    list(turn)
+
+
+def test_a_session_comes_out_the_same(session: ChatSession, persona: str) -> None:
+    session.sampling_changes["temperature"] = 1.5
+    spoken(session, persona, 0.6, 1.5, -0.4)
+    execute(session, "/safety off")
+    execute(session, "/system Be brief.")
+    list(session.take_turn("Go on."))
+    execute(session, "/max-tokens 5")
+    execute(session, "/regenerate")
+    execute(session, "/continue")
+    execute(session, "/edit #1 Why?")
+    execute(session, "/temperature 0")
+    execute(session, "/regenerate")
+    conversation = saved(session)
+    recorded = stretches(conversation)
+    assert len(recorded) == 6
+    assert [change.index for change in recorded[0].recorded.changes] == [4, 8, 12]
+    results = [replay(session.project.engine, stretch) for stretch in recorded]
+    assert [result.equal for result in results] == [True] * 6
+    assert [result.tokens for result in results] == [len(stretch.tokens) for stretch in recorded]
+
+
+def test_it_is_the_changes_that_matter(session: ChatSession, persona: str) -> None:
+    session.sampling_changes = {"temperature": 0.0}
+    spoken(session, persona, 3.0)
+    (stretch,) = stretches(saved(session))
+    engine = session.project.engine
+    assert replay(engine, stretch).equal
+    late = stretch.recorded.changes.pop()
+    result = replay(engine, stretch)
+    assert not result.equal and result.tokens >= late.index
+    assert result.expected == stretch.tokens[result.tokens] != result.got
+
+
+def test_the_present_mix_and_what_is_loaded_stay(
+    project: Project, session: ChatSession, persona: str
+) -> None:
+    spoken(session, persona, 0.5)
+    project.personas.unload(persona)
+    mix = project.engine.mix
+    (stretch,) = stretches(saved(session))
+    assert replay(project.engine, stretch).equal
+    assert project.engine.mix == mix and persona not in project.personas.list_loaded()
+
+
+def test_the_floor_is_where_it_was(session: ChatSession, persona: str) -> None:
+    session.project.engine.set_safety_floor(90)
+    spoken(session, persona, 0.5)
+    session.project.engine.set_safety_floor(25)
+    (stretch,) = stretches(saved(session))
+    assert stretch.settings["mix"]["floor"]["percentile"] == 90
+    assert replay(session.project.engine, stretch).equal
+
+
+def test_a_reply_that_was_one_of_two_rows(session: ChatSession, persona: str) -> None:
+    """As an A/B comparison records it: the whole batch is written again."""
+    from persona_tui.chat.replies import prepare
+    from persona_tui.core.mix import Mix
+
+    engine, conversation = session.project.engine, session.conversation
+    sampling = type(engine.sampling)(24, 1.5, 1.0, 7)
+    mixes = [Mix({persona: 1.0}, 0.5), Mix()]
+    session._save()
+    conversation.add_user("Who are you?")
+    prepared = prepare(engine, conversation.messages(), None, sampling)
+    rows = [engine.describe(mix) for mix in mixes]
+    replies = [
+        conversation.regenerate(1, {**prepared.settings, "mix": rows[row], "rows": rows, "row": row})
+        for row in range(2)
+    ]
+    for event in engine.compare(prepared.messages, mixes, sampling=sampling):
+        conversation.extend(replies[event.row], event.text, event.token_id)
+    for reply in replies:
+        conversation.finish(reply)
+    first, second = stretches(saved(session))
+    assert first.tokens != second.tokens
+    assert replay(engine, first).equal and replay(engine, second).equal
+
+
+# --- what cannot come out the same ---
+
+
+@pytest.fixture
+def stretch(session: ChatSession, persona: str) -> Stretch:
+    session.sampling_changes["max_new_tokens"] = 4
+    spoken(session, persona)
+    return stretches(saved(session))[0]
+
+
+def test_another_model_is_an_error(project: Project, stretch: Stretch) -> None:
+    stretch.settings["fingerprint"] = "0" * 64
+    with pytest.raises(
+        SessionError, match="reply 2 was written by builtin with the fingerprint 000000000000"
+    ):
+        check_same(project.engine, stretch)
+
+
+def test_other_vectors_are_an_error_that_names_them(project: Project, stretch: Stretch, persona: str) -> None:
+    mix = (stretch.recorded.changes or [stretch.recorded])[-1].mix or {}
+    mix["vectors"][persona] = "0" * 64
+    with pytest.raises(SessionError, match=f"another file of {persona}: SHA-256 000000000000"):
+        replay(project.engine, stretch)
+    mix["vectors"] = {"ghost": "0" * 64}
+    with pytest.raises(SessionError, match="spoken with ghost: "):
+        replay(project.engine, stretch)
+
+
+def test_a_run_without_its_settings_is_an_error(project: Project, stretch: Stretch) -> None:
+    del stretch.settings["sampling"]
+    with pytest.raises(SessionError, match="without its sampling"):
+        replay(project.engine, stretch)
+
+
+def test_other_capping_layers_are_an_error(project: Project, stretch: Stretch) -> None:
+    for mix in (stretch.settings["mix"], *(change.mix for change in stretch.recorded.changes)):
+        mix["floor"]["layers"] = [0]
+    with pytest.raises(SessionError, match=r"capped at layers \[0\]"):
+        replay(project.engine, stretch)
+
+
+def test_the_hash_is_of_the_file_as_it_was_read(project: Project, persona: str, tmp_path: Path) -> None:
+    from persona_tui.vectors.manager import PersonaManager
+
+    folder = Path(shutil.copytree(project.personas.vectors_dir, tmp_path / "vectors"))
+    manager = PersonaManager(folder)
+    before = manager.digest(persona)
+    path = manager.path_of(persona)
+    shutil.copyfile(next(each for each in path.parent.glob("*.safetensors") if each != path), path)
+    assert manager.digest(persona) == before
+    assert PersonaManager(folder).digest(persona) != before
