@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 
-from persona_tui.vectors import partial
+from persona_tui.extraction import checkpoints
 
 _FILE_EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 
@@ -37,7 +37,7 @@ def _arm_files(wanted: int) -> None:
 
     def watch(event: str, arguments: tuple[object, ...]) -> None:
         nonlocal count
-        if event in _FILE_EVENTS and f"{os.sep}{partial.FOLDER}" in str(arguments[0]):
+        if event in _FILE_EVENTS and f"{os.sep}{checkpoints.FOLDER}" in str(arguments[0]):
             count += 1
             if count == wanted:
                 kill()
@@ -46,15 +46,15 @@ def _arm_files(wanted: int) -> None:
 
 
 def _arm_seconds(seconds: float) -> None:
-    begin = partial.PartialStore._begin
+    begin = checkpoints.PartialStore._begin
 
-    def begin_and_count_down(store: partial.PartialStore, *arguments: object) -> None:
+    def begin_and_count_down(store: checkpoints.PartialStore, *arguments: object) -> None:
         timer = threading.Timer(seconds, kill)
         timer.daemon = True
         timer.start()
         begin(store, *arguments)  # type: ignore[arg-type]
 
-    partial.PartialStore._begin = begin_and_count_down  # type: ignore[method-assign, assignment]
+    checkpoints.PartialStore._begin = begin_and_count_down  # type: ignore[method-assign, assignment]
 
 
 def run(moment: str, arguments: list[str]) -> None:
@@ -64,7 +64,7 @@ def run(moment: str, arguments: list[str]) -> None:
     from persona_tui.cli import main
 
     torch.set_num_threads(1)
-    partial.SAVE_SECONDS, partial.MOST_TIME_SAVING = 0.0, float("inf")
+    checkpoints.SAVE_SECONDS, checkpoints.MOST_TIME_SAVING = 0.0, float("inf")
     arm(moment)
     main(arguments)
 

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from persona_tui.core.errors import DatasetError
 from persona_tui.core.files import atomic_write_text
@@ -26,9 +26,11 @@ from persona_tui.datasets.fallback import fallback_prompts
 from persona_tui.datasets.lenient import find_items
 from persona_tui.datasets.schema import QUESTION_CATEGORIES
 from persona_tui.datasets.validate import Distinct, tokens
-from persona_tui.extraction.checkpoints import PartialStore, Stage, Tally
 from persona_tui.model.generation import Sampling
 from persona_tui.model.wrapper import ModelWrapper, Request
+
+if TYPE_CHECKING:
+    from persona_tui.extraction.checkpoints import PartialStore, Stage
 
 Item = dict[str, Any]
 Clean = Callable[[Any], "Item | None"]
@@ -180,6 +182,8 @@ class DatasetGenerator:
             if batches not in answers:
                 answers[batches] = self._ask(template, n - before, batches, fruitless)
                 if crew.is_main:
+                    from persona_tui.extraction.checkpoints import Tally
+
                     stage.add(Tally(frozenset([batches]), values={batches: answers[batches]}))
             for answer in answers[batches]:
                 for item in self._new_items(answer, clean, distinct)[: n - len(self.records)]:
@@ -192,6 +196,8 @@ class DatasetGenerator:
 
     def _stage(self, recipe: list[object]) -> Stage:
         if self.partial is None:
+            from persona_tui.extraction.checkpoints import Stage
+
             return Stage()
         return self.partial.stage(["dataset", *self._model.identity, *recipe])
 

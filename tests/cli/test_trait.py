@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.monitoring.traits.conftest import LOUD, QUIET, WORDS, chat, write_definition, write_lines
 
 from tests.model.conftest import make_model, make_tokenizer
+from tests.traits.conftest import LOUD, QUIET, WORDS, chat, write_definition, write_lines
 
 from .conftest import Cli, Result, make_workspace, spawn
 

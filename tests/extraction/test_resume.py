@@ -12,10 +12,9 @@ import torch
 from persona_tui.core.errors import GenerationError, JobCancelled, WorkspaceError
 from persona_tui.core.lock import only_writer
 from persona_tui.datasets.generator import DatasetGenerator
-from persona_tui.extraction import ActivationExtractor, ActivationSums, PersonaStudio
+from persona_tui.extraction import ActivationExtractor, ActivationSums, PersonaStudio, checkpoints
 from persona_tui.extraction.checkpoints import PartialStore, Tally
 from persona_tui.model import Activations, Generation, ModelWrapper
-from persona_tui.vectors import partial
 from persona_tui.vectors.manager import PersonaManager
 from tests.extraction.conftest import ARCHETYPES, MakeStudio
 
@@ -24,8 +23,8 @@ UNCALIBRATED = {"calibration.enabled": False}
 
 @pytest.fixture(autouse=True)
 def save_after_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partial, "SAVE_SECONDS", 0.0)
-    monkeypatch.setattr(partial, "MOST_TIME_SAVING", float("inf"))
+    monkeypatch.setattr(checkpoints, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "MOST_TIME_SAVING", float("inf"))
 
 
 @pytest.fixture
@@ -131,12 +130,12 @@ def test_finished_vectors_are_saved_before_the_job_ends(make_studio: MakeStudio)
 def test_going_on_is_said(make_studio: MakeStudio) -> None:
     lines: list[str] = []
     studio = make_studio(UNCALIBRATED, checkpoint=stops_after(3, JobCancelled("cancelled")))
-    studio.partial._log = lines.append
+    studio.checkpoints._log = lines.append
     with pytest.raises(JobCancelled):
         studio.extract_axes()
     assert lines == ["Stopped. What is finished is kept: the same command goes on from there."]
     again = make_studio(UNCALIBRATED)
-    again.partial._log = lines.append
+    again.checkpoints._log = lines.append
     again.extract_axes()
     assert lines[1:] == ["Going on where it was interrupted."]
 
@@ -148,7 +147,7 @@ def test_other_settings_start_anew_and_say_so(make_studio: MakeStudio, answered:
         studio.extract_axes()
     answered.clear()
     other = make_studio({**UNCALIBRATED, "extraction.temperature": 0.5, "extraction.max_new_tokens": 11})
-    other.partial._log = lines.append
+    other.checkpoints._log = lines.append
     other.extract_axes()
     assert lines == [
         "Interrupted before with other settings (extraction.max_new_tokens, extraction.temperature): "
@@ -182,7 +181,7 @@ def test_a_damaged_file_is_done_again(make_studio: MakeStudio, extracted: Person
         data[-1] ^= 1  # one bit
         path.write_bytes(data)
     again = make_studio()
-    again.partial._log = lines.append
+    again.checkpoints._log = lines.append
     again.extract_axes()
     assert any("damaged" in line and "done again" in line for line in lines)
     assert_same_vectors(again.manager, extracted.manager)

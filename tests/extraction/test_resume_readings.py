@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 
 from persona_tui.core.errors import JobCancelled
 from persona_tui.core.jobs import JobContext, JobProgress
+from persona_tui.extraction import checkpoints
 from persona_tui.model import ModelWrapper
 from persona_tui.project.project import Project
 from persona_tui.traits import extract as traits
 from persona_tui.traits.definition import find_definition
-from persona_tui.vectors import partial
 from tests.cli.conftest import REPOSITORY, make_workspace, tiny_model
 
 __all__ = ["tiny_model"]
@@ -27,8 +27,8 @@ Work = Callable[[Project, JobContext], object]
 
 @pytest.fixture(autouse=True)
 def save_after_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partial, "SAVE_SECONDS", 0.0)
-    monkeypatch.setattr(partial, "MOST_TIME_SAVING", float("inf"))
+    monkeypatch.setattr(checkpoints, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoints, "MOST_TIME_SAVING", float("inf"))
 
 
 @pytest.fixture
