@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from persona_tui import __version__
+from persona_tui.chat.schema import fault_of
 from persona_tui.core.errors import SessionError
 from persona_tui.core.lock import lock_handle
 from persona_tui.core.plain_files import lines_of, read_plain
@@ -252,6 +253,8 @@ def read_events(path: Path, skip: tuple[str, ...] = ()) -> Iterator[Event]:
             kind = event.pop("kind")
             if number == 1:
                 _check_header(path, kind, event)
+            if problem := fault_of(kind, event):
+                raise SessionError(f"{path}:{number}: this {kind} does not fit: {problem}")
             yield Event(kind, event, number)
     except FileNotFoundError as error:
         raise SessionError(f"there is no session {path.stem}") from error

@@ -42,6 +42,7 @@ Message = dict[str, str]
 LONGEST_LINE = 16 << 20  # bytes
 _LARGEST_DOCUMENT = 256 << 20  # bytes of what is read whole
 
+THOUGHT = "what is thought before a reply is no part of it (`trait score --thoughts` measures both)"
 ONE_REPLY = "no turns found; read as one reply"
 
 _SEPARATOR = re.compile(r"\s*-{3,}\s*")
@@ -126,6 +127,7 @@ def _conversation(
         turns, judged = [Turn("system", system.strip()), *turns], judged + 1
     if not any(each.role == "assistant" and (each.content or each.thought) for each in turns[judged:]):
         raise TranscriptError("no message of an assistant's in it says anything")
+    thoughts = {place: each.thought for place, each in enumerate(turns) if each.thought}
     return Conversation(
         [{"role": each.role, "content": each.content} for each in turns],
         f"{where} ({reading.part})" if reading.part else where,
@@ -133,8 +135,8 @@ def _conversation(
         fields,
         reading.part,
         judged,
-        {place: each.thought for place, each in enumerate(turns) if each.thought},
-        reading.notes,
+        thoughts,
+        (*reading.notes, *[THOUGHT] * len(thoughts)),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 from typing import Any
 
@@ -59,7 +60,7 @@ def is_read_back(talk: list[tuple[str, str]]) -> None:
 
 
 def ends_in_an_answer(data: bytes) -> None:
-    """No exception but our own, and no item that is neither a conversation with a reply nor a told problem."""
+    """No exception but our own; every item is a conversation with a reply, or a problem that is told."""
     try:
         found = list(read_stream(io.BytesIO(data), "x"))
     except DatasetError as error:
@@ -70,9 +71,7 @@ def ends_in_an_answer(data: bytes) -> None:
             assert item.problem and "\n" not in str(item)
         else:
             roles = [message["role"] for message in item.messages]
-            assert "assistant" in roles[item.judged :] and all(
-                a != b for a, b in zip(roles, roles[1:], strict=False)
-            )
+            assert "assistant" in roles[item.judged :] and all(a != b for a, b in itertools.pairwise(roles))
 
 
 JSON = st.recursive(
@@ -81,8 +80,8 @@ JSON = st.recursive(
         st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
-                ["messages", "role", "content", "from", "value", "prompt", "chosen", "rejected", "choices"]
-                + ["message", "mapping", "body", "response", "parts", "parent", "user", "assistant", "author"]
+                "messages role content from value prompt chosen rejected choices message mapping body "
+                "response parts parent user assistant author".split()
             ),
             inner,
             max_size=4,
