@@ -101,7 +101,7 @@ def test_a_reply_that_was_one_of_two_rows(session: ChatSession, persona: str) ->
         conversation.regenerate(1, {**prepared.settings, "mix": rows[row], "rows": rows, "row": row})
         for row in range(2)
     ]
-    for event in engine.compare(prepared.messages, mixes, sampling=sampling):
+    for event in engine.stream_rows(prepared.messages, mixes, sampling=sampling):
         conversation.extend(replies[event.row], event.text, event.token_id)
     for reply in replies:
         conversation.finish(reply)
