@@ -55,6 +55,11 @@ class ModelSettings(_Section):
         default="none", description='"none", "8bit" or "4bit" (the last two need the quantization extra)'
     )
     compile: bool = Field(default=False, description="true or false")
+    trust_remote_code: str | None = Field(
+        default=None,
+        min_length=1,
+        description="the name of the one model whose own code and pickled weights may be used, or null",
+    )
 
 
 class ExtractionSettings(_Section):

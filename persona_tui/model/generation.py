@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedModel
 
 from persona_tui.core.errors import GenerationError, MemoryShortage
@@ -264,6 +264,12 @@ def accepted_arguments(model: PreTrainedModel) -> frozenset[str]:
     return frozenset(inspect.signature(model.forward).parameters)
 
 
+def cache_argument(module: nn.Module) -> str:
+    """The name under which a forward pass takes its cache; newer transformers has one for all."""
+    names = inspect.signature(module.forward).parameters
+    return next((name for name in ("cache", "past_key_values", "cache_params") if name in names), "cache")
+
+
 def _likelihoods(logits: Tensor, tokens: Tensor) -> Tensor:
     """The tokens' log-probabilities and the entropies of the choice, `[rows, 2]`."""
     logprobs = logits.log_softmax(-1)
@@ -341,7 +347,7 @@ class _Decoding:
         """Run the model on the present input; its last position's logits, float32 `[rows, vocabulary]`."""
         arguments: dict[str, Any] = {
             "input_ids": self.input,
-            "past_key_values": self.cache,
+            cache_argument(self.model): self.cache,
             "use_cache": True,
         }
         compiled = self.compiled if self.index else None  # not for the prompts

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from persona_tui.model.blocks import device_of, find_decoder
-from persona_tui.model.generation import clear_memory_errors
+from persona_tui.model.generation import cache_argument, clear_memory_errors
 from persona_tui.model.residual import Interventions, ResidualHooks, StopForward
 
 
@@ -58,7 +58,7 @@ def read_positions(model: PreTrainedModel, text: Rereading, hooks: ResidualHooks
         ids = torch.tensor([list(text.ids[start:stop])], device=device)
         try:
             with hooks, clear_memory_errors():
-                decoder(input_ids=ids, past_key_values=cache, use_cache=True)
+                decoder(input_ids=ids, use_cache=True, **{cache_argument(decoder): cache})
         except StopForward:
             pass
         seen.append(hooks.traces_everywhere(torch.device("cpu"), 1, stop - start)[0])

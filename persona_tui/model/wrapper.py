@@ -164,14 +164,19 @@ class ModelWrapper:
 
     @classmethod
     def load(
-        cls, name: str, device: str = "auto", dtype: str = "auto", quantization: str = "none"
+        cls,
+        name: str,
+        device: str = "auto",
+        dtype: str = "auto",
+        quantization: str = "none",
+        trust_remote_code: bool = False,
     ) -> ModelWrapper:
         """Load "builtin", a folder, or a model from the Hugging Face hub; see `loader.load`.
 
         Raises:
             ModelLoadError: one line that says why.
         """
-        model, tokenizer = loader.load(name, device, dtype, quantization)
+        model, tokenizer = loader.load(name, device, dtype, quantization, trust_remote_code)
         return cls(model, tokenizer, name)
 
     @cached_property

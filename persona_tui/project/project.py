@@ -122,15 +122,24 @@ class Project:
         device: str | None = None,
         dtype: str | None = None,
         quantization: str | None = None,
+        trusted_model: str | None = None,
     ) -> Project:
         """Find the workspace and read its settings; None = as config.yaml says.
+
+        `trusted_model` names the one model whose own code may run, as `model.trust_remote_code` does.
 
         Raises:
             WorkspaceError: the workspace cannot be used.
             ConfigError: a setting, there or here, is not allowed.
         """
         found = processes().from_main(lambda: Workspace.find(workspace))
-        given = {"name": model, "device": device, "dtype": dtype, "quantization": quantization}
+        given = {
+            "name": model,
+            "device": device,
+            "dtype": dtype,
+            "quantization": quantization,
+            "trust_remote_code": trusted_model,
+        }
         values = {f"model.{key}": value for key, value in given.items() if value is not None}
         return cls(found, override(found.settings, values))
 
@@ -166,7 +175,15 @@ class Project:
             self.on_model_load(chosen.name)
             from persona_tui.model import ModelWrapper
 
-            model = ModelWrapper.load(chosen.name, chosen.device, chosen.dtype, chosen.quantization)
+            # Trust is for one model by name; it does not pass to another that a session or /model names.
+            trusted = chosen.trust_remote_code
+            model = ModelWrapper.load(
+                chosen.name,
+                chosen.device,
+                chosen.dtype,
+                chosen.quantization,
+                trusted is not None and model_slug(trusted) == model_slug(chosen.name),
+            )
             if chosen.compile:
                 model.compile()
             _share_cores(model)
