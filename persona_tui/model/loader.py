@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -27,10 +26,10 @@ from transformers.utils import logging as transformers_logging
 
 from persona_tui.core.errors import JobCancelled, ModelLoadError, nearest
 from persona_tui.core.processes import launched, local_place
+from persona_tui.model import sources
 from persona_tui.model.blocks import find_blocks
+from persona_tui.model.gguf import unpack
 
-BUILTIN = "builtin"
-BUILTIN_WEIGHTS = Path(__file__).resolve().parent / "tiny"
 SPREAD = "multi"  # the device name that spreads one model over all GPUs
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -44,7 +43,7 @@ def load(
     """Load a causal language model for inference.
 
     Args:
-        name: "builtin", a folder, or a model on the Hugging Face hub.
+        name: see `sources`: "starter", "tiny", a folder, a GGUF file, a model of Ollama's or on the hub.
         device: "auto" (the first of cuda, mps, cpu that is there), a torch device, or "multi" (all GPUs).
         dtype: "auto" (bfloat16 on cuda, else float32), "float32", "bfloat16" or "float16".
         quantization: "none", "8bit" or "4bit"; the last two need bitsandbytes and spread over all GPUs.
@@ -53,12 +52,12 @@ def load(
         ModelLoadError: with the reason.
     """
     _be_quiet()
-    source = _source(name)
+    location = _location(name)
     target = _device(device)
     arguments = _arguments(target, _dtype(dtype, target), quantization)
-    tokenizer = _explained(lambda: AutoTokenizer.from_pretrained(source), name, "tokenizer")
+    tokenizer = _explained(lambda: AutoTokenizer.from_pretrained(location), name, "tokenizer")
     loaded: Any = _explained(
-        lambda: AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **arguments),
+        lambda: AutoModelForCausalLM.from_pretrained(location, output_loading_info=True, **arguments),
         name,
         "model",
     )
@@ -77,22 +76,12 @@ def _be_quiet() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
-def _source(name: str) -> str:
-    """The folder or hub name that a model name stands for."""
-    if name == BUILTIN:
-        if not (BUILTIN_WEIGHTS / "config.json").is_file():
-            raise ModelLoadError(
-                f"The built-in model's files are missing from {BUILTIN_WEIGHTS}: reinstall persona-tui."
-            )
-        return str(BUILTIN_WEIGHTS)
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelLoadError(f"{name} is not a model folder: it has no config.json.")
-        return str(path)
-    if name.startswith((".", "/", "~")) or path.is_absolute() or name.count("/") > 1 or path.exists():
-        raise ModelLoadError(f"There is no model folder {name}.")
-    return name
+def _location(name: str) -> str:
+    """The folder or hub name that a model name stands for; a GGUF file is unpacked on its first use."""
+    source = sources.resolve(name)
+    if source.folder is None and source.gguf is not None:
+        source = unpack(source, lambda done, total, note: None)
+    return str(source.folder or source.name)
 
 
 def _device(device: str) -> str:
