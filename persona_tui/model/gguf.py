@@ -8,6 +8,7 @@ attention scale of Gemma's largest models.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -97,8 +98,16 @@ def _convert(file: Path, folder: Path, report: Report) -> str:
     report(0, 0, "writing")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    _keep_as_built(folder / "tokenizer_config.json")
     link.unlink()
     return dtype
+
+
+def _keep_as_built(path: Path) -> None:
+    """Have tokenizer.json read as it is: the class of the architecture would build parts of it again."""
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
 
 def _whole() -> dict[str, Any]:
