@@ -1,4 +1,4 @@
-# make chat    set everything up in .venv, then talk to the built-in model
+# make chat    set everything up in .venv, fetch the starter model (once), then talk to it
 # make test    set everything up in .venv, then run the tests
 # make lint    format, lint, types, import contracts
 # make stress  kill, damage and deceive it, and press any key, for half an hour, and count
@@ -26,7 +26,9 @@ endef
 	$(call install,.[dev])
 	@touch .venv/.installed $@
 
+# Without a network there is the tiny model, and the next `make chat` tries again.
 chat: .venv/.installed
+	@$(BIN)/persona-tui model fetch </dev/null >/dev/null || test $$? -eq 1
 	@$(BIN)/persona-tui chat $(ARGS)
 
 test: .venv/.installed-dev

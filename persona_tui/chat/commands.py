@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 from persona_tui.chat import Conversation, SessionLog, SessionStore, branches, comparison, voice_of_record
 from persona_tui.core.errors import PersonaTuiError, nearest
 from persona_tui.core.jobs import JobContext, run_inline
-from persona_tui.core.workspace import TRAIT_PREFIX
+from persona_tui.core.workspace import TRAIT_PREFIX, model_slug
 from persona_tui.project import about, models
 from persona_tui.project.project import Created, FromDescription, Project
 
@@ -230,7 +230,9 @@ class ChatSession:
         engine = self.project.engine
         if not self.saves or self._log is not None:
             return
-        log = SessionStore(self.project.workspace).create(engine.model.name, engine.model.fingerprint)
+        log = SessionStore(self.project.workspace).create(
+            engine.model.name, engine.model.fingerprint, source=engine.model.source
+        )
         if self.system:
             log.record("system", text=self.system)
         self._log, self.conversation.record = log, log.record
@@ -258,7 +260,8 @@ class ChatSession:
         ]
         if missing:
             lines.append(f"It was spoken as {voice_of_record(conversation.mix)}; gone: {', '.join(missing)}.")
-        if (model := events[0].fields.get("model")) != self.project.settings.model.name:
+        model = str(events[0].fields.get("model"))
+        if model_slug(model) != self.project.slug:
             lines.append(f"It was begun with {model}; this is {self.project.settings.model.name}.")
         return "\n".join(lines)
 

@@ -29,10 +29,26 @@ def note(text: str) -> None:
     click.echo(text, err=True)
 
 
-def announce_model(name: str) -> None:
-    """Say that a model is being loaded, to somebody who sits there waiting."""
-    if sys.stderr.isatty() and name != "builtin":
+def prepare_model(name: str, *, fell_back: bool = False) -> None:
+    """Say that a model is being loaded, to somebody who sits there waiting; unpack its GGUF file first.
+
+    Args:
+        name: of the model.
+        fell_back: whether it is only used because the starter model is not here; say so.
+    """
+    from persona_tui.model.sources import BUILTIN, TINY, resolve
+
+    if fell_back:
+        note(
+            f"This is the {name} model, which knows little: `persona-tui model fetch` gets the starter model."
+        )
+    elif sys.stderr.isatty() and name not in (TINY, BUILTIN):
         note(f"Loading {name} ...")
+    source = resolve(name)
+    if source.gguf is not None and source.folder is None:
+        from persona_tui.model.gguf import unpack
+
+        work(lambda context: unpack(source, context.progress))
 
 
 def work(do: Callable[[JobContext], T]) -> T:

@@ -10,7 +10,7 @@ import click
 
 from persona_tui.cli.interrupt import quick_interrupt
 from persona_tui.cli.output import json_option, print_json
-from persona_tui.cli.progress import announce_model, note
+from persona_tui.cli.progress import note, prepare_model
 from persona_tui.cli.root import Invocation, pass_invocation
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _runtime(invocation: Invocation, settings: dict[str, Any]) -> Project:
         invocation.quantization or settings.get("quantization"),
         invocation.trusted_model,
     )
-    project.on_model_load = announce_model
+    project.on_model_load = prepare_model
     return project
 
 

@@ -34,6 +34,7 @@ COMMANDS = {
     "trait": "trait:trait",
     "dataset": "dataset:dataset",
     "monitor": "monitor:monitor",
+    "model": "model:model",
     "config": "config:config",
     "doctor": "doctor:doctor",
 }
@@ -54,13 +55,13 @@ class Invocation:
     @cached_property
     def project(self) -> Project:
         """The workspace and its model, opened on first use."""
-        from persona_tui.cli.progress import announce_model
+        from persona_tui.cli.progress import prepare_model
         from persona_tui.project.project import Project
 
         project = Project.open(
             self.workspace, self.model, self.device, self.dtype, self.quantization, self.trusted_model
         )
-        project.on_model_load = announce_model
+        project.on_model_load = lambda name: prepare_model(name, fell_back=project.fell_back)
         return project
 
 
@@ -100,7 +101,11 @@ class LazyGroup(click.Group):
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder with config.yaml, datasets/ and vectors/. [default: the nearest one, else your data folder]",
 )
-@click.option("--model", metavar="NAME_OR_PATH", help='"builtin", a Hugging Face name or a folder.')
+@click.option(
+    "--model",
+    metavar="NAME_OR_PATH",
+    help="auto, starter, tiny, a folder, FILE.gguf, ollama:NAME or a Hugging Face name.",
+)
 @click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N, mps or multi.")
 @click.option(
     "--dtype", type=click.Choice(["auto", "float32", "float16", "bfloat16"]), help="Of the weights."

@@ -41,7 +41,10 @@ class ModelSettings(_Section):
     """Which model is loaded, and how."""
 
     name: str = Field(
-        default="builtin", min_length=1, description='"builtin", a Hugging Face name (org/model) or a folder'
+        default="auto",
+        min_length=1,
+        description='"auto", "starter", "tiny", a Hugging Face name (org/model), a folder, a GGUF file or '
+        '"ollama:NAME"',
     )
     device: str = Field(
         default="auto",

@@ -36,6 +36,8 @@ TRAIT_PREFIX = "trait:"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 _HUB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 _MAX_SLUG = 120
+# One model, one folder of vectors, whatever name it is called by.
+_SAME_FOLDER = {"tiny": "builtin", "starter": "HuggingFaceTB--SmolLM2-135M-Instruct"}
 
 
 @dataclass(frozen=True)
@@ -140,9 +142,15 @@ def vector_file(model_dir: Path, name: str) -> Path:
 def model_slug(model_name: str) -> str:
     """Return the name of the folder for a model's vectors.
 
-    A Hugging Face name keeps both its parts, "Qwen/Qwen2.5-7B" -> "Qwen--Qwen2.5-7B". A folder gets its own
-    name and a few digits that depend on where it is, so that two folders called "model" do not collide.
+    A Hugging Face name keeps both its parts, "Qwen/Qwen2.5-7B" -> "Qwen--Qwen2.5-7B", and so does one of
+    Ollama's. A folder or file gets its own name and a few digits that depend on where it is, so that two
+    folders called "model" do not collide.
     """
+    if model_name in _SAME_FOLDER:
+        return _SAME_FOLDER[model_name]
+    if model_name.startswith("ollama:"):
+        name, _, tag = model_name.removeprefix("ollama:").partition(":")
+        return re.sub(r"[^A-Za-z0-9_.-]+", "--", f"ollama/{name}/{tag or 'latest'}")[:_MAX_SLUG]
     if _HUB_NAME.fullmatch(model_name) and len(model_name) <= _MAX_SLUG:
         return model_name.replace("/", "--")
     folder = Path(model_name).expanduser().resolve()

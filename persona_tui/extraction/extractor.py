@@ -293,6 +293,7 @@ class ActivationExtractor:
         return {
             "model_name": self.model.name,
             "model_fingerprint": self.model.fingerprint,
+            "model_source": self.model.source,
             "hidden_size": self.model.hidden_size,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "extraction": {

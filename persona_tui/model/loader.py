@@ -29,16 +29,15 @@ from transformers.utils import logging as transformers_logging
 
 from persona_tui.core.errors import JobCancelled, ModelLoadError, nearest
 from persona_tui.core.processes import launched, local_place
+from persona_tui.model import sources
 from persona_tui.model.blocks import find_blocks
 from persona_tui.model.files import cached_folder, check_loadable
+from persona_tui.model.gguf import unpack
 
-BUILTIN = "builtin"
-BUILTIN_WEIGHTS = Path(__file__).resolve().parent / "tiny"
 SPREAD = "multi"  # the device name that spreads one model over all GPUs
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _QUANTIZATIONS = ("none", "8bit", "4bit")
-_HUB_ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^/\s]+/[^/\s?#]+)")
 _T = TypeVar("_T")
 
 
@@ -52,7 +51,7 @@ def load(
     """Load a causal language model for inference.
 
     Args:
-        name: "builtin", a folder, or a model on the Hugging Face hub.
+        name: see `sources`: "starter", "tiny", a folder, a GGUF file, a model of Ollama's or on the hub.
         device: "auto" (the first of cuda, mps, cpu that is there), a torch device, or "multi" (all GPUs).
         dtype: "auto" (bfloat16 on cuda, else float32), "float32", "bfloat16" or "float16".
         quantization: "none", "8bit" or "4bit"; the last two need bitsandbytes and spread over all GPUs.
@@ -63,17 +62,17 @@ def load(
         ModelLoadError: with the reason.
     """
     _be_quiet()
-    source = _source(name)
+    location = _location(name)
     target = _device(device)
     arguments = _arguments(target, _dtype(dtype, target), quantization)
     # With None, transformers would ask on standard input.
     trust: dict[str, Any] = {"trust_remote_code": bool(trust_remote_code)}
-    folder = Path(source) if Path(source).is_dir() else cached_folder(source)
+    folder = Path(location) if Path(location).is_dir() else cached_folder(location)
     packed = None if folder is None else check_loadable(folder, name, trust_remote_code)
-    tokenizer = _explained(lambda: AutoTokenizer.from_pretrained(source, **trust), name, "tokenizer")
+    tokenizer = _explained(lambda: AutoTokenizer.from_pretrained(location, **trust), name, "tokenizer")
     loaded: Any = _explained(
         lambda: AutoModelForCausalLM.from_pretrained(
-            source,
+            location,
             output_loading_info=True,
             use_safetensors=None if trust_remote_code else True,
             **trust,
@@ -99,24 +98,12 @@ def _be_quiet() -> None:
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
 
 
-def _source(name: str) -> str:
-    """The folder or hub name that a model name stands for."""
-    if name == BUILTIN:
-        if not (BUILTIN_WEIGHTS / "config.json").is_file():
-            raise ModelLoadError(
-                f"The built-in model's files are missing from {BUILTIN_WEIGHTS}: reinstall persona-tui."
-            )
-        return str(BUILTIN_WEIGHTS)
-    if (address := _HUB_ADDRESS.match(name)) is not None:
-        raise ModelLoadError(f"{name} is a web address: name the model itself, {address[1]}.")
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return str(path)
-    if path.is_file():
-        raise ModelLoadError(f"{name} is a file: name the folder of a model, with config.json and weights.")
-    if name.startswith((".", "/", "~")) or path.is_absolute() or name.count("/") > 1 or path.exists():
-        raise ModelLoadError(f"There is no model folder {name}.")
-    return name
+def _location(name: str) -> str:
+    """The folder or hub name that a model name stands for; a GGUF file is unpacked on its first use."""
+    source = sources.resolve(name)
+    if source.folder is None and source.gguf is not None:
+        source = unpack(source, lambda done, total, note: None)
+    return str(source.folder or source.name)
 
 
 def _device(device: str) -> str:

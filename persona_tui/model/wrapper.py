@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from persona_tui.core.errors import GenerationError
 from persona_tui.core.workspace import model_slug
-from persona_tui.model import blocks, loader, text
+from persona_tui.model import blocks, loader, sources, text
 from persona_tui.model.compiled import CompiledForward
 from persona_tui.model.fingerprint import fingerprint
 from persona_tui.model.forced import (
@@ -143,8 +143,16 @@ class ModelWrapper:
     Layer i is the output of decoder block i, counted from 0. Not for use from several threads at once.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, source: str = ""
+    ) -> None:
         """Wrap a model that is already loaded.
+
+        Args:
+            model: the model.
+            tokenizer: its tokenizer.
+            name: what to call it.
+            source: where its weights came from, and their SHA-256; see `sources.Source.identity`.
 
         Raises:
             ModelLoadError: it is no decoder-only model.
@@ -153,6 +161,7 @@ class ModelWrapper:
         model.train(False)
         self.tokenizer = tokenizer
         self.name = name
+        self.source = source
         self.slug = model_slug(name)
         self.n_layers = blocks.n_layers(model)
         self.hidden_size = blocks.hidden_size(model)
@@ -171,13 +180,13 @@ class ModelWrapper:
         quantization: str = "none",
         trust_remote_code: bool = False,
     ) -> ModelWrapper:
-        """Load "builtin", a folder, or a model from the Hugging Face hub; see `loader.load`.
+        """Load "starter", "tiny", a folder, a GGUF file, or a model of Ollama's or the hub's; see `sources`.
 
         Raises:
             ModelLoadError: one line that says why.
         """
         model, tokenizer = loader.load(name, device, dtype, quantization, trust_remote_code)
-        return cls(model, tokenizer, name)
+        return cls(model, tokenizer, sources.chosen(name), sources.resolve(name).identity)
 
     @cached_property
     def fingerprint(self) -> str:

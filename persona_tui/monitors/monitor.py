@@ -309,6 +309,7 @@ def _metadata(model: ModelWrapper, data: TrainingData, found: Fitted, seed: int)
     return {
         "model_name": model.name,
         "model_fingerprint": model.fingerprint,
+        "model_source": model.source,
         "hidden_size": model.hidden_size,
         "layers": list(range(model.n_layers)),
         "training": data.record(),

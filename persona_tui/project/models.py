@@ -89,7 +89,7 @@ def with_model(project: Project, choice: ModelChoice) -> Project:
     return Project(project.workspace, override(project.settings, values))
 
 
-def load(project: Project, context: JobContext, *, gives_way: bool = True) -> None:
+def load(project: Project, context: JobContext, *, gives_way: bool = True, fetches: bool = True) -> None:
     """Load a project's model and engine, on a thread of its own.
 
     Whoever else uses this thread goes on meanwhile, and a cancel is heard at once: the loading thread is left
@@ -99,12 +99,13 @@ def load(project: Project, context: JobContext, *, gives_way: bool = True) -> No
         project: its model is not in use anywhere yet.
         context: told how far it is.
         gives_way: whether other work may run meanwhile; False while there is no other model to do it with.
+        fetches: whether the starter model may be downloaded: somebody who knows its size has chosen it.
 
     Raises:
         ModelLoadError: one line that says why.
         JobCancelled: somebody asked for that.
     """
-    loading = _Loading(project, context)
+    loading = _Loading(project, context, fetches)
     loading.thread.start()
     try:
         while not loading.ended.wait(_LISTEN):
@@ -145,7 +146,8 @@ def keep_watch(before: Project, after: Project) -> list[str]:
 class _Loading:
     """A thread that loads a model, and what came of it."""
 
-    def __init__(self, project: Project, context: JobContext) -> None:
+    def __init__(self, project: Project, context: JobContext, fetches: bool) -> None:
+        self._fetches = fetches
         self._runtime = project
         self._context = context
         self.abandoned = False
@@ -163,9 +165,14 @@ class _Loading:
         self.ended.set()
 
     def _load(self) -> None:
+        from persona_tui.model import starter
         from persona_tui.model.progress import fetch, watched
+        from persona_tui.model.sources import STARTER
 
-        fetch(self._runtime.settings.model.name, self._report)
+        name = self._runtime.settings.model.name
+        if name == STARTER and self._fetches:
+            starter.fetch(self._report, self._context.log)
+        fetch(name, self._report)
         if _one_loads.locked():
             self._report(0, 0, "waiting until another model is left alone")
         with _one_loads:
@@ -219,8 +226,8 @@ def known_choice(project: Project, name: str) -> ModelChoice:
 
 
 def known_names(session: object) -> list[str]:
-    """The models that completion offers: the built-in one and those used lately."""
+    """The models that completion offers: our two and those used lately."""
     if not isinstance(session, Switcher):
         return []
     recent = [choice.name for choice in RecentModels(session.project.workspace).list()]
-    return sorted({"builtin", *recent})
+    return sorted({"starter", "tiny", *recent})

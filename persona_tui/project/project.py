@@ -102,12 +102,14 @@ class Project:
     Attributes:
         workspace: where everything is.
         settings: its configuration, with what the command line overrides.
+        asked_model: the model's name as the settings have it; `settings` has what that stands for.
         on_model_load: called with the model's name before it loads, which may take minutes.
     """
 
     def __init__(self, workspace: Workspace, settings: Settings) -> None:
         self.workspace = workspace
-        self.settings = settings
+        self.asked_model = settings.model.name
+        self.settings = _with_chosen_model(settings)
         self.on_model_load: Callable[[str], None] = lambda name: None
         self._model: ModelWrapper | None = None
         self._personas: PersonaManager | None = None
@@ -150,6 +152,13 @@ class Project:
             ConfigError: a key is unknown or a value not allowed.
         """
         self.settings = override(self.settings, values)
+
+    @property
+    def fell_back(self) -> bool:
+        """Whether the tiny model is used only because the starter model is not on this machine."""
+        from persona_tui.model.sources import AUTO, TINY
+
+        return self.asked_model == AUTO and self.settings.model.name == TINY
 
     # What there is ----------------------------------------------------------------------------------------
 
@@ -524,6 +533,14 @@ def _hand_written(workspace: Workspace, archetype: str) -> bool:
     from persona_tui.datasets.records import read_archetype
 
     return any(prompt.source is None for prompt in read_archetype(workspace, archetype))
+
+
+def _with_chosen_model(settings: Settings) -> Settings:
+    """The settings with the name of a model in place of `auto`."""
+    from persona_tui.model.sources import chosen
+
+    name = chosen(settings.model.name)
+    return settings if name == settings.model.name else override(settings, {"model.name": name})
 
 
 @cache

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from persona_tui.chat import Conversation, SessionInfo, SessionLog, SessionStore
 from persona_tui.chat.branches import write_export
 from persona_tui.core.errors import SessionError
+from persona_tui.core.workspace import model_slug
 from persona_tui.tui.screens.confirm import ConfirmScreen
 from persona_tui.tui.voice import Faders
 
@@ -41,8 +42,10 @@ class Saving:
             return
         project, conversation = self._app.project, self._app.speaker.conversation
         engine = project.loaded_engine
-        fingerprint = engine.model.fingerprint if engine is not None else None
-        self._log = SessionStore(project.workspace).create(project.settings.model.name, fingerprint)
+        known = {}
+        if engine is not None:
+            known = {"fingerprint": engine.model.fingerprint, "source": engine.model.source}
+        self._log = SessionStore(project.workspace).create(project.settings.model.name, **known)
         if conversation.system:
             self._log.record("system", text=conversation.system)
         conversation.record = self._log.record
@@ -81,7 +84,7 @@ class Saving:
         lines = [f"Resumed: {info.title}{'' if info.title.endswith(tuple('.?!…')) else '.'}"]
         if missing:
             lines.append(f"Personas that are gone: {', '.join(missing)}.")
-        if info.model != here:
+        if model_slug(info.model) != model_slug(here):
             lines.append(f"It was begun with {info.model}; here {here} answers.")
         return " ".join(lines)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.jobs import Job, JobContext
+from persona_tui.model.sources import BUILTIN, TINY
 from persona_tui.project import models
 from persona_tui.project.models import ModelChoice, RecentModels
 from persona_tui.tui import collector
@@ -16,9 +17,6 @@ from persona_tui.tui.messages import ModelFailed, ModelReady
 if TYPE_CHECKING:
     from persona_tui.project.project import Project
     from persona_tui.tui.app import PersonaApp
-
-
-BUILTIN = "builtin"
 
 
 class Switching:
@@ -33,12 +31,12 @@ class Switching:
         """Load the model that the app was started with."""
         project = self._app.project
         name = f"load {short(project.settings.model.name)}"
-        work = self._work(project, gives_way=False)
+        work = self._work(project, gives_way=False, fetches=False)
         self._app.jobs.submit(name, work, lambda job: self._began(job, project), quiet=True, fleeting=True)
 
-    def _work(self, project: Project, gives_way: bool) -> Callable[[JobContext], None]:
+    def _work(self, project: Project, gives_way: bool, fetches: bool = True) -> Callable[[JobContext], None]:
         def work(context: JobContext) -> None:
-            models.load(project, context, gives_way=gives_way)
+            models.load(project, context, gives_way=gives_way, fetches=fetches)
             collector.freeze()
 
         return work
@@ -48,6 +46,11 @@ class Switching:
             model = project.engine.model
             self._app.post_message(ModelReady(short(model.name), model.context_length))
             self._remember(project, ModelChoice.of(project.settings))
+            if project.fell_back:
+                self._app.main.chat.note(
+                    f"This is the tiny model, which knows little: {self._app.key_label('model')} offers the"
+                    " starter model."
+                )
         elif project is self._app.project:
             self._missing = True
             self._app.post_message(ModelFailed(job.error or PersonaTuiError("the model was not loaded")))
@@ -108,9 +111,9 @@ class Switching:
         self._remember(other, choice)
 
     def _remember(self, project: Project, choice: ModelChoice) -> None:
-        """Offer it again later. The built-in model is always offered."""
+        """Offer it again later. The tiny model is always offered."""
         recent = RecentModels(project.workspace)
-        if choice == ModelChoice(BUILTIN) and not recent.list():
+        if choice in (ModelChoice(BUILTIN), ModelChoice(TINY)) and not recent.list():
             return
         try:
             recent.add(choice)

@@ -184,11 +184,13 @@ def compare(
 def _run(name: str) -> _Run:
     """What an argument stands for."""
     path = Path(name)
+    if name in ("starter", "tiny", "builtin") or name.startswith("ollama:") or path.suffix == ".gguf":
+        return _Run(name, "model")
     if path.is_file():
         return _Run(name, "transcripts")
     if path.is_dir() and not (path / "config.json").is_file() and list(path.glob("*.safetensors")):
         return _Run(name, "vectors")
-    if path.is_dir() or name == "builtin" or (name.count("/") == 1 and path.suffix != ".jsonl"):
+    if path.is_dir() or (name.count("/") == 1 and path.suffix != ".jsonl"):
         return _Run(name, "model")
     raise DatasetError(f"{name} is no file of conversations, no model and no folder of traits")
 
