@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -141,6 +143,10 @@ class ModelWrapper:
     """A causal language model that can be steered, capped and read.
 
     Layer i is the output of decoder block i, counted from 0. Not for use from several threads at once.
+
+    Attributes:
+        rendering: the date and the default system prompt that the chat template writes, fixed when the model
+            is wrapped. Record it with what is made, and set it to what was recorded to make that again.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -161,6 +167,7 @@ class ModelWrapper:
         self._end_tokens = text.end_tokens(model, tokenizer)
         self._stops = () if text.is_chat_tokenizer(tokenizer) else text.PLAIN_STOPS
         self._compiled: CompiledForward | None = None
+        self.rendering = text.Rendering.now(tokenizer)
 
     @classmethod
     def load(
@@ -212,11 +219,29 @@ class ModelWrapper:
 
     def render(self, messages: Sequence[Message]) -> str:
         """The conversation as the model sees it, up to where the assistant's next words begin."""
-        return text.render(self.tokenizer, messages)
+        return text.render(self.tokenizer, messages, self.rendering)
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """The token ids of `render`; what looks like a control token in a message is text."""
+        return text.encode_prompt(self.tokenizer, messages, self.rendering)
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """How much of the context a conversation takes."""
-        return len(text.encode_prompt(self.tokenizer, messages))
+        return len(self.encode(messages))
+
+    @contextmanager
+    def rendered_as(self, record: Mapping[str, Any] | None) -> Iterator[None]:
+        """Within, the chat template writes the date and the default system prompt that were recorded.
+
+        Args:
+            record: what `Rendering.record` gave; without one, nothing changes.
+        """
+        before = self.rendering
+        self.rendering = text.Rendering.from_record(record) or before
+        try:
+            yield
+        finally:
+            self.rendering = before
 
     # Generation ---------------------------------------------------------------------------------------------
 
@@ -367,7 +392,7 @@ class ModelWrapper:
         seeds = [
             sampling.row_seed(row) if each.seed is None else each.seed for row, each in enumerate(requests)
         ]
-        prompts = [text.encode_prompt(self.tokenizer, each.messages) for each in requests]
+        prompts = [self.encode(each.messages) for each in requests]
         return Batch(
             prompts=prompts,
             seeds=seeds,
@@ -381,7 +406,7 @@ class ModelWrapper:
         )
 
     def _span(self, messages: Sequence[Message], ids: Sequence[int]) -> range:
-        return text.message_span(self.tokenizer, messages, ids)
+        return text.message_span(self.tokenizer, messages, ids, self.rendering)
 
     def _hooks(
         self,
@@ -455,7 +480,7 @@ class ModelWrapper:
             ids = text.encode_response(self.tokenizer, response)
             if not ids:
                 raise GenerationError("An empty response has no probability per token.")
-            passages.append(_answered(text.encode_prompt(self.tokenizer, messages), ids))
+            passages.append(_answered(self.encode(messages), ids))
         self._check_lengths(passages)
         scored: list[Scored] = [Scored(0.0, 0)] * len(passages)
 
@@ -508,7 +533,7 @@ class ModelWrapper:
         Raises:
             GenerationError: it does not fit the context, a vector does not fit this model, or memory ran out.
         """
-        prompt = text.encode_prompt(self.tokenizer, messages)
+        prompt = self.encode(messages)
         ids = text.encode_response(self.tokenizer, reply) if isinstance(reply, str) else list(reply)
         before = prompt[-1:] if text.is_continued(messages) else ()
         # A token is chosen at the position before it: what holds from a token on holds from there.
@@ -527,7 +552,7 @@ class ModelWrapper:
         Raises:
             GenerationError: it does not fit the context, or memory ran out.
         """
-        ids = text.encode_prompt(self.tokenizer, messages)
+        ids = self.encode(messages)
         span = self._span(messages, ids)
         tokens = ids[span.start : span.stop]
         return self._reread(ids[: span.stop], span, tokens, axes, {}, ids[: span.start][-1:])
@@ -572,7 +597,7 @@ class ModelWrapper:
         """
         passages = []
         for messages in conversations:
-            ids = text.encode_prompt(self.tokenizer, messages)
+            ids = self.encode(messages)
             span = self._span(messages, ids)
             passages.append(Passage(ids, span.start, len(ids) - 1, span.stop))
         read = self._read(passages, layers, Interventions.none())
@@ -588,10 +613,12 @@ class ModelWrapper:
             start = max(0, next((at for at in range(len(ids)) if ids[at : at + len(bare)] == bare), 0))
             ids = ids[: start + len(bare)]
             return Passage(ids, start, len(ids) - 1)
-        if item and item[-1].get("role") == "assistant":
+        text.check_messages(item)
+        item = text.joined(item)
+        if item[-1]["role"] == "assistant":
             response = text.encode_response(self.tokenizer, item[-1]["content"])
-            return _answered(text.encode_prompt(self.tokenizer, item[:-1]), response)
-        prompt = text.encode_prompt(self.tokenizer, item)
+            return _answered(self.encode(item[:-1] or conversation("")), response)
+        prompt = self.encode(item)
         return Passage(prompt, 0, len(prompt) - 1)
 
     def _read(
