@@ -31,6 +31,7 @@ from persona_tui.model.generation import Batch, Finish, Poll, Sampling, Step, Wa
 from persona_tui.model.reread import Rereading, read_positions
 from persona_tui.model.residual import Cap, Interventions, ResidualHooks
 from persona_tui.model.text import Message
+from persona_tui.model.trial import tried
 
 Axes = Mapping[str, Mapping[int, Tensor]]
 
@@ -147,6 +148,7 @@ class ModelWrapper:
     Attributes:
         rendering: the date and the default system prompt that the chat template writes, fixed when the model
             is wrapped. Record it with what is made, and set it to what was recorded to make that again.
+        own_cache: whether the model makes its cache itself, as something else than keys and values is in it.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -168,6 +170,7 @@ class ModelWrapper:
         self._stops = () if text.is_chat_tokenizer(tokenizer) else text.PLAIN_STOPS
         self._compiled: CompiledForward | None = None
         self.rendering = text.Rendering.now(tokenizer)
+        self.own_cache = False
 
     @classmethod
     def load(
@@ -180,11 +183,16 @@ class ModelWrapper:
     ) -> ModelWrapper:
         """Load "builtin", a folder, or a model from the Hugging Face hub; see `loader.load`.
 
+        A model that is new here is tried: a few short passes, see `model/trial.py`.
+
         Raises:
             ModelLoadError: one line that says why.
         """
         model, tokenizer = loader.load(name, device, dtype, quantization, trust_remote_code)
-        return cls(model, tokenizer, name)
+        wrapper = cls(model, tokenizer, name)
+        if name != loader.BUILTIN:
+            wrapper.own_cache = tried(model, tokenizer, name, wrapper.identity).own_cache
+        return wrapper
 
     @cached_property
     def fingerprint(self) -> str:
@@ -215,6 +223,8 @@ class ModelWrapper:
         Raises:
             GenerationError: the model lies on several devices, or is quantized.
         """
+        if self.own_cache:
+            raise GenerationError(f"{self.name} cannot be compiled: it makes its cache itself.")
         self._compiled = CompiledForward(self.model, backend)
 
     def render(self, messages: Sequence[Message]) -> str:
@@ -277,7 +287,14 @@ class ModelWrapper:
         finishes: list[Finish] = ["cancelled"] * len(requests)
         steps = 0
         for step in decode(
-            self.model, batch, sampling, hooks, stop=stop, likelihoods=False, compiled=self._compiled
+            self.model,
+            batch,
+            sampling,
+            hooks,
+            stop=stop,
+            likelihoods=False,
+            compiled=self._compiled,
+            own_cache=self.own_cache,
         ):
             steps += 1
             for row, token, finish in zip(step.rows, step.tokens, step.finish, strict=True):
@@ -341,7 +358,16 @@ class ModelWrapper:
             for each, prompt in zip(requests, batch.prompts, strict=True)
         ]
         unfinished = dict.fromkeys(range(len(requests)), 0)  # row -> tokens so far
-        for step in decode(self.model, batch, sampling, hooks, poll, stop, compiled=self._compiled):
+        for step in decode(
+            self.model,
+            batch,
+            sampling,
+            hooks,
+            poll,
+            stop,
+            compiled=self._compiled,
+            own_cache=self.own_cache,
+        ):
             yield from self._message_readings(step, batch)
             for event in self._events(step, hooks.axis_names, writers):
                 unfinished[event.row] = event.index + 1
@@ -580,6 +606,8 @@ class ModelWrapper:
             stop_after=max(layers, default=0),
             everywhere=True,
         )
+        if self.own_cache and len(changes) > 1:
+            raise GenerationError(f"{self.name} cannot read a reply again whose mix changed on the way.")
         seen = read_positions(self.model, Rereading(ids, places, changes), hooks).tolist()
         writer = text.TextStream(self.tokenizer, (), before)
         events = []
