@@ -292,6 +292,7 @@ class ActivationExtractor:
         """What every vector file says about the model and the settings it comes from."""
         return {
             "model_name": self.model.name,
+            "rendering": self.model.rendering.record(),
             "model_fingerprint": self.model.fingerprint,
             "model_source": self.model.source,
             "hidden_size": self.model.hidden_size,
