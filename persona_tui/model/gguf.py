@@ -74,9 +74,10 @@ def _convert(file: Path, folder: Path, report: Report) -> str:
     _check_space(reader, folder)
     link = folder / _LINK
     _link(file, link)
-    config = AutoConfig.from_pretrained(folder, gguf_file=_LINK)
-    _complete(config, reader)
-    with _counted(report):
+    with _parsed_once(reader), _counted(report):
+        config = AutoConfig.from_pretrained(folder, gguf_file=_LINK)
+        _complete(config, reader)
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=_LINK)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             gguf_file=_LINK,
@@ -94,7 +95,6 @@ def _convert(file: Path, folder: Path, report: Report) -> str:
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=_LINK)
     report(0, 0, "writing")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -116,6 +116,19 @@ def _whole() -> dict[str, Any]:
 
     config = getattr(transformers, "GgufConfig", None)  # not in every version
     return {} if config is None else {"quantization_config": config(dequantize=True)}
+
+
+@contextmanager
+def _parsed_once(reader: GGUFReader) -> Iterator[None]:
+    """Within, the file is not parsed again: that takes seconds, and transformers does it three times."""
+    import gguf
+
+    usual = gguf.GGUFReader
+    gguf.__dict__["GGUFReader"] = lambda path: reader
+    try:
+        yield
+    finally:
+        gguf.__dict__["GGUFReader"] = usual
 
 
 @contextmanager

@@ -522,10 +522,10 @@ class Project:
             GenerationError: too few replies could be used.
             JobCancelled: somebody asked for that; the next call goes on.
         """
-        from persona_tui.traits.extract import TraitExtractor
+        from persona_tui.traits.extract import PersonaVectorExtractor
 
         partial = self.partial(context.log)
-        extractor = TraitExtractor(
+        extractor = PersonaVectorExtractor(
             self.model,
             self.settings,
             self._axes_if_good(context),

@@ -85,7 +85,7 @@ class Scores:
     low: np.ndarray[Any, Any]
 
 
-class TraitExtractor:
+class PersonaVectorExtractor:
     """Makes traits of one model."""
 
     def __init__(
@@ -348,7 +348,7 @@ class _Answer:
 class _Contrast:
     """Replies that the model gives under opposed system prompts."""
 
-    def __init__(self, extractor: TraitExtractor, definition: TraitDefinition) -> None:
+    def __init__(self, extractor: PersonaVectorExtractor, definition: TraitDefinition) -> None:
         if not definition.high_prompts:
             raise DatasetError(
                 f'"{definition.name}" has no "high_prompts" and "low_prompts", which this recipe needs'

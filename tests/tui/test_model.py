@@ -15,6 +15,7 @@ from persona_tui.tui.screens.model import ModelList, ModelScreen, folders
 from persona_tui.tui.voice import Faders
 from persona_tui.tui.widgets.chooser import Chooser
 from tests.model.conftest import make_model, make_tokenizer
+from tests.model.gguf_files import put_in_ollama, write_gguf
 
 from .driving import errors, never_ending, notes, press, reply, running, say, until
 
@@ -186,3 +187,44 @@ def test_folders_that_a_path_may_become(tmp_path: Path) -> None:
     assert folders(f"{tmp_path}/ab") == [f"{tmp_path}/abc", f"{tmp_path}/ab"]
     assert folders(f"{tmp_path}/") == [f"{tmp_path}/{name}" for name in ("abc", "ab", "xyz")]
     assert folders(f"{tmp_path}/nowhere/x") == []
+
+
+async def test_models_on_this_machine_are_offered(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_gguf(tmp_path / "small.gguf", make_model("llama"), make_tokenizer())
+    put_in_ollama(file, tmp_path / "ollama", "small")
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama"))
+    monkeypatch.setenv("PERSONA_TUI_MODELS", str(tmp_path / "models"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": "/dev/null"}.items():
+        monkeypatch.setenv(name, value)
+    async with running(workspace) as (app, pilot):
+        screen = await opened(pilot, app)
+        await until(pilot, lambda: screen._rows == ["starter", "builtin", "ollama:small:latest"], "the rows")
+        field = screen.query_one("#model-name", Input)
+        await press(pilot, "slash")
+        field.value = "starter"
+        await until(pilot, lambda: "Enter fetches it: about 270 MB" in facts(app), "what it would take")
+        await press(pilot, "enter")
+        await until(pilot, lambda: bool(errors(app)), "there is no network")
+        assert "The starter model cannot be fetched" in errors(app)[0] and notes(app)[-1] == "builtin stays."
+        await say(pilot, "/model ollama:small")
+        await until(pilot, lambda: app.project.settings.model.name == "ollama:small", "the other model")
+        await reply(pilot, app, "Hello")
+        assert app.project.engine.model.source.startswith("ollama small:latest sha256:")
+        _, events = SessionStore(app.project.workspace).load(app.saving.session_id or "")
+        assert events[0].fields["source"] == app.project.engine.model.source
+
+
+async def test_the_tiny_model_says_that_there_is_a_better_one(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PERSONA_TUI_MODELS", str(tmp_path / "models"))
+    (workspace / "config.yaml").write_text("generation: {max_new_tokens: 8, seed: 1}\n", encoding="utf-8")
+    async with running(workspace) as (app, pilot):
+        assert app.project.settings.model.name == "tiny"
+        await until(
+            pilot, lambda: any("offers the starter model" in note for note in notes(app)), "the offer"
+        )
+        assert any("Say something" in note for note in notes(app)), "what one can do stays"
