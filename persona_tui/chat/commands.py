@@ -214,9 +214,12 @@ class ChatSession:
         watched = models.keep_watch(self.project, other)
         self.project = other
         models.RecentModels(other.workspace).add(choice)
-        there = other.personas.list_available()
+        there = {*other.personas.list_available(), *other.personas.list_traits()}
+        gone = [name for name, weight in self.mix.weights.items() if weight and name not in there]
         self.change_mix(weights={name: by for name, by in self.mix.weights.items() if name in there})
-        return " ".join([f"Now talking to {choice.name}. Personas: {', '.join(there) or 'none'}.", *watched])
+        lost = [f"It has no {', '.join(gone)}."] if gone else []
+        personas = ", ".join(other.personas.list_available()) or "none"
+        return " ".join([f"Now talking to {choice.name}. Personas: {personas}.", *lost, *watched])
 
     # Sessions -----------------------------------------------------------------------------------------------
 
@@ -248,11 +251,12 @@ class ChatSession:
         if id == self.session_id:
             return "This is it."
         conversation, events = SessionStore(self.project.workspace).load(id)
+        mix, missing = self._mix_of(conversation.mix)
         log = SessionStore(self.project.workspace).open(id) if self.saves else None
         self.close()
         self._log, self.conversation = log, conversation
         conversation.record = log.record if log is not None else None
-        missing = self._restore_mix(conversation.mix)
+        self.change_mix(**{each.name: getattr(mix, each.name) for each in fields(mix)})
         lines = [
             f"{SessionStore(self.project.workspace).info(id).title}: {len(conversation.path())} messages."
         ]
@@ -262,19 +266,24 @@ class ChatSession:
             lines.append(f"It was begun with {model}; this is {self.project.settings.model.name}.")
         return "\n".join(lines)
 
-    def _restore_mix(self, recorded: dict[str, Any] | None) -> list[str]:
-        """Speak as in a session that is resumed; which of its personas are gone."""
+    def _mix_of(self, recorded: dict[str, Any] | None) -> tuple[Mix, list[str]]:
+        """What a session is spoken with, and which of its personas are gone.
+
+        Raises:
+            PersonaTuiError: one of them is damaged.
+        """
         from persona_tui.core.mix import Mix
 
         if recorded is None:
-            return []
+            return self.mix, []
         personas = self.project.personas
         mix, there = Mix.from_record(recorded), [*personas.list_available(), *personas.list_traits()]
-        weights = {name: weight for name, weight in mix.weights.items() if name in there}
-        for name in weights:
+        found = replace(mix, weights={name: by for name, by in mix.weights.items() if name in there})
+        for name in found.weights:
             personas.load(name)
-        self.change_mix(**{each.name: getattr(mix, each.name) for each in fields(mix)} | {"weights": weights})
-        return [name for name in mix.weights if name not in there]
+        if self.project.loaded_engine is not None:
+            self.project.loaded_engine.interventions(found)
+        return found, [name for name in mix.weights if name not in there]
 
     def close(self) -> None:
         """Write down what still waits, and let others open the session."""

@@ -72,9 +72,11 @@ class Saving:
         if id == self.session_id:
             return "That is this conversation."
         conversation, _ = SessionStore(self._app.project.workspace).load(id)
+        faders, missing = self._faders_of(conversation)
         log = SessionStore(self._app.project.workspace).open(id) if self._saves else None
         self.close()
-        missing = self._speak_as_before(conversation)
+        self._app.voice.set(faders)
+        self._app.people.refresh()
         self._log, conversation.record = log, log.record if log is not None else None
         self._app.speaker.take(conversation)
         info, here = SessionStore(self._app.project.workspace).info(id), self._app.project.settings.model.name
@@ -85,18 +87,23 @@ class Saving:
             lines.append(f"It was begun with {info.model}; here {here} answers.")
         return " ".join(lines)
 
-    def _speak_as_before(self, conversation: Conversation) -> list[str]:
-        """Set the faders as they were; which personas are gone."""
-        if conversation.mix is None or not self._app.model_ready:
-            return []
+    def _faders_of(self, conversation: Conversation) -> tuple[Faders, list[str]]:
+        """Return the faders as they were, and which personas are gone.
+
+        Raises:
+            PersonaTuiError: one of them is damaged.
+        """
+        present, engine = self._app.voice.faders, self._app.project.loaded_engine
+        if conversation.mix is None or engine is None or not self._app.model_ready:
+            return present, []
         faders, manager = Faders.from_record(conversation.mix), self._app.project.personas
-        there = manager.list_available()
-        weights = {name: by for name, by in faders.speaking.items() if name in there or ":" in name}
+        there = {*manager.list_available(), *manager.list_traits()}
+        weights = {name: by for name, by in faders.speaking.items() if name in there}
         for name in weights:
             manager.load(name)
-        self._app.voice.set(replace(faders, weights=weights))
-        self._app.people.refresh()
-        return [name for name in faders.speaking if name not in weights]
+        found = replace(faders, weights=weights)
+        engine.interventions(found.mix())
+        return found, [name for name in faders.speaking if name not in weights]
 
     # --- the list
 
