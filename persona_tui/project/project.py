@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
+from weakref import WeakSet
 
 from persona_tui.core.config import Settings, override
 from persona_tui.core.errors import DatasetError, PersonaTuiError
@@ -112,7 +113,7 @@ class Project:
         self._model: ModelWrapper | None = None
         self._personas: PersonaManager | None = None
         self._engine: SteeringEngine | None = None
-        self._guard: Guard | None = None
+        self._guards: WeakSet[Guard] = WeakSet()
 
     @classmethod
     def open(
@@ -194,7 +195,6 @@ class Project:
 
             model = self.model
             self._engine = SteeringEngine(model, self.personas, self.settings)
-            self._engine.guard = self.guard
         return self._engine
 
     @property
@@ -217,19 +217,23 @@ class Project:
         fingerprint = self._model.fingerprint if self._model is not None else None
         return TraitStore(self.workspace.traits_dir(self.slug), fingerprint, self.settings.model.name)
 
-    @property
-    def guard(self) -> Guard:
-        """What judges the messages and replies of chats; as the settings say until its mode is changed."""
-        if self._guard is None:
-            from persona_tui.monitors.guard import Guard
+    def new_guard(self) -> Guard:
+        """What judges the messages and replies of one chat; as the settings say until its mode is changed."""
+        from persona_tui.monitors.guard import Guard
 
-            chosen, monitors = self.settings.monitoring, self.monitors
-            self._guard = Guard(
-                lambda: monitors.load(chosen.monitor, self.model),
-                chosen.guard,
-                lambda: monitors.check_exists(chosen.monitor),
-            )
-        return self._guard
+        chosen, monitors = self.settings.monitoring, self.monitors
+        guard = Guard(
+            lambda: monitors.load(chosen.monitor, self.model),
+            chosen.guard,
+            lambda: monitors.check_exists(chosen.monitor),
+        )
+        self._guards.add(guard)
+        return guard
+
+    def forget_monitor(self) -> None:
+        """Have the guards of all chats read their monitor again: it is another one now."""
+        for guard in list(self._guards):
+            guard.forget_monitor()
 
     def default_mix(self) -> Mix:
         """What the settings say about steering, with no persona."""
@@ -390,7 +394,7 @@ class Project:
         with partial.job(f"monitor-{name}", recipe):
             monitor = SelfMonitor.fit(self.model, data, name, method, seed, context, partial)
             processes().from_main(lambda: self.monitors.save(monitor))
-        self.guard.forget_monitor()
+        self.forget_monitor()
         return monitor
 
     def evaluate_monitor(self, name: str, context: JobContext) -> Evaluation:

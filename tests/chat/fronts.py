@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import threading
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Protocol
 from textual.pilot import Pilot
 
 from persona_tui.chat import Conversation
+from persona_tui.chat.chat import Chat
 from persona_tui.cli import line_chat
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.mix import Mix
@@ -56,42 +56,41 @@ class LineTalk:
     """The line mode, as its loop drives it."""
 
     def __init__(self, workspace: Path) -> None:
-        self.session = line_chat.LineSession.start(Project.open(workspace))
+        self.chat = Chat.start(Project.open(workspace), front=line_chat.Lines())
 
     @property
     def project(self) -> Project:
-        return self.session.project
+        return self.chat.project
 
     @property
     def conversation(self) -> Conversation:
-        return self.session.conversation
+        return self.chat.conversation
 
     @property
     def mix(self) -> Mix:
-        return self.session.mix
+        return self.chat.mix
 
     @property
     def session_id(self) -> str | None:
-        return self.session.session_id
+        return self.chat.session_id
 
     async def say(self, text: str) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
-            line_chat._answer(self.session, text)
+            line_chat.answer(self.chat, text)
 
     async def do(self, line: str) -> str:
         out, notes = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(notes):
             try:
-                line_chat._answer(self.session, line)
+                line_chat.answer(self.chat, line)
             except PersonaTuiError as error:
                 return f"Error: {error}"
         return notes.getvalue()
 
     async def stop(self, text: str) -> None:
-        stop = threading.Event()
-        for count, _ in enumerate(self.session.take_turn(text, stop)):
+        for count, _ in enumerate(self.chat.events(self.chat.say(text))):
             if count == AFTER:
-                stop.set()
+                self.chat.stop()
 
 
 @asynccontextmanager
@@ -101,7 +100,7 @@ async def lines(workspace: Path) -> AsyncIterator[Talk]:
     try:
         yield talk
     finally:
-        talk.session.close()
+        talk.chat.close()
 
 
 class AppTalk:
@@ -116,15 +115,15 @@ class AppTalk:
 
     @property
     def conversation(self) -> Conversation:
-        return self.app.speaker.conversation
+        return self.app.chat.conversation
 
     @property
     def mix(self) -> Mix:
-        return self.app.voice.faders.mix()
+        return self.app.chat.mix
 
     @property
     def session_id(self) -> str | None:
-        return self.app.saving.session_id
+        return self.app.chat.session_id
 
     async def say(self, text: str) -> None:
         await driving.reply(self.pilot, self.app, text)
@@ -132,21 +131,21 @@ class AppTalk:
     async def do(self, line: str) -> str:
         app, before = self.app, list(self.app.main.chat.notes)
         await driving.say(self.pilot, line)
-        await driving.until(self.pilot, lambda: not app.speaker.busy and app.jobs.running is None, line)
+        await driving.until(self.pilot, lambda: not app.busy and app.jobs.running is None, line)
         await self.pilot.pause()
         new = [note for note in app.main.chat.notes if all(note is not old for old in before)]
         return "\n".join(note.content.plain for note in new)
 
     async def stop(self, text: str) -> None:
-        app, before = self.app, self.app.speaker.last
+        app, before = self.app, self.app.replies.last
         await driving.say(self.pilot, text)
 
         def begun() -> bool:
-            return app.speaker.last is not before and app.speaker.last.count > AFTER
+            return app.replies.last is not before and app.replies.last.count > AFTER
 
         await driving.until(self.pilot, begun, "a few tokens")
         await driving.press(self.pilot, "escape")
-        await driving.until(self.pilot, lambda: not app.speaker.busy, "the reply is stopped")
+        await driving.until(self.pilot, lambda: not app.busy, "the reply is stopped")
 
 
 @asynccontextmanager

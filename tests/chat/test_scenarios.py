@@ -9,7 +9,7 @@ import pytest
 
 from persona_tui import model
 from persona_tui.chat import SessionStore
-from persona_tui.chat.replies import replay, stretches
+from persona_tui.chat.replay import replay, stretches
 from persona_tui.core.mix import Mix
 from persona_tui.core.workspace import Workspace, packaged_root
 from persona_tui.project.project import Project

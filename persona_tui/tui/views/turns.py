@@ -9,10 +9,10 @@ from textual.content import Content
 
 from persona_tui.traits.results import ROLES
 from persona_tui.traits.score import TurnScore, drift_of
-from persona_tui.tui.lab.drawn import Plot, Sheet, message
-from persona_tui.tui.lab.plots import bars, hanging, repeated, squeezed
-from persona_tui.tui.lab.view import View
 from persona_tui.tui.printable import printable
+from persona_tui.tui.views.plot import Plot, Sheet, message
+from persona_tui.tui.views.plots import bars, hanging, repeated, squeezed
+from persona_tui.tui.views.view import View
 
 _WHO = {"user": "you", "assistant": "model"}
 _LABEL = 13

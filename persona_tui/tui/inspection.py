@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from persona_tui.core.errors import PersonaTuiError
+from persona_tui.core.mix import Mix
 from persona_tui.tui.blocks import MessageBlock
 from persona_tui.tui.messages import MessageReread
 from persona_tui.tui.readings import Readings, readings_of
@@ -17,10 +18,10 @@ from persona_tui.tui.widgets.token_view import TokenValue
 
 if TYPE_CHECKING:
     from persona_tui.chat import Conversation, Node
-    from persona_tui.core.mix import Mix
+    from persona_tui.chat.replies import Row
     from persona_tui.model.wrapper import TokenEvent
     from persona_tui.steering.engine import SteeringEngine
-    from persona_tui.tui.app import PersonaApp
+    from persona_tui.tui.stage import Stage
 
 ASSISTANT = "assistant"
 ROOMY = 180  # columns from which on the inspector stands beside the chat
@@ -37,10 +38,10 @@ class _Subject:
     note: str = ""
 
 
-class Inspecting:
+class Inspection:
     """Owns what was read, and which message and direction are shown."""
 
-    def __init__(self, app: PersonaApp) -> None:
+    def __init__(self, app: Stage) -> None:
         self._app = app
         self._direction = ASSISTANT
         self._layers: dict[str, str] = {}  # of every direction, in words
@@ -48,6 +49,7 @@ class Inspecting:
         self._readings = Readings()
         self._asked: set[tuple[int, str]] = set()  # messages and directions that were read again for
         self._notes: dict[int, str] = {}
+        self.row_of: Callable[[MessageBlock], Row | None] = lambda block: None  # of answers side by side
         self._cut_anew: set[int] = set()  # messages whose tokens are not those of the transcript
 
     # --- opening
@@ -73,8 +75,7 @@ class Inspecting:
             PersonaTuiError: there is none, or the model is still loading.
         """
         app = self._app
-        if not app.model_ready:
-            raise PersonaTuiError("the model is still loading")
+        app.check_model()
         if not app.main.chat.messages:
             raise PersonaTuiError("there is no message to inspect yet")
         self._block = self._wanted(message)
@@ -183,7 +184,7 @@ class Inspecting:
 
     def reread(self, message: MessageReread) -> None:
         """Take what came of reading a message again."""
-        if message.conversation is not self._app.speaker.conversation:
+        if message.conversation is not self._app.chat.conversation:
             return
         if message.error is not None:
             self._notes[message.node] = str(message.error)
@@ -203,7 +204,7 @@ class Inspecting:
         self._asked.update((node.id, name) for name in [*self._layers, self._direction])
         self._notes[node.id] = "reading …"
         project, post = self._app.project, self._app.post_message
-        conversation, id = self._app.speaker.conversation, node.id
+        conversation, id = self._app.chat.conversation, node.id
 
         def work() -> None:
             try:
@@ -241,13 +242,13 @@ class Inspecting:
         )
 
     def _subject(self, block: MessageBlock) -> _Subject:
-        answer = self._app.comparing.answer_of(block)
-        if answer is not None:
-            return _Subject([each.on(self._direction) for each in readings_of(answer.events)], answer.mix)
+        row = self.row_of(block)
+        if row is not None:
+            return _Subject([each.on(self._direction) for each in readings_of(row.events)], row.mix)
         if block.key is None:
             return _Subject(note="it is read once one of the answers is kept")
-        node = self._app.speaker.conversation.node(block.key)
-        return self._of_node(node, self._app.speaker.conversation)
+        node = self._app.chat.conversation.node(block.key)
+        return self._of_node(node, self._app.chat.conversation)
 
     def _of_node(self, node: Node, conversation: Conversation) -> _Subject:
         kept = self._readings.of(node.id)
@@ -258,7 +259,7 @@ class Inspecting:
             for place in range(count)
         ]
         missing = (node.text.strip() and not tokens) or any(token.value is None for token in tokens)
-        if missing and not self._app.speaker.busy:  # what is being written is still on its way here
+        if missing and not self._app.busy:  # what is being written is still on its way here
             self._read_again(node)
         return _Subject(tokens, _mix_of(node), self._notes.get(node.id, ""))
 
@@ -268,8 +269,6 @@ def _mix_of(node: Node) -> Mix | None:
     recorded = node.runs[-1].mix if node.runs else None
     if not recorded:
         return None
-    from persona_tui.core.mix import Mix
-
     return Mix.from_record(recorded, settled=True)
 
 

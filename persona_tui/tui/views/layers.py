@@ -8,9 +8,9 @@ from textual.app import ComposeResult
 from textual.content import Content
 
 from persona_tui.monitors.figures import Curve
-from persona_tui.tui.lab.drawn import Plot, message
-from persona_tui.tui.lab.plots import bars, number, repeated, squeezed
-from persona_tui.tui.lab.view import View
+from persona_tui.tui.views.plot import Plot, message
+from persona_tui.tui.views.plots import bars, number, repeated, squeezed
+from persona_tui.tui.views.view import View
 from persona_tui.tui.widgets.chooser import Chooser
 
 FIGURES = ("separation", "effect", "AUC")

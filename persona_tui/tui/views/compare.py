@@ -8,9 +8,9 @@ from typing import Any
 from textual.app import ComposeResult
 from textual.content import Content
 
-from persona_tui.tui.lab.drawn import Sheet, message
-from persona_tui.tui.lab.plots import percent
-from persona_tui.tui.lab.view import View
+from persona_tui.tui.views.plot import Sheet, message
+from persona_tui.tui.views.plots import percent
+from persona_tui.tui.views.view import View
 
 _WIDE = 70  # cells from which on intervals have their place
 _BETWEEN = 13  # cells for one

@@ -9,8 +9,8 @@ from textual.app import ComposeResult
 from textual.content import Content
 
 from persona_tui.traits.policy import Breach, Limits, Policy
-from persona_tui.tui.lab.drawn import Sheet, message
-from persona_tui.tui.lab.view import View
+from persona_tui.tui.views.plot import Sheet, message
+from persona_tui.tui.views.view import View
 
 
 class LimitsView(View):

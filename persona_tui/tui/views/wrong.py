@@ -9,11 +9,11 @@ from textual.app import ComposeResult
 from textual.content import Content
 
 from persona_tui.monitors.evaluation import ScoredQuery
-from persona_tui.tui.lab.drawn import Sheet, message
-from persona_tui.tui.lab.plots import number
-from persona_tui.tui.lab.scores import STYLES
-from persona_tui.tui.lab.view import View
 from persona_tui.tui.printable import printable
+from persona_tui.tui.views.plot import Sheet, message
+from persona_tui.tui.views.plots import number
+from persona_tui.tui.views.scores import STYLES
+from persona_tui.tui.views.view import View
 
 COUNT = 40
 

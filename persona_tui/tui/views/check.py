@@ -12,10 +12,10 @@ from textual.message import Message
 from textual.widgets import Input
 
 from persona_tui.monitors.verdict import Verdict
-from persona_tui.tui.lab.drawn import Sheet
-from persona_tui.tui.lab.plots import number
-from persona_tui.tui.lab.view import View
 from persona_tui.tui.printable import printable
+from persona_tui.tui.views.plot import Sheet
+from persona_tui.tui.views.plots import number
+from persona_tui.tui.views.view import View
 
 
 @dataclass(frozen=True)

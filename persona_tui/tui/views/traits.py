@@ -9,10 +9,10 @@ from textual.app import ComposeResult
 from textual.content import Content
 
 from persona_tui.traits.vector import TraitReading
-from persona_tui.tui.lab.drawn import Plot, Sheet, message
-from persona_tui.tui.lab.layers import layer_bars
-from persona_tui.tui.lab.plots import number
-from persona_tui.tui.lab.view import View
+from persona_tui.tui.views.layers import layer_bars
+from persona_tui.tui.views.plot import Plot, Sheet, message
+from persona_tui.tui.views.plots import number
+from persona_tui.tui.views.view import View
 
 _WIDE = 88  # cells from which on intervals have their place
 

@@ -15,18 +15,23 @@ from persona_tui.tui.messages import ModelFailed, ModelReady
 
 if TYPE_CHECKING:
     from persona_tui.project.project import Project
-    from persona_tui.tui.app import PersonaApp
+    from persona_tui.tui.stage import Stage
 
 
 BUILTIN = "builtin"
 
 
-class Switching:
+class ModelSwitch:
     """Loads models as jobs. The one in use goes on answering meanwhile, and stays if another one fails."""
 
-    def __init__(self, app: PersonaApp) -> None:
+    def __init__(self, app: Stage, changed: Callable[[], None]) -> None:
+        """
+        Args:
+            app: whose model it is.
+            changed: called when another model is talked to.
+        """
         self._app = app
-        self._missing = False  # whether the first one could not be loaded, and no other was
+        self._changed = changed
         self._waiting: tuple[Project, ModelChoice] | None = None
 
     def begin(self) -> None:
@@ -45,31 +50,20 @@ class Switching:
 
     def _began(self, job: Job[Any], project: Project) -> None:
         if job.state == "done":
-            model = project.engine.model
-            self._app.post_message(ModelReady(short(model.name), model.context_length))
+            self._ready(project)
             self._remember(project, ModelChoice.of(project.settings))
         elif project is self._app.project:
-            self._missing = True
+            self._app.model_missing = True
             self._app.post_message(ModelFailed(job.error or PersonaTuiError("the model was not loaded")))
 
-    def check_model(self) -> None:
-        """Raise an error that says what to do if there is no model to answer.
-
-        Raises:
-            PersonaTuiError: there is none, and none is being loaded.
-        """
-        if self._missing:
-            raise PersonaTuiError(f"no model is loaded: {self._app.key_label('model')} chooses one")
+    def _ready(self, project: Project) -> None:
+        model = project.engine.model
+        self._app.post_message(ModelReady(short(model.name), model.context_length))
 
     # --- another one
 
-    def use(self, choice: ModelChoice) -> str:
-        """Load another model and talk to that; what to show at once.
-
-        Raises:
-            ConfigError: a device, a dtype or a quantization that does not exist.
-        """
-        other = models.with_model(self._app.project, choice)
+    def load(self, other: Project, choice: ModelChoice) -> str:
+        """Load another model and talk to that; what to show at once."""
         work = self._work(other, gives_way=self._app.model_ready)
         self._app.jobs.submit(f"load {short(choice.name)}", work, lambda job: self._ended(job, other, choice))
         until = f"; {self._present} answers until then" if self._app.model_ready else ""
@@ -86,29 +80,23 @@ class Switching:
             self.settle()
         elif job.error is not None:
             self._app.show_error(job.error)
-            self._app.main.chat.note(stays)
+            self._app.say(stays)
         else:
-            self._app.main.chat.note(f"{choice.name} was not loaded. {stays}")
+            self._app.say(f"{choice.name} was not loaded. {stays}")
 
     def settle(self) -> None:
         """Talk to a model that has been loaded, unless a reply is being written: then when that has ended."""
-        if self._waiting is None or self._app.speaker.busy:
+        if self._waiting is None or self._app.busy:
             return
         (other, choice), self._waiting = self._waiting, None
-        before, self._app.project = self._app.project, other
-        self._missing = False
-        notes = [*models.keep_watch(before, other), *self._keep_voice(other)]
-        self._app.slash.use(other)
-        self._app.mixing.forget()
-        self._app.inspecting.forget()
-        self._app.speaker.forget_model()
-        model = other.engine.model
-        self._app.post_message(ModelReady(short(model.name), model.context_length))
-        self._app.main.chat.note(" ".join([f"Now talking to {choice.name}.", *notes]))
-        self._remember(other, choice)
+        said = self._app.chat.adopt(other, choice)
+        self._app.model_missing = False
+        self._changed()
+        self._ready(other)
+        self._app.say(said)
 
     def _remember(self, project: Project, choice: ModelChoice) -> None:
-        """Offer it again later. The built-in model is always offered."""
+        """Offer the first model again later. The built-in one is always offered."""
         recent = RecentModels(project.workspace)
         if choice == ModelChoice(BUILTIN) and not recent.list():
             return
@@ -116,14 +104,6 @@ class Switching:
             recent.add(choice)
         except PersonaTuiError as error:
             self._app.jobs.log(f"the model will not be offered again: {error}")
-
-    def _keep_voice(self, other: Project) -> list[str]:
-        """Let those speak who are there with this model, too; what to say about the others."""
-        faders, personas = self._app.voice.faders, other.personas
-        there = {*personas.list_available(), *personas.list_traits()}
-        gone = [name for name in faders.speaking if name not in there]
-        self._app.voice.forget(gone)
-        return [f"It has no {', '.join(gone)}."] if gone else []
 
 
 def short(name: str) -> str:

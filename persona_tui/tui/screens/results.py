@@ -1,4 +1,4 @@
-"""What the lab screens share: views side by side where there is room, else one at a time with tabs."""
+"""What the monitor and trait screens share: views side by side where there is room, else one at a time with tabs."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from textual.widgets import Static
 
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.jobs import Job
-from persona_tui.tui.help import key_of
-from persona_tui.tui.lab.view import Tabs, View
+from persona_tui.tui.keys import key_of
 from persona_tui.tui.screens.dialog import Dialog
+from persona_tui.tui.views.view import Tabs, View
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from persona_tui.tui.app import PersonaApp
+    from persona_tui.tui.stage import Stage
 
 MEDIUM, WIDE = 120, 180
 _TICK = 0.3  # seconds between two looks at a job's progress, while one is under way
 
 
-class LabScreen(Dialog[None]):
+class ResultsScreen(Dialog[None]):
     """A screen of numbered views in columns.
 
     On a narrow terminal one view is shown; on a medium one the first column and one other view; on a wide one
@@ -48,21 +48,21 @@ class LabScreen(Dialog[None]):
     ]
     TITLE = ""
     DEFAULT_CSS = """
-    LabScreen { align: left top; background: $background; }
-    LabScreen .lab { width: 100%; height: 100%; background: $background; }
-    LabScreen #lab-head { height: auto; padding: 0 1; background: $panel; }
-    LabScreen #lab-tabs { padding: 0 1; }
-    LabScreen #lab-body { height: 1fr; }
-    LabScreen .lab-column { width: 1fr; height: 1fr; }
-    LabScreen View { height: 1fr; padding: 0 1; }
-    LabScreen View { border: round $foreground 25%; border-title-color: $text-muted; }
-    LabScreen View:ansi { border: round ansi_bright_black; }
-    LabScreen View:focus-within { border: round $border; border-title-color: $text-primary; }
-    LabScreen #check { max-height: 14; }
-    LabScreen.-narrow #check { max-height: 100%; }
-    LabScreen #lab-note { height: auto; max-height: 3; padding: 0 1; color: $text-muted; }
-    LabScreen #lab-note.-error { color: $text-error; }
-    LabScreen #lab-hints { height: 1; padding: 0 1; background: $panel; color: $text-muted; }
+    ResultsScreen { align: left top; background: $background; }
+    ResultsScreen .lab { width: 100%; height: 100%; background: $background; }
+    ResultsScreen #lab-head { height: auto; padding: 0 1; background: $panel; }
+    ResultsScreen #lab-tabs { padding: 0 1; }
+    ResultsScreen #lab-body { height: 1fr; }
+    ResultsScreen .lab-column { width: 1fr; height: 1fr; }
+    ResultsScreen View { height: 1fr; padding: 0 1; }
+    ResultsScreen View { border: round $foreground 25%; border-title-color: $text-muted; }
+    ResultsScreen View:ansi { border: round ansi_bright_black; }
+    ResultsScreen View:focus-within { border: round $border; border-title-color: $text-primary; }
+    ResultsScreen #check { max-height: 14; }
+    ResultsScreen.-narrow #check { max-height: 100%; }
+    ResultsScreen #lab-note { height: auto; max-height: 3; padding: 0 1; color: $text-muted; }
+    ResultsScreen #lab-note.-error { color: $text-error; }
+    ResultsScreen #lab-hints { height: 1; padding: 0 1; background: $panel; color: $text-muted; }
     """
 
     def __init__(self) -> None:
@@ -84,9 +84,9 @@ class LabScreen(Dialog[None]):
     # --- parts
 
     @property
-    def owner(self) -> PersonaApp:
+    def owner(self) -> Stage:
         """The app, as what it is."""
-        return cast("PersonaApp", self.app)
+        return cast("Stage", self.app)
 
     def compose(self) -> ComposeResult:
         """Return the screen."""
@@ -116,7 +116,9 @@ class LabScreen(Dialog[None]):
 
     def _turning_keys(self) -> str:
         """Return the keys that go from view to view."""
-        turning = [each for each in LabScreen.BINDINGS if isinstance(each, Binding) and "turn" in each.action]
+        turning = [
+            each for each in ResultsScreen.BINDINGS if isinstance(each, Binding) and "turn" in each.action
+        ]
         before, after = (key_of(self.owner, each) for each in reversed(turning))
         shared, plus, last = after.rpartition("+")  # alt+←→ for alt+← and alt+→
         return before + last if plus and before.startswith(f"{shared}+") else f"{before} {after}"

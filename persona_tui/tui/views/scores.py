@@ -11,10 +11,10 @@ from textual.widgets import Static
 
 from persona_tui.monitors.evaluation import Evaluation
 from persona_tui.monitors.figures import BORDERLINE, DANGEROUS, SAFE, Histogram, Rates, histogram, rates
-from persona_tui.tui.lab.drawn import Draw, Plot, message
-from persona_tui.tui.lab.plots import bars, number, percent, ruler
-from persona_tui.tui.lab.threshold import ThresholdSlider
-from persona_tui.tui.lab.view import View
+from persona_tui.tui.views.plot import Draw, Plot, message
+from persona_tui.tui.views.plots import bars, number, percent, ruler
+from persona_tui.tui.views.threshold import ThresholdSlider
+from persona_tui.tui.views.view import View
 
 STYLES = {
     SAFE: "$text-success",

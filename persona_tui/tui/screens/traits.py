@@ -24,15 +24,15 @@ from persona_tui.traits.policy import Policy
 from persona_tui.traits.results import overview, turn_breaches, write_turns
 from persona_tui.traits.score import TraitScorer, TurnScore
 from persona_tui.traits.thresholds import TEST, fit_threshold, labelled_scores, reference_scores
-from persona_tui.tui.lab import keys
-from persona_tui.tui.lab.calibration import CalibrationView, Labelled
-from persona_tui.tui.lab.limits import LimitsView
-from persona_tui.tui.lab.threshold import ThresholdSlider
-from persona_tui.tui.lab.traits import TraitTable
-from persona_tui.tui.lab.turns import TurnsView
-from persona_tui.tui.lab.view import View
 from persona_tui.tui.screens.ask import AskScreen
-from persona_tui.tui.screens.lab import LabScreen
+from persona_tui.tui.screens.results import ResultsScreen
+from persona_tui.tui.views import keys
+from persona_tui.tui.views.calibration import CalibrationView, Labelled
+from persona_tui.tui.views.limits import LimitsView
+from persona_tui.tui.views.threshold import ThresholdSlider
+from persona_tui.tui.views.traits import TraitTable
+from persona_tui.tui.views.turns import TurnsView
+from persona_tui.tui.views.view import View
 from persona_tui.tui.widgets.chooser import Chooser
 from persona_tui.tui.widgets.slider import FloatSlider
 
@@ -47,7 +47,7 @@ _NO_LIMITS = "No policy: p chooses one. No trait has a healthy range of its own.
 _ENDS = (-2.0, 2.0)  # of the slider before there are scores
 
 
-class TraitsScreen(LabScreen):
+class TraitsScreen(ResultsScreen):
     """Everything about the traits of the model in use."""
 
     TITLE = "traits"
@@ -176,8 +176,7 @@ class TraitsScreen(LabScreen):
     @property
     def _policy(self) -> Policy | None:
         """The chat's policy, else the healthy ranges of the traits."""
-        engine = self.owner.project.loaded_engine
-        return (engine.policy if engine is not None else None) or Policy.healthy(self._traits.values())
+        return self.owner.chat.policy or Policy.healthy(self._traits.values())
 
     # --- choosing
 
@@ -215,7 +214,7 @@ class TraitsScreen(LabScreen):
 
         def answered(text: str | None) -> None:
             if text:
-                self.owner.slash.run(f"/policy {text}")
+                self.owner.command(f"/policy {text}")
                 self._show_turns()
 
         question = "A policy's file or name, rules such as harmful_validation>0.5, or off."
@@ -227,7 +226,7 @@ class TraitsScreen(LabScreen):
             self.say(_SILENT)
             return
         project = self.owner.project
-        name = self.owner.saving.session_id or "conversation"
+        name = self.owner.chat.session_id or "conversation"
         try:
             folder = results_folder(project.workspace, project.slug, "traits", name)
             measured = [trait for each, trait in self._traits.items() if each in self._turns[0].scores]
@@ -241,7 +240,7 @@ class TraitsScreen(LabScreen):
 
     def _measure(self) -> None:
         """Measure the conversation, as soon as the model has time."""
-        conversation, project = self.owner.speaker.conversation, self.owner.project
+        conversation, project = self.owner.chat.conversation, self.owner.project
         messages = conversation.messages()
         if conversation.system:
             messages = [{"role": "system", "content": conversation.system}, *messages]
@@ -357,9 +356,9 @@ class TraitsScreen(LabScreen):
 
     def _ended(self, job: Job[Any], done: Callable[[Job[Any]], None]) -> None:
         """Take in a job's end, if the screen is still there."""
-        self.owner.people.refresh()
+        self.owner.show_personas()
         if not self.is_attached:
-            self.owner.people.job_ended(job)
+            self.owner.job_ended(job)
         elif job.state == "done":
             self.say(f"{job.name}: done.")
             done(job)

@@ -1,39 +1,44 @@
-"""The faders and what they come to: the mixer's panel, what is traced, rulers in the chat."""
+"""The mix on the screen: the mixer's panel, rulers in the chat, what is traced and how fluent replies are."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from persona_tui.chat.voice import difference
 from persona_tui.core.errors import PersonaTuiError
+from persona_tui.core.mix import Mix, parse_layers
+from persona_tui.tui import collector
 from persona_tui.tui.blocks import Ruler
-from persona_tui.tui.fluency import Fluency, fluent_limit
+from persona_tui.tui.fluency import Fluency, FluencyMeter, fluent_limit
 from persona_tui.tui.screens.ask import AskScreen
-from persona_tui.tui.voice import Faders, difference
 from persona_tui.tui.widgets.gauges import layers_text
 from persona_tui.tui.widgets.mixer import MixerState
-from persona_tui.tui.widgets.trace import Line
+from persona_tui.tui.widgets.trace import Line, Reading
 
 if TYPE_CHECKING:
-    from persona_tui.steering.engine import SteeringEngine
-    from persona_tui.tui.app import PersonaApp
+    from persona_tui.model import TokenEvent
+    from persona_tui.steering import SteeringEngine
+    from persona_tui.tui.stage import Stage
 
+IDLE = 2.0  # seconds after a reply until the garbage collector may run
 ASSISTANT = "assistant"
 _TALL = 34  # rows of the terminal from which on a second trace has its place
 _AXES = {"assistant": "the assistant axis", "safety": "the safety axis"}
 
 
-class Mixing:
-    """Follows the faders."""
+class Mixer:
+    """Follows the mix, and what replies written with it measure."""
 
-    def __init__(self, app: PersonaApp) -> None:
+    def __init__(self, app: Stage) -> None:
         self._app = app
-        self._before = app.voice.faders  # where they stood when the chat's last block was added
-        self._now = app.voice.faders
+        self._before = app.chat.mix  # what it was when the chat's last block was added
+        self._now = app.chat.mix
         self._ruler: Ruler | None = None
         self._traced: Sequence[str] | None = None  # None = what goes without saying
         self._cosines: tuple[list[str], Mapping[tuple[str, str], float]] = ([], {})
         self._limit: float | None = None
+        self._meter = FluencyMeter()
 
     @property
     def _engine(self) -> SteeringEngine | None:
@@ -41,64 +46,55 @@ class Mixing:
 
     # --- moving
 
-    def moved(self, faders: Faders) -> None:
-        """Take note that the faders have moved: tell the engine, and show it.
-
-        Raises:
-            PersonaTuiError: the engine cannot speak like that.
-        """
+    def moved(self, mix: Mix) -> None:
+        """Take note that the chat is spoken with another mix."""
         if self._engine is not None:
-            self._engine.set_mix(faders.mix())
-            self._limit = self._fluent_limit(faders)
-            self._record(faders)
-        self._rule(faders)
+            self._limit = self._fluent_limit(mix)
+        self._rule(mix)
 
-    def _record(self, faders: Faders) -> None:
-        """Write down what changed between two replies; what changes in a reply is written down with it."""
-        conversation, engine = self._app.speaker.conversation, self._engine
-        if engine is not None and not self._app.speaker.busy and len(conversation) and faders != self._now:
-            conversation.change_mix(engine.describe(faders.mix()))
+    def opened(self) -> None:
+        """Take note that another conversation is shown."""
+        self._before = self._now = self._app.chat.mix
+        self._ruler = None
+        if self._engine is not None:
+            self._limit = self._fluent_limit(self._now)
 
-    def _rule(self, faders: Faders) -> None:
+    def _rule(self, mix: Mix) -> None:
         """Draw a ruler between two messages; changes that follow each other share one."""
-        previous, self._now = self._now, faders
-        chat = self._app.main.chat
-        if self._app.speaker.busy or not self._app.is_running or not chat.messages:
+        previous, self._now = self._now, mix
+        chat = self._app.main.chat if self._app.is_running else None
+        if chat is None or self._app.busy or not chat.messages:
             self._ruler = None
             return
         if self._ruler is None or not chat.blocks or chat.blocks[-1] is not self._ruler:
             self._ruler, self._before = None, previous
-        text = difference(self._before, faders)
+        text = difference(self._before, mix)
         if self._ruler is not None:
             chat.take_out(self._ruler)
         self._ruler = Ruler(text) if text else None
         if self._ruler is not None:
             chat.add(self._ruler)
 
-    def _fluent_limit(self, faders: Faders) -> float | None:
-        if faders.layers is not None or not faders.speaking:
+    def _fluent_limit(self, mix: Mix) -> float | None:
+        if mix.layers is not None or not mix.weights:
             return None
         manager = self._app.project.personas
-        return fluent_limit({name: (manager.get(name), weight) for name, weight in faders.speaking.items()})
-
-    def chosen(self, what: str, value: float | str) -> None:
-        """Take what the panel's strength, axis or floor was set to."""
-        self._app.voice.change(**{what: value})
+        return fluent_limit({name: (manager.get(name), weight) for name, weight in mix.weights.items()})
 
     def ask_layers(self) -> None:
         """Ask where personas are to be added."""
 
         def answered(text: str | None) -> None:
             if text is not None:
-                self._app.attempt(lambda: self._app.voice.change(layers=_parse_layers(text)))
+                self._app.attempt(lambda: self._app.chat.change_mix(layers=parse_layers(text)))
 
-        faders = self._app.voice.faders
+        mix = self._app.chat.mix
         self._app.push_screen(
             AskScreen(
                 "steering layers",
                 f"At which layers are personas added? This model has {self._layer_count()}. "
                 "Several layers share the loudness. auto: where calibration found it best.",
-                ", ".join(map(str, faders.layers)) if faders.layers else "auto",
+                ", ".join(map(str, mix.layers)) if mix.layers else "auto",
                 _layers_problem,
                 "4, or 3-5, or auto",
             ),
@@ -110,9 +106,11 @@ class Mixing:
         return f"0 to {engine.model.n_layers - 1}" if engine is not None else "not been loaded yet"
 
     def forget(self) -> None:
-        """Forget what was found out about another model's personas."""
+        """Forget what was found out about another model and its personas."""
         self._cosines = ([], {})
         self._limit = None
+        self._meter = FluencyMeter()
+        self._app.main.trace.clear()
 
     # --- showing
 
@@ -122,24 +120,24 @@ class Mixing:
         Args:
             loaded: the personas that have a fader.
         """
-        faders, engine = self._app.voice.faders, self._engine
-        weights = {name: faders.weights.get(name, 0.0) for name in loaded}
-        state: dict[str, Any] = {"strength": faders.strength, "capping": faders.capping, "weights": weights}
+        mix, engine = self._app.chat.mix, self._engine
+        weights = {name: mix.weights.get(name, 0.0) for name in loaded}
+        state: dict[str, Any] = {"strength": mix.strength, "capping": mix.capping, "weights": weights}
         try:
             if engine is not None:
-                state |= self._measured(engine, faders, loaded)
+                state |= self._measured(engine, mix, loaded)
         except PersonaTuiError:  # said in the chat already
             pass
         return MixerState(**state)
 
-    def _measured(self, engine: SteeringEngine, faders: Faders, loaded: Sequence[str]) -> dict[str, Any]:
+    def _measured(self, engine: SteeringEngine, mix: Mix, loaded: Sequence[str]) -> dict[str, Any]:
         axes = engine.personas.axes
-        loudness = engine.loudness() if faders.speaking and faders.strength else {}
+        loudness = engine.loudness() if mix.weights and mix.strength else {}
         return {
             "axes": axes.names if axes is not None else (),
             "axis": engine.capping_axis() or "",
-            "percentile": engine.safety_floor if faders.percentile is None else faders.percentile,
-            "layers": _where(faders, loudness),
+            "percentile": engine.safety_floor if mix.percentile is None else mix.percentile,
+            "layers": _where(mix, loudness),
             "loudness": loudness,
             "cosines": self._pairwise(loaded),
         }
@@ -153,11 +151,42 @@ class Mixing:
             self._cosines = (list(loaded), pairwise(self._app.project.personas, personas))
         return self._cosines[1]
 
+    # --- measuring a reply
+
+    def begin_measuring(self) -> None:
+        """Clear the trace and the fluency gauge for another reply."""
+        self.clear_measures()
+        collector.pause()
+
+    def clear_measures(self) -> None:
+        """Clear the trace and the fluency gauge."""
+        self._app.main.trace.clear()
+        self._meter.clear()
+
+    def measure(self, events: Sequence[TokenEvent]) -> None:
+        """Draw tokens of the reply in the trace and the fluency gauge."""
+        trace = self._app.main.trace
+        for event in events:
+            if event.token_id >= 0:
+                trace.add(Reading(event.projections, event.capped))
+                self._meter.add(event.text, event.entropy)
+        trace.refresh()
+        self.show_fluency()
+
+    def end_measuring(self) -> None:
+        """Take note that the reply that was measured has ended."""
+        self._meter.finish(steered=bool(self._app.chat.mix.weights))
+        collector.resume()
+        self._app.set_timer(IDLE, lambda: None if self._app.busy else collector.collect())
+
     def fluency(self) -> Fluency:
         """Return how fluent the latest reply is."""
-        faders = self._app.voice.faders
-        strength = faders.strength if faders.speaking else 0.0
-        return self._app.speaker.fluency.read(strength, self._limit)
+        mix = self._app.chat.mix
+        return self._meter.read(mix.strength if mix.weights else 0.0, self._limit)
+
+    def show_fluency(self) -> None:
+        """Draw how fluent the latest reply is."""
+        self._app.main.mixer.show_fluency(self.fluency())
 
     # --- tracing
 
@@ -167,9 +196,8 @@ class Mixing:
         Raises:
             PersonaTuiError: the model is still loading, or there is nothing to trace.
         """
-        engine = self._engine
-        if engine is None:
-            raise PersonaTuiError("the model is still loading")
+        self._app.check_model()
+        engine = self._app.project.engine
         offered = {
             name: _AXES.get(name, "a loaded persona") for name in sorted(engine.traces(), key=_axes_first)
         }
@@ -204,7 +232,7 @@ class Mixing:
         """Return what the user chose, else the assistant axis and, where there is room, who speaks."""
         if self._traced is not None:
             return list(self._traced)
-        speaking = list(self._app.voice.faders.speaking)[:1] if self._app.size.height >= _TALL else []
+        speaking = list(self._app.chat.mix.weights)[:1] if self._app.size.height >= _TALL else []
         return [*([ASSISTANT] if ASSISTANT in known else []), *speaking]
 
     def _line(self, engine: SteeringEngine, name: str) -> Line:
@@ -213,23 +241,17 @@ class Mixing:
         return Line(0.0 if floor is None else floor, floor is not None, unit)
 
 
-def _where(faders: Faders, loudness: Mapping[int, float]) -> str:
+def _where(mix: Mix, loudness: Mapping[int, float]) -> str:
     """Say where personas are added."""
-    if faders.layers is not None:
-        return layers_text(faders.layers).partition(" ")[2]
+    if mix.layers is not None:
+        return layers_text(mix.layers).partition(" ")[2]
     calibrated = layers_text(sorted(loudness)).partition(" ")[2] if loudness else ""
     return f"{calibrated} as calibrated".strip()
 
 
-def _parse_layers(text: str) -> tuple[int, ...] | None:
-    from persona_tui.core.mix import parse_layers  # imports torch
-
-    return parse_layers(text)
-
-
 def _layers_problem(text: str) -> str | None:
     try:
-        _parse_layers(text)
+        parse_layers(text)
     except PersonaTuiError as error:
         return str(error)
     return None

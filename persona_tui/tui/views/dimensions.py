@@ -9,9 +9,9 @@ from textual.content import Content
 from textual.message import Message
 
 from persona_tui.monitors.figures import Dimensions, counts_in
-from persona_tui.tui.lab.drawn import Sheet, message
-from persona_tui.tui.lab.plots import bars, hanging, number, repeated, ruler, squeezed
-from persona_tui.tui.lab.view import View
+from persona_tui.tui.views.plot import Sheet, message
+from persona_tui.tui.views.plots import bars, hanging, number, repeated, ruler, squeezed
+from persona_tui.tui.views.view import View
 from persona_tui.tui.widgets.chooser import Chooser
 
 _CELL = 18  # cells for one of the largest

@@ -10,14 +10,15 @@ from persona_tui.tui.blocks import MessageBlock
 from persona_tui.tui.clipboard import clipboard_command, copy
 
 if TYPE_CHECKING:
-    from persona_tui.tui.app import PersonaApp
+    from persona_tui.tui.replies import Replies
+    from persona_tui.tui.stage import Stage
 
 
-class Marked:
+class MessageMenu:
     """Does what the user asks of a message."""
 
-    def __init__(self, app: PersonaApp) -> None:
-        self._app = app
+    def __init__(self, app: Stage, replies: Replies) -> None:
+        self._app, self._replies = app, replies
         self._code_copied: tuple[int, int] | None = None  # message and code block
         self._tasks: set[asyncio.Task[None]] = set()
         self._doings = {
@@ -88,42 +89,39 @@ class Marked:
 
     def edit(self, block: MessageBlock) -> None:
         """Put a message into the prompt, to be sent in another form as a branch of its own."""
-        self._app.speaker.check_idle()
+        self._replies.check_idle()
         if block.key is not None:
             self._app.main.prompt.begin_editing(block.key, block.source.strip())
             self._app.main.set_focus(self._app.main.prompt)
 
     def edited(self, key: int, text: str) -> None:
         """Take the new form of a message: one of the user's is answered, a reply stands as it is."""
-        speaker = self._app.speaker
-        speaker.check_idle()
-        old = speaker.conversation.node(key)
-        speaker.conversation.edit(key, text)
-        if old.role == "user":
-            speaker.write(speaker.conversation.begin_reply())
+        self._replies.check_idle()
+        reply = self._app.chat.edit(key, text)
+        if reply is not None:
+            self._replies.begin(reply)
         else:
-            speaker.show()
+            self._replies.show()
 
     def walk(self, block: MessageBlock, step: int) -> None:
         """Go to another version of a message, and to what followed that."""
-        speaker, chat = self._app.speaker, self._app.main.chat
-        speaker.check_idle()
+        self._replies.check_idle()
         if block.key is None:
             return
-        if speaker.conversation.siblings(block.key)[1] == 1:
+        if self._app.chat.conversation.siblings(block.key)[1] == 1:
             raise PersonaTuiError("there is one version of this message: e edits it, r writes a reply anew")
-        now = speaker.conversation.walk(block.key, step)
-        speaker.show()
-        chat.mark(next(message for message in chat.messages if message.key == now))
+        now, log = self._app.chat.walk(block.key, step), self._app.main.chat
+        self._replies.show()
+        log.mark(next(message for message in log.messages if message.key == now))
 
     def again(self, block: MessageBlock) -> None:
         """Write a reply anew, or another answer to the user's message."""
-        self._app.speaker.regenerate(block.key)
+        self._replies.regenerate(block.key)
         self._app.main.set_focus(self._app.main.prompt)
 
     def go_on(self, block: MessageBlock) -> None:
         """Continue the last reply."""
         if block is not self._app.main.chat.messages[-1]:
             raise PersonaTuiError("only the last message can be continued")
-        self._app.speaker.go_on()
+        self._replies.go_on()
         self._app.main.set_focus(self._app.main.prompt)

@@ -11,11 +11,11 @@ from textual.widgets import Static
 
 from persona_tui.monitors.figures import Histogram, counts_in
 from persona_tui.traits.thresholds import ThresholdFit, balanced_accuracy, counts_at
-from persona_tui.tui.lab.drawn import Plot, message
-from persona_tui.tui.lab.plots import number, percent
-from persona_tui.tui.lab.scores import histograms
-from persona_tui.tui.lab.threshold import ThresholdSlider
-from persona_tui.tui.lab.view import View
+from persona_tui.tui.views.plot import Plot, message
+from persona_tui.tui.views.plots import number, percent
+from persona_tui.tui.views.scores import histograms
+from persona_tui.tui.views.threshold import ThresholdSlider
+from persona_tui.tui.views.view import View
 
 
 @dataclass(frozen=True)
