@@ -19,6 +19,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from persona_tui.core.errors import ConfigError, nearest
 from persona_tui.core.files import atomic_write_text
+from persona_tui.core.lock import changing
 from persona_tui.core.plain_files import read_plain
 
 _MOST_BYTES = 1 << 20  # of a config.yaml
@@ -293,10 +294,11 @@ def set_value(path: Path, key: str, value: str) -> Settings:
         ConfigError: the key is unknown or the value not allowed; the file is then left as it was.
     """
     parts = _split(key, path.name)
-    before = _read(path) if path.exists() else ""
-    _validated(_parse(before, path.name), path.name)
-    text, settings = _first_allowed(before, parts, _readings(value), path.name)
-    atomic_write_text(path, text)
+    with changing(path.parent):
+        before = _read(path) if path.exists() else ""
+        _validated(_parse(before, path.name), path.name)
+        text, settings = _first_allowed(before, parts, _readings(value), path.name)
+        atomic_write_text(path, text)
     return settings
 
 

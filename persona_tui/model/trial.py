@@ -70,8 +70,7 @@ def try_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tri
 
 def _unfit_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
     rows = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
-    # A tokenizer's class may add an end token of its own that the model never had: the passes tell whether one
-    # of those is needed.
+    # A tokenizer's class may add an end token that the model never had. The passes tell whether it is needed.
     added = tokenizer.added_tokens_decoder
     highest = max((token for token in tokenizer.get_vocab().values() if token not in added), default=-1)
     if highest < 0:
