@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +78,7 @@ def prepare(
         "model": model.name,
         "fingerprint": model.fingerprint,
         **circumstances(engine),
+        "rendering": model.rendering.record(),
         "system": system or None,
         "sampling": asdict(sampling),
         "forgotten": fitted.forgotten,
@@ -117,7 +118,9 @@ def speak(
     """
     before = len(conversation.node(reply).text)
     finish, stats = "cancelled", _Stats()
+    fixed = ExitStack()
     try:
+        fixed.enter_context(engine.model.rendered_as(_rendering_of(conversation, reply)))
         measure = _measured_by(engine, conversation, reply)
         prepared = prepare(engine, conversation.prompt(reply), conversation.system, sampling)
         conversation.settle(reply, prepared.settings)
@@ -140,11 +143,18 @@ def speak(
         finish = "failed"
         raise
     finally:
+        fixed.close()
         broken_off = finish in ("cancelled", "failed")
         if broken_off and not before and not conversation.node(reply).text.strip():
             conversation.drop(reply)
         else:
             conversation.finish(reply, finish, **stats.summary())
+
+
+def _rendering_of(conversation: Conversation, reply: int) -> Mapping[str, Any] | None:
+    """The date and the default system prompt with which a conversation began, and so goes on."""
+    runs = (run for node in conversation.lineage(reply) for run in node.runs)
+    return next((found for run in runs if (found := run.settings.get("rendering"))), None)
 
 
 def _measured_by(
@@ -382,9 +392,10 @@ def _repeated(engine: SteeringEngine, stretch: Stretch) -> Generator[int, None, 
         events = engine.repeat_rows(stretch.messages, _row_schedules(settings), sampling, system)
     else:
         events = engine.repeat(stretch.messages, _schedule(stretch), sampling, system)
-    for event in events:
-        if event.row == settings.get("row", 0) and event.token_id >= 0:
-            yield event.token_id
+    with engine.model.rendered_as(settings.get("rendering")):
+        for event in events:
+            if event.row == settings.get("row", 0) and event.token_id >= 0:
+                yield event.token_id
 
 
 def _schedule(stretch: Stretch) -> dict[int, Mix]:

@@ -86,6 +86,7 @@ def _runtime(invocation: Invocation, settings: dict[str, Any]) -> Project:
         invocation.device or settings.get("device"),
         invocation.dtype or (dtype if dtype in DTYPES else None),
         invocation.quantization or settings.get("quantization"),
+        invocation.trusted_model,
     )
     project.on_model_load = prepare_model
     return project

@@ -49,6 +49,7 @@ class Invocation:
     device: str | None = None
     dtype: str | None = None
     quantization: str | None = None
+    trusted_model: str | None = None  # as --model named it; not what a session names later
     debug: bool = False
 
     @cached_property
@@ -57,7 +58,9 @@ class Invocation:
         from persona_tui.cli.progress import prepare_model
         from persona_tui.project.project import Project
 
-        project = Project.open(self.workspace, self.model, self.device, self.dtype, self.quantization)
+        project = Project.open(
+            self.workspace, self.model, self.device, self.dtype, self.quantization, self.trusted_model
+        )
         project.on_model_load = lambda name: prepare_model(name, fell_back=project.fell_back)
         return project
 
@@ -108,6 +111,11 @@ class LazyGroup(click.Group):
     "--dtype", type=click.Choice(["auto", "float32", "float16", "bfloat16"]), help="Of the weights."
 )
 @click.option("--quantization", type=click.Choice(["none", "8bit", "4bit"]), help="Of the weights.")
+@click.option(
+    "--trust-remote-code",
+    is_flag=True,
+    help="Let the model named by --model run its own code and load pickled weights.",
+)
 @click.option("--debug", is_flag=True, help="Show a traceback with errors.")
 @click.version_option(__version__, prog_name="persona-tui")
 @click.pass_context
@@ -117,6 +125,10 @@ def root(ctx: click.Context, /, **options: Any) -> None:
     Without a command, the app opens.
     """
     invocation = ctx.ensure_object(Invocation)
+    if options.pop("trust_remote_code"):
+        if options["model"] is None:
+            ctx.fail("--trust-remote-code needs --model: name the one model that you trust.")
+        invocation.trusted_model = options["model"]
     for name, value in options.items():
         setattr(invocation, name, value)
     if ctx.invoked_subcommand is None:

@@ -48,6 +48,8 @@ _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 _PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 _CHUNK = 1 << 20
 
+_HUB_ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^/\s]+/[^/\s?#]+)")
+
 Kind = Literal["tiny", "folder", "hub", "gguf", "ollama", "wheel"]
 Report = Callable[[int, int, str], None]
 
@@ -156,12 +158,16 @@ def resolve(name: str) -> Source:
         return found
     if name.startswith(OLLAMA):
         return _ollama(name)
+    if (address := _HUB_ADDRESS.match(name)) is not None:
+        raise ModelLoadError(f"{name} is a web address: name the model itself, {address[1]}.")
     path = Path(name).expanduser()
     if path.suffix == GGUF and path.is_file():
         return _gguf(name, path)
     if path.is_dir():
         return _folder(name, path)
     is_file = path.suffix == GGUF
+    if path.is_file():
+        raise ModelLoadError(f"{name} is a file: name the folder of a model, with config.json and weights.")
     if (
         is_file
         or name.startswith((".", "/", "~"))
@@ -203,6 +209,8 @@ def _folder(name: str, path: Path) -> Source:
             return Source(name, record.kind, path, None, record.origin, record.sha256)
         return Source(name, "folder", path, None, path.name)
     files = sorted(each for each in path.glob(f"*{GGUF}") if not each.name.startswith("mmproj"))
+    if not files and (path / "adapter_config.json").is_file():
+        return Source(name, "folder", path, None, path.name)  # the loader says what to do with an adapter
     if not files:
         raise ModelLoadError(f"{name} is not a model folder: it has no {_CONFIG} and no GGUF file.")
     if len(files) > 1:

@@ -7,7 +7,7 @@ them.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from persona_tui.core.errors import DatasetError, PersonaTuiError
 from persona_tui.core.files import atomic_write_bytes
 from persona_tui.core.jobs import JobContext
 from persona_tui.core.processes import processes
-from persona_tui.core.workspace import Workspace, model_slug, packaged_root
+from persona_tui.core.workspace import TRAIT_PREFIX, Workspace, model_slug, packaged_root
 
 if TYPE_CHECKING:
     from persona_tui.core.mix import Mix
@@ -50,9 +50,16 @@ class FromArchetype:
 
 @dataclass(frozen=True)
 class FromDescription:
-    """A persona is made from a description; the model writes the system prompts."""
+    """A persona is made from a description.
+
+    Attributes:
+        description: who it is.
+        by_model: whether the model writes the system prompts; else they are put together from the
+            description.
+    """
 
     description: str
+    by_model: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,15 +131,24 @@ class Project:
         device: str | None = None,
         dtype: str | None = None,
         quantization: str | None = None,
+        trusted_model: str | None = None,
     ) -> Project:
         """Find the workspace and read its settings; None = as config.yaml says.
+
+        `trusted_model` names the one model whose own code may run, as `model.trust_remote_code` does.
 
         Raises:
             WorkspaceError: the workspace cannot be used.
             ConfigError: a setting, there or here, is not allowed.
         """
         found = processes().from_main(lambda: Workspace.find(workspace))
-        given = {"name": model, "device": device, "dtype": dtype, "quantization": quantization}
+        given = {
+            "name": model,
+            "device": device,
+            "dtype": dtype,
+            "quantization": quantization,
+            "trust_remote_code": trusted_model,
+        }
         values = {f"model.{key}": value for key, value in given.items() if value is not None}
         return cls(found, override(found.settings, values))
 
@@ -175,7 +191,15 @@ class Project:
             self.on_model_load(chosen.name)
             from persona_tui.model import ModelWrapper
 
-            model = ModelWrapper.load(chosen.name, chosen.device, chosen.dtype, chosen.quantization)
+            # Trust is for one model by name; it does not pass to another that a session or /model names.
+            trusted = chosen.trust_remote_code
+            model = ModelWrapper.load(
+                chosen.name,
+                chosen.device,
+                chosen.dtype,
+                chosen.quantization,
+                trusted is not None and model_slug(trusted) == model_slug(chosen.name),
+            )
             if chosen.compile:
                 model.compile()
             _share_cores(model)
@@ -277,37 +301,71 @@ class Project:
         return PartialStore(self.workspace.model_dir(self.slug), self.workspace.root, log)
 
     def create_persona(self, name: str, source: Source, context: JobContext) -> Created:
-        """Extract, calibrate, save and load a persona.
+        """Extract, save, load and calibrate a persona; cancelled while it is calibrated, it stays.
 
         Raises:
-            PersonaTuiError: the name cannot be used, the prompts or the axes are missing.
+            PersonaTuiError: the name cannot be used, or the prompts are missing.
             JobCancelled: somebody asked for that; the next call goes on.
         """
-        self.check_new_name(name, source)
+        return self.create_personas({name: source}, context)[0]
+
+    def create_personas(self, sources: Mapping[str, Source], context: JobContext) -> list[Created]:
+        """Make several personas, by name, as `create_persona` does. They share baseline and questions."""
+        for name, source in sources.items():
+            self.check_new_name(name, source)
         studio = self.studio(context)
-        report = None
-        if isinstance(source, FromArchetype):
-            persona = studio.create_from_archetype(name, source.archetype)
-        elif isinstance(source, FromPrompts):
-            persona = studio.create_from_prompts(name, source.prompts, source.description)
-        else:
-            generator = self.generator(context)
-            persona = studio.create_from_description(name, source.description, generator)
-            report = generator.report
-            context.log(f"System prompts: {report.summary}.")
-        processes().from_main(lambda: self.personas.load(name))
+        reports = {name: self._write_prompts(name, source, studio, context) for name, source in sources.items()}
+        prompts = [self._prompts_of(name, source) for name, source in sources.items()]
+        studio.extractor.announce(studio.persona_work(prompts[0], len(prompts)))
+        return [self._create(name, source, studio, reports[name]) for name, source in sources.items()]
+
+    def _write_prompts(
+        self, name: str, source: Source, studio: PersonaStudio, context: JobContext
+    ) -> GenerationReport | None:
+        """Have the system prompts of a described character written, if the model is to do that."""
+        if not isinstance(source, FromDescription):
+            return None
+        generator = self.generator(context) if source.by_model else None
+        studio.write_prompts(name, source.description, generator)
+        if generator is None:
+            return None
+        context.log(f"System prompts: {generator.report.summary}.")
+        return generator.report
+
+    def _prompts_of(self, name: str, source: Source) -> list[str]:
+        from persona_tui.datasets.records import find_archetype
+
+        if isinstance(source, FromPrompts):
+            return list(source.prompts)
+        archetype = source.archetype if isinstance(source, FromArchetype) else name
+        return [each.system_prompt for each in find_archetype(self.workspace, archetype)]
+
+    def _create(
+        self, name: str, source: Source, studio: PersonaStudio, report: GenerationReport | None
+    ) -> Created:
+        try:
+            if isinstance(source, FromPrompts):
+                persona = studio.create_from_prompts(name, source.prompts, source.description)
+            elif isinstance(source, FromArchetype):
+                persona = studio.create_from_archetype(name, source.archetype)
+            else:
+                persona = studio.create_written(name, source.description)
+        finally:  # what was cancelled while it was calibrated can be heard
+            if self.personas.path_of(name).is_file():
+                processes().from_main(lambda: self.personas.load(name))
         return Created(persona, report)
 
     def check_new_name(self, name: str, source: Source) -> None:
         """Raise what `create_persona` would, as far as that is known without the model."""
-        from persona_tui.datasets.records import archetype_path, list_archetypes, read_archetype
+        from persona_tui.datasets.generator import check_description
+        from persona_tui.datasets.records import archetype_path, find_archetype, list_archetypes
 
-        if self.personas.path_of(name).is_file():
+        if self.personas.path_of(name).is_file() and not self.personas.get(name).metadata.get("pending"):
             raise PersonaTuiError(
                 f'there is a persona "{name}" already: delete it first or choose another name'
             )
         if isinstance(source, FromArchetype):
-            read_archetype(self.workspace, source.archetype)
+            find_archetype(self.workspace, source.archetype)
         elif isinstance(source, FromPrompts):
             if not any(prompt.strip() for prompt in source.prompts):
                 raise PersonaTuiError("a persona needs at least one system prompt")
@@ -316,6 +374,8 @@ class Project:
                 f"{archetype_path(self.workspace, name)} was written by people and would be replaced: "
                 f"choose another name, or --from-archetype {name}"
             )
+        else:
+            check_description(source.description)
 
     def extract_axes(self, context: JobContext) -> tuple[Axes, list[PersonaVector]]:
         """Extract the model's axes and the archetypes' personas, replacing what there is.
@@ -325,17 +385,45 @@ class Project:
             JobCancelled: somebody asked for that; what was finished stays, and the next call goes on.
         """
         self.check_datasets()
-        return self.studio(context).extract_axes()
+        studio = self.studio(context)
+        studio.extractor.announce(studio.axes_work())
+        return studio.extract_axes()
 
     def calibrate(self, name: str, context: JobContext) -> PersonaVector:
-        """Calibrate a persona anew and save it.
+        """Find the loudness of a persona or of a trait (`trait:NAME`), and save it.
 
         Raises:
             PersonaNotFoundError: there is none of this name.
+            DatasetError: a trait's conversations, or a persona's system prompts, are missing.
             JobCancelled: somebody asked for that; the next call goes on.
         """
         self.personas.get(name)  # not found is an error now, not after loading the model
-        return self.studio(context).calibrate(name)
+        studio = self.studio(context)
+        if name.startswith(TRAIT_PREFIX):
+            return self._calibrate_trait(name, studio)
+        studio.extractor.announce(studio.calibration_work(name))
+        return studio.calibrate(name)
+
+    def _calibrate_trait(self, name: str, studio: PersonaStudio) -> PersonaVector:
+        from persona_tui.traits.definition import SIDES, find_definition
+
+        definition = find_definition(self.workspace, name.removeprefix(TRAIT_PREFIX))
+        high, low = (
+            [messages for _, messages in definition.conversations("train", side)] for side in SIDES
+        )
+        return studio.calibrate_contrast(name, high, low)
+
+    def find_band(self, context: JobContext) -> tuple[tuple[int, ...], dict[tuple[int, ...], float]]:
+        """Find the layers where steering works best on this model, and fit every persona's gain to them.
+
+        Returns:
+            The band, and what steering recovers in every band that was compared.
+
+        Raises:
+            PersonaTuiError: there are too few personas.
+            JobCancelled: somebody asked for that; the next call goes on.
+        """
+        return self.studio(context).find_band()
 
     def init(self, context: JobContext) -> Prepared:
         """Make the workspace ready: data sets, axes, the archetypes' personas. What is there already stays.

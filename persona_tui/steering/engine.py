@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 ASSISTANT_TRACE = "assistant"
 
+OnMix = Callable[[int, dict[str, Any]], None]  # a token's index, and the mix from that one on
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -276,7 +278,7 @@ class SteeringEngine:
         """Answer a conversation at once; the arguments are those of `stream`."""
         started = time.monotonic()
         conversation = _with_system(messages, system)
-        events = list(self._events(conversation, mix, sampling, {}, stop))
+        events = list(self._write(conversation, [mix], sampling, {}, stop))
         said = [event for event in events if event.token_id >= 0]
         return Reply(
             text="".join(event.text for event in events).strip(),
@@ -295,83 +297,19 @@ class SteeringEngine:
         sampling: Sampling | None = None,
         system: str | None = None,
         stop: threading.Event | None = None,
-        on_mix: Callable[[int, dict[str, Any]], None] | None = None,
+        on_mix: OnMix | None = None,
         guard: Guard | None = None,
     ) -> Iterator[TokenEvent]:
-        """Answer a conversation, token by token.
+        """Answer a conversation, token by token: `stream_rows` with a single row.
 
         Args:
-            messages: the conversation; the last message is the user's.
             mix: what to speak with, fixed; None = the present mix, followed while it changes.
-            sampling: by default as `generation` in the settings says.
-            system: a system prompt, instead of one that the conversation may begin with.
-            stop: when set, no further token is written.
-            on_mix: if the present mix is followed, told whenever one takes effect, before the token that is
-                the first to be chosen with it: that token's index, and the mix (see `describe`).
-            guard: judges the message before the first token and the reply as it grows, from the same passes;
-                may end the stream (see `monitoring.guard`).
-
-        Yields:
-            One event per token. Its projections are on scales that mean something. By loaded persona: 0 is
-            the average of ordinary replies, 1 that of the persona's own prompted replies. By loaded trait
-            ("trait:NAME"): −1 is the average of its low examples, 1 that of its high ones. For the axes
-            ("assistant", "safety"): 0 is the average of ordinary replies, 1 their standard deviation.
-
-        Raises:
-            PersonaNotFoundError: the mix names a persona that does not exist.
-            GenerationError: the conversation is too long, or memory ran out.
         """
-        if mix is None:  # what is asked for once is not loaded for good
-            self._load(self._mix)
-        traces = self.traces([mix] if mix is not None else ())
-        for event in self._events(_with_system(messages, system), mix, sampling, traces, stop, on_mix, guard):
-            projections = {name: value - traces[name].ordinary for name, value in event.projections.items()}
-            yield replace(event, projections=projections)
+        return self.stream_rows(
+            messages, [mix], sampling=sampling, system=system, stop=stop, on_mix=on_mix, guard=guard
+        )
 
-    def repeat(
-        self,
-        messages: Sequence[Message],
-        mixes: Mapping[int, Mix],
-        sampling: Sampling,
-        system: str | None = None,
-        stop: threading.Event | None = None,
-    ) -> Iterator[TokenEvent]:
-        """Answer a conversation as it was answered before, token by token.
-
-        The tokens are the same if the model, the machine and the sampling with its seed are. Nothing is
-        loaded for good, and the events have no projections.
-
-        Args:
-            messages: the conversation.
-            mixes: by token: what to speak with from that one on. The first is for token 0.
-            sampling: with the seed that was used then.
-            system: a system prompt, if any.
-            stop: when set, no further token is written.
-        """
-        return self.repeat_rows(messages, [mixes], sampling, system, stop)
-
-    def repeat_rows(
-        self,
-        messages: Sequence[Message],
-        rows: Sequence[Mapping[int, Mix]],
-        sampling: Sampling,
-        system: str | None = None,
-        stop: threading.Event | None = None,
-    ) -> Iterator[TokenEvent]:
-        """Answer a conversation as `compare` answered it before, token by token; see `repeat`.
-
-        Args:
-            messages: the conversation.
-            rows: for each row, by token: what to speak with from that one on. The first is for token 0.
-            sampling: with the seed that was used then.
-            system: a system prompt, if any.
-            stop: when set, no further token is written.
-        """
-        changes = [{index: self.interventions(mix) for index, mix in row.items()} for row in rows]
-        request = Request(_with_system(messages, system), sampling.row_seed(0))
-        return self.model.stream([request] * len(rows), sampling, _scheduled(changes), stop=stop)
-
-    def compare(
+    def stream_rows(
         self,
         messages: Sequence[Message],
         mixes: Sequence[Mix | None],
@@ -379,10 +317,10 @@ class SteeringEngine:
         sampling: Sampling | None = None,
         system: str | None = None,
         stop: threading.Event | None = None,
-        on_mix: Callable[[int, dict[str, Any]], None] | None = None,
+        on_mix: OnMix | None = None,
         guard: Guard | None = None,
     ) -> Iterator[TokenEvent]:
-        """Answer a conversation with several mixes side by side, as the rows of one batch.
+        """Answer a conversation once per mix, as the rows of one batch, token by token.
 
         All rows draw the random numbers that a single reply with this seed would draw, so that what differs
         between them comes from the mixes alone.
@@ -393,33 +331,90 @@ class SteeringEngine:
             sampling: by default as `generation` in the settings says.
             system: a system prompt, instead of one that the conversation may begin with.
             stop: when set, no further token is written in any row.
-            on_mix: as in `stream`, of the rows that follow the present mix.
-            guard: as in `stream`; what ends one row ends all.
+            on_mix: if a row follows the present mix, told whenever one takes effect, before the token that is
+                the first to be chosen with it: that token's index, and the mix (see `describe`).
+            guard: judges the message before the first token and the reply as it grows, from the same passes;
+                may end the stream. What ends one row ends all.
 
         Yields:
-            As `stream` does; an event's `row` is the place of its mix.
+            One event per token; its `row` is the place of its mix. Its projections are on scales that mean
+            something. By loaded persona: 0 is the average of ordinary replies, 1 that of the persona's own
+            prompted replies. By loaded trait ("trait:NAME"): −1 is the average of its low examples, 1 that of
+            its high ones. For the axes ("assistant", "safety"): 0 is the average of ordinary replies, 1 their
+            standard deviation.
 
         Raises:
             PersonaNotFoundError: a mix names a persona that does not exist.
             GenerationError: the conversation is too long, or memory ran out.
         """
-        if None in mixes:
+        if None in mixes:  # what is asked for once is not loaded for good
             self._load(self._mix)
-        sampling, traces = sampling or self.sampling, self.traces([mix for mix in mixes if mix is not None])
-        request = Request(_with_system(messages, system), sampling.row_seed(0))
+        traces = self.traces([mix for mix in mixes if mix is not None])
+        events = self._write(_with_system(messages, system), mixes, sampling, traces, stop, on_mix, guard)
+        yield from _scaled(events, traces)
+
+    # The earlier name; the chats still use it.
+    compare = stream_rows
+
+    def repeat(
+        self,
+        messages: Sequence[Message],
+        mixes: Mapping[int, Mix],
+        sampling: Sampling,
+        system: str | None = None,
+        stop: threading.Event | None = None,
+    ) -> Iterator[TokenEvent]:
+        """Answer a conversation as it was answered before: `repeat_rows` with a single row."""
+        return self.repeat_rows(messages, [mixes], sampling, system, stop)
+
+    def repeat_rows(
+        self,
+        messages: Sequence[Message],
+        rows: Sequence[Mapping[int, Mix]],
+        sampling: Sampling,
+        system: str | None = None,
+        stop: threading.Event | None = None,
+    ) -> Iterator[TokenEvent]:
+        """Answer a conversation as `stream_rows` answered it before, token by token.
+
+        The tokens are the same if the model, the machine and the sampling with its seed are. Nothing is
+        loaded for good, and the events have no projections.
+
+        Args:
+            messages: the conversation.
+            rows: for each row, by token: what to speak with from that one on. The first is for token 0.
+            sampling: with the seed that was used then.
+            system: a system prompt, if any.
+            stop: when set, no further token is written.
+        """
+        changes = [{index: self.interventions(mix) for index, mix in row.items()} for row in rows]
+        requests = _same_seed(_with_system(messages, system), len(rows), sampling)
+        return self.model.stream(requests, sampling, _scheduled(changes), stop=stop)
+
+    def _write(
+        self,
+        conversation: list[Message],
+        mixes: Sequence[Mix | None],
+        sampling: Sampling | None,
+        traces: Mapping[str, Trace],
+        stop: threading.Event | None,
+        on_mix: OnMix | None = None,
+        guard: Guard | None = None,
+    ) -> Iterator[TokenEvent]:
+        sampling = sampling or self.sampling
         watch = guard.watch if guard is not None else None
         events = self.model.stream(
-            [request] * len(mixes),
+            _same_seed(conversation, len(mixes), sampling),
             sampling,
             self._rows(mixes, on_mix),
             {name: trace.vectors for name, trace in traces.items()},
             stop,
             watch,
         )
-        yield from _scaled(events if guard is None or watch is None else guard.over(events), traces)
+        return events if guard is None or watch is None else guard.over(events)
 
     def _rows(
-        self, mixes: Sequence[Mix | None], on_mix: Callable[[int, dict[str, Any]], None] | None
+        self, mixes: Sequence[Mix | None], on_mix: OnMix | None
     ) -> Interventions | Callable[[], Interventions | None]:
         """The interventions of a batch; a function that is asked for them if a row follows the mix."""
         rows = [None if mix is None else self.interventions(mix) for mix in mixes]
@@ -442,30 +437,7 @@ class SteeringEngine:
         """Answer many conversations in one batch, all with the same mix (by default the present one)."""
         return self.model.generate(requests, sampling or self.sampling, self.interventions(mix or self._mix))
 
-    def _events(
-        self,
-        conversation: list[Message],
-        mix: Mix | None,
-        sampling: Sampling | None,
-        traces: Mapping[str, Trace],
-        stop: threading.Event | None,
-        on_mix: Callable[[int, dict[str, Any]], None] | None = None,
-        guard: Guard | None = None,
-    ) -> Iterator[TokenEvent]:
-        watch = guard.watch if guard is not None else None
-        events = self.model.stream(
-            [Request(conversation)],
-            sampling or self.sampling,
-            self._follow(on_mix) if mix is None else self.interventions(mix),
-            {name: trace.vectors for name, trace in traces.items()},
-            stop,
-            watch,
-        )
-        return events if guard is None or watch is None else guard.over(events)
-
-    def _follow(
-        self, on_mix: Callable[[int, dict[str, Any]], None] | None
-    ) -> Callable[[], Interventions | None]:
+    def _follow(self, on_mix: OnMix | None) -> Callable[[], Interventions | None]:
         """A function that returns the present mix' interventions, if they changed since it was last asked."""
         with self._lock:
             self.set_mix(self._mix)  # a persona's file may be another one than when the mix was set
@@ -587,6 +559,11 @@ class SteeringEngine:
             for layer, vector in self.interventions(mix or self._mix).steering.items()
             if layer in axes.layers
         }
+
+
+def _same_seed(conversation: list[Message], rows: int, sampling: Sampling) -> list[Request]:
+    """One request per row, all with the seed that a single reply would have."""
+    return [Request(conversation, sampling.row_seed(0))] * rows
 
 
 def _scheduled(rows: Sequence[Mapping[int, Interventions]]) -> Callable[[], Interventions | None]:

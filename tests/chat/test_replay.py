@@ -101,13 +101,35 @@ def test_a_reply_that_was_one_of_two_rows(session: ChatSession, persona: str) ->
         conversation.regenerate(1, {**prepared.settings, "mix": rows[row], "rows": rows, "row": row})
         for row in range(2)
     ]
-    for event in engine.compare(prepared.messages, mixes, sampling=sampling):
+    for event in engine.stream_rows(prepared.messages, mixes, sampling=sampling):
         conversation.extend(replies[event.row], event.text, event.token_id)
     for reply in replies:
         conversation.finish(reply)
     first, second = stretches(saved(session))
     assert first.tokens != second.tokens
     assert replay(engine, first).equal and replay(engine, second).equal
+
+
+def test_another_day_changes_nothing(session: ChatSession, persona: str) -> None:
+    """The date that a template writes is kept with the session: replies of a week ago come out the same."""
+    from persona_tui.model.text import Rendering
+
+    model = session.project.engine.model
+    plain, before = model.tokenizer.chat_template, model.rendering
+    model.tokenizer.chat_template = "Today is {{ strftime_now('%d %b %Y') }}.\n" + plain
+    try:
+        model.rendering = Rendering("2024-02-29T12:00:00")
+        spoken(session, persona, 0.5)
+        model.rendering = Rendering("2031-12-01T12:00:00")
+        list(session.take_turn("And tomorrow?"))  # the conversation goes on with its own date
+        recorded = stretches(saved(session))
+        assert [each.settings["rendering"] for each in recorded] == [{"date": "2024-02-29T12:00:00"}] * 2
+        assert all(replay(session.project.engine, each).equal for each in recorded)
+        assert model.rendering.date == "2031-12-01T12:00:00"
+        recorded[0].settings["rendering"] = {"date": "1999-01-01T12:00:00"}
+        assert not replay(session.project.engine, recorded[0]).equal
+    finally:
+        model.tokenizer.chat_template, model.rendering = plain, before
 
 
 # --- what cannot come out the same ---

@@ -130,12 +130,12 @@ def test_finished_vectors_are_saved_before_the_job_ends(make_studio: MakeStudio)
 def test_going_on_is_said(make_studio: MakeStudio) -> None:
     lines: list[str] = []
     studio = make_studio(UNCALIBRATED, checkpoint=stops_after(3, JobCancelled("cancelled")))
-    studio.checkpoints._log = lines.append
+    studio.partial._log = lines.append
     with pytest.raises(JobCancelled):
         studio.extract_axes()
     assert lines == ["Stopped. What is finished is kept: the same command goes on from there."]
     again = make_studio(UNCALIBRATED)
-    again.checkpoints._log = lines.append
+    again.partial._log = lines.append
     again.extract_axes()
     assert lines[1:] == ["Going on where it was interrupted."]
 
@@ -147,7 +147,7 @@ def test_other_settings_start_anew_and_say_so(make_studio: MakeStudio, answered:
         studio.extract_axes()
     answered.clear()
     other = make_studio({**UNCALIBRATED, "extraction.temperature": 0.5, "extraction.max_new_tokens": 11})
-    other.checkpoints._log = lines.append
+    other.partial._log = lines.append
     other.extract_axes()
     assert lines == [
         "Interrupted before with other settings (extraction.max_new_tokens, extraction.temperature): "
@@ -181,7 +181,7 @@ def test_a_damaged_file_is_done_again(make_studio: MakeStudio, extracted: Person
         data[-1] ^= 1  # one bit
         path.write_bytes(data)
     again = make_studio()
-    again.checkpoints._log = lines.append
+    again.partial._log = lines.append
     again.extract_axes()
     assert any("damaged" in line and "done again" in line for line in lines)
     assert_same_vectors(again.manager, extracted.manager)

@@ -78,11 +78,10 @@ def make_model(family: str = "qwen2", seed: int = 0, **changes: object) -> PreTr
     torch.manual_seed(seed)
     config = AutoConfig.for_model(
         kind,
-        vocab_size=260,
         bos_token_id=None,
         eos_token_id=2,
         initializer_range=0.3,
-        **{**small, **settings, **changes},
+        **{"vocab_size": 260, **small, **settings, **changes},
     )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.generation_config.pad_token_id = 0

@@ -76,7 +76,7 @@ def test_missing_weights(folder: Path) -> None:
 
 def test_a_missing_shard(folder: Path) -> None:
     next(folder.glob("model-00002*")).unlink()
-    assert "a file is missing" in reason(folder) and "model-00002" in reason(folder)
+    assert "is incomplete" in reason(folder) and "model-00002" in reason(folder)
 
 
 def test_a_shard_that_lacks_tensors(folder: Path) -> None:

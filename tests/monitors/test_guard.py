@@ -142,10 +142,10 @@ def test_modes_are_checked() -> None:
 def test_rows_side_by_side_are_judged_each(engine: SteeringEngine, monitor: SelfMonitor) -> None:
     mixes = [Mix(capping=False), Mix(capping=False)]
     guard = Guard(lambda: monitor, "warn")
-    events = list(engine.compare(conversation(ASKED), mixes, guard=guard))
+    events = list(engine.stream_rows(conversation(ASKED), mixes, guard=guard))
     assert [event.row for event in events[:2]] == [0, 1] and all(map(verdict_of, events[:2]))
     refusing = Guard(lambda: tuned(monitor, ALWAYS, NEVER), "refuse")
-    (only,) = engine.compare(conversation(ASKED), mixes, guard=refusing)
+    (only,) = engine.stream_rows(conversation(ASKED), mixes, guard=refusing)
     assert only.finish == "refused"
 
 

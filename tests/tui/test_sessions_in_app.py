@@ -128,4 +128,4 @@ async def test_the_app_can_be_started_with_a_session(workspace: Path) -> None:
         app.saving.close()
     async with running(workspace, resume=session) as (app, _):
         await until(_, lambda: len(app.main.chat.messages) == 2, "it is there")
-    assert Project.open(workspace).sessions.list()
+    assert SessionStore(Project.open(workspace).workspace).list()
