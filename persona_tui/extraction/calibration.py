@@ -281,7 +281,9 @@ class Bench:
         self.persona = persona
         self.band = tuple(layer for layer in band or extractor.band if layer in persona.layers)
         if not self.band:
-            raise VectorFileError(f'"{persona.name}" has no vectors where this model is steered: make it anew')
+            raise VectorFileError(
+                f'"{persona.name}" has no vectors where this model is steered: make it anew'
+            )
         self.trials = _trials(extractor, persona)
         generation = extractor.settings.generation
         self.sampling = Sampling(reply_tokens(extractor), generation.temperature, generation.top_p)
@@ -382,7 +384,8 @@ class Bench:
         """The mean likelihood ratio of replies without a system prompt and without steering."""
         requests = [Request(trial.bare, trial.seed) for trial in self.trials]
         return _mean(
-            each.ratio for each in self._read(self._texts(requests, [Interventions.none()] * len(requests), []))
+            each.ratio
+            for each in self._read(self._texts(requests, [Interventions.none()] * len(requests), []))
         )
 
     def _steering(self, coefficient: float) -> dict[int, torch.Tensor]:

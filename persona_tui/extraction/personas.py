@@ -403,7 +403,9 @@ class PersonaStudio:
         self._save(persona)
         return persona
 
-    def _check_free(self, name: str, prompts: Sequence[str] | None, replace_old: bool) -> PersonaVector | None:
+    def _check_free(
+        self, name: str, prompts: Sequence[str] | None, replace_old: bool
+    ) -> PersonaVector | None:
         """Raise an unusable name's error now and not after the work.
 
         Returns:

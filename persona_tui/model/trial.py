@@ -70,7 +70,10 @@ def try_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tri
 
 def _unfit_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
     rows = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
-    highest = max(tokenizer.get_vocab().values(), default=-1)
+    # A tokenizer's class may add an end token of its own that the model never had: the passes tell whether one
+    # of those is needed.
+    added = tokenizer.added_tokens_decoder
+    highest = max((token for token in tokenizer.get_vocab().values() if token not in added), default=-1)
     if highest < 0:
         return "its tokenizer has no tokens"
     if highest >= rows:

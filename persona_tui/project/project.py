@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
+from weakref import WeakSet
 
 from persona_tui.core.config import Settings, override
 from persona_tui.core.errors import DatasetError, PersonaTuiError
@@ -121,7 +122,7 @@ class Project:
         self._model: ModelWrapper | None = None
         self._personas: PersonaManager | None = None
         self._engine: SteeringEngine | None = None
-        self._guard: Guard | None = None
+        self._guards: WeakSet[Guard] = WeakSet()
 
     @classmethod
     def open(
@@ -227,7 +228,6 @@ class Project:
 
             model = self.model
             self._engine = SteeringEngine(model, self.personas, self.settings)
-            self._engine.guard = self.guard
         return self._engine
 
     @property
@@ -250,19 +250,23 @@ class Project:
         fingerprint = self._model.fingerprint if self._model is not None else None
         return TraitStore(self.workspace.traits_dir(self.slug), fingerprint, self.settings.model.name)
 
-    @property
-    def guard(self) -> Guard:
-        """What judges the messages and replies of chats; as the settings say until its mode is changed."""
-        if self._guard is None:
-            from persona_tui.monitors.guard import Guard
+    def new_guard(self) -> Guard:
+        """What judges the messages and replies of one chat; as the settings say until its mode is changed."""
+        from persona_tui.monitors.guard import Guard
 
-            chosen, monitors = self.settings.monitoring, self.monitors
-            self._guard = Guard(
-                lambda: monitors.load(chosen.monitor, self.model),
-                chosen.guard,
-                lambda: monitors.check_exists(chosen.monitor),
-            )
-        return self._guard
+        chosen, monitors = self.settings.monitoring, self.monitors
+        guard = Guard(
+            lambda: monitors.load(chosen.monitor, self.model),
+            chosen.guard,
+            lambda: monitors.check_exists(chosen.monitor),
+        )
+        self._guards.add(guard)
+        return guard
+
+    def forget_monitor(self) -> None:
+        """Have the guards of all chats read their monitor again: it is another one now."""
+        for guard in list(self._guards):
+            guard.forget_monitor()
 
     def default_mix(self) -> Mix:
         """What the settings say about steering, with no persona."""
@@ -314,7 +318,9 @@ class Project:
         for name, source in sources.items():
             self.check_new_name(name, source)
         studio = self.studio(context)
-        reports = {name: self._write_prompts(name, source, studio, context) for name, source in sources.items()}
+        reports = {
+            name: self._write_prompts(name, source, studio, context) for name, source in sources.items()
+        }
         prompts = [self._prompts_of(name, source) for name, source in sources.items()]
         studio.extractor.announce(studio.persona_work(prompts[0], len(prompts)))
         return [self._create(name, source, studio, reports[name]) for name, source in sources.items()]
@@ -408,9 +414,7 @@ class Project:
         from persona_tui.traits.definition import SIDES, find_definition
 
         definition = find_definition(self.workspace, name.removeprefix(TRAIT_PREFIX))
-        high, low = (
-            [messages for _, messages in definition.conversations("train", side)] for side in SIDES
-        )
+        high, low = ([messages for _, messages in definition.conversations("train", side)] for side in SIDES)
         return studio.calibrate_contrast(name, high, low)
 
     def find_band(self, context: JobContext) -> tuple[tuple[int, ...], dict[tuple[int, ...], float]]:
@@ -487,7 +491,7 @@ class Project:
         with partial.job(f"monitor-{name}", recipe):
             monitor = SelfMonitor.fit(self.model, data, name, method, seed, context, partial)
             processes().from_main(lambda: self.monitors.save(monitor))
-        self.guard.forget_monitor()
+        self.forget_monitor()
         return monitor
 
     def evaluate_monitor(self, name: str, context: JobContext) -> Evaluation:

@@ -40,7 +40,6 @@ from persona_tui.vectors.maths import normalize
 
 if TYPE_CHECKING:
     from persona_tui.monitors.guard import Guard
-    from persona_tui.traits.policy import Policy
 
 ASSISTANT_TRACE = "assistant"
 
@@ -101,8 +100,6 @@ class SteeringEngine:
         self._caps: dict[tuple[str, float], tuple[Axes, dict[int, Cap]]] = {}
         self._live = Interventions.none()
         self._version = 0
-        self.guard: Guard | None = None  # what chats are guarded with; no other call uses it by itself
-        self.policy: Policy | None = None  # which scores of traits a chat's replies may have; the same holds
 
     # The present mix ----------------------------------------------------------------------------------------
 

@@ -9,10 +9,10 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from persona_tui.chat import SessionStore
+from persona_tui.core.mix import Mix
 from persona_tui.project.models import RecentModels
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.screens.model import ModelList, ModelScreen, folders
-from persona_tui.tui.voice import Faders
 from persona_tui.tui.widgets.chooser import Chooser
 from tests.model.conftest import make_model, make_tokenizer
 from tests.model.gguf_files import put_in_ollama, write_gguf
@@ -44,7 +44,7 @@ async def opened(pilot: Pilot[None], app: PersonaApp, key: str = "f10") -> Model
 
 
 async def test_a_folder_is_validated_while_it_is_typed_and_loaded(workspace: Path, tiny: Path) -> None:
-    async with running(workspace, faders=Faders({"sage": 1.0})) as (app, pilot):
+    async with running(workspace, mix=Mix({"sage": 1.0})) as (app, pilot):
         before = app.project
         await reply(pilot, app, "Hello")
         await say(pilot, "/guard warn")
@@ -67,14 +67,14 @@ async def test_a_folder_is_validated_while_it_is_typed_and_loaded(workspace: Pat
         await until(pilot, lambda: app.main.status.status.model == "tiny", "its name, without folders")
         assert any("Now talking to" in note and "It has no sage" in note for note in notes(app))
         assert any("The guard is off" in note for note in notes(app))
-        assert app.voice.faders.speaking == {} and app.project.personas.list_available() == []
+        assert app.chat.mix.weights == {} and app.project.personas.list_available() == []
         await reply(pilot, app, "Hello again")
         assert not errors(app) and len(app.main.chat.messages) == 4
         assert RecentModels(app.project.workspace).list()[0].name == str(tiny)
         await say(pilot, "/model builtin")
         await until(pilot, lambda: app.project.settings.model.name == "builtin", "back again")
         await until(pilot, lambda: "sage" in app.people._names, "with its personas")
-        session = SessionStore(app.project.workspace).load(app.saving.session_id or "")[0]
+        session = SessionStore(app.project.workspace).load(app.chat.session_id or "")[0]
         written = [node.runs[0].settings["model"] for node in session.path() if node.runs]
         assert written == ["builtin", str(tiny)], "the transcript says who spoke"
 
@@ -101,14 +101,14 @@ async def test_another_model_waits_until_the_reply_has_ended(workspace: Path, ti
         before = app.project
         never_ending(app)
         await say(pilot, "Tell me a long story")
-        await until(pilot, lambda: app.speaker.last is not None and app.speaker.last.count > 2, "tokens")
+        await until(pilot, lambda: app.replies.last is not None and app.replies.last.count > 2, "tokens")
         await say(pilot, f"/model {tiny}")
         job = app.jobs.running
         assert job is not None and job.name == "load tiny"
-        assert app.project is before and app.speaker.busy
+        assert app.project is before and app.busy
         await press(pilot, "escape")
         await until(pilot, lambda: app.project is not before, "the other model")
-        assert not app.speaker.busy and app.main.chat.messages[-1].source
+        assert not app.busy and app.main.chat.messages[-1].source
 
 
 async def test_loading_is_cancelled(workspace: Path, tiny: Path) -> None:
@@ -116,15 +116,15 @@ async def test_loading_is_cancelled(workspace: Path, tiny: Path) -> None:
         before = app.project
         never_ending(app)
         await say(pilot, "Tell me a long story")
-        await until(pilot, lambda: app.speaker.last is not None and app.speaker.last.count > 2, "tokens")
+        await until(pilot, lambda: app.replies.last is not None and app.replies.last.count > 2, "tokens")
         await say(pilot, f"/model {tiny}")
         job = app.jobs.running
         assert job is not None
         await press(pilot, "f4", "c")
         await until(pilot, lambda: job.ended, "cancelled, while the reply goes on")
-        assert job.state == "cancelled" and app.speaker.busy
+        assert job.state == "cancelled" and app.busy
         await press(pilot, "escape", "escape")
-        await until(pilot, lambda: not app.speaker.busy, "the reply is stopped")
+        await until(pilot, lambda: not app.busy, "the reply is stopped")
         assert app.project is before
         assert any("was not loaded. builtin stays." in note for note in notes(app))
 
@@ -137,20 +137,20 @@ async def test_a_model_that_is_missing_at_the_start_can_be_replaced(workspace: P
             await until(pilot, lambda: bool(errors(app)), "an error")
             assert "nowhere" in errors(app)[0]
             await say(pilot, "Hello")
-            assert not app.main.chat.messages and not app.speaker.busy
+            assert not app.main.chat.messages and not app.busy
             await say(pilot, "/model builtin")
             await until(pilot, lambda: app.model_ready, "the built-in model")
             await reply(pilot, app, "Hello")
             assert app.main.chat.messages[-1].source
     finally:
         assert app.worker.close(timeout=10)
-        app.saving.close()
+        app.chat.close()
 
 
 def app_of(workspace: Path) -> PersonaApp:
     from persona_tui.project.project import Project
 
-    return PersonaApp(Project.open(workspace), Faders())
+    return PersonaApp(Project.open(workspace), Mix())
 
 
 async def test_the_list_and_how_it_is_loaded(workspace: Path, tiny: Path) -> None:
