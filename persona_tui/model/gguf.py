@@ -98,14 +98,29 @@ def _convert(file: Path, folder: Path, report: Report) -> str:
     report(0, 0, "writing")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    _keep_as_built(folder / "tokenizer_config.json")
+    _keep_as_built(folder, field_value(reader, "tokenizer.ggml.tokens") or [])
     link.unlink()
     return dtype
 
 
-def _keep_as_built(path: Path) -> None:
-    """Have tokenizer.json read as it is: the class of the architecture would build parts of it again."""
+def _keep_as_built(folder: Path, vocabulary: list[str]) -> None:
+    """Have tokenizer.json read as it is, with the tokens that the file has and no others.
+
+    The class of an architecture would build parts of it again, and classes add special tokens of their own,
+    which the model has no embedding for: `<|endoftext|>` to every byte-level vocabulary, `<mask>` to Gemma's.
+    """
+    path = folder / "tokenizer.json"
+    built = json.loads(path.read_text(encoding="utf-8"))
+    built["added_tokens"] = [each for each in built["added_tokens"] if each["id"] < len(vocabulary)]
+    path.write_text(json.dumps(built, ensure_ascii=False), encoding="utf-8")
+    path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
+    known = set(vocabulary)
+    settings = {
+        key: value
+        for key, value in settings.items()
+        if not (key.endswith("_token") and isinstance(value, str) and value not in known)
+    }
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
 

@@ -31,7 +31,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_without_a_network_fetch_says_what_it_tried_and_what_to_do(cache: Path, call: Cli) -> None:
     result = call("model", "fetch")
     assert result.status == 1 and not result.out
-    offered, error = result.err.splitlines()
+    offered, *_, error = result.err.splitlines()
     assert "SmolLM2-135M-Instruct (Apache-2.0)" in offered and "93 MB" in offered
     assert error.startswith("Error: ") and "model fetch --from FILE.gguf" in error
 

@@ -96,6 +96,7 @@ def test_the_numbers_are_those_of_transformers(name: str, tmp_path: Path) -> Non
     messages = conversation("Why is the sky blue?", "Be brief.")
     assert wrapper.render(messages) == ModelWrapper(original, tokenizer, "x").render(messages)
     assert wrapper.tokenizer.eos_token_id == tokenizer.eos_token_id
+    assert len(wrapper.tokenizer) == original.config.vocab_size, "no token without an embedding"
     ids = wrapper.tokenizer(TEXT, add_special_tokens=False)["input_ids"]
     assert wrapper.tokenizer.decode(ids) == TEXT and wrapper.tokenizer("<|im_end|>")["input_ids"][-1:] == [2]
     if family not in ("gemma3_text", "phi3"):
