@@ -296,6 +296,7 @@ class Chat:
         kept.keep(row)
         self.compared = None
         self._record_mix()
+        self.front.kept(kept)
         beside = [LETTERS[place] for place in kept.nodes if place != row]
         return f"Kept {LETTERS[row]}.{f' {beside[0]} stays beside it.' if beside else ''}"
 
@@ -355,7 +356,7 @@ class Chat:
         return self.front.load(self, models.with_model(self.project, choice), choice)
 
     def adopt(self, other: Project, choice: ModelChoice) -> str:
-        """Talk to another model, which is loaded: with the voice, guard and policy of before, where it has them.
+        """Talk to another model, which is loaded, with the voice, guard and policy of before if it has them.
 
         Returns:
             What to say about it, losses included.
@@ -433,7 +434,7 @@ class Chat:
                 log.close()
             raise
         self._take(conversation, log)
-        said = [f"Resumed: {info.title}: {len(conversation.path())} messages."]
+        said = [f"Resumed: {info.title}{'' if info.title.endswith(tuple('.?!…')) else '.'}"]
         if gone:
             said.append(f"Personas that are gone: {', '.join(gone)}.")
         if info.model != (here := self.project.settings.model.name):

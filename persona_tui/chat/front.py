@@ -53,6 +53,9 @@ class Front:
     def mixed(self, mix: Mix) -> None:
         """Take note that the chat is spoken with another mix."""
 
+    def kept(self, reply: Reply) -> None:
+        """Take note that one of a reply's rows has come into the conversation, the others beside it."""
+
     def opened(self) -> None:
         """Take note that another conversation is had."""
 

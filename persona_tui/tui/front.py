@@ -1,4 +1,4 @@
-"""The app as a front end of a chat: replies and jobs run on the model's thread, and are shown on the screen."""
+"""The app as a front end of a chat: replies and jobs run on the model's thread, and are drawn."""
 
 from __future__ import annotations
 
@@ -57,6 +57,10 @@ class ScreenFront(Front):
     def mixed(self, mix: Mix) -> None:
         """Draw another mix."""
         self._on_mix(mix)
+
+    def kept(self, reply: Reply) -> None:
+        """Draw the conversation with the answer that was kept."""
+        self._beside.kept(reply)
 
     def opened(self) -> None:
         """Draw another conversation."""

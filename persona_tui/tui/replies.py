@@ -1,7 +1,7 @@
 """Replies on the screen: begun, drained of their tokens ten times a second, ended.
 
-One reply stands in the chat; answers side by side are the rows of one reply, each in its own log. Their tokens
-are written by the model's thread (`Chat.events`), which tells the app with one message when it is done.
+One reply stands in the chat; answers side by side are the rows of one reply, each in its own log. The model's
+thread writes their tokens (`Chat.events`), and tells the app with one message when it is done.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ class Replies:
         self._app.show_status()
 
     def _write(self, view: _View, events: Sequence[TokenEvent]) -> bool:
-        """Add tokens to their rows; False if the reply is not there any more: it was stopped before a word."""
+        """Add tokens to their rows; False if the reply was taken back: it was stopped before a word."""
         reply, run = view.reply, view.reply.run
         if reply.node is not None:
             if run is None:
@@ -310,26 +310,11 @@ class Replies:
         beside.clear()
         self._view = None
 
-    def keep(self, row: int) -> str:
-        """Put one of the answers into the conversation; what to say about it.
-
-        Raises:
-            PersonaTuiError: there is nothing to keep.
-        """
-        self.check_free()
-        if self._view is None:
-            raise PersonaTuiError(
-                f"nothing was compared yet: {self._app.key_label('compare')}, then a message"
-            )
-        reply = self._view.reply
-        said = self._app.chat.keep(row)
+    def kept(self, reply: Reply) -> None:
+        """Show the conversation with the rows of a reply in it, and go on from there."""
         for place, node in reply.nodes.items():
             self._inspection.take(node, 0, reply.rows[place].events)
         self.drop()
-        return said
-
-    def kept(self) -> None:
-        """Show a reply that has come into the conversation otherwise, and go on from there."""
         self.last = None
         self.context.opened(self._app.chat.conversation.last_reply())
         self.show()

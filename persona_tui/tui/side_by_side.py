@@ -146,15 +146,21 @@ class SideBySide:
         self._replies.begin_beside(reply)
 
     def keep(self, row: int) -> str:
-        """Put an answer into the conversation, the other one beside it, and close the split; what to say.
+        """Put an answer into the conversation, the other one beside it; what to say about it.
 
         Raises:
             PersonaTuiError: there is nothing to keep.
         """
-        said = self._replies.keep(row)
+        self._replies.check_free()
+        if not self._replies.pending:
+            key = self._app.key_label("compare")
+            raise PersonaTuiError(f"nothing was compared yet: {key}, then a message")
+        return self._app.chat.keep(row)
+
+    def kept(self, reply: Reply) -> None:
+        """Close the split: one of its answers was kept."""
         self._close()
-        self._replies.kept()
-        return said
+        self._replies.kept(reply)
 
     # --- showing
 

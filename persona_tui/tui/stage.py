@@ -1,4 +1,4 @@
-"""What every part of the app stands on: the chat, the model's thread, the main screen, and ways to say something."""
+"""What every part of the app stands on: the chat, the model's thread, the main screen, ways to speak."""
 
 from __future__ import annotations
 

@@ -89,7 +89,10 @@ def test_regenerate_edit_branch_and_continue(session: Chat) -> None:
     execute(session, "/continue")
     assert reply.text.startswith(before) and len(reply.runs) == 2
     execute(session, "/edit Good evening.")
-    assert session.conversation.messages()[0]["content"] == "Good evening." and len(session.conversation.messages()) == 2
+    assert (
+        session.conversation.messages()[0]["content"] == "Good evening."
+        and len(session.conversation.messages()) == 2
+    )
     assert "(2 of 2): Good evening." in execute(session, "/branch")
     shown = execute(session, "/branch prev")
     assert shown.startswith("#1 you (1 of 2): Hello?")
@@ -146,7 +149,7 @@ def test_a_session_is_taken_up_as_it_was_left(
     assert execute(session, "/new") == "A new conversation." and session.conversation.messages() == []
 
     other = Chat.start(project)
-    assert execute(other, "/resume colours").startswith("Resumed: Colours: 2 messages.")
+    assert execute(other, "/resume colours").startswith("Resumed: Colours.")
     assert (other.conversation.messages(), other.system) == (said, "Be brief.")
     assert other.mix.weights == {persona: 1.0} and other.mix.strength == 0.75
     assert other.mix.capping_axis is None and other.mix.percentile is None  # as the settings say, still

@@ -13,9 +13,9 @@ from textual.keys import _character_to_key
 from textual.message_pump import MessagePump
 from textual.pilot import Pilot
 
+from persona_tui.core.mix import Mix
 from persona_tui.project.project import Project
 from persona_tui.tui.app import PersonaApp
-from persona_tui.core.mix import Mix
 
 TIMEOUT = 60.0
 LONG = 300.0  # for jobs that compute

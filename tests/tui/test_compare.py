@@ -8,14 +8,14 @@ import pytest
 from textual.pilot import Pilot
 
 from persona_tui.chat import SessionStore
-from persona_tui.chat.replies import Row
 from persona_tui.chat.replay import replay, stretches
+from persona_tui.chat.replies import Row
+from persona_tui.core.mix import Mix
 from persona_tui.core.workspace import Workspace
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.blocks import MessageBlock, Ruler
 from persona_tui.tui.screens.compare import SettingScreen
 from persona_tui.tui.screens.confirm import ConfirmScreen
-from persona_tui.core.mix import Mix
 
 from .driving import errors, never_ending, notes, press, reply, running, say, until
 from .test_guard import tune
@@ -77,9 +77,7 @@ async def test_two_answers_stand_side_by_side_and_one_is_kept(workspace: Path, s
         assert not app.beside.active and not app.main.split.logs[1].parent.display
         kept = app.chat.conversation.last_reply()
         assert (
-            kept is not None
-            and kept.text == texts[1]
-            and app.chat.conversation.siblings(kept.id) == (1, 2)
+            kept is not None and kept.text == texts[1] and app.chat.conversation.siblings(kept.id) == (1, 2)
         )
         assert [block.source for block in app.main.chat.messages][2:] == ["Who are you?", texts[1]]
         await press(pilot, "alt+up", "left")
@@ -234,9 +232,7 @@ async def test_again_answers_once_more_with_another_setting(workspace: Path) -> 
         await press(pilot, "f6")
         app.screen.query_one("#setting").value = "persona=trickster"
         await press(pilot, "enter", "f5")
-        await until(
-            pilot, lambda: app.replies.pending and answers(app)[1].mix.label == "trickster", "again"
-        )
+        await until(pilot, lambda: app.replies.pending and answers(app)[1].mix.label == "trickster", "again")
         assert [len(blocks) for blocks in shown(app)] == [2, 2]
 
 

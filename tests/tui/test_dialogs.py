@@ -8,6 +8,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
+from persona_tui.core.mix import Mix
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.screens.create import CreateScreen, split_prompts
 from persona_tui.tui.screens.dialog import Dialog
@@ -15,7 +16,6 @@ from persona_tui.tui.screens.page import PageScreen
 from persona_tui.tui.screens.sampling import SamplingScreen
 from persona_tui.tui.screens.traces import TracesScreen
 from persona_tui.tui.screens.write import WriteScreen
-from persona_tui.core.mix import Mix
 
 from .driving import notes, press, running, say, until
 

@@ -8,10 +8,10 @@ import pytest
 from textual.pilot import Pilot
 
 from persona_tui.chat import Conversation
+from persona_tui.core.mix import Mix
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.screens.inspector import InspectorScreen
 from persona_tui.tui.token_layout import rows_of
-from persona_tui.core.mix import Mix
 from persona_tui.tui.widgets.inspector import Inspector
 from persona_tui.tui.widgets.token_view import Scale
 
@@ -183,9 +183,7 @@ async def test_answers_side_by_side_are_inspected_before_and_after_one_is_kept(w
         shown = await opened(pilot, app)
         values = shown.state.values
         await press(pilot, "escape", "alt+left")
-        await until(
-            pilot, lambda: shown.state.message == app.chat.conversation.path()[-1].id, "the kept one"
-        )
+        await until(pilot, lambda: shown.state.message == app.chat.conversation.path()[-1].id, "the kept one")
         assert shown.state.values == values
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from persona_tui.core.mix import Mix
 from persona_tui.project.project import Project
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.screens.confirm import ConfirmScreen
-from persona_tui.core.mix import Mix
 from persona_tui.tui.widgets.personas import PersonaList
 from persona_tui.tui.widgets.slider import FloatSlider
 

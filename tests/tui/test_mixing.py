@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from persona_tui.tui.app import PersonaApp
-from persona_tui.tui.blocks import Ruler
 from persona_tui.chat.voice import difference, ordinal
 from persona_tui.core.mix import Mix
+from persona_tui.tui.app import PersonaApp
+from persona_tui.tui.blocks import Ruler
 from persona_tui.tui.widgets.chooser import Chooser
 from persona_tui.tui.widgets.gauges import Gauges, Likeness
 

@@ -9,10 +9,10 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from persona_tui.chat import SessionStore
+from persona_tui.core.mix import Mix
 from persona_tui.project.models import RecentModels
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.screens.model import ModelList, ModelScreen, folders
-from persona_tui.core.mix import Mix
 from persona_tui.tui.widgets.chooser import Chooser
 from tests.model.conftest import make_model, make_tokenizer
 

@@ -11,10 +11,10 @@ from textual.widgets import Input, Static
 
 from persona_tui.project.project import Project
 from persona_tui.tui.app import PersonaApp
-from persona_tui.tui.views.plot import Plot, Sheet
-from persona_tui.tui.views.threshold import ThresholdSlider
 from persona_tui.tui.screens.fit_monitor import FitScreen
 from persona_tui.tui.screens.monitors import MonitorsScreen
+from persona_tui.tui.views.plot import Plot, Sheet
+from persona_tui.tui.views.threshold import ThresholdSlider
 from persona_tui.tui.widgets.chooser import Chooser
 
 from .driving import press, running, say, until

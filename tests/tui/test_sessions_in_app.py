@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from persona_tui.chat import SessionStore
+from persona_tui.core.mix import Mix
 from persona_tui.core.workspace import Workspace
 from persona_tui.tui.screens.ask import AskScreen
 from persona_tui.tui.screens.confirm import ConfirmScreen
 from persona_tui.tui.screens.sessions import SessionList, SessionsScreen
-from persona_tui.core.mix import Mix
 
 from .driving import notes, press, reply, running, say, until
 

@@ -11,10 +11,10 @@ from textual.widgets import Input, Static
 
 from persona_tui.traits.thresholds import TEST
 from persona_tui.tui.app import PersonaApp
-from persona_tui.tui.views.plot import Sheet
-from persona_tui.tui.views.threshold import ThresholdSlider
 from persona_tui.tui.screens.ask import AskScreen
 from persona_tui.tui.screens.traits import BY_HAND, TraitsScreen
+from persona_tui.tui.views.plot import Sheet
+from persona_tui.tui.views.threshold import ThresholdSlider
 from persona_tui.tui.widgets.chooser import Chooser
 
 from .driving import press, reply, running, say, until

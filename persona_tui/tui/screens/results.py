@@ -1,4 +1,4 @@
-"""What the monitor and trait screens share: views side by side where there is room, else one at a time with tabs."""
+"""What the monitor and trait screens share: views side by side, or one at a time where there is no room."""
 
 from __future__ import annotations
 
