@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from persona_tui.tui.job_board import JobBoard
 
 
-class Stage(App[None]):
+class AppStage(App[None]):
     """The app as its parts know it; `PersonaApp` has the parts.
 
     Attributes:
