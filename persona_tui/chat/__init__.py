@@ -16,7 +16,7 @@
     conversation.record = log.record
 """
 
-from persona_tui.chat.context import Fitted, fit_context
+from persona_tui.chat.context import FittedPrompt, fit_context
 from persona_tui.chat.conversation import Change, Conversation, Node, Run
 from persona_tui.chat.export import (
     export_json,
@@ -32,7 +32,7 @@ __all__ = [
     "Change",
     "Conversation",
     "Event",
-    "Fitted",
+    "FittedPrompt",
     "Found",
     "Node",
     "Run",

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Self
 from persona_tui.chat.conversation import Conversation
 from persona_tui.chat.front import Front
 from persona_tui.chat.log import SessionLog
-from persona_tui.chat.replies import LETTERS, Reply
+from persona_tui.chat.other_model import lacking_traits, mix_there
+from persona_tui.chat.replies import LETTERS, ChatReply
 from persona_tui.chat.store import SessionStore
 from persona_tui.chat.voice import short_label, speaking
 from persona_tui.core.errors import PersonaTuiError
@@ -73,8 +74,8 @@ class Chat:
         self.guard = project.new_guard()
         self.policy: Policy | None = None
         self.saves = saves
-        self.writing: Reply | None = None
-        self.compared: Reply | None = None
+        self.writing: ChatReply | None = None
+        self.compared: ChatReply | None = None
         self.ended = False
         self._mix = mix or project.default_mix()
         self._mixing = threading.Lock()
@@ -223,13 +224,13 @@ class Chat:
                 engine.set_mix(self._mix)
         return engine
 
-    def say(self, text: str) -> Reply:
+    def say(self, text: str) -> ChatReply:
         """Say something; give the reply to `events`. If that never begins, it was not said."""
         self._begin()
         said = self.conversation.add_user(text)
         return self._reply(self.conversation.begin_reply(), said)
 
-    def regenerate(self, message: int | None = None) -> Reply:
+    def regenerate(self, message: int | None = None) -> ChatReply:
         """Answer a message again, or in place of a reply, by default the last; the old one is kept beside it.
 
         Raises:
@@ -238,7 +239,7 @@ class Chat:
         self._begin()
         return self._reply(self.conversation.regenerate(message))
 
-    def go_on(self) -> Reply:
+    def go_on(self) -> ChatReply:
         """Continue the last reply.
 
         Raises:
@@ -247,7 +248,7 @@ class Chat:
         self._begin()
         return self._reply(self.conversation.continue_reply())
 
-    def edit(self, message: int, text: str) -> Reply | None:
+    def edit(self, message: int, text: str) -> ChatReply | None:
         """Put another text in place of a message, beside the old one; one of the user's is answered."""
         old = self.conversation.node(message)
         self._begin()
@@ -264,7 +265,7 @@ class Chat:
         self.check_free()
         return self.conversation.go_to(message)
 
-    def compare(self, mixes: Sequence[Mix], question: str | None = None) -> Reply:
+    def compare(self, mixes: Sequence[Mix], question: str | None = None) -> ChatReply:
         """Answer a question (None = the last message) with several mixes; give the reply to `events`.
 
         The conversation stays as it is until `keep`. A first mix that is the present one follows it.
@@ -276,7 +277,7 @@ class Chat:
         for name in {name for mix in mixes for name in mix.weights}:
             self.project.personas.get(name)
         follower = 0 if mixes[0] == self._mix else None
-        self.writing = self.compared = Reply.beside(self.conversation, mixes, question, follower)
+        self.writing = self.compared = ChatReply.beside(self.conversation, mixes, question, follower)
         return self.writing
 
     def keep(self, row: int) -> str:
@@ -296,10 +297,11 @@ class Chat:
         kept.keep(row)
         self.compared = None
         self._record_mix()
+        self.front.kept(kept)
         beside = [LETTERS[place] for place in kept.nodes if place != row]
         return f"Kept {LETTERS[row]}.{f' {beside[0]} stays beside it.' if beside else ''}"
 
-    def events(self, reply: Reply) -> Generator[TokenEvent, None, None]:
+    def events(self, reply: ChatReply) -> Generator[TokenEvent, None, None]:
         """Write a reply, token by token; call it on the thread that owns the model.
 
         Raises:
@@ -318,7 +320,7 @@ class Chat:
             if self.compared is reply and reply.empty:
                 self.compared = None
 
-    def write(self, reply: Reply) -> str:
+    def write(self, reply: ChatReply) -> str:
         """Have the front end write a reply; what to show at once."""
         return self.front.write(self, reply)
 
@@ -340,8 +342,8 @@ class Chat:
         self._open_log()
         self.compared = None
 
-    def _reply(self, node: int, said: int | None = None) -> Reply:
-        self.writing = Reply.to(self.conversation, node, self._mix, said)
+    def _reply(self, node: int, said: int | None = None) -> ChatReply:
+        self.writing = ChatReply.to(self.conversation, node, self._mix, said)
         return self.writing
 
     # Models -------------------------------------------------------------------------------------------------
@@ -355,7 +357,7 @@ class Chat:
         return self.front.load(self, models.with_model(self.project, choice), choice)
 
     def adopt(self, other: Project, choice: ModelChoice) -> str:
-        """Talk to another model, which is loaded: with the voice, guard and policy of before, where it has them.
+        """Talk to another model, which is loaded, with the voice, guard and policy of before if it has them.
 
         Returns:
             What to say about it, losses included.
@@ -365,14 +367,14 @@ class Chat:
         """
         self.check_free()
         said = [f"Now talking to {choice.name}."]
-        mix, lost = _mix_there(self._mix, other)
+        mix, lost = mix_there(self._mix, other)
         guard, policy = other.new_guard(), self.policy
         try:
             guard.set_mode(self.guard.mode)
         except PersonaTuiError as error:
             guard.set_mode("off")
             lost.append(f"The guard is off: {error}.")
-        lacking = _lacking(policy, other)
+        lacking = lacking_traits(policy, other)
         if lacking:
             policy = None
             lost.append(f"The policy is off: it needs {', '.join(lacking)}.")
@@ -435,7 +437,7 @@ class Chat:
                 log.close()
             raise
         self._take(conversation, log)
-        said = [f"Resumed: {info.title}: {len(conversation.path())} messages."]
+        said = [f"Resumed: {info.title}{'' if info.title.endswith(tuple('.?!…')) else '.'}"]
         if gone:
             said.append(f"Personas that are gone: {', '.join(gone)}.")
         here = self.project.settings.model.name
@@ -451,7 +453,9 @@ class Chat:
         recorded = Mix.from_record(conversation.mix)
         there = {*personas.list_available(), *personas.list_traits()}
         gone = [name for name in speaking(recorded) if name not in there]
-        mix = _without_silent(replace(recorded, weights=_only(recorded.weights, there)))
+        mix = _without_silent(
+            replace(recorded, weights={name: by for name, by in recorded.weights.items() if name in there})
+        )
         for name in mix.weights:
             personas.load(name)
         if self.project.loaded_engine is not None:
@@ -485,28 +489,3 @@ class Chat:
 
 def _without_silent(mix: Mix) -> Mix:
     return replace(mix, weights=speaking(mix))
-
-
-def _only(weights: Mapping[str, float], names: set[str]) -> dict[str, float]:
-    return {name: weight for name, weight in weights.items() if name in names}
-
-
-def _mix_there(mix: Mix, other: Project) -> tuple[Mix, list[str]]:
-    """Return a mix as another model can speak with it, and what to say about the rest."""
-    lost, there = [], {*other.personas.list_available(), *other.personas.list_traits()}
-    gone = [name for name in speaking(mix) if name not in there]
-    if gone:
-        lost.append(f"It has no {', '.join(gone)}.")
-    found = replace(mix, weights=_only(mix.weights, there))
-    try:
-        other.engine.interventions(found)
-    except PersonaTuiError as error:
-        lost.append(f"Nobody speaks: {error}")
-        found = Mix(strength=mix.strength, capping=mix.capping)
-    return found, lost
-
-
-def _lacking(policy: Policy | None, other: Project) -> list[str]:
-    """Return the traits that a policy needs and another model does not have."""
-    wanted = {f"{TRAIT_PREFIX}{name}" for name in policy.traits} if policy is not None else set()
-    return sorted(wanted - set(other.personas.list_traits()))

@@ -10,7 +10,7 @@ from persona_tui.chat.conversation import Message
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedPrompt:
     """A conversation that leaves room for a reply.
 
     Attributes:
@@ -31,7 +31,7 @@ def fit_context(
     new_tokens: int,
     system: str | None = None,
     begun: int = 0,
-) -> Fitted:
+) -> FittedPrompt:
     """Drop the oldest turns, as many as it takes to leave room for a reply. The last message always stays.
 
     Args:
@@ -50,8 +50,8 @@ def fit_context(
     total = size(0)
     room = total if context is None else context - min(new_tokens, context // 2)
     if total <= room:
-        return Fitted(list(messages), 0, total)
+        return FittedPrompt(list(messages), 0, total)
     starts = [0, *(place for place, each in enumerate(messages) if place and each["role"] == "user")]
     fits = bisect.bisect_left(starts, True, key=lambda start: size(start) <= room)
     start = starts[min(fits, len(starts) - 1)]
-    return Fitted(list(messages[start:]), start, size(start))
+    return FittedPrompt(list(messages[start:]), start, size(start))

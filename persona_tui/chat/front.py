@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
-from persona_tui.chat.replies import LETTERS, Reply
+from persona_tui.chat.replies import LETTERS, ChatReply
 from persona_tui.chat.setting import setting_in_words
 from persona_tui.core.jobs import JobContext, run_inline
 from persona_tui.project import models
@@ -25,7 +25,7 @@ Work: TypeAlias = Callable[[JobContext], str]
 class Front:
     """Does all work on the calling thread, and shows nothing before it is done."""
 
-    def write(self, chat: Chat, reply: Reply) -> str:
+    def write(self, chat: Chat, reply: ChatReply) -> str:
         """Have a reply written, here or in the background; return what to show at once."""
         for _ in chat.events(reply):
             pass
@@ -53,11 +53,14 @@ class Front:
     def mixed(self, mix: Mix) -> None:
         """Take note that the chat is spoken with another mix."""
 
+    def kept(self, reply: ChatReply) -> None:
+        """Take note that one of a reply's rows has come into the conversation, the others beside it."""
+
     def opened(self) -> None:
         """Take note that another conversation is had."""
 
 
-def answers_in_words(reply: Reply) -> str:
+def answers_in_words(reply: ChatReply) -> str:
     """Return rows one above the other, and how to keep one; or why there is none."""
     refusal = reply.refusal
     if refusal is not None and reply.empty:

@@ -1,8 +1,8 @@
 """A reply: one answer, or several side by side, as the n rows of one batch.
 
-1. `Reply.to` is one row that is written into a conversation as it comes. `Reply.beside` is one row per mix;
+1. `ChatReply.to` is one row, written into a conversation as it comes. `ChatReply.beside` is one row per mix;
    none is in the conversation until `keep` puts them there, the chosen one on the path.
-2. `Reply.write` writes all rows, token by token, on the thread that owns the model.
+2. `ChatReply.write` writes all rows, token by token, on the thread that owns the model.
 3. What has to be known to write it again is recorded on the way (see `replay`).
 """
 
@@ -32,7 +32,7 @@ LETTERS = "AB"
 
 
 @dataclass
-class Row:
+class ReplyRow:
     """One of a reply's rows.
 
     Attributes:
@@ -102,7 +102,7 @@ class Row:
         }
 
 
-class Reply:
+class ChatReply:
     """Rows to be written, and what has come of them so far.
 
     The thread that writes fills it; any other thread may read it meanwhile.
@@ -130,7 +130,7 @@ class Reply:
             follower: a row that is spoken with the engine's present mix, also when that changes.
         """
         self.conversation = conversation
-        self.rows = [Row(mix) for mix in mixes]
+        self.rows = [ReplyRow(mix) for mix in mixes]
         self.node: int | None = None
         self.said: int | None = None
         self.question: str | None = None
@@ -284,7 +284,7 @@ class Reply:
         runs = (run for node in before for run in node.runs)
         return next((found for run in runs if (found := run.settings.get("rendering"))), None)
 
-    def _prepare(self, engine: SteeringEngine, sampling: Sampling) -> Prepared:
+    def _prepare(self, engine: SteeringEngine, sampling: Sampling) -> PreparedReply:
         conversation = self.conversation
         messages = self._messages if self.node is None else conversation.prompt(self.node)
         prepared = prepare(engine, messages, conversation.system, sampling)
@@ -417,7 +417,7 @@ def _asked(conversation: Conversation, question: str | None) -> list[dict[str, s
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedReply:
     """A reply that is about to be written.
 
     Attributes:
@@ -439,7 +439,7 @@ class Prepared:
 
 def prepare(
     engine: SteeringEngine, messages: Sequence[Message], system: str | None, sampling: Sampling
-) -> Prepared:
+) -> PreparedReply:
     """Decide how a reply is written.
 
     Args:
@@ -469,7 +469,7 @@ def prepare(
         "prompt_tokens": fitted.prompt_tokens,
         "mix": engine.describe(engine.mix),
     }
-    return Prepared(
+    return PreparedReply(
         fitted.messages, system or None, sampling, fitted.forgotten, fitted.prompt_tokens, settings
     )
 

@@ -17,7 +17,7 @@ from persona_tui.cli.output import json_option, print_json
 from persona_tui.cli.root import Invocation, pass_invocation
 
 if TYPE_CHECKING:
-    from persona_tui.chat.replies import Reply, Row
+    from persona_tui.chat.replies import ChatReply, ReplyRow
 
 _NARROWEST = 70  # below this, one answer stands above the other
 _GAP = "  "
@@ -55,7 +55,7 @@ def compare(
     between; what is left out is as config.yaml says.
     """
     from persona_tui.chat import Conversation
-    from persona_tui.chat.replies import Reply
+    from persona_tui.chat.replies import ChatReply
     from persona_tui.chat.setting import parse_setting
 
     project = invocation.project
@@ -64,7 +64,7 @@ def compare(
     for mix in mixes:
         for name in mix.weights:
             project.personas.get(name)
-    reply = Reply.beside(Conversation(system=system), mixes, prompt_text(prompt))
+    reply = ChatReply.beside(Conversation(system=system), mixes, prompt_text(prompt))
     with quick_interrupt():
         engine = project.engine
         for _ in reply.write(engine, engine.sampling):
@@ -75,7 +75,7 @@ def compare(
         click.echo(side_by_side(reply.rows, shutil.get_terminal_size().columns))
 
 
-def _as_json(reply: Reply) -> dict[str, Any]:
+def _as_json(reply: ChatReply) -> dict[str, Any]:
     return {
         "seed": reply.seed,
         "prompt_tokens": reply.prompt_tokens,
@@ -94,7 +94,7 @@ def _as_json(reply: Reply) -> dict[str, Any]:
     }
 
 
-def side_by_side(answers: list[Row], width: int) -> str:
+def side_by_side(answers: list[ReplyRow], width: int) -> str:
     """Two answers in columns, or one above the other where there is no room."""
     from persona_tui.chat.setting import setting_in_words
 

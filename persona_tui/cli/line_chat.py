@@ -18,7 +18,7 @@ from persona_tui.chat.chat import Chat
 from persona_tui.chat.command import is_command, message_of
 from persona_tui.chat.commands import complete, execute
 from persona_tui.chat.front import Front, Work
-from persona_tui.chat.replies import Reply
+from persona_tui.chat.replies import ChatReply
 from persona_tui.cli.generate import write_stream
 from persona_tui.cli.interrupt import quick_interrupt
 from persona_tui.cli.progress import note, patient_work
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 class Lines(Front):
     """Shows replies and progress as they come, and asks on the terminal if there is one."""
 
-    def write(self, chat: Chat, reply: Reply) -> str:
+    def write(self, chat: Chat, reply: ChatReply) -> str:
         """Write a reply to stdout as it comes; answers side by side are shown when they are there."""
         if reply.node is None:
             return super().write(chat, reply)
@@ -127,7 +127,7 @@ def answer(chat: Chat, line: str) -> None:
         note(shown)
 
 
-def _show(chat: Chat, reply: Reply) -> None:
+def _show(chat: Chat, reply: ChatReply) -> None:
     """Write a reply to stdout as it comes. On a terminal ctrl-c ends it, and keeps what was said."""
     guard = _interrupt_stops(reply) if sys.stdin.isatty() else quick_interrupt()
     with guard, closing(chat.events(reply)) as events:
@@ -156,7 +156,7 @@ def _with_badges(events: Iterable[TokenEvent]) -> Iterator[str]:
 
 
 @contextmanager
-def _interrupt_stops(reply: Reply) -> Iterator[None]:
+def _interrupt_stops(reply: ChatReply) -> Iterator[None]:
     """Within, ctrl-c ends the reply after the present token; a second one is an interrupt as usual."""
 
     def handle(signum: int, frame: FrameType | None) -> None:

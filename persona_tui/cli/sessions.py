@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from persona_tui.chat import SessionStore
+from persona_tui.chat.store import SessionInfo, SessionStore
 from persona_tui.cli.generate import harmless
 from persona_tui.cli.output import json_option, print_json, print_table
 from persona_tui.cli.root import Invocation, pass_invocation
 
 if TYPE_CHECKING:
-    from persona_tui.chat import Conversation, Node, SessionInfo
+    from persona_tui.chat import Conversation, Node
 
 
 @click.group()

@@ -14,7 +14,7 @@ from persona_tui.tui.help import help_text, welcome
 from persona_tui.tui.screens.ask import AskScreen
 from persona_tui.tui.screens.page import PageScreen, page_width
 from persona_tui.tui.screens.palette import Palette
-from persona_tui.tui.stage import Stage
+from persona_tui.tui.stage import AppStage
 from persona_tui.tui.theme import other_theme
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from persona_tui.tui.message_menu import MessageMenu
     from persona_tui.tui.mixer import Mixer
     from persona_tui.tui.people import People
-    from persona_tui.tui.replies import Replies
+    from persona_tui.tui.replies import ReplyView
     from persona_tui.tui.screens.chat import Panel
     from persona_tui.tui.side_by_side import SideBySide
     from persona_tui.tui.slash import Slash
@@ -31,10 +31,10 @@ STRENGTH_STEP = 0.05
 _ON_THE_MAIN_SCREEN = ("mark", "toggle_panel")
 
 
-class Actions(Stage):
+class Actions(AppStage):
     """The actions. `PersonaApp` has the parts that they are done with."""
 
-    replies: Replies
+    replies: ReplyView
     beside: SideBySide
     inspection: Inspection
     menu: MessageMenu

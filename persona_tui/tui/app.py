@@ -48,7 +48,7 @@ from persona_tui.tui.messages import (
 from persona_tui.tui.mixer import Mixer
 from persona_tui.tui.model_switch import ModelSwitch, short
 from persona_tui.tui.people import People
-from persona_tui.tui.replies import Replies
+from persona_tui.tui.replies import ReplyView
 from persona_tui.tui.screens.chat import WIDE, ChatScreen
 from persona_tui.tui.side_by_side import SideBySide
 from persona_tui.tui.slash import Slash
@@ -98,7 +98,7 @@ class PersonaApp(Actions):
         self.jobs = JobBoard(self)
         self.mixer = Mixer(self)
         self.inspection = Inspection(self)
-        self.replies = Replies(self, self.mixer, self.inspection)
+        self.replies = ReplyView(self, self.mixer, self.inspection)
         self.beside = SideBySide(self, self.replies)
         self.inspection.row_of = self.replies.row_of
         self.menu = MessageMenu(self, self.replies)

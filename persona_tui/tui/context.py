@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from persona_tui.chat import Node
-from persona_tui.chat.replies import Reply
+from persona_tui.chat.replies import ChatReply
 
 if TYPE_CHECKING:
-    from persona_tui.tui.stage import Stage
+    from persona_tui.tui.stage import AppStage
 
 NEARLY = 0.85  # of the room for a prompt
 
@@ -16,10 +16,10 @@ NEARLY = 0.85  # of the room for a prompt
 class Context:
     """Keeps count, and warns once each time that it gets nearly full, and when messages are left out."""
 
-    def __init__(self, app: Stage) -> None:
+    def __init__(self, app: AppStage) -> None:
         self._app = app
         self.size: int | None = None
-        self.reply: Reply | None = None  # the latest one
+        self.reply: ChatReply | None = None  # the latest one
         self._used: int | None = None
         self._warned = False
         self._forgotten = 0
@@ -54,7 +54,7 @@ class Context:
         self._used = counted or None
         self._warned, self._forgotten, self.reply = False, 0, None
 
-    def ended(self, reply: Reply) -> None:
+    def ended(self, reply: ChatReply) -> None:
         """Warn if the next prompt will hardly fit, or this one did not."""
         if reply.forgotten > self._forgotten:
             self._app.say(

@@ -1,4 +1,4 @@
-"""The app as a front end of a chat: replies and jobs run on the model's thread, and are shown on the screen."""
+"""The app as a front end of a chat: replies and jobs run on the model's thread, and are drawn."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from persona_tui.chat.front import Front, Work
-from persona_tui.chat.replies import Reply
+from persona_tui.chat.replies import ChatReply
 from persona_tui.core.jobs import Job
 from persona_tui.core.mix import Mix
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from persona_tui.project.models import ModelChoice
     from persona_tui.project.project import Project
     from persona_tui.tui.model_switch import ModelSwitch
-    from persona_tui.tui.replies import Replies
+    from persona_tui.tui.replies import ReplyView
     from persona_tui.tui.side_by_side import SideBySide
-    from persona_tui.tui.stage import Stage
+    from persona_tui.tui.stage import AppStage
 
 
 class ScreenFront(Front):
@@ -25,8 +25,8 @@ class ScreenFront(Front):
 
     def __init__(
         self,
-        app: Stage,
-        replies: Replies,
+        app: AppStage,
+        replies: ReplyView,
         beside: SideBySide,
         switch: ModelSwitch,
         on_mix: Callable[[Mix], None],
@@ -35,7 +35,7 @@ class ScreenFront(Front):
         self._app, self._replies, self._beside, self._switch = app, replies, beside, switch
         self._on_mix, self._on_opened = on_mix, on_opened
 
-    def write(self, chat: Chat, reply: Reply) -> str:
+    def write(self, chat: Chat, reply: ChatReply) -> str:
         """Have a reply written beside everything else."""
         (self._beside.begin if reply.node is None else self._replies.begin)(reply)
         return ""
@@ -57,6 +57,10 @@ class ScreenFront(Front):
     def mixed(self, mix: Mix) -> None:
         """Draw another mix."""
         self._on_mix(mix)
+
+    def kept(self, reply: ChatReply) -> None:
+        """Draw the conversation with the answer that was kept."""
+        self._beside.kept(reply)
 
     def opened(self) -> None:
         """Draw another conversation."""

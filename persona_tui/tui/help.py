@@ -13,7 +13,7 @@ from persona_tui.tui.bindings import widget_bindings
 from persona_tui.tui.keys import ACTIONS, Action, key_of
 
 if TYPE_CHECKING:
-    from persona_tui.tui.stage import Stage
+    from persona_tui.tui.stage import AppStage
 
 _KEY_WIDTH = 19
 
@@ -122,7 +122,7 @@ _FIRST_STEPS = (
 )
 
 
-def welcome(app: Stage) -> Content:
+def welcome(app: AppStage) -> Content:
     """Return what an empty chat says."""
     by_id = {action.id: action.binding() for action in ACTIONS}
     lines = [
@@ -137,7 +137,7 @@ def welcome(app: Stage) -> Content:
     return Content("\n").join(lines)
 
 
-def help_text(app: Stage, width: int, commands: Sequence[tuple[str, str]]) -> Content:
+def help_text(app: AppStage, width: int, commands: Sequence[tuple[str, str]]) -> Content:
     """Return the help page: first the keys of what has the focus, then all others.
 
     Args:
@@ -156,12 +156,12 @@ def help_text(app: Stage, width: int, commands: Sequence[tuple[str, str]]) -> Co
     return Content("\n").join(line for title, rows in sections for line in _section(title, rows, width))
 
 
-def _by_name(app: Stage) -> list[tuple[str, str]]:
+def _by_name(app: AppStage) -> list[tuple[str, str]]:
     """Return what has no key: it is found by its name."""
     return [(action.title, action.help) for action in ACTIONS if not key_of(app, action.binding())]
 
 
-def _here(app: Stage) -> list[tuple[str, str]]:
+def _here(app: AppStage) -> list[tuple[str, str]]:
     """Return the keys that do something just here: in what has the focus, or in its dialog."""
     screen = app.screen
     whole = {binding.id: binding for binding in widget_bindings()}
@@ -173,7 +173,7 @@ def _here(app: Stage) -> list[tuple[str, str]]:
     return _keys(app, own.values())
 
 
-def _keys(app: Stage, bindings: Iterable[Binding]) -> list[tuple[str, str]]:
+def _keys(app: AppStage, bindings: Iterable[Binding]) -> list[tuple[str, str]]:
     return [(key_of(app, binding), binding.description) for binding in bindings]
 
 

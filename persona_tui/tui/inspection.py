@@ -10,7 +10,7 @@ from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.mix import Mix
 from persona_tui.tui.blocks import MessageBlock
 from persona_tui.tui.messages import MessageReread
-from persona_tui.tui.readings import Readings, readings_of
+from persona_tui.tui.readings import MessageReadings, readings_of
 from persona_tui.tui.screens.inspector import InspectorScreen
 from persona_tui.tui.widgets.gauges import layers_text
 from persona_tui.tui.widgets.inspector import Inspector, InspectorState
@@ -18,10 +18,10 @@ from persona_tui.tui.widgets.token_view import TokenValue
 
 if TYPE_CHECKING:
     from persona_tui.chat import Conversation, Node
-    from persona_tui.chat.replies import Row
+    from persona_tui.chat.replies import ReplyRow
     from persona_tui.model.wrapper import TokenEvent
     from persona_tui.steering.engine import SteeringEngine
-    from persona_tui.tui.stage import Stage
+    from persona_tui.tui.stage import AppStage
 
 ASSISTANT = "assistant"
 ROOMY = 180  # columns from which on the inspector stands beside the chat
@@ -41,15 +41,15 @@ class _Subject:
 class Inspection:
     """Owns what was read, and which message and direction are shown."""
 
-    def __init__(self, app: Stage) -> None:
+    def __init__(self, app: AppStage) -> None:
         self._app = app
         self._direction = ASSISTANT
         self._layers: dict[str, str] = {}  # of every direction, in words
         self._block: MessageBlock | None = None  # None = the last reply, whichever that is
-        self._readings = Readings()
+        self._readings = MessageReadings()
         self._asked: set[tuple[int, str]] = set()  # messages and directions that were read again for
         self._notes: dict[int, str] = {}
-        self.row_of: Callable[[MessageBlock], Row | None] = lambda block: None  # of answers side by side
+        self.row_of: Callable[[MessageBlock], ReplyRow | None] = lambda block: None  # of answers side by side
         self._cut_anew: set[int] = set()  # messages whose tokens are not those of the transcript
 
     # --- opening

@@ -10,14 +10,14 @@ from persona_tui.tui.blocks import MessageBlock
 from persona_tui.tui.clipboard import clipboard_command, copy
 
 if TYPE_CHECKING:
-    from persona_tui.tui.replies import Replies
-    from persona_tui.tui.stage import Stage
+    from persona_tui.tui.replies import ReplyView
+    from persona_tui.tui.stage import AppStage
 
 
 class MessageMenu:
     """Does what the user asks of a message."""
 
-    def __init__(self, app: Stage, replies: Replies) -> None:
+    def __init__(self, app: AppStage, replies: ReplyView) -> None:
         self._app, self._replies = app, replies
         self._code_copied: tuple[int, int] | None = None  # message and code block
         self._tasks: set[asyncio.Task[None]] = set()

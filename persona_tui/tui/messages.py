@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from textual.message import Message
 
-from persona_tui.chat.replies import Reply
+from persona_tui.chat.replies import ChatReply
 from persona_tui.core.jobs import Job
 from persona_tui.tui.estimate import Pace
 
@@ -35,7 +35,7 @@ class ModelFailed(Message):
 class ReplyEnded(Message):
     """A reply, or answers side by side, is finished, was stopped, or failed."""
 
-    reply: Reply
+    reply: ChatReply
     error: Exception | None = None
 
 

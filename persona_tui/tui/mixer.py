@@ -14,12 +14,12 @@ from persona_tui.tui.fluency import Fluency, FluencyMeter, fluent_limit
 from persona_tui.tui.screens.ask import AskScreen
 from persona_tui.tui.widgets.gauges import layers_text
 from persona_tui.tui.widgets.mixer import MixerState
-from persona_tui.tui.widgets.trace import Line, Reading
+from persona_tui.tui.widgets.trace import Line, TracePoint
 
 if TYPE_CHECKING:
     from persona_tui.model import TokenEvent
     from persona_tui.steering import SteeringEngine
-    from persona_tui.tui.stage import Stage
+    from persona_tui.tui.stage import AppStage
 
 IDLE = 2.0  # seconds after a reply until the garbage collector may run
 ASSISTANT = "assistant"
@@ -30,7 +30,7 @@ _AXES = {"assistant": "the assistant axis", "safety": "the safety axis"}
 class Mixer:
     """Follows the mix, and what replies written with it measure."""
 
-    def __init__(self, app: Stage) -> None:
+    def __init__(self, app: AppStage) -> None:
         self._app = app
         self._before = app.chat.mix  # what it was when the chat's last block was added
         self._now = app.chat.mix
@@ -168,7 +168,7 @@ class Mixer:
         trace = self._app.main.trace
         for event in events:
             if event.token_id >= 0:
-                trace.add(Reading(event.projections, event.capped))
+                trace.add(TracePoint(event.projections, event.capped))
                 self._meter.add(event.text, event.entropy)
         trace.refresh()
         self.show_fluency()

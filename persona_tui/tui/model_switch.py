@@ -16,13 +16,13 @@ from persona_tui.tui.messages import ModelFailed, ModelReady
 
 if TYPE_CHECKING:
     from persona_tui.project.project import Project
-    from persona_tui.tui.stage import Stage
+    from persona_tui.tui.stage import AppStage
 
 
 class ModelSwitch:
     """Loads models as jobs. The one in use goes on answering meanwhile, and stays if another one fails."""
 
-    def __init__(self, app: Stage, changed: Callable[[], None]) -> None:
+    def __init__(self, app: AppStage, changed: Callable[[], None]) -> None:
         """
         Args:
             app: whose model it is.

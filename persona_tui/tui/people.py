@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from persona_tui.project.dataset_task import DatasetTask
     from persona_tui.tui.mixer import Mixer
     from persona_tui.tui.screens.create import NewPersona
-    from persona_tui.tui.stage import Stage
+    from persona_tui.tui.stage import AppStage
     from persona_tui.vectors.manager import PersonaManager
 
 _LOADING = "The model is still loading."
@@ -36,7 +36,7 @@ _NO_AXES = "This model has no axes yet: there is no floor, and no persona can be
 class People:
     """What the user does with personas. Reading a vector file takes milliseconds, so it happens here."""
 
-    def __init__(self, app: Stage, mixer: Mixer) -> None:
+    def __init__(self, app: AppStage, mixer: Mixer) -> None:
         self._app, self._mixer = app, mixer
         self._names: list[str] = []
         self._loaded: list[str] = []

@@ -1,7 +1,7 @@
 """Replies on the screen: begun, drained of their tokens ten times a second, ended.
 
-One reply stands in the chat; answers side by side are the rows of one reply, each in its own log. Their tokens
-are written by the model's thread (`Chat.events`), which tells the app with one message when it is done.
+One reply stands in the chat; answers side by side are the rows of one reply, each in its own log. The model's
+thread writes their tokens (`Chat.events`), and tells the app with one message when it is done.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from textual.timer import Timer
 
-from persona_tui.chat.replies import Reply, Row
+from persona_tui.chat.replies import ChatReply, ReplyRow
 from persona_tui.core.errors import PersonaTuiError, SessionError
 from persona_tui.tui.blocks import Badge, Heading, MessageBlock
 from persona_tui.tui.context import Context
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from persona_tui.model import TokenEvent
     from persona_tui.tui.inspection import Inspection
     from persona_tui.tui.mixer import Mixer
-    from persona_tui.tui.stage import Stage
+    from persona_tui.tui.stage import AppStage
     from persona_tui.tui.widgets.chat_log import ChatLog
 
 DRAIN = 0.1  # seconds; painting every token makes keys wait
@@ -47,7 +47,7 @@ _YOU = Heading("you", "$text-secondary")
 class _View:
     """What is on the screen of a reply."""
 
-    reply: Reply
+    reply: ChatReply
     logs: Sequence[ChatLog]
     blocks: list[MessageBlock]
     asked: list[MessageBlock]  # of answers side by side
@@ -63,13 +63,13 @@ class _View:
         return new
 
 
-class Replies:
+class ReplyView:
     """Owns the reply that is being written, and answers side by side until one is kept."""
 
-    def __init__(self, app: Stage, mixer: Mixer, inspection: Inspection) -> None:
+    def __init__(self, app: AppStage, mixer: Mixer, inspection: Inspection) -> None:
         self._app, self._mixer, self._inspection = app, mixer, inspection
         self.context = Context(app)
-        self.last: Reply | None = None
+        self.last: ChatReply | None = None
         self.on_change: Callable[[], None] = lambda: None  # told when rows side by side have grown, or ended
         self._view: _View | None = None
 
@@ -86,7 +86,7 @@ class Replies:
         return self._view is not None and not self.busy
 
     @property
-    def rows(self) -> Sequence[Row]:
+    def rows(self) -> Sequence[ReplyRow]:
         """The answers that stand side by side; none if there are none."""
         return self._view.reply.rows if self._view is not None and self._view.reply.node is None else ()
 
@@ -95,7 +95,7 @@ class Replies:
         """What the answers side by side were asked; None = the last message."""
         return self._view.reply.question if self._view is not None else None
 
-    def row_of(self, block: MessageBlock) -> Row | None:
+    def row_of(self, block: MessageBlock) -> ReplyRow | None:
         """Return the answer that a message on the screen is, if it is one."""
         for place, row in enumerate(self.rows):
             if self._view is not None and self._view.blocks[place] is block:
@@ -136,7 +136,7 @@ class Replies:
         self.check_idle()
         self.begin(self._app.chat.go_on())
 
-    def begin(self, reply: Reply, said: str = "") -> None:
+    def begin(self, reply: ChatReply, said: str = "") -> None:
         """Have a reply written that was begun in the conversation."""
         self.show()
         log = self._app.main.chat
@@ -148,7 +148,7 @@ class Replies:
         log.follow()
         self._start(self._view)
 
-    def begin_beside(self, reply: Reply) -> None:
+    def begin_beside(self, reply: ChatReply) -> None:
         """Have answers written side by side."""
         logs = self._app.main.split.logs
         asked = [MessageBlock("user", _YOU, reply.asked) for _ in reply.rows]
@@ -170,7 +170,7 @@ class Replies:
         self.on_change()
         self._app.show_status()
 
-    def _work(self, reply: Reply) -> Callable[[], None]:
+    def _work(self, reply: ChatReply) -> Callable[[], None]:
         """Return what the model's thread does; it ends with one message, whatever happens."""
         chat, post = self._app.chat, self._app.post_message
 
@@ -205,7 +205,7 @@ class Replies:
         self._app.show_status()
 
     def _write(self, view: _View, events: Sequence[TokenEvent]) -> bool:
-        """Add tokens to their rows; False if the reply is not there any more: it was stopped before a word."""
+        """Add tokens to their rows; False if the reply was taken back: it was stopped before a word."""
         reply, run = view.reply, view.reply.run
         if reply.node is not None:
             if run is None:
@@ -231,7 +231,7 @@ class Replies:
             if verdict is not None:
                 block.set_heading(replace(_YOU, badges=[verdict_badge(verdict)]))
 
-    def _judge_in_chat(self, reply: Reply, badge: Badge) -> None:
+    def _judge_in_chat(self, reply: ChatReply, badge: Badge) -> None:
         conversation = self._app.chat.conversation
         asked = conversation.node(reply.node or 0).parent
         block = next((each for each in self._app.main.chat.messages if each.key == asked), None)
@@ -239,7 +239,7 @@ class Replies:
             heading = heading_of(conversation.node(asked), Scene(*conversation.siblings(asked)))
             block.set_heading(replace(heading, badges=[badge]))
 
-    def _heading_in_chat(self, reply: Reply, note: str) -> Heading:
+    def _heading_in_chat(self, reply: ChatReply, note: str) -> Heading:
         assert reply.node is not None
         node, conversation = self._app.chat.conversation.node(reply.node), self._app.chat.conversation
         heading = heading_of(node, Scene(*conversation.siblings(node.id)), note)
@@ -255,7 +255,7 @@ class Replies:
             self._view.reply.stop()
         return True
 
-    def ended(self, reply: Reply, error: Exception | None) -> None:
+    def ended(self, reply: ChatReply, error: Exception | None) -> None:
         """Take note that the model's thread is done with a reply."""
         view = self._view
         if view is None or view.reply is not reply or view.timer is None:
@@ -310,26 +310,11 @@ class Replies:
         beside.clear()
         self._view = None
 
-    def keep(self, row: int) -> str:
-        """Put one of the answers into the conversation; what to say about it.
-
-        Raises:
-            PersonaTuiError: there is nothing to keep.
-        """
-        self.check_free()
-        if self._view is None:
-            raise PersonaTuiError(
-                f"nothing was compared yet: {self._app.key_label('compare')}, then a message"
-            )
-        reply = self._view.reply
-        said = self._app.chat.keep(row)
+    def kept(self, reply: ChatReply) -> None:
+        """Show the conversation with the rows of a reply in it, and go on from there."""
         for place, node in reply.nodes.items():
             self._inspection.take(node, 0, reply.rows[place].events)
         self.drop()
-        return said
-
-    def kept(self) -> None:
-        """Show a reply that has come into the conversation otherwise, and go on from there."""
         self.last = None
         self.context.opened(self._app.chat.conversation.last_reply())
         self.show()
@@ -350,14 +335,14 @@ class Replies:
         self._app.show_status()
 
 
-def _heading_beside(row: Row) -> Heading:
+def _heading_beside(row: ReplyRow) -> Heading:
     """Return the first line of an answer side by side: who speaks, how it ended, and how it was judged."""
     ending = ENDINGS.get(row.finish, "") if row.finish else "…"
     facts = [ending] if ending else []
     return Heading(voice_of(row.mix), "$text-primary", facts=facts, badges=_badges(row))
 
 
-def _badges(row: Row) -> list[Badge]:
+def _badges(row: ReplyRow) -> list[Badge]:
     verdict = row.verdicts.get("reply")
     judged = [verdict_badge(verdict)] if verdict is not None else []
     return [*judged, *breach_badges(breach.badge for breach in row.breaches)]

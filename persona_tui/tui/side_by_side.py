@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from persona_tui.chat.replies import Reply, Row
+from persona_tui.chat.replies import ChatReply, ReplyRow
 from persona_tui.chat.setting import counterpart, parse_setting, setting_in_words
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.mix import Mix
@@ -18,15 +18,15 @@ from persona_tui.tui.screens.compare import SettingScreen
 from persona_tui.tui.screens.confirm import ConfirmScreen
 
 if TYPE_CHECKING:
-    from persona_tui.tui.replies import Replies
-    from persona_tui.tui.stage import Stage
+    from persona_tui.tui.replies import ReplyView
+    from persona_tui.tui.stage import AppStage
     from persona_tui.tui.widgets.split import Split
 
 
 class SideBySide:
     """Owns the split of the chat, and the setting of B."""
 
-    def __init__(self, app: Stage, replies: Replies) -> None:
+    def __init__(self, app: AppStage, replies: ReplyView) -> None:
         self._app, self._replies = app, replies
         self.active = False
         self._setting = ""  # of B, as the user typed or chose it; "" = what suggests itself
@@ -139,22 +139,28 @@ class SideBySide:
         self._replies.check_free()
         self.begin(self._app.chat.compare(self.mixes(), question))
 
-    def begin(self, reply: Reply) -> None:
+    def begin(self, reply: ChatReply) -> None:
         """Have answers written side by side."""
         self._replies.drop()
         self.open()
         self._replies.begin_beside(reply)
 
     def keep(self, row: int) -> str:
-        """Put an answer into the conversation, the other one beside it, and close the split; what to say.
+        """Put an answer into the conversation, the other one beside it; what to say about it.
 
         Raises:
             PersonaTuiError: there is nothing to keep.
         """
-        said = self._replies.keep(row)
+        self._replies.check_free()
+        if not self._replies.pending:
+            key = self._app.key_label("compare")
+            raise PersonaTuiError(f"nothing was compared yet: {key}, then a message")
+        return self._app.chat.keep(row)
+
+    def kept(self, reply: ChatReply) -> None:
+        """Close the split: one of its answers was kept."""
         self._close()
-        self._replies.kept()
-        return said
+        self._replies.kept(reply)
 
     # --- showing
 
@@ -174,7 +180,7 @@ class SideBySide:
     def _origin(self, place: int) -> str:
         return f"{self._app.key_label('compare')} changes it" if place else "as the faders stand"
 
-    def _advice(self, rows: Sequence[Row]) -> str:
+    def _advice(self, rows: Sequence[ReplyRow]) -> str:
         label = self._app.key_label
         if self._replies.busy and rows:
             return f"A/B: {label('back')} stops both · the faders act on A"
@@ -184,7 +190,7 @@ class SideBySide:
         return f"A/B: your next message is answered by both · {label('back')} leaves"
 
 
-def _facts(row: Row) -> str:
+def _facts(row: ReplyRow) -> str:
     """Say how far an answer is: `42 tokens · 31 tok/s · capped 12%`."""
     tokens = row.tokens
     if not tokens:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from persona_tui.tui.message_menu import MessageMenu
     from persona_tui.tui.mixer import Mixer
     from persona_tui.tui.people import People
-    from persona_tui.tui.replies import Replies
-    from persona_tui.tui.stage import Stage
+    from persona_tui.tui.replies import ReplyView
+    from persona_tui.tui.stage import AppStage
 
 
 _CHANGES_MESSAGES = ("regenerate", "continue", "edit", "branch", "resume", "new")
@@ -31,8 +31,8 @@ class Slash:
 
     def __init__(
         self,
-        app: Stage,
-        replies: Replies,
+        app: AppStage,
+        replies: ReplyView,
         mixer: Mixer,
         people: People,
         inspection: Inspection,

@@ -1,4 +1,4 @@
-"""What every part of the app stands on: the chat, the model's thread, the main screen, and ways to say something."""
+"""What every part of the app stands on: the chat, the model's thread, the main screen, ways to speak."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from persona_tui.tui.job_board import JobBoard
 
 
-class Stage(App[None]):
+class AppStage(App[None]):
     """The app as its parts know it; `PersonaApp` has the parts.
 
     Attributes:

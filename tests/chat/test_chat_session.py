@@ -149,7 +149,7 @@ def test_a_session_is_taken_up_as_it_was_left(
     assert execute(session, "/new") == "A new conversation." and session.conversation.messages() == []
 
     other = Chat.start(project)
-    assert execute(other, "/resume colours").startswith("Resumed: Colours: 2 messages.")
+    assert execute(other, "/resume colours").startswith("Resumed: Colours.")
     assert (other.conversation.messages(), other.system) == (said, "Be brief.")
     assert other.mix.weights == {persona: 1.0} and other.mix.strength == 0.75
     assert other.mix.capping_axis is None and other.mix.percentile is None  # as the settings say, still

@@ -10,7 +10,7 @@ import pytest
 from persona_tui.chat.chat import Chat
 from persona_tui.chat.commands import complete, execute
 from persona_tui.chat.replay import replay, stretches
-from persona_tui.chat.replies import Reply, Row
+from persona_tui.chat.replies import ChatReply, ReplyRow
 from persona_tui.chat.setting import parse_setting, parse_settings, setting_as_text
 from persona_tui.cli.compare import side_by_side
 from persona_tui.core.errors import ModelLoadError, PersonaNotFoundError, PersonaTuiError
@@ -84,7 +84,7 @@ def test_what_is_left_out_is_as_before() -> None:
 
 def test_answers_stand_side_by_side_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    answers = [Row(Mix({"sage": 1.0})), Row(Mix())]
+    answers = [ReplyRow(Mix({"sage": 1.0})), ReplyRow(Mix())]
     lines = side_by_side(answers, 100).splitlines()
     assert lines[0].index("B: no persona") == 51
 
@@ -121,7 +121,7 @@ def test_what_changed_while_it_was_written_is_replayed_too(session: Chat) -> Non
     conversation, engine = session.conversation, session.project.engine
     mixes = [Mix({"sage": 1.0}, 0.3, capping=False), Mix(capping=False)]
     engine.set_mix(mixes[0])
-    comparison = Reply.beside(conversation, mixes, "Who are you?", follower=0)
+    comparison = ChatReply.beside(conversation, mixes, "Who are you?", follower=0)
     for event in comparison.write(engine, replace(engine.sampling, seed=3)):
         if (event.row, event.index) == (0, 0):
             engine.set_mix(replace(mixes[0], strength=0.8))

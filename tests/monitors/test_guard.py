@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from persona_tui.chat import Conversation
-from persona_tui.chat.replies import Reply
+from persona_tui.chat.replies import ChatReply
 from persona_tui.core.config import Settings, override
 from persona_tui.core.errors import MonitorError
 from persona_tui.core.mix import Mix
@@ -165,7 +165,7 @@ def test_a_turn_is_logged_with_its_verdicts(engine: SteeringEngine, monitor: Sel
     talk = Conversation()
     talk.add_user(ASKED)
     reply = talk.begin_reply()
-    list(Reply.to(talk, reply, engine.mix).write(engine, engine.sampling, guard))
+    list(ChatReply.to(talk, reply, engine.mix).write(engine, engine.sampling, guard))
     logged = talk.node(reply).runs[-1].stats["guard"]
     assert set(logged) == {"message", "reply"} and logged["message"]["monitor"] == "default"
     assert len(talk.node(reply).token_texts) == len(talk.node(reply).token_ids)
@@ -178,7 +178,7 @@ def test_a_refused_message_is_not_shown_to_the_model_again(
     talk = Conversation()
     talk.add_user("Something dangerous")
     reply = talk.begin_reply()
-    list(Reply.to(talk, reply, engine.mix).write(engine, engine.sampling, guard))
+    list(ChatReply.to(talk, reply, engine.mix).write(engine, engine.sampling, guard))
     assert talk.node(reply).finish == "refused" and talk.node(reply).text == ""
     assert talk.node(reply).runs[-1].stats["guard"]["message"]["safe"] is False
     assert talk.messages() == []

@@ -9,7 +9,7 @@ from textual.pilot import Pilot
 
 from persona_tui.chat import SessionStore
 from persona_tui.chat.replay import replay, stretches
-from persona_tui.chat.replies import Row
+from persona_tui.chat.replies import ReplyRow
 from persona_tui.core.mix import Mix
 from persona_tui.core.workspace import Workspace
 from persona_tui.tui.app import PersonaApp
@@ -24,7 +24,7 @@ SIZES = [(80, 24), (120, 40), (200, 60)]
 SAGE = Mix({"sage": 1.0}, 0.3)
 
 
-def answers(app: PersonaApp) -> list[Row]:
+def answers(app: PersonaApp) -> list[ReplyRow]:
     return list(app.replies.rows)
 
 

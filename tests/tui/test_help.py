@@ -24,7 +24,7 @@ ONLY_BY_KEY = {"back", "mark_after"}  # what they do depends on where one is
 
 def first_section(app: PersonaApp) -> str:
     """Return what the help says first: about where one is."""
-    return help_text(app, 80).plain.partition("\n\n")[0]
+    return help_text(app, 80, app.slash.all()).plain.partition("\n\n")[0]
 
 
 async def test_every_action_is_in_the_palette(workspace: Path) -> None:
@@ -39,7 +39,7 @@ async def test_every_action_is_in_the_palette(workspace: Path) -> None:
 
 async def test_every_key_is_in_the_help(workspace: Path) -> None:
     async with running(workspace) as (app, _):
-        page = help_text(app, 200).plain
+        page = help_text(app, 200, app.slash.all()).plain
         for action in ACTIONS:
             assert action.title in page
             for key in action.keys.split(","):

@@ -37,7 +37,7 @@ _WAIT = 0.25  # seconds after a key until the model is looked at
 
 
 @dataclass(frozen=True)
-class Looked:
+class ModelLook:
     """What was found out about a choice.
 
     Attributes:
@@ -81,7 +81,7 @@ class ModelScreen(Dialog[ModelChoice]):
         first = {name: known.pop(name, ModelChoice(name)) for name in (STARTER, tiny)}
         self._known = {**first, **known}
         self._choice = present
-        self._looked: Looked | None = None
+        self._looked: ModelLook | None = None
         self._rows: list[str] = []
 
     def compose(self) -> ComposeResult:
@@ -203,7 +203,7 @@ class ModelScreen(Dialog[ModelChoice]):
         """Read the model's config and the headers of its files, beside the screen's thread."""
         self.app.call_from_thread(self._show, look(choice, online))
 
-    def _show(self, looked: Looked) -> None:
+    def _show(self, looked: ModelLook) -> None:
         if not self.is_mounted or looked.choice != self._choice:
             return
         self._looked = looked
@@ -268,7 +268,7 @@ def folders(typed: str) -> list[str]:
     return [f"{shown}{name}" for name in visible[:_SHOWN]]
 
 
-def look(choice: ModelChoice, online: bool) -> Looked:
+def look(choice: ModelChoice, online: bool) -> ModelLook:
     """Return what is known of a choice; on the hub only if `online`."""
     from persona_tui.model.estimate import look_at, memory
 
@@ -276,11 +276,11 @@ def look(choice: ModelChoice, online: bool) -> Looked:
         return Looked(choice, problem=_OFFER, elsewhere=True)
     try:
         facts = look_at(choice.name, online)
-        return Looked(choice, facts, memory(facts, choice.device, choice.dtype, choice.quantization))
+        return ModelLook(choice, facts, memory(facts, choice.device, choice.dtype, choice.quantization))
     except PersonaTuiError as error:
         elsewhere = not online and "is not on this machine" in str(error)
         hint = " Enter looks for it on huggingface.co; once more loads it." if elsewhere else ""
-        return Looked(choice, problem=f"{error}{hint}", elsewhere=elsewhere)
+        return ModelLook(choice, problem=f"{error}{hint}", elsewhere=elsewhere)
 
 
 def described(facts: ModelFacts, memory: Memory) -> Content:

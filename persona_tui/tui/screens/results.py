@@ -1,4 +1,4 @@
-"""What the monitor and trait screens share: views side by side where there is room, else one at a time with tabs."""
+"""What the monitor and trait screens share: views side by side, or one at a time where there is no room."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from persona_tui.tui.views.view import Tabs, View
 if TYPE_CHECKING:
     from typing import Any
 
-    from persona_tui.tui.stage import Stage
+    from persona_tui.tui.stage import AppStage
 
 MEDIUM, WIDE = 120, 180
 _TICK = 0.3  # seconds between two looks at a job's progress, while one is under way
@@ -84,9 +84,9 @@ class ResultsScreen(Dialog[None]):
     # --- parts
 
     @property
-    def owner(self) -> Stage:
+    def owner(self) -> AppStage:
         """The app, as what it is."""
-        return cast("Stage", self.app)
+        return cast("AppStage", self.app)
 
     def compose(self) -> ComposeResult:
         """Return the screen."""

@@ -1,4 +1,4 @@
-"""The keys of the monitor and trait screens, apart from the screens: those import torch, and keys are known before that.
+"""The keys of the monitor and trait screens, apart from these: they import torch, keys are known before.
 
 What stands before the colon of a description is what the bottom row has room for.
 """
