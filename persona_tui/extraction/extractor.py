@@ -27,10 +27,10 @@ from persona_tui.extraction.checkpoints import PartialStore, Stage, Tally
 from persona_tui.extraction.plan import dataset_hash, item_seed, persona_requests, split_questions
 from persona_tui.model import (
     Activations,
+    Backend,
     Generation,
     Interventions,
     Message,
-    ModelWrapper,
     Request,
     Sampling,
     conversation,
@@ -130,7 +130,7 @@ class ActivationExtractor:
 
     def __init__(
         self,
-        model_wrapper: ModelWrapper,
+        model_wrapper: Backend,
         config: Settings,
         on_progress: Progress | None = None,
         checkpoint: Checkpoint | None = None,
@@ -370,7 +370,7 @@ class ActivationExtractor:
         return [str(values[item]) for item in range(len(requests))]
 
     def scores(self, pairs: Sequence[tuple[list[Message], str]]) -> list[float]:
-        """How probable responses are after their conversations, in nats per token (`ModelWrapper.score`)."""
+        """How probable responses are after their conversations, in nats per token (`Backend.score`)."""
         stage = self.partial.stage(["scores", list(self.model.identity), [list(pair) for pair in pairs]])
 
         def score(items: Sequence[int]) -> Tally:

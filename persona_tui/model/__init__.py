@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from persona_tui.core.lazy import lazily
 
 if TYPE_CHECKING:
+    from persona_tui.model.backend import Backend
     from persona_tui.model.generation import Finish, Sampling, Watch
     from persona_tui.model.residual import Cap, Interventions, ResidualHooks
     from persona_tui.model.text import Message
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Activations",
+    "Backend",
     "Cap",
     "Finish",
     "Generation",
@@ -47,5 +49,5 @@ __getattr__ = lazily(
     dict.fromkeys(__all__, "persona_tui.model.wrapper")
     | dict.fromkeys(_GENERATION, "persona_tui.model.generation")
     | dict.fromkeys(_RESIDUAL, "persona_tui.model.residual")
-    | {"Message": "persona_tui.model.text"},
+    | {"Backend": "persona_tui.model.backend", "Message": "persona_tui.model.text"},
 )

@@ -108,12 +108,17 @@ def read_passages(
 
 
 @torch.inference_mode()
-def response_logprobs(model: PreTrainedModel, passages: Sequence[Passage]) -> list[float]:
-    """Each passage's sum of the log-probabilities of its counted tokens, in nats, for one batch."""
+def response_logprobs(
+    model: PreTrainedModel, passages: Sequence[Passage], hooks: ResidualHooks
+) -> list[float]:
+    """Each passage's sum of the log-probabilities of its counted tokens, in nats, for one batch.
+
+    The hooks steer and cap every position, the prompt's included, as they do while a reply is written.
+    """
     tokens = _padded(passages, device_of(model.get_input_embeddings()))
     first = min(passage.start for passage in passages) - 1
     keep = torch.arange(first, tokens.shape[1] - 1, device=tokens.device)
-    with clear_memory_errors():
+    with hooks, clear_memory_errors():
         if "logits_to_keep" in accepted_arguments(model):
             logits = model(input_ids=tokens, use_cache=False, logits_to_keep=keep).logits
         else:

@@ -209,6 +209,11 @@ class ModelWrapper:
         """Where token ids go in."""
         return blocks.device_of(self.model.get_input_embeddings())
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights."""
+        return self.model.dtype
+
     def compile(self, backend: str = "inductor") -> None:
         """From now on, write every token after a reply's first with a compiled pass; see `model/compiled.py`.
 
@@ -453,8 +458,14 @@ class ModelWrapper:
 
     # Text that is already there -----------------------------------------------------------------------------
 
-    def score(self, pairs: Sequence[tuple[list[Message], str]]) -> list[Scored]:
-        """How probable each response is after its conversation (teacher-forced, unsteered).
+    def score(
+        self, pairs: Sequence[tuple[list[Message], str]], interventions: Interventions | None = None
+    ) -> list[Scored]:
+        """How probable each response is after its conversation (teacher-forced).
+
+        Args:
+            pairs: conversations, each with the response to it.
+            interventions: what is done to the residual stream, at every position; by default nothing.
 
         Raises:
             GenerationError: a response is empty or does not fit the context.
@@ -468,8 +479,12 @@ class ModelWrapper:
         self._check_lengths(passages)
         scored: list[Scored] = [Scored(0.0, 0)] * len(passages)
 
+        interventions = interventions or Interventions.none()
+
         def logprobs(part: list[int]) -> list[float]:
-            return response_logprobs(self.model, [passages[index] for index in part])
+            hooks = self._hooks(len(part))
+            hooks.apply(_rows_of(interventions, part))
+            return response_logprobs(self.model, [passages[index] for index in part], hooks)
 
         for batch in batches(passages, logit_token_budget(self.model)):
             for part, sums in in_parts(batch, logprobs):

@@ -22,8 +22,8 @@ from persona_tui.core.files import atomic_write_text
 from persona_tui.core.workspace import TRAIT_PREFIX, safe_name
 from persona_tui.traits.definition import Healthy
 from persona_tui.vectors.files import SUFFIX, check_model
-from persona_tui.vectors.maths import normalize
 from persona_tui.vectors.persona import PersonaVector, explain_fault
+from persona_tui.vectors.scales import Sides, sides_of
 
 SUMMARY_FILE = "summary.json"
 WEAK = 0.75  # an AUC below this is not worth measuring with
@@ -165,28 +165,23 @@ class TraitVector:
         return self.vector.name
 
     @cached_property
+    def _sides(self) -> Sides:
+        return sides_of(self.vector, self.reading.layer)
+
+    @property
     def direction(self) -> Tensor:
         """The unit vector from low to high at the trait's layer, `[hidden]`."""
-        return normalize(self._raw)
+        return self._sides.direction
 
-    @cached_property
+    @property
     def half_gap(self) -> float:
         """Half the distance between both sides' means, along the direction."""
-        return float(self._raw.norm()) / 2
+        return self._sides.half_gap
 
-    @cached_property
+    @property
     def centre(self) -> float:
         """The projection of the middle between both sides' means."""
-        mean = self.vector.mean[RECIPE][self._row]
-        return float((mean.double() - self._raw.double() / 2) @ self.direction.double())
-
-    @property
-    def _row(self) -> int:
-        return self.vector.layers.index(self.reading.layer)
-
-    @property
-    def _raw(self) -> Tensor:
-        return self.vector.raw[RECIPE][self._row]
+        return self._sides.centre
 
     def projections(self, activations: Tensor) -> list[float]:
         """Dot products of activations `[replies, hidden]`, at the trait's layer, with its direction."""
