@@ -22,7 +22,6 @@ from persona_tui.core.config import Settings, capture_layers, resolve_layers
 from persona_tui.core.errors import DatasetError, GenerationError, VectorFileError
 from persona_tui.core.processes import processes
 from persona_tui.datasets.schema import Question
-from persona_tui.extraction.batching import MemoryLimit, batches
 from persona_tui.extraction.checkpoints import PartialStore, Stage, Tally
 from persona_tui.extraction.plan import dataset_hash, item_seed, persona_requests, split_questions
 from persona_tui.model import (
@@ -35,6 +34,7 @@ from persona_tui.model import (
     Sampling,
     conversation,
 )
+from persona_tui.model.batching import MemoryLimit, batches
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.maths import normalize, orthogonalize_persona
 from persona_tui.vectors.persona import RECIPES, PersonaVector

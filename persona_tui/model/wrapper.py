@@ -18,8 +18,7 @@ from persona_tui.model.compiled import CompiledForward
 from persona_tui.model.fingerprint import fingerprint
 from persona_tui.model.forced import (
     Passage,
-    batches,
-    in_parts,
+    in_batches,
     logit_token_budget,
     read_passages,
     response_logprobs,
@@ -486,11 +485,10 @@ class ModelWrapper:
             hooks.apply(_rows_of(interventions, part))
             return response_logprobs(self.model, [passages[index] for index in part], hooks)
 
-        for batch in batches(passages, logit_token_budget(self.model)):
-            for part, sums in in_parts(batch, logprobs):
-                for index, total in zip(part, sums, strict=True):
-                    count = len(passages[index].ids) - passages[index].start
-                    scored[index] = Scored(total / count, count)
+        for part, sums in in_batches(passages, logit_token_budget(self.model), logprobs):
+            for index, total in zip(part, sums, strict=True):
+                count = len(passages[index].ids) - passages[index].start
+                scored[index] = Scored(total / count, count)
         return scored
 
     def read(
@@ -630,9 +628,8 @@ class ModelWrapper:
             read_passages(self.model, [passages[index] for index in part], hooks)
             return _activations(hooks)
 
-        for batch in batches(passages, token_budget(self.model)):
-            for part, found in in_parts(batch, read):
-                activations.update(zip(part, found, strict=True))
+        for part, found in in_batches(passages, token_budget(self.model), read):
+            activations.update(zip(part, found, strict=True))
         return [activations[index] for index in range(len(passages))]
 
     def _check_lengths(self, passages: Sequence[Passage]) -> None:
