@@ -18,7 +18,7 @@ from torch import Tensor
 from persona_tui.model.generation import Poll, Sampling, Watch
 from persona_tui.model.residual import Interventions
 from persona_tui.model.text import Message
-from persona_tui.model.wrapper import Activations, Generation, Reading, Request, Scored, TokenEvent
+from persona_tui.model.wrapper import Activations, Generation, Likelihood, Reading, Request, TokenEvent
 
 Axes = Mapping[str, Mapping[int, Tensor]]
 
@@ -126,7 +126,7 @@ class Backend(Protocol):
 
     def score(
         self, pairs: Sequence[tuple[list[Message], str]], interventions: Interventions | None = None
-    ) -> list[Scored]:
+    ) -> list[Likelihood]:
         """Return how likely given replies are after their conversations, in nats per token.
 
         Args:

@@ -129,7 +129,7 @@ class TokenEvent:
 
 
 @dataclass(frozen=True)
-class Scored:
+class Likelihood:
     """How probable a response is: mean log-probability per token, in nats, and the number of tokens."""
 
     logprob: float
@@ -459,7 +459,7 @@ class ModelWrapper:
 
     def score(
         self, pairs: Sequence[tuple[list[Message], str]], interventions: Interventions | None = None
-    ) -> list[Scored]:
+    ) -> list[Likelihood]:
         """How probable each response is after its conversation (teacher-forced).
 
         Args:
@@ -476,7 +476,7 @@ class ModelWrapper:
                 raise GenerationError("An empty response has no probability per token.")
             passages.append(_answered(text.encode_prompt(self.tokenizer, messages), ids))
         self._check_lengths(passages)
-        scored: list[Scored] = [Scored(0.0, 0)] * len(passages)
+        scored: list[Likelihood] = [Likelihood(0.0, 0)] * len(passages)
 
         interventions = interventions or Interventions.none()
 
@@ -488,7 +488,7 @@ class ModelWrapper:
         for part, sums in in_batches(passages, logit_token_budget(self.model), logprobs):
             for index, total in zip(part, sums, strict=True):
                 count = len(passages[index].ids) - passages[index].start
-                scored[index] = Scored(total / count, count)
+                scored[index] = Likelihood(total / count, count)
         return scored
 
     def read(

@@ -31,7 +31,7 @@ from persona_tui.core.statistics import (
     separation,
 )
 from persona_tui.monitors.detectors import Cosines, Detector, Form, Harms, Linear
-from persona_tui.monitors.readings import Readings
+from persona_tui.monitors.readings import TextReadings
 from persona_tui.vectors.maths import normalize
 
 TONE, CONTENT, PROJECTION, PROBE, CONSENSUS = "tone", "content", "projection", "probe", "consensus"
@@ -88,7 +88,7 @@ class Candidate:
 
 
 @dataclass(eq=False)
-class Fitted:
+class FittedMethods:
     """What a fit has made.
 
     Attributes:
@@ -109,7 +109,9 @@ class Fitted:
         return max(known, key=lambda method: self.detectors[method].fit["balanced_accuracy"])
 
 
-def fit(examples: Examples, readings: Readings, tone: Readings | None = None, seed: int = 0) -> Fitted:
+def fit(
+    examples: Examples, readings: TextReadings, tone: TextReadings | None = None, seed: int = 0
+) -> FittedMethods:
     """Fit every method.
 
     Args:
@@ -123,7 +125,7 @@ def fit(examples: Examples, readings: Readings, tone: Readings | None = None, se
     """
     examples.check()
     folds = make_folds(examples, seed)
-    found = Fitted()
+    found = FittedMethods()
     if tone is not None:
         _fit_tone(found, examples, readings, tone)
     _fit_means(found, examples, readings, folds)
@@ -149,7 +151,7 @@ def make_folds(examples: Examples, seed: int = 0) -> list[Fold]:
 # Means ------------------------------------------------------------------------------------------------------
 
 
-def _fit_tone(found: Fitted, examples: Examples, readings: Readings, tone: Readings) -> None:
+def _fit_tone(found: FittedMethods, examples: Examples, readings: TextReadings, tone: TextReadings) -> None:
     """Tone vectors: nothing is learned from the queries but layer, position and threshold."""
     candidates: list[Candidate] = []
     for position, activations in readings.at.items():
@@ -164,7 +166,9 @@ def _fit_tone(found: Fitted, examples: Examples, readings: Readings, tone: Readi
     found.detectors[TONE] = _detector(TONE, [chosen], form, chosen.scores, examples)
 
 
-def _fit_means(found: Fitted, examples: Examples, readings: Readings, folds: Sequence[Fold]) -> None:
+def _fit_means(
+    found: FittedMethods, examples: Examples, readings: TextReadings, folds: Sequence[Fold]
+) -> None:
     """Content vectors, scored by cosines as well as by projection."""
     makers: dict[str, Callable[[Tensor, Tensor], Form]] = {CONTENT: Cosines.between, PROJECTION: _projection}
     means = {position: _means(activations, examples.safe) for position, activations in readings.at.items()}
@@ -214,7 +218,7 @@ def _effect(scores: Numbers, safe: Flags) -> float:
     return separation(scores[safe], scores[~safe])
 
 
-def _scan(found: Fitted, method: str, candidates: Sequence[Candidate], examples: Examples) -> None:
+def _scan(found: FittedMethods, method: str, candidates: Sequence[Candidate], examples: Examples) -> None:
     for each in candidates:
         area = labelled_auc(each.scores, examples.safe, examples.groups)
         difference, effect = _difference(each.scores, examples.safe), _effect(each.scores, examples.safe)
@@ -241,7 +245,9 @@ def _detector(
 # Probes -----------------------------------------------------------------------------------------------------
 
 
-def _fit_probes(found: Fitted, examples: Examples, readings: Readings, folds: Sequence[Fold]) -> None:
+def _fit_probes(
+    found: FittedMethods, examples: Examples, readings: TextReadings, folds: Sequence[Fold]
+) -> None:
     """A calibrated logistic probe of the best layer, and the consensus of the best few at its position."""
     candidates = []
     for position in readings.at:
@@ -276,7 +282,7 @@ def _spread(layers: Sequence[int]) -> list[int]:
     return [layers[place] for place in sorted(set(places.tolist()))]
 
 
-def _rows(readings: Readings, position: str, layer: int) -> Numbers:
+def _rows(readings: TextReadings, position: str, layer: int) -> Numbers:
     """`[n, hidden]`."""
     rows: Numbers = readings.select(position, [layer])[:, 0].double().numpy()
     return rows
@@ -338,7 +344,7 @@ def _calibrated(rows: Numbers, examples: Examples, folds: Sequence[Fold], penalt
     )
 
 
-def _fit_harms(examples: Examples, readings: Readings, seed: int) -> Harms | None:
+def _fit_harms(examples: Examples, readings: TextReadings, seed: int) -> Harms | None:
     """What tells harms apart, from those dangerous queries that name theirs; None if they name one at most.
 
     Its position and layer are its own: where a model has made up its mind to refuse, it may not matter to it

@@ -68,7 +68,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class TraitComparison:
     """Two sets of conversations.
 
     Attributes:
@@ -95,7 +95,7 @@ class Comparison:
         }
 
 
-def compare(a: Sequence[Scored], b: Sequence[Scored]) -> Comparison:
+def compare(a: Sequence[Scored], b: Sequence[Scored]) -> TraitComparison:
     """Compare two sets of conversations; each counts with the mean of its replies.
 
     Args:
@@ -125,7 +125,7 @@ def compare(a: Sequence[Scored], b: Sequence[Scored]) -> Comparison:
         for row, p in zip(found, corrected, strict=True)
     )
     left_out = len(a) + len(b) - 2 * len(pairs) if paired else 0
-    return Comparison(paired, len(first), len(second), left_out, rows)
+    return TraitComparison(paired, len(first), len(second), left_out, rows)
 
 
 def _row(name: str, a: Sequence[float], b: Sequence[float], paired: bool) -> Row:
