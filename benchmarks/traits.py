@@ -168,7 +168,8 @@ def _speed_of(scorer: object, messages: list, said: list, repetitions: int) -> t
     import torch
 
     from persona_tui.model import text
-    from persona_tui.model.forced import Passage, batches, token_budget
+    from persona_tui.model.batching import batches
+    from persona_tui.model.forced import token_budget
 
     model = scorer.model  # type: ignore[attr-defined]
     ids = [
@@ -176,9 +177,8 @@ def _speed_of(scorer: object, messages: list, said: list, repetitions: int) -> t
         + text.encode_response(model.tokenizer, each[-1]["content"])
         for each in messages
     ]
-    passages = [Passage(each, 0, 0) for each in ids]
     padded = []
-    for batch in batches(passages, token_budget(model.model)):
+    for batch in batches([len(each) for each in ids], most_tokens=token_budget(model.model)):
         width = max(len(ids[index]) for index in batch)
         padded.append(torch.tensor([ids[index] + [0] * (width - len(ids[index])) for index in batch]))
 

@@ -39,7 +39,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         python = Path(folder) / "bin" / "python"
-        pip = [python, "-m", "pip", "install", "-q"]
+        pip = [str(python), "-m", "pip", "install", "-q"]
         subprocess.run([*pip, torch[0]], check=True)
         subprocess.run([*pip, "-e", f"{REPOSITORY}[{EXTRAS}]", torch[0]], check=True)
         target.write_text(HEAD + "".join(f"{line}\n" for line in pinned(python)), encoding="utf-8")

@@ -480,7 +480,7 @@ def circumstances(engine: SteeringEngine) -> dict[str, Any]:
 
     return {
         "device": engine.model.device.type,
-        "dtype": str(engine.model.model.dtype).removeprefix("torch."),
+        "dtype": str(engine.model.dtype).removeprefix("torch."),
         "quantization": engine.settings.model.quantization,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

@@ -24,7 +24,6 @@ from persona_tui.core.errors import DatasetError, GenerationError, VectorFileErr
 from persona_tui.core.processes import processes
 from persona_tui.datasets.schema import Question
 from persona_tui.extraction.baseline import Baseline
-from persona_tui.extraction.batching import MemoryLimit, batches
 from persona_tui.extraction.checkpoints import PartialStore, Stage, Tally
 from persona_tui.extraction.plan import (
     WRITING,
@@ -38,14 +37,15 @@ from persona_tui.extraction.plan import (
 )
 from persona_tui.model import (
     Activations,
+    Backend,
     Generation,
     Interventions,
     Message,
-    ModelWrapper,
     Request,
     Sampling,
     conversation,
 )
+from persona_tui.model.batching import MemoryLimit, batches
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.maths import normalize, orthogonalize_persona
 from persona_tui.vectors.persona import RECIPES, PersonaVector, default_gain
@@ -145,7 +145,7 @@ class ActivationExtractor:
 
     def __init__(
         self,
-        model_wrapper: ModelWrapper,
+        model_wrapper: Backend,
         config: Settings,
         on_progress: Progress | None = None,
         checkpoint: Checkpoint | None = None,
@@ -473,7 +473,7 @@ class ActivationExtractor:
         interventions: Interventions | None = None,
         what: Sequence[object] = (),
     ) -> list[float]:
-        """How probable responses are after their conversations, in nats per token (`ModelWrapper.score`).
+        """How probable responses are after their conversations, in nats per token (`Backend.score`).
 
         Args:
             pairs: conversations, each with the response to it.

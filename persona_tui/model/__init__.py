@@ -8,33 +8,35 @@ from typing import TYPE_CHECKING
 from persona_tui.core.lazy import lazily
 
 if TYPE_CHECKING:
+    from persona_tui.model.backend import Backend
     from persona_tui.model.generation import Finish, Sampling, Watch
     from persona_tui.model.residual import Cap, Interventions, ResidualHooks
     from persona_tui.model.text import Message
     from persona_tui.model.wrapper import (
         Activations,
         Generation,
+        Likelihood,
         ModelWrapper,
         Reading,
         Request,
-        Scored,
         TokenEvent,
         conversation,
     )
 
 __all__ = [
     "Activations",
+    "Backend",
     "Cap",
     "Finish",
     "Generation",
     "Interventions",
+    "Likelihood",
     "Message",
     "ModelWrapper",
     "Reading",
     "Request",
     "ResidualHooks",
     "Sampling",
-    "Scored",
     "TokenEvent",
     "Watch",
     "conversation",
@@ -47,5 +49,5 @@ __getattr__ = lazily(
     dict.fromkeys(__all__, "persona_tui.model.wrapper")
     | dict.fromkeys(_GENERATION, "persona_tui.model.generation")
     | dict.fromkeys(_RESIDUAL, "persona_tui.model.residual")
-    | {"Message": "persona_tui.model.text"},
+    | {"Backend": "persona_tui.model.backend", "Message": "persona_tui.model.text"},
 )

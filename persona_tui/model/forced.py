@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from persona_tui.core.errors import MemoryShortage
+from persona_tui.model.batching import MemoryLimit, batches
 from persona_tui.model.blocks import device_of, find_decoder, text_config
 from persona_tui.model.generation import accepted_arguments, clear_memory_errors
 from persona_tui.model.residual import ResidualHooks, StopForward
@@ -46,35 +46,18 @@ class Passage:
     stop: int | None = None
 
 
-def batches(passages: Sequence[Passage], budget: int) -> Iterator[list[int]]:
-    """Indices of passages of like length, as many at a time as fit into a number of tokens (at least one)."""
-    batch: list[int] = []
-    for index in sorted(range(len(passages)), key=lambda each: len(passages[each].ids)):
-        if batch and (len(batch) + 1) * len(passages[index].ids) > budget:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
-
-
-def in_parts(batch: list[int], do: Callable[[list[int]], T]) -> Iterator[tuple[list[int], T]]:
-    """Do a batch; where memory runs out, in halves. Yields the parts and what came of them.
+def in_batches(
+    passages: Sequence[Passage], most_tokens: int, do: Callable[[list[int]], T]
+) -> Iterator[tuple[list[int], T]]:
+    """Do passages of like length together; the numbers of each piece, and its result.
 
     Raises:
         MemoryShortage: a single passage does not fit.
     """
-    try:
-        result = do(batch)
-    except MemoryShortage:
-        if len(batch) == 1:
-            raise
-    else:
-        yield batch, result
-        return
-    half = len(batch) // 2
-    yield from in_parts(batch[:half], do)
-    yield from in_parts(batch[half:], do)
+    lengths = [len(passage.ids) for passage in passages]
+    memory = MemoryLimit()
+    for batch in batches(lengths, most_tokens=most_tokens):
+        yield from memory.run(batch, lengths, do)
 
 
 def _padded(passages: Sequence[Passage], device: torch.device) -> Tensor:

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from persona_tui.core.errors import GenerationError
+from persona_tui.core.errors import GenerationError, MemoryShortage
 from persona_tui.model import blocks, text
 from persona_tui.model.control import control_tokens
-from persona_tui.model.forced import Passage, batches, token_budget
+from persona_tui.model.forced import Passage, in_batches, token_budget
 from persona_tui.model.generation import clear_memory_errors
 from persona_tui.model.residual import StopForward
 from persona_tui.model.text import Message
@@ -251,30 +251,23 @@ def _readings(
     model: ModelWrapper, planned: Sequence[_Planned], layers: list[int]
 ) -> Iterator[tuple[_Span, ReplyReading | GenerationError]]:
     passages = [Passage(each.ids, 0, 0) for each in planned]
-    for batch in batches(passages, token_budget(model.model)):
-        yield from _batch(model, [planned[index] for index in batch], layers)
 
+    def read(piece: list[int]) -> Tensor | GenerationError:
+        try:
+            return _means(model, [planned[index] for index in piece], layers)
+        except MemoryShortage as error:
+            if len(piece) > 1:
+                raise  # again with fewer
+            return error
 
-def _batch(
-    model: ModelWrapper, rows: Sequence[_Planned], layers: list[int]
-) -> Iterator[tuple[_Span, ReplyReading | GenerationError]]:
-    """Read some passages together; if they are too much for the memory, in halves."""
-    try:
-        means = _means(model, rows, layers)
-    except GenerationError as error:
-        if len(rows) == 1:
-            yield from ((span, error) for span in rows[0].spans)
-            return
-        means = None
-    if means is None:
-        half = len(rows) // 2
-        yield from _batch(model, rows[:half], layers)
-        yield from _batch(model, rows[half:], layers)
-        return
-    for row, by_span in zip(rows, means, strict=True):
-        for place, span in enumerate(row.spans):
-            mean = by_span[place].clone()  # not a view that keeps the whole batch alive
-            yield span, ReplyReading(span.message, mean, span.stop - span.start, span.forgotten)
+    for piece, means in in_batches(passages, token_budget(model.model), read):
+        for place, index in enumerate(piece):
+            for number, span in enumerate(planned[index].spans):
+                if isinstance(means, GenerationError):
+                    yield span, means
+                    continue
+                mean = means[place, number].clone()  # not a view that keeps the whole batch alive
+                yield span, ReplyReading(span.message, mean, span.stop - span.start, span.forgotten)
 
 
 @torch.inference_mode()

@@ -20,8 +20,7 @@ from persona_tui.model.compiled import CompiledForward
 from persona_tui.model.fingerprint import fingerprint
 from persona_tui.model.forced import (
     Passage,
-    batches,
-    in_parts,
+    in_batches,
     logit_token_budget,
     read_passages,
     response_logprobs,
@@ -133,7 +132,7 @@ class TokenEvent:
 
 
 @dataclass(frozen=True)
-class Scored:
+class Likelihood:
     """How probable a response is: mean log-probability per token, in nats, and the number of tokens."""
 
     logprob: float
@@ -224,6 +223,11 @@ class ModelWrapper:
     def device(self) -> torch.device:
         """Where token ids go in."""
         return blocks.device_of(self.model.get_input_embeddings())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights."""
+        return self.model.dtype
 
     def compile(self, backend: str = "inductor") -> None:
         """From now on, write every token after a reply's first with a compiled pass; see `model/compiled.py`.
@@ -507,7 +511,7 @@ class ModelWrapper:
 
     def score(
         self, pairs: Sequence[tuple[list[Message], str]], interventions: Interventions | None = None
-    ) -> list[Scored]:
+    ) -> list[Likelihood]:
         """How probable each response is after its conversation (teacher-forced).
 
         Args:
@@ -524,7 +528,7 @@ class ModelWrapper:
                 raise GenerationError("An empty response has no probability per token.")
             passages.append(_answered(self.encode(messages), ids))
         self._check_lengths(passages)
-        scored: list[Scored] = [Scored(0.0, 0)] * len(passages)
+        scored: list[Likelihood] = [Likelihood(0.0, 0)] * len(passages)
 
         interventions = interventions or Interventions.none()
 
@@ -533,11 +537,10 @@ class ModelWrapper:
             hooks.apply(_rows_of(interventions, part))
             return response_logprobs(self.model, [passages[index] for index in part], hooks)
 
-        for batch in batches(passages, logit_token_budget(self.model)):
-            for part, sums in in_parts(batch, logprobs):
-                for index, total in zip(part, sums, strict=True):
-                    count = len(passages[index].ids) - passages[index].start
-                    scored[index] = Scored(total / count, count)
+        for part, sums in in_batches(passages, logit_token_budget(self.model), logprobs):
+            for index, total in zip(part, sums, strict=True):
+                count = len(passages[index].ids) - passages[index].start
+                scored[index] = Likelihood(total / count, count)
         return scored
 
     def read(
@@ -681,9 +684,8 @@ class ModelWrapper:
             read_passages(self.model, [passages[index] for index in part], hooks)
             return _activations(hooks)
 
-        for batch in batches(passages, token_budget(self.model)):
-            for part, found in in_parts(batch, read):
-                activations.update(zip(part, found, strict=True))
+        for part, found in in_batches(passages, token_budget(self.model), read):
+            activations.update(zip(part, found, strict=True))
         return [activations[index] for index in range(len(passages))]
 
     def _check_lengths(self, passages: Sequence[Passage]) -> None:

@@ -13,9 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from persona_tui.core.config import Settings, resolve_layers
@@ -23,23 +22,20 @@ from persona_tui.core.errors import WorkspaceError
 from persona_tui.core.mix import Mix, check_percentile
 from persona_tui.extraction.axes import capping
 from persona_tui.model import (
+    Backend,
     Cap,
     Finish,
     Generation,
     Interventions,
     Message,
-    ModelWrapper,
     Request,
     Sampling,
     TokenEvent,
+    Watch,
 )
-from persona_tui.traits.vector import TraitVector
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.manager import PersonaManager
-from persona_tui.vectors.maths import normalize
-
-if TYPE_CHECKING:
-    from persona_tui.monitors.guard import Guard
+from persona_tui.vectors.scales import TraceScale, axis_scale, mean_of, vector_scale
 
 ASSISTANT_TRACE = "assistant"
 
@@ -67,12 +63,17 @@ class Reply:
     finish: Finish
 
 
-@dataclass(frozen=True)
-class Trace:
-    """What a token is compared with: a vector `[hidden]` by layer, and ordinary replies' mean reading."""
+class StreamGuard(Protocol):
+    """What a stream may be watched by (`monitors.Guard`)."""
 
-    vectors: dict[int, Tensor]
-    ordinary: float
+    @property
+    def watch(self) -> Watch | None:
+        """What the stream has to read for it; None = nothing."""
+        ...
+
+    def over(self, events: Iterator[TokenEvent]) -> Iterator[TokenEvent]:
+        """Return the stream's events as they are judged; may end early."""
+        ...
 
 
 class SteeringEngine:
@@ -81,16 +82,14 @@ class SteeringEngine:
     Generating belongs to one thread; `mix`, `set_mix` and the other setters may be used from any.
     """
 
-    def __init__(
-        self, model_wrapper: ModelWrapper, persona_manager: PersonaManager, config: Settings
-    ) -> None:
+    def __init__(self, model_wrapper: Backend, persona_manager: PersonaManager, config: Settings) -> None:
         """
         Args:
-            model_wrapper: the model.
+            model_wrapper: the model, on whatever runs it.
             persona_manager: the personas and axes made on that model.
             config: `steering` gives the first mix, `generation` how replies are sampled.
         """
-        self.model = model_wrapper
+        self.model: Backend = model_wrapper
         self.personas = persona_manager
         self.settings = config
         self.capping_layers = tuple(resolve_layers(config, model_wrapper.n_layers).capping)
@@ -295,7 +294,7 @@ class SteeringEngine:
         system: str | None = None,
         stop: threading.Event | None = None,
         on_mix: OnMix | None = None,
-        guard: Guard | None = None,
+        guard: StreamGuard | None = None,
     ) -> Iterator[TokenEvent]:
         """Answer a conversation, token by token: `stream_rows` with a single row.
 
@@ -315,7 +314,7 @@ class SteeringEngine:
         system: str | None = None,
         stop: threading.Event | None = None,
         on_mix: OnMix | None = None,
-        guard: Guard | None = None,
+        guard: StreamGuard | None = None,
     ) -> Iterator[TokenEvent]:
         """Answer a conversation once per mix, as the rows of one batch, token by token.
 
@@ -393,10 +392,10 @@ class SteeringEngine:
         conversation: list[Message],
         mixes: Sequence[Mix | None],
         sampling: Sampling | None,
-        traces: Mapping[str, Trace],
+        traces: Mapping[str, TraceScale],
         stop: threading.Event | None,
         on_mix: OnMix | None = None,
-        guard: Guard | None = None,
+        guard: StreamGuard | None = None,
     ) -> Iterator[TokenEvent]:
         sampling = sampling or self.sampling
         watch = guard.watch if guard is not None else None
@@ -456,43 +455,21 @@ class SteeringEngine:
 
     # Traces -------------------------------------------------------------------------------------------------
 
-    def traces(self, mixes: Sequence[Mix] = ()) -> dict[str, Trace]:
+    def traces(self, mixes: Sequence[Mix] = ()) -> dict[str, TraceScale]:
         """What a stream's tokens are compared with: the axes, and every persona and trait that is loaded or
         that one of `mixes` speaks with.
         """
         spoken = [name for mix in mixes for name, weight in mix.weights.items() if weight]
         names = dict.fromkeys([*self.personas.list_loaded(), *spoken])
-        found = {name: self._persona_trace(name) for name in names}
+        found = {name: vector_scale(self.personas.get(name)) for name in names}
         axes = self.personas.axes
         if axes is not None:
-            found |= {name: self._axis_trace(axes, name) for name in axes.names if name in axes.projections}
+            found |= {
+                name: axis_scale(axes, name, self.capping_layers)
+                for name in axes.names
+                if name in axes.projections
+            }
         return {name: trace for name, trace in found.items() if trace.vectors}
-
-    def _persona_trace(self, name: str) -> Trace:
-        """Replies are compared with replies: recipe `response`, whatever the persona is steered with."""
-        persona = self.personas.get(name)
-        if persona.kind == "trait":
-            return _trait_trace(TraitVector.of(persona))
-        target = set(persona.metadata.get("target_layers") or persona.layers)
-        vectors, ordinary = {}, []
-        for row, layer in enumerate(persona.layers):
-            raw, mean = persona.raw["response"][row], persona.mean["response"][row]
-            size = float(raw.norm())
-            if layer in target and size > 0:
-                vectors[layer] = normalize(raw) / size
-                ordinary.append(float((mean - raw) @ vectors[layer]))
-        return Trace(vectors, _mean(ordinary))
-
-    def _axis_trace(self, axes: Axes, name: str) -> Trace:
-        vectors, ordinary = {}, []
-        for layer in self.capping_layers:
-            if layer not in axes.layers:
-                continue
-            projections = axes.projections[name][axes.layers.index(layer)]
-            spread = float(projections.std(correction=0)) or 1.0
-            vectors[layer] = axes.axis(name, layer) / spread
-            ordinary.append(float(projections.mean()) / spread)
-        return Trace(vectors, _mean(ordinary))
 
     def reread_reply(
         self,
@@ -520,7 +497,7 @@ class SteeringEngine:
         return list(_scaled(iter(events), traces))
 
     def reread_message(self, messages: Sequence[Message], system: str | None = None) -> list[TokenEvent]:
-        """The user's last message, token by token, read without a mix; see `ModelWrapper.reread_message`."""
+        """The user's last message, token by token, read without a mix; see `Backend.reread_message`."""
         traces = self.traces()
         axes = {name: trace.vectors for name, trace in traces.items()}
         events = self.model.reread_message(_with_system(messages, system), axes)
@@ -534,13 +511,13 @@ class SteeringEngine:
         mix, axes = mix or self._mix, self.personas.axes
         if axes is None or not mix.capping or name != self.capping_axis(mix):
             return None
-        trace, caps = self._axis_trace(axes, name), self._capping(mix)
+        trace, caps = axis_scale(axes, name, self.capping_layers), self._capping(mix)
         readings = [
             caps[layer].floor * float(vector.norm())
             for layer, vector in trace.vectors.items()
             if layer in caps
         ]
-        return _mean(readings) - trace.ordinary if readings else None
+        return mean_of(readings) - trace.ordinary if readings else None
 
     def loudness(self, mix: Mix | None = None) -> dict[int, float]:
         """How long a mix' vector (by default the present one's) is at each layer where it is added.
@@ -577,23 +554,11 @@ def _scheduled(rows: Sequence[Mapping[int, Interventions]]) -> Callable[[], Inte
     return poll
 
 
-def _scaled(events: Iterator[TokenEvent], traces: Mapping[str, Trace]) -> Iterator[TokenEvent]:
+def _scaled(events: Iterator[TokenEvent], traces: Mapping[str, TraceScale]) -> Iterator[TokenEvent]:
     """Events with their projections counted from what is ordinary."""
     for event in events:
         projections = {name: value - traces[name].ordinary for name, value in event.projections.items()}
         yield replace(event, projections=projections)
-
-
-def _trait_trace(trait: TraitVector) -> Trace:
-    """On the scale of trait scores: 1 = where high examples lie, −1 = low ones, at the trait's own layer."""
-    if trait.half_gap <= 0:
-        return Trace({}, 0.0)
-    vectors = {trait.reading.layer: trait.direction / trait.half_gap}
-    return Trace(vectors, trait.centre / trait.half_gap)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(torch.tensor(values, dtype=torch.float64).mean()) if values else 0.0
 
 
 def _with_system(messages: Sequence[Message], system: str | None) -> list[Message]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from persona_tui.datasets.transcripts import Conversation
     from persona_tui.model import Message, Sampling
     from persona_tui.project.project import Project
-    from persona_tui.traits.compare import Comparison
+    from persona_tui.traits.compare import TraitComparison
     from persona_tui.traits.curate import Curated
     from persona_tui.traits.policy import Policy
     from persona_tui.traits.score import Scored
@@ -207,7 +207,7 @@ class _Compare:
         self._context = context
         self._bad = BadLines()
 
-    def result(self, a: _Run, b: _Run, prompts: Path | None, on: Path | None) -> Comparison:
+    def result(self, a: _Run, b: _Run, prompts: Path | None, on: Path | None) -> TraitComparison:
         """Measure both sides and compare them."""
         from persona_tui.traits.compare import compare
 
@@ -296,7 +296,7 @@ class _Compare:
         return [each for each in scored if not isinstance(each, BadLine)]
 
 
-def _print(result: Comparison, a: str, b: str) -> None:
+def _print(result: TraitComparison, a: str, b: str) -> None:
     note(f"a: {a}\nb: {b}")
     if result.paired:
         how = f"{result.n_a} pairs with the same prompts"

@@ -273,7 +273,7 @@ def look(choice: ModelChoice, online: bool) -> ModelLook:
     from persona_tui.model.estimate import look_at, memory
 
     if choice.name == STARTER and starter() is None:
-        return Looked(choice, problem=_OFFER, elsewhere=True)
+        return ModelLook(choice, problem=_OFFER, elsewhere=True)
     try:
         facts = look_at(choice.name, online)
         return ModelLook(choice, facts, memory(facts, choice.device, choice.dtype, choice.quantization))

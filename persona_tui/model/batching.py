@@ -1,4 +1,4 @@
-"""How many responses are written at a time: by length, by a number of tokens, and by what memory allows."""
+"""How many texts are written or read at a time: by length, by tokens, and by what memory allows."""
 
 from __future__ import annotations
 
@@ -17,21 +17,24 @@ TOKEN_BUDGET = 2**16  # prompts and responses of one batch, padding included
 _PATIENCE = 4  # batches that have to fit before a larger one is tried
 
 
-def batches(lengths: Sequence[int], most_rows: int, most_tokens: int = TOKEN_BUDGET) -> list[list[int]]:
+def batches(
+    lengths: Sequence[int], most_rows: int | None = None, most_tokens: int = TOKEN_BUDGET
+) -> list[list[int]]:
     """Items of like length together, the longest first: running out of memory then happens at once.
 
     The same lengths give the same batches; so that work which is taken up again is done in the batches in
     which it would have been done, to the last bit.
 
     Args:
-        lengths: of each item, in tokens, with the response that it may get.
-        most_rows: in one batch.
+        lengths: of each item, in tokens, with the response that it may get, if any.
+        most_rows: in one batch; None = as many as the tokens allow.
         most_tokens: in one batch, padding included; a single item may have more.
     """
     order = sorted(range(len(lengths)), key=lambda item: (-lengths[item], item))
     planned: list[list[int]] = []
     while order:
-        rows = max(1, min(most_rows, most_tokens // max(1, lengths[order[0]])))
+        rows = max(1, most_tokens // max(1, lengths[order[0]]))
+        rows = rows if most_rows is None else max(1, min(most_rows, rows))
         planned.append(order[:rows])
         order = order[rows:]
     return planned

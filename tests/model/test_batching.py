@@ -7,14 +7,9 @@ import itertools
 import pytest
 import torch
 
-from persona_tui.core.config import Settings, override
 from persona_tui.core.errors import MemoryShortage
-from persona_tui.extraction import ActivationExtractor
-from persona_tui.extraction.batching import MemoryLimit, batches
 from persona_tui.model import ModelWrapper, conversation
-from tests.model.conftest import make_model, make_tokenizer
-
-PROMPTS = [{"system": None, "user": "word " * count} for count in (1, 9, 4, 2, 7, 3, 8, 5)]
+from persona_tui.model.batching import MemoryLimit, batches
 
 
 def test_like_lengths_stand_together_and_the_longest_come_first() -> None:
@@ -74,45 +69,16 @@ def test_a_single_item_that_does_not_fit_is_an_error() -> None:
         run(MemoryLimit(), Machine(fits=5), 4)
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you"),
-        MemoryError(),
-    ],
-    ids=["cuda", "cpu", "python"],
-)
-def test_extraction_goes_on_after_running_out_of_memory(settings: Settings, error: Exception) -> None:
-    wrapper = ModelWrapper(make_model("qwen2", max_position_embeddings=512), make_tokenizer(), "small")
-    own = override(settings, {"extraction.batch_size": 8})
-    expected = ActivationExtractor(wrapper, own).extract_batch(PROMPTS)
-    lines: list[str] = []
-
-    def refuse(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        if len(args[0]) > 3:
-            raise error
-
-    handle = wrapper.model.get_input_embeddings().register_forward_pre_hook(refuse)
-    extractor = ActivationExtractor(wrapper, own, log=lines.append)
-    vectors = extractor.extract_batch(PROMPTS)
-    handle.remove()
-    for layer, vector in vectors.items():
-        torch.testing.assert_close(vector, expected[layer], atol=1e-4, rtol=1e-4)
-    assert lines[0] == "Memory is too small for 8 responses at a time: going on with 4."
-    assert wrapper.score([(conversation("Hi"), "Yes")])
-
-
-def test_scoring_and_reading_go_on_after_running_out_of_memory(model: ModelWrapper) -> None:
+def test_scoring_and_reading_go_on_after_running_out_of_memory(wrapper: ModelWrapper) -> None:
     pairs = [(conversation("word " * count), "Yes, that is so.") for count in range(1, 9)]
-    expected = model.score(pairs), model.read([pair[0] for pair in pairs], [1])
+    expected = wrapper.score(pairs), wrapper.read([pair[0] for pair in pairs], [1])
 
     def refuse(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         if len(args[0]) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    handle = model.model.get_input_embeddings().register_forward_pre_hook(refuse)
-    got = model.score(pairs), model.read([pair[0] for pair in pairs], [1])
+    handle = wrapper.model.get_input_embeddings().register_forward_pre_hook(refuse)
+    got = wrapper.score(pairs), wrapper.read([pair[0] for pair in pairs], [1])
     handle.remove()
     for one, other in zip(expected[0], got[0], strict=True):
         assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
