@@ -111,17 +111,17 @@ def random_vector(seed: int, *rows: int, unit: bool = False) -> torch.Tensor:
 
 @contextmanager
 def at_most(seconds: int) -> Iterator[None]:
-    """Give up with a TimeoutError."""
+    """Give up with a TimeoutError after some seconds of computing."""
 
     def give_up(*_: object) -> None:
         raise TimeoutError(f"takes longer than {seconds} s")
 
-    signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(seconds)
+    signal.signal(signal.SIGPROF, give_up)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def one_line(error: Exception) -> str:
