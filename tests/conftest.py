@@ -1,6 +1,8 @@
 """For all tests."""
 
+import atexit
 import os
+import shutil
 import signal
 import tempfile
 from pathlib import Path
@@ -11,11 +13,14 @@ import pytest
 # that interrupt a program need it to hear them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# What is tested must not depend on the models that this machine happens to have.
-_EMPTY = Path(tempfile.gettempdir()) / f"persona-tui-tests-{os.getuid() if hasattr(os, 'getuid') else 0}"
-os.environ["PERSONA_TUI_MODELS"] = str(_EMPTY / "models")
-os.environ["OLLAMA_MODELS"] = str(_EMPTY / "ollama")
-os.environ["HF_HUB_CACHE"] = str(_EMPTY / "hub")
+# What is tested must depend neither on the models that this machine happens to have, nor on what was found out
+# about models before.
+_CACHE = Path(tempfile.mkdtemp(prefix="persona-tui-tests-"))
+atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+os.environ["XDG_CACHE_HOME"] = str(_CACHE)
+os.environ["PERSONA_TUI_MODELS"] = str(_CACHE / "models")
+os.environ["OLLAMA_MODELS"] = str(_CACHE / "ollama")
+os.environ["HF_HUB_CACHE"] = str(_CACHE / "hub")
 
 
 @pytest.fixture(scope="session")

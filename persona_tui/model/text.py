@@ -364,10 +364,10 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> fr
     return frozenset(int(each) for each in ids if each is not None)
 
 
-def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """An id to fill rows up with. It is masked, so any will do."""
+def pad_token(tokenizer: PreTrainedTokenizerBase, rows: int) -> int:
+    """An id to fill rows up with, one of an embedding's `rows`. It is masked, so any will do."""
     for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if token is not None:
+        if token is not None and token < rows:
             return int(token)
     return 0
 

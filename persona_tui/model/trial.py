@@ -18,13 +18,13 @@ from typing import Any
 import platformdirs
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from persona_tui.core.errors import GenerationError, ModelLoadError, WorkspaceError
 from persona_tui.core.files import atomic_write_text
 from persona_tui.model import text
-from persona_tui.model.blocks import device_of
+from persona_tui.model.blocks import device_of, find_blocks, hidden_size
 from persona_tui.model.generation import (
     accepted_arguments,
     cache_argument,
@@ -70,21 +70,21 @@ def try_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tri
 
 def _unfit_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
     rows = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
-    # A tokenizer's class may add an end token that the model never had. The passes tell whether it is needed.
-    added = tokenizer.added_tokens_decoder
-    highest = max((token for token in tokenizer.get_vocab().values() if token not in added), default=-1)
-    if highest < 0:
-        return "its tokenizer has no tokens"
-    if highest >= rows:
-        return (
-            f"its tokenizer has the token {highest}, and its embedding only {rows}: "
-            "they do not belong together, or model.resize_token_embeddings was forgotten"
-        )
     try:
-        if not text.encode_prompt(tokenizer, [{"role": "user", "content": "Hi"}]):
-            return "its tokenizer turns text into no tokens"
+        ids = text.encode_prompt(tokenizer, [{"role": "user", "content": "Hi"}])
     except GenerationError as error:
         return str(error).rstrip(".")
+    if not ids:
+        return "its tokenizer turns text into no tokens"
+    # An added token that the template never writes does not matter: in a message it is text.
+    added = tokenizer.get_added_vocab()
+    words = (number for token, number in tokenizer.get_vocab().items() if token not in added)
+    highest = max([*ids, *words])
+    if highest >= rows:
+        return (
+            f"its tokenizer has the token {highest}, and its embedding only {rows} rows: they do not belong "
+            "together, or the embedding was not resized"
+        )
     return ""
 
 
@@ -97,7 +97,16 @@ def _some_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
 def _compared(model: PreTrainedModel, ids: list[int]) -> Trial:
     device = device_of(model.get_input_embeddings())
     rows = [ids, ids[: max(_STEPS + 2, len(ids) // 2)]]
-    expected = _without_cache(model, rows, device)
+    shapes: set[tuple[int, ...]] = set()
+    hooks = [block.register_forward_hook(_shape_taker(shapes)) for block in find_blocks(model)]
+    try:
+        expected = _without_cache(model, rows, device)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    wanted = (len(rows), max(map(len, rows)), hidden_size(model))
+    if strange := shapes - {wanted}:
+        return Trial(f"its blocks return {min(strange)} where {wanted} was expected: it cannot be steered")
     try:
         check_finite(expected.flatten(0, 1))
     except GenerationError:
@@ -114,6 +123,16 @@ def _compared(model: PreTrainedModel, ids: list[int]) -> Trial:
             return Trial(own_cache=own)
         failure = f"with a cache it computes something else ({apart:.2g} standard deviations apart)"
     return Trial(failure)
+
+
+def _shape_taker(shapes: set[tuple[int, ...]]) -> Any:
+    """A hook that notes what a block returns."""
+
+    def take(module: nn.Module, args: Any, output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        shapes.add(tuple(hidden.shape))
+
+    return take
 
 
 def _without_cache(model: PreTrainedModel, rows: list[list[int]], device: torch.device) -> Tensor:

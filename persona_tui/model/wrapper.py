@@ -176,6 +176,7 @@ class ModelWrapper:
         self._blocks = blocks.find_blocks(model)
         self._end_tokens = text.end_tokens(model, tokenizer)
         self._stops = () if text.is_chat_tokenizer(tokenizer) else text.PLAIN_STOPS
+        self._vocabulary = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
         self._compiled: CompiledForward | None = None
         self.rendering = text.Rendering.now(tokenizer)
         self.own_cache = False
@@ -199,8 +200,7 @@ class ModelWrapper:
         model, tokenizer = loader.load(name, device, dtype, quantization, trust_remote_code)
         chosen = sources.chosen(name)
         wrapper = cls(model, tokenizer, chosen, sources.resolve(name).identity)
-        if chosen not in (sources.TINY, sources.BUILTIN):  # its own tests try that one
-            wrapper.own_cache = tried(model, tokenizer, chosen, wrapper.identity).own_cache
+        wrapper.own_cache = tried(model, tokenizer, chosen, wrapper.identity).own_cache
         return wrapper
 
     @cached_property
@@ -437,7 +437,7 @@ class ModelWrapper:
             prompts=prompts,
             seeds=seeds,
             end_tokens=self._end_tokens,
-            pad_token=text.pad_token(self.tokenizer),
+            pad_token=text.pad_token(self.tokenizer, self._vocabulary),
             ended=self._spells_stop if self._stops else None,
             watch=watch,
             spans=[self._span(each.messages, ids) for each, ids in zip(requests, prompts, strict=True)]

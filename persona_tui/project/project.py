@@ -173,7 +173,7 @@ class Project:
     @property
     def slug(self) -> str:
         """The name of the model's folder of vectors."""
-        return model_slug(self.settings.model.name)
+        return self.workspace.slug(self.settings.model.name)
 
     @property
     def model_loaded(self) -> bool:

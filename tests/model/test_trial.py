@@ -12,7 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from persona_tui.core.errors import GenerationError, ModelLoadError
 from persona_tui.model import Interventions, ModelWrapper, Request, Sampling, conversation
+from persona_tui.model.trial import try_model
 
+from .architectures import REFUSED, small_model
 from .conftest import make_model, make_tokenizer
 
 
@@ -112,13 +114,24 @@ def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 
 def test_a_tokenizer_beyond_the_embedding_is_refused(tmp_path: Path) -> None:
     name = saved(tmp_path / "few", make_model("llama", vocab_size=100))
-    assert "its tokenizer has the token 25" in reason(name) and "its embedding only 100" in reason(name)
+    assert "its tokenizer has the token 25" in reason(name) and "its embedding only 100 rows" in reason(name)
 
 
 def test_a_template_that_refuses_everything_is_refused(tmp_path: Path) -> None:
     name = saved(tmp_path / "model", make_model("llama"))
     (tmp_path / "model" / "chat_template.jinja").write_text("{{ raise_exception('no') }}")
     assert "chat template refuses this conversation: no" in reason(name)
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("kind", sorted(REFUSED))
+def test_what_cannot_work_is_refused(kind: str) -> None:
+    try:
+        trial = try_model(small_model(kind), make_tokenizer())
+    except ModelLoadError as error:  # no blocks to work on
+        assert "decoder blocks" in str(error)
+    else:
+        assert trial.reason
 
 
 # While it writes --------------------------------------------------------------------------------------------
