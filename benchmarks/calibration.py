@@ -1,6 +1,6 @@
 """What calibration finds on a model, and what it costs against the extraction of the same persona.
 
-    python benchmarks/calibration.py --model NAME_OR_FOLDER [--samples N] [--max-new-tokens N] [--axes] [--band]
+    python benchmarks/calibration.py --model NAME [--samples N] [--max-new-tokens N] [--axes] [--band]
 
 For every persona: the share of its system prompts' effect on the likelihood of their replies that steering
 recovers at its best size; the dose at strength 0.3 (what is added, as a share of the residual stream's size,
@@ -121,7 +121,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=50, help="replies to each system prompt")
     parser.add_argument("--max-new-tokens", type=int, default=256)
     parser.add_argument("--personas", nargs="*", default=["captain", "sage", "trickster"])
-    parser.add_argument("--axes", action="store_true", help="extract the axes first, and measure with the floor")
+    parser.add_argument(
+        "--axes", action="store_true", help="extract the axes first, and measure with the floor"
+    )
     parser.add_argument("--band", action="store_true", help="search for the model's band afterwards")
     parser.add_argument("--curve", action="store_true", help="print every size that was tried")
     options = parser.parse_args()

@@ -36,12 +36,14 @@ from persona_tui.extraction.baseline import BASELINE_FILE, Baseline
 from persona_tui.extraction.calibration import (
     calibrated,
     find_band,
+    fit_contrast,
     question_cost,
     question_count,
 )
 from persona_tui.extraction.checkpoints import PartialStore
 from persona_tui.extraction.extractor import ActivationExtractor, completed
 from persona_tui.extraction.plan import Work
+from persona_tui.model import Message
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.files import check_model
 from persona_tui.vectors.manager import PROMPTS_PER_PERSONA, PersonaManager
@@ -306,15 +308,31 @@ class PersonaStudio:
         return Work(*question_cost(extractor, prompts)) * question_count(extractor, prompts, passed)
 
     def calibrate(self, name: str) -> PersonaVector:
-        """Find a persona's loudness and save it.
+        """Find a persona's loudness and save it; without system prompts, the loudest that is fluent.
 
         Raises:
             PersonaNotFoundError: there is none of this name.
-            DatasetError: its file has no system prompts.
         """
         persona = self.manager.get(name)
+        if not persona.metadata.get("prompts"):
+            return self.calibrate_contrast(name)
         self._check_layers(persona)
         return self._calibrated(persona)
+
+    def calibrate_contrast(
+        self, name: str, high: Sequence[Sequence[Message]] = (), low: Sequence[Sequence[Message]] = ()
+    ) -> PersonaVector:
+        """Find the loudness of a trait (`trait:NAME`), or of anything without system prompts, and save it.
+
+        The arguments are those of `fit_contrast`.
+
+        Raises:
+            PersonaNotFoundError: there is none of this name.
+        """
+        vector = self.manager.get(name)
+        job = f"calibration-{name.replace(':', '-')}"
+        with self._job(job, persona=vector.metadata.get("created"), sides=[list(high), list(low)]):
+            return self._saved(fit_contrast(self.extractor, vector, high, low))
 
     def calibration_work(self, name: str) -> dict[str, Work]:
         """How much work `calibrate` is."""
@@ -403,7 +421,9 @@ class PersonaStudio:
         self._save(persona)
         return persona
 
-    def _check_free(self, name: str, prompts: Sequence[str] | None, replace_old: bool) -> PersonaVector | None:
+    def _check_free(
+        self, name: str, prompts: Sequence[str] | None, replace_old: bool
+    ) -> PersonaVector | None:
         """Raise an unusable name's error now and not after the work.
 
         Returns:

@@ -288,7 +288,9 @@ class Project:
         for name, source in sources.items():
             self.check_new_name(name, source)
         studio = self.studio(context)
-        reports = {name: self._write_prompts(name, source, studio, context) for name, source in sources.items()}
+        reports = {
+            name: self._write_prompts(name, source, studio, context) for name, source in sources.items()
+        }
         prompts = [self._prompts_of(name, source) for name, source in sources.items()]
         studio.extractor.announce(studio.persona_work(prompts[0], len(prompts)))
         return [self._create(name, source, studio, reports[name]) for name, source in sources.items()]
@@ -382,9 +384,7 @@ class Project:
         from persona_tui.traits.definition import SIDES, find_definition
 
         definition = find_definition(self.workspace, name.removeprefix(TRAIT_PREFIX))
-        high, low = (
-            [messages for _, messages in definition.conversations("train", side)] for side in SIDES
-        )
+        high, low = ([messages for _, messages in definition.conversations("train", side)] for side in SIDES)
         return studio.calibrate_contrast(name, high, low)
 
     def find_band(self, context: JobContext) -> tuple[tuple[int, ...], dict[tuple[int, ...], float]]:

@@ -42,9 +42,7 @@ def measure(project: Project, most_prompts: int = 10) -> Pace:
     """
     studio = project.studio(JobContext())
     reading = studio.extractor.time_a_batch()
-    works = [
-        list(studio.persona_work([_PROMPT] * count).values()) for count in range(1, most_prompts + 1)
-    ]
+    works = [list(studio.persona_work([_PROMPT] * count).values()) for count in range(1, most_prompts + 1)]
     price = studio.extractor.price
     return Pace(
         tuple(sum(each.tokens for each in work) for work in works),
