@@ -109,7 +109,6 @@ def calibrate(
         DatasetError: there are no questions or no system prompts.
         VectorFileError: the persona has no vectors in the band.
     """
-    before = extractor.tokens
     bench = Bench(extractor, persona, band)
     sizes = likeliest(bench.recovered, bench.coefficient(DEFAULT_DOSE))
     size = max(sizes, key=lambda each: sizes[each])
@@ -133,7 +132,6 @@ def calibrate(
         floor=bench.floor_name,
         floor_leaves=_share(points[MULTIPLES.index(UNCAPPED)], uncapped),
         questions=len(bench.trials),
-        tokens=extractor.tokens - before,
     )
 
 

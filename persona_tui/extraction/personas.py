@@ -240,49 +240,47 @@ class PersonaStudio:
             VectorFileError: the model's axes are for other layers than the settings ask for.
             JobCancelled: somebody asked for that; the next call goes on.
         """
-        self.write_prompts(name, description, generator, replace_old=replace_old)
-        return self.create_written(name, description, replace_old=replace_old)
-
-    def create_written(self, name: str, description: str, *, replace_old: bool = False) -> PersonaVector:
-        """Extract, save and calibrate a described character whose prompts `write_prompts` has written."""
-        prompts = [prompt.model_dump() for prompt in read_archetype(self.workspace, name)]
-        return self._create(name, prompts, description, "generated", replace_old)
+        if generator is None:
+            prompts = self.write_prompts(name, description, replace_old=replace_old)
+            return self._create(name, prompts, description, "generated", replace_old)
+        self._check_describable(name, description)
+        self._check_free(name, None, replace_old)
+        generator.partial = self.partial
+        with self._job(f"persona-{name}", description=description):
+            prompts = generator.generate_persona_prompts(description, PROMPTS_PER_PERSONA)
+            if not prompts:
+                raise GenerationError(f"no system prompts could be made from the description of {name}")
+            # Before the persona, whose file says that all is done.
+            self._written(lambda: generator.save_jsonl(prompts, archetype_path(self.workspace, name)))
+            enabled = self.extractor.settings.calibration.enabled
+            persona = self._extracted(name, prompts, description, "generated", pending=enabled)
+        return self._calibrated(persona) if enabled else persona
 
     def write_prompts(
-        self,
-        name: str,
-        description: str,
-        generator: DatasetGenerator | None = None,
-        *,
-        replace_old: bool = False,
+        self, name: str, description: str, *, replace_old: bool = False
     ) -> list[dict[str, Any]]:
-        """Write the system prompts of a described character to its archetype's file, for people to edit.
+        """Put a described character's system prompts together, in its archetype's file, for people to edit.
 
         The arguments and errors are those of `create_from_description`.
         """
+        self._check_describable(name, description)
+        texts = fallback_prompts(description, PROMPTS_PER_PERSONA)
+        self._check_free(name, [each["system_prompt"] for each in texts], replace_old)
+        prompts: list[dict[str, Any]] = [
+            {"id": f"prompt_{number:03d}", **each, "source": "fallback"}
+            for number, each in enumerate(texts, 1)
+        ]
+        path = archetype_path(self.workspace, name)
+        lines = "".join(f"{json.dumps(each, ensure_ascii=False)}\n" for each in prompts)
+        self._written(lambda: atomic_write_text(path, lines))
+        return prompts
+
+    def _check_describable(self, name: str, description: str) -> None:
         if name in self.hand_written_archetypes():
             raise PersonaTuiError(
                 f'there is an archetype "{name}" already: choose another name, or create from it'
             )
         check_description(description)
-        if generator is None:
-            found = fallback_prompts(description, PROMPTS_PER_PERSONA)
-            prompts: list[dict[str, Any]] = [
-                {"id": f"prompt_{number:03d}", **each, "source": "fallback"}
-                for number, each in enumerate(found, 1)
-            ]
-            self._check_free(name, [each["system_prompt"] for each in prompts], replace_old)
-        else:
-            self._check_free(name, None, replace_old)
-            generator.partial = self.partial
-            with self._job(f"prompts-{name}", description=description):
-                prompts = generator.generate_persona_prompts(description, PROMPTS_PER_PERSONA)
-        if not prompts:
-            raise GenerationError(f"no system prompts could be made from the description of {name}")
-        path = archetype_path(self.workspace, name)
-        lines = "".join(f"{json.dumps(each, ensure_ascii=False)}\n" for each in prompts)
-        self._written(lambda: atomic_write_text(path, lines))
-        return prompts
 
     def persona_work(self, prompts: Sequence[str], count: int = 1) -> dict[str, Work]:
         """How much work it is to make personas, by what it is for.
