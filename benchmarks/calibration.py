@@ -1,6 +1,6 @@
 """What calibration finds on a model, and what it costs against the extraction of the same persona.
 
-    python benchmarks/calibration.py --model NAME_OR_FOLDER [--samples N] [--max-new-tokens N] [--axes] [--band]
+    python benchmarks/calibration.py --model NAME [--samples N] [--max-new-tokens N] [--axes] [--band]
 
 For every persona: the share of its system prompts' effect on the likelihood of their replies that steering
 recovers at its best size; the dose at strength 0.3 (what is added, as a share of the residual stream's size,
@@ -57,9 +57,9 @@ def make(studio: PersonaStudio, name: str) -> tuple[PersonaVector, int, float]:
 def row(studio: PersonaStudio, name: str, show: bool) -> list[Any]:
     """What calibration finds for one persona."""
     persona, tokens, seconds = make(studio, name)
-    clock = Clock()
+    clock, before = Clock(), studio.extractor.tokens
     done = calibrated(studio.extractor, persona)
-    cost = clock.read()[0]
+    cost, passed = clock.read()[0], studio.extractor.tokens - before
     found = done.calibration
     assert found is not None
     studio.manager.save(done)
@@ -79,7 +79,7 @@ def row(studio: PersonaStudio, name: str, show: bool) -> list[Any]:
         f"{found.fluency_drop:+.2f}",
         "-" if found.floor_leaves is None else f"{found.floor_leaves:.2f} ({found.floor})",
         tokens,
-        f"{found.tokens} ({(found.tokens or 0) / max(1, tokens):.2f})",
+        f"{passed} ({passed / max(1, tokens):.2f})",
         f"{seconds:.0f}",
         f"{cost:.0f}",
     ]

@@ -13,8 +13,8 @@ import pytest
 # that interrupt a program need it to hear them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# What is tested must depend neither on the models that this machine happens to have, nor on what was found out
-# about models before.
+# Tests depend neither on the models that this machine happens to have, nor on what was found out about models
+# before.
 _CACHE = Path(tempfile.mkdtemp(prefix="persona-tui-tests-"))
 atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 os.environ["XDG_CACHE_HOME"] = str(_CACHE)

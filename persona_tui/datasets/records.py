@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from persona_tui.core.errors import DatasetError, nearest
 from persona_tui.core.plain_files import lines_of, read_plain
@@ -19,12 +19,11 @@ from persona_tui.datasets.schema import (
     MonitorQuery,
     MonitorStatement,
     Question,
-    Record,
     SafePrompt,
     UnsafePrompt,
 )
 
-R = TypeVar("R", bound="Record | CatalogueEntry")
+R = TypeVar("R", bound=BaseModel)
 Safety = Literal["safe", "unsafe"]
 
 QUERY_SETS = ("training", "validation", "adversarial", "large")

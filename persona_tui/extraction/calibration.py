@@ -31,7 +31,7 @@ from persona_tui.core.config import resolve_layers
 from persona_tui.core.errors import DatasetError, VectorFileError
 from persona_tui.extraction.axes import capping
 from persona_tui.extraction.extractor import ActivationExtractor
-from persona_tui.extraction.plan import item_seed
+from persona_tui.extraction.plan import item_seed, shuffled
 from persona_tui.model import Cap, Interventions, Message, Request, Sampling, conversation
 from persona_tui.vectors.persona import DEFAULT_DOSE, DEFAULT_STRENGTH, Calibration, PersonaVector, dose
 
@@ -42,6 +42,9 @@ START = (0.25, 0.5, 1.0)
 MOST_STEPS = 3  # how often the search goes on beyond either end
 MULTIPLES = (1.0, 1.6, 2.5)  # of the likeliest size, for the sweep
 UNCAPPED = 1.6  # the multiple that is also measured without the floor
+CONTRASTED = (0.5, 1.0, 1.6, 2.5)  # the same where loudness is all that is measured
+UNGUIDED = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the usual dose, where nothing says what size is right
+CONTRAST_REPLIES = 16  # of each side
 FEWEST_QUESTIONS = 6
 COST_SHARE = 0.5  # of what the extraction cost, in tokens that pass through the model
 
@@ -106,7 +109,6 @@ def calibrate(
         DatasetError: there are no questions or no system prompts.
         VectorFileError: the persona has no vectors in the band.
     """
-    before = extractor.tokens
     bench = Bench(extractor, persona, band)
     sizes = likeliest(bench.recovered, bench.coefficient(DEFAULT_DOSE))
     size = max(sizes, key=lambda each: sizes[each])
@@ -130,7 +132,6 @@ def calibrate(
         floor=bench.floor_name,
         floor_leaves=_share(points[MULTIPLES.index(UNCAPPED)], uncapped),
         questions=len(bench.trials),
-        tokens=extractor.tokens - before,
     )
 
 
@@ -149,6 +150,57 @@ def weakness(calibration: Calibration) -> str | None:
     if calibration.expression < CLEAR:
         return f"it reaches only {calibration.expression:.0%} of what its system prompts achieve"
     return None
+
+
+def fit_contrast(
+    extractor: ActivationExtractor,
+    vector: PersonaVector,
+    high: Sequence[Sequence[Message]] = (),
+    low: Sequence[Sequence[Message]] = (),
+) -> PersonaVector:
+    """Find the loudness of something that has no system prompts.
+
+    Its size is the one that makes the replies of its high side likeliest against those of its low side; of
+    the multiples of it, the loudest is taken whose replies are as fluent as the model's own. Without replies
+    of two sides, the loudest such multiple of the usual dose is taken.
+
+    Args:
+        extractor: with its questions.
+        vector: a trait, or an imported direction.
+        high: conversations that end with a reply as the vector points.
+        low: conversations that end with a reply of the opposite kind.
+
+    Returns:
+        The vector with `gain`, `target_layers` and `loudness` (what was found) in its metadata.
+
+    Raises:
+        DatasetError: there are no questions.
+        VectorFileError: it has no vectors in the band.
+    """
+    bench = Bench(extractor, vector, prompted=False)
+    margin = extractor.settings.calibration.fluency_margin
+    sides = [_some(extractor, side) for side in (high, low)]
+    gains: dict[float, float] = {}
+    size, multiples = bench.coefficient(DEFAULT_DOSE), list(UNGUIDED)
+    if all(sides):
+        before = bench.contrast(sides, 0.0)
+        gains = likeliest(lambda each: bench.contrast(sides, each) - before, size)
+        size, multiples = max(gains, key=lambda each: gains[each]), list(CONTRASTED)
+    points = between(bench.sweep([size * each for each in multiples]))
+    first_bad = next((at for at, each in enumerate(points) if not each.fluent(margin)), len(points))
+    chosen = points[max(0, first_bad - 1)]
+    found = {
+        "strength": DEFAULT_STRENGTH,
+        "fluency_drop": round(chosen.fluency_drop, 4),
+        "fluent": chosen.fluent(margin),
+        "gained": round(gains[size], 4) if gains else None,
+    }
+    placed = {"gain": chosen.coefficient / DEFAULT_STRENGTH, "target_layers": list(bench.band)}
+    return replace(vector, metadata={**vector.metadata, **placed, "loudness": found}, calibration=None)
+
+
+def _some(extractor: ActivationExtractor, side: Sequence[Sequence[Message]]) -> list[Sequence[Message]]:
+    return shuffled(list(side), extractor.settings.calibration.seed)[:CONTRAST_REPLIES]
 
 
 # The search -------------------------------------------------------------------------------------------------
@@ -275,8 +327,20 @@ class Bench:
     """Held-out questions of one persona, their prompted replies, and what steering makes of them."""
 
     def __init__(
-        self, extractor: ActivationExtractor, persona: PersonaVector, band: Sequence[int] | None = None
+        self,
+        extractor: ActivationExtractor,
+        persona: PersonaVector,
+        band: Sequence[int] | None = None,
+        *,
+        prompted: bool = True,
     ) -> None:
+        """
+        Args:
+            extractor: with its questions.
+            persona: with its system prompts.
+            band: where its vectors are added; by default the extractor's band.
+            prompted: whether replies are compared with those under its system prompts; else with plain ones.
+        """
         self.extractor = extractor
         self.persona = persona
         self.band = tuple(layer for layer in band or extractor.band if layer in persona.layers)
@@ -284,7 +348,7 @@ class Bench:
             raise VectorFileError(
                 f'"{persona.name}" has no vectors where this model is steered: make it anew'
             )
-        self.trials = _trials(extractor, persona)
+        self.trials = _trials(extractor, persona, persona.metadata.get("prompts") if prompted else [None])
         generation = extractor.settings.generation
         self.sampling = Sampling(reply_tokens(extractor), generation.temperature, generation.top_p)
         self.floor = _floor(extractor)
@@ -335,6 +399,16 @@ class Bench:
             pairs, f"{self.persona.name}: size", way, [*self._vectors(), coefficient]
         )
         return (fmean(steered) - self.plain) / self.effect
+
+    def contrast(self, sides: Sequence[Sequence[Sequence[Message]]], coefficient: float) -> float:
+        """How much likelier the first side's replies are than the second's, nats per token."""
+        pairs = [[(list(each[:-1]), each[-1]["content"]) for each in side] for side in sides]
+        way = Interventions(self._steering(coefficient) if coefficient else {})
+        scores = [
+            fmean(self.extractor.scores(each, self.persona.name, way, [*self._vectors(), coefficient]))
+            for each in pairs
+        ]
+        return scores[0] - scores[1]
 
     def sweep(self, coefficients: Sequence[float], capped: bool = True) -> list[Point]:
         """Answer every question at every size."""
@@ -438,9 +512,10 @@ def _floor(extractor: ActivationExtractor) -> dict[int, Cap]:
     return capping(axes, name, layers, extractor.settings.steering.safety_floor_percentile)
 
 
-def _trials(extractor: ActivationExtractor, persona: PersonaVector) -> list[Trial]:
-    """The held-out questions, each with one of the persona's system prompts in turn."""
-    prompts = persona.metadata.get("prompts") or ()
+def _trials(
+    extractor: ActivationExtractor, persona: PersonaVector, prompts: Sequence[str | None] | None
+) -> list[Trial]:
+    """The held-out questions, each with one of the system prompts in turn."""
     if not prompts:
         raise DatasetError(f'"{persona.name}" cannot be calibrated: its file has no system prompts')
     if not extractor.held_out_questions:
@@ -448,7 +523,8 @@ def _trials(extractor: ActivationExtractor, persona: PersonaVector) -> list[Tria
             "there are no questions to calibrate with; generate some: dataset generate questions"
         )
     passed = int(persona.metadata.get("counts", {}).get("passed", 0)) or None
-    questions = extractor.held_out_questions[: question_count(extractor, prompts, passed)]
+    texts = [prompt or "" for prompt in prompts]
+    questions = extractor.held_out_questions[: question_count(extractor, texts, passed)]
     seed = extractor.settings.calibration.seed
     return [
         Trial(

@@ -263,6 +263,12 @@ class ActivationExtractor:
         sums, read = self.run(requests, note=name), self.work(requests).read
         return self.persona_from_sums(name, sums, baseline, system_prompts, description, source, read)
 
+    def calibrated(self, persona: PersonaVector) -> PersonaVector:
+        """The persona with its loudness found, if `calibration.enabled`; else as it is."""
+        from persona_tui.extraction.calibration import calibrated
+
+        return calibrated(self, persona) if self.settings.calibration.enabled else persona
+
     def assistant_baseline(self) -> dict[str, Tensor]:
         """Mean response activation without a system prompt, by recipe; answered for when there is none.
 
@@ -516,6 +522,8 @@ class ActivationExtractor:
         prompts = [self.model.count_tokens(each.messages) for each in requests]
         lengths = [prompt + sampling.max_new_tokens for prompt in prompts]
         usual = usual_tokens(sampling.max_new_tokens)
+        planned_work = Work(sum(prompts), usual * len(requests)).cost(self.price)
+        self._total = max(self._total, self._done + planned_work)
         for item in stage.done:
             self._advance(prompts[item], usual)
         self._report(note)

@@ -36,12 +36,14 @@ from persona_tui.extraction.baseline import BASELINE_FILE, Baseline
 from persona_tui.extraction.calibration import (
     calibrated,
     find_band,
+    fit_contrast,
     question_cost,
     question_count,
 )
 from persona_tui.extraction.checkpoints import PartialStore
 from persona_tui.extraction.extractor import ActivationExtractor, completed
 from persona_tui.extraction.plan import Work
+from persona_tui.model import Message
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.files import check_model
 from persona_tui.vectors.manager import PROMPTS_PER_PERSONA, PersonaManager
@@ -238,49 +240,47 @@ class PersonaStudio:
             VectorFileError: the model's axes are for other layers than the settings ask for.
             JobCancelled: somebody asked for that; the next call goes on.
         """
-        self.write_prompts(name, description, generator, replace_old=replace_old)
-        return self.create_written(name, description, replace_old=replace_old)
-
-    def create_written(self, name: str, description: str, *, replace_old: bool = False) -> PersonaVector:
-        """Extract, save and calibrate a described character whose prompts `write_prompts` has written."""
-        prompts = [prompt.model_dump() for prompt in read_archetype(self.workspace, name)]
-        return self._create(name, prompts, description, "generated", replace_old)
+        if generator is None:
+            prompts = self.write_prompts(name, description, replace_old=replace_old)
+            return self._create(name, prompts, description, "generated", replace_old)
+        self._check_describable(name, description)
+        self._check_free(name, None, replace_old)
+        generator.partial = self.partial
+        with self._job(f"persona-{name}", description=description):
+            prompts = generator.generate_persona_prompts(description, PROMPTS_PER_PERSONA)
+            if not prompts:
+                raise GenerationError(f"no system prompts could be made from the description of {name}")
+            # Before the persona, whose file says that all is done.
+            self._written(lambda: generator.save_jsonl(prompts, archetype_path(self.workspace, name)))
+            enabled = self.extractor.settings.calibration.enabled
+            persona = self._extracted(name, prompts, description, "generated", pending=enabled)
+        return self._calibrated(persona) if enabled else persona
 
     def write_prompts(
-        self,
-        name: str,
-        description: str,
-        generator: DatasetGenerator | None = None,
-        *,
-        replace_old: bool = False,
+        self, name: str, description: str, *, replace_old: bool = False
     ) -> list[dict[str, Any]]:
-        """Write the system prompts of a described character to its archetype's file, for people to edit.
+        """Put a described character's system prompts together, in its archetype's file, for people to edit.
 
         The arguments and errors are those of `create_from_description`.
         """
+        self._check_describable(name, description)
+        texts = fallback_prompts(description, PROMPTS_PER_PERSONA)
+        self._check_free(name, [each["system_prompt"] for each in texts], replace_old)
+        prompts: list[dict[str, Any]] = [
+            {"id": f"prompt_{number:03d}", **each, "source": "fallback"}
+            for number, each in enumerate(texts, 1)
+        ]
+        path = archetype_path(self.workspace, name)
+        lines = "".join(f"{json.dumps(each, ensure_ascii=False)}\n" for each in prompts)
+        self._written(lambda: atomic_write_text(path, lines))
+        return prompts
+
+    def _check_describable(self, name: str, description: str) -> None:
         if name in self.hand_written_archetypes():
             raise PersonaTuiError(
                 f'there is an archetype "{name}" already: choose another name, or create from it'
             )
         check_description(description)
-        if generator is None:
-            found = fallback_prompts(description, PROMPTS_PER_PERSONA)
-            prompts: list[dict[str, Any]] = [
-                {"id": f"prompt_{number:03d}", **each, "source": "fallback"}
-                for number, each in enumerate(found, 1)
-            ]
-            self._check_free(name, [each["system_prompt"] for each in prompts], replace_old)
-        else:
-            self._check_free(name, None, replace_old)
-            generator.partial = self.partial
-            with self._job(f"prompts-{name}", description=description):
-                prompts = generator.generate_persona_prompts(description, PROMPTS_PER_PERSONA)
-        if not prompts:
-            raise GenerationError(f"no system prompts could be made from the description of {name}")
-        path = archetype_path(self.workspace, name)
-        lines = "".join(f"{json.dumps(each, ensure_ascii=False)}\n" for each in prompts)
-        self._written(lambda: atomic_write_text(path, lines))
-        return prompts
 
     def persona_work(self, prompts: Sequence[str], count: int = 1) -> dict[str, Work]:
         """How much work it is to make personas, by what it is for.
@@ -306,15 +306,31 @@ class PersonaStudio:
         return Work(*question_cost(extractor, prompts)) * question_count(extractor, prompts, passed)
 
     def calibrate(self, name: str) -> PersonaVector:
-        """Find a persona's loudness and save it.
+        """Find a persona's loudness and save it; without system prompts, the loudest that is fluent.
 
         Raises:
             PersonaNotFoundError: there is none of this name.
-            DatasetError: its file has no system prompts.
         """
         persona = self.manager.get(name)
+        if not persona.metadata.get("prompts"):
+            return self.calibrate_contrast(name)
         self._check_layers(persona)
         return self._calibrated(persona)
+
+    def calibrate_contrast(
+        self, name: str, high: Sequence[Sequence[Message]] = (), low: Sequence[Sequence[Message]] = ()
+    ) -> PersonaVector:
+        """Find the loudness of a trait (`trait:NAME`), or of anything without system prompts, and save it.
+
+        The arguments are those of `fit_contrast`.
+
+        Raises:
+            PersonaNotFoundError: there is none of this name.
+        """
+        vector = self.manager.get(name)
+        job = f"calibration-{name.replace(':', '-')}"
+        with self._job(job, persona=vector.metadata.get("created"), sides=[list(high), list(low)]):
+            return self._saved(fit_contrast(self.extractor, vector, high, low))
 
     def calibration_work(self, name: str) -> dict[str, Work]:
         """How much work `calibrate` is."""

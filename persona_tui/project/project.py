@@ -318,44 +318,33 @@ class Project:
         for name, source in sources.items():
             self.check_new_name(name, source)
         studio = self.studio(context)
-        reports = {
-            name: self._write_prompts(name, source, studio, context) for name, source in sources.items()
-        }
-        prompts = [self._prompts_of(name, source) for name, source in sources.items()]
+        prompts = [self._prompts_of(source) for source in sources.values()]
         studio.extractor.announce(studio.persona_work(prompts[0], len(prompts)))
-        return [self._create(name, source, studio, reports[name]) for name, source in sources.items()]
+        return [self._create(name, source, studio, context) for name, source in sources.items()]
 
-    def _write_prompts(
-        self, name: str, source: Source, studio: PersonaStudio, context: JobContext
-    ) -> GenerationReport | None:
-        """Have the system prompts of a described character written, if the model is to do that."""
-        if not isinstance(source, FromDescription):
-            return None
-        generator = self.generator(context) if source.by_model else None
-        studio.write_prompts(name, source.description, generator)
-        if generator is None:
-            return None
-        context.log(f"System prompts: {generator.report.summary}.")
-        return generator.report
-
-    def _prompts_of(self, name: str, source: Source) -> list[str]:
+    def _prompts_of(self, source: Source) -> list[str]:
+        """The system prompts that a persona is made from, or such as the model will write."""
+        from persona_tui.datasets.fallback import fallback_prompts
         from persona_tui.datasets.records import find_archetype
+        from persona_tui.vectors.manager import PROMPTS_PER_PERSONA
 
         if isinstance(source, FromPrompts):
             return list(source.prompts)
-        archetype = source.archetype if isinstance(source, FromArchetype) else name
-        return [each.system_prompt for each in find_archetype(self.workspace, archetype)]
+        if isinstance(source, FromArchetype):
+            return [each.system_prompt for each in find_archetype(self.workspace, source.archetype)]
+        return [each["system_prompt"] for each in fallback_prompts(source.description, PROMPTS_PER_PERSONA)]
 
-    def _create(
-        self, name: str, source: Source, studio: PersonaStudio, report: GenerationReport | None
-    ) -> Created:
+    def _create(self, name: str, source: Source, studio: PersonaStudio, context: JobContext) -> Created:
+        report = None
         try:
             if isinstance(source, FromPrompts):
                 persona = studio.create_from_prompts(name, source.prompts, source.description)
             elif isinstance(source, FromArchetype):
                 persona = studio.create_from_archetype(name, source.archetype)
             else:
-                persona = studio.create_written(name, source.description)
+                generator = self.generator(context) if source.by_model else None
+                persona = studio.create_from_description(name, source.description, generator)
+                report = generator.report if generator is not None else None
         finally:  # what was cancelled while it was calibrated can be heard
             if self.personas.path_of(name).is_file():
                 processes().from_main(lambda: self.personas.load(name))

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from persona_tui.core.errors import (
@@ -51,6 +50,10 @@ class PersonaExtractor(Protocol):
         self, name: str, prompts: list[dict[str, Any]], *, description: str | None = None, source: str = ...
     ) -> PersonaVector:
         """Return the persona that the prompts ask for."""
+        ...
+
+    def calibrated(self, persona: PersonaVector) -> PersonaVector:
+        """Return the persona with its loudness found, if that is configured; else as it is."""
         ...
 
 
@@ -243,9 +246,11 @@ class PersonaManager:
     ) -> dict[int, Tensor]:
         """Return a blend of personas at strength 1, layer to `[hidden]`; empty when nothing has weight.
 
-        Personas need not be loaded. At a layer where one of them adds nothing, it counts as a zero vector, so
-        that a blend of personas calibrated for different layers is as loud as its parts. With `layers`, all
-        of them are added there instead (see `PersonaVector.direction`).
+        Personas need not be loaded. They are blended layer by layer over one band: direction of the weighted
+        sum, size the weighted mean of their sizes. Personas that were calibrated for different layers, as in
+        older files, are all spread over all of those layers where each has a vector (see
+        `PersonaVector.direction`), so that each is heard at every layer of the blend. With `layers`, all of
+        them are added there instead.
 
         Raises:
             PersonaNotFoundError: one of the names is unknown.
@@ -255,10 +260,13 @@ class PersonaManager:
         for name, weight in weights.items():
             if not math.isfinite(weight):
                 raise PersonaTuiError(f'The weight of "{name}" must be a number, not {weight}.')
-        directions = {name: self.get(name).direction(safe, layers) for name, by in weights.items() if by}
-        amounts = [weights[name] for name in directions]
-        places = sorted({layer for direction in directions.values() for layer in direction})
-        return {layer: blend(_at_layer(list(directions.values()), layer), amounts) for layer in places}
+        parts = {name: self.get(name) for name, by in weights.items() if by}
+        if layers is None:
+            layers = _common_layers(list(parts.values()))
+        directions = [persona.direction(safe, layers) for persona in parts.values()]
+        amounts = [weights[name] for name in parts]
+        places = sorted(directions[0]) if directions else []
+        return {layer: blend([direction[layer] for direction in directions], amounts) for layer in places}
 
     # --- making one ---
 
@@ -267,7 +275,8 @@ class PersonaManager:
     ) -> bool:
         """Make a persona from a description, save it and load it; True when that is done.
 
-        The generator writes system prompts, the extractor turns them into vectors.
+        The generator writes system prompts, the extractor turns them into vectors and finds their loudness.
+        Cancelled meanwhile, the persona stays, uncalibrated.
 
         Raises:
             PersonaTuiError: the name is taken.
@@ -282,7 +291,9 @@ class PersonaManager:
             raise GenerationError(f"No system prompts could be made from the description of {name}.")
         persona = extractor.extract_persona(name, prompts, description=description, source="generated")
         self.save(persona)
-        return self.load(name)
+        self.load(name)
+        self.save(extractor.calibrated(persona))
+        return True
 
     # --- the file that remembers ---
 
@@ -305,6 +316,13 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _at_layer(directions: list[dict[int, Tensor]], layer: int) -> list[Tensor]:
-    like = next(direction[layer] for direction in directions if layer in direction)
-    return [direction.get(layer, torch.zeros_like(like)) for direction in directions]
+def _common_layers(personas: Sequence[PersonaVector]) -> list[int] | None:
+    """Where personas are blended; None if each is added at the same layers by itself."""
+    own = {persona.steering_layers for persona in personas}
+    if len(own) < 2:
+        return None
+    everywhere = set.intersection(*(set(persona.layers) for persona in personas))
+    # Without a layer that all have, the first one's layers are asked for, and the error names the other.
+    return sorted(everywhere & {layer for layers in own for layer in layers}) or list(
+        personas[0].steering_layers
+    )

@@ -33,8 +33,8 @@ class Calibration:
     Older files lack the rest. `recovered` is the share of the system prompts' effect on the likelihood of
     their own replies that steering recovers at its best size, `recovery` that share for every coefficient
     that was tried. `floor` names the axis of the floor that replies were measured with, None = there was
-    none; `floor_leaves` is the share of the expression that it leaves. `questions` and `tokens` say how much
-    was asked, and how many tokens passed through the model for it.
+    none; `floor_leaves` is the share of the expression that it leaves. `questions` says how many
+    were asked.
     """
 
     recipe: str
@@ -49,7 +49,6 @@ class Calibration:
     floor: str | None = None
     floor_leaves: float | None = None
     questions: int | None = None
-    tokens: int | None = None
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no single answer to ==

@@ -117,7 +117,7 @@ _OTHERS = [
 
 @pytest.fixture(scope="session", params=[*FAMILIES, *_OTHERS])
 def any_wrapper(request: pytest.FixtureRequest) -> ModelWrapper:
-    """One wrapper for every family; those of the stress suite are all others that transformers can build small."""
+    """One wrapper for every family; the stress suite has all others that transformers can build small."""
     kind = request.param.removeprefix("small ")
     model = make_model(kind) if request.param == kind else small_model(kind)
     wrapper = ModelWrapper(model, make_tokenizer(), kind)
