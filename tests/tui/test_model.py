@@ -213,7 +213,7 @@ async def test_models_on_this_machine_are_offered(
         await until(pilot, lambda: app.project.settings.model.name == "ollama:small", "the other model")
         await reply(pilot, app, "Hello")
         assert app.project.engine.model.source.startswith("ollama small:latest sha256:")
-        _, events = SessionStore(app.project.workspace).load(app.saving.session_id or "")
+        _, events = SessionStore(app.project.workspace).load(app.chat.session_id or "")
         assert events[0].fields["source"] == app.project.engine.model.source
 
 
