@@ -45,7 +45,7 @@ def create(
     **options: Any,
 ) -> None:
     """Make a persona from an archetype, from a description or from system prompts."""
-    from persona_tui.chat.commands import describe_created
+    from persona_tui.chat.work_commands import describe_created
 
     project = invocation.project
     override_extraction(project, options)

@@ -180,7 +180,7 @@ def export(
     invocation: Invocation, /, session: str, kind: str | None, output: Path | None, force: bool
 ) -> None:
     """Write a conversation as Markdown, or as JSON with chat messages and settings."""
-    from persona_tui.chat.branches import exported, write_export
+    from persona_tui.chat.export import exported, write_export
 
     store = SessionStore(invocation.project.workspace)
     id = store.resolve(session)

@@ -1,4 +1,9 @@
-"""One writer at a time: a lock that names its holder and never outlives it."""
+"""One writer at a time.
+
+`only_writer` is for long work: it turns others away, and names who holds it. `changing` is for files that are
+read, changed and written in one moment: others wait their turn, so that no change is lost. Neither lock
+outlives the process that holds it.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +16,44 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from persona_tui.core.errors import WorkspaceError
 
+CHANGING = ".changing.lock"
+
+_PATIENCE = 30.0  # seconds; a change takes milliseconds
 _ELSEWHERE = 1 << 30  # the byte that is locked; those with the holder's name stay readable
 _NO_LINKS: int = getattr(os, "O_NOFOLLOW", 0)
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # some network drives have none
+
+
+@contextmanager
+def changing(folder: Path) -> Iterator[None]:
+    """Within, no other process changes the small files of a folder: read, change and write them here.
+
+    Args:
+        folder: made if it is missing.
+
+    Raises:
+        WorkspaceError: another process has kept the lock for half a minute, or nothing can be written there.
+    """
+    lock = FileLock(folder / CHANGING)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=_PATIENCE)
+    except Timeout as error:
+        raise WorkspaceError(
+            f"another process keeps {folder / CHANGING} locked: end it and try again."
+        ) from error
+    except NotImplementedError:  # some network drives have no locks; nobody is turned away there
+        pass
+    except OSError as error:
+        raise WorkspaceError(f"{folder} cannot be written: {error.strerror or error}.") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from platformdirs import user_data_dir
 from persona_tui.core.config import Settings, load_settings
 from persona_tui.core.errors import WorkspaceError
 from persona_tui.core.files import atomic_write_bytes, atomic_write_text
+from persona_tui.core.lock import changing
 
 __all__ = [
     "TRAIT_PREFIX",
@@ -180,10 +181,10 @@ def _fill(root: Path) -> None:
     """Copy what the package brings. What is there already stays; an interrupted run can be repeated."""
     source = packaged_root()
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        for name in PACKAGED:
-            if (source / name).exists() and not (root / name).exists():
-                _copy_whole(source / name, root / name)
+        with changing(root):  # several first uses at once: one fills it, the others find it filled
+            for name in PACKAGED:
+                if (source / name).exists() and not (root / name).exists():
+                    _copy_whole(source / name, root / name)
     except (OSError, shutil.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise WorkspaceError(f"The workspace {root} cannot be made: {reason}.") from error

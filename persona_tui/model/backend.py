@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from persona_tui.model.generation import Poll, Sampling, Watch
 from persona_tui.model.residual import Interventions
-from persona_tui.model.text import Message
+from persona_tui.model.text import Message, Rendering
 from persona_tui.model.wrapper import Activations, Generation, Likelihood, Reading, Request, TokenEvent
 
 Axes = Mapping[str, Mapping[int, Tensor]]
@@ -78,6 +79,15 @@ class Backend(Protocol):
     @property
     def dtype(self) -> torch.dtype:
         """The precision of the weights."""
+        ...
+
+    @property
+    def rendering(self) -> Rendering:
+        """What a chat template is told besides the messages, such as the date."""
+        ...
+
+    def rendered_as(self, record: Mapping[str, Any] | None) -> AbstractContextManager[None]:
+        """Render, within, as was recorded (`Rendering.record`); without a record, nothing changes."""
         ...
 
     def count_tokens(self, messages: Sequence[Message]) -> int:

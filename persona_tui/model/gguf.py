@@ -74,9 +74,10 @@ def _convert(file: Path, folder: Path, report: Report) -> str:
     _check_space(reader, folder)
     link = folder / _LINK
     _link(file, link)
-    config = AutoConfig.from_pretrained(folder, gguf_file=_LINK)
-    _complete(config, reader)
-    with _counted(report):
+    with _parsed_once(reader), _counted(report):
+        config = AutoConfig.from_pretrained(folder, gguf_file=_LINK)
+        _complete(config, reader)
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=_LINK)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             gguf_file=_LINK,
@@ -94,18 +95,32 @@ def _convert(file: Path, folder: Path, report: Report) -> str:
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=_LINK)
     report(0, 0, "writing")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    _keep_as_built(folder / "tokenizer_config.json")
+    _keep_as_built(folder, field_value(reader, "tokenizer.ggml.tokens") or [])
     link.unlink()
     return dtype
 
 
-def _keep_as_built(path: Path) -> None:
-    """Have tokenizer.json read as it is: the class of the architecture would build parts of it again."""
+def _keep_as_built(folder: Path, vocabulary: list[str]) -> None:
+    """Have tokenizer.json read as it is, with the tokens that the file has and no others.
+
+    The class of an architecture would build parts of it again, and classes add special tokens of their own,
+    which the model has no embedding for: `<|endoftext|>` to every byte-level vocabulary, `<mask>` to Gemma's.
+    """
+    path = folder / "tokenizer.json"
+    built = json.loads(path.read_text(encoding="utf-8"))
+    built["added_tokens"] = [each for each in built["added_tokens"] if each["id"] < len(vocabulary)]
+    path.write_text(json.dumps(built, ensure_ascii=False), encoding="utf-8")
+    path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
+    known = set(vocabulary)
+    settings = {
+        key: value
+        for key, value in settings.items()
+        if not (key.endswith("_token") and isinstance(value, str) and value not in known)
+    }
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     path.write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
@@ -116,6 +131,19 @@ def _whole() -> dict[str, Any]:
 
     config = getattr(transformers, "GgufConfig", None)  # not in every version
     return {} if config is None else {"quantization_config": config(dequantize=True)}
+
+
+@contextmanager
+def _parsed_once(reader: GGUFReader) -> Iterator[None]:
+    """Within, the file is not parsed again: that takes seconds, and transformers does it three times."""
+    import gguf
+
+    usual = gguf.GGUFReader
+    gguf.__dict__["GGUFReader"] = lambda path: reader
+    try:
+        yield
+    finally:
+        gguf.__dict__["GGUFReader"] = usual
 
 
 @contextmanager

@@ -7,18 +7,19 @@ them.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
+from weakref import WeakSet
 
 from persona_tui.core.config import Settings, override
 from persona_tui.core.errors import DatasetError, PersonaTuiError
 from persona_tui.core.files import atomic_write_bytes
 from persona_tui.core.jobs import JobContext
 from persona_tui.core.processes import processes
-from persona_tui.core.workspace import Workspace, model_slug, packaged_root
+from persona_tui.core.workspace import TRAIT_PREFIX, Workspace, model_slug, packaged_root
 
 if TYPE_CHECKING:
     from persona_tui.core.mix import Mix
@@ -50,9 +51,16 @@ class FromArchetype:
 
 @dataclass(frozen=True)
 class FromDescription:
-    """A persona is made from a description; the model writes the system prompts."""
+    """A persona is made from a description.
+
+    Attributes:
+        description: who it is.
+        by_model: whether the model writes the system prompts; else they are put together from the
+            description.
+    """
 
     description: str
+    by_model: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,7 @@ class Project:
         self._model: ModelWrapper | None = None
         self._personas: PersonaManager | None = None
         self._engine: SteeringEngine | None = None
-        self._guard: Guard | None = None
+        self._guards: WeakSet[Guard] = WeakSet()
 
     @classmethod
     def open(
@@ -220,7 +228,6 @@ class Project:
 
             model = self.model
             self._engine = SteeringEngine(model, self.personas, self.settings)
-            self._engine.guard = self.guard
         return self._engine
 
     @property
@@ -243,19 +250,23 @@ class Project:
         fingerprint = self._model.fingerprint if self._model is not None else None
         return TraitStore(self.workspace.traits_dir(self.slug), fingerprint, self.settings.model.name)
 
-    @property
-    def guard(self) -> Guard:
-        """What judges the messages and replies of chats; as the settings say until its mode is changed."""
-        if self._guard is None:
-            from persona_tui.monitors.guard import Guard
+    def new_guard(self) -> Guard:
+        """What judges the messages and replies of one chat; as the settings say until its mode is changed."""
+        from persona_tui.monitors.guard import Guard
 
-            chosen, monitors = self.settings.monitoring, self.monitors
-            self._guard = Guard(
-                lambda: monitors.load(chosen.monitor, self.model),
-                chosen.guard,
-                lambda: monitors.check_exists(chosen.monitor),
-            )
-        return self._guard
+        chosen, monitors = self.settings.monitoring, self.monitors
+        guard = Guard(
+            lambda: monitors.load(chosen.monitor, self.model),
+            chosen.guard,
+            lambda: monitors.check_exists(chosen.monitor),
+        )
+        self._guards.add(guard)
+        return guard
+
+    def forget_monitor(self) -> None:
+        """Have the guards of all chats read their monitor again: it is another one now."""
+        for guard in list(self._guards):
+            guard.forget_monitor()
 
     def default_mix(self) -> Mix:
         """What the settings say about steering, with no persona."""
@@ -294,37 +305,73 @@ class Project:
         return PartialStore(self.workspace.model_dir(self.slug), self.workspace.root, log)
 
     def create_persona(self, name: str, source: Source, context: JobContext) -> Created:
-        """Extract, calibrate, save and load a persona.
+        """Extract, save, load and calibrate a persona; cancelled while it is calibrated, it stays.
 
         Raises:
-            PersonaTuiError: the name cannot be used, the prompts or the axes are missing.
+            PersonaTuiError: the name cannot be used, or the prompts are missing.
             JobCancelled: somebody asked for that; the next call goes on.
         """
-        self.check_new_name(name, source)
+        return self.create_personas({name: source}, context)[0]
+
+    def create_personas(self, sources: Mapping[str, Source], context: JobContext) -> list[Created]:
+        """Make several personas, by name, as `create_persona` does. They share baseline and questions."""
+        for name, source in sources.items():
+            self.check_new_name(name, source)
         studio = self.studio(context)
-        report = None
-        if isinstance(source, FromArchetype):
-            persona = studio.create_from_archetype(name, source.archetype)
-        elif isinstance(source, FromPrompts):
-            persona = studio.create_from_prompts(name, source.prompts, source.description)
-        else:
-            generator = self.generator(context)
-            persona = studio.create_from_description(name, source.description, generator)
-            report = generator.report
-            context.log(f"System prompts: {report.summary}.")
-        processes().from_main(lambda: self.personas.load(name))
+        reports = {
+            name: self._write_prompts(name, source, studio, context) for name, source in sources.items()
+        }
+        prompts = [self._prompts_of(name, source) for name, source in sources.items()]
+        studio.extractor.announce(studio.persona_work(prompts[0], len(prompts)))
+        return [self._create(name, source, studio, reports[name]) for name, source in sources.items()]
+
+    def _write_prompts(
+        self, name: str, source: Source, studio: PersonaStudio, context: JobContext
+    ) -> GenerationReport | None:
+        """Have the system prompts of a described character written, if the model is to do that."""
+        if not isinstance(source, FromDescription):
+            return None
+        generator = self.generator(context) if source.by_model else None
+        studio.write_prompts(name, source.description, generator)
+        if generator is None:
+            return None
+        context.log(f"System prompts: {generator.report.summary}.")
+        return generator.report
+
+    def _prompts_of(self, name: str, source: Source) -> list[str]:
+        from persona_tui.datasets.records import find_archetype
+
+        if isinstance(source, FromPrompts):
+            return list(source.prompts)
+        archetype = source.archetype if isinstance(source, FromArchetype) else name
+        return [each.system_prompt for each in find_archetype(self.workspace, archetype)]
+
+    def _create(
+        self, name: str, source: Source, studio: PersonaStudio, report: GenerationReport | None
+    ) -> Created:
+        try:
+            if isinstance(source, FromPrompts):
+                persona = studio.create_from_prompts(name, source.prompts, source.description)
+            elif isinstance(source, FromArchetype):
+                persona = studio.create_from_archetype(name, source.archetype)
+            else:
+                persona = studio.create_written(name, source.description)
+        finally:  # what was cancelled while it was calibrated can be heard
+            if self.personas.path_of(name).is_file():
+                processes().from_main(lambda: self.personas.load(name))
         return Created(persona, report)
 
     def check_new_name(self, name: str, source: Source) -> None:
         """Raise what `create_persona` would, as far as that is known without the model."""
-        from persona_tui.datasets.records import archetype_path, list_archetypes, read_archetype
+        from persona_tui.datasets.generator import check_description
+        from persona_tui.datasets.records import archetype_path, find_archetype, list_archetypes
 
-        if self.personas.path_of(name).is_file():
+        if self.personas.path_of(name).is_file() and not self.personas.get(name).metadata.get("pending"):
             raise PersonaTuiError(
                 f'there is a persona "{name}" already: delete it first or choose another name'
             )
         if isinstance(source, FromArchetype):
-            read_archetype(self.workspace, source.archetype)
+            find_archetype(self.workspace, source.archetype)
         elif isinstance(source, FromPrompts):
             if not any(prompt.strip() for prompt in source.prompts):
                 raise PersonaTuiError("a persona needs at least one system prompt")
@@ -333,6 +380,8 @@ class Project:
                 f"{archetype_path(self.workspace, name)} was written by people and would be replaced: "
                 f"choose another name, or --from-archetype {name}"
             )
+        else:
+            check_description(source.description)
 
     def extract_axes(self, context: JobContext) -> tuple[Axes, list[PersonaVector]]:
         """Extract the model's axes and the archetypes' personas, replacing what there is.
@@ -342,17 +391,43 @@ class Project:
             JobCancelled: somebody asked for that; what was finished stays, and the next call goes on.
         """
         self.check_datasets()
-        return self.studio(context).extract_axes()
+        studio = self.studio(context)
+        studio.extractor.announce(studio.axes_work())
+        return studio.extract_axes()
 
     def calibrate(self, name: str, context: JobContext) -> PersonaVector:
-        """Calibrate a persona anew and save it.
+        """Find the loudness of a persona or of a trait (`trait:NAME`), and save it.
 
         Raises:
             PersonaNotFoundError: there is none of this name.
+            DatasetError: a trait's conversations, or a persona's system prompts, are missing.
             JobCancelled: somebody asked for that; the next call goes on.
         """
         self.personas.get(name)  # not found is an error now, not after loading the model
-        return self.studio(context).calibrate(name)
+        studio = self.studio(context)
+        if name.startswith(TRAIT_PREFIX):
+            return self._calibrate_trait(name, studio)
+        studio.extractor.announce(studio.calibration_work(name))
+        return studio.calibrate(name)
+
+    def _calibrate_trait(self, name: str, studio: PersonaStudio) -> PersonaVector:
+        from persona_tui.traits.definition import SIDES, find_definition
+
+        definition = find_definition(self.workspace, name.removeprefix(TRAIT_PREFIX))
+        high, low = ([messages for _, messages in definition.conversations("train", side)] for side in SIDES)
+        return studio.calibrate_contrast(name, high, low)
+
+    def find_band(self, context: JobContext) -> tuple[tuple[int, ...], dict[tuple[int, ...], float]]:
+        """Find the layers where steering works best on this model, and fit every persona's gain to them.
+
+        Returns:
+            The band, and what steering recovers in every band that was compared.
+
+        Raises:
+            PersonaTuiError: there are too few personas.
+            JobCancelled: somebody asked for that; the next call goes on.
+        """
+        return self.studio(context).find_band()
 
     def init(self, context: JobContext) -> Prepared:
         """Make the workspace ready: data sets, axes, the archetypes' personas. What is there already stays.
@@ -416,7 +491,7 @@ class Project:
         with partial.job(f"monitor-{name}", recipe):
             monitor = SelfMonitor.fit(self.model, data, name, method, seed, context, partial)
             processes().from_main(lambda: self.monitors.save(monitor))
-        self.guard.forget_monitor()
+        self.forget_monitor()
         return monitor
 
     def evaluate_monitor(self, name: str, context: JobContext) -> Evaluation:
@@ -451,10 +526,10 @@ class Project:
             GenerationError: too few replies could be used.
             JobCancelled: somebody asked for that; the next call goes on.
         """
-        from persona_tui.traits.extract import TraitExtractor
+        from persona_tui.traits.extract import PersonaVectorExtractor
 
         partial = self.partial(context.log)
-        extractor = TraitExtractor(
+        extractor = PersonaVectorExtractor(
             self.model,
             self.settings,
             self._axes_if_good(context),

@@ -99,9 +99,6 @@ class SteeringEngine:
         self._caps: dict[tuple[str, float], tuple[Axes, dict[int, Cap]]] = {}
         self._live = Interventions.none()
         self._version = 0
-        # Kept for the chats, which know their types (`Guard`, `Policy`); no call of the engine uses them.
-        self.guard: Any = None
-        self.policy: Any = None
 
     # The present mix ----------------------------------------------------------------------------------------
 

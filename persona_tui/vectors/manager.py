@@ -22,6 +22,7 @@ from persona_tui.core.errors import (
     VectorFileError,
 )
 from persona_tui.core.files import atomic_write_text
+from persona_tui.core.lock import changing
 from persona_tui.core.plain_files import read_plain
 from persona_tui.core.workspace import TRAIT_PREFIX
 from persona_tui.vectors.axes import Axes
@@ -213,18 +214,22 @@ class PersonaManager:
             VectorFileError: its file is damaged or belongs to another model.
         """
         self.get(name)
-        loaded = self.list_loaded()
-        if name not in loaded:
-            self._write_state([*loaded, name])
+        if name in self.list_loaded():
+            return True
+        with changing(self.vectors_dir):
+            loaded = self.list_loaded()
+            if name not in loaded:
+                self._write_state([*loaded, name])
         return True
 
     def unload(self, name: str) -> bool:
         """Forget a loaded persona; False if it was not loaded. Its file stays."""
         self._personas.pop(name, None)
-        loaded = self._read_state()
-        if name not in loaded:
-            return False
-        self._write_state([other for other in loaded if other != name])
+        with changing(self.vectors_dir):
+            loaded = self._read_state()
+            if name not in loaded:
+                return False
+            self._write_state([other for other in loaded if other != name])
         return True
 
     # --- what is added to the residual stream ---

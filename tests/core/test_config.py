@@ -16,6 +16,7 @@ from persona_tui.core.config import (
     set_value,
 )
 from persona_tui.core.errors import ConfigError
+from persona_tui.core.lock import CHANGING
 from persona_tui.core.workspace import packaged_root
 
 
@@ -187,7 +188,7 @@ def test_a_refused_change_leaves_the_file_alone(config: Path, key: str, value: s
         set_value(config, key, value)
     assert part in str(caught.value)
     assert config.read_bytes() == before
-    assert [entry.name for entry in config.parent.iterdir()] == ["config.yaml"]
+    assert [entry.name for entry in config.parent.iterdir() if entry.name != CHANGING] == ["config.yaml"]
 
 
 def test_override_is_validated_and_leaves_the_original() -> None:

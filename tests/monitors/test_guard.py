@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from persona_tui.chat import Conversation
-from persona_tui.chat.replies import speak
+from persona_tui.chat.replies import Reply
 from persona_tui.core.config import Settings, override
 from persona_tui.core.errors import MonitorError
 from persona_tui.core.mix import Mix
@@ -161,11 +161,11 @@ def test_a_reader_who_leaves_closes_the_stream(engine: SteeringEngine, monitor: 
 
 
 def test_a_turn_is_logged_with_its_verdicts(engine: SteeringEngine, monitor: SelfMonitor) -> None:
-    engine.guard = Guard(lambda: monitor, "warn")
+    guard = Guard(lambda: monitor, "warn")
     talk = Conversation()
     talk.add_user(ASKED)
     reply = talk.begin_reply()
-    list(speak(engine, talk, reply, engine.sampling))
+    list(Reply.to(talk, reply, engine.mix).write(engine, engine.sampling, guard))
     logged = talk.node(reply).runs[-1].stats["guard"]
     assert set(logged) == {"message", "reply"} and logged["message"]["monitor"] == "default"
     assert len(talk.node(reply).token_texts) == len(talk.node(reply).token_ids)
@@ -174,11 +174,11 @@ def test_a_turn_is_logged_with_its_verdicts(engine: SteeringEngine, monitor: Sel
 def test_a_refused_message_is_not_shown_to_the_model_again(
     engine: SteeringEngine, monitor: SelfMonitor
 ) -> None:
-    engine.guard = Guard(lambda: tuned(monitor, ALWAYS, NEVER), "refuse")
+    guard = Guard(lambda: tuned(monitor, ALWAYS, NEVER), "refuse")
     talk = Conversation()
     talk.add_user("Something dangerous")
     reply = talk.begin_reply()
-    list(speak(engine, talk, reply, engine.sampling))
+    list(Reply.to(talk, reply, engine.mix).write(engine, engine.sampling, guard))
     assert talk.node(reply).finish == "refused" and talk.node(reply).text == ""
     assert talk.node(reply).runs[-1].stats["guard"]["message"]["safe"] is False
     assert talk.messages() == []
