@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from persona_tui.core.errors import WorkspaceError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -14,6 +17,26 @@ F = TypeVar("F", bound=Callable[..., Any])
 def json_option(command: F) -> F:
     """Add `--json` to a command."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
+
+
+def force_option(command: F) -> F:
+    """Add `--force` to a command that writes files which the user names."""
+    return click.option("--force", is_flag=True, help="Replace files that exist.")(command)
+
+
+def check_free(*paths: Path | None, force: bool = False) -> None:
+    """Refuse to write over what is there; ask before anything takes long.
+
+    Args:
+        paths: of the files that will be written; None = not this one.
+        force: whether the user allows it.
+
+    Raises:
+        WorkspaceError: names the first that exists.
+    """
+    taken = next((path for path in paths if path is not None and path.exists()), None)
+    if taken is not None and not force:
+        raise WorkspaceError(f"{taken} exists: choose another name, or replace it with --force.")
 
 
 def print_json(value: Any) -> None:

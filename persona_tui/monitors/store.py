@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from persona_tui.core.errors import MonitorError, VectorFileError, nearest
 from persona_tui.core.files import atomic_write_text
+from persona_tui.core.lock import change
 from persona_tui.core.workspace import Workspace, safe_name
 
 if TYPE_CHECKING:
@@ -134,5 +135,6 @@ class MonitorStore:
 
     def write_summary(self) -> None:
         """Write summary.json from what is there."""
-        text = json.dumps(self.summaries(), ensure_ascii=False, indent=2)
-        atomic_write_text(self.folder / SUMMARY_FILE, f"{text}\n", inside=self.folder)
+        with change(self.folder, SUMMARY_FILE):
+            text = json.dumps(self.summaries(), ensure_ascii=False, indent=2)
+            atomic_write_text(self.folder / SUMMARY_FILE, f"{text}\n", inside=self.folder)

@@ -18,7 +18,7 @@ from persona_tui.core.errors import DatasetError, PersonaTuiError
 from persona_tui.core.files import atomic_write_bytes
 from persona_tui.core.jobs import JobContext
 from persona_tui.core.processes import processes
-from persona_tui.core.workspace import Workspace, model_slug, packaged_root
+from persona_tui.core.workspace import Workspace, check_case, model_slug, packaged_root
 
 if TYPE_CHECKING:
     from persona_tui.core.mix import Mix
@@ -293,7 +293,9 @@ class Project:
         """Raise what `create_persona` would, as far as that is known without the model."""
         from persona_tui.datasets.records import archetype_path, list_archetypes, read_archetype
 
-        if self.personas.path_of(name).is_file():
+        path = self.personas.path_of(name)
+        check_case(path)
+        if path.is_file():
             raise PersonaTuiError(
                 f'there is a persona "{name}" already: delete it first or choose another name'
             )

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from persona_tui.core.errors import PersonaTuiError, VectorFileError, WorkspaceError, nearest
 from persona_tui.core.files import atomic_write_text
+from persona_tui.core.lock import change
 from persona_tui.core.workspace import TRAIT_PREFIX, safe_name
 from persona_tui.traits.definition import Healthy
 from persona_tui.vectors.files import SUFFIX, check_model
@@ -273,6 +274,10 @@ class TraitStore:
 
     def write_summary(self) -> None:
         """Write what every trait's figures are. A damaged file is in it with its error."""
+        with change(self.folder, SUMMARY_FILE):
+            self._write_summary()
+
+    def _write_summary(self) -> None:
         traits: dict[str, Any] = {}
         for name in self.names():
             try:
