@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from persona_tui.core.errors import WorkspaceError
+from persona_tui.core.printable import printable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,12 +43,14 @@ def check_free(*paths: Path | None, force: bool = False) -> None:
 
 def print_json(value: Any) -> None:
     """Print one JSON document."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    # JSON escapes the controls below space by itself; those of C1 move some terminals' cursors, too.
+    click.echo(re.sub("[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def print_table(rows: Sequence[Sequence[str]], header: Sequence[str] | None = None) -> None:
-    """Print columns, as wide as they need to be."""
-    lines = [list(header), *map(list, rows)] if header else [list(row) for row in rows]
+    """Print columns, as wide as they need to be. What files say in them is made safe for a terminal."""
+    lines = [[printable(cell) for cell in row] for row in ([header, *rows] if header else rows)]
     if not lines:
         return
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]

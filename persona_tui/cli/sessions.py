@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from persona_tui.cli.generate import harmless
 from persona_tui.cli.output import check_free, force_option, json_option, print_json, print_table
 from persona_tui.cli.root import Invocation, pass_invocation
+from persona_tui.core.printable import printable
 
 if TYPE_CHECKING:
     from persona_tui.chat import Conversation, Node, SessionInfo, SessionStore
@@ -193,4 +193,4 @@ def export(
 
 def shown(text: str) -> str:
     """The text as it is safe to show on a terminal; unchanged in a pipe."""
-    return harmless(text) if sys.stdout.isatty() else text
+    return printable(text) if sys.stdout.isatty() else text

@@ -61,7 +61,7 @@ class Workspace:
             root = explicit.expanduser().absolute()
             _refuse_foreign(root)
         else:
-            root = _nearest_above(Path.cwd()) or Path(user_data_dir("persona-tui", appauthor=False))
+            root = _nearest_above(_here()) or Path(user_data_dir("persona-tui", appauthor=False))
         if not (root / CONFIG_NAME).is_file():
             _fill(root)
         return cls(root)
@@ -175,6 +175,15 @@ def model_slug(model_name: str) -> str:
     digest = hashlib.sha256(str(folder).encode("utf-8", "surrogateescape")).hexdigest()[:8]
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.name).strip(".-") or "model"
     return f"{stem[:80]}-{digest}"
+
+
+def _here() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError as error:
+        raise WorkspaceError(
+            "The working directory has been deleted: change to another one, or name a --workspace."
+        ) from error
 
 
 def _nearest_above(folder: Path) -> Path | None:

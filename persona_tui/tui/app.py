@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NoReturn
 
+from rich.console import RenderableType
 from textual import on
 from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
@@ -21,6 +22,7 @@ from persona_tui.chat import SessionStore
 from persona_tui.chat.commands import is_command, message_of
 from persona_tui.core.errors import PersonaTuiError, nearest
 from persona_tui.core.jobs import ModelWorker
+from persona_tui.core.libraries import quiet_libraries
 from persona_tui.project.project import Project
 from persona_tui.tui import collector, terminal
 from persona_tui.tui.actions import Actions
@@ -103,6 +105,7 @@ class PersonaApp(Actions):
         self.jobs = JobBoard(self)
         self.people = People(self)
         self.slash = Slash(self)
+        self.crashed = False
         self.main = ChatScreen(self.slash.complete)
 
     # --- starting and ending
@@ -128,6 +131,19 @@ class PersonaApp(Actions):
         self.people.refresh()
         self.show_status()
         self.call_after_refresh(self.switching.begin)
+        if not self.is_headless:
+            terminal.on_ending(self._told_to_end)
+
+    def _told_to_end(self, status: int) -> None:
+        """Leave as `action_quit` does, with the exit status of a signal."""
+        self.speaker.stop()
+        self.jobs.close()
+        self.exit(return_code=status)
+
+    def panic(self, *renderables: RenderableType) -> None:
+        """Note that the app ends by a mistake: its exit status must not be 0."""
+        self.crashed = True
+        super().panic(*renderables)
 
     def _unknown_keys(self) -> list[str]:
         """Return what `interface.keys` names that is no action."""
@@ -367,7 +383,8 @@ def run_app(
     Raises:
         ConfigError: the settings name a theme that does not exist.
     """
-    terminal.quiet_libraries()
+    quiet_libraries()
+    terminal.forgive_input()
     steering = project.settings.steering
     weights = dict(blend) if blend else {persona: 1.0} if persona else {}
     app = PersonaApp(
@@ -393,4 +410,4 @@ def _leave(app: PersonaApp) -> NoReturn:
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(app.return_code or 0)
+    os._exit(app.return_code or int(app.crashed))

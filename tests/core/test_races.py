@@ -12,8 +12,14 @@ import yaml
 from persona_tui.core.workspace import PACKAGED
 
 START = "import sys; print('ready', flush=True); sys.stdin.readline()\n"
-SET = "from pathlib import Path; from persona_tui.core.config import set_value; set_value(Path({path!r}), {key!r}, {value!r})"
-FIRST = "from pathlib import Path; from persona_tui.core.workspace import Workspace; Workspace.find(Path({path!r}))"
+SET = (
+    "from pathlib import Path; from persona_tui.core.config import set_value; "
+    "set_value(Path({path!r}), {key!r}, {value!r})"
+)
+FIRST = (
+    "from pathlib import Path; from persona_tui.core.workspace import Workspace; "
+    "Workspace.find(Path({path!r}))"
+)
 LOAD = (
     "from pathlib import Path; from persona_tui.vectors.manager import PersonaManager; "
     "PersonaManager(Path({path!r})).load({name!r})"
