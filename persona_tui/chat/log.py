@@ -34,6 +34,7 @@ BATCH_TOKENS = 16
 BATCH_SECONDS = 0.5
 
 _PREFIX = b'{"kind": "'  # what every line begins with
+_BEGINNING = _PREFIX + b'session"'  # and what the first one does
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,7 @@ class SessionLog:
             raise SessionError(f"{self.path} cannot be written: {error.strerror or error}") from error
         try:
             _take(file, self.path)
+            _check_own(self.path)
             _mend(file, self.path)
         except OSError as error:
             os.close(file)
@@ -203,6 +205,17 @@ def _take(file: int, path: Path) -> None:
     """Lock a session. The system unlocks it when the process ends, however that happens."""
     if not lock_handle(file):
         raise SessionError(f"session {path.stem} is open {_holder(path)}: leave it there first")
+
+
+def _check_own(path: Path) -> None:
+    """Raise unless a file is a session of this folder, or the beginning of one."""
+    if not path.resolve().is_relative_to(path.parent.resolve()):
+        raise SessionError(f"{path} is a link out of {path.parent}; nothing was written")
+    data = next(lines_of(path), b"")
+    if data.endswith(b"\n"):
+        next(read_events(path), None)  # which raises if the first line is another one's
+    elif data[: len(_BEGINNING)] != _BEGINNING[: len(data)]:
+        raise SessionError(f"{path} is not a session; nothing was written")
 
 
 def _holder(path: Path) -> str:

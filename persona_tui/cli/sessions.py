@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from persona_tui.chat.store import SessionInfo, SessionStore
-from persona_tui.cli.generate import harmless
-from persona_tui.cli.output import json_option, print_json, print_table
+from persona_tui.cli.output import check_free, force_option, json_option, print_json, print_table
 from persona_tui.cli.root import Invocation, pass_invocation
+from persona_tui.core.printable import printable
 
 if TYPE_CHECKING:
     from persona_tui.chat import Conversation, Node
@@ -174,7 +174,7 @@ def _confirm(store: SessionStore, ids: list[str]) -> None:
     "--format", "kind", type=click.Choice(["md", "json"]), help="Markdown or JSON. [default: as FILE says]"
 )
 @click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="FILE; else stdout.")
-@click.option("--force", is_flag=True, help="Replace FILE.")
+@force_option
 @pass_invocation
 def export(
     invocation: Invocation, /, session: str, kind: str | None, output: Path | None, force: bool
@@ -187,10 +187,11 @@ def export(
     if output is None:
         click.echo(shown(exported(store, id, as_json=kind == "json")), nl=False)
     else:
+        check_free(output, force=force)
         as_json = None if kind is None else kind == "json"
         click.echo(f"Wrote {write_export(store, id, output, replace=force, as_json=as_json)}.", err=True)
 
 
 def shown(text: str) -> str:
     """The text as it is safe to show on a terminal; unchanged in a pipe."""
-    return harmless(text) if sys.stdout.isatty() else text
+    return printable(text) if sys.stdout.isatty() else text

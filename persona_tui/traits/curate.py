@@ -14,13 +14,14 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from persona_tui.core.errors import DatasetError, WorkspaceError
 from persona_tui.core.files import atomic_write_text
+from persona_tui.core.lock import only_writer
 from persona_tui.datasets.transcripts import (
     BadLine,
     Conversation,
@@ -141,23 +142,33 @@ class Curation:
             JobCancelled: somebody asked for that; the next run goes on.
         """
         started = time.monotonic()
-        files = self.output, self.reasons or self.output.with_name(f"{self.output.stem}.reasons.jsonl")
+        files = self.output, self.reasons or reasons_beside(self.output)
         if len({path.resolve() for path in (self.source, *files)}) < 3:
             raise DatasetError("the data, the flagged lines and the reasons must be three different files")
         try:
-            with self.source.open("rb") as data:
+            with self._alone(files), self.source.open("rb") as data:
                 begun, resumed = self._take_up(data, [_partial(path) for path in files])
                 with _partial(files[0]).open("ab") as flagged, _partial(files[1]).open("ab") as why:
                     self._work(data, begun, flagged, why)
-            for path in files:
-                os.replace(_partial(path), path)
-            self._state.unlink(missing_ok=True)
+                for path in files:
+                    os.replace(_partial(path), path)
+                self._state.unlink(missing_ok=True)
         except OSError as error:
             where = error.filename or self.source
             kind = DatasetError if str(where) == str(self.source) else WorkspaceError
             raise kind(f"{where}: {error.strerror or error}") from error
         count, seconds = self._count, time.monotonic() - started
         return Curated(count.lines, count.flagged, count.bad, *files, resumed, seconds)
+
+    @contextmanager
+    def _alone(self, files: Sequence[Path]) -> Iterator[None]:
+        """Keep other runs away from the same outputs; in one order, so that no two wait for each other."""
+        with ExitStack() as locks:
+            for path in sorted(path.resolve() for path in files):
+                locks.enter_context(
+                    only_writer(path.parent, f"curating {path.name}", name=f".{path.name}.lock")
+                )
+            yield
 
     # Going on -----------------------------------------------------------------------------------------------
 
@@ -288,6 +299,11 @@ class Curation:
             flagged=count.flagged + n_flagged,
             bad=count.bad + n_bad,
         )
+
+
+def reasons_beside(output: Path) -> Path:
+    """Return the file of reasons that belongs to a file of flagged lines when no other is named."""
+    return output.with_name(f"{output.stem}.reasons.jsonl")
 
 
 def _json_line(value: dict[str, Any]) -> bytes:

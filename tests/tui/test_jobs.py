@@ -9,12 +9,12 @@ from pathlib import Path
 from textual.widgets import Static
 
 from persona_tui.core.jobs import LOG_LINES, Job, JobContext
+from persona_tui.core.log_file import LogFile
 from persona_tui.core.workspace import Workspace
 from persona_tui.project.dataset_task import DatasetTask
 from persona_tui.project.project import Project
 from persona_tui.project.requests import JobRequest, Unfinished, dataset_request
 from persona_tui.tui.app import PersonaApp
-from persona_tui.tui.log_file import LogFile
 from persona_tui.tui.widgets.jobs_panel import JobList, JobLog, JobRow
 
 from .driving import LONG, errors, notes, press, reply, running, say, until

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from persona_tui.cli.output import json_option, print_json, print_table
+from persona_tui.cli.output import check_free, force_option, json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.cli.trait.shared import BadLines, conversations, trait_scorer, trait_store
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     "--reasons", type=click.Path(dir_okay=False, path_type=Path), help="Gets why. [beside the output]"
 )
 @click.option("--restart", is_flag=True, help="Forget an interrupted run.")
+@force_option
 @json_option
 @pass_invocation
 def curate(
@@ -56,6 +57,7 @@ def curate(
     output: Path,
     reasons: Path | None,
     restart: bool,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Flag lines of training data that break rules.
@@ -63,8 +65,10 @@ def curate(
     Data of any size are read line by line. An interrupted run goes on where it was. Lines that cannot be
     read are told, counted and listed with the reasons; they are never flagged.
     """
+    from persona_tui.traits.curate import reasons_beside
     from persona_tui.traits.policy import Policy
 
+    check_free(output, reasons or reasons_beside(output), force=force)
     project = invocation.project
     policy = Policy.read(rules)
     policy.check_known(trait_store(project, loaded=False).names())
