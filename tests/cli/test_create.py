@@ -98,7 +98,7 @@ def test_several_archetypes_at_once_keep_their_names(cli: Cli, workspace: Path) 
     catalogue = workspace / "datasets" / "personas" / "catalogue.jsonl"
     entry = {"name": "baker", "summary": "Bakes.", "tags": ["craft"], "system_prompts": ["You bake."] * 2}
     catalogue.write_text(json.dumps(entry) + "\n", encoding="utf-8")
-    assert ["baker", "Bakes.", "craft"] == cli("list", "--catalogue").out.splitlines()[-1].split()
+    assert cli("list", "--catalogue").out.splitlines()[-1].split() == ["baker", "Bakes.", "craft"]
     assert cli("delete", "fool", "--yes").status == 0
     result = cli("create", "-a", "fool,baker", "--samples", "2", "--no-calibrate")
     assert result.status == 0, result.err
