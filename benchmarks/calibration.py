@@ -65,7 +65,7 @@ def row(studio: PersonaStudio, name: str, show: bool) -> list[Any]:
     studio.manager.save(done)
     if show:
         for size, share in found.recovery:
-            print(f"{name}: coefficient {size:.3f} recovers {share:+.3f}")
+            print(f"{name}: coefficient {size:.4f} recovers {share:+.3f}")
         for point in found.curve:
             print(name, point)
     strength = found.gain * found.default_strength
