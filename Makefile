@@ -2,11 +2,12 @@
 # make test    set everything up in .venv, then run the tests
 # make lint    format, lint, types, import contracts
 # make stress  kill, damage and deceive it, and press any key, for half an hour, and count
+# make pin     take the newest versions that pyproject.toml allows into constraints.txt
 # make check   all of it: what must pass before a commit
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := chat
-.PHONY: chat test lint stress check
+.PHONY: chat test lint stress pin check
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -40,5 +41,9 @@ lint: .venv/.installed-dev
 
 stress: .venv/.installed-dev
 	@$(BIN)/python -m pytest -m "stress or not stress" tests/stress tests/tui/test_soak.py $(ARGS)
+
+# Afterwards run `make check`: versions have changed.
+pin:
+	@$(PYTHON) tools/pin.py
 
 check: lint test

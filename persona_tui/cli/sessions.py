@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from persona_tui.chat import SessionStore
 from persona_tui.cli.output import check_free, force_option, json_option, print_json, print_table
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.core.printable import printable
 
 if TYPE_CHECKING:
-    from persona_tui.chat import Conversation, Node, SessionInfo, SessionStore
+    from persona_tui.chat import Conversation, Node, SessionInfo
 
 
 @click.group()

@@ -97,6 +97,13 @@ def test_a_full_disk_is_one_line(workspace: Path) -> None:
     assert err.count("\n") == 1 and "No space left" in err
 
 
+def test_a_config_keeps_its_line_ends_and_its_mark(cli: Cli, workspace: Path) -> None:
+    path = workspace / "config.yaml"
+    path.write_bytes(b"\xef\xbb\xbf# Mine.\r\ngeneration:\r\n  seed: 7\r\n")
+    assert cli("config", "set", "generation.seed", "8").status == 0
+    assert path.read_bytes() == b"\xef\xbb\xbf# Mine.\r\ngeneration:\r\n  seed: 8\r\n"
+
+
 def test_tables_are_safe_for_a_terminal(cli: Cli, workspace: Path) -> None:
     path = workspace / "sessions"
     path.mkdir()
