@@ -14,7 +14,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TORCH = "torch==2.13.0"
 OWN = "persona-tui"
-HEAD = "# What the tests and the shipped vectors were made with. `make` installs with these; `make pin` writes them.\n"
+HEAD = (
+    "# What the tests and the shipped vectors were made with. `make` installs with these;\n"
+    "# `make pin` writes them.\n"
+)
 
 
 def main() -> None:
