@@ -1,43 +1,48 @@
-"""Pin all that `.[dev]` and every extra install: make a fresh environment, and write constraints.txt.
+"""Pin everything that `make` installs: `python -m tools.pin [constraints.txt]`.
 
-`make pin` runs it. The CPU build of torch is asked for by its version alone, so that every platform finds its
-own build of the same release.
+Installs the package with its extras, at the newest versions that pyproject.toml admits, into a new virtual
+environment, and writes down what is there then. torch stays at the version that constraints.txt names now:
+another may bring gigabytes of libraries for GPUs.
 """
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
+import venv
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-TORCH = "torch==2.13.0"
-OWN = "persona-tui"
-HEAD = (
-    "# What the tests and the shipped vectors were made with. `make` installs with these;\n"
-    "# `make pin` writes them.\n"
-)
+REPOSITORY = Path(__file__).resolve().parents[1]
+EXTRAS = "dev,plots"
+HEAD = "# Everything that `make` installs, and what the tests and the shipped vectors were made with.\n"
+
+
+def pinned(python: Path) -> list[str]:
+    """Return what is installed, as `name==version` without a build's own suffix."""
+    frozen = subprocess.run(
+        [python, "-m", "pip", "freeze"], capture_output=True, text=True, check=True
+    ).stdout
+    found = re.findall(r"^([A-Za-z0-9._-]+)==([^+\s]+)", frozen, re.MULTILINE)
+    return [f"{name}=={version}" for name, version in found if name != "persona-tui"]
 
 
 def main() -> None:
-    """Write constraints.txt."""
+    """Write the constraints."""
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else REPOSITORY / "constraints.txt"
+    torch = re.search(
+        r"^torch==\S+", (REPOSITORY / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    if torch is None:
+        sys.exit("constraints.txt does not name a version of torch")
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        python = str(Path(folder) / ("Scripts" if sys.platform == "win32" else "bin") / "python")
-        # torch first and alone: with a version it resolves to what the index has for this machine.
-        for wanted in ([TORCH], [TORCH, "-e", f"{ROOT}[dev,gguf,plots,quantization]"]):
-            subprocess.run([python, "-m", "pip", "install", "-q", *wanted], check=True)
-        frozen = subprocess.run(
-            [python, "-m", "pip", "freeze", "--exclude", OWN], check=True, text=True, stdout=subprocess.PIPE
-        ).stdout
-    (ROOT / "constraints.txt").write_text(HEAD + pinned(frozen), encoding="utf-8")
-
-
-def pinned(frozen: str) -> str:
-    """Return the lines `name==version` of `pip freeze`, without a build's name and without addresses."""
-    lines = (line.partition("+")[0] for line in frozen.splitlines() if "==" in line)
-    return "".join(f"{line}\n" for line in lines if "@" not in line)
+        venv.create(folder, with_pip=True)
+        python = Path(folder) / "bin" / "python"
+        pip = [str(python), "-m", "pip", "install", "-q"]
+        subprocess.run([*pip, torch[0]], check=True)
+        subprocess.run([*pip, "-e", f"{REPOSITORY}[{EXTRAS}]", torch[0]], check=True)
+        target.write_text(HEAD + "".join(f"{line}\n" for line in pinned(python)), encoding="utf-8")
 
 
 if __name__ == "__main__":

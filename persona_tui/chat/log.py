@@ -150,7 +150,14 @@ class SessionLog:
             raise SessionError(f"{self.path.parent} cannot be made: {error.strerror or error}") from error
         self._open()
         about = {"format": FORMAT, "id": self.id, "version": __version__, "pid": os.getpid()}
-        self._write("session", {**about, **(self._header or {})})
+        try:
+            self._write("session", {**about, **(self._header or {})})
+        except SessionError:  # no file without its first line: the next event begins it again
+            assert self._file is not None
+            os.close(self._file)
+            self._file = None
+            self.path.unlink(missing_ok=True)
+            raise
 
     def _open(self) -> None:
         flags = os.O_RDWR | os.O_APPEND | (os.O_CREAT | os.O_EXCL if self._header is not None else 0)

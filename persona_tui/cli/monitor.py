@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from persona_tui.cli.interrupt import quick_interrupt
-from persona_tui.cli.monitor_lab import dimensions, layers, results, threshold
+from persona_tui.cli.monitor_results import dimensions, layers, results, threshold
 from persona_tui.cli.output import check_free, force_option, json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.root import Invocation, pass_invocation

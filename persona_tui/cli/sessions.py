@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from persona_tui.chat import SessionStore
+from persona_tui.chat.store import SessionInfo, SessionStore
 from persona_tui.cli.output import check_free, force_option, json_option, print_json, print_table
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.core.printable import printable
 
 if TYPE_CHECKING:
-    from persona_tui.chat import Conversation, Node, SessionInfo
+    from persona_tui.chat import Conversation, Node
 
 
 @click.group()
@@ -180,7 +180,7 @@ def export(
     invocation: Invocation, /, session: str, kind: str | None, output: Path | None, force: bool
 ) -> None:
     """Write a conversation as Markdown, or as JSON with chat messages and settings."""
-    from persona_tui.chat.branches import exported, write_export
+    from persona_tui.chat.export import exported, write_export
 
     store = SessionStore(invocation.project.workspace)
     id = store.resolve(session)

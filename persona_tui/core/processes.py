@@ -9,6 +9,8 @@ What travels between them are a few sums on the CPU, so that gloo carries it, wh
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -142,7 +144,15 @@ def processes() -> Processes:
     with warnings.catch_warnings(), _peers_may_end():
         warnings.simplefilter("ignore")  # how many threads it chose
         state = PartialState(cpu=True, backend="gloo", timeout=_PATIENCE)
+    atexit.register(_leave)
     return Processes(state.num_processes, state.process_index)
+
+
+def _leave() -> None:
+    """Join gloo's threads before the interpreter ends: left running, they abort the process now and then."""
+    with contextlib.suppress(RuntimeError):  # the others are gone already
+        if _distributed().is_initialized():
+            _distributed().destroy_process_group()
 
 
 def _distributed() -> Any:

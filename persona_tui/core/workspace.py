@@ -39,6 +39,8 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 _RESERVED = re.compile(r"(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])")
 _HUB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 _MAX_SLUG = 120
+# One model, one folder of vectors, whatever name it is called by.
+_SAME_FOLDER = {"tiny": "builtin", "starter": "HuggingFaceTB--SmolLM2-135M-Instruct"}
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,33 @@ class Workspace:
         """The folder with the saved conversations."""
         return self.root / "sessions"
 
-    def model_dir(self, slug: str) -> Path:
-        """Return the folder with the vectors of the model with this slug (see `model_slug`)."""
-        return self.vectors / slug
+    def slug(self, model_name: str) -> str:
+        """Return the name of the folder for a model's vectors here; see `model_slug`.
+
+        A folder of models named as `models/x` used to be taken for a name on the hub: vectors that lie under
+        `models--x` are found there.
+
+        Raises:
+            WorkspaceError: the name is a path to nothing.
+        """
+        slug, path = model_slug(model_name), Path(model_name).expanduser()
+        if (self.vectors / slug).is_dir():
+            return slug
+        if _is_model(path):
+            whole = path.resolve()
+            former = f"{whole.parent.name}--{whole.name}"
+            return former if (self.vectors / former).is_dir() else slug
+        if _is_path(model_name) and not path.exists():
+            raise WorkspaceError(f"There is no model folder {model_name}.")
+        return slug
+
+    def model_dir(self, model: str) -> Path:
+        """Return the folder with the vectors of a model, by its name or its slug.
+
+        Raises:
+            WorkspaceError: the name is a path to nothing.
+        """
+        return self.vectors / self.slug(model)
 
     def personas_dir(self, slug: str) -> Path:
         """Return the folder with the personas of the model with this slug."""
@@ -166,15 +192,35 @@ def vector_file(model_dir: Path, name: str) -> Path:
 def model_slug(model_name: str) -> str:
     """Return the name of the folder for a model's vectors.
 
-    A Hugging Face name keeps both its parts, "Qwen/Qwen2.5-7B" -> "Qwen--Qwen2.5-7B". A folder gets its own
-    name and a few digits that depend on where it is, so that two folders called "model" do not collide.
+    A Hugging Face name keeps both its parts, "Qwen/Qwen2.5-7B" -> "Qwen--Qwen2.5-7B", and so does one of
+    Ollama's. A folder or file gets its own name and a few digits that depend on where it is, so that two
+    folders called "model" do not collide: the same ones for `models/x`, `./models/x/` and its whole path.
     """
-    if _HUB_NAME.fullmatch(model_name) and len(model_name) <= _MAX_SLUG:
+    if model_name in _SAME_FOLDER:
+        return _SAME_FOLDER[model_name]
+    if model_name.startswith("ollama:"):
+        name, _, tag = model_name.removeprefix("ollama:").partition(":")
+        return re.sub(r"[^A-Za-z0-9_.-]+", "--", f"ollama/{name}/{tag or 'latest'}")[:_MAX_SLUG]
+    there = _is_model(Path(model_name).expanduser())  # as the loader, which looks for a folder first
+    if not there and _HUB_NAME.fullmatch(model_name) and len(model_name) <= _MAX_SLUG:
         return model_name.replace("/", "--")
     folder = Path(model_name).expanduser().resolve()
     digest = hashlib.sha256(str(folder).encode("utf-8", "surrogateescape")).hexdigest()[:8]
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.name).strip(".-") or "model"
     return f"{stem[:80]}-{digest}"
+
+
+def _is_model(path: Path) -> bool:
+    """Whether a path leads to a model's folder, or to a GGUF file."""
+    try:
+        return (path / "config.json").is_file() or (path.suffix.lower() == ".gguf" and path.is_file())
+    except OSError:  # too long for a path, say
+        return False
+
+
+def _is_path(name: str) -> bool:
+    """Whether a model's name can only be a path."""
+    return name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1
 
 
 def _here() -> Path:

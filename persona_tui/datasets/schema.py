@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Source = Literal["model", "fallback"]
@@ -97,6 +97,32 @@ class ArchetypePrompt(Record):
     @property
     def text(self) -> str:
         return self.system_prompt
+
+
+class CatalogueEntry(BaseModel):
+    """A ready-made archetype.
+
+    Attributes:
+        name: what it is called; a persona made from it may be called the same.
+        summary: who it is, in a line.
+        tags: what it can be found by.
+        system_prompts: what asks for it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Text
+    summary: Text
+    tags: tuple[Text, ...] = ()
+    system_prompts: tuple[Text, ...] = Field(min_length=1)
+
+    @property
+    def prompts(self) -> list[ArchetypePrompt]:
+        """Its system prompts, as an archetype's file has them."""
+        return [
+            ArchetypePrompt(id=f"{self.name}_{number:03d}", system_prompt=text)
+            for number, text in enumerate(self.system_prompts, 1)
+        ]
 
 
 class MonitorQuery(Record):

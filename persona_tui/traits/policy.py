@@ -137,18 +137,21 @@ class Policy(BaseModel):
 
     @classmethod
     def from_rules(cls, rules: Sequence[str]) -> Policy:
-        """The policy that forbids what some rules say, such as `harmful_validation>0.3`.
+        """Return the policy that forbids what each of some rules says, such as `harmful_validation>0.3`.
+
+        Of several rules for one side of a trait the strictest decides, whatever their order: all hold.
 
         Raises:
-            ConfigError: one is no rule, or two contradict each other.
+            ConfigError: one is not a rule, or two leave no score that is allowed.
         """
         limits: dict[str, dict[str, Any]] = {}
         for rule in rules:
             match = _RULE.fullmatch(rule)
             if match is None:
                 raise ConfigError(f'a rule looks like harmful_validation>0.3, not like "{rule}".')
-            side = "max" if match[2] == ">" else "min"
-            limits.setdefault(match[1], {"reason": ""})[side] = _number(match[3], rule)
+            side, stricter = ("max", min) if match[2] == ">" else ("min", max)
+            own, limit = limits.setdefault(match[1], {}), _number(match[3], rule)
+            own[side] = stricter(own.get(side, limit), limit)
         try:
             return cls(name=", ".join(rules), traits={name: Limits(**each) for name, each in limits.items()})
         except ValidationError as error:

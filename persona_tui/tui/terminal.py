@@ -28,7 +28,7 @@ def forgive_input() -> None:
     def decoder(encoding: str) -> Callable[[], codecs.IncrementalDecoder]:
         return lambda: codecs.getincrementaldecoder(encoding)(errors="replace")
 
-    linux_driver.getincrementaldecoder = decoder  # type: ignore[assignment]
+    linux_driver.getincrementaldecoder = decoder  # type: ignore[assignment, attr-defined]
 
 
 def on_ending(leave: Callable[[int], None]) -> None:

@@ -31,8 +31,8 @@ def question(number: int, text: str, category: str = "values") -> dict[str, str]
     return {"id": f"q_{number}", "question": text, "category": category}
 
 
-def check(workspace: Workspace, *records: dict[str, str] | str) -> FileReport:
-    return validate_file(write_lines(records.questions_path(workspace), *records), Question)
+def check(workspace: Workspace, *lines: dict[str, str] | str) -> FileReport:
+    return validate_file(write_lines(records.questions_path(workspace), *lines), Question)
 
 
 @pytest.mark.parametrize(

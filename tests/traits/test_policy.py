@@ -64,6 +64,14 @@ def test_rules() -> None:
         Policy.from_rules(["a>0", "a<1"])
 
 
+def test_all_rules_for_one_trait_hold_in_any_order() -> None:
+    rules = ["loudness>0.5", "loudness>9", "loudness<-2", "loudness<-1"]
+    for order in (rules, rules[::-1]):
+        policy = Policy.from_rules(order)
+        assert [breach.limit for breach in policy.breaches({"loudness": 0.6})] == [0.5]
+        assert [breach.limit for breach in policy.breaches({"loudness": -1.5})] == [-1.0]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

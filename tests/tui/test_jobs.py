@@ -225,8 +225,9 @@ async def test_a_data_set_that_does_not_exist(workspace: Path) -> None:
 
 
 def test_the_line_mode_writes_them_too(workspace: Path) -> None:
-    from persona_tui.chat.commands import ChatSession, execute
+    from persona_tui.chat.chat import Chat
+    from persona_tui.chat.commands import execute
 
-    session = ChatSession.start(Project.open(workspace), saves=False)
+    session = Chat.start(Project.open(workspace), saves=False)
     said = execute(session, "/dataset questions 2")
     assert said.startswith("Wrote 2 records to ") and "extraction_questions.jsonl" in said

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from persona_tui.datasets.transcripts import Conversation
     from persona_tui.model import Message, Sampling
     from persona_tui.project.project import Project
-    from persona_tui.traits.compare import Comparison
+    from persona_tui.traits.compare import TraitComparison
     from persona_tui.traits.curate import Curated
     from persona_tui.traits.policy import Policy
     from persona_tui.traits.score import Scored
@@ -188,11 +188,13 @@ def compare(
 def _run(name: str) -> _Run:
     """What an argument stands for."""
     path = Path(name)
+    if name in ("starter", "tiny", "builtin") or name.startswith("ollama:") or path.suffix == ".gguf":
+        return _Run(name, "model")
     if path.is_file():
         return _Run(name, "transcripts")
     if path.is_dir() and not (path / "config.json").is_file() and list(path.glob("*.safetensors")):
         return _Run(name, "vectors")
-    if path.is_dir() or name == "builtin" or (name.count("/") == 1 and path.suffix != ".jsonl"):
+    if path.is_dir() or (name.count("/") == 1 and path.suffix != ".jsonl"):
         return _Run(name, "model")
     raise DatasetError(f"{name} is no file of conversations, no model and no folder of traits")
 
@@ -209,7 +211,7 @@ class _Compare:
         self._context = context
         self._bad = BadLines()
 
-    def result(self, a: _Run, b: _Run, prompts: Path | None, on: Path | None) -> Comparison:
+    def result(self, a: _Run, b: _Run, prompts: Path | None, on: Path | None) -> TraitComparison:
         """Measure both sides and compare them."""
         from persona_tui.traits.compare import compare
 
@@ -298,7 +300,7 @@ class _Compare:
         return [each for each in scored if not isinstance(each, BadLine)]
 
 
-def _print(result: Comparison, a: str, b: str) -> None:
+def _print(result: TraitComparison, a: str, b: str) -> None:
     note(f"a: {a}\nb: {b}")
     if result.paired:
         how = f"{result.n_a} pairs with the same prompts"
