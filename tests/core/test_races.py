@@ -7,8 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import yaml
-
+from persona_tui.core.config import load_settings
 from persona_tui.core.workspace import PACKAGED
 
 START = "import sys; print('ready', flush=True); sys.stdin.readline()\n"
@@ -65,10 +64,9 @@ def test_settings(tmp_path: Path) -> None:
     wanted = {"generation.seed": "5", "generation.temperature": "0.5", "steering.default_strength": "0.4"}
     for _ in range(3):
         at_once(*(SET.format(path=str(path), key=key, value=value) for key, value in wanted.items()))
-        assert yaml.safe_load(path.read_text()) == {
-            "generation": {"seed": 5, "temperature": 0.5},
-            "steering": {"default_strength": 0.4},
-        }
+        found = load_settings(path)
+        assert (found.generation.seed, found.generation.temperature) == (5, 0.5)
+        assert found.steering.default_strength == 0.4
         path.write_text("# Mine.\n")
 
 
