@@ -1,4 +1,4 @@
-# make chat    set everything up in .venv, then talk to the built-in model
+# make chat    set everything up in .venv, fetch the starter model (once), then talk to it
 # make test    set everything up in .venv, then run the tests
 # make lint    format, lint, types, import contracts
 # make stress  kill, damage and deceive it, and press any key, for half an hour, and count
@@ -6,7 +6,7 @@
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := chat
-.PHONY: chat test lint stress check
+.PHONY: chat test lint stress check pin
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -26,7 +26,9 @@ endef
 	$(call install,.[dev])
 	@touch .venv/.installed $@
 
+# Without a network there is the tiny model, and the next `make chat` tries again.
 chat: .venv/.installed
+	@$(BIN)/persona-tui model fetch </dev/null >/dev/null || test $$? -eq 1
 	@$(BIN)/persona-tui chat $(ARGS)
 
 test: .venv/.installed-dev
@@ -39,6 +41,10 @@ lint: .venv/.installed-dev
 	@$(BIN)/lint-imports
 
 stress: .venv/.installed-dev
-	@$(BIN)/python -m pytest -m "stress or not stress" tests/stress tests/tui/test_soak.py $(ARGS)
+	@$(BIN)/python -m pytest -m "stress or not stress" tests/stress tests/tui/test_soak.py tests/model/test_families.py $(ARGS)
 
 check: lint test
+
+# The newest versions that pyproject.toml allows, into constraints.txt. Run `make check` afterwards.
+pin:
+	@$(PYTHON) -m tools.pin

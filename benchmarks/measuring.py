@@ -181,13 +181,13 @@ def make_model(
     from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
     from transformers.utils import logging
 
-    from persona_tui.model.loader import BUILTIN_WEIGHTS
+    from persona_tui.model.sources import TINY_WEIGHTS
 
     logging.disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(BUILTIN_WEIGHTS)
+    tokenizer = AutoTokenizer.from_pretrained(TINY_WEIGHTS)
     kind = getattr(torch, dtype)
     if size == BUILTIN:
-        model = AutoModelForCausalLM.from_pretrained(BUILTIN_WEIGHTS, dtype=kind).to(device)
+        model = AutoModelForCausalLM.from_pretrained(TINY_WEIGHTS, dtype=kind).to(device)
     else:
         torch.manual_seed(0)
         shape, vocabulary, tied = SHAPES[size]

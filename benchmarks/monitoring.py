@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from evaluation import table
 
+from persona_tui.core.statistics import labelled_auc, share
 from persona_tui.core.workspace import Workspace, packaged_root
 from persona_tui.model import ModelWrapper, Sampling, conversation
 from persona_tui.monitors.evaluation import evaluate
@@ -28,7 +29,6 @@ from persona_tui.monitors.guard import Guard, verdict_of
 from persona_tui.monitors.monitor import SelfMonitor
 from persona_tui.monitors.query_sets import STANDARD, load_sets
 from persona_tui.monitors.readings import read_as_replies
-from persona_tui.monitors.statistics import auc_estimate, share
 from persona_tui.monitors.training_data import load_training
 from persona_tui.project.project import Project
 from persona_tui.steering import Mix, SteeringEngine
@@ -90,7 +90,7 @@ def replies(engine: SteeringEngine, monitor: SelfMonitor, workspace: Workspace) 
     texts = [query.query for query in standard.queries]
     read = read_as_replies(engine.model, texts, monitor.reply.layers)
     scores = monitor.reply.form.scores(read.at["reply"]).double().numpy()
-    area = figure(auc_estimate(scores, safe).as_dict())
+    area = figure(labelled_auc(scores, safe).as_dict())
     stopped = np.array([is_stopped(engine, monitor, text) for text in texts])
     rows = [
         ["replies to safe queries that would be stopped", figure(share(stopped[safe]).as_dict())],

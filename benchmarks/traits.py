@@ -60,10 +60,10 @@ def definitions() -> list[TraitDefinition]:
 def quality(recipe: str) -> str:
     """Areas under the ROC curve: left out in cross-validation, and held out."""
     from persona_tui.model import ModelWrapper
-    from persona_tui.traits.extract import TraitExtractor
+    from persona_tui.traits.extract import PersonaVectorExtractor
 
     settings = override(Settings(), {"extraction.max_new_tokens": 64})
-    extractor = TraitExtractor(ModelWrapper.load("builtin"), settings)
+    extractor = PersonaVectorExtractor(ModelWrapper.load("builtin"), settings)
     rows, areas = [], []
     for definition in definitions():
         trait = extractor.extract(definition, recipe)  # type: ignore[arg-type]
@@ -137,11 +137,11 @@ def speed(repetitions: int) -> str:
     """Conversations a CPU second, ours and of plain passes over the same tokens."""
     from persona_tui.datasets.transcripts import Conversation
     from persona_tui.model import ModelWrapper
-    from persona_tui.traits.extract import TraitExtractor
+    from persona_tui.traits.extract import PersonaVectorExtractor
     from persona_tui.traits.score import TraitScorer
 
     model = ModelWrapper.load("builtin")
-    extractor = TraitExtractor(model, Settings())
+    extractor = PersonaVectorExtractor(model, Settings())
     scorer = TraitScorer(model, [extractor.extract(each) for each in definitions()])
     single = [
         Conversation(messages, definition.name)
@@ -168,7 +168,8 @@ def _speed_of(scorer: object, messages: list, said: list, repetitions: int) -> t
     import torch
 
     from persona_tui.model import text
-    from persona_tui.model.forced import Passage, batches, token_budget
+    from persona_tui.model.batching import batches
+    from persona_tui.model.forced import token_budget
 
     model = scorer.model  # type: ignore[attr-defined]
     ids = [
@@ -176,9 +177,8 @@ def _speed_of(scorer: object, messages: list, said: list, repetitions: int) -> t
         + text.encode_response(model.tokenizer, each[-1]["content"])
         for each in messages
     ]
-    passages = [Passage(each, 0, 0) for each in ids]
     padded = []
-    for batch in batches(passages, token_budget(model.model)):
+    for batch in batches([len(each) for each in ids], most_tokens=token_budget(model.model)):
         width = max(len(ids[index]) for index in batch)
         padded.append(torch.tensor([ids[index] + [0] * (width - len(ids[index])) for index in batch]))
 
@@ -217,7 +217,7 @@ def steering(asked: int) -> str:
     """How replies to held-out situations score when the trait is added, and how probable they still are."""
     from persona_tui.model import ModelWrapper
     from persona_tui.steering import SteeringEngine
-    from persona_tui.traits.extract import TraitExtractor
+    from persona_tui.traits.extract import PersonaVectorExtractor
     from persona_tui.traits.vector import TraitStore
     from persona_tui.vectors.manager import PersonaManager
 
@@ -229,7 +229,7 @@ def steering(asked: int) -> str:
         store = TraitStore(Path(folder) / "traits", model.fingerprint, model.name)
         rows = []
         for definition in definitions():
-            trait = TraitExtractor(model, Settings()).extract(definition)
+            trait = PersonaVectorExtractor(model, Settings()).extract(definition)
             store.save(trait)
             rows.append((definition.name, *_steered(engine, trait, definition, asked)))
     header = ["trait", *(f"{strength:+.1f}" for strength in STRENGTHS)]
@@ -280,14 +280,14 @@ def curate_here(count: int, size: str) -> None:
     """Curate so many lines in this process and print what it took."""
     from persona_tui.model import ModelWrapper
     from persona_tui.traits.curate import Curation
-    from persona_tui.traits.extract import TraitExtractor
+    from persona_tui.traits.extract import PersonaVectorExtractor
     from persona_tui.traits.policy import Policy
     from persona_tui.traits.score import TraitScorer
 
     set_threads(None)
     model = ModelWrapper(*make_model(size), size)
     known = definitions()
-    trait = TraitExtractor(model, Settings()).extract(known[0])
+    trait = PersonaVectorExtractor(model, Settings()).extract(known[0])
     lines = [
         json.dumps({"messages": messages, "id": identity})
         for definition in known

@@ -35,7 +35,7 @@ class Answers:
 
     def as_rows(self) -> float:
         """Both answers as rows of one batch."""
-        events = list(self._engine.compare(ASKED, MIXES, sampling=self._sampling))
+        events = list(self._engine.stream_rows(ASKED, MIXES, sampling=self._sampling))
         self.beside = [[each.token_id for each in events if each.row == row] for row in range(len(MIXES))]
         return sum(map(len, self.beside))
 

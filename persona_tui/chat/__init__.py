@@ -1,6 +1,6 @@
-"""Conversations: a tree of messages, a file that has all of it as it happened, and playing it again.
+"""Conversations without a screen: a tree of messages, and a file that has all of it as it happened.
 
-A front end does this, and nothing else has to be written down:
+`chat.Chat` is what front ends stand on. Below it, whoever has replies of their own does this:
 
     store = SessionStore(workspace)
     log = store.create(model_name, fingerprint)     # the file begins with the first event
@@ -16,7 +16,8 @@ A front end does this, and nothing else has to be written down:
     conversation.record = log.record
 """
 
-from persona_tui.chat.conversation import Change, Conversation, Fitted, Node, Run, fit_context
+from persona_tui.chat.context import FittedPrompt, fit_context
+from persona_tui.chat.conversation import Change, Conversation, Node, Run
 from persona_tui.chat.export import (
     export_json,
     export_markdown,
@@ -31,7 +32,7 @@ __all__ = [
     "Change",
     "Conversation",
     "Event",
-    "Fitted",
+    "FittedPrompt",
     "Found",
     "Node",
     "Run",

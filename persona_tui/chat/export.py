@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from persona_tui import __version__
 from persona_tui.chat.conversation import Conversation, Node
-from persona_tui.chat.store import SessionInfo
+from persona_tui.chat.store import SessionInfo, SessionStore
+from persona_tui.core.errors import SessionError
+from persona_tui.core.files import atomic_write_text
 
 _ENDINGS = {
     "cancelled": "stopped",
@@ -101,3 +105,29 @@ def how_written(node: Node) -> str:
 
 def _quoted(text: str) -> str:
     return "\n> ".join(text.strip().splitlines())
+
+
+def write_export(
+    store: SessionStore, id: str, path: Path, replace: bool = False, as_json: bool | None = None
+) -> Path:
+    """Write a chat to a file, as JSON or Markdown; by default JSON if its name ends in `.json`.
+
+    Raises:
+        SessionError: there is no such chat, or the file exists and is not to be replaced.
+        WorkspaceError: the file cannot be written.
+    """
+    target = path.expanduser()
+    if target.exists() and not replace:
+        raise SessionError(f"{target} exists: choose another name")
+    chosen = target.suffix.casefold() == ".json" if as_json is None else as_json
+    atomic_write_text(target, exported(store, id, chosen))
+    return target
+
+
+def exported(store: SessionStore, id: str, as_json: bool) -> str:
+    """A chat as JSON or Markdown, with the end of its last line."""
+    conversation, _ = store.load(id)
+    info = store.info(id)
+    if as_json:
+        return json.dumps(export_json(conversation, info), ensure_ascii=False, indent=2) + "\n"
+    return export_markdown(conversation, info)

@@ -35,6 +35,7 @@ BATCH_TOKENS = 16
 BATCH_SECONDS = 0.5
 
 _PREFIX = b'{"kind": "'  # what every line begins with
+_BEGINNING = _PREFIX + b'session"'  # and what the first one does
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,14 @@ class SessionLog:
             raise SessionError(f"{self.path.parent} cannot be made: {error.strerror or error}") from error
         self._open()
         about = {"format": FORMAT, "id": self.id, "version": __version__, "pid": os.getpid()}
-        self._write("session", {**about, **(self._header or {})})
+        try:
+            self._write("session", {**about, **(self._header or {})})
+        except SessionError:  # no file without its first line: the next event begins it again
+            assert self._file is not None
+            os.close(self._file)
+            self._file = None
+            self.path.unlink(missing_ok=True)
+            raise
 
     def _open(self) -> None:
         flags = os.O_RDWR | os.O_APPEND | (os.O_CREAT | os.O_EXCL if self._header is not None else 0)
@@ -162,6 +170,7 @@ class SessionLog:
             raise SessionError(f"{self.path} cannot be written: {error.strerror or error}") from error
         try:
             _take(file, self.path)
+            _check_own(self.path)
             _mend(file, self.path)
         except OSError as error:
             os.close(file)
@@ -197,6 +206,17 @@ def _take(file: int, path: Path) -> None:
     """Lock a session. The system unlocks it when the process ends, however that happens."""
     if not lock_handle(file):
         raise SessionError(f"session {path.stem} is open {_holder(path)}: leave it there first")
+
+
+def _check_own(path: Path) -> None:
+    """Raise unless a file is a session of this folder, or the beginning of one."""
+    if not path.resolve().is_relative_to(path.parent.resolve()):
+        raise SessionError(f"{path} is a link out of {path.parent}; nothing was written")
+    data = next(lines_of(path), b"")
+    if data.endswith(b"\n"):
+        next(read_events(path), None)  # which raises if the first line is another one's
+    elif data[: len(_BEGINNING)] != _BEGINNING[: len(data)]:
+        raise SessionError(f"{path} is not a session; nothing was written")
 
 
 def _holder(path: Path) -> str:

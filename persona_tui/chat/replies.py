@@ -1,39 +1,423 @@
-"""Replies that can be written again: what has to be known of one, and doing it.
+"""A reply: one answer, or several side by side, as the n rows of one batch.
 
-1. `prepare` decides how a reply is written, and says so in a form that a transcript keeps.
-2. `speak` writes it into a conversation, token by token, mix changes included.
-3. `replay` writes a reply of a transcript again and compares the tokens.
+1. `ChatReply.to` is one row, written into a conversation as it comes. `ChatReply.beside` is one row per mix;
+   none is in the conversation until `keep` puts them there, the chosen one on the path.
+2. `ChatReply.write` writes all rows, token by token, on the thread that owns the model.
+3. What has to be known to write it again is recorded on the way (see `replay`).
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Self
 
-import torch
-
-from persona_tui.chat import Conversation, Run, fit_context
+from persona_tui.chat.context import fit_context
+from persona_tui.chat.conversation import Change, Conversation, Run
 from persona_tui.core.errors import PersonaTuiError, SessionError
 from persona_tui.core.mix import Mix
 from persona_tui.core.workspace import TRAIT_PREFIX
-from persona_tui.model import Message, Sampling
-from persona_tui.monitors.events import breaches_of, breaching
-from persona_tui.monitors.guard import verdict_of
-from persona_tui.traits.live import LiveTraits
-from persona_tui.vectors.files import same_model
 
-if TYPE_CHECKING:
-    import threading
-
-    from persona_tui.model import TokenEvent
+if TYPE_CHECKING:  # torch is imported when a reply is written
+    from persona_tui.model import Message, Sampling, TokenEvent
+    from persona_tui.monitors.guard import Guard
+    from persona_tui.monitors.verdict import Verdict
     from persona_tui.steering import SteeringEngine
+    from persona_tui.traits.policy import Breach, Policy
+
+LETTERS = "AB"
+
+
+@dataclass
+class ReplyRow:
+    """One of a reply's rows.
+
+    Attributes:
+        mix: what it is spoken with; of one that follows the present mix, the latest.
+        events: its tokens so far.
+        seconds: from the beginning to its last token.
+        changes: other mixes that took effect meanwhile, in order.
+        verdicts: a guard's latest ones, about the message and about the reply.
+        breaches: the limits of a policy that it was found to break.
+    """
+
+    mix: Mix
+    events: list[TokenEvent] = field(default_factory=list)
+    seconds: float = 0.0
+    changes: list[Change] = field(default_factory=list)
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    breaches: list[Breach] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """What was said so far."""
+        return "".join(event.text for event in self.events)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens that took."""
+        return sum(event.token_id >= 0 for event in self.events)
+
+    @property
+    def capped(self) -> int:
+        """At how many of them the floor had to act."""
+        return sum(event.token_id >= 0 and event.capped > 0 for event in self.events)
+
+    @property
+    def speed(self) -> float:
+        """Tokens per second, from the beginning; 0 before the first one."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+    @property
+    def finish(self) -> str | None:
+        """Why it ended; None = it has not, or was given up."""
+        return self.events[-1].finish if self.events else None
+
+    def take(self, event: TokenEvent, seconds: float) -> None:
+        """Add an event that came so many seconds after the beginning."""
+        from persona_tui.monitors.events import breaches_of
+        from persona_tui.monitors.guard import verdict_of
+
+        self.seconds = seconds
+        self.breaches += breaches_of(event)
+        if (verdict := verdict_of(event)) is not None:
+            self.verdicts[verdict.about] = verdict
+        self.events.append(event)
+
+    def stats(self, prompt_tokens: int) -> dict[str, Any]:
+        """Return what a transcript keeps of it, besides the tokens."""
+        verdicts = {about: verdict.as_dict() for about, verdict in self.verdicts.items()}
+        breaches = [{**each.as_dict(), "badge": each.badge} for each in self.breaches]
+        return {
+            "tokens": self.tokens,
+            "prompt_tokens": prompt_tokens,
+            "seconds": round(self.seconds, 3),
+            "tokens_per_second": round(self.speed, 2),
+            "capped_tokens": self.capped,
+            **({"guard": verdicts} if verdicts else {}),
+            **({"breaches": breaches} if breaches else {}),
+        }
+
+
+class ChatReply:
+    """Rows to be written, and what has come of them so far.
+
+    The thread that writes fills it; any other thread may read it meanwhile.
+
+    Attributes:
+        conversation: where it belongs.
+        rows: one for each mix, in order.
+        node: its number in the conversation; None = it is only there once a row is kept.
+        said: the user's message that was added for it, and goes if the reply never begins; None = none was.
+        question: of rows side by side, what is asked; None = the last message is answered again.
+        events: the tokens of all rows, in the order in which they came.
+        seed: which random numbers were drawn; None before `write`.
+        prompt_tokens: the length of the prompt; 0 before `write`.
+        forgotten: how many of the oldest messages had to be left out.
+        nodes: once a row was kept: the rows' numbers in the conversation.
+        taken_back: whether it ended before its first word, and is not in the conversation any more.
+        stopping: set to end all rows after the present token.
+    """
+
+    def __init__(self, conversation: Conversation, mixes: Sequence[Mix], follower: int | None = None) -> None:
+        """
+        Args:
+            conversation: where it belongs.
+            mixes: what the rows are spoken with.
+            follower: a row that is spoken with the engine's present mix, also when that changes.
+        """
+        self.conversation = conversation
+        self.rows = [ReplyRow(mix) for mix in mixes]
+        self.node: int | None = None
+        self.said: int | None = None
+        self.question: str | None = None
+        self.events: list[TokenEvent] = []
+        self.seed: int | None = None
+        self.prompt_tokens = 0
+        self.forgotten = 0
+        self.nodes: dict[int, int] = {}
+        self.taken_back = False
+        self.stopping = threading.Event()
+        self._follower = follower
+        self._settings: dict[str, Any] = {}
+        self._messages: list[Message] = []
+        self._before = 0  # characters that were there already
+        self._first_at: float | None = None
+        self._last_at = 0.0
+
+    @classmethod
+    def to(cls, conversation: Conversation, node: int, mix: Mix, said: int | None = None) -> Self:
+        """Return a reply that was begun in a conversation, spoken with the present mix, and followed."""
+        reply = cls(conversation, [mix], follower=0)
+        reply.node, reply.said = node, said
+        reply._before = len(conversation.node(node).text)
+        return reply
+
+    @classmethod
+    def beside(
+        cls,
+        conversation: Conversation,
+        mixes: Sequence[Mix],
+        question: str | None = None,
+        follower: int | None = None,
+    ) -> Self:
+        """Return answers that stand side by side. The conversation stays as it is until one is kept.
+
+        Args:
+            conversation: what was said before.
+            mixes: what the answers are spoken with.
+            question: what is asked; None = the last message is answered again.
+            follower: an answer that is spoken with the engine's present mix, also when that changes.
+
+        Raises:
+            PersonaTuiError: there is nothing to answer.
+        """
+        reply = cls(conversation, mixes, follower)
+        reply.question, reply._messages = question, _asked(conversation, question)
+        return reply
+
+    # What there is ------------------------------------------------------------------------------------------
+
+    @property
+    def asked(self) -> str:
+        """The message that is answered."""
+        if self.node is None:
+            return self._messages[-1]["content"]
+        before = self.conversation.lineage(self.node)[:-1]
+        return next((node.text for node in reversed(before) if node.role == "user"), "")
+
+    @property
+    def run(self) -> Run | None:
+        """How it is written, as the conversation has it; None if it is not, or no longer, there."""
+        try:
+            return self.conversation.node(self.node).runs[-1] if self.node is not None else None
+        except (SessionError, IndexError):
+            return None
+
+    @property
+    def count(self) -> int:
+        """Tokens of the first row."""
+        return self.rows[0].tokens
+
+    @property
+    def finish(self) -> str | None:
+        """Why the first row ended; None = it has not."""
+        return self.rows[0].finish
+
+    @property
+    def speed(self) -> float | None:
+        """Tokens of the first row per second since its first one; None until that can be said."""
+        seconds = self._last_at - (self._first_at or 0.0)
+        return (self.count - 1) / seconds if self._first_at is not None and seconds > 0 else None
+
+    @property
+    def empty(self) -> bool:
+        """Whether no row has a word."""
+        return not any(row.text.strip() for row in self.rows)
+
+    @property
+    def refusal(self) -> Verdict | None:
+        """Why a guard has ended it, if one has."""
+        refused = [row for row in self.rows if row.finish == "refused"]
+        verdicts = [verdict for row in refused for verdict in row.verdicts.values() if not verdict.safe]
+        return verdicts[-1] if verdicts else None
+
+    # Writing ------------------------------------------------------------------------------------------------
+
+    def write(
+        self,
+        engine: SteeringEngine,
+        sampling: Sampling,
+        guard: Guard | None = None,
+        policy: Policy | None = None,
+    ) -> Generator[TokenEvent, None, None]:
+        """Write all rows, token by token; an event's `row` says which one it belongs to.
+
+        A reply in a conversation ends there as it ends here: also when the reader gives up, or something goes
+        wrong. One that ended that way before its first word is taken back.
+
+        Args:
+            engine: writes them.
+            sampling: as wanted. Without a seed, one is drawn for all.
+            guard: judges the message and the rows; what it refuses in one of them ends all.
+            policy: which scores of traits the rows may have.
+
+        Raises:
+            PersonaNotFoundError: a mix or the policy names somebody who does not exist.
+            GenerationError: the conversation is too long, or memory ran out.
+        """
+        finish = "cancelled"
+        fixed = ExitStack()
+        try:
+            fixed.enter_context(engine.model.rendered_as(self._rendering))
+            measures = [self._measured_by(engine, policy) for _ in self.rows]
+            prepared = self._prepare(engine, sampling)
+            started = time.monotonic()
+            for event in engine.compare(
+                prepared.messages,
+                [None if place == self._follower else row.mix for place, row in enumerate(self.rows)],
+                sampling=prepared.sampling,
+                system=prepared.system,
+                stop=self.stopping,
+                on_mix=self._mix_changed,
+                guard=guard,
+            ):
+                event = measures[event.row](event)
+                self._take(event, time.monotonic() - started)
+                yield event
+            finish = self.finish or finish
+        except PersonaTuiError:
+            finish = "failed"
+            raise
+        finally:
+            fixed.close()
+            self.end(finish)
+
+    @property
+    def _rendering(self) -> Mapping[str, Any] | None:
+        """The date and the default system prompt with which the conversation began, and so goes on."""
+        conversation = self.conversation
+        before = conversation.path() if self.node is None else conversation.lineage(self.node)
+        runs = (run for node in before for run in node.runs)
+        return next((found for run in runs if (found := run.settings.get("rendering"))), None)
+
+    def _prepare(self, engine: SteeringEngine, sampling: Sampling) -> PreparedReply:
+        conversation = self.conversation
+        messages = self._messages if self.node is None else conversation.prompt(self.node)
+        prepared = prepare(engine, messages, conversation.system, sampling)
+        self._settings = dict(prepared.settings)
+        self.seed, self.prompt_tokens = prepared.sampling.seed, prepared.prompt_tokens
+        self.forgotten = prepared.forgotten
+        if self.node is None:
+            self._settings["rows"] = [engine.describe(row.mix) for row in self.rows]
+        else:
+            conversation.settle(self.node, self._settings)
+        return prepared
+
+    def _take(self, event: TokenEvent, seconds: float) -> None:
+        if self.node is not None and (event.text or event.token_id >= 0):
+            self.conversation.extend(self.node, event.text, event.token_id)
+        self.rows[event.row].take(event, seconds)
+        if event.row == 0:
+            self._last_at = time.perf_counter()
+            self._first_at = self._last_at if self._first_at is None else self._first_at
+        self.events.append(event)
+
+    def _mix_changed(self, index: int, described: dict[str, Any]) -> None:
+        """Note that the row which follows the present mix is spoken with this from a token on."""
+        assert self._follower is not None
+        row = self.rows[self._follower]
+        if row.finish is not None:
+            return
+        row.mix = Mix.from_record(described)
+        if self.node is not None:
+            self.conversation.change_mix(described, self.node, index)
+            row.changes = list(self.conversation.node(self.node).runs[-1].changes)
+        elif index == 0:
+            self._settings["rows"][self._follower] = described
+        else:
+            row.changes.append(Change(index, described))
+
+    def _measured_by(
+        self, engine: SteeringEngine, policy: Policy | None
+    ) -> Callable[[TokenEvent], TokenEvent]:
+        """Return what adds the breaches of a policy to one row's events; its traits are loaded for that."""
+        if policy is None:
+            return lambda event: event
+        from persona_tui.monitors.events import breaching
+        from persona_tui.traits.live import LiveTraits
+
+        for name in policy.traits:
+            engine.personas.load(f"{TRAIT_PREFIX}{name}")
+        live = LiveTraits(policy, self.asked, self._turn)
+
+        def measure(event: TokenEvent) -> TokenEvent:
+            found = [*live.feed(event), *(live.finish() if event.finish else [])]
+            return breaching(event, found) if found else event
+
+        return measure
+
+    @property
+    def _turn(self) -> int:
+        """Which reply of the conversation it is, from 1."""
+        if self.node is None:
+            return 1 + sum(message["role"] == "assistant" for message in self._messages)
+        return 1 + sum(node.role == "assistant" for node in self.conversation.lineage(self.node)[:-1])
+
+    def stop(self) -> None:
+        """End all rows after the present token, and have the session say where that was asked for."""
+        if not self.stopping.is_set():
+            self.stopping.set()
+            if self.node is not None and self.conversation.record is not None:
+                self.conversation.record("stop", node=self.node)
+
+    def end(self, finish: str) -> None:
+        """End it in the conversation; what has no word is taken back if it was broken off."""
+        if self.node is None:
+            return
+        node, conversation = self.conversation.node(self.node), self.conversation
+        broken_off = finish in ("cancelled", "failed")
+        if not broken_off or self._before or node.text.strip():
+            conversation.finish(self.node, finish, **self.rows[0].stats(self.prompt_tokens))
+            return
+        conversation.drop(self.node)
+        self.taken_back = True
+        if self.said is not None and not conversation.answered(self.said):
+            conversation.drop(self.said)
+
+    # Keeping ------------------------------------------------------------------------------------------------
+
+    def keep(self, row: int) -> int:
+        """Put rows side by side into the conversation as siblings, the one that is kept on the path.
+
+        Rows without a word are left out.
+
+        Returns:
+            The number of the one that is kept.
+
+        Raises:
+            PersonaTuiError: that one is empty.
+        """
+        if not self.rows[row].text.strip():
+            raise PersonaTuiError("This answer is empty: there is nothing to keep.")
+        if self.question is not None:
+            self.conversation.add_user(self.question)
+        others = [place for place in range(len(self.rows)) if place != row]
+        for place in [*others, row]:
+            if self.rows[place].text.strip():
+                self._record(place)
+        return self.nodes[row]
+
+    def _record(self, place: int) -> None:
+        row, conversation = self.rows[place], self.conversation
+        settings = {**self._settings, "row": place, "mix": self._settings["rows"][place]}
+        if any(each.changes for each in self.rows):
+            settings["row_changes"] = [[asdict(change) for change in each.changes] for each in self.rows]
+        node = self.nodes[place] = conversation.regenerate(settings=settings)
+        for change in row.changes:
+            conversation.change_mix(change.mix, node, change.index)
+        for event in row.events:
+            if event.text or event.token_id >= 0:
+                conversation.extend(node, event.text, event.token_id)
+        conversation.finish(node, row.finish or "cancelled", **row.stats(self.prompt_tokens))
+
+
+def _asked(conversation: Conversation, question: str | None) -> list[dict[str, str]]:
+    said = conversation.messages()
+    if question is not None:
+        return [*said, {"role": "user", "content": question}]
+    if said and said[-1]["role"] == "assistant":
+        said = said[:-1]
+    if not said:
+        raise PersonaTuiError("There is nothing to answer yet: ask something first.")
+    return said
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedReply:
     """A reply that is about to be written.
 
     Attributes:
@@ -55,7 +439,7 @@ class Prepared:
 
 def prepare(
     engine: SteeringEngine, messages: Sequence[Message], system: str | None, sampling: Sampling
-) -> Prepared:
+) -> PreparedReply:
     """Decide how a reply is written.
 
     Args:
@@ -65,10 +449,10 @@ def prepare(
         sampling: as wanted. Without a seed, one is drawn.
 
     Returns:
-        What to give `SteeringEngine.stream`, and the `settings` for `Conversation.begin_reply` or `settle`.
-        For a reply that is one row of `SteeringEngine.compare`, add `rows`, the mixes of all rows as
-        `SteeringEngine.describe` has them; `row_changes`, for each of them, where another mix took effect
-        (`index` and `mix`), if that was the case in any; and `row`, which of them it is.
+        What to give the engine, and the `settings` for `Conversation.begin_reply` or `settle`. A reply that
+        is one of several rows also has `rows`, the mixes of all rows as `SteeringEngine.describe` has them;
+        `row_changes`, for each of them, where another mix took effect (`index` and `mix`), if that was the
+        case in any; and `row`, which of them it is.
     """
     model, sampling = engine.model, sampling.with_seed()
     fitted = fit_context(
@@ -78,327 +462,26 @@ def prepare(
         "model": model.name,
         "fingerprint": model.fingerprint,
         **circumstances(engine),
+        "rendering": model.rendering.record(),
         "system": system or None,
         "sampling": asdict(sampling),
         "forgotten": fitted.forgotten,
         "prompt_tokens": fitted.prompt_tokens,
         "mix": engine.describe(engine.mix),
     }
-    return Prepared(
+    return PreparedReply(
         fitted.messages, system or None, sampling, fitted.forgotten, fitted.prompt_tokens, settings
     )
 
 
 def circumstances(engine: SteeringEngine) -> dict[str, Any]:
-    """What besides the model and the settings decides about the last digits, and so about close choices."""
+    """Return what besides the model and the settings decides about the last digits, and so close choices."""
+    import torch
+
     return {
         "device": engine.model.device.type,
-        "dtype": str(engine.model.model.dtype).removeprefix("torch."),
+        "dtype": str(engine.model.dtype).removeprefix("torch."),
         "quantization": engine.settings.model.quantization,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-
-
-def speak(
-    engine: SteeringEngine,
-    conversation: Conversation,
-    reply: int,
-    sampling: Sampling,
-    stop: threading.Event | None = None,
-) -> Iterator[TokenEvent]:
-    """Write a reply that was begun into its conversation, token by token.
-
-    It ends there as it ends here: also when the reader gives up, or something goes wrong. A reply that was
-    begun anew, and ended that way before its first word, is taken back.
-
-    Raises:
-        GenerationError: the conversation is too long, or memory ran out.
-    """
-    before = len(conversation.node(reply).text)
-    finish, stats = "cancelled", _Stats()
-    try:
-        measure = _measured_by(engine, conversation, reply)
-        prepared = prepare(engine, conversation.prompt(reply), conversation.system, sampling)
-        conversation.settle(reply, prepared.settings)
-        stats.prompt_tokens = prepared.prompt_tokens
-        events = engine.stream(
-            prepared.messages,
-            system=prepared.system,
-            sampling=prepared.sampling,
-            stop=stop,
-            on_mix=lambda index, mix: conversation.change_mix(mix, reply, index),
-            guard=engine.guard,
-        )
-        for event in map(measure, events):
-            if event.text or event.token_id >= 0:
-                conversation.extend(reply, event.text, event.token_id)
-            stats.take(event)
-            finish = event.finish or finish
-            yield event
-    except PersonaTuiError:
-        finish = "failed"
-        raise
-    finally:
-        broken_off = finish in ("cancelled", "failed")
-        if broken_off and not before and not conversation.node(reply).text.strip():
-            conversation.drop(reply)
-        else:
-            conversation.finish(reply, finish, **stats.summary())
-
-
-def _measured_by(
-    engine: SteeringEngine, conversation: Conversation, reply: int
-) -> Callable[[TokenEvent], TokenEvent]:
-    """See `measured_by`."""
-    *before, _ = conversation.lineage(reply)
-    turn = 1 + sum(node.role == "assistant" for node in before)
-    user = next((node.text for node in reversed(before) if node.role == "user"), "")
-    return measured_by(engine, user, turn)
-
-
-def measured_by(engine: SteeringEngine, user: str, turn: int) -> Callable[[TokenEvent], TokenEvent]:
-    """What adds the breaches of the engine's policy to one reply's events; its traits are loaded for that.
-
-    Args:
-        engine: writes the reply.
-        user: the message that is answered.
-        turn: which reply of the conversation it is, from 1.
-
-    Raises:
-        PersonaNotFoundError: there is no such trait any more.
-    """
-    if engine.policy is None:
-        return lambda event: event
-    for name in engine.policy.traits:
-        engine.personas.load(f"{TRAIT_PREFIX}{name}")
-    live = LiveTraits(engine.policy, user, turn)
-
-    def measure(event: TokenEvent) -> TokenEvent:
-        found = [*live.feed(event), *(live.finish() if event.finish else [])]
-        return breaching(event, found) if found else event
-
-    return measure
-
-
-class _Stats:
-    """Counts while a reply is written."""
-
-    def __init__(self) -> None:
-        self.prompt_tokens = 0
-        self._started = time.monotonic()
-        self._tokens = 0
-        self._capped = 0
-        self._verdicts: dict[str, dict[str, Any]] = {}  # a guard's last one about the message, and the reply
-        self._breaches: list[dict[str, Any]] = []
-
-    def take(self, event: TokenEvent) -> None:
-        if (verdict := verdict_of(event)) is not None:
-            self._verdicts[verdict.about] = verdict.as_dict()
-        self._breaches += [{**each.as_dict(), "badge": each.badge} for each in breaches_of(event)]
-        if event.token_id >= 0:
-            self._tokens += 1
-            self._capped += event.capped > 0
-
-    def summary(self) -> dict[str, Any]:
-        seconds = time.monotonic() - self._started
-        return {
-            "tokens": self._tokens,
-            "prompt_tokens": self.prompt_tokens,
-            "seconds": round(seconds, 3),
-            "tokens_per_second": round(self._tokens / seconds, 2) if seconds > 0 else 0.0,
-            "capped_tokens": self._capped,
-            **({"guard": self._verdicts} if self._verdicts else {}),
-            **({"breaches": self._breaches} if self._breaches else {}),
-        }
-
-
-# Writing it again -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """A run of a reply, as a transcript has it, to be written again.
-
-    Attributes:
-        node: the reply's number.
-        run: which of its runs, from 0.
-        messages: what the model was given, without what was left out.
-        recorded: the run.
-        tokens: the ids that it consists of.
-    """
-
-    node: int
-    run: int
-    messages: list[Message]
-    recorded: Run
-    tokens: list[int]
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """How it was written."""
-        return self.recorded.settings
-
-    @property
-    def mixes(self) -> list[dict[str, Any]]:
-        """All mixes that it was written with, and those of other rows of its batch."""
-        changes = [change.mix for change in self.recorded.changes]
-        beside = [change["mix"] for row in self.settings.get("row_changes", []) for change in row]
-        return [self.settings.get("mix") or {}, *changes, *self.settings.get("rows", []), *beside]
-
-    @property
-    def capping_layers(self) -> list[int]:
-        """Where it was capped, if it was."""
-        floors = [floor for mix in self.mixes if (floor := mix.get("floor"))]
-        return list(floors[0]["layers"]) if floors else []
-
-    @property
-    def name(self) -> str:
-        """What to call it in messages: `reply 4`, or `reply 4, continuation 1`."""
-        return f"reply {self.node}" + (f", continuation {self.run}" if self.run else "")
-
-
-@dataclass(frozen=True)
-class Replayed:
-    """What came of writing a run again.
-
-    Attributes:
-        stretch: the run.
-        tokens: how many of its tokens came out the same, from the first on.
-        expected: the first recorded token that did not; None = all did.
-        got: the token that came instead; None = none did.
-    """
-
-    stretch: Stretch
-    tokens: int
-    expected: int | None = None
-    got: int | None = None
-
-    @property
-    def equal(self) -> bool:
-        """Whether every token came out the same."""
-        return self.expected is None
-
-
-def stretches(conversation: Conversation) -> list[Stretch]:
-    """Every run of every reply, on all branches, in the order in which the replies were begun."""
-    return [
-        Stretch(
-            node.id,
-            place,
-            conversation.prompt(node.id, place)[run.settings.get("forgotten", 0) :],
-            run,
-            tokens,
-        )
-        for node in conversation.nodes()
-        for place, run in enumerate(node.runs)
-        if (tokens := conversation.run_tokens(node.id, place))
-    ]
-
-
-def check_same(engine: SteeringEngine, stretch: Stretch) -> None:
-    """Make sure that a run can come out the same.
-
-    Raises:
-        SessionError: it was recorded without its settings; or with another model, or with vectors that are
-            gone or have changed: says which.
-    """
-    settings, model = stretch.settings, engine.model
-    missing = [name for name in ("sampling", "mix", "fingerprint") if not settings.get(name)]
-    if missing:
-        raise SessionError(f"{stretch.name} was recorded without its {missing[0]}")
-    if not same_model(settings["fingerprint"], model.fingerprint):
-        raise SessionError(
-            f"{stretch.name} was written by {settings.get('model')} with the fingerprint "
-            f"{settings['fingerprint'][:12]}; {model.name} here has {model.fingerprint[:12]}"
-        )
-    for mix in stretch.mixes:
-        _check_vectors(engine, stretch, mix)
-
-
-def _check_vectors(engine: SteeringEngine, stretch: Stretch, mix: Mapping[str, Any]) -> None:
-    for name, digest in mix.get("vectors", {}).items():
-        _check_file(engine, stretch, name, digest)
-    if floor := mix.get("floor"):
-        _check_file(engine, stretch, None, floor.get("file", ""))
-    then = floor["layers"] if floor else []
-    capped = sorted(engine.interventions(Mix.from_record(mix, settled=True)).capping)
-    if capped != then:
-        raise SessionError(
-            f"{stretch.name} was capped at layers {then}, now it would be at {capped}: "
-            "set steering.capping_layers to what it was"
-        )
-
-
-def _check_file(engine: SteeringEngine, stretch: Stretch, name: str | None, then: str) -> None:
-    """Make sure that a persona's file (None: the axes') is the one that a run was spoken with."""
-    which = name or "axes"
-    try:
-        now = engine.personas.digest(name)
-    except PersonaTuiError as error:
-        raise SessionError(f"{stretch.name} was spoken with {which}: {error}") from error
-    if now != then:
-        raise SessionError(
-            f"{stretch.name} was spoken with another file of {which}: "
-            f"SHA-256 {then[:12]} then, {now[:12]} now"
-        )
-
-
-def unlike(engine: SteeringEngine, stretch: Stretch) -> list[str]:
-    """What is not as it was when a run was written, and may be why it differs: `torch 2.6, now 2.7`."""
-    here = circumstances(engine)
-    return [
-        f"{name} {then}, now {here[name]}"
-        for name, then in stretch.settings.items()
-        if name in here and then != here[name]
-    ]
-
-
-def replay(engine: SteeringEngine, stretch: Stretch) -> Replayed:
-    """Write a run again, up to where it ended, and compare.
-
-    Raises:
-        SessionError: see `check_same`.
-    """
-    check_same(engine, stretch)
-    same, tokens = 0, stretch.tokens
-    with closing(_repeated(engine, stretch)) as repeated:
-        # Tokens first: once they are used up, no further one is written.
-        for expected, got in zip(tokens, repeated, strict=False):
-            if got != expected:
-                return Replayed(stretch, same, expected, got)
-            same += 1
-    return Replayed(stretch, same, None if same == len(tokens) else tokens[same])
-
-
-def _repeated(engine: SteeringEngine, stretch: Stretch) -> Generator[int, None, None]:
-    """The token ids, as they come."""
-    settings, system = stretch.settings, stretch.settings.get("system")
-    try:
-        sampling = Sampling(**settings["sampling"])
-    except TypeError as error:
-        raise SessionError(f"{stretch.name} was sampled in a way that is not known here") from error
-    if settings.get("rows"):
-        events = engine.repeat_rows(stretch.messages, _row_schedules(settings), sampling, system)
-    else:
-        events = engine.repeat(stretch.messages, _schedule(stretch), sampling, system)
-    for event in events:
-        if event.row == settings.get("row", 0) and event.token_id >= 0:
-            yield event.token_id
-
-
-def _schedule(stretch: Stretch) -> dict[int, Mix]:
-    changes = {change.index: change.mix for change in stretch.recorded.changes}
-    return _settled({0: stretch.settings["mix"], **changes})
-
-
-def _row_schedules(settings: Mapping[str, Any]) -> list[dict[int, Mix]]:
-    changes = settings.get("row_changes") or [[] for _ in settings["rows"]]
-    return [
-        _settled({0: mix, **{change["index"]: change["mix"] for change in row}})
-        for mix, row in zip(settings["rows"], changes, strict=True)
-    ]
-
-
-def _settled(mixes: Mapping[int, Mapping[str, Any]]) -> dict[int, Mix]:
-    return {index: Mix.from_record(mix, settled=True) for index, mix in mixes.items()}

@@ -64,19 +64,20 @@ def _session_with_its_model(invocation: Invocation, named: str) -> str:
 def _line_chat(
     project: Project, weights: dict[str, float], strength: float | None, resume: str | None, saves: bool
 ) -> None:
-    from persona_tui.cli.line_chat import LineSession, line_chat
+    from persona_tui.chat.chat import Chat
+    from persona_tui.cli.line_chat import Lines, line_chat
     from persona_tui.cli.progress import note
 
-    session = LineSession.start(project, {} if resume else weights, strength, saves)
+    chat = Chat.start(project, {} if resume else weights, strength, saves, Lines())
     if resume is not None:
-        note(session.resume(resume))
+        note(chat.resume(resume))
         if weights:
             for name in weights:
                 project.personas.load(name)
-            session.change_mix(weights=weights)
+            chat.change_mix(weights=weights)
         if strength is not None:
-            session.change_mix(strength=strength)
-    line_chat(session)
+            chat.change_mix(strength=strength)
+    line_chat(chat)
 
 
 def has_screen() -> bool:

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from persona_tui.cli.generate import harmless, prompt_text
+from persona_tui.cli.generate import prompt_text
 from persona_tui.cli.interrupt import quick_interrupt
 from persona_tui.cli.options import answer_options, override_sampling
 from persona_tui.cli.output import json_option, print_json
 from persona_tui.cli.root import Invocation, pass_invocation
+from persona_tui.core.printable import printable
 
 if TYPE_CHECKING:
-    from persona_tui.chat.comparison import Answer, Comparison
+    from persona_tui.chat.replies import ChatReply, ReplyRow
 
 _NARROWEST = 70  # below this, one answer stands above the other
 _GAP = "  "
@@ -55,7 +56,8 @@ def compare(
     between; what is left out is as config.yaml says.
     """
     from persona_tui.chat import Conversation
-    from persona_tui.chat.comparison import Comparison, parse_setting
+    from persona_tui.chat.replies import ChatReply
+    from persona_tui.chat.setting import parse_setting
 
     project = invocation.project
     override_sampling(project, max_new_tokens, temperature, seed)
@@ -63,21 +65,21 @@ def compare(
     for mix in mixes:
         for name in mix.weights:
             project.personas.get(name)
-    comparison = Comparison(Conversation(system=system), mixes, prompt_text(prompt))
+    reply = ChatReply.beside(Conversation(system=system), mixes, prompt_text(prompt))
     with quick_interrupt():
         engine = project.engine
-        for _ in comparison.speak(engine, engine.sampling):
+        for _ in reply.write(engine, engine.sampling):
             pass
     if as_json:
-        print_json(_as_json(comparison))
+        print_json(_as_json(reply))
     else:
-        click.echo(side_by_side(comparison.answers, shutil.get_terminal_size().columns))
+        click.echo(side_by_side(reply.rows, shutil.get_terminal_size().columns))
 
 
-def _as_json(comparison: Comparison) -> dict[str, Any]:
+def _as_json(reply: ChatReply) -> dict[str, Any]:
     return {
-        "seed": comparison.seed,
-        "prompt_tokens": comparison.prompt_tokens,
+        "seed": reply.seed,
+        "prompt_tokens": reply.prompt_tokens,
         "answers": [
             {
                 "response": answer.text.strip(),
@@ -88,18 +90,18 @@ def _as_json(comparison: Comparison) -> dict[str, Any]:
                 "capped_tokens": answer.capped,
                 "seconds": round(answer.seconds, 3),
             }
-            for answer in comparison.answers
+            for answer in reply.rows
         ],
     }
 
 
-def side_by_side(answers: list[Answer], width: int) -> str:
+def side_by_side(answers: list[ReplyRow], width: int) -> str:
     """Two answers in columns, or one above the other where there is no room."""
-    from persona_tui.chat.comparison import setting_in_words
+    from persona_tui.chat.setting import setting_in_words
 
     heads = [f"{letter}: {setting_in_words(each.mix)}" for letter, each in zip("AB", answers, strict=False)]
     on_screen = sys.stdout.isatty()
-    texts = [harmless(each.text.strip()) if on_screen else each.text.strip() for each in answers]
+    texts = [printable(each.text.strip()) if on_screen else each.text.strip() for each in answers]
     if width < _NARROWEST or not on_screen:
         return "\n\n".join(f"{head}\n{text}" for head, text in zip(heads, texts, strict=True))
     column = (width - len(_GAP)) // 2

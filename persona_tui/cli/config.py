@@ -23,6 +23,7 @@ def show(invocation: Invocation, /, as_json: bool) -> None:
     """Print all settings, those left out of config.yaml too."""
     project = invocation.project
     settings = project.settings.model_dump()
+    settings["model"]["name"] = project.asked_model
     if as_json:
         print_json(settings)
         return

@@ -12,6 +12,7 @@ from persona_tui.cli.options import extraction_options, override_extraction
 from persona_tui.cli.output import json_option, print_json, print_table
 from persona_tui.cli.progress import work
 from persona_tui.cli.root import Invocation, pass_invocation
+from persona_tui.project.about import loudness_in_words
 
 if TYPE_CHECKING:
     from persona_tui.project.project import Project, Source
@@ -21,9 +22,14 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("name", required=False)
 @click.option(
-    "--from-archetype", "-a", "archetype", metavar="A", help="From the prompts in datasets/personas."
+    "--from-archetype",
+    "-a",
+    "archetype",
+    metavar="A",
+    help="From an archetype, yours or the catalogue's; A,B,C makes several, by their own names.",
 )
-@click.option("--description", "-d", metavar="TEXT", help="Who it is; the model writes the prompts.")
+@click.option("--description", "-d", metavar="TEXT", help="Who it is; its prompts are saved, to be edited.")
+@click.option("--write-prompts", is_flag=True, help="With --description: the model writes the prompts.")
 @click.option(
     "--prompts",
     "-p",
@@ -40,44 +46,64 @@ def create(
     name: str | None,
     archetype: str | None,
     description: str | None,
+    write_prompts: bool,
     prompts: Path | None,
     interactive: bool,
     **options: Any,
 ) -> None:
-    """Make a persona from an archetype, from a description or from system prompts."""
-    from persona_tui.chat.commands import describe_created
+    """Make a persona from an archetype, from a description or from system prompts.
+
+    It is saved before its loudness is calibrated: what is cancelled then can be heard, and calibrated later.
+    """
+    from persona_tui.chat.work_commands import describe_created
 
     project = invocation.project
     override_extraction(project, options)
-    source: Source
+    sources: dict[str, Source]
     if interactive:
-        name, source = _ask(project, name)
-    elif name is None:
-        raise click.UsageError("Missing argument 'NAME'.", click.get_current_context())
+        sources = dict([_ask(project, name)])
     else:
-        source = _source(archetype, description, prompts)
-    chosen, made_from = name, source
-    project.check_new_name(chosen, made_from)
-    created = work(lambda context: project.create_persona(chosen, made_from, context))
-    click.echo(describe_created(created))
-    click.echo(f"Hear it: persona-tui chat --persona {chosen}")
+        sources = _sources(name, archetype, description, prompts, write_prompts)
+    for chosen, source in sources.items():
+        project.check_new_name(chosen, source)
+    created = work(lambda context: project.create_personas(sources, context))
+    for each in created:
+        click.echo(describe_created(each))
+    click.echo(f"Hear it: persona-tui chat --persona {created[-1].persona.name}")
 
 
-def _source(archetype: str | None, description: str | None, prompts: Path | None) -> Source:
-    """What the options name: exactly one source."""
+def _sources(
+    name: str | None,
+    archetype: str | None,
+    description: str | None,
+    prompts: Path | None,
+    write_prompts: bool,
+) -> dict[str, Source]:
+    """What the options name: exactly one source, or several archetypes; by the names of the personas."""
     from persona_tui.datasets.records import read_prompt_file
     from persona_tui.project.project import FromArchetype, FromDescription, FromPrompts
 
+    context = click.get_current_context()
     if sum(given is not None for given in (archetype, description, prompts)) != 1:
+        if name is None:
+            raise click.UsageError("Missing argument 'NAME'.", context)
         raise click.UsageError(
-            "One of --from-archetype, --description, --prompts and --interactive is needed.",
-            click.get_current_context(),
+            "One of --from-archetype, --description, --prompts and --interactive is needed.", context
         )
+    if write_prompts and description is None:
+        raise click.UsageError("--write-prompts goes with --description.", context)
     if archetype is not None:
-        return FromArchetype(archetype)
+        several = [each.strip() for each in archetype.split(",") if each.strip()]
+        if name is None:
+            return {each: FromArchetype(each) for each in several}
+        if len(several) > 1:
+            raise click.UsageError("Several archetypes keep their own names: leave NAME out.", context)
+        return {name: FromArchetype(archetype)}
+    if name is None:
+        raise click.UsageError("Missing argument 'NAME'.", context)
     if prompts is not None:
-        return FromPrompts(tuple(read_prompt_file(prompts.expanduser())))
-    return FromDescription(str(description))
+        return {name: FromPrompts(tuple(read_prompt_file(prompts.expanduser())))}
+    return {name: FromDescription(str(description), write_prompts)}
 
 
 def _ask(project: Project, name: str | None) -> tuple[str, Source]:
@@ -118,19 +144,32 @@ def _name_problem(project: Project, name: str) -> str | None:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", required=False)
+@click.option("--band", is_flag=True, help="Find the layers that suit this model, and fit every persona.")
 @json_option
 @pass_invocation
-def calibrate(invocation: Invocation, name: str, as_json: bool) -> None:
-    """Find the loudness that is clear and still fluent.
+def calibrate(invocation: Invocation, name: str | None, band: bool, as_json: bool) -> None:
+    """Find the loudness of NAME that is clear and still fluent.
 
-    Expression: 0 = unsteered, 1 = what its system prompts achieve. Fluency drop: nats per token.
+    NAME is a persona, or a trait as trait:NAME. Expression: 0 = unsteered, 1 = what its system prompts
+    achieve. Fluency drop: nats per token. --band compares bands of layers with the personas there are, at
+    least three, keeps the best one for this model, and fits every persona's loudness to it.
     """
     project = invocation.project
+    if band == (name is not None):
+        raise click.UsageError("Either NAME or --band is needed.", click.get_current_context())
+    if name is None:
+        _calibrate_band(project, as_json)
+        return
     persona = work(lambda context: project.calibrate(name, context))
     calibration = persona.calibration
-    assert calibration is not None
     reason = persona.metadata.get("weak_reason")
+    if calibration is None:  # without system prompts, there is no expression
+        if as_json:
+            print_json({"name": name, **persona.metadata["loudness"], "gain": persona.metadata["gain"]})
+        else:
+            click.echo(loudness_in_words(persona))
+        return
     if as_json:
         print_json({"name": name, **asdict(calibration), "weak_reason": reason})
         return
@@ -141,8 +180,26 @@ def calibrate(invocation: Invocation, name: str, as_json: bool) -> None:
         f"{calibration.default_strength:g} gives expression {calibration.expression:.2f}, "
         f"fluency drop {calibration.fluency_drop:+.2f}."
     )
+    if calibration.floor_leaves is not None:
+        click.echo(
+            f"The floor on the {calibration.floor} axis leaves {calibration.floor_leaves:.0%} of what "
+            "it expresses without one."
+        )
     if reason:
         click.echo(f"This is a weak persona: {reason}.")
+
+
+def _calibrate_band(project: Project, as_json: bool) -> None:
+    band, table = work(project.find_band)
+    if as_json:
+        found = [{"layers": list(layers), "recovered": share} for layers, share in table.items()]
+        print_json({"band": list(band), "compared": found})
+        return
+    rows = [
+        [f"{layers[0]}-{layers[-1]}", f"{share:.3f}", "<" if layers == band else ""]
+        for layers, share in table.items()
+    ]
+    print_table(rows, header=["layers", "recovered", ""])
 
 
 def _print_curve(calibration: Calibration) -> None:

@@ -153,7 +153,7 @@ def _datasets(project: Project) -> tuple[State, str]:
 def _model(project: Project) -> tuple[State, str]:
     model = project.model
     shape = f"{model.n_layers} layers of {model.hidden_size}, {model.n_parameters / 1e6:,.1f}M parameters"
-    return "ok", f"{model.name} on {model.device}: {shape}"
+    return "ok", f"{model.name} ({model.source}) on {model.device}: {shape}"
 
 
 def _axes(project: Project) -> tuple[State, str]:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from persona_tui.chat.commands import ChatSession, Work, complete, execute, is_command, message_of
+from persona_tui.chat.chat import Chat
+from persona_tui.chat.command import is_command, message_of
+from persona_tui.chat.commands import complete, execute
+from persona_tui.chat.front import Front, Work
+from persona_tui.chat.replies import ChatReply
 from persona_tui.cli.generate import write_stream
 from persona_tui.cli.interrupt import quick_interrupt
 from persona_tui.cli.progress import note, patient_work
@@ -27,8 +30,15 @@ if TYPE_CHECKING:
     from persona_tui.monitors.verdict import Verdict
 
 
-class LineSession(ChatSession):
-    """A session that shows progress, and asks on the terminal if there is one."""
+class Lines(Front):
+    """Shows replies and progress as they come, and asks on the terminal if there is one."""
+
+    def write(self, chat: Chat, reply: ChatReply) -> str:
+        """Write a reply to stdout as it comes; answers side by side are shown when they are there."""
+        if reply.node is None:
+            return super().write(chat, reply)
+        _show(chat, reply)
+        return ""
 
     def run(self, name: str, work: Work) -> str:
         """Do long work here and now, with a progress bar."""
@@ -38,35 +48,30 @@ class LineSession(ChatSession):
         """Ask on the terminal."""
         return read_line(question) or "" if sys.stdin.isatty() else None
 
-    def write(self, reply: int) -> str:
-        """Write a reply to stdout as it comes."""
-        show_reply(self, lambda stop: self.reply(reply, stop))
-        return ""
 
-
-def line_chat(session: ChatSession) -> None:
+def line_chat(chat: Chat) -> None:
     """Talk until the input ends or somebody leaves.
 
     Raises:
         PersonaTuiError: something went wrong and there is nobody to try again.
     """
     try:
-        _talk(session, sys.stdin.isatty())
+        _talk(chat, sys.stdin.isatty())
     finally:
-        session.close()
+        chat.close()
 
 
-def _talk(session: ChatSession, interactive: bool) -> None:
+def _talk(chat: Chat, interactive: bool) -> None:
     if interactive:
-        _greet(session)
-    while not session.ended:
-        line = read_line(f"{session.label}> " if session.label else "> ")
+        _greet(chat)
+    while not chat.ended:
+        line = read_line(f"{chat.label}> " if chat.label else "> ")
         if line is None:
             break
         if not line.strip():
             continue
         try:
-            _answer(session, line.strip())
+            answer(chat, line.strip())
         except (PersonaTuiError, JobCancelled) as error:
             if not interactive:
                 raise
@@ -87,16 +92,14 @@ def read_line(prompt: str) -> str | None:
     return line.rstrip("\r\n") if line else None
 
 
-def _greet(session: ChatSession) -> None:
-    name = session.project.settings.model.name
-    _offer_completions(session)
-    session.project.engine.set_mix(
-        session.mix
-    )  # what is wrong with the model is said now, not after a question
+def _greet(chat: Chat) -> None:
+    name = chat.project.settings.model.name
+    _offer_completions(chat)
+    chat.load()  # what is wrong with the model is said now, not after a question
     note(f"{name}. /help lists the commands; ctrl-d leaves.")
 
 
-def _offer_completions(session: ChatSession) -> None:
+def _offer_completions(chat: Chat) -> None:
     """Complete slash commands with tab, where Python has readline."""
     try:
         import readline
@@ -107,7 +110,7 @@ def _offer_completions(session: ChatSession) -> None:
     def completer(text: str, state: int) -> str | None:
         if state == 0:
             line = readline.get_line_buffer()
-            found[:] = [whole[len(line) - len(text) :] for whole in complete(session, line)]
+            found[:] = [whole[len(line) - len(text) :] for whole in complete(chat, line)]
         return found[state] if state < len(found) else None
 
     readline.set_completer(completer)
@@ -115,21 +118,19 @@ def _offer_completions(session: ChatSession) -> None:
     readline.parse_and_bind("tab: complete")
 
 
-def _answer(session: ChatSession, line: str) -> None:
+def answer(chat: Chat, line: str) -> None:
+    """Do what a line asks for, or say it to the model."""
     if not is_command(line):
-        show_reply(session, lambda stop: session.take_turn(message_of(line), stop))
-    elif shown := execute(session, line):
+        chat.load()  # loading is not what ctrl-c should stop, but the reply
+        chat.write(chat.say(message_of(line)))
+    elif shown := execute(chat, line):
         note(shown)
 
 
-def show_reply(
-    session: ChatSession, begin: Callable[[threading.Event], Generator[TokenEvent, None, None]]
-) -> None:
+def _show(chat: Chat, reply: ChatReply) -> None:
     """Write a reply to stdout as it comes. On a terminal ctrl-c ends it, and keeps what was said."""
-    session.project.engine  # noqa: B018  # loading is not what ctrl-c should stop, but the reply
-    stop = threading.Event()
-    guard = _interrupt_sets(stop) if sys.stdin.isatty() else quick_interrupt()
-    with guard, closing(begin(stop)) as events:
+    guard = _interrupt_stops(reply) if sys.stdin.isatty() else quick_interrupt()
+    with guard, closing(chat.events(reply)) as events:
         write_stream(_with_badges(events))
 
 
@@ -155,13 +156,13 @@ def _with_badges(events: Iterable[TokenEvent]) -> Iterator[str]:
 
 
 @contextmanager
-def _interrupt_sets(stop: threading.Event) -> Iterator[None]:
+def _interrupt_stops(reply: ChatReply) -> Iterator[None]:
     """Within, ctrl-c ends the reply after the present token; a second one is an interrupt as usual."""
 
     def handle(signum: int, frame: FrameType | None) -> None:
-        if stop.is_set():
+        if reply.stopping.is_set():
             raise KeyboardInterrupt
-        stop.set()
+        reply.stop()
 
     before = signal.signal(signal.SIGINT, handle)
     try:

@@ -28,8 +28,15 @@ def extraction_options(command: F) -> F:
     """Add the options of extraction; `override_extraction` takes them."""
     for option in reversed(
         (
-            click.option("--questions", type=int, metavar="N", help="How many of the questions are used."),
-            click.option("--samples", type=int, metavar="N", help="Responses for each system prompt."),
+            click.option(
+                "--questions", type=int, metavar="N", help="How many different questions are asked."
+            ),
+            click.option(
+                "--samples",
+                type=int,
+                metavar="N",
+                help="Replies to each system prompt, each to the next question.",
+            ),
             click.option("--max-new-tokens", type=int, metavar="N", help="Tokens in a response, at most."),
             click.option("--batch-size", type=int, metavar="N", help="Responses generated together."),
             click.option("--temperature", type=float, metavar="T", help="Of the responses."),

@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 
 @click.command("list")
 @click.option("--loaded", is_flag=True, help="Only the loaded ones.")
+@click.option("--catalogue", is_flag=True, help="The archetypes that personas can be made from.")
 @json_option
 @pass_invocation
-def list_(invocation: Invocation, loaded: bool, as_json: bool) -> None:
+def list_(invocation: Invocation, loaded: bool, catalogue: bool, as_json: bool) -> None:
     """List the personas of the model."""
     project = invocation.project
+    if catalogue:
+        _list_catalogue(project, as_json)
+        return
     in_memory = project.personas.list_loaded()
     names = in_memory if loaded else project.personas.list_available()
     entries = [_entry(project, name, name in in_memory) for name in names]
@@ -32,6 +36,33 @@ def list_(invocation: Invocation, loaded: bool, as_json: bool) -> None:
         click.echo(f"No personas are {which} for {project.settings.model.name}.", err=True)
     else:
         print_table([_row(entry) for entry in entries], header=["name", "loaded", "expression", "made from"])
+
+
+def _list_catalogue(project: Project, as_json: bool) -> None:
+    """The workspace's own archetypes, and those of the catalogue."""
+    from persona_tui.datasets.records import list_archetypes, read_catalogue
+
+    own = list_archetypes(project.workspace)
+    entries: list[dict[str, Any]] = [{"name": name, "summary": "", "tags": [], "own": True} for name in own]
+    entries += [
+        {"name": each.name, "summary": each.summary, "tags": list(each.tags), "own": False}
+        for each in read_catalogue(project.workspace)
+        if each.name not in own
+    ]
+    if as_json:
+        print_json(entries)
+    elif not entries:
+        click.echo("There are no archetypes: `persona-tui init` writes some.", err=True)
+    else:
+        rows = [
+            [
+                each["name"],
+                _shortened(each["summary"] or "datasets/personas/archetypes"),
+                ", ".join(each["tags"]),
+            ]
+            for each in entries
+        ]
+        print_table(rows, header=["archetype", "who it is", "tags"])
 
 
 def _entry(project: Project, name: str, loaded: bool) -> dict[str, Any]:
@@ -58,7 +89,7 @@ def _row(entry: dict[str, Any]) -> list[str]:
     loaded = "yes" if entry["loaded"] else ""
     if "error" in entry:
         return [entry["name"], loaded, "", entry["error"]]
-    expression = "" if entry["expression"] is None else f"{entry['expression']:.2f}"
+    expression = "uncalibrated" if entry["expression"] is None else f"{entry['expression']:.2f}"
     weak = " (weak)" if entry["weak"] else ""
     return [
         entry["name"],

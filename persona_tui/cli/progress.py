@@ -13,6 +13,7 @@ import click
 from persona_tui.cli.interrupt import quick_interrupt
 from persona_tui.core.errors import JobCancelled
 from persona_tui.core.jobs import JobContext, JobProgress, run_inline
+from persona_tui.core.printable import printable
 from persona_tui.core.processes import is_main
 
 if TYPE_CHECKING:
@@ -21,18 +22,35 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PATIENCE = 1.0  # seconds before anything is shown
+COUNTABLE = 1000  # a total from which on a share says more than a count
 LINE_EVERY = 15.0  # seconds between two lines where there is no terminal
 
 
 def note(text: str) -> None:
     """Say something that is no result."""
-    click.echo(text, err=True)
+    click.echo(printable(text), err=True)
 
 
-def announce_model(name: str) -> None:
-    """Say that a model is being loaded, to somebody who sits there waiting."""
-    if sys.stderr.isatty() and name != "builtin":
+def prepare_model(name: str, *, fell_back: bool = False) -> None:
+    """Say that a model is being loaded, to somebody who sits there waiting; unpack its GGUF file first.
+
+    Args:
+        name: of the model.
+        fell_back: whether it is only used because the starter model is not here; say so.
+    """
+    from persona_tui.model.sources import BUILTIN, TINY, resolve
+
+    if fell_back:
+        note(
+            f"This is the {name} model, which knows little: `persona-tui model fetch` gets the starter model."
+        )
+    elif sys.stderr.isatty() and name not in (TINY, BUILTIN):
         note(f"Loading {name} ...")
+    source = resolve(name)
+    if source.gguf is not None and source.folder is None:
+        from persona_tui.model.gguf import unpack
+
+        work(lambda context: unpack(source, context.progress))
 
 
 def work(do: Callable[[JobContext], T]) -> T:
@@ -84,14 +102,30 @@ class _Lines:
             return
         if progress.note != self._note or now - self._last >= LINE_EVERY:
             self._note, self._last = progress.note, now
-            total = f"/{progress.total}" if progress.total else ""
-            note(f"{progress.note or 'working'}: {progress.done}{total}")
+            note(f"{progress.note or 'working'}: {_how_far(progress)}")
 
     def log(self, line: str) -> None:
         note(line)
 
     def close(self) -> None:
         pass
+
+
+def _how_far(progress: JobProgress) -> str:
+    """Small counts as they are, large ones as a share; and the time that is left."""
+    if not progress.total:
+        return str(progress.done)
+    if progress.total < COUNTABLE:
+        return f"{progress.done}/{progress.total}"
+    left = "" if progress.eta is None else f", {clock(progress.eta)} left"
+    return f"{progress.fraction:.0%}{left}"
+
+
+def clock(seconds: float) -> str:
+    """A duration as hours, minutes and seconds: `4:05`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 class _Silence(_Lines):
@@ -119,7 +153,11 @@ class _Bar:
             self._progress, self._task = _rich_progress()
         assert self._task is not None
         self._progress.update(
-            self._task, completed=progress.done, total=progress.total or None, description=progress.note
+            self._task,
+            completed=progress.done,
+            total=progress.total or None,
+            description=progress.note,
+            far=_how_far(progress),
         )
 
     def log(self, line: str) -> None:
@@ -137,21 +175,18 @@ def _rich_progress() -> tuple[Progress, TaskID]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
-        MofNCompleteColumn,
         Progress,
         TextColumn,
         TimeElapsedColumn,
-        TimeRemainingColumn,
     )
 
     progress = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[far]}"),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
     )
     progress.start()
-    return progress, progress.add_task("")
+    return progress, progress.add_task("", far="")

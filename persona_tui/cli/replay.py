@@ -10,11 +10,11 @@ import click
 
 from persona_tui.cli.interrupt import quick_interrupt
 from persona_tui.cli.output import json_option, print_json
-from persona_tui.cli.progress import announce_model, note
+from persona_tui.cli.progress import note, prepare_model
 from persona_tui.cli.root import Invocation, pass_invocation
 
 if TYPE_CHECKING:
-    from persona_tui.chat.replies import Replayed, Stretch
+    from persona_tui.chat.replay import Replayed, Stretch
     from persona_tui.project.project import Project
     from persona_tui.steering import SteeringEngine
 
@@ -32,7 +32,7 @@ def replay(invocation: Invocation, /, session: str, as_json: bool) -> None:
     The exit status is 1 if a token differs, and also if the model or a vector file is another one than then.
     """
     from persona_tui.chat import SessionStore
-    from persona_tui.chat.replies import stretches
+    from persona_tui.chat.replay import stretches
     from persona_tui.core.workspace import Workspace
 
     store = SessionStore(Workspace.find(invocation.workspace))
@@ -53,8 +53,8 @@ def replay(invocation: Invocation, /, session: str, as_json: bool) -> None:
 
 def _replayed(invocation: Invocation, recorded: list[Stretch]) -> Iterator[Replayed]:
     """Write all runs again. What can be compared before a model speaks is compared first."""
-    from persona_tui.chat.replies import check_same, unlike
-    from persona_tui.chat.replies import replay as write_again
+    from persona_tui.chat.replay import check_same, unlike
+    from persona_tui.chat.replay import replay as write_again
 
     for _, group in groupby(recorded, key=lambda stretch: _needs(stretch.settings)):
         same = list(group)
@@ -86,8 +86,9 @@ def _runtime(invocation: Invocation, settings: dict[str, Any]) -> Project:
         invocation.device or settings.get("device"),
         invocation.dtype or (dtype if dtype in DTYPES else None),
         invocation.quantization or settings.get("quantization"),
+        invocation.trusted_model,
     )
-    project.on_model_load = announce_model
+    project.on_model_load = prepare_model
     return project
 
 

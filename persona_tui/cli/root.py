@@ -34,6 +34,7 @@ COMMANDS = {
     "trait": "trait:trait",
     "dataset": "dataset:dataset",
     "monitor": "monitor:monitor",
+    "model": "model:model",
     "config": "config:config",
     "doctor": "doctor:doctor",
 }
@@ -48,16 +49,19 @@ class Invocation:
     device: str | None = None
     dtype: str | None = None
     quantization: str | None = None
+    trusted_model: str | None = None  # as --model named it; not what a session names later
     debug: bool = False
 
     @cached_property
     def project(self) -> Project:
         """The workspace and its model, opened on first use."""
-        from persona_tui.cli.progress import announce_model
+        from persona_tui.cli.progress import prepare_model
         from persona_tui.project.project import Project
 
-        project = Project.open(self.workspace, self.model, self.device, self.dtype, self.quantization)
-        project.on_model_load = announce_model
+        project = Project.open(
+            self.workspace, self.model, self.device, self.dtype, self.quantization, self.trusted_model
+        )
+        project.on_model_load = lambda name: prepare_model(name, fell_back=project.fell_back)
         return project
 
 
@@ -97,12 +101,21 @@ class LazyGroup(click.Group):
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder with config.yaml, datasets/ and vectors/. [default: the nearest one, else your data folder]",
 )
-@click.option("--model", metavar="NAME_OR_PATH", help='"builtin", a Hugging Face name or a folder.')
+@click.option(
+    "--model",
+    metavar="NAME_OR_PATH",
+    help="auto, starter, tiny, a folder, FILE.gguf, ollama:NAME or a Hugging Face name.",
+)
 @click.option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N, mps or multi.")
 @click.option(
     "--dtype", type=click.Choice(["auto", "float32", "float16", "bfloat16"]), help="Of the weights."
 )
 @click.option("--quantization", type=click.Choice(["none", "8bit", "4bit"]), help="Of the weights.")
+@click.option(
+    "--trust-remote-code",
+    is_flag=True,
+    help="Let the model named by --model run its own code and load pickled weights.",
+)
 @click.option("--debug", is_flag=True, help="Show a traceback with errors.")
 @click.version_option(__version__, prog_name="persona-tui")
 @click.pass_context
@@ -112,6 +125,10 @@ def root(ctx: click.Context, /, **options: Any) -> None:
     Without a command, the app opens.
     """
     invocation = ctx.ensure_object(Invocation)
+    if options.pop("trust_remote_code"):
+        if options["model"] is None:
+            ctx.fail("--trust-remote-code needs --model: name the one model that you trust.")
+        invocation.trusted_model = options["model"]
     for name, value in options.items():
         setattr(invocation, name, value)
     if ctx.invoked_subcommand is None:

@@ -19,9 +19,11 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from persona_tui.core.errors import ConfigError, nearest
 from persona_tui.core.files import atomic_write_text
+from persona_tui.core.lock import change
 from persona_tui.core.plain_files import read_plain
 
 _MOST_BYTES = 1 << 20  # of a config.yaml
+_BOM = "\ufeff"
 
 LayerNumber = Annotated[int, Field(ge=0)]
 LayerList = Literal["auto"] | Annotated[list[LayerNumber], Field(min_length=1)]
@@ -41,7 +43,10 @@ class ModelSettings(_Section):
     """Which model is loaded, and how."""
 
     name: str = Field(
-        default="builtin", min_length=1, description='"builtin", a Hugging Face name (org/model) or a folder'
+        default="auto",
+        min_length=1,
+        description='"auto", "starter", "tiny", a Hugging Face name (org/model), a folder, a GGUF file or '
+        '"ollama:NAME"',
     )
     device: str = Field(
         default="auto",
@@ -55,6 +60,11 @@ class ModelSettings(_Section):
         default="none", description='"none", "8bit" or "4bit" (the last two need the quantization extra)'
     )
     compile: bool = Field(default=False, description="true or false")
+    trust_remote_code: str | None = Field(
+        default=None,
+        min_length=1,
+        description="the name of the one model whose own code and pickled weights may be used, or null",
+    )
 
 
 class ExtractionSettings(_Section):
@@ -76,10 +86,10 @@ class CalibrationSettings(_Section):
     """How the loudness of a vector is found after its extraction."""
 
     enabled: bool = Field(default=True, description="true or false")
-    questions: int = Field(default=16, ge=1, le=1000, description="a whole number from 1 to 1000")
-    max_new_tokens: int = Field(default=64, ge=1, le=4096, description="a whole number from 1 to 4096")
+    questions: int = Field(default=12, ge=1, le=1000, description="a whole number from 1 to 1000")
+    max_new_tokens: int = Field(default=48, ge=1, le=4096, description="a whole number from 1 to 4096")
     fluency_margin: float = Field(
-        default=0.5, ge=0, le=10, description="a number of nats per token that a reply may lose, from 0 to 10"
+        default=0.3, ge=0, le=10, description="a number of nats per token that a reply may lose, from 0 to 10"
     )
     seed: int = Field(default=1, ge=0, lt=2**63, description="a whole number, 0 or more")
 
@@ -285,11 +295,19 @@ def set_value(path: Path, key: str, value: str) -> Settings:
         ConfigError: the key is unknown or the value not allowed; the file is then left as it was.
     """
     parts = _split(key, path.name)
-    before = _read(path) if path.exists() else ""
-    _validated(_parse(before, path.name), path.name)
-    text, settings = _first_allowed(before, parts, _readings(value), path.name)
-    atomic_write_text(path, text)
+    with change(path.parent, path.name):
+        before = _read(path) if path.exists() else ""
+        _validated(_parse(before, path.name), path.name)
+        mark = _BOM if before.startswith(_BOM) else ""
+        text, settings = _first_allowed(_plain(before), parts, _readings(value), path.name)
+        ends = "\r\n" if "\r\n" in before else "\n"
+        atomic_write_text(path, mark + text.replace("\n", ends))
     return settings
+
+
+def _plain(text: str) -> str:
+    """Return the text as ruamel.yaml writes it: without a byte order mark, with line feeds only."""
+    return text.removeprefix(_BOM).replace("\r\n", "\n")
 
 
 def _split(key: str, source: str) -> list[str]:
@@ -376,6 +394,7 @@ def _child(document: Any, sections: list[str]) -> Any:
 _PLAN_DEPTH = 28
 _TARGET_SPAN = (14, 22)
 _CAPPING_SPAN = (18, 26)
+_BAND = (0.3, 0.6)  # where steering recovered most on a real model, see the calibration's documentation
 
 
 def resolve_layers(settings: Settings, n_layers: int) -> Layers:
@@ -398,6 +417,19 @@ def capture_layers(settings: Settings, n_layers: int) -> list[int]:
     """Return the layers at which extraction reads: the resolved ones and every candidate for calibration."""
     layers = resolve_layers(settings, n_layers)
     return sorted({*layers.target, *layers.capping, *range(n_layers // 4, n_layers - 1)})
+
+
+def band_layers(settings: Settings, n_layers: int) -> list[int]:
+    """Return the layers where personas are added by default: 30% to 60% of the depth, or the target layers
+    if the settings name some.
+
+    Raises:
+        ConfigError: the settings name a layer that the model does not have.
+    """
+    if settings.extraction.target_layers != "auto":
+        return resolve_layers(settings, n_layers).target
+    start = min(round(n_layers * _BAND[0]), n_layers - 1)
+    return list(range(start, max(round(n_layers * _BAND[1]), start + 1)))
 
 
 def _resolve(

@@ -14,6 +14,7 @@ from platformdirs import user_data_dir
 from persona_tui.core.config import Settings, load_settings
 from persona_tui.core.errors import WorkspaceError
 from persona_tui.core.files import atomic_write_bytes, atomic_write_text
+from persona_tui.core.lock import change
 
 __all__ = [
     "TRAIT_PREFIX",
@@ -34,8 +35,12 @@ PACKAGED = ("datasets", "vectors", CONFIG_NAME)
 TRAIT_PREFIX = "trait:"
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
+# Windows opens a device instead of a file of this name, whatever its ending; workspaces travel.
+_RESERVED = re.compile(r"(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])")
 _HUB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 _MAX_SLUG = 120
+# One model, one folder of vectors, whatever name it is called by.
+_SAME_FOLDER = {"tiny": "builtin", "starter": "HuggingFaceTB--SmolLM2-135M-Instruct"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class Workspace:
             root = explicit.expanduser().absolute()
             _refuse_foreign(root)
         else:
-            root = _nearest_above(Path.cwd()) or Path(user_data_dir("persona-tui", appauthor=False))
+            root = _nearest_above(_here()) or Path(user_data_dir("persona-tui", appauthor=False))
         if not (root / CONFIG_NAME).is_file():
             _fill(root)
         return cls(root)
@@ -88,9 +93,33 @@ class Workspace:
         """The folder with the saved conversations."""
         return self.root / "sessions"
 
-    def model_dir(self, slug: str) -> Path:
-        """Return the folder with the vectors of the model with this slug (see `model_slug`)."""
-        return self.vectors / slug
+    def slug(self, model_name: str) -> str:
+        """Return the name of the folder for a model's vectors here; see `model_slug`.
+
+        A folder of models named as `models/x` used to be taken for a name on the hub: vectors that lie under
+        `models--x` are found there.
+
+        Raises:
+            WorkspaceError: the name is a path to nothing.
+        """
+        slug, path = model_slug(model_name), Path(model_name).expanduser()
+        if (self.vectors / slug).is_dir():
+            return slug
+        if _is_model(path):
+            whole = path.resolve()
+            former = f"{whole.parent.name}--{whole.name}"
+            return former if (self.vectors / former).is_dir() else slug
+        if _is_path(model_name) and not path.exists():
+            raise WorkspaceError(f"There is no model folder {model_name}.")
+        return slug
+
+    def model_dir(self, model: str) -> Path:
+        """Return the folder with the vectors of a model, by its name or its slug.
+
+        Raises:
+            WorkspaceError: the name is a path to nothing.
+        """
+        return self.vectors / self.slug(model)
 
     def personas_dir(self, slug: str) -> Path:
         """Return the folder with the personas of the model with this slug."""
@@ -119,12 +148,35 @@ def packaged_root() -> Path:
 
 def safe_name(name: str) -> str:
     """Return `name` if it can name a file in the workspace; raise WorkspaceError if not."""
-    if _NAME.fullmatch(name):
+    if _NAME.fullmatch(name) and not _RESERVED.fullmatch(name):
         return name
+    if _RESERVED.fullmatch(name):
+        raise WorkspaceError(f"{name!r} cannot be a name: Windows keeps it for a device. Choose another one.")
     shown = name if len(name) <= 40 else f"{name[:37]}..."
     raise WorkspaceError(
         f"{shown!r} cannot be a name: use up to 64 letters, digits, _ and -, beginning with no -."
     )
+
+
+def check_case(path: Path) -> None:
+    """Raise if a file beside `path` has its name in other letters (`Sage` beside `sage`).
+
+    Windows and macOS keep only one of the two.
+
+    Raises:
+        WorkspaceError: there is one; it is named.
+    """
+    folded = path.name.casefold()
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return  # there is no such folder yet, so nothing in it either
+    twin = next((name for name in names if name != path.name and name.casefold() == folded), None)
+    if twin is not None and path.name not in names:
+        raise WorkspaceError(
+            f'"{path.stem}" and "{Path(twin).stem}" differ only in upper and lower case, and some systems '
+            f"cannot store both: choose another name, or write {Path(twin).stem}."
+        )
 
 
 def vector_file(model_dir: Path, name: str) -> Path:
@@ -140,15 +192,44 @@ def vector_file(model_dir: Path, name: str) -> Path:
 def model_slug(model_name: str) -> str:
     """Return the name of the folder for a model's vectors.
 
-    A Hugging Face name keeps both its parts, "Qwen/Qwen2.5-7B" -> "Qwen--Qwen2.5-7B". A folder gets its own
-    name and a few digits that depend on where it is, so that two folders called "model" do not collide.
+    A Hugging Face name keeps both its parts, "Qwen/Qwen2.5-7B" -> "Qwen--Qwen2.5-7B", and so does one of
+    Ollama's. A folder or file gets its own name and a few digits that depend on where it is, so that two
+    folders called "model" do not collide: the same ones for `models/x`, `./models/x/` and its whole path.
     """
-    if _HUB_NAME.fullmatch(model_name) and len(model_name) <= _MAX_SLUG:
+    if model_name in _SAME_FOLDER:
+        return _SAME_FOLDER[model_name]
+    if model_name.startswith("ollama:"):
+        name, _, tag = model_name.removeprefix("ollama:").partition(":")
+        return re.sub(r"[^A-Za-z0-9_.-]+", "--", f"ollama/{name}/{tag or 'latest'}")[:_MAX_SLUG]
+    there = _is_model(Path(model_name).expanduser())  # as the loader, which looks for a folder first
+    if not there and _HUB_NAME.fullmatch(model_name) and len(model_name) <= _MAX_SLUG:
         return model_name.replace("/", "--")
     folder = Path(model_name).expanduser().resolve()
     digest = hashlib.sha256(str(folder).encode("utf-8", "surrogateescape")).hexdigest()[:8]
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.name).strip(".-") or "model"
     return f"{stem[:80]}-{digest}"
+
+
+def _is_model(path: Path) -> bool:
+    """Whether a path leads to a model's folder, or to a GGUF file."""
+    try:
+        return (path / "config.json").is_file() or (path.suffix.lower() == ".gguf" and path.is_file())
+    except OSError:  # too long for a path, say
+        return False
+
+
+def _is_path(name: str) -> bool:
+    """Whether a model's name can only be a path."""
+    return name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1
+
+
+def _here() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError as error:
+        raise WorkspaceError(
+            "The working directory has been deleted: change to another one, or name a --workspace."
+        ) from error
 
 
 def _nearest_above(folder: Path) -> Path | None:
@@ -162,20 +243,25 @@ def _refuse_foreign(root: Path) -> None:
         return
     if not root.is_dir():
         raise WorkspaceError(f"{root} is not a folder.")
-    if any(entry.name not in PACKAGED and not entry.name.startswith(".") for entry in root.iterdir()):
+    foreign = any(entry.name not in PACKAGED and not entry.name.startswith(".") for entry in root.iterdir())
+    # Asked again: another process may have finished making the workspace, and used it, meanwhile.
+    if foreign and not (root / CONFIG_NAME).is_file():
         raise WorkspaceError(
             f"{root} is not a workspace: it has no config.yaml. Name a new or empty folder to make one there."
         )
 
 
 def _fill(root: Path) -> None:
-    """Copy what the package brings. What is there already stays; an interrupted run can be repeated."""
+    """Copy what the package brings. What is there already stays; an interrupted run can be repeated.
+
+    Processes that start at once wait for the first of them, and find its work done.
+    """
     source = packaged_root()
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        for name in PACKAGED:
-            if (source / name).exists() and not (root / name).exists():
-                _copy_whole(source / name, root / name)
+        with change(root, "first use"):
+            for name in PACKAGED:
+                if (source / name).exists() and not (root / name).exists():
+                    _copy_whole(source / name, root / name)
     except (OSError, shutil.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise WorkspaceError(f"The workspace {root} cannot be made: {reason}.") from error

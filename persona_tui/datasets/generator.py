@@ -5,7 +5,7 @@
 3. Ask again until there are enough, or until several batches in a row brought nothing.
 4. What was kept by then is kept, also when the work is cancelled. System prompts for a description are
    topped up without the model (`fallback`); every record says where it came from.
-5. Within a job (`PartialStore.job`) the answers of every batch are kept: after a crash they are read again,
+5. Within a job the answers of every batch are kept: after a crash they are read again,
    and the work goes on behind them.
 """
 
@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from persona_tui.core.errors import DatasetError
 from persona_tui.core.files import atomic_write_text
@@ -28,9 +28,6 @@ from persona_tui.datasets.schema import QUESTION_CATEGORIES
 from persona_tui.datasets.validate import Distinct, tokens
 from persona_tui.model.generation import Sampling
 from persona_tui.model.wrapper import ModelWrapper, Request
-
-if TYPE_CHECKING:
-    from persona_tui.extraction.checkpoints import PartialStore, Stage
 
 Item = dict[str, Any]
 Clean = Callable[[Any], "Item | None"]
@@ -51,6 +48,27 @@ _YES_OR_NO = re.compile(
 )
 _PLACEHOLDER = re.compile(r"^[\s.…<>\[\]{}_-]*$")
 _CATEGORY = re.compile(r"[^a-z0-9]+")
+
+
+class KeptAnswers(Protocol):
+    """The answers that an interrupted job has kept, and where new ones are added."""
+
+    @property
+    def values(self) -> Mapping[int, Any]:
+        """What is kept, by batch."""
+        ...
+
+    def keep(self, item: int, value: Any) -> None:
+        """Keep what a batch has brought; anything JSON can say."""
+        ...
+
+
+class AnswerStore(Protocol):
+    """Keeps answers until a job has succeeded (`extraction.checkpoints.PartialStore`)."""
+
+    def stage(self, recipe: Iterable[object]) -> KeptAnswers:
+        """Begin, or go on with, what depends on exactly this recipe."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -101,7 +119,7 @@ class DatasetGenerator:
         on_progress: Callable[[int, int, str], None] | None = None,
         on_step: Callable[[], None] | None = None,
         seed: int = 0,
-        partial: PartialStore | None = None,
+        partial: AnswerStore | None = None,
     ) -> None:
         """
         Args:
@@ -173,7 +191,7 @@ class DatasetGenerator:
         self.records = []
         known, crew = list(known), processes()
         stage = self._stage([template, n, known, self._seed])
-        answers = crew.from_main(lambda: dict(stage.tally.values))
+        answers = crew.from_main(lambda: dict(stage.values) if stage is not None else {})
         distinct = Distinct(known)
         batches = fruitless = 0
         self._tell(n, what)
@@ -181,10 +199,8 @@ class DatasetGenerator:
             before = len(self.records)
             if batches not in answers:
                 answers[batches] = self._ask(template, n - before, batches, fruitless)
-                if crew.is_main:
-                    from persona_tui.extraction.checkpoints import Tally
-
-                    stage.add(Tally(frozenset([batches]), values={batches: answers[batches]}))
+                if stage is not None and crew.is_main:
+                    stage.keep(batches, answers[batches])
             for answer in answers[batches]:
                 for item in self._new_items(answer, clean, distinct)[: n - len(self.records)]:
                     self._keep({**item, "source": "model"}, prefix)
@@ -194,12 +210,10 @@ class DatasetGenerator:
         self.report = GenerationReport(n, len(self.records), max(0, batches - 1))
         return list(self.records)
 
-    def _stage(self, recipe: list[object]) -> Stage:
-        if self.partial is None:
-            from persona_tui.extraction.checkpoints import Stage
-
-            return Stage()
-        return self.partial.stage(["dataset", *self._model.identity, *recipe])
+    def _stage(self, recipe: list[object]) -> KeptAnswers | None:
+        return (
+            None if self.partial is None else self.partial.stage(["dataset", *self._model.identity, *recipe])
+        )
 
     def _ask(self, template: str, missing: int, batch: int, fruitless: int) -> list[str]:
         """One batch of requests; the texts that came back."""

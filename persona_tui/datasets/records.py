@@ -8,22 +8,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from persona_tui.core.errors import DatasetError, nearest
-from persona_tui.core.workspace import Workspace, safe_name
+from persona_tui.core.workspace import Workspace, packaged_root, safe_name
 from persona_tui.datasets.rows import Problem, Row, rows
 from persona_tui.datasets.schema import (
     ArchetypePrompt,
+    CatalogueEntry,
     MonitorQuery,
     MonitorStatement,
     Question,
-    Record,
     SafePrompt,
     UnsafePrompt,
 )
 
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", bound=BaseModel)
 Safety = Literal["safe", "unsafe"]
 
 QUERY_SETS = ("training", "validation", "adversarial", "large")
@@ -84,6 +84,36 @@ def read_archetype(workspace: Workspace, name: str) -> list[ArchetypePrompt]:
         there = f" There are {', '.join(known)}." if known else " Run `persona-tui init`."
         raise DatasetError(f'there is no archetype "{name}".{nearest(name, known) or there}')
     return _read_all(archetype_path(workspace, name), ArchetypePrompt)
+
+
+def catalogue_path(workspace: Workspace) -> Path:
+    """Where the catalogue of ready-made archetypes is; it need not exist."""
+    return workspace.datasets / "personas" / "catalogue.jsonl"
+
+
+def read_catalogue(workspace: Workspace) -> list[CatalogueEntry]:
+    """The ready-made archetypes, from the workspace or else from the package; none if neither has them.
+
+    Raises:
+        DatasetError: a line is bad.
+    """
+    own, packaged = catalogue_path(workspace), packaged_root() / "datasets" / "personas" / "catalogue.jsonl"
+    path = own if own.is_file() else packaged
+    return list(read_jsonl(path, CatalogueEntry)) if path.is_file() else []
+
+
+def find_archetype(workspace: Workspace, name: str) -> list[ArchetypePrompt]:
+    """The system prompts of an archetype: the workspace's own, else the catalogue's.
+
+    Raises:
+        DatasetError: neither has it, or a line is bad.
+    """
+    known = list_archetypes(workspace)
+    catalogue = {} if name in known else {entry.name: entry for entry in read_catalogue(workspace)}
+    if name not in known and name not in catalogue:
+        there = f" There are {', '.join(known)}." if known else " Run `persona-tui init`."
+        raise DatasetError(f'there is no archetype "{name}".{nearest(name, [*known, *catalogue]) or there}')
+    return catalogue[name].prompts if name in catalogue else read_archetype(workspace, name)
 
 
 def roles_path(workspace: Workspace) -> Path:
@@ -221,7 +251,7 @@ def _checked(value: Any, record: type[R], number: int) -> R | str:
         return _first_mistake(error, record)
 
 
-def _first_mistake(error: ValidationError, record: type[Record]) -> str:
+def _first_mistake(error: ValidationError, record: type[R]) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":

@@ -123,6 +123,32 @@ class ArchetypePrompt(Record):
         return self.system_prompt
 
 
+class CatalogueEntry(BaseModel):
+    """A ready-made archetype.
+
+    Attributes:
+        name: what it is called; a persona made from it may be called the same.
+        summary: who it is, in a line.
+        tags: what it can be found by.
+        system_prompts: what asks for it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Text
+    summary: Text
+    tags: tuple[Text, ...] = ()
+    system_prompts: tuple[Text, ...] = Field(min_length=1)
+
+    @property
+    def prompts(self) -> list[ArchetypePrompt]:
+        """Its system prompts, as an archetype's file has them."""
+        return [
+            ArchetypePrompt(id=f"{self.name}_{number:03d}", system_prompt=text)
+            for number, text in enumerate(self.system_prompts, 1)
+        ]
+
+
 class MonitorQuery(Record):
     """Something that a user asks, labelled for self-monitoring. The query only, never an answer.
 

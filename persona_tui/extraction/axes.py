@@ -23,17 +23,21 @@ from torch import Tensor
 from persona_tui.core.config import resolve_layers
 from persona_tui.core.errors import DatasetError
 from persona_tui.datasets.schema import ArchetypePrompt, SafePrompt
-from persona_tui.extraction.extractor import ActivationExtractor, ActivationSums
-from persona_tui.extraction.plan import dataset_hash, item_seed, persona_requests, shuffled
+from persona_tui.extraction.baseline import Baseline
+from persona_tui.extraction.extractor import (
+    BASELINE_PASSES,
+    FLOOR_RESPONSES,
+    ActivationExtractor,
+    ActivationSums,
+)
+from persona_tui.extraction.plan import Work, dataset_hash, item_seed, persona_requests, shuffled
 from persona_tui.model import Cap, Interventions, Request, Sampling, conversation
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.maths import normalize
 from persona_tui.vectors.persona import RECIPES, PersonaVector
 
-BASELINE_PASSES = 5  # as many as an archetype has prompts
-FLOOR_RESPONSES = 100  # of the baseline, and of the roles
-ROLE_RESPONSES = 12  # of each role
-CAPPING_PROMPTS = 24  # of each kind, for the measurement of the capping axes
+ROLE_RESPONSES = 12  # of each role, at most
+CAPPING_PROMPTS = 24  # of each kind, for the measurement of the capping axes, at most
 CAPPING_TOKENS = 48  # a refusal shows in its first words
 _TIE = 0.02  # nats per token; below this two axes are equally harmless
 
@@ -64,20 +68,14 @@ def extract_axes(
     if not safe or not unsafe:
         raise DatasetError("the safety axis needs safe and unsafe prompts; both files are in datasets/safety")
     texts = {name: [prompt.system_prompt for prompt in prompts] for name, prompts in archetypes.items()}
-    baseline_requests = extractor.persona_requests([None] * BASELINE_PASSES, kind="baseline")
+    # Few replies to each system prompt mean few of everything.
+    most = BASELINE_PASSES * extractor.settings.extraction.num_samples_per_prompt
+    safe, unsafe = _at_most(extractor, safe, most), _at_most(extractor, unsafe, most)
     archetype_requests = {
         name: extractor.persona_requests(prompts, "persona") for name, prompts in texts.items()
     }
     role_requests = _role_requests(extractor, roles)
-    extractor.expect(
-        len(baseline_requests)
-        + len(role_requests)
-        + sum(map(len, archetype_requests.values()))
-        + len(safe)
-        + len(unsafe)
-        + 2 * CAPPING_PROMPTS * 3
-    )
-    baseline = extractor.run(baseline_requests, note="assistant baseline", keep=FLOOR_RESPONSES)
+    baseline = extractor.ordinary_replies()
     sums = {name: extractor.run(requests, note=name) for name, requests in archetype_requests.items()}
     acted = extractor.run(role_requests, note="roles", keep=FLOOR_RESPONSES) if role_requests else None
     answered = extractor.run(_safety_requests(extractor, safe), note="safe prompts")
@@ -86,8 +84,59 @@ def extract_axes(
     axes.metadata["safety_hash"] = dataset_hash([prompt.prompt for prompt in [*safe, *unsafe]])
     axes.metadata.update(measure_capping(extractor, axes, safe, unsafe))
     extractor.axes = axes
-    personas = [extractor.persona_from_sums(name, sums[name], axes, texts[name]) for name in sums]
+    personas = [
+        extractor.persona_from_sums(
+            name,
+            sums[name],
+            axes.baseline,
+            texts[name],
+            read=extractor.work(archetype_requests[name]).read,
+        )
+        for name in sums
+    ]
     return axes, personas
+
+
+def axes_work(
+    extractor: ActivationExtractor,
+    safe: Sequence[SafePrompt],
+    unsafe: Sequence[SafePrompt],
+    archetypes: Mapping[str, Sequence[ArchetypePrompt]],
+    roles: Sequence[ArchetypePrompt] = (),
+) -> dict[str, Work]:
+    """How much work `extract_axes` is, by what it is for; the arguments are the same."""
+    most = BASELINE_PASSES * extractor.settings.extraction.num_samples_per_prompt
+    archetype_requests = [
+        request
+        for prompts in archetypes.values()
+        for request in extractor.persona_requests([each.system_prompt for each in prompts], "persona")
+    ]
+    prompts = [
+        request
+        for each in (safe, unsafe)
+        for request in _safety_requests(extractor, _at_most(extractor, each, most))
+    ]
+    measured = min(CAPPING_PROMPTS, most)
+    tried = [*prompts[:measured], *prompts[-measured:]]
+    capped = extractor.work(tried, _capping_tokens(extractor))
+    return {
+        "baseline": extractor.work(extractor.baseline_requests()),
+        "archetypes": extractor.work(archetype_requests),
+        "roles": extractor.work(_role_requests(extractor, roles)),
+        "safety prompts": extractor.work(prompts),
+        # Answered in three ways, and every answer is read once more.
+        "capping": (capped + Work(capped.tokens)) * 3,
+    }
+
+
+def _at_most(
+    extractor: ActivationExtractor, prompts: Sequence[SafePrompt], most: int
+) -> Sequence[SafePrompt]:
+    return prompts if len(prompts) <= most else shuffled(prompts, extractor.settings.extraction.seed)[:most]
+
+
+def _capping_tokens(extractor: ActivationExtractor) -> int:
+    return min(CAPPING_TOKENS, extractor.settings.extraction.max_new_tokens)
 
 
 def _safety_requests(extractor: ActivationExtractor, prompts: Sequence[SafePrompt]) -> list[Request]:
@@ -102,7 +151,8 @@ def _role_requests(extractor: ActivationExtractor, roles: Sequence[ArchetypeProm
     """A few questions to every role; together they cover all questions evenly."""
     prompts = [role.system_prompt for role in roles]
     seed = extractor.settings.extraction.seed
-    return persona_requests(prompts, extractor.questions, ROLE_RESPONSES, seed, "role")
+    each = min(ROLE_RESPONSES, extractor.settings.extraction.num_samples_per_prompt)
+    return persona_requests(prompts, extractor.questions, each, seed, "role") if prompts else []
 
 
 @dataclass(frozen=True)
@@ -127,17 +177,17 @@ class _Cast:
 
 def _axes(
     extractor: ActivationExtractor,
-    baseline: ActivationSums,
+    baseline: Baseline,
     cast: _Cast,
     answered: ActivationSums,
     refused: ActivationSums,
 ) -> Axes:
-    means = baseline.means()
+    means = baseline.mean
     safety = {recipe: normalize(answered.mean(recipe) - refused.mean(recipe)) for recipe in RECIPES}
     assistant = None
     if not cast.empty:
         assistant = {recipe: normalize(means[recipe] - cast.mean(recipe)) for recipe in RECIPES}
-    ordinary = torch.stack([row for sums in (baseline, cast.others) if sums for row in _kept(sums)])
+    ordinary = torch.cat([baseline.kept, *([_kept(cast.others)] if cast.others is not None else [])])
     directions = {"safety": safety} | ({"assistant": assistant} if assistant is not None else {})
     return Axes(
         layers=extractor.layers,
@@ -160,8 +210,8 @@ def _axes(
     )
 
 
-def _kept(sums: ActivationSums) -> list[Tensor]:
-    return [sums.kept[index] for index in sorted(sums.kept)]
+def _kept(sums: ActivationSums) -> Tensor:
+    return torch.stack([sums.kept[index] for index in sorted(sums.kept)])
 
 
 def _projections(responses: Tensor, axis: Tensor) -> Tensor:
@@ -222,7 +272,7 @@ def _plausibility(
     extractor: ActivationExtractor, requests: Sequence[Request], way: Interventions | None
 ) -> float:
     """Mean log-probability per token, under the plain model, of the answers given with some interventions."""
-    sampling = Sampling(CAPPING_TOKENS, extractor.settings.extraction.temperature, 1.0)
+    sampling = Sampling(_capping_tokens(extractor), extractor.settings.extraction.temperature, 1.0)
     answers = extractor.texts(
         requests,
         note="capping axes",

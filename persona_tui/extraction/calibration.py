@@ -1,83 +1,81 @@
-"""How loud a persona has to be: which recipe, which layers and which gain make it audible and keep it fluent.
+"""How loud a persona has to be: which size makes it audible and keeps it fluent.
 
-1. On held-out questions the model answers with the persona's system prompts and without any. These two are
-   the ends of the scale: *expression* 1 and 0.
-2. A coarse sweep begins to answer a few questions with many vectors, layers and coefficients at once: each
-   row of a batch is steered in its own way.
-3. A fine sweep answers all questions around the best few of them.
-4. A last sweep answers them several times where the best two begin to cost too much.
-5. The most expressive point that is still fluent wins; among equals, the quietest.
+1. On held-out questions the model answers with the persona's system prompts. What a system prompt does is to
+   make its own replies likely, so the first question is how much of that steering recovers:
+   `(L_steered − L_plain) / (L_prompted − L_plain)`, with L the mean log-probability per token of those
+   replies after the bare question, steered or not, and after the question with the system prompt. No reply
+   is sampled for it: one forward pass for each size that is tried. Too much steering lowers it as well, so
+   its maximum is a sane size by itself.
+2. The model then answers the same questions at a few multiples of that size, with the floor that is in
+   force by default. Between them, the size is read off at which the persona is clear and still fluent: that
+   is strength 0.3. At one multiple it also answers without the floor, which shows what the floor takes.
 
 No judge is needed. Expression is the log-likelihood ratio of a reply with and without the persona's system
 prompt, under the unsteered model; fluency is its log-likelihood with it. Both are means per token, in nats.
+All vectors are added over one band of layers, the same for every persona.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from persona_tui.core.errors import DatasetError
+from persona_tui.core.config import resolve_layers
+from persona_tui.core.errors import DatasetError, VectorFileError
+from persona_tui.extraction.axes import capping
 from persona_tui.extraction.extractor import ActivationExtractor
-from persona_tui.extraction.plan import item_seed
-from persona_tui.model import Interventions, Message, Request, Sampling, conversation
-from persona_tui.vectors.persona import RECIPES, Calibration, PersonaVector
+from persona_tui.extraction.plan import item_seed, shuffled
+from persona_tui.model import Cap, Interventions, Message, Request, Sampling, conversation
+from persona_tui.vectors.persona import DEFAULT_DOSE, DEFAULT_STRENGTH, Calibration, PersonaVector, dose
 
-Place = tuple[str, tuple[int, ...]]  # a recipe and the layers where its vectors are added
+RECIPE = "response"  # what is added to every token is the mean over tokens
 
-DEFAULT_STRENGTH = 0.3  # where on the strength scale the calibrated point lies
-
-QUIETEST, LOUDEST = 0.5, 5.0  # the first sweep: multiples of the natural size of a response's shift
-COARSE_STEPS = 7
-FINE_FACTORS = (0.7, 0.85, 1.0, 1.15, 1.35)  # around where the coarse sweep begins to cost too much
-EDGE = 0.9  # share of the fluency margin that the last points aim at
-EDGE_FACTORS = (0.95, 1.0, 1.05, 1.1)  # around the coefficient that should cost that much
-EDGE_PLACES = 2
-EDGE_SAMPLES = 3  # replies to each question: a step of the loudness changes less than the luck of one reply
-COARSE_QUESTIONS = 10
-FINALISTS = 4
-MOST_SINGLE_LAYERS = 6
+# The first sizes that the search tries: shares of the default dose.
+START = (0.25, 0.5, 1.0)
+MOST_STEPS = 5  # how often the search goes on beyond either end
+MULTIPLES = (1.0, 1.6, 2.5)  # of the likeliest size, for the sweep
+UNCAPPED = 1.6  # the multiple that is also measured without the floor
+CONTRASTED = (0.5, 1.0, 1.6, 2.5)  # the same where loudness is all that is measured
+UNGUIDED = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the usual dose, where nothing says what size is right
+CONTRAST_REPLIES = 16  # of each side
+FEWEST_QUESTIONS = 6
+COST_SHARE = 0.5  # of what the extraction cost, in tokens that pass through the model
 
 CLEAR = 0.5  # an expression below this is weak
 _ENOUGH = 1.0  # no reward for a persona louder than its own system prompt
-_TIE = 0.05  # expressions as close as this are equal
+_TIE = 0.02  # expressions as close as this are equal
 _MORE_REPETITION = 0.15  # share of repeated phrases that a fluent reply may have above a prompted one
 _LEAST_EFFECT = 0.02  # nats per token; system prompts that do less leave nothing to express
+_READINGS = 25  # sizes between two measured ones at which the curve is read
+_CANDIDATES = 5  # sizes that a search usually tries
+
+# Bands that the search compares, in shares of the depth, beside the default one.
+BANDS = ((0.25, 0.5), (0.25, 0.6), (0.3, 0.5), (0.35, 0.65), (0.4, 0.7), (0.25, 0.75))
+_BAND_TIE = 0.01  # of what is recovered; the default band is left for more than this only
 
 
 @dataclass(frozen=True)
 class Point:
-    """One way of steering: a recipe's vectors, added at some layers, times a coefficient."""
-
-    recipe: str
-    layers: tuple[int, ...]
-    coefficient: float
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a point came to.
+    """What a size came to in generated replies.
 
     Attributes:
+        coefficient: how many times the vectors are added.
         expression: 0 = unsteered, 1 = what the system prompt itself achieves.
         fluency_drop: nats per token that replies are less probable than prompted ones.
         repetition: share of phrases that repeat an earlier one, above that of prompted replies.
-        loudness: size of what is added, as a share of the residual stream's, summed over the layers.
-        questions: how many it was measured on.
     """
 
-    point: Point
+    coefficient: float
     expression: float
     fluency_drop: float
     repetition: float
-    loudness: float
-    questions: int
 
     def fluent(self, margin: float) -> bool:
         """Whether replies are as fluent as prompted ones, up to `margin` nats per token."""
@@ -88,31 +86,20 @@ class Measured:
         missing = max(0.0, self.fluency_drop - margin) + max(0.0, self.repetition - _MORE_REPETITION)
         return min(self.expression, _ENOUGH) - 2 * missing
 
-    def as_dict(self, margin: float, stage: str, chosen: bool) -> dict[str, Any]:
-        """For the file."""
-        return {
-            "stage": stage,
-            "recipe": self.point.recipe,
-            "layers": list(self.point.layers),
-            "coefficient": round(self.point.coefficient, 4),
-            "expression": round(self.expression, 4),
-            "fluency_drop": round(self.fluency_drop, 4),
-            "repetition": round(self.repetition, 4),
-            "questions": self.questions,
-            "fluent": self.fluent(margin),
-            "chosen": chosen,
-        }
 
+def calibrate(
+    extractor: ActivationExtractor, persona: PersonaVector, band: Sequence[int] | None = None
+) -> Calibration:
+    """Find a persona's gain on the extractor's held-out questions.
 
-def calibrate(extractor: ActivationExtractor, persona: PersonaVector) -> Calibration:
-    """Find recipe, layers and gain for a persona on the extractor's held-out questions.
-
-    Everything is measured with the `safe` vectors, at the sampling settings of a chat, without capping. The
-    same seed gives the same calibration.
+    Everything is measured with the `safe` vectors, at the sampling settings of a chat. The same seed gives
+    the same calibration.
 
     Args:
-        extractor: with its questions; their progress and checkpoint are used.
+        extractor: with its questions and, if there are any, the model's axes; its progress and checkpoint
+            are used.
         persona: its metadata must have its system prompts (`prompts`).
+        band: where the vectors are added; by default the extractor's band.
 
     Returns:
         The calibration with every point that was tried. When no point is both fluent and expressive, it is
@@ -120,32 +107,39 @@ def calibrate(extractor: ActivationExtractor, persona: PersonaVector) -> Calibra
 
     Raises:
         DatasetError: there are no questions or no system prompts.
+        VectorFileError: the persona has no vectors in the band.
     """
-    trials = _trials(extractor, persona)
-    tokens = extractor.settings.calibration.max_new_tokens
+    bench = Bench(extractor, persona, band)
+    sizes = likeliest(bench.recovered, bench.coefficient(DEFAULT_DOSE))
+    size = max(sizes, key=lambda each: sizes[each])
+    points = bench.sweep([size * multiple for multiple in MULTIPLES])
+    uncapped = bench.sweep([size * UNCAPPED], capped=False)[0] if bench.floor else None
     margin = extractor.settings.calibration.fluency_margin
-    first = coarse_points(persona, extractor.target_layers, extractor.model.n_layers)
-    coarse = _Sweep(extractor, persona, trials[:COARSE_QUESTIONS], -(-tokens // 2)).measure(first)
-    fine = _Sweep(extractor, persona, trials, tokens).measure(fine_points(coarse, margin))
-    edge: list[Measured] = []
-    if last := edge_points(fine, margin):
-        edge = _Sweep(extractor, persona, _trials(extractor, persona, EDGE_SAMPLES), tokens).measure(last)
-    chosen = choose(edge if any(each.fluent(margin) for each in edge) else [*fine, *edge], margin)
-    stages = {"coarse": coarse, "fine": fine, "edge": edge}
-    curve = [
-        each.as_dict(margin, stage, chosen=each is chosen)
-        for stage, points in stages.items()
-        for each in points
-    ]
+    chosen = choose(between(points), margin)
     return Calibration(
-        recipe=chosen.point.recipe,
-        layers=chosen.point.layers,
-        gain=chosen.point.coefficient / DEFAULT_STRENGTH,
+        recipe=RECIPE,
+        layers=bench.band,
+        gain=chosen.coefficient / DEFAULT_STRENGTH,
         default_strength=DEFAULT_STRENGTH,
         expression=chosen.expression,
         fluency_drop=chosen.fluency_drop,
-        curve=curve,
+        curve=[
+            *(bench.record(each, "sweep") for each in points),
+            bench.record(chosen, "between", chosen=True),
+        ],
+        recovered=round(sizes[size], 4),
+        recovery=[(round(each, 5), round(sizes[each], 4)) for each in sorted(sizes)],
+        floor=bench.floor_name,
+        floor_leaves=_share(points[MULTIPLES.index(UNCAPPED)], uncapped),
+        questions=len(bench.trials),
     )
+
+
+def _share(capped: Point, uncapped: Point | None) -> float | None:
+    """How much of the expression a floor leaves; None if there is no floor, or nothing to take from."""
+    if uncapped is None or uncapped.expression < _TIE:
+        return None
+    return round(capped.expression / uncapped.expression, 4)
 
 
 def weakness(calibration: Calibration) -> str | None:
@@ -158,136 +152,161 @@ def weakness(calibration: Calibration) -> str | None:
     return None
 
 
-def response_count(extractor: ActivationExtractor) -> int:
-    """How many responses one calibration takes, for progress."""
-    places = len(candidate_places(extractor.layers, extractor.target_layers, extractor.model.n_layers))
-    questions = len(extractor.held_out_questions)
-    coarse = 2 + len(RECIPES) * places * COARSE_STEPS
-    fine = 2 + FINALISTS * len(FINE_FACTORS)
-    edge = EDGE_SAMPLES * (2 + EDGE_PLACES * len(EDGE_FACTORS))
-    return coarse * min(COARSE_QUESTIONS, questions) + (fine + edge) * questions
+def fit_contrast(
+    extractor: ActivationExtractor,
+    vector: PersonaVector,
+    high: Sequence[Sequence[Message]] = (),
+    low: Sequence[Sequence[Message]] = (),
+) -> PersonaVector:
+    """Find the loudness of something that has no system prompts.
 
+    Its size is the one that makes the replies of its high side likeliest against those of its low side; of
+    the multiples of it, the loudest is taken whose replies are as fluent as the model's own. Without replies
+    of two sides, the loudest such multiple of the usual dose is taken.
 
-# Which points -----------------------------------------------------------------------------------------------
+    Args:
+        extractor: with its questions.
+        vector: a trait, or an imported direction.
+        high: conversations that end with a reply as the vector points.
+        low: conversations that end with a reply of the opposite kind.
 
+    Returns:
+        The vector with `gain`, `target_layers` and `loudness` (what was found) in its metadata.
 
-def candidate_places(
-    layers: Sequence[int], target_layers: Sequence[int], n_layers: int
-) -> list[tuple[int, ...]]:
-    """Where a vector may be added: single layers of the middle half, bands of it, the target layers.
-
-    Bands begin with the half. What is added early has the more layers to be made into words.
+    Raises:
+        DatasetError: there are no questions.
+        VectorFileError: it has no vectors in the band.
     """
-    middle = [layer for layer in layers if n_layers // 4 <= layer < max(1, round(n_layers * 0.75))] or list(
-        layers
-    )
-    step = max(1, -(-len(middle) // MOST_SINGLE_LAYERS))
-    places = [(layer,) for layer in middle[step // 2 :: step]]
-    count = len(middle)
-    bands = [tuple(middle[:end]) for end in (round(count / 2), round(count * 0.75), count)]
-    bands.append(tuple(layer for layer in target_layers if layer in layers))
-    return list(dict.fromkeys(place for place in [*places, *bands] if place))
+    bench = Bench(extractor, vector, prompted=False)
+    margin = extractor.settings.calibration.fluency_margin
+    sides = [_some(extractor, side) for side in (high, low)]
+    gains: dict[float, float] = {}
+    size, multiples = bench.coefficient(DEFAULT_DOSE), list(UNGUIDED)
+    if all(sides):
+        before = bench.contrast(sides, 0.0)
+        gains = likeliest(lambda each: bench.contrast(sides, each) - before, size)
+        size, multiples = max(gains, key=lambda each: gains[each]), list(CONTRASTED)
+    points = between(bench.sweep([size * each for each in multiples]))
+    first_bad = next((at for at, each in enumerate(points) if not each.fluent(margin)), len(points))
+    chosen = points[max(0, first_bad - 1)]
+    found = {
+        "strength": DEFAULT_STRENGTH,
+        "fluency_drop": round(chosen.fluency_drop, 4),
+        "fluent": chosen.fluent(margin),
+        "gained": round(gains[size], 4) if gains else None,
+    }
+    placed = {"gain": chosen.coefficient / DEFAULT_STRENGTH, "target_layers": list(bench.band)}
+    return replace(vector, metadata={**vector.metadata, **placed, "loudness": found}, calibration=None)
 
 
-def coarse_points(persona: PersonaVector, target_layers: Sequence[int], n_layers: int) -> list[Point]:
-    """The first sweep: every recipe, every place, a few coefficients.
+def _some(extractor: ActivationExtractor, side: Sequence[Sequence[Message]]) -> list[Sequence[Message]]:
+    return shuffled(list(side), extractor.settings.calibration.seed)[:CONTRAST_REPLIES]
 
-    What is added at one layer is still there at the next, so that bands need less per layer.
+
+# The search -------------------------------------------------------------------------------------------------
+
+
+def likeliest(recovered: Callable[[float], float], start: float) -> dict[float, float]:
+    """Try sizes until one recovers more than its neighbours, then the one between them that should be best.
+
+    Args:
+        recovered: what a size recovers.
+        start: the size that the first ones are shares of.
+
+    Returns:
+        Every size that was tried, with what it recovers.
     """
-    return [
-        Point(recipe, layers, coefficient / len(layers) ** 0.5)
-        for recipe in RECIPES
-        for layers in candidate_places(persona.layers, target_layers, n_layers)
-        for coefficient in coarse_coefficients(persona, recipe, layers)
-    ]
+    tried = {start * share: recovered(start * share) for share in START}
+    for _ in range(MOST_STEPS):
+        best = max(tried, key=lambda each: tried[each])
+        if best not in (low := min(tried), high := max(tried)):
+            break
+        beyond = low / 2 if best == low else high * 2
+        tried[beyond] = recovered(beyond)
+    if (top := _vertex(tried)) is not None:
+        tried[top] = recovered(top)
+    return tried
 
 
-def coarse_coefficients(persona: PersonaVector, recipe: str, layers: Sequence[int]) -> list[float]:
-    """Coefficients in equal ratios, from well below what replies shift by themselves to well above.
-
-    The last prompt token can shift many times as far as a reply's average token. Its vector is added to all
-    of them, so that its sweep begins as quietly as that of the mean.
-    """
-    rows = [persona.layers.index(layer) for layer in layers]
-    shift, own = (float(persona.raw[each][rows].norm(dim=-1).mean()) for each in ("response", recipe))
-    low = QUIETEST * min(1.0, shift / own) if own > 0 else QUIETEST
-    return [low * (LOUDEST / low) ** (step / (COARSE_STEPS - 1)) for step in range(COARSE_STEPS)]
-
-
-def fine_points(coarse: Sequence[Measured], margin: float) -> list[Point]:
-    """The second sweep: around where the loudness becomes too much, at the most expressive places.
-
-    When no place has such a point, around the best of each.
-    """
-    edges = _edges(coarse, margin)
-    for each in sorted(coarse, key=lambda each: (-each.merit(margin), each.loudness)):
-        edges.setdefault(_place(each), each.point.coefficient)
-    return [
-        Point(*place, coefficient * factor)
-        for place, coefficient in list(edges.items())[:FINALISTS]
-        for factor in FINE_FACTORS
-    ]
+def _vertex(tried: dict[float, float]) -> float | None:
+    """Where the parabola through the best size and its neighbours has its top, over the size's logarithm."""
+    sizes = sorted(tried)
+    place = max(range(len(sizes)), key=lambda at: tried[sizes[at]])
+    if not 0 < place < len(sizes) - 1:
+        return None
+    left, middle, right = (tried[sizes[at]] for at in (place - 1, place, place + 1))
+    bend = left - 2 * middle + right
+    if bend >= 0:
+        return None
+    step = math.log(sizes[place + 1] / sizes[place])
+    return sizes[place] * math.exp(step * max(-0.5, min(0.5, (left - right) / (2 * bend))))
 
 
-def edge_points(fine: Sequence[Measured], margin: float) -> list[Point]:
-    """The last sweep: at the two places that are most expressive where the loudness becomes too much."""
-    return [
-        Point(*place, coefficient * factor)
-        for place, coefficient in list(_edges(fine, margin).items())[:EDGE_PLACES]
-        for factor in EDGE_FACTORS
-    ]
+def between(points: Sequence[Point]) -> list[Point]:
+    """The measured points, and what lies on straight lines between them."""
+    found = list(points[:1])
+    for first, second in pairwise(points):
+        for step in range(1, _READINGS + 1):
+            way = step / _READINGS
+            found.append(
+                Point(
+                    first.coefficient * (second.coefficient / first.coefficient) ** way,
+                    first.expression + way * (second.expression - first.expression),
+                    first.fluency_drop + way * (second.fluency_drop - first.fluency_drop),
+                    first.repetition + way * (second.repetition - first.repetition),
+                )
+            )
+    return found
 
 
-def _place(measured: Measured) -> Place:
-    return measured.point.recipe, measured.point.layers
-
-
-def _edges(measured: Sequence[Measured], margin: float) -> dict[Place, float]:
-    """Where each place's fluency has dropped by `EDGE` of the margin; the most expressive place first.
-
-    It is read off a line through the place's points that never falls: a few replies more or less in
-    character make single points go up and down. Places that cost that much everywhere, or nowhere, have none.
-    """
-    rows: dict[Place, list[Measured]] = {}
-    for each in sorted(measured, key=lambda each: each.point.coefficient):
-        rows.setdefault(_place(each), []).append(each)
-    edges = {place: found for place, row in rows.items() if (found := _edge(row, EDGE * margin))}
-    return {place: edges[place][0] for place in sorted(edges, key=lambda place: -edges[place][1])}
-
-
-def _edge(row: Sequence[Measured], drop: float) -> tuple[float, float] | None:
-    """At which coefficient of a place the fluency has dropped that much, and how expressive it is there."""
-    drops = _rising([each.fluency_drop for each in row])
-    expressions = _rising([min(each.expression, _ENOUGH) for each in row])
-    for place, (low, high) in enumerate(pairwise(drops)):
-        if low < drop <= high:
-            way = (drop - low) / (high - low)
-            first, second = row[place].point.coefficient, row[place + 1].point.coefficient
-            expression = expressions[place] + way * (expressions[place + 1] - expressions[place])
-            return first * (second / first) ** way, expression
-    return None
-
-
-def _rising(values: Sequence[float]) -> list[float]:
-    """The nearest values, by least squares, that never fall."""
-    from sklearn.isotonic import isotonic_regression
-
-    return [float(each) for each in isotonic_regression(list(values))]
-
-
-def choose(measured: Sequence[Measured], margin: float) -> Measured:
+def choose(points: Sequence[Point], margin: float) -> Point:
     """The most expressive fluent point; the quietest of those about as expressive. None fluent: the best."""
-    fluent = [each for each in measured if each.fluent(margin)]
-    pool = fluent or list(measured)
+    pool = [each for each in points if each.fluent(margin)] or list(points)
     best = max(each.merit(margin) for each in pool)
-    return min((each for each in pool if each.merit(margin) >= best - _TIE), key=lambda each: each.loudness)
+    return min(
+        (each for each in pool if each.merit(margin) >= best - _TIE), key=lambda each: each.coefficient
+    )
+
+
+def bands(extractor: ActivationExtractor) -> list[tuple[int, ...]]:
+    """The bands that a search compares, the extractor's own first."""
+    depth = extractor.model.n_layers
+    others = [
+        tuple(layer for layer in range(round(depth * low), round(depth * high)) if layer in extractor.layers)
+        for low, high in BANDS
+    ]
+    return list(dict.fromkeys([extractor.band, *(band for band in others if band)]))
+
+
+def find_band(
+    extractor: ActivationExtractor, personas: Sequence[PersonaVector]
+) -> tuple[tuple[int, ...], dict[tuple[int, ...], float]]:
+    """Find the band in which steering recovers most, on average over personas.
+
+    Returns:
+        The band, and what every band recovers at each persona's best size.
+
+    Raises:
+        DatasetError: there are no questions, or a persona has no system prompts.
+    """
+    table: dict[tuple[int, ...], list[float]] = {band: [] for band in bands(extractor)}
+    for persona in personas:
+        first = Bench(extractor, persona, extractor.band)
+        for band, found in table.items():
+            bench = first.in_band(band)
+            found.append(max(likeliest(bench.recovered, bench.coefficient(DEFAULT_DOSE)).values()))
+    means = {band: fmean(found) for band, found in table.items()}
+    best = max(means, key=lambda band: means[band])
+    if means[extractor.band] >= means[best] - _BAND_TIE:
+        best = extractor.band
+    return best, means
 
 
 # Measuring --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Trial:
+class Trial:
     """A held-out question, with and without one of the persona's system prompts."""
 
     bare: list[Message]
@@ -296,7 +315,7 @@ class _Trial:
 
 
 @dataclass(frozen=True)
-class _Reading:
+class Reading:
     """One reply: log-probability per token with the system prompt, its ratio to that without, repetition."""
 
     logprob: float
@@ -304,122 +323,258 @@ class _Reading:
     repetition: float
 
 
-class _Sweep:
-    """Some held-out questions of one persona, the two ends of the scale, and what lies between."""
+class Bench:
+    """Held-out questions of one persona, their prompted replies, and what steering makes of them."""
 
     def __init__(
         self,
         extractor: ActivationExtractor,
         persona: PersonaVector,
-        trials: Sequence[_Trial],
-        max_new_tokens: int,
+        band: Sequence[int] | None = None,
+        *,
+        prompted: bool = True,
     ) -> None:
+        """
+        Args:
+            extractor: with its questions.
+            persona: with its system prompts.
+            band: where its vectors are added; by default the extractor's band.
+            prompted: whether replies are compared with those under its system prompts; else with plain ones.
+        """
         self.extractor = extractor
         self.persona = persona
-        self.trials = trials
+        self.band = tuple(layer for layer in band or extractor.band if layer in persona.layers)
+        if not self.band:
+            raise VectorFileError(
+                f'"{persona.name}" has no vectors where this model is steered: make it anew'
+            )
+        self.trials = _trials(extractor, persona, persona.metadata.get("prompts") if prompted else [None])
         generation = extractor.settings.generation
-        self.sampling = Sampling(max_new_tokens, generation.temperature, generation.top_p)
-        self.prompted = self._replies([Request(trial.prompted, trial.seed) for trial in trials], [None])
-        self.plain = self._replies([Request(trial.bare, trial.seed) for trial in trials], [None])
+        self.sampling = Sampling(reply_tokens(extractor), generation.temperature, generation.top_p)
+        self.floor = _floor(extractor)
 
-    def measure(self, points: Sequence[Point]) -> list[Measured]:
-        """Steer with every point on every question."""
+    def in_band(self, band: Sequence[int]) -> Bench:
+        """The same questions and replies, steered elsewhere."""
+        other = Bench(self.extractor, self.persona, band)
+        other.__dict__["prompted"] = self.prompted
+        return other
+
+    @property
+    def floor_name(self) -> str | None:
+        """The axis of the floor that replies are measured with."""
+        return _axis(self.extractor) if self.floor else None
+
+    def coefficient(self, wanted: float) -> float:
+        """How many times the vectors make a dose."""
+        own = dose(self.persona, self.band, RECIPE)
+        return wanted / own if own > 0 else 1.0
+
+    @cached_property
+    def prompted(self) -> tuple[list[tuple[int, str]], list[Reading]]:
+        """The replies under the persona's system prompts, each with its trial, and their readings."""
+        requests = [Request(trial.prompted, trial.seed) for trial in self.trials]
+        texts = self._texts(requests, [Interventions.none()] * len(requests), [])
+        return [(at, text) for at, text in enumerate(texts) if text], self._read(texts)
+
+    @cached_property
+    def plain(self) -> float:
+        """Mean log-probability per token of the prompted replies after the bare questions."""
+        spoken, readings = self.prompted
+        return fmean(readings[at].logprob - readings[at].ratio for at, _ in spoken) if spoken else 0.0
+
+    @cached_property
+    def effect(self) -> float:
+        """What the system prompts do to the likelihood of their own replies, nats per token."""
+        spoken, readings = self.prompted
+        return fmean(readings[at].ratio for at, _ in spoken) if spoken else 0.0
+
+    def recovered(self, coefficient: float) -> float:
+        """How much of the system prompts' effect steering recovers (teacher-forced); can be below 0."""
+        spoken, _ = self.prompted
+        if not spoken or self.effect < _LEAST_EFFECT:
+            return 0.0
+        pairs = [(self.trials[at].bare, text) for at, text in spoken]
+        way = Interventions(self._steering(coefficient))
+        steered = self.extractor.scores(
+            pairs, f"{self.persona.name}: size", way, [*self._vectors(), coefficient]
+        )
+        return (fmean(steered) - self.plain) / self.effect
+
+    def contrast(self, sides: Sequence[Sequence[Sequence[Message]]], coefficient: float) -> float:
+        """How much likelier the first side's replies are than the second's, nats per token."""
+        pairs = [[(list(each[:-1]), each[-1]["content"]) for each in side] for side in sides]
+        way = Interventions(self._steering(coefficient) if coefficient else {})
+        scores = [
+            fmean(self.extractor.scores(each, self.persona.name, way, [*self._vectors(), coefficient]))
+            for each in pairs
+        ]
+        return scores[0] - scores[1]
+
+    def sweep(self, coefficients: Sequence[float], capped: bool = True) -> list[Point]:
+        """Answer every question at every size."""
+        floor = self.floor if capped else {}
+        ways = [Interventions(self._steering(each), floor) for each in coefficients]
+        requests = [Request(trial.bare, trial.seed) for _ in ways for trial in self.trials]
         count = len(self.trials)
-        requests = [Request(trial.bare, trial.seed) for _ in points for trial in self.trials]
-        readings = self._replies(requests, points)
+        caps = [[layer, cap.floor, cap.axis] for layer, cap in sorted(floor.items())]
+        what = [*self._vectors(), list(coefficients), *(part for cap in caps for part in cap)]
+        texts = self._texts(requests, [way for way in ways for _ in range(count)], what)
+        readings = self._read(texts)
         return [
-            self._measured(point, readings[place * count : (place + 1) * count])
-            for place, point in enumerate(points)
+            self._point(coefficient, readings[at * count : (at + 1) * count])
+            for at, coefficient in enumerate(coefficients)
         ]
 
-    def _measured(self, point: Point, readings: Sequence[_Reading]) -> Measured:
-        """Compare with both ends of the scale."""
-        scale = _ratio(self.prompted) - _ratio(self.plain)
-        gained = _ratio(readings) - _ratio(self.plain)
-        return Measured(
-            point,
-            expression=gained / scale if scale >= _LEAST_EFFECT else 0.0,
-            fluency_drop=_logprob(self.prompted) - _logprob(readings),
-            repetition=_repetition(readings) - _repetition(self.prompted),
-            loudness=self._loudness(point),
-            questions=len(self.trials),
+    def record(self, point: Point, stage: str, chosen: bool = False) -> dict[str, Any]:
+        """A point for the file."""
+        return {
+            "stage": stage,
+            "recipe": RECIPE,
+            "layers": list(self.band),
+            "coefficient": round(point.coefficient, 5),
+            "expression": round(point.expression, 4),
+            "fluency_drop": round(point.fluency_drop, 4),
+            "repetition": round(point.repetition, 4),
+            "questions": len(self.trials),
+            "fluent": point.fluent(self.extractor.settings.calibration.fluency_margin),
+            "chosen": chosen,
+        }
+
+    def _point(self, coefficient: float, readings: Sequence[Reading]) -> Point:
+        """Compare with both ends of the scale: what the model says unprompted has the ratio `nothing`."""
+        _, prompted = self.prompted
+        top, nothing = _mean(each.ratio for each in prompted), self._unsteered
+        return Point(
+            coefficient,
+            (_mean(each.ratio for each in readings) - nothing) / (top - nothing)
+            if top - nothing >= _LEAST_EFFECT
+            else 0.0,
+            _mean(each.logprob for each in prompted) - _mean(each.logprob for each in readings),
+            _mean(each.repetition for each in readings) - _mean(each.repetition for each in prompted),
         )
 
-    def _loudness(self, point: Point) -> float:
-        baseline = self.persona.mean["response"] - self.persona.raw["response"]
-        vectors = self.persona.safe[point.recipe]
-        rows = [self.persona.layers.index(layer) for layer in point.layers]
-        return point.coefficient * sum(float(vectors[row].norm() / baseline[row].norm()) for row in rows)
+    @cached_property
+    def _unsteered(self) -> float:
+        """The mean likelihood ratio of replies without a system prompt and without steering."""
+        requests = [Request(trial.bare, trial.seed) for trial in self.trials]
+        return _mean(
+            each.ratio
+            for each in self._read(self._texts(requests, [Interventions.none()] * len(requests), []))
+        )
 
-    def _replies(self, requests: Sequence[Request], points: Sequence[Point | None]) -> list[_Reading]:
-        """Have the questions answered once for every point, steered by it, and read the replies."""
-        count = len(self.trials)
-        texts = self.extractor.texts(
+    def _steering(self, coefficient: float) -> dict[int, torch.Tensor]:
+        stack = self.persona.safe[RECIPE]
+        return {layer: coefficient * stack[self.persona.layers.index(layer)] for layer in self.band}
+
+    def _vectors(self) -> list[object]:
+        """What tells this persona's vectors from others."""
+        return [list(self.band), list(self.persona.layers), self.persona.safe[RECIPE]]
+
+    def _texts(
+        self, requests: Sequence[Request], ways: Sequence[Interventions], what: Sequence[object]
+    ) -> list[str]:
+        return self.extractor.texts(
             requests,
-            note=f"calibrating {self.persona.name}",
+            note=f"{self.persona.name}: loudness",
             sampling=self.sampling,
-            interventions=lambda batch: self._steering([points[row // count] for row in batch]),
-            what=self._identity(points),
-        )
-        return self._read(texts)
-
-    def _identity(self, points: Sequence[Point | None]) -> list[object]:
-        """What replies depend on, apart from their requests."""
-        if not any(points):
-            return []
-        ways = [
-            None if point is None else [point.recipe, point.layers, point.coefficient] for point in points
-        ]
-        return [ways, list(self.persona.layers), *(self.persona.safe[recipe] for recipe in RECIPES)]
-
-    def _steering(self, points: Sequence[Point | None]) -> Interventions:
-        """Each row's own vectors: `[rows, hidden]` at every layer where any row is steered."""
-        layers = sorted({layer for point in points if point is not None for layer in point.layers})
-        return Interventions(
-            steering={
-                layer: torch.stack([self._vector(point, layer) for point in points]) for layer in layers
-            }
+            interventions=lambda rows: Interventions.by_row([ways[row] for row in rows]),
+            what=what,
         )
 
-    def _vector(self, point: Point | None, layer: int) -> Tensor:
-        if point is None or layer not in point.layers:
-            return torch.zeros(self.persona.hidden_size)
-        return point.coefficient * self.persona.safe[point.recipe][self.persona.layers.index(layer)]
-
-    def _read(self, texts: Sequence[str]) -> list[_Reading]:
+    def _read(self, texts: Sequence[str]) -> list[Reading]:
         """Score replies with and without the system prompt. Silence counts as the worst of repetitions."""
         spoken = [row for row, text in enumerate(texts) if text]
         trials = [self.trials[row % len(self.trials)] for row in spoken]
         pairs = [(trial.prompted, texts[row]) for trial, row in zip(trials, spoken, strict=True)]
         pairs += [(trial.bare, texts[row]) for trial, row in zip(trials, spoken, strict=True)]
-        logprobs = self.extractor.scores(pairs)
-        readings = [_Reading(0.0, 0.0, 1.0)] * len(texts)
+        logprobs = self.extractor.scores(pairs, f"{self.persona.name}: loudness")
+        readings = [Reading(0.0, 0.0, 1.0)] * len(texts)
         for place, row in enumerate(spoken):
             with_prompt, without = logprobs[place], logprobs[place + len(spoken)]
-            readings[row] = _Reading(with_prompt, with_prompt - without, repetition(texts[row]))
+            readings[row] = Reading(with_prompt, with_prompt - without, repetition(texts[row]))
         return readings
 
 
-def _trials(extractor: ActivationExtractor, persona: PersonaVector, samples: int = 1) -> list[_Trial]:
-    """Every held-out question, as often as wanted: each time with other system prompts and other luck."""
-    prompts = persona.metadata.get("prompts") or ()
-    questions = extractor.held_out_questions[: extractor.settings.calibration.questions]
+def _axis(extractor: ActivationExtractor) -> str | None:
+    """The axis of the floor that is in force by default; None if there is none."""
+    axes, steering = extractor.axes, extractor.settings.steering
+    if axes is None or not steering.capping:
+        return None
+    return axes.default_capping_axis if steering.capping_axis == "auto" else steering.capping_axis
+
+
+def _floor(extractor: ActivationExtractor) -> dict[int, Cap]:
+    """The floor that is in force by default, by layer."""
+    axes, name = extractor.axes, _axis(extractor)
+    if axes is None or name is None:
+        return {}
+    layers = resolve_layers(extractor.settings, extractor.model.n_layers).capping
+    return capping(axes, name, layers, extractor.settings.steering.safety_floor_percentile)
+
+
+def _trials(
+    extractor: ActivationExtractor, persona: PersonaVector, prompts: Sequence[str | None] | None
+) -> list[Trial]:
+    """The held-out questions, each with one of the system prompts in turn."""
     if not prompts:
         raise DatasetError(f'"{persona.name}" cannot be calibrated: its file has no system prompts')
-    if not questions:
+    if not extractor.held_out_questions:
         raise DatasetError(
             "there are no questions to calibrate with; generate some: dataset generate questions"
         )
+    passed = int(persona.metadata.get("counts", {}).get("passed", 0)) or None
+    texts = [prompt or "" for prompt in prompts]
+    questions = extractor.held_out_questions[: question_count(extractor, texts, passed)]
     seed = extractor.settings.calibration.seed
     return [
-        _Trial(
+        Trial(
             bare=conversation(question.question),
-            prompted=conversation(question.question, prompts[(number + sample) % len(prompts)]),
-            seed=item_seed(seed, "calibration", question.id, *([sample] if sample else [])),
+            prompted=conversation(question.question, prompts[number % len(prompts)]),
+            seed=item_seed(seed, "calibration", question.id),
         )
-        for sample in range(samples)
         for number, question in enumerate(questions)
     ]
+
+
+# What it costs ----------------------------------------------------------------------------------------------
+
+
+def reply_tokens(extractor: ActivationExtractor) -> int:
+    """The longest reply of a calibration; never longer than those of the extraction."""
+    settings = extractor.settings
+    return min(settings.calibration.max_new_tokens, settings.extraction.max_new_tokens)
+
+
+def question_count(extractor: ActivationExtractor, prompts: Sequence[str], passed: int | None) -> int:
+    """How many held-out questions a calibration may ask, given what the extraction cost.
+
+    Args:
+        extractor: with its questions.
+        prompts: the persona's system prompts.
+        passed: tokens that passed through the model in the extraction; None = not known.
+    """
+    most = min(len(extractor.held_out_questions), extractor.settings.calibration.questions)
+    if passed is None:
+        return most
+    read, written = question_cost(extractor, prompts)
+    return min(most, max(FEWEST_QUESTIONS, int(passed * COST_SHARE / max(1, read + written))))
+
+
+def question_cost(extractor: ActivationExtractor, prompts: Sequence[str]) -> tuple[int, int]:
+    """What one held-out question costs in a calibration: tokens read, and tokens written."""
+    questions = extractor.held_out_questions[:4]
+    if not questions or not prompts:
+        return 0, 0
+    count = extractor.model.count_tokens
+    bare = fmean(count(conversation(each.question)) for each in questions)
+    prompted = fmean(
+        count(conversation(each.question, prompts[at % len(prompts)])) for at, each in enumerate(questions)
+    )
+    reply = reply_tokens(extractor)
+    sampled = len(MULTIPLES) + (1 if _axis(extractor) else 0) + 1  # the last one without steering
+    scored = sampled + 1
+    read = prompted + bare * sampled + (prompted + bare + 2 * reply) * scored + (bare + reply) * _CANDIDATES
+    return round(read), (sampled + 1) * reply
 
 
 def repetition(text: str) -> float:
@@ -429,13 +584,17 @@ def repetition(text: str) -> float:
     return 1 - len(set(phrases)) / len(phrases) if phrases else 0.0
 
 
-def _ratio(readings: Iterable[_Reading]) -> float:
-    return fmean(reading.ratio for reading in readings)
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return fmean(found) if found else 0.0
 
 
-def _logprob(readings: Iterable[_Reading]) -> float:
-    return fmean(reading.logprob for reading in readings)
-
-
-def _repetition(readings: Iterable[_Reading]) -> float:
-    return fmean(reading.repetition for reading in readings)
+def calibrated(
+    extractor: ActivationExtractor, persona: PersonaVector, band: Sequence[int] | None = None
+) -> PersonaVector:
+    """The persona with its calibration; its metadata say whether that is `weak`, and why."""
+    calibration = calibrate(extractor, persona, band)
+    reason = weakness(calibration)
+    metadata = {key: value for key, value in persona.metadata.items() if key != "pending"}
+    metadata |= {"weak": reason is not None, "weak_reason": reason}
+    return replace(persona, metadata=metadata, calibration=calibration)

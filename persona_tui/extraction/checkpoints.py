@@ -134,6 +134,15 @@ class Stage:
         if self._store is not None:
             self._store.tick()
 
+    @property
+    def values(self) -> Mapping[int, Any]:
+        """The values of single items that this process answers for."""
+        return self.tally.values
+
+    def keep(self, item: int, value: Any) -> None:
+        """Count in one item that comes to a value."""
+        self.add(Tally(frozenset([item]), values={item: value}))
+
     def finish(self, total: int, size: int, do: Callable[[Sequence[int]], Tally]) -> Tally:
         """Do all items that are not finished, divided among the processes; what all of them come to.
 

@@ -11,39 +11,54 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from torch import Tensor
 
-from persona_tui.core.config import Settings, capture_layers, resolve_layers
+from persona_tui.core.config import Settings, band_layers, capture_layers, resolve_layers
 from persona_tui.core.errors import DatasetError, GenerationError, VectorFileError
 from persona_tui.core.processes import processes
 from persona_tui.datasets.schema import Question
-from persona_tui.extraction.batching import MemoryLimit, batches
+from persona_tui.extraction.baseline import Baseline
 from persona_tui.extraction.checkpoints import PartialStore, Stage, Tally
-from persona_tui.extraction.plan import dataset_hash, item_seed, persona_requests, split_questions
+from persona_tui.extraction.plan import (
+    WRITING,
+    Work,
+    dataset_hash,
+    in_words,
+    item_seed,
+    persona_requests,
+    split_questions,
+    usual_tokens,
+)
 from persona_tui.model import (
     Activations,
+    Backend,
     Generation,
     Interventions,
     Message,
-    ModelWrapper,
     Request,
     Sampling,
     conversation,
 )
+from persona_tui.model.batching import MemoryLimit, batches
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.maths import normalize, orthogonalize_persona
-from persona_tui.vectors.persona import RECIPES, PersonaVector
+from persona_tui.vectors.persona import RECIPES, PersonaVector, default_gain
 
 Progress = Callable[[int, int, str], None]
 Checkpoint = Callable[[], None]
 RowInterventions = Callable[[Sequence[int]], Interventions]
 
+_WORTH_TIMING = 10_000  # tokens; less is done before a time could be told
+_TIMED_TOKENS = 8
 _SCORE_CHUNK = 64  # responses that are scored between two checkpoints
+BASELINE_PASSES = 5  # as many as an archetype has prompts
+FLOOR_RESPONSES = 100  # of the baseline, that floors are measured on
 
 
 # Activations are added up in whole numbers of this unit: a float's last digit would depend on the order.
@@ -130,7 +145,7 @@ class ActivationExtractor:
 
     def __init__(
         self,
-        model_wrapper: ModelWrapper,
+        model_wrapper: Backend,
         config: Settings,
         on_progress: Progress | None = None,
         checkpoint: Checkpoint | None = None,
@@ -146,11 +161,11 @@ class ActivationExtractor:
         Args:
             model_wrapper: the model.
             config: `extraction` says how responses are made, which layers are wanted, and how many of what.
-            on_progress: called with responses done, responses in all, and what they are for.
+            on_progress: called with work done, all work, and what it is for; in tokens read (see `Work`).
             checkpoint: called between batches; may let other work run, or raise (`JobCancelled`) to give up.
             on_step: called after every token; may raise.
             questions: the extraction questions; needed for personas only.
-            axes: this model's axes; needed for personas only.
+            axes: this model's axes, if they have been extracted.
             partial: keeps what is finished, within its jobs. By default nothing is kept.
             log: told what happens on the way, in one line.
             on_prompt: told, before every batch, what its first request asks.
@@ -159,7 +174,10 @@ class ActivationExtractor:
         self.settings = config
         self.layers = tuple(capture_layers(config, model_wrapper.n_layers))
         self.target_layers = tuple(resolve_layers(config, model_wrapper.n_layers).target)
+        self.band = tuple(each for each in band_layers(config, model_wrapper.n_layers) if each in self.layers)
         self.axes = axes
+        self.baseline: Baseline | None = None
+        self.tokens = 0  # that have passed through the model, read and written
         self.use_questions(questions)
         self._on_progress = on_progress
         self._checkpoint = checkpoint
@@ -168,7 +186,8 @@ class ActivationExtractor:
         self._on_prompt = on_prompt or (lambda prompt: None)
         self._memory = MemoryLimit(self._say_shortage)
         self.partial = partial if partial is not None else PartialStore()
-        self._done = self._total = 0
+        self.price = WRITING  # of a token that is written, in tokens that are read
+        self._done = self._total = 0.0
 
     def use_questions(self, questions: Sequence[Question]) -> None:
         """Divide these questions between extraction and calibration."""
@@ -235,13 +254,55 @@ class ActivationExtractor:
             source: "archetype" or "generated".
 
         Raises:
-            VectorFileError: the model's axes have not been extracted, or for other layers.
+            VectorFileError: the model's axes are for other layers than the settings ask for.
             DatasetError: there are no system prompts or no questions.
         """
-        axes = self.matching_axes()
         system_prompts = [str(prompt["system_prompt"]) for prompt in prompts]
-        sums = self.run(self.persona_requests(system_prompts, kind="persona"), note=name)
-        return self.persona_from_sums(name, sums, axes, system_prompts, description, source)
+        requests = self.persona_requests(system_prompts, kind="persona")
+        baseline = self.assistant_baseline()
+        sums, read = self.run(requests, note=name), self.work(requests).read
+        return self.persona_from_sums(name, sums, baseline, system_prompts, description, source, read)
+
+    def calibrated(self, persona: PersonaVector) -> PersonaVector:
+        """The persona with its loudness found, if `calibration.enabled`; else as it is."""
+        from persona_tui.extraction.calibration import calibrated
+
+        return calibrated(self, persona) if self.settings.calibration.enabled else persona
+
+    def assistant_baseline(self) -> dict[str, Tensor]:
+        """Mean response activation without a system prompt, by recipe; answered for when there is none.
+
+        Raises:
+            VectorFileError: the model's axes are for other layers than the settings ask for.
+            DatasetError: there are no questions.
+        """
+        if self.axes is not None:
+            return self.matching_axes().baseline
+        return self.ordinary_replies().mean
+
+    def ordinary_replies(self) -> Baseline:
+        """The baseline that is there if it will do, else a new one: as many replies as to five prompts."""
+        requests = self.baseline_requests()
+        if self.baseline is None or not self.has_baseline:
+            sums = self.run(requests, note="assistant baseline", keep=FLOOR_RESPONSES)
+            self.baseline = Baseline.of(sums, {**self.provenance(), "asked": len(requests)})
+        return self.baseline
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether the baseline that is there will do for these settings."""
+        wanted = {**self.provenance(), "asked": len(self.baseline_requests())}
+        return self.baseline is not None and self.baseline.serves(self.layers, wanted)
+
+    def baseline_requests(self) -> list[Request]:
+        """Exactly the questions that a persona of five prompts is asked."""
+        return self.persona_requests([None] * BASELINE_PASSES, kind="baseline")
+
+    def work(self, requests: Sequence[Request], max_new_tokens: int | None = None) -> Work:
+        """How much work it is to answer requests, with replies of the usual length."""
+        most = self.settings.extraction.max_new_tokens if max_new_tokens is None else max_new_tokens
+        read = sum(self.model.count_tokens(each.messages) for each in requests)
+        return Work(read, usual_tokens(most) * len(requests))
 
     def persona_requests(self, system_prompts: Sequence[str | None], kind: str) -> list[Request]:
         """The configured number of requests for each system prompt.
@@ -262,37 +323,46 @@ class ActivationExtractor:
         self,
         name: str,
         sums: ActivationSums,
-        axes: Axes,
+        baseline: Mapping[str, Tensor],
         system_prompts: Sequence[str],
         description: str | None = None,
         source: str = "archetype",
+        read: int = 0,
     ) -> PersonaVector:
-        """What the responses of one persona come to: mean, raw and safe vectors of both recipes."""
+        """What the responses of one persona come to: mean, raw and safe vectors of both recipes.
+
+        Without axes, `safe` is `raw` for now: see `completed`. Until it is calibrated, it has the gain that
+        a usual persona needs in this model's band. `read` says how many tokens its prompts had.
+        """
         mean = sums.means()
-        raw = {recipe: mean[recipe] - axes.baseline[recipe] for recipe in RECIPES}
-        safe = {recipe: orthogonalize_persona(raw[recipe], axes.safety[recipe]) for recipe in RECIPES}
+        raw = {recipe: mean[recipe] - baseline[recipe] for recipe in RECIPES}
         metadata = {
             **self.provenance(),
             "kind": "persona",
             "name": name,
             "source": source,
             "description": description,
-            "target_layers": list(self.target_layers),
+            "target_layers": list(self.band),
             "prompts": list(system_prompts),
             "counts": {
                 "prompts": len(system_prompts),
                 "questions": len(self.questions),
                 "responses": sums.count,
                 "tokens": sums.tokens,
+                "passed": read + sums.tokens,
             },
         }
-        return PersonaVector(name, sums.layers, mean, raw, safe, metadata)
+        persona = completed(PersonaVector(name, sums.layers, mean, raw, dict(raw), metadata), self.axes)
+        persona.metadata["gain"] = default_gain(persona, self.band)
+        return persona
 
     def provenance(self) -> dict[str, Any]:
         """What every vector file says about the model and the settings it comes from."""
         return {
             "model_name": self.model.name,
+            "rendering": self.model.rendering.record(),
             "model_fingerprint": self.model.fingerprint,
+            "model_source": self.model.source,
             "hidden_size": self.model.hidden_size,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "extraction": {
@@ -308,7 +378,7 @@ class ActivationExtractor:
             VectorFileError: they have not been extracted, or for other layers than the settings ask for.
         """
         if self.axes is None:
-            raise VectorFileError(f"the axes of {self.model.name} are missing: extract-axes comes first")
+            raise VectorFileError(f"the axes of {self.model.name} are missing: `persona-tui init` makes them")
         if tuple(self.axes.layers) != self.layers:
             raise VectorFileError(
                 f"the axes of {self.model.name} are for other layers than the settings: repeat extract-axes"
@@ -317,9 +387,43 @@ class ActivationExtractor:
 
     # Core ---------------------------------------------------------------------------------------------------
 
-    def expect(self, responses: int) -> None:
-        """Begin a longer piece of work, so that progress counts all of its responses and not one run's."""
-        self._done, self._total = 0, responses
+    def announce(self, phases: Mapping[str, Work]) -> None:
+        """Say how much work is to come, and how long it takes here; progress is measured against it.
+
+        Args:
+            phases: the work, by what it is for. Writing is timed on a first few tokens of ordinary replies.
+        """
+        work = sum(phases.values(), Work())
+        if not work.tokens:
+            return
+        reading = self.time_a_batch() if work.tokens > _WORTH_TIMING else None
+        self.expect(work)
+        where = ", ".join(f"{name} {each.tokens:,}" for name, each in phases.items() if each.tokens)
+        how_long = f": {in_words(work.cost(self.price) * reading)}" if reading is not None else ""
+        self._log(f"About {work.tokens:,} tokens through the model ({where}){how_long}.")
+
+    def time_a_batch(self) -> float:
+        """Find the price of writing; the seconds that reading one token takes."""
+        requests = self.baseline_requests()[: self.settings.extraction.batch_size]
+        times = [time.monotonic()]
+        sampling = replace(self.sampling, max_new_tokens=_TIMED_TOKENS)
+        self.model.generate(
+            requests, sampling, capture_layers=self.layers, on_step=lambda: times.append(time.monotonic())
+        )
+        first = (times[1] - times[0]) / sum(self.model.count_tokens(each.messages) for each in requests)
+        if len(times) > 2:
+            self.price = (times[-1] - times[1]) / (len(times) - 2) / len(requests) / first
+        return first
+
+    def expect(self, work: Work) -> None:
+        """Begin a longer piece of work, so that progress is measured against all of it and not one run's."""
+        self._done, self._total = 0.0, work.cost(self.price)
+
+    def _advance(self, read: int, written: int, note: str | None = None) -> None:
+        """Count tokens as done, as many as were planned for."""
+        self._done += Work(read, written).cost(self.price)
+        if note is not None:
+            self._report(note)
 
     def run(self, requests: Sequence[Request], note: str = "", keep: int = 0) -> ActivationSums:
         """Answer requests and sum up their activations.
@@ -368,13 +472,33 @@ class ActivationExtractor:
         values = stage.everyones().values
         return [str(values[item]) for item in range(len(requests))]
 
-    def scores(self, pairs: Sequence[tuple[list[Message], str]]) -> list[float]:
-        """How probable responses are after their conversations, in nats per token (`ModelWrapper.score`)."""
-        stage = self.partial.stage(["scores", list(self.model.identity), [list(pair) for pair in pairs]])
+    def scores(
+        self,
+        pairs: Sequence[tuple[list[Message], str]],
+        note: str = "",
+        interventions: Interventions | None = None,
+        what: Sequence[object] = (),
+    ) -> list[float]:
+        """How probable responses are after their conversations, in nats per token (`Backend.score`).
+
+        Args:
+            pairs: conversations, each with the response to it.
+            note: what it is for.
+            interventions: what is done to the model meanwhile; by default nothing.
+            what: everything that they depend on, tensors included, to know them again by.
+        """
+        asked = [list(pair) for pair in pairs]
+        stage = self.partial.stage(["scores", *what, list(self.model.identity), asked])
+        count, done = self.model.count_tokens, 0
 
         def score(items: Sequence[int]) -> Tally:
+            nonlocal done
             self.checkpoint()
-            scored = self.model.score([pairs[item] for item in items])
+            chosen = [pairs[item] for item in items]
+            scored = self.model.score(chosen, interventions)
+            passed = sum(each.n_tokens for each in scored) + sum(count(messages) for messages, _ in chosen)
+            self.tokens += passed
+            self._advance(passed, 0, note)
             logprobs = {item: each.logprob for item, each in zip(items, scored, strict=True)}
             return Tally(frozenset(items), values=logprobs)
 
@@ -395,13 +519,16 @@ class ActivationExtractor:
         capture: Sequence[int] = (),
     ) -> Iterator[tuple[list[int], list[Generation]]]:
         """Answer what is not yet answered, or this process' share of it: numbers of requests, answers."""
-        before = self._done
-        self._total = max(self._total, before + len(requests))
-        self._done += len(stage.done)
+        prompts = [self.model.count_tokens(each.messages) for each in requests]
+        lengths = [prompt + sampling.max_new_tokens for prompt in prompts]
+        usual = usual_tokens(sampling.max_new_tokens)
+        planned_work = Work(sum(prompts), usual * len(requests)).cost(self.price)
+        self._total = max(self._total, self._done + planned_work)
+        for item in stage.done:
+            self._advance(prompts[item], usual)
+        self._report(note)
         if len(stage.done) == len(requests):
-            self._report(note)
             return
-        lengths = [self.model.count_tokens(each.messages) + sampling.max_new_tokens for each in requests]
         planned = batches(lengths, self.settings.extraction.batch_size)
         # Batches are planned from all requests, so that those left over are answered among the same others.
         left = [rest for batch in planned if (rest := [item for item in batch if item not in stage.done])]
@@ -420,10 +547,11 @@ class ActivationExtractor:
         with crew.own_share():
             for batch in crew.share(left):
                 for items, generations in self._memory.run(batch, lengths, answer):
+                    self.tokens += sum(each.prompt_tokens + len(each.token_ids) for each in generations)
                     yield items, generations
-                    self._done = min(before + len(requests), self._done + len(items) * crew.count)
+                    read = sum(prompts[item] for item in items)
+                    self._advance(read * crew.count, usual * len(items) * crew.count)
                     self._report(note)
-        self._done = before + len(requests)
 
     @property
     def sampling(self) -> Sampling:
@@ -438,7 +566,8 @@ class ActivationExtractor:
 
     def _report(self, note: str) -> None:
         if self._on_progress is not None:
-            self._on_progress(self._done, self._total, note)
+            done = round(self._done)
+            self._on_progress(done, max(done, round(self._total)), note)
         self.checkpoint()
 
     def _say_shortage(self, rows: int, fewer: int) -> None:
@@ -450,3 +579,20 @@ def _spread(total: int, wanted: int) -> list[int]:
     if wanted >= total:
         return list(range(total))
     return [number * total // wanted for number in range(wanted)]
+
+
+def completed(persona: PersonaVector, axes: Axes | None) -> PersonaVector:
+    """A persona with its `safe` vectors, if there are axes to make them with; else as it is.
+
+    Its metadata say whether that is still to be done (`orthogonalised` false).
+    """
+    if axes is None:
+        return replace(persona, metadata={**persona.metadata, "orthogonalised": False})
+    if set(persona.layers) - set(axes.layers):
+        return persona
+    rows = [axes.layers.index(layer) for layer in persona.layers]
+    safe = {
+        recipe: orthogonalize_persona(raw, axes.safety[recipe][rows]) for recipe, raw in persona.raw.items()
+    }
+    metadata = {key: value for key, value in persona.metadata.items() if key != "orthogonalised"}
+    return replace(persona, safe=safe, metadata=metadata)

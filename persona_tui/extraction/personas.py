@@ -1,9 +1,10 @@
-"""Making personas, start to end: read the prompts, extract, calibrate, save. Both front ends call these
-functions.
+"""Making personas, start to end: read the prompts, extract, save, calibrate, save again. Both front ends call
+these functions.
 
-Every vector is saved as soon as it is finished, and never before: a persona's file is the old one until the
-new one is calibrated. What a job has besides is kept until it succeeds (`vectors.partial`), so that the same
-call goes on where it was stopped. Several processes may call these functions together (`processes`).
+A persona's file is written as soon as its vectors are finished: from then on it can be used, at the loudness
+that personas usually need, and it says that it is not calibrated. What a job has besides is kept until it
+succeeds (`vectors.partial`), so that the same call goes on where it was stopped. Several processes may call
+these functions together (`processes`).
 """
 
 from __future__ import annotations
@@ -15,26 +16,42 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from persona_tui.core.errors import GenerationError, PersonaTuiError, VectorFileError
+from persona_tui.core.files import atomic_write_text
+from persona_tui.core.plain_files import read_plain
 from persona_tui.core.processes import processes
 from persona_tui.core.workspace import Workspace
+from persona_tui.datasets.fallback import fallback_prompts
 from persona_tui.datasets.generator import DatasetGenerator, check_description
 from persona_tui.datasets.records import (
     archetype_path,
+    find_archetype,
     list_archetypes,
     read_archetype,
     read_questions,
     read_roles,
     read_safety,
 )
-from persona_tui.extraction.axes import extract_axes
-from persona_tui.extraction.calibration import calibrate, response_count, weakness
+from persona_tui.extraction.axes import axes_work, extract_axes
+from persona_tui.extraction.baseline import BASELINE_FILE, Baseline
+from persona_tui.extraction.calibration import (
+    calibrated,
+    find_band,
+    fit_contrast,
+    question_cost,
+    question_count,
+)
 from persona_tui.extraction.checkpoints import PartialStore
-from persona_tui.extraction.extractor import ActivationExtractor
+from persona_tui.extraction.extractor import ActivationExtractor, completed
+from persona_tui.extraction.plan import Work
+from persona_tui.model import Message
 from persona_tui.vectors.axes import Axes
+from persona_tui.vectors.files import check_model
 from persona_tui.vectors.manager import PROMPTS_PER_PERSONA, PersonaManager
-from persona_tui.vectors.persona import PersonaVector
+from persona_tui.vectors.persona import PersonaVector, default_gain
 
 AXES_JOB = "axes"
+BAND_FILE = "band.json"
+FEWEST_FOR_BAND = 3  # personas; with fewer, a band fits those and no others
 
 
 @dataclass
@@ -62,6 +79,40 @@ class PersonaStudio:
             self.extractor.use_questions(read_questions(self.workspace))
         if self.extractor.axes is None:
             self.extractor.axes = self.manager.axes
+        self.extractor.baseline = self._known_baseline()
+        self.extractor.band = self._known_band()
+
+    # What is known of the model -----------------------------------------------------------------------------
+
+    def _known_baseline(self) -> Baseline | None:
+        path = self.manager.vectors_dir / BASELINE_FILE
+        if not path.is_file():
+            return None
+        try:
+            baseline = Baseline.load(path)
+            check_model(path, baseline.metadata, self.extractor.model.fingerprint, self.extractor.model.name)
+        except VectorFileError as error:
+            self._say(f"{error} It is made again.")
+            return None
+        return baseline
+
+    def _known_band(self) -> tuple[int, ...]:
+        """The band that was found for this model, unless the settings name layers; else the usual one."""
+        path, extractor = self.manager.vectors_dir / BAND_FILE, self.extractor
+        if extractor.settings.extraction.target_layers != "auto" or not path.is_file():
+            return extractor.band
+        try:
+            layers = tuple(int(layer) for layer in json.loads(read_plain(path))["layers"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            self._say(f"{path} cannot be read; the usual band is used.")
+            return extractor.band
+        return layers if layers and set(layers) <= set(extractor.layers) else extractor.band
+
+    def _say(self, line: str) -> None:
+        if self.log is not None:
+            self.log(line)
+
+    # Axes ---------------------------------------------------------------------------------------------------
 
     def extract_axes(self, archetypes: Sequence[str] | None = None) -> tuple[Axes, list[PersonaVector]]:
         """Extract the axes and the archetypes' personas, calibrate those (if configured), and save it all.
@@ -86,9 +137,41 @@ class PersonaStudio:
         ):
             axes, personas = extract_axes(self.extractor, safe, unsafe, prompts, roles)
             self._written(lambda: self.manager.save_axes(axes))
+            self._complete()
+            for persona in personas:
+                self._save(persona)
             if self.extractor.settings.calibration.enabled:
-                self.extractor.expect(len(personas) * response_count(self.extractor))
-            return axes, [self._saved(persona) for persona in personas]
+                personas = [self._saved(calibrated(self.extractor, persona)) for persona in personas]
+            return axes, personas
+
+    def axes_work(self) -> dict[str, Work]:
+        """How much work `extract_axes` is, by what it is for."""
+        names = self.hand_written_archetypes()
+        prompts = {name: read_archetype(self.workspace, name) for name in names}
+        work = axes_work(
+            self.extractor,
+            read_safety(self.workspace, "safe"),
+            read_safety(self.workspace, "unsafe"),
+            prompts,
+            read_roles(self.workspace),
+        )
+        if self.extractor.has_baseline:
+            del work["baseline"]
+        texts = {name: [each.system_prompt for each in found] for name, found in prompts.items()}
+        calibration = sum((self._calibration_work(each) for each in texts.values()), Work())
+        return work | ({"calibration": calibration} if calibration.tokens else {})
+
+    def _complete(self) -> None:
+        """Give the personas that were made before the axes their `safe` vectors."""
+        for name in self.manager.list_available():
+            try:
+                persona = self.manager.get(name)
+            except VectorFileError as error:
+                self._say(str(error))
+                continue
+            if persona.metadata.get("orthogonalised") is False:
+                self._save(completed(persona, self.manager.axes))
+                self._say(f"{name} has lost its component along the safety axis.")
 
     def hand_written_archetypes(self) -> list[str]:
         """The archetypes that people wrote: those that the assistant axis is made from."""
@@ -98,24 +181,24 @@ class PersonaStudio:
             if all(prompt.source is None for prompt in read_archetype(self.workspace, name))
         ]
 
+    # Personas -----------------------------------------------------------------------------------------------
+
     def create_from_archetype(self, name: str, archetype: str, *, replace_old: bool = False) -> PersonaVector:
-        """Extract, calibrate (if configured) and save a persona from an archetype's system prompts.
+        """Extract, save and calibrate (if configured) a persona from an archetype's system prompts.
 
         Raises:
             PersonaTuiError: the name is taken, and the old persona is not to be replaced.
             DatasetError: there is no such archetype.
-            VectorFileError: the model's axes have not been extracted.
+            VectorFileError: the model's axes are for other layers than the settings ask for.
             JobCancelled: somebody asked for that; the next call goes on.
         """
-        self._claim(name, replace_old)
-        prompts = [prompt.model_dump() for prompt in read_archetype(self.workspace, archetype)]
-        with self._job(f"persona-{name}", prompts=[each["system_prompt"] for each in prompts]):
-            return self._create(name, prompts, description=None, source="archetype")
+        prompts = [prompt.model_dump() for prompt in find_archetype(self.workspace, archetype)]
+        return self._create(name, prompts, None, "archetype", replace_old)
 
     def create_from_prompts(
         self, name: str, prompts: Sequence[str], description: str | None = None, *, replace_old: bool = False
     ) -> PersonaVector:
-        """Extract, calibrate (if configured) and save a persona from system prompts, and write nothing else.
+        """Extract, save and calibrate (if configured) a persona from system prompts; write nothing else.
 
         Args:
             name: its name.
@@ -126,36 +209,42 @@ class PersonaStudio:
         Raises:
             PersonaTuiError: the name is taken, and the old persona is not to be replaced.
             DatasetError: there are no prompts.
-            VectorFileError: the model's axes have not been extracted.
+            VectorFileError: the model's axes are for other layers than the settings ask for.
             JobCancelled: somebody asked for that; the next call goes on.
         """
-        self._claim(name, replace_old)
         written_by = "people" if description is None else "model"
         records = [{"system_prompt": prompt, "source": written_by} for prompt in prompts]
         source = "prompts" if description is None else "generated"
-        with self._job(f"persona-{name}", prompts=list(prompts)):
-            return self._create(name, records, description, source)
+        return self._create(name, records, description, source, replace_old)
 
     def create_from_description(
-        self, name: str, description: str, generator: DatasetGenerator, *, replace_old: bool = False
+        self,
+        name: str,
+        description: str,
+        generator: DatasetGenerator | None = None,
+        *,
+        replace_old: bool = False,
     ) -> PersonaVector:
-        """Have system prompts written for a character, keep them as an archetype of that name, and extract
-        it.
+        """Write system prompts for a character, keep them as an archetype of that name, and extract it.
+
+        Args:
+            name: its name.
+            description: who it is.
+            generator: writes the prompts with a model; None = they are put together from the description.
+            replace_old: whether a persona of that name may be replaced.
 
         Raises:
             PersonaTuiError: the name is taken, and the old persona is not to be replaced; or people wrote an
                 archetype of that name, which is never replaced.
             GenerationError: no system prompts could be made from the description.
-            VectorFileError: the model's axes have not been extracted.
+            VectorFileError: the model's axes are for other layers than the settings ask for.
             JobCancelled: somebody asked for that; the next call goes on.
         """
-        self._claim(name, replace_old)
-        if name in self.hand_written_archetypes():
-            raise PersonaTuiError(
-                f'there is an archetype "{name}" already: choose another name, or create from it'
-            )
-        check_description(description)
-        self.extractor.matching_axes()
+        if generator is None:
+            prompts = self.write_prompts(name, description, replace_old=replace_old)
+            return self._create(name, prompts, description, "generated", replace_old)
+        self._check_describable(name, description)
+        self._check_free(name, None, replace_old)
         generator.partial = self.partial
         with self._job(f"persona-{name}", description=description):
             prompts = generator.generate_persona_prompts(description, PROMPTS_PER_PERSONA)
@@ -163,25 +252,145 @@ class PersonaStudio:
                 raise GenerationError(f"no system prompts could be made from the description of {name}")
             # Before the persona, whose file says that all is done.
             self._written(lambda: generator.save_jsonl(prompts, archetype_path(self.workspace, name)))
-            return self._create(name, prompts, description, source="generated")
+            enabled = self.extractor.settings.calibration.enabled
+            persona = self._extracted(name, prompts, description, "generated", pending=enabled)
+        return self._calibrated(persona) if enabled else persona
+
+    def write_prompts(
+        self, name: str, description: str, *, replace_old: bool = False
+    ) -> list[dict[str, Any]]:
+        """Put a described character's system prompts together, in its archetype's file, for people to edit.
+
+        The arguments and errors are those of `create_from_description`.
+        """
+        self._check_describable(name, description)
+        texts = fallback_prompts(description, PROMPTS_PER_PERSONA)
+        self._check_free(name, [each["system_prompt"] for each in texts], replace_old)
+        prompts: list[dict[str, Any]] = [
+            {"id": f"prompt_{number:03d}", **each, "source": "fallback"}
+            for number, each in enumerate(texts, 1)
+        ]
+        path = archetype_path(self.workspace, name)
+        lines = "".join(f"{json.dumps(each, ensure_ascii=False)}\n" for each in prompts)
+        self._written(lambda: atomic_write_text(path, lines))
+        return prompts
+
+    def _check_describable(self, name: str, description: str) -> None:
+        if name in self.hand_written_archetypes():
+            raise PersonaTuiError(
+                f'there is an archetype "{name}" already: choose another name, or create from it'
+            )
+        check_description(description)
+
+    def persona_work(self, prompts: Sequence[str], count: int = 1) -> dict[str, Work]:
+        """How much work it is to make personas, by what it is for.
+
+        Args:
+            prompts: the system prompts of one of them.
+            count: how many personas.
+        """
+        extractor = self.extractor
+        replies = extractor.work(extractor.persona_requests(list(prompts), "persona")) * count
+        work = {"replies": replies}
+        if extractor.axes is None and not extractor.has_baseline:
+            work = {"baseline": extractor.work(extractor.baseline_requests()), **work}
+        calibration = self._calibration_work(prompts) * count
+        return work | ({"calibration": calibration} if calibration.tokens else {})
+
+    def _calibration_work(self, prompts: Sequence[str], passed: int | None = None) -> Work:
+        """How much work it is to calibrate a persona with such prompts, if that is configured."""
+        extractor = self.extractor
+        if not extractor.settings.calibration.enabled:
+            return Work()
+        passed = passed or extractor.work(extractor.persona_requests(list(prompts), "persona")).tokens
+        return Work(*question_cost(extractor, prompts)) * question_count(extractor, prompts, passed)
 
     def calibrate(self, name: str) -> PersonaVector:
-        """Calibrate a persona anew and save it.
+        """Find a persona's loudness and save it; without system prompts, the loudest that is fluent.
 
         Raises:
             PersonaNotFoundError: there is none of this name.
-            DatasetError: its file has no system prompts.
         """
         persona = self.manager.get(name)
+        if not persona.metadata.get("prompts"):
+            return self.calibrate_contrast(name)
+        self._check_layers(persona)
+        return self._calibrated(persona)
+
+    def calibrate_contrast(
+        self, name: str, high: Sequence[Sequence[Message]] = (), low: Sequence[Sequence[Message]] = ()
+    ) -> PersonaVector:
+        """Find the loudness of a trait (`trait:NAME`), or of anything without system prompts, and save it.
+
+        The arguments are those of `fit_contrast`.
+
+        Raises:
+            PersonaNotFoundError: there is none of this name.
+        """
+        vector = self.manager.get(name)
+        job = f"calibration-{name.replace(':', '-')}"
+        with self._job(job, persona=vector.metadata.get("created"), sides=[list(high), list(low)]):
+            return self._saved(fit_contrast(self.extractor, vector, high, low))
+
+    def calibration_work(self, name: str) -> dict[str, Work]:
+        """How much work `calibrate` is."""
+        metadata = self.manager.get(name).metadata
+        passed = int(metadata.get("counts", {}).get("passed", 0)) or None
+        prompts = [str(each) for each in metadata.get("prompts") or ()]
+        if not prompts:
+            return {}
+        count = question_count(self.extractor, prompts, passed)
+        return {"calibration": Work(*question_cost(self.extractor, prompts)) * count}
+
+    def find_band(self) -> tuple[tuple[int, ...], dict[tuple[int, ...], float]]:
+        """Find this model's band with the personas there are, remember it, and fit every gain again.
+
+        Returns:
+            The band, and what steering recovers in every band that was compared, on average.
+
+        Raises:
+            PersonaTuiError: fewer than `FEWEST_FOR_BAND` personas have system prompts.
+            JobCancelled: somebody asked for that; what was finished stays, and the next call goes on.
+        """
+        personas = [self.manager.get(name) for name in self.manager.list_available()]
+        usable = [
+            each
+            for each in personas
+            if each.metadata.get("prompts") and set(each.layers) == set(self.extractor.layers)
+        ]
+        if len(usable) < FEWEST_FOR_BAND:
+            raise PersonaTuiError(
+                f"the search for a band needs {FEWEST_FOR_BAND} personas with system prompts, "
+                f"and {self.extractor.model.name} has {len(usable)}"
+            )
+        with self._job("band", personas=[[each.name, each.metadata.get("created")] for each in usable]):
+            band, table = find_band(self.extractor, usable)
+        record = {
+            "layers": list(band),
+            "recovered": {f"{each[0]}-{each[-1]}": round(value, 4) for each, value in table.items()},
+        }
+        path = self.manager.vectors_dir / BAND_FILE
+        text = json.dumps(record, indent=1) + "\n"
+        self._written(lambda: atomic_write_text(path, text, inside=self.manager.vectors_dir))
+        self.extractor.band = band
+        for persona in usable:
+            placed = {**persona.metadata, "target_layers": list(band), "gain": default_gain(persona, band)}
+            self._calibrated(replace(persona, metadata=placed))
+        return band, table
+
+    def _check_layers(self, persona: PersonaVector) -> None:
         if not set(self.extractor.layers) >= set(persona.layers):
             raise VectorFileError(
-                f'"{name}" was extracted for other layers than the settings ask for: create it anew'
+                f'"{persona.name}" was extracted for other layers than the settings ask for: create it anew'
             )
-        self.extractor.expect(response_count(self.extractor))
-        with self._job(f"calibration-{name}", persona=persona.metadata.get("created")):
-            persona = calibrated(self.extractor, persona)
-            self._written(lambda: self.manager.save(persona))
-            return persona
+
+    def _calibrated(self, persona: PersonaVector) -> PersonaVector:
+        with self._job(
+            f"calibration-{persona.name}",
+            persona=persona.metadata.get("created"),
+            band=list(self.extractor.band),
+        ):
+            return self._saved(calibrated(self.extractor, persona))
 
     def _job(self, name: str, **parts: object) -> AbstractContextManager[None]:
         """A job on this model's vectors; the recipe is what is given here, the settings and the questions."""
@@ -203,41 +412,67 @@ class PersonaStudio:
         """Have the one process write that does."""
         processes().from_main(lambda: bool(write()))
 
-    def _saved(self, persona: PersonaVector) -> PersonaVector:
-        """The persona, calibrated if configured, and saved."""
-        if self.extractor.settings.calibration.enabled:
-            persona = calibrated(self.extractor, persona)
+    def _save(self, persona: PersonaVector) -> None:
         self._written(lambda: self.manager.save(persona))
+
+    def _saved(self, persona: PersonaVector) -> PersonaVector:
+        self._save(persona)
         return persona
 
-    def _claim(self, name: str, replace_old: bool) -> None:
-        """Raise an unusable name's error now and not after the work."""
-        if self.manager.path_of(name).is_file() and not replace_old:
-            raise PersonaTuiError(
-                f'there is a persona "{name}" already: delete it first or choose another name'
-            )
+    def _check_free(
+        self, name: str, prompts: Sequence[str] | None, replace_old: bool
+    ) -> PersonaVector | None:
+        """Raise an unusable name's error now and not after the work.
+
+        Returns:
+            What an earlier call with the same prompts has made and not yet calibrated.
+        """
+        if not self.manager.path_of(name).is_file() or replace_old:
+            return None
+        old = self.manager.get(name)
+        if prompts is not None and old.metadata.get("pending") and old.metadata["prompts"] == list(prompts):
+            return old
+        raise PersonaTuiError(f'there is a persona "{name}" already: delete it first or choose another name')
 
     def _create(
-        self, name: str, prompts: Sequence[dict[str, Any]], description: str | None, source: str
+        self,
+        name: str,
+        prompts: Sequence[dict[str, Any]],
+        description: str | None,
+        source: str,
+        replace_old: bool,
+    ) -> PersonaVector:
+        """Extract and save; then calibrate and save again, if that is configured."""
+        texts = [str(each["system_prompt"]) for each in prompts]
+        persona = self._check_free(name, texts, replace_old)
+        enabled = self.extractor.settings.calibration.enabled
+        if persona is None:
+            with self._job(f"persona-{name}", prompts=texts):
+                persona = self._extracted(name, prompts, description, source, pending=enabled)
+        return self._calibrated(persona) if enabled else persona
+
+    def _extracted(
+        self,
+        name: str,
+        prompts: Sequence[dict[str, Any]],
+        description: str | None,
+        source: str,
+        *,
+        pending: bool,
     ) -> PersonaVector:
         extractor = self.extractor
-        enabled = extractor.settings.calibration.enabled
-        responses = len(prompts) * extractor.settings.extraction.num_samples_per_prompt
-        extractor.expect(responses + (response_count(extractor) if enabled else 0))
+        known = extractor.baseline
         persona = extractor.extract_persona(name, prompts, description=description, source=source)
+        if (baseline := extractor.baseline) is not None and baseline is not known:
+            folder = self.manager.vectors_dir
+            self._written(lambda: baseline.save(folder / BASELINE_FILE, inside=folder))
         persona.metadata["prompt_sources"] = sorted(
             {str(prompt.get("source") or "people") for prompt in prompts}
         )
+        if pending:
+            persona.metadata["pending"] = True
         return self._saved(persona)
 
 
 def _flat(section: str, values: dict[str, Any]) -> dict[str, Any]:
     return {f"{section}.{name}": value for name, value in values.items()}
-
-
-def calibrated(extractor: ActivationExtractor, persona: PersonaVector) -> PersonaVector:
-    """The persona with its calibration; its metadata say whether that is `weak`, and why."""
-    calibration = calibrate(extractor, persona)
-    reason = weakness(calibration)
-    metadata = {**persona.metadata, "weak": reason is not None, "weak_reason": reason}
-    return replace(persona, metadata=metadata, calibration=calibration)

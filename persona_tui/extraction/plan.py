@@ -1,10 +1,12 @@
-"""Who is asked what: which questions go with which system prompt, and the seed of every single response."""
+"""Who is asked what: which questions go with which system prompt, the seed of every single response, and how
+much work that is."""
 
 from __future__ import annotations
 
 import hashlib
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from persona_tui.datasets.schema import Question
@@ -14,6 +16,46 @@ T = TypeVar("T")
 
 # The questions kept for calibration never take more than this share of all questions.
 _MOST_HELD_OUT = 0.2
+
+WRITING = 1.5  # what a token costs that is written, in tokens that are read, where that was not measured
+
+
+@dataclass(frozen=True)
+class Work:
+    """Tokens that pass through the model: read in one go, or written one after the other."""
+
+    read: int = 0
+    written: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.read + other.read, self.written + other.written)
+
+    def __mul__(self, times: int) -> Work:
+        return Work(self.read * times, self.written * times)
+
+    @property
+    def tokens(self) -> int:
+        """All of them."""
+        return self.read + self.written
+
+    def cost(self, price: float) -> float:
+        """What it takes, in tokens read: `price` is that of a token written."""
+        return self.read + price * self.written
+
+
+def usual_tokens(most: int) -> int:
+    """How long replies are that may have `most` tokens: short ones mostly fill that, long ones do not."""
+    return min(most, 40 + most * 55 // 100)
+
+
+def in_words(seconds: float) -> str:
+    """A duration as one would say it: `about 4 minutes`."""
+    if seconds < 50:
+        return f"about {max(5, round(seconds / 5) * 5)} seconds"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"about {minutes} minute{'s' if minutes > 1 else ''}"
+    return f"about {seconds / 3600:.1f} hours"
 
 
 def item_seed(seed: int, *parts: object) -> int:

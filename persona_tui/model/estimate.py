@@ -17,20 +17,29 @@ from huggingface_hub import get_safetensors_metadata, hf_hub_download
 from persona_tui.core.errors import ModelLoadError
 from persona_tui.model.files import (
     TensorInfo,
-    cached_folder,
     check_folder,
     read_config,
     read_header,
     weight_files,
 )
-from persona_tui.model.loader import BUILTIN, BUILTIN_WEIGHTS
+from persona_tui.model.gguf import field_value
+from persona_tui.model.sources import Source, resolve
 
 CONVERSATION = 4096  # tokens; the estimate is for a conversation of this length, or of the model's own limit
 
 _BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 # Of a number in a matrix of the blocks; 4 bits come with a scale for every 64, itself in 8 bits.
 _QUANTIZED = {"8bit": 1.0, "4bit": 0.5 + 1 / 64 + 4 / (64 * 256)}
-_OUTSIDE_BLOCKS = ("embed", "wte", "wpe", "lm_head", "output.weight")
+# A config's keys -> GGUF's.
+_GGUF_KEYS = {
+    "num_hidden_layers": "block_count",
+    "hidden_size": "embedding_length",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "max_position_embeddings": "context_length",
+}
+_OUTSIDE_BLOCKS = ("embed", "embd", "wte", "wpe", "lm_head", "output.weight")
 
 
 @dataclass(frozen=True)
@@ -105,15 +114,18 @@ def look_at(name: str, online: bool = True) -> ModelFacts:
     """What there is to know of a model without loading it.
 
     Args:
-        name: "builtin", a folder, or a model on the hub.
+        name: see `sources`.
         online: whether a hub model that is not on this machine is looked up there.
 
     Raises:
         ModelLoadError: it cannot be used; says why.
     """
     if not name.strip():
-        raise ModelLoadError('Name a model: "builtin", a folder, or a model on huggingface.co.')
-    folder = _folder(name)
+        raise ModelLoadError('Name a model: "starter", a folder, a GGUF file, or a model on huggingface.co.')
+    source = resolve(name)
+    if source.gguf is not None and source.folder is None:
+        return _packed(source)
+    folder = source.folder
     if folder is None and not online:
         raise ModelLoadError(f"{name} is not on this machine.")
     if folder is None:
@@ -127,16 +139,23 @@ def look_at(name: str, online: bool = True) -> ModelFacts:
     return _facts(name, folder, read_config(folder), tensors, sum(path.stat().st_size for path in files))
 
 
-def _folder(name: str) -> Path | None:
-    """Where a model is on this machine; None = it can only be on the hub."""
-    if name == BUILTIN:
-        return BUILTIN_WEIGHTS
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if name.startswith((".", "/", "~")) or path.is_absolute() or name.count("/") > 1 or path.exists():
-        raise ModelLoadError(f"There is no model folder {name}.")
-    return cached_folder(name)
+def _packed(source: Source) -> ModelFacts:
+    """A GGUF file that is not unpacked yet: its metadata say what it will be."""
+    from gguf import GGUFReader
+
+    assert source.gguf is not None
+    try:
+        reader = GGUFReader(source.gguf)
+        kind = str(field_value(reader, "general.architecture"))
+        fields = {ours: field_value(reader, f"{kind}.{theirs}") for ours, theirs in _GGUF_KEYS.items()}
+        tensors = {
+            tensor.name: TensorInfo(tensor.tensor_type.name, tuple(int(size) for size in tensor.shape))
+            for tensor in reader.tensors
+        }
+    except Exception as error:
+        raise ModelLoadError(f"{source.name} cannot be read as a GGUF file: {_first_line(error)}") from error
+    config = {"architectures": [f"{kind}, to be unpacked"], **fields}
+    return _facts(source.name, source.gguf.parent, config, tensors, source.gguf.stat().st_size)
 
 
 def _on_the_hub(name: str) -> ModelFacts:

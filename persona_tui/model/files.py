@@ -16,6 +16,7 @@ from persona_tui.core.errors import ModelLoadError
 CONFIG = "config.json"
 # The kinds of weights, the one that is used first; and what lists their parts, where they are several.
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_ADAPTER = "adapter_config.json"
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
@@ -135,6 +136,69 @@ def check_folder(folder: Path) -> None:
             read_header(path)
     if not any((folder / name).is_file() for name in _TOKENIZERS):
         raise ModelLoadError(f"{folder} has no tokenizer: none of {', '.join(_TOKENIZERS)}.")
+
+
+_LFS_POINTER = b"version https://git-lfs"
+
+
+def check_loadable(folder: Path, name: str, trusted: bool) -> str | None:
+    """Refuse what transformers would misread, run, or explain badly; cheap, as nothing is loaded.
+
+    Args:
+        folder: of the model.
+        name: what the user calls it.
+        trusted: whether its own code and pickled weights may be used.
+
+    Returns:
+        How the weights are quantised already, as the config names it; None = they are not.
+
+    Raises:
+        ModelLoadError: one line with the reason.
+    """
+    _refuse_pointers(folder, name)
+    _refuse_adapters(folder, name)
+    config = read_config(folder)
+    if "bits" in (config.get("quantization") or ()) and "quantization_config" not in config:
+        raise ModelLoadError(f"{name} is quantised for MLX, which only MLX reads: use the original weights.")
+    attention = config.get("attn_implementation") or config.get("_attn_implementation")
+    if not trusted and "/" in str(attention or ""):
+        raise ModelLoadError(
+            f"{name} wants compiled code from {attention}, which was not fetched: if you trust it, add "
+            "--trust-remote-code, or set model.trust_remote_code to its name."
+        )
+    weights = weight_files(folder)
+    if not trusted and any(path.suffix != ".safetensors" for path in weights):
+        raise ModelLoadError(
+            f"{name} has its weights only as pickle ({weights[0].name}), which can run code when it is read: "
+            "convert them to safetensors, or, if you trust it, add --trust-remote-code or set "
+            "model.trust_remote_code to its name."
+        )
+    packed = config.get("quantization_config")
+    return str(packed.get("quant_method")) if isinstance(packed, dict) else None
+
+
+def _refuse_pointers(folder: Path, name: str) -> None:
+    """Refuse a clone without Git LFS: small text files in the place of the large ones."""
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(_LFS_POINTER):
+            raise ModelLoadError(
+                f"{path.name} of {name} is a Git LFS pointer, not the file itself: "
+                "run `git lfs pull` in the folder."
+            )
+
+
+def _refuse_adapters(folder: Path, name: str) -> None:
+    """Refuse adapters: the weights that are read would not be those that were meant."""
+    if not (folder / _ADAPTER).is_file():
+        return
+    try:
+        base = json.loads((folder / _ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        base = "its base model"
+    merge = f"merge it with {base} (peft: PeftModel.from_pretrained(...).merge_and_unload()) and save that"
+    if (folder / CONFIG).is_file():
+        raise ModelLoadError(f"{name} has an adapter ({_ADAPTER}) beside its weights: {merge}, or remove it.")
+    raise ModelLoadError(f"{name} is an adapter (LoRA), not a whole model: {merge}.")
 
 
 def cached_folder(name: str) -> Path | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from persona_tui.core.errors import MemoryShortage
+from persona_tui.model.batching import MemoryLimit, batches
 from persona_tui.model.blocks import device_of, find_decoder, text_config
 from persona_tui.model.generation import accepted_arguments, clear_memory_errors
 from persona_tui.model.residual import ResidualHooks, StopForward
@@ -46,35 +46,18 @@ class Passage:
     stop: int | None = None
 
 
-def batches(passages: Sequence[Passage], budget: int) -> Iterator[list[int]]:
-    """Indices of passages of like length, as many at a time as fit into a number of tokens (at least one)."""
-    batch: list[int] = []
-    for index in sorted(range(len(passages)), key=lambda each: len(passages[each].ids)):
-        if batch and (len(batch) + 1) * len(passages[index].ids) > budget:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
-
-
-def in_parts(batch: list[int], do: Callable[[list[int]], T]) -> Iterator[tuple[list[int], T]]:
-    """Do a batch; where memory runs out, in halves. Yields the parts and what came of them.
+def in_batches(
+    passages: Sequence[Passage], most_tokens: int, do: Callable[[list[int]], T]
+) -> Iterator[tuple[list[int], T]]:
+    """Do passages of like length together; the numbers of each piece, and its result.
 
     Raises:
         MemoryShortage: a single passage does not fit.
     """
-    try:
-        result = do(batch)
-    except MemoryShortage:
-        if len(batch) == 1:
-            raise
-    else:
-        yield batch, result
-        return
-    half = len(batch) // 2
-    yield from in_parts(batch[:half], do)
-    yield from in_parts(batch[half:], do)
+    lengths = [len(passage.ids) for passage in passages]
+    memory = MemoryLimit()
+    for batch in batches(lengths, most_tokens=most_tokens):
+        yield from memory.run(batch, lengths, do)
 
 
 def _padded(passages: Sequence[Passage], device: torch.device) -> Tensor:
@@ -108,12 +91,17 @@ def read_passages(
 
 
 @torch.inference_mode()
-def response_logprobs(model: PreTrainedModel, passages: Sequence[Passage]) -> list[float]:
-    """Each passage's sum of the log-probabilities of its counted tokens, in nats, for one batch."""
+def response_logprobs(
+    model: PreTrainedModel, passages: Sequence[Passage], hooks: ResidualHooks
+) -> list[float]:
+    """Each passage's sum of the log-probabilities of its counted tokens, in nats, for one batch.
+
+    The hooks steer and cap every position, the prompt's included, as they do while a reply is written.
+    """
     tokens = _padded(passages, device_of(model.get_input_embeddings()))
     first = min(passage.start for passage in passages) - 1
     keep = torch.arange(first, tokens.shape[1] - 1, device=tokens.device)
-    with clear_memory_errors():
+    with hooks, clear_memory_errors():
         if "logits_to_keep" in accepted_arguments(model):
             logits = model(input_ids=tokens, use_cache=False, logits_to_keep=keep).logits
         else:

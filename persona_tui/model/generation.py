@@ -12,16 +12,17 @@ import inspect
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedModel
 
 from persona_tui.core.errors import GenerationError, MemoryShortage
+from persona_tui.core.ranges import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
 from persona_tui.model.blocks import context_length, device_of
 from persona_tui.model.compiled import CompiledForward
 from persona_tui.model.residual import Interventions, ResidualHooks, StopForward
@@ -58,8 +59,10 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise GenerationError(f"max_new_tokens is {self.max_new_tokens}; at least 1 is needed.")
-        if not 0 <= self.temperature < float("inf"):
-            raise GenerationError(f"temperature is {self.temperature}; it must be 0 or more.")
+        if not 0 <= self.temperature <= HIGHEST_TEMPERATURE:
+            raise GenerationError(
+                f"temperature is {self.temperature}; it must be from 0 to {HIGHEST_TEMPERATURE:g}."
+            )
         if not 0 < self.top_p <= 1:
             raise GenerationError(f"top_p is {self.top_p}; it must be above 0 and at most 1.")
 
@@ -216,9 +219,9 @@ class Sampler:
 
     def pick(self, logits: Tensor, index: int) -> Tensor:
         """The token of each row, `[rows]`, from float32 logits `[rows, vocabulary]`; tokens count from 0."""
-        if self._sampling.temperature == 0:
+        if self._sampling.temperature < LOWEST_TEMPERATURE:
             return logits.argmax(-1)
-        below_best = logits - logits.amax(-1, keepdim=True)  # no temperature is too small for these
+        below_best = logits - logits.amax(-1, keepdim=True)  # a small temperature overflows without that
         probabilities = below_best.div_(self._sampling.temperature).softmax(-1)
         if self._sampling.top_p < 1:
             probabilities = keep_top_p(probabilities, self._sampling.top_p)
@@ -264,6 +267,34 @@ def accepted_arguments(model: PreTrainedModel) -> frozenset[str]:
     return frozenset(inspect.signature(model.forward).parameters)
 
 
+_CACHES = ("cache", "past_key_values", "cache_params", "state")
+
+
+def cache_argument(module: nn.Module) -> str:
+    """Return the name under which a forward pass takes its cache; newer transformers has one for all."""
+    names = inspect.signature(module.forward).parameters
+    return next((name for name in _CACHES if name in names), _CACHES[0])
+
+
+def returned_cache(output: Any) -> Any:
+    """Return the cache that a forward pass made by itself; None if there is none."""
+    known = output.keys() if isinstance(output, Mapping) else ()
+    return next((output[name] for name in _CACHES if name in known and output[name] is not None), None)
+
+
+def check_finite(logits: Tensor) -> None:
+    """Raise a GenerationError if no token can be chosen by some row of logits, `[rows, vocabulary]`."""
+    # A token that cannot come has -inf; NaN is found by both. Where a norm met infinity, all are equal.
+    low, high = logits.aminmax(dim=-1)
+    if not bool((high.isfinite() & (low < high)).all()):
+        raise GenerationError(NOT_FINITE)
+
+
+NOT_FINITE = (
+    "The model's numbers overflowed: lower the strength, or load it with --dtype bfloat16 or float32."
+)
+
+
 def _likelihoods(logits: Tensor, tokens: Tensor) -> Tensor:
     """The tokens' log-probabilities and the entropies of the choice, `[rows, 2]`."""
     logprobs = logits.log_softmax(-1)
@@ -285,7 +316,9 @@ class _Decoding:
         hooks: ResidualHooks,
         likelihoods: bool,
         compiled: CompiledForward | None,
+        own_cache: bool,
     ) -> None:
+        self.own_cache = own_cache
         self.model, self.batch, self.hooks, self.likelihoods = model, batch, hooks, likelihoods
         self.compiled = compiled
         self.device = device_of(model.get_input_embeddings())
@@ -311,7 +344,8 @@ class _Decoding:
             [self.batch.pad_token] * (width - len(prompt)) + list(prompt) for prompt in self.batch.prompts
         ]
         self.input = torch.tensor(padded, device=self.device)
-        self.cache: Cache = DynamicCache(config=self.model.config)
+        # Of its own, the model makes one in its first pass.
+        self.cache: Cache | None = None if self.own_cache else DynamicCache(config=self.model.config)
         positions = torch.arange(width)[None] - (width - lengths)[:, None]
         self.positions = positions.clamp(min=0).to(self.device)
         self.width = width
@@ -341,9 +375,10 @@ class _Decoding:
         """Run the model on the present input; its last position's logits, float32 `[rows, vocabulary]`."""
         arguments: dict[str, Any] = {
             "input_ids": self.input,
-            "past_key_values": self.cache,
             "use_cache": True,
         }
+        if self.cache is not None:
+            arguments[cache_argument(self.model)] = self.cache
         compiled = self.compiled if self.index else None  # not for the prompts
         if self.mask is not None:
             arguments["attention_mask"] = self.mask if compiled is not None else self.mask[:, : self.width]
@@ -352,13 +387,20 @@ class _Decoding:
         if "logits_to_keep" in self.accepted:
             arguments["logits_to_keep"] = 1
         with self.hooks:
-            logits: Tensor = self.model(**arguments).logits if compiled is None else compiled(**arguments)
+            if compiled is not None:
+                logits: Tensor = compiled(**arguments)
+            else:
+                output = self.model(**arguments)
+                logits = output.logits
+                if self.own_cache:
+                    self.cache = returned_cache(output)
         return logits[:, -1].to(device=self.device, dtype=torch.float32)
 
     @torch.inference_mode()
     def advance(self) -> Step:
         """One forward pass and one token for every row."""
         logits = self._forward()
+        check_finite(logits)
         tokens = self.sampler.pick(logits, self.index)
         likelihoods = _likelihoods(logits, tokens) if self.likelihoods else logits.new_zeros(len(tokens), 2)
         traces = self.hooks.traces(self.device, len(tokens))
@@ -427,7 +469,7 @@ class _Decoding:
             self.positions = self.positions.clamp(max=self.context - 1)
         if self.compiled is not None and self.mask is not None:
             self.mask[:, self.width - 1] = 1
-        elif 2 * sum(finished_before) >= len(finished_before):
+        elif not self.own_cache and 2 * sum(finished_before) >= len(finished_before):
             keep = [place for place, done in enumerate(finished_before) if not done]
             self._select(keep)
             spoken = [spoken[place] for place in keep]
@@ -444,6 +486,7 @@ class _Decoding:
         there = kept.to(self.device)
         self.input, self.positions = self.input[there], self.positions[there]
         self.mask = None if self.mask is None else self.mask[there]
+        assert self.cache is not None
         self.cache.reorder_cache(there)  # type: ignore[arg-type]
 
     def _watch(self, spoken: list[bool]) -> None:
@@ -478,6 +521,7 @@ def decode(
     stop: threading.Event | None = None,
     likelihoods: bool = True,
     compiled: CompiledForward | None = None,
+    own_cache: bool = False,
 ) -> Iterator[Step]:
     """Write one response per prompt, a step per token.
 
@@ -491,12 +535,13 @@ def decode(
         likelihoods: whether the steps have log-probabilities and entropies; with a large vocabulary and many
             rows they take time.
         compiled: the model's compiled step, if it is to be used; the hooks are then `fixed`.
+        own_cache: whether the model makes its cache itself: it keeps something else than keys and values.
 
     Raises:
-        GenerationError: a prompt does not fit the context, or memory ran out.
+        GenerationError: a prompt does not fit the context, memory ran out, or numbers overflowed.
     """
     with clear_memory_errors():
-        state = _Decoding(model, batch, sampling, hooks, likelihoods, compiled)
+        state = _Decoding(model, batch, sampling, hooks, likelihoods, compiled, own_cache)
     while not all(state.done) and not (stop is not None and stop.is_set()):
         change = poll() if poll is not None else None
         with clear_memory_errors():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,10 +29,11 @@ from transformers.utils import logging as transformers_logging
 
 from persona_tui.core.errors import JobCancelled, ModelLoadError, nearest
 from persona_tui.core.processes import launched, local_place
+from persona_tui.model import sources
 from persona_tui.model.blocks import find_blocks
+from persona_tui.model.files import cached_folder, check_loadable
+from persona_tui.model.gguf import unpack
 
-BUILTIN = "builtin"
-BUILTIN_WEIGHTS = Path(__file__).resolve().parent / "tiny"
 SPREAD = "multi"  # the device name that spreads one model over all GPUs
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -39,28 +42,44 @@ _T = TypeVar("_T")
 
 
 def load(
-    name: str, device: str = "auto", dtype: str = "auto", quantization: str = "none"
+    name: str,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantization: str = "none",
+    trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model for inference.
 
     Args:
-        name: "builtin", a folder, or a model on the Hugging Face hub.
+        name: see `sources`: "starter", "tiny", a folder, a GGUF file, a model of Ollama's or on the hub.
         device: "auto" (the first of cuda, mps, cpu that is there), a torch device, or "multi" (all GPUs).
         dtype: "auto" (bfloat16 on cuda, else float32), "float32", "bfloat16" or "float16".
         quantization: "none", "8bit" or "4bit"; the last two need bitsandbytes and spread over all GPUs.
+        trust_remote_code: whether Python code and pickled weights that come with the model may be used. The
+            question is never put to the user: without it, both are refused.
 
     Raises:
         ModelLoadError: with the reason.
     """
     _be_quiet()
-    source = _source(name)
+    location = _location(name)
     target = _device(device)
     arguments = _arguments(target, _dtype(dtype, target), quantization)
-    tokenizer = _explained(lambda: AutoTokenizer.from_pretrained(source), name, "tokenizer")
+    # With None, transformers would ask on standard input.
+    trust: dict[str, Any] = {"trust_remote_code": bool(trust_remote_code)}
+    folder = Path(location) if Path(location).is_dir() else cached_folder(location)
+    packed = None if folder is None else check_loadable(folder, name, trust_remote_code)
+    tokenizer = _explained(lambda: AutoTokenizer.from_pretrained(location, **trust), name, "tokenizer")
     loaded: Any = _explained(
-        lambda: AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **arguments),
+        lambda: AutoModelForCausalLM.from_pretrained(
+            location,
+            output_loading_info=True,
+            use_safetensors=None if trust_remote_code else True,
+            **trust,
+            **arguments,
+        ),
         name,
-        "model",
+        "model" if packed is None else f"quantised with {packed}",
     )
     model, report = loaded
     _check_complete(name, report)
@@ -75,24 +94,16 @@ def _be_quiet() -> None:
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # transformers would have a server convert pickled weights that it finds on the hub.
+    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
 
 
-def _source(name: str) -> str:
-    """The folder or hub name that a model name stands for."""
-    if name == BUILTIN:
-        if not (BUILTIN_WEIGHTS / "config.json").is_file():
-            raise ModelLoadError(
-                f"The built-in model's files are missing from {BUILTIN_WEIGHTS}: reinstall persona-tui."
-            )
-        return str(BUILTIN_WEIGHTS)
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelLoadError(f"{name} is not a model folder: it has no config.json.")
-        return str(path)
-    if name.startswith((".", "/", "~")) or path.is_absolute() or name.count("/") > 1 or path.exists():
-        raise ModelLoadError(f"There is no model folder {name}.")
-    return name
+def _location(name: str) -> str:
+    """The folder or hub name that a model name stands for; a GGUF file is unpacked on its first use."""
+    source = sources.resolve(name)
+    if source.folder is None and source.gguf is not None:
+        source = unpack(source, lambda done, total, note: None)
+    return str(source.folder or source.name)
 
 
 def _device(device: str) -> str:
@@ -186,10 +197,12 @@ def _reason(error: Exception, name: str, what: str) -> str:
     text = " ".join(str(cause) for cause in causes)
     for kinds, words, reason in _KNOWN_REASONS:
         if any(isinstance(cause, kinds) for cause in causes) or any(word in text for word in words):
-            return reason.format(name=name, detail=_first_line(error))
+            return reason.format(name=name, detail=in_one_line(error))
     if what == "tokenizer":
-        return f"{name} has no tokenizer that can be read: {_first_line(error)}"
-    return f"{name} could not be loaded: {_first_line(error)}"
+        return f"{name} has no tokenizer that can be read: {in_one_line(error)}"
+    if what.startswith("quantised"):
+        return f"{name} is {what}, and could not be loaded: {in_one_line(error)} Or use the original weights."
+    return f"{name} could not be loaded: {in_one_line(error)}"
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -202,11 +215,17 @@ def _chain(error: BaseException) -> list[BaseException]:
     return chain
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+def in_one_line(error: BaseException) -> str:
+    """What an error of a library says, all of it on one line, without its advice to load unsafely."""
+    sentences = re.split(r"(?<=[.!?:])\s+", " ".join(str(error).split()))
+    said = " ".join(each for each in sentences if each and not _UNSAFE_ADVICE.search(each))
+    return said[:_LONGEST_REASON] if said else type(error).__name__
 
 
+_LONGEST_REASON = 600
+_UNSAFE_ADVICE = re.compile(
+    r"trust_remote_code|weights_only|use_safetensors|allow_pickle|add_safe_globals|dangerous", re.IGNORECASE
+)
 _Kinds = tuple[type[BaseException], ...]
 
 # In this order: what matches first is what is told.
@@ -228,8 +247,14 @@ _KNOWN_REASONS: tuple[tuple[_Kinds, tuple[str, ...], str], ...] = (
     ),
     (
         (),
-        ("model.safetensors, or", "no file named model.safetensors"),
-        "{name} has no weights (no model.safetensors or pytorch_model.bin).",
+        ("trust_remote_code", "custom code"),
+        "{name} comes with Python code of its own, which was not run: if you trust it, add "
+        "--trust-remote-code, or set model.trust_remote_code to its name.",
+    ),
+    (
+        (),
+        ("does not appear to have a file named model.safetensors", "no file named model.safetensors"),
+        "{name} has no weights as safetensors; pickled ones can run code: they need --trust-remote-code.",
     ),
     (
         (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError),

@@ -9,24 +9,22 @@ import fnmatch
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import list_repo_files, snapshot_download
+from huggingface_hub.hf_api import RepoSibling
 from transformers.utils import logging as transformers_logging
 
 from persona_tui.core.errors import JobCancelled
-from persona_tui.model.files import WEIGHTS, cached_folder
-from persona_tui.model.loader import BUILTIN
-
-Report = Callable[[int, int, str], None]
+from persona_tui.model.files import WEIGHTS
+from persona_tui.model.sources import Report, resolve
 
 _TEXTS = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
 _ELSEWHERE = "*/*"  # copies in other formats lie in folders
 _here = threading.local()
 
 
-class _Bar:
+class Bar:
     """What a progress bar of tqdm's is to those who use it."""
 
     def __init__(self, iterable: Iterable[Any] | None = None, *args: Any, **options: Any) -> None:
@@ -46,7 +44,7 @@ class _Bar:
         if self._report is not None:
             self._report(int(self.n), int(self.total or 0), self._note)
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> Bar:
         return self
 
     def __exit__(self, *args: object) -> None:
@@ -80,46 +78,65 @@ def watched(report: Report) -> Iterator[None]:
 
 def _make_bar(factory: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     report = getattr(_here, "report", None)
-    return factory(*args, **options) if report is None else _Bar(*args, **{**options, "report": report})
+    return factory(*args, **options) if report is None else Bar(*args, **{**options, "report": report})
 
 
 def fetch(name: str, report: Report) -> None:
-    """Download what loading a model takes; nothing for a folder, or if its weights are on this machine.
+    """Make sure that what loading a model takes is on this machine: download it, unpack a GGUF file.
 
-    What goes wrong here goes wrong again when the model is loaded, and is explained there.
+    What goes wrong with a download goes wrong again when the model is loaded, and is explained there.
 
     Args:
-        name: as `loading.load` has it.
-        report: given bytes, bytes in all, and a note. It may raise `JobCancelled`.
+        name: as `loader.load` has it.
+        report: given bytes or tensors, how many there are, and a note. It may raise `JobCancelled`.
+
+    Raises:
+        ModelLoadError: there is no such model, or its GGUF file cannot be used.
     """
-    if name == BUILTIN or Path(name).expanduser().exists() or cached_folder(name) is not None:
+    source = resolve(name)
+    if source.folder is not None:
+        return
+    if source.gguf is not None:
+        from persona_tui.model.gguf import unpack
+
+        unpack(source, report)
         return
     report(0, 0, "looking for it on huggingface.co")
     try:
-        wanted = _wanted(list_repo_files(name))
-        snapshot_download(
-            name,
-            allow_patterns=wanted,
-            ignore_patterns=[_ELSEWHERE],
-            tqdm_class=_bytes_bar(report),
-        )
+        download(name, _patterns(list_repo_files(name)), report)
     except JobCancelled:
         raise
     except Exception:  # whatever it is, loading meets it again and has the words for it
         return
 
 
-def _wanted(files: Iterable[str]) -> list[str]:
-    """What to download of a model's files."""
+def download(name: str, patterns: list[str], report: Report) -> None:
+    """Download files of a model on the hub into its cache, going on where an earlier try was stopped."""
+    snapshot_download(
+        name, allow_patterns=patterns, ignore_patterns=[_ELSEWHERE], tqdm_class=_bytes_bar(report)
+    )
+
+
+def wanted(files: Iterable[RepoSibling]) -> tuple[list[str], int]:
+    """Return what to download of a model's files, as patterns, and how many bytes that is."""
+    top = {file.rfilename: file.size or 0 for file in files if "/" not in file.rfilename}
+    patterns = _patterns(top)
+    return patterns, sum(
+        size for name, size in top.items() if any(fnmatch.fnmatch(name, each) for each in patterns)
+    )
+
+
+def _patterns(files: Iterable[str]) -> list[str]:
+    """The patterns of what to download of a model's files."""
     top = [file for file in files if "/" not in file]
     kind = next((each for each in WEIGHTS if fnmatch.filter(top, each)), WEIGHTS[0])
     return [*_TEXTS, kind]
 
 
-def _bytes_bar(report: Report) -> type[_Bar]:
+def _bytes_bar(report: Report) -> type[Bar]:
     """A class of bars that report if they count bytes; those that count files do not."""
 
-    class BytesBar(_Bar):
+    class BytesBar(Bar):
         def __init__(self, *args: Any, **options: Any) -> None:
             counts = options.get("unit") == "B"
             super().__init__(

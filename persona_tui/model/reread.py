@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from persona_tui.model.blocks import device_of, find_decoder
-from persona_tui.model.generation import clear_memory_errors
+from persona_tui.model.generation import cache_argument, clear_memory_errors
 from persona_tui.model.residual import Interventions, ResidualHooks, StopForward
 
 
@@ -49,8 +49,13 @@ def read_positions(model: PreTrainedModel, text: Rereading, hooks: ResidualHooks
         GenerationError: a vector does not fit this model, or memory ran out.
     """
     decoder, device = find_decoder(model), device_of(model.get_input_embeddings())
-    cache = DynamicCache(config=model.config)
     edges = sorted({0, *text.changes, len(text.ids)})
+    # A single stretch needs no cache.
+    cached = (
+        {cache_argument(decoder): DynamicCache(config=model.config), "use_cache": True}
+        if len(edges) > 2
+        else {"use_cache": False}
+    )
     seen: list[Tensor] = []
     for start, stop in pairwise(edges):
         if start in text.changes:
@@ -58,7 +63,7 @@ def read_positions(model: PreTrainedModel, text: Rereading, hooks: ResidualHooks
         ids = torch.tensor([list(text.ids[start:stop])], device=device)
         try:
             with hooks, clear_memory_errors():
-                decoder(input_ids=ids, past_key_values=cache, use_cache=True)
+                decoder(input_ids=ids, **cached)
         except StopForward:
             pass
         seen.append(hooks.traces_everywhere(torch.device("cpu"), 1, stop - start)[0])

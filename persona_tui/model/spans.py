@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from persona_tui.core.errors import GenerationError
+from persona_tui.core.errors import GenerationError, MemoryShortage
 from persona_tui.model import blocks, text
-from persona_tui.model.forced import Passage, batches, token_budget
+from persona_tui.model.control import control_tokens
+from persona_tui.model.forced import Passage, in_batches, token_budget
 from persona_tui.model.generation import clear_memory_errors
 from persona_tui.model.residual import StopForward
 from persona_tui.model.text import Message
@@ -150,18 +151,19 @@ class _Plan:
         spans: list[_Span] = []
         written = ""
         for reply in replies:
-            before = text.render(self._tokenizer, self._messages[:reply])
+            before = self._before(self._messages[:reply])
             if not before.startswith(written):
                 return None
             if spans:
-                ids += text.encode(self._tokenizer, before[len(written) :], special=False)
+                ids += text.encode_marked(self._tokenizer, before[len(written) :], special=False)
             else:
-                ids += text.encode_prompt(self._tokenizer, self._messages[:reply])
+                ids += self._encoded(before)
             content = self._messages[reply]["content"]
             response = text.encode_response(self._tokenizer, content)
             spans.append(self._span(reply, len(ids), len(response)))
             ids += response
-            written = before + (content if self._chat else f" {content}")
+            marked = control_tokens(self._tokenizer).mark(content, reply=True)
+            written = before + (marked if self._chat else f" {marked}")
         return _Planned(ids, tuple(spans)) if self._sound(ids, spans, replies[-1]) else None
 
     def _hopelessly_long(self) -> bool:
@@ -172,7 +174,7 @@ class _Plan:
     def _sound(self, ids: Sequence[int], spans: Sequence[_Span], last: int) -> bool:
         if any(span.start == span.stop for span in spans) or not self._fits(len(ids)):
             return False
-        whole = text.encode_prompt(self._tokenizer, self._messages[:last]) if len(spans) > 1 else None
+        whole = self._encoded(self._before(self._messages[:last])) if len(spans) > 1 else None
         return whole is None or list(ids[: spans[-1].start]) == whole
 
     def alone(self, reply: int) -> _Planned:
@@ -202,7 +204,15 @@ class _Plan:
 
     def _prompt(self, opening: int, first: int, reply: int) -> list[int]:
         kept = [*self._messages[:opening], *self._messages[first:reply]]
-        return text.encode_prompt(self._tokenizer, kept)
+        return self._encoded(self._before(kept))
+
+    def _before(self, messages: Sequence[Message]) -> str:
+        """What stands before the reply to some messages, marked; a reply to a reply is part of its turn."""
+        rendered = text.render_marked(self._tokenizer, messages, self._model.rendering)
+        return rendered + (text.BETWEEN if text.is_continued(messages) else "")
+
+    def _encoded(self, marked: str) -> list[int]:
+        return text.encode_marked(self._tokenizer, marked, special=not self._chat)
 
     def _first_that_fits(self, opening: int, reply: int, response: int) -> int:
         """The first message after the system's that may be kept, judged by the lengths of the messages."""
@@ -241,30 +251,23 @@ def _readings(
     model: ModelWrapper, planned: Sequence[_Planned], layers: list[int]
 ) -> Iterator[tuple[_Span, ReplyReading | GenerationError]]:
     passages = [Passage(each.ids, 0, 0) for each in planned]
-    for batch in batches(passages, token_budget(model.model)):
-        yield from _batch(model, [planned[index] for index in batch], layers)
 
+    def read(piece: list[int]) -> Tensor | GenerationError:
+        try:
+            return _means(model, [planned[index] for index in piece], layers)
+        except MemoryShortage as error:
+            if len(piece) > 1:
+                raise  # again with fewer
+            return error
 
-def _batch(
-    model: ModelWrapper, rows: Sequence[_Planned], layers: list[int]
-) -> Iterator[tuple[_Span, ReplyReading | GenerationError]]:
-    """Read some passages together; if they are too much for the memory, in halves."""
-    try:
-        means = _means(model, rows, layers)
-    except GenerationError as error:
-        if len(rows) == 1:
-            yield from ((span, error) for span in rows[0].spans)
-            return
-        means = None
-    if means is None:
-        half = len(rows) // 2
-        yield from _batch(model, rows[:half], layers)
-        yield from _batch(model, rows[half:], layers)
-        return
-    for row, by_span in zip(rows, means, strict=True):
-        for place, span in enumerate(row.spans):
-            mean = by_span[place].clone()  # not a view that keeps the whole batch alive
-            yield span, ReplyReading(span.message, mean, span.stop - span.start, span.forgotten)
+    for piece, means in in_batches(passages, token_budget(model.model), read):
+        for place, index in enumerate(piece):
+            for number, span in enumerate(planned[index].spans):
+                if isinstance(means, GenerationError):
+                    yield span, means
+                    continue
+                mean = means[place, number].clone()  # not a view that keeps the whole batch alive
+                yield span, ReplyReading(span.message, mean, span.stop - span.start, span.forgotten)
 
 
 @torch.inference_mode()

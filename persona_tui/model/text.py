@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from jinja2 import TemplateError
+from jinja2 import Environment, TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from persona_tui.core.errors import GenerationError
+from persona_tui.model.control import control_tokens, template_text
 
 Message = dict[str, str]
 
 ROLES = ("system", "user", "assistant")
+BETWEEN = "\n\n"  # stands between messages of one role, which are one turn
 
 # Base models have no chat template; they are shown a conversation as plain text:
 #
@@ -57,48 +63,243 @@ def is_continued(messages: Sequence[Message]) -> bool:
     return len(messages) > 1 and messages[-1]["role"] == "assistant"
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
-    """The text of a conversation up to where the assistant's next words begin.
+# What a template adds by itself -----------------------------------------------------------------------------
 
-    Written with the model's chat template, or as plain text for a base model. A conversation that ends with
-    words of the assistant goes on from there, in the same turn.
+
+@dataclass(frozen=True)
+class Rendering:
+    """What a template writes that is in no message; kept with whatever was made, and used again.
+
+    Attributes:
+        date: "today" for the template, as in ISO 8601; None = the template writes no date.
+        default_system: what stands in the place of a missing system prompt; None = the template's own.
     """
-    check_messages(messages)
-    if is_continued(messages):
-        begun = messages[-1]["content"]
-        return render(tokenizer, messages[:-1]) + (begun if is_chat_tokenizer(tokenizer) else f" {begun}")
-    if not is_chat_tokenizer(tokenizer):
-        lines = [f"{_PLAIN_LABELS[message['role']]}: {message['content']}" for message in messages]
-        return "\n".join([*lines, "Assistant:"])
+
+    date: str | None = None
+    default_system: str | None = None
+
+    @classmethod
+    def now(cls, tokenizer: PreTrainedTokenizerBase) -> Rendering:
+        """What the tokenizer's template adds at this moment."""
+        facts = _facts(tokenizer)
+        date = datetime.now().isoformat(timespec="seconds") if facts.dated else None
+        return cls(date, facts.default_system or None)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any] | None) -> Rendering | None:
+        """What `record` gave; None if there is nothing."""
+        if not record:
+            return None
+        date, system = record.get("date"), record.get("default_system")
+        return cls(None if date is None else str(date), None if system is None else str(system))
+
+    def record(self) -> dict[str, str]:
+        """What there is, for JSON: empty if the template adds nothing."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+_NOTHING_FIXED = Rendering()
+_MARK = "qz\N{MIDDLE DOT}marker\N{MIDDLE DOT}zq"  # no template has it
+_SOME_DAY = "2001-02-03T04:05:06"
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What was found out about a template by rendering markers.
+
+    Attributes:
+        takes_system: whether a system message comes out where it was put in.
+        default_system: what stands there when there is none; empty if nothing does.
+        dated: whether it writes today's date.
+    """
+
+    takes_system: bool = True
+    default_system: str = ""
+    dated: bool = False
+
+
+_found_facts: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[str, _Facts]] = WeakKeyDictionary()
+
+
+def _facts(tokenizer: PreTrainedTokenizerBase) -> _Facts:
+    template = template_text(tokenizer)
+    known = _found_facts.get(tokenizer)
+    if known is None or known[0] != template:
+        known = _found_facts[tokenizer] = (template, _find_out(tokenizer, template))
+    return known[1]
+
+
+def _find_out(tokenizer: PreTrainedTokenizerBase, template: str) -> _Facts:
+    if not template:
+        return _Facts()
+    user = [{"role": "user", "content": "Hi"}]
+    some_day = Rendering(_SOME_DAY)
+    dated = "strftime_now" in template and _attempt(tokenizer, user, some_day) != _attempt(
+        tokenizer, user, Rendering("2002-03-04T05:06:07")
+    )
+    told = _attempt(tokenizer, [{"role": "system", "content": _MARK}, *user], some_day)
+    if told is None or _MARK not in told:
+        return _Facts(takes_system=False, dated=dated)
+    untold = _attempt(tokenizer, user, some_day) or ""
+    before, after = told.split(_MARK, 1)
+    inserted = untold.startswith(before) and untold.endswith(after) and len(untold) > len(before + after)
+    return _Facts(True, untold[len(before) : len(untold) - len(after)] if inserted else "", dated)
+
+
+def _attempt(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], rendering: Rendering
+) -> str | None:
+    """A conversation in the template's words; None if it refuses that."""
     try:
-        return _templated(tokenizer, messages)
-    except TemplateError as error:
-        if messages[0]["role"] == "system" and len(messages) > 1:
-            return render(tokenizer, _without_system(messages))
-        raise GenerationError(f"The model's chat template refuses this conversation: {error}.") from error
+        return _templated(tokenizer, messages, rendering)
+    except _REFUSALS:
+        return None
 
 
-def _templated(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
+def _templated(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], rendering: Rendering) -> str:
+    template = template_text(tokenizer)
+    if rendering.date is not None and "strftime_now" in template:
+        template = _on_that_day(template, datetime.fromisoformat(rendering.date))
     # Thinking models are asked to answer at once: a response is what is heard, and what is measured.
     text = tokenizer.apply_chat_template(
-        list(messages), tokenize=False, add_generation_prompt=True, enable_thinking=False
+        list(messages),
+        chat_template=template,
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=False,
     )
     return str(text)
 
 
-def _without_system(messages: Sequence[Message]) -> list[Message]:
+def _on_that_day(template: str, day: datetime) -> str:
+    """A template for which it is another day: a macro takes the place of `strftime_now`.
+
+    A template is given no functions by its caller. What it may ask for are the texts in it that have a `%`.
+    """
+    strings = (text[1:-1] for _, kind, text in Environment().lex(template) if kind == "string")
+    formats = sorted({each for each in strings if "%" in each})
+    answers = "".join(
+        f"{{%- if format == {json.dumps(each)} -%}}{{{{ {json.dumps(day.strftime(each))} }}}}{{%- endif -%}}"
+        for each in formats
+    )
+    # The line's end belongs to the last tag: transformers trims it.
+    return f"{{%- macro strftime_now(format) -%}}{answers}{{%- endmacro %}}\n{template}"
+
+
+_REFUSALS = (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError)
+
+
+# Rendering --------------------------------------------------------------------------------------------------
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], rendering: Rendering | None = None
+) -> str:
+    """Return the text of a conversation up to where the assistant's next words begin.
+
+    Written with the model's chat template, or as plain text for a base model. A conversation that ends with
+    words of the assistant goes on from there, in the same turn. Neighbours of one role are one turn, with an
+    empty line between them. Where the template insists, a greeting follows an empty message, and a system
+    prompt that it would drop begins the first message.
+
+    Args:
+        tokenizer: of the model.
+        messages: the conversation.
+        rendering: what the template adds; None = what it adds now.
+
+    Raises:
+        GenerationError: the template refuses the conversation all the same.
+    """
+    return control_tokens(tokenizer).unmark(render_marked(tokenizer, messages, rendering))
+
+
+def render_marked(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], rendering: Rendering | None = None
+) -> str:
+    """Return `render`'s text with the control tokens in contents marked, for `encode_marked`."""
+    check_messages(messages)
+    controls = control_tokens(tokenizer)
+    marked = [
+        {**each, "content": controls.mark(each["content"], reply=each["role"] == "assistant")}
+        for each in messages
+    ]
+    turns = joined(marked)
+    begun = turns.pop()["content"] if is_continued(turns) else None
+    if not is_chat_tokenizer(tokenizer):
+        lines = [f"{_PLAIN_LABELS[each['role']]}: {each['content']}" for each in turns]
+        return "\n".join([*lines, "Assistant:"]) + ("" if begun is None else f" {begun}")
+    return _accepted(tokenizer, turns, rendering or _NOTHING_FIXED) + (begun or "")
+
+
+def joined(messages: Sequence[Message]) -> list[Message]:
+    """Return the conversation with neighbours of one role as one message, an empty line between them."""
+    turns: list[Message] = []
+    for each in messages:
+        if turns and turns[-1]["role"] == each["role"]:
+            turns[-1] = {**turns[-1], "content": f"{turns[-1]['content']}{BETWEEN}{each['content']}"}
+        else:
+            turns.append(dict(each))
+    return turns
+
+
+def _accepted(tokenizer: PreTrainedTokenizerBase, turns: list[Message], rendering: Rendering) -> str:
+    """The first form of a conversation that the template takes, system prompt included."""
+    default, facts = rendering.default_system, _facts(tokenizer)
+    if default is not None and default != facts.default_system and turns[0]["role"] != "system":
+        turns = [{"role": "system", "content": default}, *turns]
+    system = turns[0]["content"].strip() if turns[0]["role"] == "system" else ""
+    forms = [turns, _after_empty(turns)] if facts.takes_system or not system else []
+    if turns[0]["role"] == "system" and (system or turns[1:]):
+        forms.append(_without_system(turns))
+    refusal: Exception | None = None
+    for form in forms:
+        try:
+            text = _templated(tokenizer, form, rendering)
+        except _REFUSALS as error:
+            refusal = refusal or error
+            continue
+        if system in text:
+            return text
+    why = "it drops the system prompt" if refusal is None else " ".join(str(refusal).split())
+    raise GenerationError(f"The model's chat template refuses this conversation: {why}.") from refusal
+
+
+def _after_empty(turns: Sequence[Message]) -> list[Message]:
+    """The same conversation with an empty message before a greeting, or after a system prompt alone."""
+    first = 1 if turns[0]["role"] == "system" else 0
+    if first < len(turns) and turns[first]["role"] == "user":
+        return list(turns)
+    return [*turns[:first], {"role": "user", "content": ""}, *turns[first:]]
+
+
+def _without_system(turns: Sequence[Message]) -> list[Message]:
     """The same conversation for a template that knows no system turn: its text opens the first user turn."""
-    system, first, *rest = messages
-    return [{"role": first["role"], "content": f"{system['content']}\n\n{first['content']}"}, *rest]
+    system, *rest = turns
+    if not system["content"].strip():
+        return rest
+    return joined([{"role": "user", "content": system["content"]}, *rest])
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
-    """Token ids of `render`, with the special tokens of the chat template, or else of the tokenizer."""
-    return encode(tokenizer, render(tokenizer, messages), special=not is_chat_tokenizer(tokenizer))
+# Encoding ---------------------------------------------------------------------------------------------------
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], rendering: Rendering | None = None
+) -> list[int]:
+    """Return the token ids of `render`: those of `apply_chat_template`, but for control tokens in contents.
+
+    Those are text. Without a template, the tokenizer's own special tokens are around the text.
+    """
+    return encode_marked(
+        tokenizer, render_marked(tokenizer, messages, rendering), special=not is_chat_tokenizer(tokenizer)
+    )
 
 
 def message_span(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], ids: Sequence[int]
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    ids: Sequence[int],
+    rendering: Rendering | None = None,
 ) -> range:
     """Which of a prompt's tokens are the user's last message: those that change when it is left empty.
 
@@ -106,6 +307,7 @@ def message_span(
         tokenizer: wrote `ids`.
         messages: the conversation.
         ids: its `encode_prompt`.
+        rendering: as it was for that.
 
     Returns:
         At least one token; the whole prompt where the template takes no empty message.
@@ -114,7 +316,7 @@ def message_span(
     emptied = [dict(each) for each in messages]
     emptied[at]["content"] = ""
     try:
-        other = encode_prompt(tokenizer, emptied)
+        other = encode_prompt(tokenizer, emptied, rendering)
     except GenerationError:
         return range(len(ids))
     shorter = min(len(ids), len(other))
@@ -125,14 +327,25 @@ def message_span(
 
 
 def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of a response as it would follow its prompt, without an end of turn."""
-    return encode(tokenizer, text if is_chat_tokenizer(tokenizer) else f" {text}", special=False)
+    """Return the token ids of a response as it would follow its prompt, without an end of turn."""
+    marked = control_tokens(tokenizer).mark(text, reply=True)
+    return encode_marked(tokenizer, marked if is_chat_tokenizer(tokenizer) else f" {marked}", special=False)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> list[int]:
-    """Token ids of a text, with or without the special tokens that the tokenizer puts around one."""
-    ids: list[int] = tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
-    return ids
+    """Return the token ids of a content, in which control tokens are text.
+
+    Args:
+        tokenizer: of the model.
+        text: what somebody wrote.
+        special: whether the tokenizer's own special tokens are put around it.
+    """
+    return encode_marked(tokenizer, control_tokens(tokenizer).mark(text), special=special)
+
+
+def encode_marked(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> list[int]:
+    """Return the token ids of a text whose contents were marked, as by `render_marked`."""
+    return control_tokens(tokenizer).encode(text, special=special)
 
 
 def decode_ids(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
@@ -151,10 +364,10 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> fr
     return frozenset(int(each) for each in ids if each is not None)
 
 
-def pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """An id to fill rows up with. It is masked, so any will do."""
+def pad_token(tokenizer: PreTrainedTokenizerBase, rows: int) -> int:
+    """An id to fill rows up with, one of an embedding's `rows`. It is masked, so any will do."""
     for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if token is not None:
+        if token is not None and token < rows:
             return int(token)
     return 0
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,13 +15,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from persona_tui.core.errors import GenerationError
 from persona_tui.core.workspace import model_slug
-from persona_tui.model import blocks, loader, text
+from persona_tui.model import blocks, loader, sources, text
 from persona_tui.model.compiled import CompiledForward
 from persona_tui.model.fingerprint import fingerprint
 from persona_tui.model.forced import (
     Passage,
-    batches,
-    in_parts,
+    in_batches,
     logit_token_budget,
     read_passages,
     response_logprobs,
@@ -29,6 +30,7 @@ from persona_tui.model.generation import Batch, Finish, Poll, Sampling, Step, Wa
 from persona_tui.model.reread import Rereading, read_positions
 from persona_tui.model.residual import Cap, Interventions, ResidualHooks
 from persona_tui.model.text import Message
+from persona_tui.model.trial import tried
 
 Axes = Mapping[str, Mapping[int, Tensor]]
 
@@ -130,7 +132,7 @@ class TokenEvent:
 
 
 @dataclass(frozen=True)
-class Scored:
+class Likelihood:
     """How probable a response is: mean log-probability per token, in nats, and the number of tokens."""
 
     logprob: float
@@ -141,10 +143,23 @@ class ModelWrapper:
     """A causal language model that can be steered, capped and read.
 
     Layer i is the output of decoder block i, counted from 0. Not for use from several threads at once.
+
+    Attributes:
+        rendering: the date and the default system prompt that the chat template writes, fixed when the model
+            is wrapped. Record it with what is made, and set it to what was recorded to make that again.
+        own_cache: whether the model makes its cache itself, as something else than keys and values is in it.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, source: str = ""
+    ) -> None:
         """Wrap a model that is already loaded.
+
+        Args:
+            model: the model.
+            tokenizer: its tokenizer.
+            name: what to call it.
+            source: where its weights came from, and their SHA-256; see `sources.Source.identity`.
 
         Raises:
             ModelLoadError: it is no decoder-only model.
@@ -153,6 +168,7 @@ class ModelWrapper:
         model.train(False)
         self.tokenizer = tokenizer
         self.name = name
+        self.source = source
         self.slug = model_slug(name)
         self.n_layers = blocks.n_layers(model)
         self.hidden_size = blocks.hidden_size(model)
@@ -160,19 +176,32 @@ class ModelWrapper:
         self._blocks = blocks.find_blocks(model)
         self._end_tokens = text.end_tokens(model, tokenizer)
         self._stops = () if text.is_chat_tokenizer(tokenizer) else text.PLAIN_STOPS
+        self._vocabulary = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
         self._compiled: CompiledForward | None = None
+        self.rendering = text.Rendering.now(tokenizer)
+        self.own_cache = False
 
     @classmethod
     def load(
-        cls, name: str, device: str = "auto", dtype: str = "auto", quantization: str = "none"
+        cls,
+        name: str,
+        device: str = "auto",
+        dtype: str = "auto",
+        quantization: str = "none",
+        trust_remote_code: bool = False,
     ) -> ModelWrapper:
-        """Load "builtin", a folder, or a model from the Hugging Face hub; see `loader.load`.
+        """Load "starter", "tiny", a folder, a GGUF file, or a model of Ollama's or the hub's; see `sources`.
+
+        A model that is new here is tried: a few short passes, see `model/trial.py`.
 
         Raises:
             ModelLoadError: one line that says why.
         """
-        model, tokenizer = loader.load(name, device, dtype, quantization)
-        return cls(model, tokenizer, name)
+        model, tokenizer = loader.load(name, device, dtype, quantization, trust_remote_code)
+        chosen = sources.chosen(name)
+        wrapper = cls(model, tokenizer, chosen, sources.resolve(name).identity)
+        wrapper.own_cache = tried(model, tokenizer, chosen, wrapper.identity).own_cache
+        return wrapper
 
     @cached_property
     def fingerprint(self) -> str:
@@ -195,6 +224,11 @@ class ModelWrapper:
         """Where token ids go in."""
         return blocks.device_of(self.model.get_input_embeddings())
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights."""
+        return self.model.dtype
+
     def compile(self, backend: str = "inductor") -> None:
         """From now on, write every token after a reply's first with a compiled pass; see `model/compiled.py`.
 
@@ -203,15 +237,35 @@ class ModelWrapper:
         Raises:
             GenerationError: the model lies on several devices, or is quantized.
         """
+        if self.own_cache:
+            raise GenerationError(f"{self.name} cannot be compiled: it makes its cache itself.")
         self._compiled = CompiledForward(self.model, backend)
 
     def render(self, messages: Sequence[Message]) -> str:
         """The conversation as the model sees it, up to where the assistant's next words begin."""
-        return text.render(self.tokenizer, messages)
+        return text.render(self.tokenizer, messages, self.rendering)
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """The token ids of `render`; what looks like a control token in a message is text."""
+        return text.encode_prompt(self.tokenizer, messages, self.rendering)
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """How much of the context a conversation takes."""
-        return len(text.encode_prompt(self.tokenizer, messages))
+        return len(self.encode(messages))
+
+    @contextmanager
+    def rendered_as(self, record: Mapping[str, Any] | None) -> Iterator[None]:
+        """Within, the chat template writes the date and the default system prompt that were recorded.
+
+        Args:
+            record: what `Rendering.record` gave; without one, nothing changes.
+        """
+        before = self.rendering
+        self.rendering = text.Rendering.from_record(record) or before
+        try:
+            yield
+        finally:
+            self.rendering = before
 
     # Generation ---------------------------------------------------------------------------------------------
 
@@ -247,7 +301,14 @@ class ModelWrapper:
         finishes: list[Finish] = ["cancelled"] * len(requests)
         steps = 0
         for step in decode(
-            self.model, batch, sampling, hooks, stop=stop, likelihoods=False, compiled=self._compiled
+            self.model,
+            batch,
+            sampling,
+            hooks,
+            stop=stop,
+            likelihoods=False,
+            compiled=self._compiled,
+            own_cache=self.own_cache,
         ):
             steps += 1
             for row, token, finish in zip(step.rows, step.tokens, step.finish, strict=True):
@@ -311,7 +372,16 @@ class ModelWrapper:
             for each, prompt in zip(requests, batch.prompts, strict=True)
         ]
         unfinished = dict.fromkeys(range(len(requests)), 0)  # row -> tokens so far
-        for step in decode(self.model, batch, sampling, hooks, poll, stop, compiled=self._compiled):
+        for step in decode(
+            self.model,
+            batch,
+            sampling,
+            hooks,
+            poll,
+            stop,
+            compiled=self._compiled,
+            own_cache=self.own_cache,
+        ):
             yield from self._message_readings(step, batch)
             for event in self._events(step, hooks.axis_names, writers):
                 unfinished[event.row] = event.index + 1
@@ -362,12 +432,12 @@ class ModelWrapper:
         seeds = [
             sampling.row_seed(row) if each.seed is None else each.seed for row, each in enumerate(requests)
         ]
-        prompts = [text.encode_prompt(self.tokenizer, each.messages) for each in requests]
+        prompts = [self.encode(each.messages) for each in requests]
         return Batch(
             prompts=prompts,
             seeds=seeds,
             end_tokens=self._end_tokens,
-            pad_token=text.pad_token(self.tokenizer),
+            pad_token=text.pad_token(self.tokenizer, self._vocabulary),
             ended=self._spells_stop if self._stops else None,
             watch=watch,
             spans=[self._span(each.messages, ids) for each, ids in zip(requests, prompts, strict=True)]
@@ -376,7 +446,7 @@ class ModelWrapper:
         )
 
     def _span(self, messages: Sequence[Message], ids: Sequence[int]) -> range:
-        return text.message_span(self.tokenizer, messages, ids)
+        return text.message_span(self.tokenizer, messages, ids, self.rendering)
 
     def _hooks(
         self,
@@ -439,8 +509,14 @@ class ModelWrapper:
 
     # Text that is already there -----------------------------------------------------------------------------
 
-    def score(self, pairs: Sequence[tuple[list[Message], str]]) -> list[Scored]:
-        """How probable each response is after its conversation (teacher-forced, unsteered).
+    def score(
+        self, pairs: Sequence[tuple[list[Message], str]], interventions: Interventions | None = None
+    ) -> list[Likelihood]:
+        """How probable each response is after its conversation (teacher-forced).
+
+        Args:
+            pairs: conversations, each with the response to it.
+            interventions: what is done to the residual stream, at every position; by default nothing.
 
         Raises:
             GenerationError: a response is empty or does not fit the context.
@@ -450,18 +526,21 @@ class ModelWrapper:
             ids = text.encode_response(self.tokenizer, response)
             if not ids:
                 raise GenerationError("An empty response has no probability per token.")
-            passages.append(_answered(text.encode_prompt(self.tokenizer, messages), ids))
+            passages.append(_answered(self.encode(messages), ids))
         self._check_lengths(passages)
-        scored: list[Scored] = [Scored(0.0, 0)] * len(passages)
+        scored: list[Likelihood] = [Likelihood(0.0, 0)] * len(passages)
+
+        interventions = interventions or Interventions.none()
 
         def logprobs(part: list[int]) -> list[float]:
-            return response_logprobs(self.model, [passages[index] for index in part])
+            hooks = self._hooks(len(part))
+            hooks.apply(_rows_of(interventions, part))
+            return response_logprobs(self.model, [passages[index] for index in part], hooks)
 
-        for batch in batches(passages, logit_token_budget(self.model)):
-            for part, sums in in_parts(batch, logprobs):
-                for index, total in zip(part, sums, strict=True):
-                    count = len(passages[index].ids) - passages[index].start
-                    scored[index] = Scored(total / count, count)
+        for part, sums in in_batches(passages, logit_token_budget(self.model), logprobs):
+            for index, total in zip(part, sums, strict=True):
+                count = len(passages[index].ids) - passages[index].start
+                scored[index] = Likelihood(total / count, count)
         return scored
 
     def read(
@@ -503,7 +582,7 @@ class ModelWrapper:
         Raises:
             GenerationError: it does not fit the context, a vector does not fit this model, or memory ran out.
         """
-        prompt = text.encode_prompt(self.tokenizer, messages)
+        prompt = self.encode(messages)
         ids = text.encode_response(self.tokenizer, reply) if isinstance(reply, str) else list(reply)
         before = prompt[-1:] if text.is_continued(messages) else ()
         # A token is chosen at the position before it: what holds from a token on holds from there.
@@ -522,7 +601,7 @@ class ModelWrapper:
         Raises:
             GenerationError: it does not fit the context, or memory ran out.
         """
-        ids = text.encode_prompt(self.tokenizer, messages)
+        ids = self.encode(messages)
         span = self._span(messages, ids)
         tokens = ids[span.start : span.stop]
         return self._reread(ids[: span.stop], span, tokens, axes, {}, ids[: span.start][-1:])
@@ -550,6 +629,8 @@ class ModelWrapper:
             stop_after=max(layers, default=0),
             everywhere=True,
         )
+        if self.own_cache and len(changes) > 1:
+            raise GenerationError(f"{self.name} cannot read a reply again whose mix changed on the way.")
         seen = read_positions(self.model, Rereading(ids, places, changes), hooks).tolist()
         writer = text.TextStream(self.tokenizer, (), before)
         events = []
@@ -567,7 +648,7 @@ class ModelWrapper:
         """
         passages = []
         for messages in conversations:
-            ids = text.encode_prompt(self.tokenizer, messages)
+            ids = self.encode(messages)
             span = self._span(messages, ids)
             passages.append(Passage(ids, span.start, len(ids) - 1, span.stop))
         read = self._read(passages, layers, Interventions.none())
@@ -583,10 +664,12 @@ class ModelWrapper:
             start = max(0, next((at for at in range(len(ids)) if ids[at : at + len(bare)] == bare), 0))
             ids = ids[: start + len(bare)]
             return Passage(ids, start, len(ids) - 1)
-        if item and item[-1].get("role") == "assistant":
+        text.check_messages(item)
+        item = text.joined(item)
+        if item[-1]["role"] == "assistant":
             response = text.encode_response(self.tokenizer, item[-1]["content"])
-            return _answered(text.encode_prompt(self.tokenizer, item[:-1]), response)
-        prompt = text.encode_prompt(self.tokenizer, item)
+            return _answered(self.encode(item[:-1] or conversation("")), response)
+        prompt = self.encode(item)
         return Passage(prompt, 0, len(prompt) - 1)
 
     def _read(
@@ -601,9 +684,8 @@ class ModelWrapper:
             read_passages(self.model, [passages[index] for index in part], hooks)
             return _activations(hooks)
 
-        for batch in batches(passages, token_budget(self.model)):
-            for part, found in in_parts(batch, read):
-                activations.update(zip(part, found, strict=True))
+        for part, found in in_batches(passages, token_budget(self.model), read):
+            activations.update(zip(part, found, strict=True))
         return [activations[index] for index in range(len(passages))]
 
     def _check_lengths(self, passages: Sequence[Passage]) -> None:

@@ -20,20 +20,20 @@ import numpy as np
 from persona_tui.core.errors import MonitorError
 from persona_tui.core.files import atomic_write_text
 from persona_tui.core.jobs import JobContext
-from persona_tui.monitors.detectors import Harms
-from persona_tui.monitors.fitter import METHODS, Examples, make_folds
-from persona_tui.monitors.monitor import SelfMonitor
-from persona_tui.monitors.query_sets import QuerySet
-from persona_tui.monitors.readings import read_queries
-from persona_tui.monitors.statistics import (
+from persona_tui.core.statistics import (
     FIGURES,
     Flags,
-    Floats,
+    Numbers,
     best_threshold,
     confusion,
     performance,
     share,
 )
+from persona_tui.monitors.detectors import Harms
+from persona_tui.monitors.fitter import METHODS, Examples, make_folds
+from persona_tui.monitors.monitor import SelfMonitor
+from persona_tui.monitors.query_sets import QuerySet
+from persona_tui.monitors.readings import read_queries
 from persona_tui.monitors.training_data import group_of
 
 WORDS = "words"
@@ -91,7 +91,7 @@ class Evaluation:
         """The test sets, in order."""
         return list(dict.fromkeys(query.set for query in self.queries))
 
-    def scored(self, method: str, sets: Sequence[str] | None = None) -> tuple[Floats, Flags, list[str]]:
+    def scored(self, method: str, sets: Sequence[str] | None = None) -> tuple[Numbers, Flags, list[str]]:
         """A method's scores, which queries are safe, and their groups; of some sets (by default all).
 
         Raises:
@@ -315,4 +315,4 @@ def _words(training: Examples, texts: Sequence[str], seed: int) -> tuple[list[fl
     )
     model.fit(list(training.queries), training.safe)
     scores: list[float] = model.predict_proba(list(texts))[:, 1].tolist() if texts else []
-    return scores, best_threshold(held_out[:, 1], training.safe)
+    return scores, best_threshold(held_out[training.safe, 1], held_out[~training.safe, 1])

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from persona_tui.core.errors import MonitorError
+from persona_tui.core.statistics import Numbers, performance
 from persona_tui.model import conversation
 from persona_tui.monitors.detectors import Cosines
 from persona_tui.monitors.evaluation import Evaluation, ScoredQuery
 from persona_tui.monitors.fitter import CONSENSUS, PROBE
 from persona_tui.monitors.monitor import SelfMonitor
 from persona_tui.monitors.query_sets import PROFESSIONAL
-from persona_tui.monitors.statistics import Floats, performance
 from persona_tui.monitors.verdict import Verdict
 
 SAFE, DANGEROUS, BORDERLINE = "safe", "dangerous", "borderline"
@@ -53,7 +53,7 @@ def bin_of(value: float, low: float, high: float, bins: int) -> int:
     return max(0, min(bins - 1, int(share * bins)))
 
 
-def counts_in(values: Sequence[float] | Floats, low: float, high: float, bins: int) -> tuple[int, ...]:
+def counts_in(values: Sequence[float] | Numbers, low: float, high: float, bins: int) -> tuple[int, ...]:
     """How many values are in each of the equally wide bins from `low` to `high`."""
     found, _ = np.histogram(np.clip(np.asarray(values, dtype=np.float64), low, high), bins, (low, high))
     return tuple(int(count) for count in found)
@@ -274,7 +274,7 @@ class Dimensions:
     method: str
     position: str
     layer: int
-    values: Floats
+    values: Numbers
     top: tuple[int, ...]
 
     @property
@@ -336,7 +336,7 @@ def dimensions(monitor: SelfMonitor, method: str, layer: int | None = None, coun
         vector = detector.form.safe[row] - detector.form.dangerous[row]
     else:
         vector = detector.form.weights[detector.layers.index(at)]
-    values: Floats = vector.double().numpy()
+    values: Numbers = vector.double().numpy()
     top = np.argsort(-np.abs(values), kind="stable")[:count]
     return Dimensions(method, detector.position, at, values, tuple(int(place) for place in top))
 

@@ -21,17 +21,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from persona_tui.core.errors import DatasetError
-from persona_tui.monitors.detectors import Cosines, Detector, Form, Harms, Linear
-from persona_tui.monitors.readings import Readings
-from persona_tui.monitors.statistics import (
+from persona_tui.core.statistics import (
     Flags,
-    Floats,
-    auc,
-    auc_estimate,
+    Numbers,
     balanced_accuracy,
     best_threshold,
+    labelled_auc,
+    roc_auc,
     separation,
 )
+from persona_tui.monitors.detectors import Cosines, Detector, Form, Harms, Linear
+from persona_tui.monitors.readings import TextReadings
 from persona_tui.vectors.maths import normalize
 
 TONE, CONTENT, PROJECTION, PROBE, CONSENSUS = "tone", "content", "projection", "probe", "consensus"
@@ -77,7 +77,7 @@ class Candidate:
 
     position: str
     layer: int
-    scores: Floats
+    scores: Numbers
     area: float
     effect: float
 
@@ -88,7 +88,7 @@ class Candidate:
 
 
 @dataclass(eq=False)
-class Fitted:
+class FittedMethods:
     """What a fit has made.
 
     Attributes:
@@ -109,7 +109,9 @@ class Fitted:
         return max(known, key=lambda method: self.detectors[method].fit["balanced_accuracy"])
 
 
-def fit(examples: Examples, readings: Readings, tone: Readings | None = None, seed: int = 0) -> Fitted:
+def fit(
+    examples: Examples, readings: TextReadings, tone: TextReadings | None = None, seed: int = 0
+) -> FittedMethods:
     """Fit every method.
 
     Args:
@@ -123,7 +125,7 @@ def fit(examples: Examples, readings: Readings, tone: Readings | None = None, se
     """
     examples.check()
     folds = make_folds(examples, seed)
-    found = Fitted()
+    found = FittedMethods()
     if tone is not None:
         _fit_tone(found, examples, readings, tone)
     _fit_means(found, examples, readings, folds)
@@ -149,7 +151,7 @@ def make_folds(examples: Examples, seed: int = 0) -> list[Fold]:
 # Means ------------------------------------------------------------------------------------------------------
 
 
-def _fit_tone(found: Fitted, examples: Examples, readings: Readings, tone: Readings) -> None:
+def _fit_tone(found: FittedMethods, examples: Examples, readings: TextReadings, tone: TextReadings) -> None:
     """Tone vectors: nothing is learned from the queries but layer, position and threshold."""
     candidates: list[Candidate] = []
     for position, activations in readings.at.items():
@@ -164,7 +166,9 @@ def _fit_tone(found: Fitted, examples: Examples, readings: Readings, tone: Readi
     found.detectors[TONE] = _detector(TONE, [chosen], form, chosen.scores, examples)
 
 
-def _fit_means(found: Fitted, examples: Examples, readings: Readings, folds: Sequence[Fold]) -> None:
+def _fit_means(
+    found: FittedMethods, examples: Examples, readings: TextReadings, folds: Sequence[Fold]
+) -> None:
     """Content vectors, scored by cosines as well as by projection."""
     makers: dict[str, Callable[[Tensor, Tensor], Form]] = {CONTENT: Cosines.between, PROJECTION: _projection}
     means = {position: _means(activations, examples.safe) for position, activations in readings.at.items()}
@@ -197,32 +201,42 @@ def _projection(safe: Tensor, dangerous: Tensor) -> Linear:
     return Linear(direction, -((safe + dangerous) / 2 * direction).sum(-1), probability=False)
 
 
-def _candidates(position: str, layers: Sequence[int], scores: Floats, safe: Flags) -> Iterator[Candidate]:
+def _candidates(position: str, layers: Sequence[int], scores: Numbers, safe: Flags) -> Iterator[Candidate]:
     """One for each column of `[n, layers]`."""
     for column, layer in enumerate(layers):
         one = scores[:, column]
-        yield Candidate(position, layer, one, auc(one, safe), separation(one, safe)[1])
+        yield Candidate(position, layer, one, roc_auc(one[safe], one[~safe]), _effect(one, safe))
 
 
-def _scan(found: Fitted, method: str, candidates: Sequence[Candidate], examples: Examples) -> None:
+def _difference(scores: Numbers, safe: Flags) -> float:
+    """The difference of the two kinds' mean scores."""
+    return float(scores[safe].mean() - scores[~safe].mean())
+
+
+def _effect(scores: Numbers, safe: Flags) -> float:
+    """The same in standard deviations."""
+    return separation(scores[safe], scores[~safe])
+
+
+def _scan(found: FittedMethods, method: str, candidates: Sequence[Candidate], examples: Examples) -> None:
     for each in candidates:
-        area = auc_estimate(each.scores, examples.safe, examples.groups)
-        difference, effect = separation(each.scores, examples.safe)
+        area = labelled_auc(each.scores, examples.safe, examples.groups)
+        difference, effect = _difference(each.scores, examples.safe), _effect(each.scores, examples.safe)
         figures = {"separation": difference, "effect": effect, "auc": area.as_dict()}
         found.scan.append({"method": method, "position": each.position, "layer": each.layer, **figures})
 
 
 def _detector(
-    method: str, chosen: Sequence[Candidate], form: Form, scores: Floats, examples: Examples
+    method: str, chosen: Sequence[Candidate], form: Form, scores: Numbers, examples: Examples
 ) -> Detector:
     """The detector of a form whose cross-validated scores are known."""
-    threshold = best_threshold(scores, examples.safe)
-    area = auc_estimate(scores, examples.safe, examples.groups)
+    threshold = best_threshold(scores[examples.safe], scores[~examples.safe])
+    area = labelled_auc(scores, examples.safe, examples.groups)
     figures = {
         "balanced_accuracy": balanced_accuracy(scores, examples.safe, threshold),
         "accuracy": float(((scores > threshold) == examples.safe).mean()),
         "auc": area.as_dict(),
-        "separation": separation(scores, examples.safe)[0],
+        "separation": _difference(scores, examples.safe),
     }
     layers = tuple(each.layer for each in chosen)
     return Detector(method, chosen[0].position, layers, form, threshold, figures)
@@ -231,14 +245,18 @@ def _detector(
 # Probes -----------------------------------------------------------------------------------------------------
 
 
-def _fit_probes(found: Fitted, examples: Examples, readings: Readings, folds: Sequence[Fold]) -> None:
+def _fit_probes(
+    found: FittedMethods, examples: Examples, readings: TextReadings, folds: Sequence[Fold]
+) -> None:
     """A calibrated logistic probe of the best layer, and the consensus of the best few at its position."""
     candidates = []
     for position in readings.at:
         for layer in _spread(readings.layers):
             scores = _cross_validated(_rows(readings, position, layer), examples, folds, _FIRST_PENALTY)
-            effect = separation(scores, examples.safe)[1]
-            candidates.append(Candidate(position, layer, scores, auc(scores, examples.safe), effect))
+            effect, safe = _effect(scores, examples.safe), examples.safe
+            candidates.append(
+                Candidate(position, layer, scores, roc_auc(scores[safe], scores[~safe]), effect)
+            )
     _scan(found, PROBE, candidates, examples)
     chosen = max(candidates, key=lambda each: each.rank)
     penalty = _best_penalty(_rows(readings, chosen.position, chosen.layer), examples, folds)
@@ -264,9 +282,9 @@ def _spread(layers: Sequence[int]) -> list[int]:
     return [layers[place] for place in sorted(set(places.tolist()))]
 
 
-def _rows(readings: Readings, position: str, layer: int) -> Floats:
+def _rows(readings: TextReadings, position: str, layer: int) -> Numbers:
     """`[n, hidden]`."""
-    rows: Floats = readings.select(position, [layer])[:, 0].double().numpy()
+    rows: Numbers = readings.select(position, [layer])[:, 0].double().numpy()
     return rows
 
 
@@ -281,7 +299,7 @@ def _pipeline(penalty: float) -> Any:
     )
 
 
-def _cross_validated(rows: Floats, examples: Examples, folds: Sequence[Fold], penalty: float) -> Floats:
+def _cross_validated(rows: Numbers, examples: Examples, folds: Sequence[Fold], penalty: float) -> Numbers:
     """The log-odds of being safe, each from a probe that has not seen the query, `[n]`."""
     scores = np.zeros(len(rows))
     for learned, scored in folds:
@@ -290,7 +308,7 @@ def _cross_validated(rows: Floats, examples: Examples, folds: Sequence[Fold], pe
     return scores
 
 
-def _best_penalty(rows: Floats, examples: Examples, folds: Sequence[Fold]) -> float:
+def _best_penalty(rows: Numbers, examples: Examples, folds: Sequence[Fold]) -> float:
     """The one whose held-out log-odds are the least surprised by the labels."""
     signs = np.where(examples.safe, 1.0, -1.0)
     losses = {
@@ -306,10 +324,10 @@ class _Probe:
 
     weights: Tensor
     bias: float
-    scores: Floats
+    scores: Numbers
 
 
-def _calibrated(rows: Floats, examples: Examples, folds: Sequence[Fold], penalty: float) -> _Probe:
+def _calibrated(rows: Numbers, examples: Examples, folds: Sequence[Fold], penalty: float) -> _Probe:
     """A probe of all queries, with Platt's calibration of held-out log-odds, folded into one weighted sum."""
     from sklearn.calibration import CalibratedClassifierCV
 
@@ -326,7 +344,7 @@ def _calibrated(rows: Floats, examples: Examples, folds: Sequence[Fold], penalty
     )
 
 
-def _fit_harms(examples: Examples, readings: Readings, seed: int) -> Harms | None:
+def _fit_harms(examples: Examples, readings: TextReadings, seed: int) -> Harms | None:
     """What tells harms apart, from those dangerous queries that name theirs; None if they name one at most.
 
     Its position and layer are its own: where a model has made up its mind to refuse, it may not matter to it

@@ -16,7 +16,7 @@ from persona_tui.core.jobs import JobContext
 from persona_tui.extraction.checkpoints import PartialStore, Tally
 from persona_tui.model import ModelWrapper, Reading, Request, Sampling, Watch, conversation
 from persona_tui.monitors.detectors import Detector, Harms
-from persona_tui.monitors.fitter import Fitted, fit
+from persona_tui.monitors.fitter import FittedMethods, fit
 from persona_tui.monitors.readings import (
     MESSAGE,
     PROMPT_LAST,
@@ -305,10 +305,11 @@ def _places(reading: Reading, layers: Sequence[int]) -> list[int]:
     return [reading.layers.index(layer) for layer in layers]
 
 
-def _metadata(model: ModelWrapper, data: TrainingData, found: Fitted, seed: int) -> dict[str, Any]:
+def _metadata(model: ModelWrapper, data: TrainingData, found: FittedMethods, seed: int) -> dict[str, Any]:
     return {
         "model_name": model.name,
         "model_fingerprint": model.fingerprint,
+        "model_source": model.source,
         "hidden_size": model.hidden_size,
         "layers": list(range(model.n_layers)),
         "training": data.record(),

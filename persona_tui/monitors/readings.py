@@ -31,7 +31,7 @@ _CHUNK = 32  # texts between two reports of progress
 
 
 @dataclass(frozen=True, eq=False)
-class Readings:
+class TextReadings:
     """What was read of some texts.
 
     Attributes:
@@ -54,7 +54,7 @@ def read_queries(
     layers: Sequence[int],
     context: JobContext | None = None,
     partial: PartialStore | None = None,
-) -> Readings:
+) -> TextReadings:
     """Read texts as a user's messages, at both positions.
 
     Within a job of `partial`, what is read is kept until the job has succeeded.
@@ -69,7 +69,7 @@ def read_queries(
 
     conversations = [conversation(query) for query in queries]
     found = _in_chunks(model, conversations, layers, read, context, "messages", partial)
-    return Readings(tuple(layers), {MESSAGE: found[:, 0], PROMPT_LAST: found[:, 1]})
+    return TextReadings(tuple(layers), {MESSAGE: found[:, 0], PROMPT_LAST: found[:, 1]})
 
 
 def read_as_replies(
@@ -78,7 +78,7 @@ def read_as_replies(
     layers: Sequence[int],
     context: JobContext | None = None,
     partial: PartialStore | None = None,
-) -> Readings:
+) -> TextReadings:
     """Read texts as if the assistant said them; kept like `read_queries`.
 
     Raises:
@@ -91,7 +91,7 @@ def read_as_replies(
 
     before = conversation(BEFORE_REPLY)
     conversations = [[*before, {"role": "assistant", "content": text}] for text in texts]
-    return Readings(
+    return TextReadings(
         tuple(layers), {REPLY: _in_chunks(model, conversations, layers, read, context, "replies", partial)}
     )
 

@@ -7,20 +7,21 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from persona_tui.core.errors import MonitorError, VectorFileError, nearest
-from persona_tui.core.files import atomic_write_text
+from persona_tui.core.errors import MonitorError
+from persona_tui.core.lock import change
 from persona_tui.core.workspace import Workspace, safe_name
+from persona_tui.vectors.store import SUMMARY_FILE, VectorStore
 
 if TYPE_CHECKING:
     from persona_tui.model import ModelWrapper
     from persona_tui.monitors.monitor import SelfMonitor
 
-SUMMARY_FILE = "summary.json"
-_SUFFIX = ".safetensors"
 
+class MonitorStore(VectorStore):
+    """Lists, loads and saves the monitors of one model."""
 
-class MonitorStore:
-    """Lists, loads and saves the monitors of one model. Opening it loads nothing."""
+    word = "monitor"
+    missing = MonitorError
 
     def __init__(self, workspace: Workspace, slug: str, model_name: str) -> None:
         """
@@ -29,16 +30,10 @@ class MonitorStore:
             slug: of the model.
             model_name: what to call the model in errors.
         """
-        self.folder = workspace.model_dir(slug) / "monitors"
-        self.model_name = model_name
+        super().__init__(workspace.model_dir(slug) / "monitors", None, model_name)
 
-    def path_of(self, name: str) -> Path:
-        """A monitor's file, which need not be there.
-
-        Raises:
-            WorkspaceError: the name cannot be a file name.
-        """
-        return self.folder / f"{safe_name(name)}{_SUFFIX}"
+    def _advice(self, name: str, others: bool) -> str:
+        return f" `persona-tui monitor fit{'' if name == 'default' else ' ' + name}` makes it."
 
     def evaluation_path(self, name: str, suffix: str = ".json") -> Path:
         """Where a monitor's evaluation is, or would be.
@@ -48,21 +43,9 @@ class MonitorStore:
         """
         return self.folder / f"{safe_name(name)}.evaluation{suffix}"
 
-    def names(self) -> list[str]:
-        """The monitors there are, sorted."""
-        found = (path for path in self.folder.glob(f"*{_SUFFIX}") if path.is_file())
-        return sorted(path.stem for path in found if not path.name.startswith("."))
-
     def check_exists(self, name: str) -> None:
         """Raise a MonitorError if there is no such monitor; nothing is read."""
-        if self.path_of(name).is_file():
-            return
-        known = self.names()
-        there = nearest(name, known) or (f" There are {', '.join(known)}." if known else "")
-        raise MonitorError(
-            f'there is no monitor "{name}" of {self.model_name}.{there} '
-            f"`persona-tui monitor fit{'' if name == 'default' else ' ' + name}` makes it."
-        )
+        self.find(name)
 
     def load(self, name: str, model: ModelWrapper | None = None) -> SelfMonitor:
         """Read a monitor.
@@ -77,8 +60,7 @@ class MonitorStore:
         """
         from persona_tui.monitors.monitor import SelfMonitor
 
-        self.check_exists(name)
-        return SelfMonitor.load(self.path_of(name), model)
+        return SelfMonitor.load(self.find(name), model)
 
     def save(self, monitor: SelfMonitor) -> Path:
         """Write a monitor, and the summary anew. An evaluation of what it replaces is removed."""
@@ -116,13 +98,8 @@ class MonitorStore:
 
     def summaries(self) -> list[dict[str, Any]]:
         """What is known of each monitor, evaluations included; a file that cannot be read has an `error`."""
-        return [self._summary(name) for name in self.names()]
-
-    def _summary(self, name: str) -> dict[str, Any]:
-        try:
-            return {**self.load(name).summary(), "evaluation": self._rows(name)}
-        except VectorFileError as error:
-            return {"name": name, "error": str(error)}
+        found = self.described(lambda name: {**self.load(name).summary(), "evaluation": self._rows(name)})
+        return [{"name": name, **each} for name, each in found.items()]
 
     def _rows(self, name: str) -> list[dict[str, Any]] | None:
         """The table of a monitor's last evaluation, if there was one that can be read."""
@@ -134,5 +111,5 @@ class MonitorStore:
 
     def write_summary(self) -> None:
         """Write summary.json from what is there."""
-        text = json.dumps(self.summaries(), ensure_ascii=False, indent=2)
-        atomic_write_text(self.folder / SUMMARY_FILE, f"{text}\n", inside=self.folder)
+        with change(self.folder, SUMMARY_FILE):
+            self.save_summary(self.summaries())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from persona_tui.project.project import Prepared, Project
+    from persona_tui.vectors.persona import PersonaVector
 
 _ELSEWHERE = ("calibration", "prompts")
 
@@ -26,6 +27,7 @@ def about(project: Project, name: str) -> dict[str, Any]:
         **{key: value for key, value in persona.metadata.items() if key not in ("name", "calibration")},
         "layers": list(persona.layers),
         "calibration": asdict(persona.calibration) if persona.calibration is not None else None,
+        "calibrated": persona.calibration is not None or "loudness" in persona.metadata,
         "norms": {recipe: round(norm, 4) for recipe, norm in norms.items()},
     }
 
@@ -36,10 +38,45 @@ def sections(details: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
     calibration = details.get("calibration") or {}
     found = {
         "": [(key, value) for key, value in plain if value],
-        "calibration": [(key, shown(value)) for key, value in calibration.items() if key != "curve"],
+        "calibration": [
+            *([("", _uncalibrated(details))] if not details.get("calibrated", True) else []),
+            *(
+                (key.replace("_", " "), text)
+                for key, value in calibration.items()
+                if (text := _told(key, value))
+            ),
+        ],
         "system prompts": [("-", str(prompt)) for prompt in details.get("prompts") or ()],
     }
     return {title: rows for title, rows in found.items() if rows}
+
+
+_LONG = ("curve", "recovery")  # tables of their own
+
+
+def _told(key: str, value: Any) -> str:
+    """A field of a calibration; "" if there is nothing to say."""
+    if key in _LONG or value is None:
+        return ""
+    return f"{value:.0%} of the expression" if key == "floor_leaves" else shown(value)
+
+
+def _uncalibrated(details: dict[str, Any]) -> str:
+    name = details["name"]
+    return f"Not calibrated: a usual loudness is assumed. Calibrate it: persona-tui calibrate {name}"
+
+
+def loudness_in_words(persona: PersonaVector) -> str:
+    """What calibrating has found for something without system prompts, in a line."""
+    found, gain = persona.metadata["loudness"], persona.metadata["gain"]
+    layers = ", ".join(str(layer) for layer in persona.metadata["target_layers"])
+    gained = (
+        "" if found["gained"] is None else f" moves its replies' likelihoods by {found['gained']:+.2f} and"
+    )
+    return (
+        f"{persona.name}: layers {layers}, gain {gain:.2f}: strength {found['strength']:g}{gained} costs "
+        f"{found['fluency_drop']:+.2f} nats per token."
+    )
 
 
 def in_words(details: dict[str, Any]) -> str:

@@ -13,14 +13,15 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from persona_tui.core.config import Settings, override
-from persona_tui.core.errors import JobCancelled, PersonaTuiError
+from persona_tui.core.errors import JobCancelled
 from persona_tui.core.files import atomic_write_text
 from persona_tui.core.jobs import JobContext
+from persona_tui.core.lock import change
 from persona_tui.core.plain_files import read_plain
-from persona_tui.core.workspace import TRAIT_PREFIX, Workspace
+from persona_tui.core.workspace import Workspace
 from persona_tui.project.project import Project
 
 _FILE = "models.json"
@@ -74,9 +75,10 @@ class RecentModels:
         """
         if Path(choice.name).expanduser().is_dir():
             choice = replace(choice, name=str(Path(choice.name).expanduser().absolute()))
-        others = [each for each in self.list() if each.name != choice.name]
-        records = [asdict(each) for each in [choice, *others][:_KEPT]]
-        atomic_write_text(self._path, json.dumps(records, indent=1, ensure_ascii=False))
+        with change(self._path.parent, _FILE):
+            others = [each for each in self.list() if each.name != choice.name]
+            records = [asdict(each) for each in [choice, *others][:_KEPT]]
+            atomic_write_text(self._path, json.dumps(records, indent=1, ensure_ascii=False))
 
 
 def with_model(project: Project, choice: ModelChoice) -> Project:
@@ -89,7 +91,7 @@ def with_model(project: Project, choice: ModelChoice) -> Project:
     return Project(project.workspace, override(project.settings, values))
 
 
-def load(project: Project, context: JobContext, *, gives_way: bool = True) -> None:
+def load(project: Project, context: JobContext, *, gives_way: bool = True, fetches: bool = True) -> None:
     """Load a project's model and engine, on a thread of its own.
 
     Whoever else uses this thread goes on meanwhile, and a cancel is heard at once: the loading thread is left
@@ -99,12 +101,13 @@ def load(project: Project, context: JobContext, *, gives_way: bool = True) -> No
         project: its model is not in use anywhere yet.
         context: told how far it is.
         gives_way: whether other work may run meanwhile; False while there is no other model to do it with.
+        fetches: whether the starter model may be downloaded: somebody who knows its size has chosen it.
 
     Raises:
         ModelLoadError: one line that says why.
         JobCancelled: somebody asked for that.
     """
-    loading = _Loading(project, context)
+    loading = _Loading(project, context, fetches)
     loading.thread.start()
     try:
         while not loading.ended.wait(_LISTEN):
@@ -119,34 +122,12 @@ def load(project: Project, context: JobContext, *, gives_way: bool = True) -> No
         raise loading.error
 
 
-def keep_watch(before: Project, after: Project) -> list[str]:
-    """Guard another model as the one before was, by the same policy; what to say if that cannot be.
-
-    Args:
-        before: was talked to so far.
-        after: is loaded.
-    """
-    said, engine = [], before.loaded_engine
-    try:
-        after.guard.set_mode(before.guard.mode)
-    except PersonaTuiError as error:
-        after.guard.set_mode("off")
-        said.append(f"The guard is off: {error}.")
-    policy = engine.policy if engine is not None else None
-    if policy is not None:
-        lacking = {f"{TRAIT_PREFIX}{name}" for name in policy.traits} - set(after.personas.list_traits())
-        if lacking:
-            said.append(f"The policy is off: it needs {', '.join(sorted(lacking))}.")
-        else:
-            after.engine.policy = policy
-    return said
-
-
 class _Loading:
     """A thread that loads a model, and what came of it."""
 
-    def __init__(self, project: Project, context: JobContext) -> None:
-        self._runtime = project
+    def __init__(self, project: Project, context: JobContext, fetches: bool) -> None:
+        self._fetches = fetches
+        self._project = project
         self._context = context
         self.abandoned = False
         self.error: Exception | None = None
@@ -163,15 +144,20 @@ class _Loading:
         self.ended.set()
 
     def _load(self) -> None:
+        from persona_tui.model import starter
         from persona_tui.model.progress import fetch, watched
+        from persona_tui.model.sources import STARTER
 
-        fetch(self._runtime.settings.model.name, self._report)
+        name = self._project.settings.model.name
+        if name == STARTER and self._fetches:
+            starter.fetch(self._report, self._context.log)
+        fetch(name, self._report)
         if _one_loads.locked():
             self._report(0, 0, "waiting until another model is left alone")
         with _one_loads:
             self._report(0, 0, "loading")
             with watched(self._report):
-                self._runtime.engine  # noqa: B018  # which loads the model
+                self._project.engine  # noqa: B018  # which loads the model
 
     def _report(self, done: int, total: int, note: str) -> None:
         if self.abandoned or self._context.cancelled:
@@ -187,40 +173,9 @@ def _let_go(error: BaseException) -> None:
         seen = seen.__cause__ or seen.__context__
 
 
-# In a chat --------------------------------------------------------------------------------------------------
-
-
-@runtime_checkable
-class Switcher(Protocol):
-    """What the slash command below may use."""
-
-    project: Project
-
-    def use_model(self, choice: ModelChoice) -> str:
-        """Load another model and talk to that; what to show at once."""
-        ...
-
-
-def model_command(session: object, rest: str) -> str:
-    """`/model [NAME]`."""
-    if not isinstance(session, Switcher):
-        raise PersonaTuiError("The model cannot be changed here.")
-    if not rest:
-        return f"{session.project.settings.model.name}. /model NAME loads another one."
-    return session.use_model(known_choice(session.project, rest))
-
-
 def known_choice(project: Project, name: str) -> ModelChoice:
     """A model as it was loaded last; one that was never used, as the settings say."""
     names = {name, str(Path(name).expanduser().absolute())}
     recent = RecentModels(project.workspace).list()
     chosen = ModelChoice.of(project.settings)
     return next((each for each in recent if each.name in names), replace(chosen, name=name))
-
-
-def known_names(session: object) -> list[str]:
-    """The models that completion offers: the built-in one and those used lately."""
-    if not isinstance(session, Switcher):
-        return []
-    recent = [choice.name for choice in RecentModels(session.project.workspace).list()]
-    return sorted({"builtin", *recent})

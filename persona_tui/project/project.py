@@ -7,18 +7,19 @@ them.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
+from weakref import WeakSet
 
 from persona_tui.core.config import Settings, override
 from persona_tui.core.errors import DatasetError, PersonaTuiError
 from persona_tui.core.files import atomic_write_bytes
 from persona_tui.core.jobs import JobContext
 from persona_tui.core.processes import processes
-from persona_tui.core.workspace import Workspace, model_slug, packaged_root
+from persona_tui.core.workspace import TRAIT_PREFIX, Workspace, check_case, model_slug, packaged_root
 
 if TYPE_CHECKING:
     from persona_tui.core.mix import Mix
@@ -50,9 +51,16 @@ class FromArchetype:
 
 @dataclass(frozen=True)
 class FromDescription:
-    """A persona is made from a description; the model writes the system prompts."""
+    """A persona is made from a description.
+
+    Attributes:
+        description: who it is.
+        by_model: whether the model writes the system prompts; else they are put together from the
+            description.
+    """
 
     description: str
+    by_model: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,17 +110,19 @@ class Project:
     Attributes:
         workspace: where everything is.
         settings: its configuration, with what the command line overrides.
+        asked_model: the model's name as the settings have it; `settings` has what that stands for.
         on_model_load: called with the model's name before it loads, which may take minutes.
     """
 
     def __init__(self, workspace: Workspace, settings: Settings) -> None:
         self.workspace = workspace
-        self.settings = settings
+        self.asked_model = settings.model.name
+        self.settings = _with_chosen_model(settings)
         self.on_model_load: Callable[[str], None] = lambda name: None
         self._model: ModelWrapper | None = None
         self._personas: PersonaManager | None = None
         self._engine: SteeringEngine | None = None
-        self._guard: Guard | None = None
+        self._guards: WeakSet[Guard] = WeakSet()
 
     @classmethod
     def open(
@@ -122,15 +132,24 @@ class Project:
         device: str | None = None,
         dtype: str | None = None,
         quantization: str | None = None,
+        trusted_model: str | None = None,
     ) -> Project:
         """Find the workspace and read its settings; None = as config.yaml says.
+
+        `trusted_model` names the one model whose own code may run, as `model.trust_remote_code` does.
 
         Raises:
             WorkspaceError: the workspace cannot be used.
             ConfigError: a setting, there or here, is not allowed.
         """
         found = processes().from_main(lambda: Workspace.find(workspace))
-        given = {"name": model, "device": device, "dtype": dtype, "quantization": quantization}
+        given = {
+            "name": model,
+            "device": device,
+            "dtype": dtype,
+            "quantization": quantization,
+            "trust_remote_code": trusted_model,
+        }
         values = {f"model.{key}": value for key, value in given.items() if value is not None}
         return cls(found, override(found.settings, values))
 
@@ -142,12 +161,19 @@ class Project:
         """
         self.settings = override(self.settings, values)
 
+    @property
+    def fell_back(self) -> bool:
+        """Whether the tiny model is used only because the starter model is not on this machine."""
+        from persona_tui.model.sources import AUTO, TINY
+
+        return self.asked_model == AUTO and self.settings.model.name == TINY
+
     # What there is ----------------------------------------------------------------------------------------
 
     @property
     def slug(self) -> str:
         """The name of the model's folder of vectors."""
-        return model_slug(self.settings.model.name)
+        return self.workspace.slug(self.settings.model.name)
 
     @property
     def model_loaded(self) -> bool:
@@ -166,7 +192,15 @@ class Project:
             self.on_model_load(chosen.name)
             from persona_tui.model import ModelWrapper
 
-            model = ModelWrapper.load(chosen.name, chosen.device, chosen.dtype, chosen.quantization)
+            # Trust is for one model by name; it does not pass to another that a session or /model names.
+            trusted = chosen.trust_remote_code
+            model = ModelWrapper.load(
+                chosen.name,
+                chosen.device,
+                chosen.dtype,
+                chosen.quantization,
+                trusted is not None and model_slug(trusted) == model_slug(chosen.name),
+            )
             if chosen.compile:
                 model.compile()
             _share_cores(model)
@@ -194,7 +228,6 @@ class Project:
 
             model = self.model
             self._engine = SteeringEngine(model, self.personas, self.settings)
-            self._engine.guard = self.guard
         return self._engine
 
     @property
@@ -217,19 +250,23 @@ class Project:
         fingerprint = self._model.fingerprint if self._model is not None else None
         return TraitStore(self.workspace.traits_dir(self.slug), fingerprint, self.settings.model.name)
 
-    @property
-    def guard(self) -> Guard:
-        """What judges the messages and replies of chats; as the settings say until its mode is changed."""
-        if self._guard is None:
-            from persona_tui.monitors.guard import Guard
+    def new_guard(self) -> Guard:
+        """What judges the messages and replies of one chat; as the settings say until its mode is changed."""
+        from persona_tui.monitors.guard import Guard
 
-            chosen, monitors = self.settings.monitoring, self.monitors
-            self._guard = Guard(
-                lambda: monitors.load(chosen.monitor, self.model),
-                chosen.guard,
-                lambda: monitors.check_exists(chosen.monitor),
-            )
-        return self._guard
+        chosen, monitors = self.settings.monitoring, self.monitors
+        guard = Guard(
+            lambda: monitors.load(chosen.monitor, self.model),
+            chosen.guard,
+            lambda: monitors.check_exists(chosen.monitor),
+        )
+        self._guards.add(guard)
+        return guard
+
+    def forget_monitor(self) -> None:
+        """Have the guards of all chats read their monitor again: it is another one now."""
+        for guard in list(self._guards):
+            guard.forget_monitor()
 
     def default_mix(self) -> Mix:
         """What the settings say about steering, with no persona."""
@@ -268,37 +305,64 @@ class Project:
         return PartialStore(self.workspace.model_dir(self.slug), self.workspace.root, log)
 
     def create_persona(self, name: str, source: Source, context: JobContext) -> Created:
-        """Extract, calibrate, save and load a persona.
+        """Extract, save, load and calibrate a persona; cancelled while it is calibrated, it stays.
 
         Raises:
-            PersonaTuiError: the name cannot be used, the prompts or the axes are missing.
+            PersonaTuiError: the name cannot be used, or the prompts are missing.
             JobCancelled: somebody asked for that; the next call goes on.
         """
-        self.check_new_name(name, source)
+        return self.create_personas({name: source}, context)[0]
+
+    def create_personas(self, sources: Mapping[str, Source], context: JobContext) -> list[Created]:
+        """Make several personas, by name, as `create_persona` does. They share baseline and questions."""
+        for name, source in sources.items():
+            self.check_new_name(name, source)
         studio = self.studio(context)
-        report = None
+        prompts = [self._prompts_of(source) for source in sources.values()]
+        studio.extractor.announce(studio.persona_work(prompts[0], len(prompts)))
+        return [self._create(name, source, studio, context) for name, source in sources.items()]
+
+    def _prompts_of(self, source: Source) -> list[str]:
+        """The system prompts that a persona is made from, or such as the model will write."""
+        from persona_tui.datasets.fallback import fallback_prompts
+        from persona_tui.datasets.records import find_archetype
+        from persona_tui.vectors.manager import PROMPTS_PER_PERSONA
+
+        if isinstance(source, FromPrompts):
+            return list(source.prompts)
         if isinstance(source, FromArchetype):
-            persona = studio.create_from_archetype(name, source.archetype)
-        elif isinstance(source, FromPrompts):
-            persona = studio.create_from_prompts(name, source.prompts, source.description)
-        else:
-            generator = self.generator(context)
-            persona = studio.create_from_description(name, source.description, generator)
-            report = generator.report
-            context.log(f"System prompts: {report.summary}.")
-        processes().from_main(lambda: self.personas.load(name))
+            return [each.system_prompt for each in find_archetype(self.workspace, source.archetype)]
+        return [each["system_prompt"] for each in fallback_prompts(source.description, PROMPTS_PER_PERSONA)]
+
+    def _create(self, name: str, source: Source, studio: PersonaStudio, context: JobContext) -> Created:
+        report = None
+        try:
+            if isinstance(source, FromPrompts):
+                persona = studio.create_from_prompts(name, source.prompts, source.description)
+            elif isinstance(source, FromArchetype):
+                persona = studio.create_from_archetype(name, source.archetype)
+            else:
+                generator = self.generator(context) if source.by_model else None
+                persona = studio.create_from_description(name, source.description, generator)
+                report = generator.report if generator is not None else None
+        finally:  # what was cancelled while it was calibrated can be heard
+            if self.personas.path_of(name).is_file():
+                processes().from_main(lambda: self.personas.load(name))
         return Created(persona, report)
 
     def check_new_name(self, name: str, source: Source) -> None:
         """Raise what `create_persona` would, as far as that is known without the model."""
-        from persona_tui.datasets.records import archetype_path, list_archetypes, read_archetype
+        from persona_tui.datasets.generator import check_description
+        from persona_tui.datasets.records import archetype_path, find_archetype, list_archetypes
 
-        if self.personas.path_of(name).is_file():
+        path = self.personas.path_of(name)
+        check_case(path)
+        if path.is_file() and not self.personas.get(name).metadata.get("pending"):
             raise PersonaTuiError(
                 f'there is a persona "{name}" already: delete it first or choose another name'
             )
         if isinstance(source, FromArchetype):
-            read_archetype(self.workspace, source.archetype)
+            find_archetype(self.workspace, source.archetype)
         elif isinstance(source, FromPrompts):
             if not any(prompt.strip() for prompt in source.prompts):
                 raise PersonaTuiError("a persona needs at least one system prompt")
@@ -307,6 +371,8 @@ class Project:
                 f"{archetype_path(self.workspace, name)} was written by people and would be replaced: "
                 f"choose another name, or --from-archetype {name}"
             )
+        else:
+            check_description(source.description)
 
     def extract_axes(self, context: JobContext) -> tuple[Axes, list[PersonaVector]]:
         """Extract the model's axes and the archetypes' personas, replacing what there is.
@@ -316,17 +382,43 @@ class Project:
             JobCancelled: somebody asked for that; what was finished stays, and the next call goes on.
         """
         self.check_datasets()
-        return self.studio(context).extract_axes()
+        studio = self.studio(context)
+        studio.extractor.announce(studio.axes_work())
+        return studio.extract_axes()
 
     def calibrate(self, name: str, context: JobContext) -> PersonaVector:
-        """Calibrate a persona anew and save it.
+        """Find the loudness of a persona or of a trait (`trait:NAME`), and save it.
 
         Raises:
             PersonaNotFoundError: there is none of this name.
+            DatasetError: a trait's conversations, or a persona's system prompts, are missing.
             JobCancelled: somebody asked for that; the next call goes on.
         """
         self.personas.get(name)  # not found is an error now, not after loading the model
-        return self.studio(context).calibrate(name)
+        studio = self.studio(context)
+        if name.startswith(TRAIT_PREFIX):
+            return self._calibrate_trait(name, studio)
+        studio.extractor.announce(studio.calibration_work(name))
+        return studio.calibrate(name)
+
+    def _calibrate_trait(self, name: str, studio: PersonaStudio) -> PersonaVector:
+        from persona_tui.traits.definition import SIDES, find_definition
+
+        definition = find_definition(self.workspace, name.removeprefix(TRAIT_PREFIX))
+        high, low = ([messages for _, messages in definition.conversations("train", side)] for side in SIDES)
+        return studio.calibrate_contrast(name, high, low)
+
+    def find_band(self, context: JobContext) -> tuple[tuple[int, ...], dict[tuple[int, ...], float]]:
+        """Find the layers where steering works best on this model, and fit every persona's gain to them.
+
+        Returns:
+            The band, and what steering recovers in every band that was compared.
+
+        Raises:
+            PersonaTuiError: there are too few personas.
+            JobCancelled: somebody asked for that; the next call goes on.
+        """
+        return self.studio(context).find_band()
 
     def init(self, context: JobContext) -> Prepared:
         """Make the workspace ready: data sets, axes, the archetypes' personas. What is there already stays.
@@ -390,7 +482,7 @@ class Project:
         with partial.job(f"monitor-{name}", recipe):
             monitor = SelfMonitor.fit(self.model, data, name, method, seed, context, partial)
             processes().from_main(lambda: self.monitors.save(monitor))
-        self.guard.forget_monitor()
+        self.forget_monitor()
         return monitor
 
     def evaluate_monitor(self, name: str, context: JobContext) -> Evaluation:
@@ -425,10 +517,10 @@ class Project:
             GenerationError: too few replies could be used.
             JobCancelled: somebody asked for that; the next call goes on.
         """
-        from persona_tui.traits.extract import TraitExtractor
+        from persona_tui.traits.extract import PersonaVectorExtractor
 
         partial = self.partial(context.log)
-        extractor = TraitExtractor(
+        extractor = PersonaVectorExtractor(
             self.model,
             self.settings,
             self._axes_if_good(context),
@@ -507,6 +599,14 @@ def _hand_written(workspace: Workspace, archetype: str) -> bool:
     from persona_tui.datasets.records import read_archetype
 
     return any(prompt.source is None for prompt in read_archetype(workspace, archetype))
+
+
+def _with_chosen_model(settings: Settings) -> Settings:
+    """The settings with the name of a model in place of `auto`."""
+    from persona_tui.model.sources import chosen
+
+    name = chosen(settings.model.name)
+    return settings if name == settings.model.name else override(settings, {"model.name": name})
 
 
 @cache

@@ -13,9 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from persona_tui.core.config import Settings, resolve_layers
@@ -23,26 +22,24 @@ from persona_tui.core.errors import WorkspaceError
 from persona_tui.core.mix import Mix, check_percentile
 from persona_tui.extraction.axes import capping
 from persona_tui.model import (
+    Backend,
     Cap,
     Finish,
     Generation,
     Interventions,
     Message,
-    ModelWrapper,
     Request,
     Sampling,
     TokenEvent,
+    Watch,
 )
-from persona_tui.traits.vector import TraitVector
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.manager import PersonaManager
-from persona_tui.vectors.maths import normalize
-
-if TYPE_CHECKING:
-    from persona_tui.monitors.guard import Guard
-    from persona_tui.traits.policy import Policy
+from persona_tui.vectors.scales import TraceScale, axis_scale, mean_of, vector_scale
 
 ASSISTANT_TRACE = "assistant"
+
+OnMix = Callable[[int, dict[str, Any]], None]  # a token's index, and the mix from that one on
 
 
 @dataclass(frozen=True)
@@ -66,12 +63,17 @@ class Reply:
     finish: Finish
 
 
-@dataclass(frozen=True)
-class Trace:
-    """What a token is compared with: a vector `[hidden]` by layer, and ordinary replies' mean reading."""
+class StreamGuard(Protocol):
+    """What a stream may be watched by (`monitors.Guard`)."""
 
-    vectors: dict[int, Tensor]
-    ordinary: float
+    @property
+    def watch(self) -> Watch | None:
+        """What the stream has to read for it; None = nothing."""
+        ...
+
+    def over(self, events: Iterator[TokenEvent]) -> Iterator[TokenEvent]:
+        """Return the stream's events as they are judged; may end early."""
+        ...
 
 
 class SteeringEngine:
@@ -80,16 +82,14 @@ class SteeringEngine:
     Generating belongs to one thread; `mix`, `set_mix` and the other setters may be used from any.
     """
 
-    def __init__(
-        self, model_wrapper: ModelWrapper, persona_manager: PersonaManager, config: Settings
-    ) -> None:
+    def __init__(self, model_wrapper: Backend, persona_manager: PersonaManager, config: Settings) -> None:
         """
         Args:
-            model_wrapper: the model.
+            model_wrapper: the model, on whatever runs it.
             persona_manager: the personas and axes made on that model.
             config: `steering` gives the first mix, `generation` how replies are sampled.
         """
-        self.model = model_wrapper
+        self.model: Backend = model_wrapper
         self.personas = persona_manager
         self.settings = config
         self.capping_layers = tuple(resolve_layers(config, model_wrapper.n_layers).capping)
@@ -99,8 +99,6 @@ class SteeringEngine:
         self._caps: dict[tuple[str, float], tuple[Axes, dict[int, Cap]]] = {}
         self._live = Interventions.none()
         self._version = 0
-        self.guard: Guard | None = None  # what chats are guarded with; no other call uses it by itself
-        self.policy: Policy | None = None  # which scores of traits a chat's replies may have; the same holds
 
     # The present mix ----------------------------------------------------------------------------------------
 
@@ -276,7 +274,7 @@ class SteeringEngine:
         """Answer a conversation at once; the arguments are those of `stream`."""
         started = time.monotonic()
         conversation = _with_system(messages, system)
-        events = list(self._events(conversation, mix, sampling, {}, stop))
+        events = list(self._write(conversation, [mix], sampling, {}, stop))
         said = [event for event in events if event.token_id >= 0]
         return Reply(
             text="".join(event.text for event in events).strip(),
@@ -295,83 +293,19 @@ class SteeringEngine:
         sampling: Sampling | None = None,
         system: str | None = None,
         stop: threading.Event | None = None,
-        on_mix: Callable[[int, dict[str, Any]], None] | None = None,
-        guard: Guard | None = None,
+        on_mix: OnMix | None = None,
+        guard: StreamGuard | None = None,
     ) -> Iterator[TokenEvent]:
-        """Answer a conversation, token by token.
+        """Answer a conversation, token by token: `stream_rows` with a single row.
 
         Args:
-            messages: the conversation; the last message is the user's.
             mix: what to speak with, fixed; None = the present mix, followed while it changes.
-            sampling: by default as `generation` in the settings says.
-            system: a system prompt, instead of one that the conversation may begin with.
-            stop: when set, no further token is written.
-            on_mix: if the present mix is followed, told whenever one takes effect, before the token that is
-                the first to be chosen with it: that token's index, and the mix (see `describe`).
-            guard: judges the message before the first token and the reply as it grows, from the same passes;
-                may end the stream (see `monitoring.guard`).
-
-        Yields:
-            One event per token. Its projections are on scales that mean something. By loaded persona: 0 is
-            the average of ordinary replies, 1 that of the persona's own prompted replies. By loaded trait
-            ("trait:NAME"): −1 is the average of its low examples, 1 that of its high ones. For the axes
-            ("assistant", "safety"): 0 is the average of ordinary replies, 1 their standard deviation.
-
-        Raises:
-            PersonaNotFoundError: the mix names a persona that does not exist.
-            GenerationError: the conversation is too long, or memory ran out.
         """
-        if mix is None:  # what is asked for once is not loaded for good
-            self._load(self._mix)
-        traces = self.traces([mix] if mix is not None else ())
-        for event in self._events(_with_system(messages, system), mix, sampling, traces, stop, on_mix, guard):
-            projections = {name: value - traces[name].ordinary for name, value in event.projections.items()}
-            yield replace(event, projections=projections)
+        return self.stream_rows(
+            messages, [mix], sampling=sampling, system=system, stop=stop, on_mix=on_mix, guard=guard
+        )
 
-    def repeat(
-        self,
-        messages: Sequence[Message],
-        mixes: Mapping[int, Mix],
-        sampling: Sampling,
-        system: str | None = None,
-        stop: threading.Event | None = None,
-    ) -> Iterator[TokenEvent]:
-        """Answer a conversation as it was answered before, token by token.
-
-        The tokens are the same if the model, the machine and the sampling with its seed are. Nothing is
-        loaded for good, and the events have no projections.
-
-        Args:
-            messages: the conversation.
-            mixes: by token: what to speak with from that one on. The first is for token 0.
-            sampling: with the seed that was used then.
-            system: a system prompt, if any.
-            stop: when set, no further token is written.
-        """
-        return self.repeat_rows(messages, [mixes], sampling, system, stop)
-
-    def repeat_rows(
-        self,
-        messages: Sequence[Message],
-        rows: Sequence[Mapping[int, Mix]],
-        sampling: Sampling,
-        system: str | None = None,
-        stop: threading.Event | None = None,
-    ) -> Iterator[TokenEvent]:
-        """Answer a conversation as `compare` answered it before, token by token; see `repeat`.
-
-        Args:
-            messages: the conversation.
-            rows: for each row, by token: what to speak with from that one on. The first is for token 0.
-            sampling: with the seed that was used then.
-            system: a system prompt, if any.
-            stop: when set, no further token is written.
-        """
-        changes = [{index: self.interventions(mix) for index, mix in row.items()} for row in rows]
-        request = Request(_with_system(messages, system), sampling.row_seed(0))
-        return self.model.stream([request] * len(rows), sampling, _scheduled(changes), stop=stop)
-
-    def compare(
+    def stream_rows(
         self,
         messages: Sequence[Message],
         mixes: Sequence[Mix | None],
@@ -379,10 +313,10 @@ class SteeringEngine:
         sampling: Sampling | None = None,
         system: str | None = None,
         stop: threading.Event | None = None,
-        on_mix: Callable[[int, dict[str, Any]], None] | None = None,
-        guard: Guard | None = None,
+        on_mix: OnMix | None = None,
+        guard: StreamGuard | None = None,
     ) -> Iterator[TokenEvent]:
-        """Answer a conversation with several mixes side by side, as the rows of one batch.
+        """Answer a conversation once per mix, as the rows of one batch, token by token.
 
         All rows draw the random numbers that a single reply with this seed would draw, so that what differs
         between them comes from the mixes alone.
@@ -393,33 +327,90 @@ class SteeringEngine:
             sampling: by default as `generation` in the settings says.
             system: a system prompt, instead of one that the conversation may begin with.
             stop: when set, no further token is written in any row.
-            on_mix: as in `stream`, of the rows that follow the present mix.
-            guard: as in `stream`; what ends one row ends all.
+            on_mix: if a row follows the present mix, told whenever one takes effect, before the token that is
+                the first to be chosen with it: that token's index, and the mix (see `describe`).
+            guard: judges the message before the first token and the reply as it grows, from the same passes;
+                may end the stream. What ends one row ends all.
 
         Yields:
-            As `stream` does; an event's `row` is the place of its mix.
+            One event per token; its `row` is the place of its mix. Its projections are on scales that mean
+            something. By loaded persona: 0 is the average of ordinary replies, 1 that of the persona's own
+            prompted replies. By loaded trait ("trait:NAME"): −1 is the average of its low examples, 1 that of
+            its high ones. For the axes ("assistant", "safety"): 0 is the average of ordinary replies, 1 their
+            standard deviation.
 
         Raises:
             PersonaNotFoundError: a mix names a persona that does not exist.
             GenerationError: the conversation is too long, or memory ran out.
         """
-        if None in mixes:
+        if None in mixes:  # what is asked for once is not loaded for good
             self._load(self._mix)
-        sampling, traces = sampling or self.sampling, self.traces([mix for mix in mixes if mix is not None])
-        request = Request(_with_system(messages, system), sampling.row_seed(0))
+        traces = self.traces([mix for mix in mixes if mix is not None])
+        events = self._write(_with_system(messages, system), mixes, sampling, traces, stop, on_mix, guard)
+        yield from _scaled(events, traces)
+
+    # The earlier name; the chats still use it.
+    compare = stream_rows
+
+    def repeat(
+        self,
+        messages: Sequence[Message],
+        mixes: Mapping[int, Mix],
+        sampling: Sampling,
+        system: str | None = None,
+        stop: threading.Event | None = None,
+    ) -> Iterator[TokenEvent]:
+        """Answer a conversation as it was answered before: `repeat_rows` with a single row."""
+        return self.repeat_rows(messages, [mixes], sampling, system, stop)
+
+    def repeat_rows(
+        self,
+        messages: Sequence[Message],
+        rows: Sequence[Mapping[int, Mix]],
+        sampling: Sampling,
+        system: str | None = None,
+        stop: threading.Event | None = None,
+    ) -> Iterator[TokenEvent]:
+        """Answer a conversation as `stream_rows` answered it before, token by token.
+
+        The tokens are the same if the model, the machine and the sampling with its seed are. Nothing is
+        loaded for good, and the events have no projections.
+
+        Args:
+            messages: the conversation.
+            rows: for each row, by token: what to speak with from that one on. The first is for token 0.
+            sampling: with the seed that was used then.
+            system: a system prompt, if any.
+            stop: when set, no further token is written.
+        """
+        changes = [{index: self.interventions(mix) for index, mix in row.items()} for row in rows]
+        requests = _same_seed(_with_system(messages, system), len(rows), sampling)
+        return self.model.stream(requests, sampling, _scheduled(changes), stop=stop)
+
+    def _write(
+        self,
+        conversation: list[Message],
+        mixes: Sequence[Mix | None],
+        sampling: Sampling | None,
+        traces: Mapping[str, TraceScale],
+        stop: threading.Event | None,
+        on_mix: OnMix | None = None,
+        guard: StreamGuard | None = None,
+    ) -> Iterator[TokenEvent]:
+        sampling = sampling or self.sampling
         watch = guard.watch if guard is not None else None
         events = self.model.stream(
-            [request] * len(mixes),
+            _same_seed(conversation, len(mixes), sampling),
             sampling,
             self._rows(mixes, on_mix),
             {name: trace.vectors for name, trace in traces.items()},
             stop,
             watch,
         )
-        yield from _scaled(events if guard is None or watch is None else guard.over(events), traces)
+        return events if guard is None or watch is None else guard.over(events)
 
     def _rows(
-        self, mixes: Sequence[Mix | None], on_mix: Callable[[int, dict[str, Any]], None] | None
+        self, mixes: Sequence[Mix | None], on_mix: OnMix | None
     ) -> Interventions | Callable[[], Interventions | None]:
         """The interventions of a batch; a function that is asked for them if a row follows the mix."""
         rows = [None if mix is None else self.interventions(mix) for mix in mixes]
@@ -442,30 +433,7 @@ class SteeringEngine:
         """Answer many conversations in one batch, all with the same mix (by default the present one)."""
         return self.model.generate(requests, sampling or self.sampling, self.interventions(mix or self._mix))
 
-    def _events(
-        self,
-        conversation: list[Message],
-        mix: Mix | None,
-        sampling: Sampling | None,
-        traces: Mapping[str, Trace],
-        stop: threading.Event | None,
-        on_mix: Callable[[int, dict[str, Any]], None] | None = None,
-        guard: Guard | None = None,
-    ) -> Iterator[TokenEvent]:
-        watch = guard.watch if guard is not None else None
-        events = self.model.stream(
-            [Request(conversation)],
-            sampling or self.sampling,
-            self._follow(on_mix) if mix is None else self.interventions(mix),
-            {name: trace.vectors for name, trace in traces.items()},
-            stop,
-            watch,
-        )
-        return events if guard is None or watch is None else guard.over(events)
-
-    def _follow(
-        self, on_mix: Callable[[int, dict[str, Any]], None] | None
-    ) -> Callable[[], Interventions | None]:
+    def _follow(self, on_mix: OnMix | None) -> Callable[[], Interventions | None]:
         """A function that returns the present mix' interventions, if they changed since it was last asked."""
         with self._lock:
             self.set_mix(self._mix)  # a persona's file may be another one than when the mix was set
@@ -487,43 +455,21 @@ class SteeringEngine:
 
     # Traces -------------------------------------------------------------------------------------------------
 
-    def traces(self, mixes: Sequence[Mix] = ()) -> dict[str, Trace]:
+    def traces(self, mixes: Sequence[Mix] = ()) -> dict[str, TraceScale]:
         """What a stream's tokens are compared with: the axes, and every persona and trait that is loaded or
         that one of `mixes` speaks with.
         """
         spoken = [name for mix in mixes for name, weight in mix.weights.items() if weight]
         names = dict.fromkeys([*self.personas.list_loaded(), *spoken])
-        found = {name: self._persona_trace(name) for name in names}
+        found = {name: vector_scale(self.personas.get(name)) for name in names}
         axes = self.personas.axes
         if axes is not None:
-            found |= {name: self._axis_trace(axes, name) for name in axes.names if name in axes.projections}
+            found |= {
+                name: axis_scale(axes, name, self.capping_layers)
+                for name in axes.names
+                if name in axes.projections
+            }
         return {name: trace for name, trace in found.items() if trace.vectors}
-
-    def _persona_trace(self, name: str) -> Trace:
-        """Replies are compared with replies: recipe `response`, whatever the persona is steered with."""
-        persona = self.personas.get(name)
-        if persona.kind == "trait":
-            return _trait_trace(TraitVector.of(persona))
-        target = set(persona.metadata.get("target_layers") or persona.layers)
-        vectors, ordinary = {}, []
-        for row, layer in enumerate(persona.layers):
-            raw, mean = persona.raw["response"][row], persona.mean["response"][row]
-            size = float(raw.norm())
-            if layer in target and size > 0:
-                vectors[layer] = normalize(raw) / size
-                ordinary.append(float((mean - raw) @ vectors[layer]))
-        return Trace(vectors, _mean(ordinary))
-
-    def _axis_trace(self, axes: Axes, name: str) -> Trace:
-        vectors, ordinary = {}, []
-        for layer in self.capping_layers:
-            if layer not in axes.layers:
-                continue
-            projections = axes.projections[name][axes.layers.index(layer)]
-            spread = float(projections.std(correction=0)) or 1.0
-            vectors[layer] = axes.axis(name, layer) / spread
-            ordinary.append(float(projections.mean()) / spread)
-        return Trace(vectors, _mean(ordinary))
 
     def reread_reply(
         self,
@@ -551,7 +497,7 @@ class SteeringEngine:
         return list(_scaled(iter(events), traces))
 
     def reread_message(self, messages: Sequence[Message], system: str | None = None) -> list[TokenEvent]:
-        """The user's last message, token by token, read without a mix; see `ModelWrapper.reread_message`."""
+        """The user's last message, token by token, read without a mix; see `Backend.reread_message`."""
         traces = self.traces()
         axes = {name: trace.vectors for name, trace in traces.items()}
         events = self.model.reread_message(_with_system(messages, system), axes)
@@ -565,13 +511,13 @@ class SteeringEngine:
         mix, axes = mix or self._mix, self.personas.axes
         if axes is None or not mix.capping or name != self.capping_axis(mix):
             return None
-        trace, caps = self._axis_trace(axes, name), self._capping(mix)
+        trace, caps = axis_scale(axes, name, self.capping_layers), self._capping(mix)
         readings = [
             caps[layer].floor * float(vector.norm())
             for layer, vector in trace.vectors.items()
             if layer in caps
         ]
-        return _mean(readings) - trace.ordinary if readings else None
+        return mean_of(readings) - trace.ordinary if readings else None
 
     def loudness(self, mix: Mix | None = None) -> dict[int, float]:
         """How long a mix' vector (by default the present one's) is at each layer where it is added.
@@ -589,6 +535,11 @@ class SteeringEngine:
         }
 
 
+def _same_seed(conversation: list[Message], rows: int, sampling: Sampling) -> list[Request]:
+    """One request per row, all with the seed that a single reply would have."""
+    return [Request(conversation, sampling.row_seed(0))] * rows
+
+
 def _scheduled(rows: Sequence[Mapping[int, Interventions]]) -> Callable[[], Interventions | None]:
     """A function that returns what changes with each token, for all rows; None = nothing does."""
     tokens, present = itertools.count(), [Interventions.none() for _ in rows]
@@ -603,23 +554,11 @@ def _scheduled(rows: Sequence[Mapping[int, Interventions]]) -> Callable[[], Inte
     return poll
 
 
-def _scaled(events: Iterator[TokenEvent], traces: Mapping[str, Trace]) -> Iterator[TokenEvent]:
+def _scaled(events: Iterator[TokenEvent], traces: Mapping[str, TraceScale]) -> Iterator[TokenEvent]:
     """Events with their projections counted from what is ordinary."""
     for event in events:
         projections = {name: value - traces[name].ordinary for name, value in event.projections.items()}
         yield replace(event, projections=projections)
-
-
-def _trait_trace(trait: TraitVector) -> Trace:
-    """On the scale of trait scores: 1 = where high examples lie, −1 = low ones, at the trait's own layer."""
-    if trait.half_gap <= 0:
-        return Trace({}, 0.0)
-    vectors = {trait.reading.layer: trait.direction / trait.half_gap}
-    return Trace(vectors, trait.centre / trait.half_gap)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(torch.tensor(values, dtype=torch.float64).mean()) if values else 0.0
 
 
 def _with_system(messages: Sequence[Message], system: str | None) -> list[Message]:

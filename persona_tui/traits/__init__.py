@@ -3,7 +3,7 @@
 | module | job |
 | --- | --- |
 | `definition` | `TraitDefinition`: what a trait is, and the conversations that show both of its sides |
-| `extract` | `TraitExtractor`: from a definition to vectors, layer and threshold |
+| `extract` | `PersonaVectorExtractor`: from a definition to vectors, layer and threshold |
 | `vector` | `TraitVector`, one extracted trait, and `TraitStore`, the folder of a model's traits |
 | `transcripts` | conversations from the files and texts that people have |
 | `scoring` | `TraitScorer`: what every reply of a conversation scores, one pass per conversation |

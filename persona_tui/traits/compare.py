@@ -27,7 +27,8 @@ from persona_tui.core.statistics import (
 from persona_tui.datasets.rows import Problem, rows
 from persona_tui.datasets.transcripts import Conversation, prompt_messages
 from persona_tui.datasets.turns import TranscriptError
-from persona_tui.model import Message, ModelWrapper, Request, Sampling
+from persona_tui.model import Backend, Generation, Message, Request, Sampling
+from persona_tui.model.batching import MemoryLimit, batches
 from persona_tui.traits.definition import SIDES, TraitDefinition
 from persona_tui.traits.score import Scored
 
@@ -69,7 +70,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class TraitComparison:
     """Two sets of conversations.
 
     Attributes:
@@ -96,7 +97,7 @@ class Comparison:
         }
 
 
-def compare(a: Sequence[Scored], b: Sequence[Scored]) -> Comparison:
+def compare(a: Sequence[Scored], b: Sequence[Scored]) -> TraitComparison:
     """Compare two sets of conversations; each counts with the mean of its replies.
 
     Args:
@@ -126,7 +127,7 @@ def compare(a: Sequence[Scored], b: Sequence[Scored]) -> Comparison:
         for row, p in zip(found, corrected, strict=True)
     )
     left_out = len(a) + len(b) - 2 * len(pairs) if paired else 0
-    return Comparison(paired, len(first), len(second), left_out, rows)
+    return TraitComparison(paired, len(first), len(second), left_out, rows)
 
 
 def _row(name: str, a: Sequence[float], b: Sequence[float], paired: bool) -> Row:
@@ -202,23 +203,31 @@ def before_last_reply(messages: Sequence[Message]) -> list[Message]:
 
 
 def answers(
-    model: ModelWrapper,
+    model: Backend,
     prompts: Sequence[list[Message]],
     sampling: Sampling,
     progress: Callable[[int, int, str], None] | None = None,
     checkpoint: Callable[[], None] | None = None,
 ) -> list[Conversation]:
     """A model's replies to prompts; a prompt that it says nothing to is left out."""
-    found: list[Conversation] = []
-    for start in range(0, len(prompts), _BATCH):
+    requests = [Request(each, sampling.row_seed(place)) for place, each in enumerate(prompts)]
+    lengths = [model.count_tokens(each) + sampling.max_new_tokens for each in prompts]
+    memory, texts = MemoryLimit(), dict[int, str]()
+
+    def answer(items: list[int]) -> list[Generation]:
+        return model.generate([requests[item] for item in items], sampling)
+
+    for batch in batches(lengths, _BATCH):
         if checkpoint is not None:
             checkpoint()
-        chunk = prompts[start : start + _BATCH]
-        requests = [Request(each, sampling.row_seed(start + place)) for place, each in enumerate(chunk)]
-        for place, generation in enumerate(model.generate(requests, sampling)):
-            if generation.text:
-                messages = [*chunk[place], {"role": "assistant", "content": generation.text}]
-                found.append(Conversation(messages, f"{model.name}:{start + place + 1}", start + place + 1))
+        for items, generations in memory.run(batch, lengths, answer):
+            texts |= {item: each.text for item, each in zip(items, generations, strict=True)}
         if progress is not None:
-            progress(min(start + _BATCH, len(prompts)), len(prompts), f"replies of {model.name}")
-    return found
+            progress(len(texts), len(prompts), f"replies of {model.name}")
+    return [
+        Conversation(
+            [*prompt, {"role": "assistant", "content": texts[place]}], f"{model.name}:{place + 1}", place + 1
+        )
+        for place, prompt in enumerate(prompts)
+        if texts[place]
+    ]

@@ -15,13 +15,14 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from persona_tui.core.errors import DatasetError, WorkspaceError
 from persona_tui.core.files import atomic_write_text
+from persona_tui.core.lock import only_writer
 from persona_tui.core.plain_files import open_plain
 from persona_tui.datasets.rows import UTF16
 from persona_tui.datasets.transcripts import (
@@ -146,22 +147,22 @@ class Curation:
             JobCancelled: somebody asked for that; the next run goes on.
         """
         started = time.monotonic()
-        files = self.output, self.reasons or self.output.with_name(f"{self.output.stem}.reasons.jsonl")
+        files = self.output, self.reasons or reasons_beside(self.output)
         if len({path.resolve() for path in (self.source, *files)}) < 3:
             raise DatasetError("the data, the flagged lines and the reasons must be three different files")
         try:
-            with open_plain(self.source) as data:
+            with self._alone(files), open_plain(self.source) as data:
                 if data.read(2) in UTF16:
                     raise DatasetError(f"{self.source} is UTF-16: iconv -f UTF-16 -t UTF-8 makes it UTF-8")
                 data.seek(0)
                 begun, resumed = self._take_up(data, [_partial(path) for path in files])
                 with _partial(files[0]).open("ab") as flagged, _partial(files[1]).open("ab") as why:
                     self._work(data, begun, flagged, why)
-            if self._count.bad == self._count.lines:
-                self._nothing_read(files)
-            for path in files:
-                os.replace(_partial(path), path)
-            self._state.unlink(missing_ok=True)
+                if self._count.bad == self._count.lines:
+                    self._nothing_read(files)
+                for path in files:
+                    os.replace(_partial(path), path)
+                self._state.unlink(missing_ok=True)
         except OSError as error:
             where = error.filename or self.source
             kind = DatasetError if str(where) == str(self.source) else WorkspaceError
@@ -181,6 +182,16 @@ class Curation:
         raise DatasetError(
             f"nothing in {self.source} could be read, so nothing was written: JSON Lines are needed{said}"
         )
+
+    @contextmanager
+    def _alone(self, files: Sequence[Path]) -> Iterator[None]:
+        """Keep other runs away from the same outputs; in one order, so that no two wait for each other."""
+        with ExitStack() as locks:
+            for path in sorted(path.resolve() for path in files):
+                locks.enter_context(
+                    only_writer(path.parent, f"curating {path.name}", name=f".{path.name}.lock")
+                )
+            yield
 
     # Going on -----------------------------------------------------------------------------------------------
 
@@ -318,6 +329,11 @@ class Curation:
             flagged=count.flagged + n_flagged,
             bad=count.bad + n_bad,
         )
+
+
+def reasons_beside(output: Path) -> Path:
+    """Return the file of reasons that belongs to a file of flagged lines when no other is named."""
+    return output.with_name(f"{output.stem}.reasons.jsonl")
 
 
 def _json_line(value: dict[str, Any]) -> bytes:

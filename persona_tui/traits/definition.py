@@ -56,7 +56,7 @@ class Healthy(_Strict):
         return self
 
 
-class Turn(_Strict):
+class ExampleTurn(_Strict):
     """One message of an earlier conversation."""
 
     role: Literal["system", "user", "assistant"]
@@ -77,7 +77,7 @@ class Situation(_Strict):
     id: Text
     split: Split = "train"
     user: Text | None = None
-    messages: tuple[Turn, ...] = ()
+    messages: tuple[ExampleTurn, ...] = ()
     high: Text | None = None
     low: Text | None = None
 

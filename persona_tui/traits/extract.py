@@ -33,7 +33,6 @@ from persona_tui.core.statistics import (
     roc_auc,
     separation,
 )
-from persona_tui.extraction.calibration import DEFAULT_STRENGTH
 from persona_tui.extraction.checkpoints import PartialStore, Tally
 from persona_tui.extraction.plan import dataset_hash, item_seed
 from persona_tui.model import Message, ModelWrapper, Request, Sampling
@@ -50,7 +49,7 @@ from persona_tui.traits.vector import (
 )
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.maths import orthogonalize_persona
-from persona_tui.vectors.persona import PersonaVector
+from persona_tui.vectors.persona import DEFAULT_STRENGTH, PersonaVector
 
 Recipe = Literal["conversations", "prompts"]
 Progress = Callable[[int, int, str], None]
@@ -85,7 +84,7 @@ class Scores:
     low: np.ndarray[Any, Any]
 
 
-class TraitExtractor:
+class PersonaVectorExtractor:
     """Makes traits of one model."""
 
     def __init__(
@@ -203,6 +202,7 @@ class TraitExtractor:
             "kind": "trait",
             "model_name": self.model.name,
             "model_fingerprint": self.model.fingerprint,
+            "model_source": self.model.source,
             "hidden_size": self.model.hidden_size,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "source": "trait",
@@ -347,7 +347,7 @@ class _Answer:
 class _Contrast:
     """Replies that the model gives under opposed system prompts."""
 
-    def __init__(self, extractor: TraitExtractor, definition: TraitDefinition) -> None:
+    def __init__(self, extractor: PersonaVectorExtractor, definition: TraitDefinition) -> None:
         if not definition.high_prompts:
             raise DatasetError(
                 f'"{definition.name}" has no "high_prompts" and "low_prompts", which this recipe needs'

@@ -7,7 +7,6 @@ with personas steers with traits. What measuring needs on top of it, layer and t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,15 +16,14 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from persona_tui.core.errors import PersonaTuiError, VectorFileError, WorkspaceError, nearest
-from persona_tui.core.files import atomic_write_text
-from persona_tui.core.workspace import TRAIT_PREFIX, safe_name
+from persona_tui.core.errors import VectorFileError
+from persona_tui.core.lock import change
+from persona_tui.core.workspace import TRAIT_PREFIX
 from persona_tui.traits.definition import Healthy
-from persona_tui.vectors.files import SUFFIX, check_model
-from persona_tui.vectors.maths import normalize
 from persona_tui.vectors.persona import PersonaVector, explain_fault
+from persona_tui.vectors.scales import Sides, sides_of
+from persona_tui.vectors.store import SUMMARY_FILE, VectorStore
 
-SUMMARY_FILE = "summary.json"
 WEAK = 0.75  # an AUC below this is not worth measuring with
 RECIPE = "response"  # the recipe of persona files that traits use: the mean over the reply's tokens
 
@@ -165,28 +163,23 @@ class TraitVector:
         return self.vector.name
 
     @cached_property
+    def _sides(self) -> Sides:
+        return sides_of(self.vector, self.reading.layer)
+
+    @property
     def direction(self) -> Tensor:
         """The unit vector from low to high at the trait's layer, `[hidden]`."""
-        return normalize(self._raw)
+        return self._sides.direction
 
-    @cached_property
+    @property
     def half_gap(self) -> float:
         """Half the distance between both sides' means, along the direction."""
-        return float(self._raw.norm()) / 2
+        return self._sides.half_gap
 
-    @cached_property
+    @property
     def centre(self) -> float:
         """The projection of the middle between both sides' means."""
-        mean = self.vector.mean[RECIPE][self._row]
-        return float((mean.double() - self._raw.double() / 2) @ self.direction.double())
-
-    @property
-    def _row(self) -> int:
-        return self.vector.layers.index(self.reading.layer)
-
-    @property
-    def _raw(self) -> Tensor:
-        return self.vector.raw[RECIPE][self._row]
+        return self._sides.centre
 
     def projections(self, activations: Tensor) -> list[float]:
         """Dot products of activations `[replies, hidden]`, at the trait's layer, with its direction."""
@@ -207,31 +200,14 @@ class TraitVector:
         replace(self.vector, metadata=metadata).save(path, inside=inside)
 
 
-class TraitStore:
+class TraitStore(VectorStore):
     """The traits of one model: `vectors/<model>/traits/`, with a summary beside them."""
 
-    def __init__(self, folder: Path, fingerprint: str | None = None, model_name: str | None = None) -> None:
-        """
-        Args:
-            folder: where the files are; it need not exist.
-            fingerprint: of the loaded model. Traits made on another one are refused. None: not checked.
-            model_name: what to call the model in errors.
-        """
-        self.folder = folder
-        self.fingerprint = fingerprint
-        self.model_name = model_name or folder.parent.name
+    word = "trait"
+    prefix = TRAIT_PREFIX
 
-    def names(self) -> list[str]:
-        """The traits there are, sorted."""
-        return sorted(path.stem for path in self.folder.glob(f"*{SUFFIX}") if _usable_name(path))
-
-    def path_of(self, name: str) -> Path:
-        """A trait's file, whether it exists or not.
-
-        Raises:
-            WorkspaceError: the name cannot be a file name.
-        """
-        return self.folder / f"{safe_name(name.removeprefix(TRAIT_PREFIX))}{SUFFIX}"
+    def _advice(self, name: str, others: bool) -> str:
+        return "" if others else f" Extract it: trait extract {name}"
 
     def get(self, name: str) -> TraitVector:
         """Read a trait.
@@ -239,15 +215,9 @@ class TraitStore:
         Raises:
             VectorFileError: there is none of this name, or its file is damaged or of another model.
         """
-        path = self.path_of(name)
-        if not path.is_file():
-            known = self.names()
-            there = f" There are {', '.join(known)}." if known else f" Extract it: trait extract {name}"
-            raise VectorFileError(
-                f'There is no trait "{name}" for {self.model_name}.{nearest(name, known) or there}'
-            )
+        path = self.find(name)
         trait = TraitVector.load(path)
-        check_model(path, trait.vector.metadata, self.fingerprint, self.model_name)
+        self.check(path, trait.vector.metadata)
         return trait
 
     def select(self, names: Sequence[str] = ()) -> list[TraitVector]:
@@ -264,24 +234,19 @@ class TraitStore:
         return [self.get(name) for name in chosen]
 
     def save(self, trait: TraitVector) -> Path:
-        """Write a trait, replacing one of the same name, and the summary; the trait's path."""
+        """Write a trait, replacing one of the same name, and the summary; return the trait's path."""
         path = self.path_of(trait.name)
-        check_model(path, trait.vector.metadata, self.fingerprint, self.model_name)
+        self.check(path, trait.vector.metadata)
         trait.save(path, inside=self.folder)
         self.write_summary()
         return path
 
     def write_summary(self) -> None:
         """Write what every trait's figures are. A damaged file is in it with its error."""
-        traits: dict[str, Any] = {}
-        for name in self.names():
-            try:
-                traits[name] = summary(TraitVector.load(self.path_of(name)))
-            except PersonaTuiError as error:
-                traits[name] = {"error": str(error)}
-        document = {"model": self.model_name, "model_fingerprint": self.fingerprint, "traits": traits}
-        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-        atomic_write_text(self.folder / SUMMARY_FILE, text, inside=self.folder)
+        with change(self.folder, SUMMARY_FILE):
+            traits = self.described(lambda name: summary(TraitVector.load(self.path_of(name))))
+            found = {"model": self.model_name, "model_fingerprint": self.fingerprint, "traits": traits}
+            self.save_summary(found)
 
 
 def summary(trait: TraitVector) -> dict[str, Any]:
@@ -311,10 +276,3 @@ def summary(trait: TraitVector) -> dict[str, Any]:
 
 def _rounded(interval: Interval) -> dict[str, float]:
     return {key: round(value, 4) for key, value in interval.model_dump().items()}
-
-
-def _usable_name(path: Path) -> bool:
-    try:
-        return safe_name(path.stem) == path.stem and path.is_file()
-    except WorkspaceError:
-        return False

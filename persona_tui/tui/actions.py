@@ -5,78 +5,42 @@ Dialogs are imported when they open: the first paint does not wait for them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from textual.app import App
-
-from persona_tui.core.errors import PersonaTuiError
 from persona_tui.monitors.guard import GUARD_MODES
 from persona_tui.project.models import ModelChoice, RecentModels
-from persona_tui.tui.editing import edit_in_own_editor
-from persona_tui.tui.help import help_text, key_of, welcome
-from persona_tui.tui.keys import ACTIONS
+from persona_tui.tui.editor import edit_in_own_editor
+from persona_tui.tui.help import help_text, welcome
 from persona_tui.tui.screens.ask import AskScreen
 from persona_tui.tui.screens.page import PageScreen, page_width
 from persona_tui.tui.screens.palette import Palette
+from persona_tui.tui.stage import AppStage
 from persona_tui.tui.theme import other_theme
 
 if TYPE_CHECKING:
-    from persona_tui.core.jobs import ModelWorker
-    from persona_tui.project.project import Project
-    from persona_tui.tui.comparing import Comparing
-    from persona_tui.tui.inspecting import Inspecting
-    from persona_tui.tui.job_board import JobBoard
-    from persona_tui.tui.marked import Marked
-    from persona_tui.tui.mixing import Mixing
+    from persona_tui.tui.inspection import Inspection
+    from persona_tui.tui.message_menu import MessageMenu
+    from persona_tui.tui.mixer import Mixer
     from persona_tui.tui.people import People
-    from persona_tui.tui.saving import Saving
-    from persona_tui.tui.screens.chat import ChatScreen, Panel
+    from persona_tui.tui.replies import ReplyView
+    from persona_tui.tui.screens.chat import Panel
+    from persona_tui.tui.side_by_side import SideBySide
     from persona_tui.tui.slash import Slash
-    from persona_tui.tui.speaking import Speaker
-    from persona_tui.tui.switching import Switching
-    from persona_tui.tui.voice import Voice
 
 STRENGTH_STEP = 0.05
 _ON_THE_MAIN_SCREEN = ("mark", "toggle_panel")
 
 
-class Actions(App[None]):
+class Actions(AppStage):
     """The actions. `PersonaApp` has the parts that they are done with."""
 
-    project: Project
-    worker: ModelWorker
-    voice: Voice
-    speaker: Speaker
-    comparing: Comparing
-    inspecting: Inspecting
-    saving: Saving
-    switching: Switching
-    marked: Marked
-    mixing: Mixing
-    jobs: JobBoard
+    replies: ReplyView
+    beside: SideBySide
+    inspection: Inspection
+    menu: MessageMenu
+    mixer: Mixer
     people: People
     slash: Slash
-    main: ChatScreen
-    model_ready: bool
-
-    def attempt(self, act: Callable[[], object]) -> None:
-        """Do something; an error that a user can cause is shown for a moment, and nothing else happens."""
-        try:
-            act()
-        except PersonaTuiError as error:
-            text = str(error)
-            self.notify(text[:1].upper() + text[1:], severity="error", markup=False)
-
-    # --- keys
-
-    def keys_of(self, action: str | None) -> str:
-        """Return the keys that the user has given an action; "" where the default holds."""
-        return self.project.settings.interface.keys.get(action or "", "")
-
-    def key_label(self, action: str) -> str:
-        """Return the key of an action as it is mapped now, for texts that name it."""
-        return key_of(self, next(known.binding() for known in ACTIONS if known.id == action))
 
     # --- the screen
 
@@ -95,8 +59,8 @@ class Actions(App[None]):
         prompt = self.main.prompt
         if prompt.dismiss_completions() or self.main.leave_panels() or prompt.end_editing():
             return
-        if not self.speaker.stop():
-            self.comparing.leave()
+        if not self.replies.stop():
+            self.beside.leave()
 
     def action_scroll_chat(self, pages: int) -> None:
         """Move the chat by pages."""
@@ -112,7 +76,9 @@ class Actions(App[None]):
     def action_show_help(self) -> None:
         """Show all keys, those of what has the focus first."""
         if not isinstance(self.screen, PageScreen):
-            self.push_screen(PageScreen("help", help_text(self, page_width(self.size.width))))
+            self.push_screen(
+                PageScreen("help", help_text(self, page_width(self.size.width), self.slash.all()))
+            )
 
     def action_command_palette(self) -> None:
         """Open the command palette."""
@@ -127,38 +93,56 @@ class Actions(App[None]):
 
     def action_stop(self) -> None:
         """Stop the reply and keep what was said."""
-        if not self.speaker.stop():
+        if not self.replies.stop():
             self.notify("There is nothing to stop.")
 
     def action_regenerate(self) -> None:
         """Write the last reply anew; the old one is kept as another version."""
-        self.attempt(self.comparing.again if self.comparing.active else self.speaker.regenerate)
+        self.attempt(self.beside.again if self.beside.active else self.replies.regenerate)
 
     def action_continue(self) -> None:
         """Go on with the last reply."""
-        self.attempt(self.speaker.go_on)
+        self.attempt(self.replies.go_on)
 
     def action_compare(self) -> None:
         """Split the chat: the next message is answered with two settings. Once more: choose the second."""
-        self.attempt(self.comparing.toggle)
+        self.attempt(self.beside.toggle)
 
     def action_keep(self, row: int) -> None:
         """Keep one of two answers; the other one stays beside it."""
-        self.attempt(lambda: self.notify(self.comparing.keep(row)))
+        self.attempt(lambda: self.notify(self.beside.keep(row)))
 
     def action_inspector(self) -> None:
         """Show the marked message, or the last reply, token by token; once more closes that."""
-        self.attempt(self.inspecting.toggle)
+        self.attempt(self.inspection.toggle)
 
     def action_new_chat(self) -> None:
         """Begin another conversation; the old one stays among the sessions."""
-        self.attempt(self.saving.new)
-        if not self.speaker.conversation.path():
-            self.main.chat.note(welcome(self))
+        self.attempt(self._begin_another)
+
+    def _begin_another(self) -> None:
+        self.replies.check_idle()
+        self.chat.new()
+        self.main.chat.note(welcome(self))
 
     def action_sessions(self) -> None:
         """Show the saved conversations."""
-        self.saving.show()
+        from persona_tui.tui.screens.sessions import SessionsScreen
+
+        def chosen(id: str | None) -> None:
+            if id is not None:
+                self.attempt(lambda: self.resume(id))
+
+        self.push_screen(SessionsScreen(self.chat), chosen)
+
+    def resume(self, id: str) -> None:
+        """Go on with a saved conversation.
+
+        Raises:
+            PersonaTuiError: it cannot be used; the one that is open goes on.
+        """
+        self.replies.check_idle()
+        self.say(self.chat.resume(id))
 
     def action_mark(self, step: int) -> None:
         """Go to the messages, and mark one."""
@@ -172,7 +156,7 @@ class Actions(App[None]):
 
     def action_copy_reply(self, code: bool = False) -> None:
         """Copy the last reply, or its last code block."""
-        self.attempt(lambda: self.marked.copy_last(code))
+        self.attempt(lambda: self.menu.copy_last(code))
 
     def action_editor(self) -> None:
         """Go on writing in the user's own editor."""
@@ -188,7 +172,7 @@ class Actions(App[None]):
 
         def answered(choice: ModelChoice | None) -> None:
             if choice is not None:
-                self.attempt(lambda: self.main.chat.note(self.switching.use(choice)))
+                self.attempt(lambda: self.say(self.chat.use_model(choice)))
 
         recent = RecentModels(self.project.workspace).list()
         present = ModelChoice.of(self.project.settings)
@@ -201,9 +185,9 @@ class Actions(App[None]):
         def answered(text: str | None) -> None:
             if text is not None and text != (conversation.system or ""):
                 self.attempt(lambda: conversation.set_system(text or None))
-                self.main.chat.note(f"System prompt: {text}" if text else "No system prompt.")
+                self.say(f"System prompt: {text}" if text else "No system prompt.")
 
-        conversation = self.speaker.conversation
+        conversation = self.chat.conversation
         explanation = "The model reads it before the conversation. It holds from the next reply on."
         self.push_screen(
             WriteScreen("system prompt", explanation, conversation.system or "", clear="No system prompt"),
@@ -214,21 +198,21 @@ class Actions(App[None]):
         """Choose temperature, top-p, the longest reply and the seed."""
         from persona_tui.tui.screens.sampling import SamplingScreen, summary
 
-        def answered(changes: dict[str, object] | None) -> None:
+        def answered(changes: dict[str, Any] | None) -> None:
             if changes is not None:
-                self.speaker.sampling = changes
-                self.main.chat.note(f"Sampling: {summary(self.project.settings.generation, changes)}.")
+                self.chat.sampling_changes = changes
+                self.say(f"Sampling: {summary(self.project.settings.generation, changes)}.")
 
-        self.push_screen(SamplingScreen(self.project.settings, self.speaker.sampling), answered)
+        self.push_screen(SamplingScreen(self.project.settings, self.chat.sampling_changes), answered)
 
-    # --- the labs, which import torch: not before the first paint
+    # --- monitors and traits, whose screens import torch: not before the first paint
 
     def action_monitors(self) -> None:
         """Show the monitors of this model."""
         self.attempt(self._show_monitors)
 
     def _show_monitors(self) -> None:
-        self._check_model()
+        self.check_model()
         from persona_tui.tui.screens.monitors import MonitorsScreen
 
         if not isinstance(self.screen, MonitorsScreen):
@@ -239,34 +223,31 @@ class Actions(App[None]):
         self.attempt(self._show_traits)
 
     def _show_traits(self) -> None:
-        self._check_model()
-        from persona_tui.tui.screens.traits_lab import TraitsScreen
+        self.check_model()
+        from persona_tui.tui.screens.traits import TraitsScreen
 
         if not isinstance(self.screen, TraitsScreen):
             self.push_screen(TraitsScreen())
-
-    def _check_model(self) -> None:
-        if not self.model_ready:
-            raise PersonaTuiError("the model is still loading")
 
     # --- the voice
 
     def action_strength(self, amount: float) -> None:
         """Turn the master by an amount."""
-        value = round((self.voice.faders.strength + amount) / STRENGTH_STEP) * STRENGTH_STEP
-        self.attempt(lambda: self.voice.set_strength(round(max(-1.0, min(1.0, value)), 4) + 0.0))
+        value = round((self.chat.mix.strength + amount) / STRENGTH_STEP) * STRENGTH_STEP
+        strength = round(max(-1.0, min(1.0, value)), 4) + 0.0
+        self.attempt(lambda: self.chat.change_mix(strength=strength))
 
     def action_toggle_capping(self) -> None:
         """Switch the floor on or off."""
-        self.attempt(lambda: self.voice.set_capping(not self.voice.faders.capping))
+        self.attempt(lambda: self.chat.change_mix(capping=not self.chat.mix.capping))
 
     def action_nobody(self) -> None:
         """Let the model speak as itself."""
-        self.attempt(lambda: self.voice.solo({}))
+        self.attempt(lambda: self.chat.change_mix(weights={}))
 
     def action_layers(self) -> None:
         """Choose where personas are added."""
-        self.attempt(self.mixing.ask_layers)
+        self.attempt(self.mixer.ask_layers)
 
     def action_traces(self) -> None:
         """Choose what is traced."""
@@ -274,21 +255,21 @@ class Actions(App[None]):
 
         def answered(names: list[str] | None) -> None:
             if names is not None:
-                self.mixing.trace(names)
+                self.mixer.trace(names)
 
-        self.attempt(lambda: self.push_screen(TracesScreen(*self.mixing.traceable()), answered))
+        self.attempt(lambda: self.push_screen(TracesScreen(*self.mixer.traceable()), answered))
 
     def action_guard(self) -> None:
         """Guard in the next of its modes: off, warn, refuse, off."""
-        mode = self.project.guard.mode
-        self.slash.run(f"/guard {GUARD_MODES[(GUARD_MODES.index(mode) + 1) % len(GUARD_MODES)]}")
+        mode = self.chat.guard.mode
+        self.command(f"/guard {GUARD_MODES[(GUARD_MODES.index(mode) + 1) % len(GUARD_MODES)]}")
 
     def action_policy(self) -> None:
         """Ask for a policy's file, or rules."""
 
         def answered(text: str | None) -> None:
             if text:
-                self.slash.run(f"/policy {text}")
+                self.command(f"/policy {text}")
 
         question = (
             "What may replies score? A policy's file or name, rules such as harmful_validation>0.5, or off."
@@ -310,7 +291,7 @@ class Actions(App[None]):
 
         def answered(text: str | None) -> None:
             if text:
-                self.slash.run(f"/dataset {text}")
+                self.command(f"/dataset {text}")
 
         question = (
             "What should the model write? safe, unsafe or questions and how many, or archetype NAME "

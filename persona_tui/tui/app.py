@@ -10,27 +10,34 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, NoReturn
 
+from rich.console import RenderableType
 from textual import on
 from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from persona_tui.chat import SessionStore
-from persona_tui.chat.commands import is_command, message_of
+from persona_tui.chat.chat import Chat
+from persona_tui.chat.command import is_command, message_of
+from persona_tui.chat.voice import label
 from persona_tui.core.errors import PersonaTuiError, nearest
-from persona_tui.core.jobs import ModelWorker
+from persona_tui.core.jobs import Job, ModelWorker
+from persona_tui.core.libraries import quiet_libraries
+from persona_tui.core.mix import Mix
 from persona_tui.project.project import Project
 from persona_tui.tui import collector, terminal
 from persona_tui.tui.actions import Actions
-from persona_tui.tui.comparing import Comparing
+from persona_tui.tui.bindings import known_ids
+from persona_tui.tui.front import ScreenFront
 from persona_tui.tui.help import welcome
 from persona_tui.tui.history import PromptHistory
-from persona_tui.tui.inspecting import Inspecting
+from persona_tui.tui.inspection import Inspection
 from persona_tui.tui.job_board import JobBoard
-from persona_tui.tui.keys import ACTIONS, key_name, known_ids
-from persona_tui.tui.marked import Marked
+from persona_tui.tui.keys import ACTIONS, key_name
+from persona_tui.tui.message_menu import MessageMenu
 from persona_tui.tui.messages import (
     JobChanged,
     LogLine,
@@ -38,18 +45,16 @@ from persona_tui.tui.messages import (
     ModelFailed,
     ModelReady,
     PaceMeasured,
-    TrialEnded,
-    TurnEnded,
+    ReplyEnded,
 )
-from persona_tui.tui.mixing import Mixing
+from persona_tui.tui.mixer import Mixer
+from persona_tui.tui.model_switch import ModelSwitch, short
 from persona_tui.tui.people import People
-from persona_tui.tui.saving import Saving
+from persona_tui.tui.replies import ReplyView
 from persona_tui.tui.screens.chat import WIDE, ChatScreen
+from persona_tui.tui.side_by_side import SideBySide
 from persona_tui.tui.slash import Slash
-from persona_tui.tui.speaking import Speaker
-from persona_tui.tui.switching import Switching, short
 from persona_tui.tui.theme import choose_theme
-from persona_tui.tui.voice import Faders, Voice
 from persona_tui.tui.widgets.chat_log import ChatLog
 from persona_tui.tui.widgets.inspector import Inspector
 from persona_tui.tui.widgets.jobs_panel import JobList, JobsPanel
@@ -71,12 +76,12 @@ class PersonaApp(Actions):
     BINDINGS: ClassVar[list[BindingType]] = [action.binding() for action in ACTIONS]
 
     def __init__(
-        self, project: Project, faders: Faders, resume: str | None = None, saves: bool = True
+        self, project: Project, mix: Mix | None = None, resume: str | None = None, saves: bool = True
     ) -> None:
         """
         Args:
             project: the workspace and its model, which need not be loaded.
-            faders: who speaks at first, and how loud.
+            mix: what is spoken with at first; by default as the settings say.
             resume: a session to go on with, instead.
             saves: whether conversations are saved.
 
@@ -87,23 +92,43 @@ class PersonaApp(Actions):
         self._first_theme = choose_theme(
             project.settings.interface.theme, self.available_themes, os.environ, self.console.color_system
         )
-        self.project = project
+        self.chat = Chat(project, mix, saves=saves)
         self.worker = ModelWorker()
-        self.model_ready = False
+        self.model_ready = self.model_missing = False
         self._model_state = f"loading {short(project.settings.model.name)} …"
-        self.voice = Voice(faders, self._faders_moved)
-        self.speaker = Speaker(self)
-        self.comparing = Comparing(self)
-        self.inspecting = Inspecting(self)
-        self.saving = Saving(self, saves)
-        self.switching = Switching(self)
         self._resume = resume
-        self.mixing = Mixing(self)
-        self.marked = Marked(self)
         self.jobs = JobBoard(self)
-        self.people = People(self)
-        self.slash = Slash(self)
+        self.mixer = Mixer(self)
+        self.inspection = Inspection(self)
+        self.replies = ReplyView(self, self.mixer, self.inspection)
+        self.beside = SideBySide(self, self.replies)
+        self.inspection.row_of = self.replies.row_of
+        self.menu = MessageMenu(self, self.replies)
+        self.people = People(self, self.mixer)
+        self.models = ModelSwitch(self, self._model_changed)
+        self.slash = Slash(self, self.replies, self.mixer, self.people, self.inspection, self.menu)
+        self.chat.front = ScreenFront(
+            self, self.replies, self.beside, self.models, self._mixed, self._chat_opened
+        )
+        self.crashed = False
         self.main = ChatScreen(self.slash.complete)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a reply is being written, or waits for the model."""
+        return self.replies.busy
+
+    def command(self, line: str) -> None:
+        """Do what a slash command asks for, and show the answer in the chat."""
+        self.slash.run(line)
+
+    def show_personas(self) -> None:
+        """Look at the disk, and draw who is there."""
+        self.people.refresh()
+
+    def job_ended(self, job: Job[Any]) -> None:
+        """Show what a job has changed, or why it failed."""
+        self.people.job_ended(job)
 
     # --- starting and ending
 
@@ -127,7 +152,20 @@ class PersonaApp(Actions):
             )
         self.people.refresh()
         self.show_status()
-        self.call_after_refresh(self.switching.begin)
+        self.call_after_refresh(self.models.begin)
+        if not self.is_headless:
+            terminal.on_ending(self._told_to_end)
+
+    def _told_to_end(self, status: int) -> None:
+        """Leave as `action_quit` does, with the exit status of a signal."""
+        self.chat.stop()
+        self.jobs.close()
+        self.exit(return_code=status)
+
+    def panic(self, *renderables: RenderableType) -> None:
+        """Note that the app ends by a mistake: its exit status must not be 0."""
+        self.crashed = True
+        super().panic(*renderables)
 
     def _unknown_keys(self) -> list[str]:
         """Return what `interface.keys` names that is no action."""
@@ -139,7 +177,7 @@ class PersonaApp(Actions):
 
     async def action_quit(self) -> None:
         """Leave at once: the model's thread is told to stop, not waited for."""
-        self.speaker.stop()
+        self.replies.stop()
         self.jobs.close()
         self.exit()
 
@@ -150,23 +188,19 @@ class PersonaApp(Actions):
         self.model_ready = True
         self._model_state = short(message.name)
         self._collect_again()
-        self.speaker.context.size = message.context
+        self.replies.context.size = message.context
         self.people.model_ready()
         self.jobs.offer_unfinished(self.people.made)
         if self._resume is not None:
-            self._go_on_with(self._resume)
+            session, self._resume = self._resume, None
+            self.attempt(lambda: self.resume(session))
         self.slash.model_ready()
         self.show_status()
 
     def _collect_again(self) -> None:
         """Turn on the garbage collector, which was off while the app was starting."""
-        if not self.speaker.busy:
+        if not self.busy:
             collector.resume()
-
-    def _go_on_with(self, session: str) -> None:
-        """Resume the session that the app was started for."""
-        self._resume = None
-        self.attempt(lambda: self.main.chat.note(self.saving.resume(session)))
 
     @on(ModelFailed)
     def _model_failed(self, message: ModelFailed) -> None:
@@ -176,19 +210,14 @@ class PersonaApp(Actions):
         self.main.chat.note(f"Choose another one: {self.key_label('model')}, or model.name in config.yaml.")
         self.show_status()
 
-    @on(TurnEnded)
-    def _turn_ended(self, message: TurnEnded) -> None:
-        self.speaker.ended(message.turn, message.error)
-        self.switching.settle()
-
-    @on(TrialEnded)
-    def _trial_ended(self, message: TrialEnded) -> None:
-        self.comparing.ended(message.trial, message.error)
-        self.switching.settle()
+    @on(ReplyEnded)
+    def _reply_ended(self, message: ReplyEnded) -> None:
+        self.replies.ended(message.reply, message.error)
+        self.models.settle()
 
     @on(MessageReread)
     def _message_reread(self, message: MessageReread) -> None:
-        self.inspecting.reread(message)
+        self.inspection.reread(message)
 
     @on(JobChanged)
     def _job_changed(self, message: JobChanged) -> None:
@@ -213,13 +242,13 @@ class PersonaApp(Actions):
         editing = message.editing
         if editing is None and is_command(message.text):
             self.slash.run(message.text)
-        elif self.speaker.busy or self.comparing.pending:
+        elif self.busy or self.replies.pending:
             self.main.prompt.replace_text(message.text)
-            self.attempt(self.speaker.check_idle)
+            self.attempt(self.replies.check_idle)
         elif editing is not None:
-            self.attempt(lambda: self.marked.edited(editing, message.text))
+            self.attempt(lambda: self.menu.edited(editing, message.text))
         else:
-            say = self.comparing.send if self.comparing.active else self.speaker.send
+            say = self.beside.send if self.beside.active else self.replies.send
             self.attempt(lambda: say(message_of(message.text)))
 
     @on(Prompt.EditingChanged)
@@ -228,15 +257,15 @@ class PersonaApp(Actions):
 
     @on(ChatLog.Asked)
     def _message_asked(self, message: ChatLog.Asked) -> None:
-        self.attempt(lambda: self.marked.asked(message.what, message.block))
+        self.attempt(lambda: self.menu.asked(message.what, message.block))
 
     @on(ChatLog.Marked)
     def _message_marked(self, message: ChatLog.Marked) -> None:
-        self.inspecting.marked(message.block)
+        self.inspection.marked(message.block)
 
     @on(Inspector.Turned)
     def _inspector_turned(self, message: Inspector.Turned) -> None:
-        self.attempt(lambda: self.inspecting.turned(message.what, message.step))
+        self.attempt(lambda: self.inspection.turned(message.what, message.step))
 
     @on(ChatLog.LeftBelow)
     def _chat_left(self, _: ChatLog.LeftBelow) -> None:
@@ -244,7 +273,7 @@ class PersonaApp(Actions):
 
     @on(MixerPanel.Chosen)
     def _fader_chosen(self, message: MixerPanel.Chosen) -> None:
-        self.attempt(lambda: self.mixing.chosen(message.what, message.value))
+        self.attempt(lambda: self.chat.change_mix(**{message.what: message.value}))
 
     @on(MixerPanel.LayersAsked)
     def _layers_asked(self, _: MixerPanel.LayersAsked) -> None:
@@ -252,7 +281,8 @@ class PersonaApp(Actions):
 
     @on(MixerPanel.WeightChosen)
     def _weight_chosen(self, message: MixerPanel.WeightChosen) -> None:
-        self.attempt(lambda: self.voice.set_weight(message.name, message.value))
+        weights = {**self.chat.mix.weights, message.name: message.value}
+        self.attempt(lambda: self.chat.change_mix(weights=weights))
 
     @on(MixerPanel.SoloChosen)
     def _solo_chosen(self, message: MixerPanel.SoloChosen) -> None:
@@ -268,8 +298,8 @@ class PersonaApp(Actions):
 
     def on_resize(self) -> None:
         """What is traced depends on how much room there is."""
-        self.call_after_refresh(self.mixing.show_traces)
-        self.call_after_refresh(self.inspecting.fit)
+        self.call_after_refresh(self.mixer.show_traces)
+        self.call_after_refresh(self.inspection.fit)
 
     # --- the palette
 
@@ -290,58 +320,53 @@ class PersonaApp(Actions):
     def copy_to_clipboard(self, text: str) -> None:
         """Copy by way of the terminal, and to the system's clipboard where there is a program for that."""
         super().copy_to_clipboard(text)
-        self.marked.to_system(text)
+        self.menu.to_system(text)
 
     # --- showing
 
-    def _faders_moved(self, faders: Faders) -> None:
-        self.mixing.moved(faders)
+    def _mixed(self, mix: Mix) -> None:
+        self.mixer.moved(mix)
+        if self.is_running:
+            self._show_mix()
+
+    def _show_mix(self) -> None:
         self.people.show()
-        self.comparing.show()
-        self.show_fluency()
+        self.beside.show()
+        self.mixer.show_fluency()
         self.show_status()
 
-    @property
-    def longest_reply(self) -> int:
-        """How many tokens a reply may have, as the settings say."""
-        return self.project.settings.generation.max_new_tokens
+    def _chat_opened(self) -> None:
+        self.mixer.opened()
+        self.replies.opened()
+        self.people.refresh()
+        self._show_mix()
 
-    def show_fluency(self) -> None:
-        """Draw how fluent the latest reply is."""
-        self.main.mixer.show_fluency(self.mixing.fluency())
+    def _model_changed(self) -> None:
+        self.mixer.forget()
+        self.inspection.forget()
 
     def show_status(self) -> None:
         """Draw the status line."""
-        faders, turn, context = self.voice.faders, self.speaker.last, self.speaker.context
-        fluency = self.mixing.fluency()
+        mix, reply, context = self.chat.mix, self.replies.last, self.replies.context
+        fluency = self.mixer.fluency()
         self.main.status.status = Status(
             model=self._model_state,
-            voice=faders.label(),
-            capping=faders.capping,
-            speed=turn.speed if turn else None,
+            voice=label(mix),
+            capping=mix.capping,
+            speed=reply.speed if reply else None,
             used=context.used,
             context=context.size,
             nearly_full=context.nearly_full,
             job=self.jobs.summary(),
-            broken=fluency.reason if fluency.broken and self.speaker.busy else "",
+            broken=fluency.reason if fluency.broken and self.busy else "",
             watched=self._watched(),
         )
 
     def _watched(self) -> str:
         """Say what judges what is said: a guard, a policy."""
-        engine = self.project.loaded_engine
-        mode = engine.guard.mode if engine is not None and engine.guard is not None else "off"
-        policy = engine.policy if engine is not None else None
-        parts = [f"guard {mode}" if mode != "off" else "", "policy" if policy is not None else ""]
+        mode = self.chat.guard.mode if self.model_ready else "off"
+        parts = [f"guard {mode}" if mode != "off" else "", "policy" if self.chat.policy is not None else ""]
         return " · ".join(part for part in parts if part)
-
-    def show_error(self, error: Exception) -> None:
-        """Say in the chat what went wrong, in one line."""
-        known = isinstance(error, PersonaTuiError)
-        self.main.chat.note(
-            f"Error: {error}" if known else f"Error: {type(error).__name__}: {error}", error=True
-        )
-        self.jobs.log(f"error: {error}")
 
 
 def run_app(
@@ -367,19 +392,16 @@ def run_app(
     Raises:
         ConfigError: the settings name a theme that does not exist.
     """
-    terminal.quiet_libraries()
-    steering = project.settings.steering
-    weights = dict(blend) if blend else {persona: 1.0} if persona else {}
-    app = PersonaApp(
-        project,
-        Faders(
-            weights,
-            steering.default_strength if strength is None else strength,
-            steering.capping if capping is None else capping,
-        ),
-        resume,
-        saves,
+    quiet_libraries()
+    terminal.forgive_input()
+    mix = project.default_mix()
+    mix = replace(
+        mix,
+        weights=dict(blend) if blend else {persona: 1.0} if persona else {},
+        strength=mix.strength if strength is None else strength,
+        capping=mix.capping if capping is None else capping,
     )
+    app = PersonaApp(project, mix, resume, saves)
     with terminal.written_lines(lambda line: app.is_running and app.post_message(LogLine(line))):
         app.run()
     _leave(app)
@@ -389,8 +411,8 @@ def _leave(app: PersonaApp) -> NoReturn:
     """End the process: tidying up after torch takes longer than leaving may."""
     app.worker.close(CLOSE_TIMEOUT)
     with contextlib.suppress(PersonaTuiError):  # a full disk: there is nobody left to tell
-        app.saving.close()
+        app.chat.close()
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(app.return_code or 0)
+    os._exit(app.return_code or int(app.crashed))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from persona_tui.chat import Node
-from persona_tui.tui.turn import Turn
+from persona_tui.chat.replies import ChatReply
 
 if TYPE_CHECKING:
-    from persona_tui.tui.app import PersonaApp
+    from persona_tui.tui.stage import AppStage
 
 NEARLY = 0.85  # of the room for a prompt
 
@@ -16,9 +16,10 @@ NEARLY = 0.85  # of the room for a prompt
 class Context:
     """Keeps count, and warns once each time that it gets nearly full, and when messages are left out."""
 
-    def __init__(self, app: PersonaApp) -> None:
+    def __init__(self, app: AppStage) -> None:
         self._app = app
         self.size: int | None = None
+        self.reply: ChatReply | None = None  # the latest one
         self._used: int | None = None
         self._warned = False
         self._forgotten = 0
@@ -26,9 +27,8 @@ class Context:
     @property
     def used(self) -> int | None:
         """Tokens of the conversation so far, as of the last reply; None = not counted yet."""
-        turn = self._app.speaker.last
-        if turn is not None and turn.prompt_tokens:
-            return turn.prompt_tokens + turn.count
+        if self.reply is not None and self.reply.prompt_tokens:
+            return self.reply.prompt_tokens + self.reply.count
         return self._used
 
     @property
@@ -36,7 +36,10 @@ class Context:
         """Tokens that a prompt may have, so that the longest reply still fits; None = any number."""
         if self.size is None:
             return None
-        longest = self._app.speaker.sampling.get("max_new_tokens") or self._app.longest_reply
+        chat = self._app.chat
+        longest = (
+            chat.sampling_changes.get("max_new_tokens") or chat.project.settings.generation.max_new_tokens
+        )
         return self.size - min(int(longest), self.size // 2)
 
     @property
@@ -49,19 +52,19 @@ class Context:
         stats = last.runs[-1].stats if last is not None and last.runs else {}
         counted = stats.get("prompt_tokens", 0) + stats.get("tokens", 0)
         self._used = counted or None
-        self._warned, self._forgotten = False, 0
+        self._warned, self._forgotten, self.reply = False, 0, None
 
-    def turn_ended(self, turn: Turn) -> None:
+    def ended(self, reply: ChatReply) -> None:
         """Warn if the next prompt will hardly fit, or this one did not."""
-        if turn.forgotten > self._forgotten:
-            self._app.main.chat.note(
-                f"The context is full: the model no longer sees the oldest {turn.forgotten} messages. "
+        if reply.forgotten > self._forgotten:
+            self._app.say(
+                f"The context is full: the model no longer sees the oldest {reply.forgotten} messages. "
                 f"/new begins another conversation."
             )
         elif self.nearly_full and not self._warned:
-            self._app.main.chat.note(self._warning())
+            self._app.say(self._warning())
         self._warned = self.nearly_full
-        self._forgotten = turn.forgotten
+        self._forgotten = reply.forgotten
 
     def _warning(self) -> str:
         return (

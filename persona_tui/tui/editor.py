@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from textual.app import App, SuspendNotSupported
+
 from persona_tui.core.errors import PersonaTuiError
 
 _COMMON = ("nano", "vim", "vi", "emacs")
@@ -58,3 +60,17 @@ def edit(text: str, command: list[str], suffix: str = ".md") -> str:
     if done.returncode:
         raise PersonaTuiError(f"{command[0]} ended with status {done.returncode}: the text is as it was")
     return changed.removesuffix("\n")
+
+
+def edit_in_own_editor(app: App[None], text: str) -> str:
+    """Have a text changed in the user's own editor; the app waits meanwhile, the model's thread does not.
+
+    Raises:
+        PersonaTuiError: there is no editor, it failed, or this terminal cannot be handed over.
+    """
+    command = editor_command()
+    try:
+        with app.suspend():
+            return edit(text, command)
+    except SuspendNotSupported as error:
+        raise PersonaTuiError("this terminal cannot be handed to an editor") from error

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from textual.binding import Binding
 from textual.content import Content
 
-from persona_tui.tui.keys import ACTIONS, Action, widget_bindings
+from persona_tui.tui.bindings import widget_bindings
+from persona_tui.tui.keys import ACTIONS, Action, key_of
 
 if TYPE_CHECKING:
-    from persona_tui.tui.actions import Actions
+    from persona_tui.tui.stage import AppStage
 
 _KEY_WIDTH = 19
 
@@ -121,14 +122,7 @@ _FIRST_STEPS = (
 )
 
 
-def key_of(app: Actions, binding: Binding) -> str:
-    """Return the keys of a binding as the user has mapped them; "" if it has none."""
-    keys = app.keys_of(binding.id) or binding.key
-    shown = [app.get_key_display(binding.with_key(key)) for key in keys.split(",")]
-    return " ".join(key for key in shown if "unbound" not in key)
-
-
-def welcome(app: Actions) -> Content:
+def welcome(app: AppStage) -> Content:
     """Return what an empty chat says."""
     by_id = {action.id: action.binding() for action in ACTIONS}
     lines = [
@@ -143,12 +137,13 @@ def welcome(app: Actions) -> Content:
     return Content("\n").join(lines)
 
 
-def help_text(app: Actions, width: int) -> Content:
+def help_text(app: AppStage, width: int, commands: Sequence[tuple[str, str]]) -> Content:
     """Return the help page: first the keys of what has the focus, then all others.
 
     Args:
         app: whose keys they are.
         width: of the page, in cells.
+        commands: every slash command, and what it does.
     """
     by_id = {binding.id: binding for binding in widget_bindings()}
     sections = [
@@ -156,17 +151,17 @@ def help_text(app: Actions, width: int) -> Content:
         ("anywhere", [(key_of(app, action.binding()), _sentence(action)) for action in ACTIONS]),
         (f"in the palette ({app.key_label('palette')}), where everything above is, too", _by_name(app)),
         *((title, _keys(app, [by_id[name] for name in ids if name in by_id])) for title, ids in _SECTIONS),
-        ("commands", app.slash.all()),
+        ("commands", commands),
     ]
     return Content("\n").join(line for title, rows in sections for line in _section(title, rows, width))
 
 
-def _by_name(app: Actions) -> list[tuple[str, str]]:
+def _by_name(app: AppStage) -> list[tuple[str, str]]:
     """Return what has no key: it is found by its name."""
     return [(action.title, action.help) for action in ACTIONS if not key_of(app, action.binding())]
 
 
-def _here(app: Actions) -> list[tuple[str, str]]:
+def _here(app: AppStage) -> list[tuple[str, str]]:
     """Return the keys that do something just here: in what has the focus, or in its dialog."""
     screen = app.screen
     whole = {binding.id: binding for binding in widget_bindings()}
@@ -178,7 +173,7 @@ def _here(app: Actions) -> list[tuple[str, str]]:
     return _keys(app, own.values())
 
 
-def _keys(app: Actions, bindings: Iterable[Binding]) -> list[tuple[str, str]]:
+def _keys(app: AppStage, bindings: Iterable[Binding]) -> list[tuple[str, str]]:
     return [(key_of(app, binding), binding.description) for binding in bindings]
 
 

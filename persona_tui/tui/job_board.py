@@ -15,15 +15,15 @@ from textual.content import Content
 
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.jobs import Change, Job, JobContext
+from persona_tui.core.log_file import LogFile
 from persona_tui.project.requests import JobRequest, Unfinished
-from persona_tui.tui.log_file import LogFile
 from persona_tui.tui.messages import JobChanged, LogLine
 from persona_tui.tui.printable import printable
 from persona_tui.tui.screens.page import PageScreen
 from persona_tui.tui.widgets.jobs_panel import JobRow, JobsPanel, clock, speed
 
 if TYPE_CHECKING:
-    from persona_tui.tui.app import PersonaApp
+    from persona_tui.tui.stage import AppStage
 
 T = TypeVar("T")
 Ended = Callable[[Job[Any]], None]
@@ -55,7 +55,7 @@ class _Entry:
 class JobBoard:
     """Knows every job of this run, by a key that the panel can hand back."""
 
-    def __init__(self, app: PersonaApp) -> None:
+    def __init__(self, app: AppStage) -> None:
         self._app = app
         self._entries: dict[str, _Entry] = {}
         self._count = 0

@@ -4,6 +4,7 @@ An action's id is its name in `interface.keys` of config.yaml.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from textual.binding import Binding
 
@@ -112,45 +113,20 @@ def key_name(key: str) -> str:
     return "+".join([*modifiers, _NAMES.get(last, last)])
 
 
-def widget_bindings() -> list[Binding]:
-    """Return the keys of the app's own widgets and screens, which can be remapped too."""
-    from persona_tui.tui.lab import keys as labs
-    from persona_tui.tui.lab.threshold import ThresholdSlider
-    from persona_tui.tui.screens.compare import SettingScreen
-    from persona_tui.tui.screens.confirm import ConfirmScreen
-    from persona_tui.tui.screens.create import CreateScreen
-    from persona_tui.tui.screens.dialog import Dialog
-    from persona_tui.tui.screens.inspector import InspectorScreen
-    from persona_tui.tui.screens.lab import LabScreen
-    from persona_tui.tui.screens.model import ModelList
-    from persona_tui.tui.screens.page import PageScreen
-    from persona_tui.tui.screens.sessions import SessionList
-    from persona_tui.tui.screens.traces import TraceList
-    from persona_tui.tui.screens.write import WriteScreen
-    from persona_tui.tui.widgets.chat_log import ChatLog
-    from persona_tui.tui.widgets.chooser import Chooser
-    from persona_tui.tui.widgets.field import FieldRow
-    from persona_tui.tui.widgets.inspector import Inspector
-    from persona_tui.tui.widgets.jobs_panel import JobList
-    from persona_tui.tui.widgets.mixer import CappingSwitch
-    from persona_tui.tui.widgets.personas import PersonaList
-    from persona_tui.tui.widgets.prompt import Prompt
-    from persona_tui.tui.widgets.slider import FloatSlider
-    from persona_tui.tui.widgets.token_view import TokenView
+class KeyOwner(Protocol):
+    """What knows how keys are mapped and shown."""
 
-    widgets = (Prompt, ChatLog, PersonaList, FloatSlider, ThresholdSlider, CappingSwitch, Chooser)
-    rows = (FieldRow, JobList, TokenView, Inspector, InspectorScreen)
-    forms = (Dialog, ConfirmScreen, CreateScreen, PageScreen, SettingScreen, WriteScreen)
-    lists = (ModelList, SessionList, TraceList)
-    found = [
-        binding
-        for owner in (*widgets, *rows, *forms, *lists, LabScreen)
-        for binding in owner.__dict__.get("BINDINGS", ())
-        if isinstance(binding, Binding)
-    ]
-    return [*found, *labs.MONITORS, *labs.TRAITS]
+    def keys_of(self, action: str | None) -> str:
+        """Return the keys that the user has given an action; "" where the default holds."""
+        ...
+
+    def get_key_display(self, binding: Binding) -> str:
+        """Return a key as people write it."""
+        ...
 
 
-def known_ids() -> list[str]:
-    """Return every id that `interface.keys` may use."""
-    return [action.id for action in ACTIONS] + [binding.id for binding in widget_bindings() if binding.id]
+def key_of(owner: KeyOwner, binding: Binding) -> str:
+    """Return the keys of a binding as the user has mapped them; "" if it has none."""
+    keys = owner.keys_of(binding.id) or binding.key
+    shown = [owner.get_key_display(binding.with_key(key)) for key in keys.split(",")]
+    return " ".join(key for key in shown if "unbound" not in key)

@@ -29,7 +29,7 @@ _RULE = "─" * 20
 
 
 @dataclass(frozen=True)
-class Block:
+class MarkdownBlock:
     """A piece of text and what stands before its lines."""
 
     content: Content
@@ -47,7 +47,7 @@ class Block:
         return [Content(prefix) + line for prefix, line in zip(prefixes, lines, strict=False)]
 
 
-def to_lines(blocks: Sequence[Block], width: int) -> list[Content]:
+def to_lines(blocks: Sequence[MarkdownBlock], width: int) -> list[Content]:
     """Return blocks as lines of at most `width` cells, with blank lines between them."""
     lines: list[Content] = []
     for block in blocks:
@@ -62,10 +62,10 @@ class MarkdownText:
 
     def __init__(self, source: str = "") -> None:
         self._pieces: list[str] = []
-        self._settled: list[Block] = []
+        self._settled: list[MarkdownBlock] = []
         self._unread = ""  # the source of what has not been parsed
         self._tail = ""  # the source of what may still change
-        self._open: list[Block] = []
+        self._open: list[MarkdownBlock] = []
         self._cache: tuple[int, int, list[Content]] = (0, 0, [])  # width, settled blocks, their lines
         self.append(source)
 
@@ -114,7 +114,7 @@ def _parser() -> MarkdownIt:
     return MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"])
 
 
-def parse(source: str) -> list[Block]:
+def parse(source: str) -> list[MarkdownBlock]:
     """Return Markdown as blocks."""
     return _Builder().build(_parser().parse(source))
 
@@ -158,14 +158,14 @@ class _Builder:
     """Turns parsed tokens into blocks. Methods are named after the tokens they take."""
 
     def __init__(self) -> None:
-        self._blocks: list[Block] = []
+        self._blocks: list[MarkdownBlock] = []
         self._containers: list[_Container] = []
         self._numbers: list[int | None] = []  # per open list: its next number, None for bullets
         self._style = ""
         self._tight = False
         self._rows: list[list[Content]] | None = None  # of an open table
 
-    def build(self, tokens: Sequence[Token]) -> list[Block]:
+    def build(self, tokens: Sequence[Token]) -> list[MarkdownBlock]:
         for token in tokens:
             handler = getattr(self, f"_{token.type}", None)
             if handler is not None:
@@ -178,7 +178,7 @@ class _Builder:
         gap = not self._tight or starts_list
         first = "".join(container.take() for container in self._containers)
         rest = "".join(container.rest for container in self._containers)
-        self._blocks.append(Block(content, first, rest, gap, wrap))
+        self._blocks.append(MarkdownBlock(content, first, rest, gap, wrap))
         self._is_first_item = False
 
     _is_first_item = False

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from textual.message import Message
 
+from persona_tui.chat.replies import ChatReply
 from persona_tui.core.jobs import Job
 from persona_tui.tui.estimate import Pace
-from persona_tui.tui.trial import Trial
-from persona_tui.tui.turn import Turn
 
 if TYPE_CHECKING:  # torch is not imported before the first paint
     from persona_tui.chat import Conversation
@@ -33,18 +32,10 @@ class ModelFailed(Message):
 
 
 @dataclass
-class TurnEnded(Message):
-    """A reply is finished, was stopped, or failed."""
+class ReplyEnded(Message):
+    """A reply, or answers side by side, is finished, was stopped, or failed."""
 
-    turn: Turn
-    error: Exception | None = None
-
-
-@dataclass
-class TrialEnded(Message):
-    """Answers that were written side by side are finished, were stopped, or failed."""
-
-    trial: Trial
+    reply: ChatReply
     error: Exception | None = None
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from textual.app import SystemCommand
 
-from persona_tui.chat.commands import check_calibratable, describe_calibrated
+from persona_tui.chat import personas
+from persona_tui.chat.work_commands import check_calibratable, describe_calibrated
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.jobs import Job, JobContext
 from persona_tui.core.workspace import TRAIT_PREFIX
@@ -23,8 +24,9 @@ from persona_tui.tui.widgets.personas import PersonaRow
 
 if TYPE_CHECKING:
     from persona_tui.project.dataset_task import DatasetTask
-    from persona_tui.tui.app import PersonaApp
+    from persona_tui.tui.mixer import Mixer
     from persona_tui.tui.screens.create import NewPersona
+    from persona_tui.tui.stage import AppStage
     from persona_tui.vectors.manager import PersonaManager
 
 _LOADING = "The model is still loading."
@@ -34,8 +36,8 @@ _NO_AXES = "This model has no axes yet: there is no floor, and no persona can be
 class People:
     """What the user does with personas. Reading a vector file takes milliseconds, so it happens here."""
 
-    def __init__(self, app: PersonaApp) -> None:
-        self._app = app
+    def __init__(self, app: AppStage, mixer: Mixer) -> None:
+        self._app, self._mixer = app, mixer
         self._names: list[str] = []
         self._loaded: list[str] = []
         self._about: dict[str, Mapping[str, Any]] = {}  # metadata, by name
@@ -60,17 +62,17 @@ class People:
 
     def model_ready(self) -> None:
         """Load who should speak at first, and show everybody."""
-        faders = self._app.voice.faders
+        chat = self._app.chat
         try:
-            for name in faders.speaking:
+            for name in chat.mix.weights:
                 self._manager.load(name)
-            self._app.voice.set(faders)
+            chat.change_mix()
             if not self._app.project.engine.can_cap:
-                self._app.main.chat.note(f"{_NO_AXES} /init makes them.")
+                self._app.say(f"{_NO_AXES} /init makes them.")
         except PersonaTuiError as error:
             self._app.show_error(error)
             with contextlib.suppress(PersonaTuiError):  # the same, if it is not about who speaks
-                self._app.voice.solo({})
+                chat.change_mix(weights={})
         self.refresh()
 
     def refresh(self) -> None:
@@ -88,12 +90,12 @@ class People:
     def show(self) -> None:
         """Draw the list of personas, the faders and the traces."""
         app = self._app
-        faders, panel = app.voice.faders, app.main.personas
-        panel.show_rows([self._row(name, faders.speaking.get(name, 0.0)) for name in self._names])
+        weights, panel = app.chat.mix.weights, app.main.personas
+        panel.show_rows([self._row(name, weights.get(name, 0.0)) for name in self._names])
         if not app.model_ready:
             panel.say(_LOADING)
-        app.main.mixer.show(app.mixing.state(self._loaded))
-        app.mixing.show_traces()
+        app.main.mixer.show(self._mixer.state(self._loaded))
+        self._mixer.show_traces()
 
     def _row(self, name: str, weight: float) -> PersonaRow:
         about = self._about.get(name, {})
@@ -115,42 +117,26 @@ class People:
 
     def load(self, name: str) -> None:
         """Load a persona and give it a fader."""
-        self._take(name)
+        self._app.check_model()
+        personas.load(self._app.chat, name)
         self.refresh()
-
-    def _take(self, name: str) -> None:
-        before = self._manager.list_loaded()
-        self._manager.load(name)
-        if name not in before:
-            self._write_down("loaded", name)
-
-    def _write_down(self, action: str, name: str) -> None:
-        """Have the session say what was done with a persona, as after the slash commands."""
-        record = self._app.speaker.conversation.record
-        if record is not None:
-            record("persona", action=action, name=name)
 
     def unload(self, name: str) -> bool:
         """Take a persona's fader away; whether it had one."""
-        was_loaded = self._manager.unload(name)
-        if was_loaded:
-            self._write_down("unloaded", name)
-        self._app.voice.keep_only(self._manager.list_loaded())
+        was_loaded = personas.unload(self._app.chat, name)
         self.refresh()
         return was_loaded
 
     def speak_as(self, name: str) -> None:
         """Let one persona speak alone, loading it first; once more, and nobody speaks."""
-        self._take(name)
-        self.refresh()
-        alone = {name: 1.0}
-        self._app.voice.solo({} if self._app.voice.faders.speaking == alone else alone)
+        self.load(name)
+        alone, chat = {name: 1.0}, self._app.chat
+        chat.change_mix(weights={} if chat.mix.weights == alone else alone)
 
     def trace(self, name: str) -> None:
         """Draw a persona's projection under the chat, or not any more; loads it first."""
-        self._take(name)
-        self.refresh()
-        self._app.mixing.toggle_trace(name)
+        self.load(name)
+        self._mixer.toggle_trace(name)
         self.show()
 
     def info(self, name: str) -> None:
@@ -161,7 +147,7 @@ class People:
         persona, axes = manager.get(name), manager.axes
         page = details(
             persona,
-            strength=self._app.voice.faders.strength,
+            strength=self._app.chat.mix.strength,
             others=cosines_to_others(manager, name),
             axes=axis_cosines(persona, axes) if axes is not None else {},
         )
@@ -204,9 +190,7 @@ class People:
         )
 
     def _delete(self, name: str) -> None:
-        self._manager.delete(name)
-        self._write_down("deleted", name)
-        self._app.voice.keep_only(self._manager.list_loaded())
+        personas.delete(self._app.chat, name)
         self.refresh()
         self._app.notify(f"{name} is deleted.")
 
@@ -298,9 +282,9 @@ class People:
                 else f"{persona.name} is weak: {weak}."
             )
         elif job.state == "done" and isinstance(job.result, str):
-            self._app.main.chat.note(job.result)
+            self._app.say(job.result)
         elif job.state == "done" and job.result is not None and hasattr(job.result, "calibration"):
-            self._app.main.chat.note(describe_calibrated(job.result))
+            self._app.say(describe_calibrated(job.result))
         self.job_ended(job)
 
     def calibrate(self, name: str) -> None:

@@ -32,7 +32,7 @@ def readings_of(events: Iterable[TokenEvent]) -> list[TokenReading]:
     ]
 
 
-class Readings:
+class MessageReadings:
     """Keeps them by message, for one conversation."""
 
     def __init__(self) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
+from persona_tui.chat.voice import NOBODY, difference, label
+from persona_tui.core.mix import Mix
 from persona_tui.monitors.verdict import Verdict
 from persona_tui.tui.blocks import Badge, Block, Heading, MessageBlock, Ruler
-from persona_tui.tui.voice import NOBODY, Faders, difference
 
 if TYPE_CHECKING:
-    from persona_tui.chat import Conversation, Node, Run
+    from persona_tui.chat import Change, Conversation, Node, Run
+    from persona_tui.model import TokenEvent
     from persona_tui.tui.widgets.chat_log import ChatLog
 
 ENDINGS = {
@@ -41,20 +43,20 @@ class Scene:
 
     place: int = 0
     family: int = 1
-    before: Faders | None = None
+    before: Mix | None = None
     after: Node | None = None
 
 
-def faders_of(run: Run) -> Faders | None:
+def mix_of(run: Run) -> Mix | None:
     """Return what a run began to be written with, if that was recorded."""
     mix = run.settings.get("mix")
-    return Faders.from_record(mix) if mix else None
+    return Mix.from_record(mix) if mix else None
 
 
-def last_faders(node: Node) -> Faders | None:
+def last_mix(node: Node) -> Mix | None:
     """Return what a message was last written with; None if it was typed."""
     recorded = node.runs[-1].mix if node.runs else None
-    return Faders.from_record(recorded) if recorded else None
+    return Mix.from_record(recorded) if recorded else None
 
 
 def sync(chat: ChatLog, conversation: Conversation) -> None:
@@ -73,11 +75,11 @@ def sync(chat: ChatLog, conversation: Conversation) -> None:
     )
     if same < len(shown):
         chat.cut(_start_of(chat.blocks, shown[same]))
-    before = next((known for node in reversed(path[:same]) if (known := last_faders(node))), None)
+    before = next((known for node in reversed(path[:same]) if (known := last_mix(node))), None)
     for node in path[same:]:
         for block in blocks_of(node, Scene(*conversation.siblings(node.id), before)):
             chat.add(block)
-        before = last_faders(node) or before
+        before = last_mix(node) or before
     for block, node, after in zip(_numbered(chat), path, [*path[1:], None], strict=False):
         block.set_heading(heading_of(node, Scene(*conversation.siblings(node.id), after=after)))
         block.set_end(refusal_of(node))
@@ -97,11 +99,11 @@ def _start_of(blocks: list[Block], message: MessageBlock) -> int:
 def blocks_of(node: Node, scene: Scene) -> list[Block]:
     """Return a message, and before it a ruler if it was written with another mix than the one before it."""
     message = MessageBlock(node.role, heading_of(node, scene), key=node.id)
-    begun = faders_of(node.runs[0]) if node.runs else None
+    begun = mix_of(node.runs[0]) if node.runs else None
     rules, written = Rules(message, begun), 0
     for place, mix in node.rulers():
         message.write(node.text[written:place])
-        rules.change(Faders.from_record(mix))
+        rules.change(Mix.from_record(mix))
         written = place
     message.write(node.text[written:])
     change = difference(scene.before, begun) if begun and scene.before else ""
@@ -111,7 +113,7 @@ def blocks_of(node: Node, scene: Scene) -> list[Block]:
 class Rules:
     """Draws rulers into a reply where its mix changed. Changes that follow each other closely share one."""
 
-    def __init__(self, block: MessageBlock, begun: Faders | None) -> None:
+    def __init__(self, block: MessageBlock, begun: Mix | None) -> None:
         """
         Args:
             block: the reply.
@@ -121,17 +123,48 @@ class Rules:
         self._now = self._before = begun
         self._drawn_at: int | None = None
 
-    def change(self, faders: Faders) -> None:
+    def change(self, mix: Mix) -> None:
         """Note that what follows is written with another mix."""
         here = len(self._block.source)
         near = self._drawn_at is not None and here - self._drawn_at < _NEAR
         if not near:
             self._before = self._now
-        text = difference(self._before, faders) if self._before is not None else ""
-        self._now = faders
+        text = difference(self._before, mix) if self._before is not None else ""
+        self._now = mix
         if text or near:
             self._block.rule(text, again=near)
             self._drawn_at = self._drawn_at if near and text else here if text else None
+
+
+class Writer:
+    """Writes a message's tokens as they come, with a ruler before the first token of every new mix."""
+
+    def __init__(self, block: MessageBlock, begun: Mix | None) -> None:
+        """
+        Args:
+            block: the message.
+            begun: what it began to be written with.
+        """
+        self.block = block
+        self._rules = Rules(block, begun)
+        self._ruled = 0  # how many changes of the mix have been drawn
+
+    def take(self, events: Sequence[TokenEvent], changes: Sequence[Change]) -> None:
+        """Write tokens.
+
+        Args:
+            events: those that came since the last time.
+            changes: all other mixes that have taken effect so far.
+        """
+        text: list[str] = []
+        for event in events:
+            while self._ruled < len(changes) and changes[self._ruled].index <= event.index:
+                self.block.write("".join(text))
+                text.clear()
+                self._rules.change(Mix.from_record(changes[self._ruled].mix))
+                self._ruled += 1
+            text.append(event.text)
+        self.block.write("".join(text))
 
 
 def heading_of(node: Node, scene: Scene, note: str | None = None) -> Heading:
@@ -198,9 +231,13 @@ def speaker_of(node: Node) -> str:
     """Return who wrote a reply, and how loud: `sage 0.30`."""
     if not node.runs:
         return "assistant, as written by you"
-    faders = faders_of(node.runs[0])
-    label = faders.label() if faders is not None else NOBODY
-    return "assistant" if label == NOBODY else label
+    return voice_of(mix_of(node.runs[0]))
+
+
+def voice_of(mix: Mix | None) -> str:
+    """Return who writes with a mix, and how loud: `sage 0.30`; `assistant` for nobody in particular."""
+    said = label(mix) if mix is not None else NOBODY
+    return "assistant" if said == NOBODY else said
 
 
 def facts_of(node: Node) -> list[str]:

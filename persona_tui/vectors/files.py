@@ -115,6 +115,8 @@ def check_model(path: Path, metadata: Mapping[str, Any], fingerprint: str | None
     made_on = metadata.get("model_fingerprint")
     if fingerprint is not None and not same_model(made_on, fingerprint):
         name = metadata.get("model_name") or "an unknown model"
+        if source := metadata.get("model_source"):
+            name = f"{name} ({source})"  # one name may stand for weights from several places
         short = f"{str(made_on)[:8]} against {fingerprint[:8]}"
         raise VectorFileError(
             f"{path.name} was made on {name} and cannot be used with {model} (fingerprints {short})."

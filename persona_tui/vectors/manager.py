@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from persona_tui.core.errors import (
@@ -20,16 +19,16 @@ from persona_tui.core.errors import (
     PersonaNotFoundError,
     PersonaTuiError,
     VectorFileError,
-    WorkspaceError,
-    nearest,
 )
 from persona_tui.core.files import atomic_write_text
+from persona_tui.core.lock import change
 from persona_tui.core.plain_files import read_plain
-from persona_tui.core.workspace import TRAIT_PREFIX, safe_name, vector_file
+from persona_tui.core.workspace import TRAIT_PREFIX, check_case
 from persona_tui.vectors.axes import Axes
-from persona_tui.vectors.files import SUFFIX, check_model, read_metadata
+from persona_tui.vectors.files import SUFFIX
 from persona_tui.vectors.maths import blend
 from persona_tui.vectors.persona import PersonaVector
+from persona_tui.vectors.store import VectorStore
 
 AXES_FILE = f"axes{SUFFIX}"
 STATE_FILE = "loaded.json"
@@ -53,6 +52,18 @@ class PersonaExtractor(Protocol):
         """Return the persona that the prompts ask for."""
         ...
 
+    def calibrated(self, persona: PersonaVector) -> PersonaVector:
+        """Return the persona with its loudness found, if that is configured; else as it is."""
+        ...
+
+
+class _PersonaFiles(VectorStore):
+    missing = PersonaNotFoundError
+
+
+class _TraitFiles(_PersonaFiles):
+    prefix = TRAIT_PREFIX
+
 
 class PersonaManager:
     """Loads, saves, lists and blends the personas in one model's folder.
@@ -70,6 +81,9 @@ class PersonaManager:
         self.vectors_dir = Path(vectors_dir)
         self.model_fingerprint = model_fingerprint
         self.model_name = model_name or self.vectors_dir.name
+        files = (model_fingerprint, self.model_name)
+        self._persona_files = _PersonaFiles(self.personas_dir, *files)
+        self._trait_files = _TraitFiles(self.traits_dir, *files)
         self._personas: dict[str, PersonaVector] = {}
         self._axes: Axes | None = None
         self._digests: dict[Path, str] = {}
@@ -96,14 +110,14 @@ class PersonaManager:
         path = self.vectors_dir / AXES_FILE
         if self._axes is None and path.is_file():
             axes = Axes.load(path)
-            check_model(path, axes.metadata, self.model_fingerprint, self.model_name)
+            self._persona_files.check(path, axes.metadata)
             self._axes, self._digests[path] = axes, _sha256(path)
         return self._axes
 
     def save_axes(self, axes: Axes) -> None:
         """Write the model's axes and use them from now on."""
         path = self.vectors_dir / AXES_FILE
-        check_model(path, axes.metadata, self.model_fingerprint, self.model_name)
+        self._persona_files.check(path, axes.metadata)
         axes.save(path, inside=self.vectors_dir)
         self._axes, self._digests[path] = axes, _sha256(path)
 
@@ -113,11 +127,14 @@ class PersonaManager:
         Raises:
             WorkspaceError: the name is a path or has characters that names cannot have.
         """
-        return vector_file(self.vectors_dir, name)
+        return self._files_of(name).path_of(name)
+
+    def _files_of(self, name: str) -> VectorStore:
+        return self._trait_files if name.startswith(TRAIT_PREFIX) else self._persona_files
 
     def list_available(self) -> list[str]:
         """Return the names of all personas on the disk, sorted."""
-        return sorted(path.stem for path in self.personas_dir.glob(f"*{SUFFIX}") if _is_persona_file(path))
+        return self._persona_files.names()
 
     def list_traits(self) -> list[str]:
         """Return the names of all traits on the disk, sorted, each with its prefix: `trait:patience`.
@@ -125,8 +142,7 @@ class PersonaManager:
         Wherever a persona's name is taken, so is such a name: a trait is loaded, traced, blended and steered
         with like a persona.
         """
-        files = (path for path in self.traits_dir.glob(f"*{SUFFIX}") if _is_persona_file(path))
-        return sorted(f"{TRAIT_PREFIX}{path.stem}" for path in files)
+        return [f"{TRAIT_PREFIX}{name}" for name in self._trait_files.names()]
 
     def get(self, name: str) -> PersonaVector:
         """Return a persona, loaded or not, reading its file the first time.
@@ -135,13 +151,14 @@ class PersonaManager:
             PersonaNotFoundError: there is none of this name.
             VectorFileError: its file is damaged or belongs to another model.
         """
-        path = self.path_of(name)
-        if not path.is_file():
+        try:
+            path = self._files_of(name).find(name)
+        except PersonaNotFoundError:
             self._personas.pop(name, None)
-            raise PersonaNotFoundError(self._not_found(name))
+            raise
         if name not in self._personas:
             persona = PersonaVector.load(path)
-            check_model(path, persona.metadata, self.model_fingerprint, self.model_name)
+            self._persona_files.check(path, persona.metadata)
             # The file's name is what the user sees and types; a renamed file is a renamed persona.
             self._personas[name] = replace(persona, name=name)
             self._digests[path] = _sha256(path)
@@ -154,12 +171,7 @@ class PersonaManager:
             PersonaNotFoundError: there is none of this name.
             VectorFileError: its file is damaged or belongs to another model.
         """
-        path = self.path_of(name)
-        if not path.is_file():
-            raise PersonaNotFoundError(self._not_found(name))
-        metadata = read_metadata(path)
-        check_model(path, metadata, self.model_fingerprint, self.model_name)
-        return metadata
+        return self._files_of(name).about(name)
 
     def digest(self, name: str | None = None) -> str:
         """Return the SHA-256 of a persona's file as it was when it was read here; None = the axes' file.
@@ -178,7 +190,8 @@ class PersonaManager:
     def save(self, persona: PersonaVector) -> Path:
         """Write a persona to its file, replacing one of the same name, and return the path."""
         path = self.path_of(persona.name)
-        check_model(path, persona.metadata, self.model_fingerprint, self.model_name)
+        check_case(path)
+        self._persona_files.check(path, persona.metadata)
         persona.save(path, inside=self.vectors_dir)
         self._personas[persona.name] = persona
         self._digests[path] = _sha256(path)
@@ -186,15 +199,9 @@ class PersonaManager:
 
     def delete(self, name: str) -> bool:
         """Remove a persona from the disk and from memory; False if there is none. Ask the user before."""
-        path = self.path_of(name)
+        self.path_of(name)  # a name that cannot be one is refused before anything is forgotten
         self.unload(name)
-        if not path.is_file():
-            return False
-        try:
-            path.unlink()
-        except OSError as error:
-            raise WorkspaceError(f"{path} cannot be deleted: {error.strerror or error}.") from error
-        return True
+        return self._files_of(name).delete(name)
 
     # --- what is loaded ---
 
@@ -211,18 +218,19 @@ class PersonaManager:
             VectorFileError: its file is damaged or belongs to another model.
         """
         self.get(name)
-        loaded = self.list_loaded()
-        if name not in loaded:
-            self._write_state([*loaded, name])
+        if name not in self.list_loaded():
+            with change(self.vectors_dir, STATE_FILE):
+                loaded = self.list_loaded()
+                self._write_state([*loaded, *([] if name in loaded else [name])])
         return True
 
     def unload(self, name: str) -> bool:
         """Forget a loaded persona; False if it was not loaded. Its file stays."""
         self._personas.pop(name, None)
-        loaded = self._read_state()
-        if name not in loaded:
+        if name not in self._read_state():
             return False
-        self._write_state([other for other in loaded if other != name])
+        with change(self.vectors_dir, STATE_FILE):
+            self._write_state([other for other in self._read_state() if other != name])
         return True
 
     # --- what is added to the residual stream ---
@@ -236,9 +244,11 @@ class PersonaManager:
     ) -> dict[int, Tensor]:
         """Return a blend of personas at strength 1, layer to `[hidden]`; empty when nothing has weight.
 
-        Personas need not be loaded. At a layer where one of them adds nothing, it counts as a zero vector, so
-        that a blend of personas calibrated for different layers is as loud as its parts. With `layers`, all
-        of them are added there instead (see `PersonaVector.direction`).
+        Personas need not be loaded. They are blended layer by layer over one band: direction of the weighted
+        sum, size the weighted mean of their sizes. Personas that were calibrated for different layers, as in
+        older files, are all spread over all of those layers where each has a vector (see
+        `PersonaVector.direction`), so that each is heard at every layer of the blend. With `layers`, all of
+        them are added there instead.
 
         Raises:
             PersonaNotFoundError: one of the names is unknown.
@@ -248,10 +258,13 @@ class PersonaManager:
         for name, weight in weights.items():
             if not math.isfinite(weight):
                 raise PersonaTuiError(f'The weight of "{name}" must be a number, not {weight}.')
-        directions = {name: self.get(name).direction(safe, layers) for name, by in weights.items() if by}
-        amounts = [weights[name] for name in directions]
-        places = sorted({layer for direction in directions.values() for layer in direction})
-        return {layer: blend(_at_layer(list(directions.values()), layer), amounts) for layer in places}
+        parts = {name: self.get(name) for name, by in weights.items() if by}
+        if layers is None:
+            layers = _common_layers(list(parts.values()))
+        directions = [persona.direction(safe, layers) for persona in parts.values()]
+        amounts = [weights[name] for name in parts]
+        places = sorted(directions[0]) if directions else []
+        return {layer: blend([direction[layer] for direction in directions], amounts) for layer in places}
 
     # --- making one ---
 
@@ -260,7 +273,8 @@ class PersonaManager:
     ) -> bool:
         """Make a persona from a description, save it and load it; True when that is done.
 
-        The generator writes system prompts, the extractor turns them into vectors.
+        The generator writes system prompts, the extractor turns them into vectors and finds their loudness.
+        Cancelled meanwhile, the persona stays, uncalibrated.
 
         Raises:
             PersonaTuiError: the name is taken.
@@ -275,7 +289,9 @@ class PersonaManager:
             raise GenerationError(f"No system prompts could be made from the description of {name}.")
         persona = extractor.extract_persona(name, prompts, description=description, source="generated")
         self.save(persona)
-        return self.load(name)
+        self.load(name)
+        self.save(extractor.calibrated(persona))
+        return True
 
     # --- the file that remembers ---
 
@@ -292,26 +308,19 @@ class PersonaManager:
         text = json.dumps({"loaded": names}, indent=2) + "\n"
         atomic_write_text(self.vectors_dir / STATE_FILE, text, inside=self.vectors_dir)
 
-    def _not_found(self, name: str) -> str:
-        available = self.list_traits() if name.startswith(TRAIT_PREFIX) else self.list_available()
-        hint = nearest(name, available)
-        if not hint:
-            hint = f" There are {', '.join(available)}." if available else " There are none yet."
-        return f'There is no persona "{name}" for {self.model_name}.{hint}'
-
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _is_persona_file(path: Path) -> bool:
-    try:
-        return safe_name(path.stem) == path.stem and path.is_file()
-    except WorkspaceError:
-        return False
-
-
-def _at_layer(directions: list[dict[int, Tensor]], layer: int) -> list[Tensor]:
-    like = next(direction[layer] for direction in directions if layer in direction)
-    return [direction.get(layer, torch.zeros_like(like)) for direction in directions]
+def _common_layers(personas: Sequence[PersonaVector]) -> list[int] | None:
+    """Where personas are blended; None if each is added at the same layers by itself."""
+    own = {persona.steering_layers for persona in personas}
+    if len(own) < 2:
+        return None
+    everywhere = set.intersection(*(set(persona.layers) for persona in personas))
+    # Without a layer that all have, the first one's layers are asked for, and the error names the other.
+    return sorted(everywhere & {layer for layers in own for layer in layers}) or list(
+        personas[0].steering_layers
+    )

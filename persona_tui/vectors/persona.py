@@ -15,6 +15,11 @@ from persona_tui.vectors.files import FORMAT_VERSION, check_kind, load_tensors, 
 RECIPES = ("response", "prompt_last")
 KINDS = ("mean", "raw", "safe")
 
+DEFAULT_STRENGTH = 0.3  # where on the strength scale a persona is clear
+# What an uncalibrated persona adds at that strength: see `dose`. On SmolLM2-135M-Instruct calibration finds
+# 0.28 for a described character (`benchmarks/calibration.py`); the tiny model needs ten times that.
+DEFAULT_DOSE = 0.25
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -22,7 +27,14 @@ class Calibration:
 
     `gain` is set so that `default_strength` is where the persona is clear and the text still fluent.
     `expression` is 0 for unsteered replies and 1 for what the system prompt itself achieves; `fluency_drop`
-    is in nats per token against prompted replies. `curve` holds every point that was tried.
+    is in nats per token against prompted replies. `curve` holds what generated replies came to at every
+    size that was tried.
+
+    Older files lack the rest. `recovered` is the share of the system prompts' effect on the likelihood of
+    their own replies that steering recovers at its best size, `recovery` that share for every coefficient
+    that was tried. `floor` names the axis of the floor that replies were measured with, None = there was
+    none; `floor_leaves` is the share of the expression that it leaves. `questions` says how many
+    were asked.
     """
 
     recipe: str
@@ -32,6 +44,11 @@ class Calibration:
     expression: float
     fluency_drop: float
     curve: list[dict[str, Any]] = field(default_factory=list)
+    recovered: float | None = None
+    recovery: list[tuple[float, float]] = field(default_factory=list)
+    floor: str | None = None
+    floor_leaves: float | None = None
+    questions: int | None = None
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no single answer to ==
@@ -162,6 +179,22 @@ class PersonaVector:
 
 _LAYERS: TypeAdapter[tuple[int, ...]] = TypeAdapter(tuple[int, ...])
 _CALIBRATION: TypeAdapter[Calibration | None] = TypeAdapter(Calibration | None)
+
+
+def dose(persona: PersonaVector, layers: Sequence[int], recipe: str) -> float:
+    """Return how large a persona's vectors are, as shares of the residual stream's size, summed over layers.
+
+    The stream's size is that of ordinary replies, `mean − raw`.
+    """
+    rows = [persona.layers.index(layer) for layer in layers]
+    ordinary = (persona.mean[recipe][rows] - persona.raw[recipe][rows]).norm(dim=-1)
+    return float((persona.safe[recipe][rows].norm(dim=-1) / ordinary.clamp(min=1e-12)).sum())
+
+
+def default_gain(persona: PersonaVector, layers: Sequence[int]) -> float:
+    """Return the gain of a persona that is not calibrated, for steering at `layers` with its own recipe."""
+    own = dose(persona, layers, persona.recipe)
+    return DEFAULT_DOSE / (DEFAULT_STRENGTH * own) if own > 0 else 1.0
 
 
 # --- checks that axes share ------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from persona_tui.chat import Conversation, SessionStore
-from persona_tui.chat.commands import ChatSession
+from persona_tui.chat.chat import Chat
 from persona_tui.core.workspace import Workspace, packaged_root
 from persona_tui.project.project import Project
 
@@ -49,8 +49,8 @@ def persona(project: Project) -> str:
 
 
 @pytest.fixture
-def session(project: Project) -> ChatSession:
+def session(project: Project) -> Chat:
     """A chat with the built-in model that hardly ever ends a reply by itself."""
-    session = ChatSession.start(project)
-    session.sampling_changes = {"temperature": 5.0, "top_p": 1.0}
+    session = Chat.start(project)
+    session.sampling_changes = {"temperature": 5.0, "top_p": 1.0, "seed": 1}
     return session

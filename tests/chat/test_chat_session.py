@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
 from persona_tui.chat import SessionStore
-from persona_tui.chat.commands import ChatSession, execute
-from persona_tui.chat.replies import replay, stretches
+from persona_tui.chat.chat import Chat
+from persona_tui.chat.commands import execute
+from persona_tui.chat.replay import replay, stretches
 from persona_tui.core.errors import GenerationError, PersonaTuiError, SessionError
 from persona_tui.model import TokenEvent
 from persona_tui.project.project import Project
@@ -26,48 +26,47 @@ def take(turn: Generator[TokenEvent, None, None], tokens: int) -> str:
 # --- turns ---
 
 
-def test_a_turn_is_remembered(session: ChatSession) -> None:
-    first = "".join(event.text for event in session.take_turn("Hello?"))
-    list(session.take_turn("And now?"))
-    assert [message["role"] for message in session.messages] == ["user", "assistant"] * 2
-    assert session.messages[1]["content"] == first.strip()
+def test_a_turn_is_remembered(session: Chat) -> None:
+    first = "".join(event.text for event in session.events(session.say("Hello?")))
+    list(session.events(session.say("And now?")))
+    assert [message["role"] for message in session.conversation.messages()] == ["user", "assistant"] * 2
+    assert session.conversation.messages()[1]["content"] == first.strip()
     node = session.conversation.path()[1]
     assert node.runs[0].stats["tokens"] == len(node.token_ids) <= 24
     assert node.runs[0].stats["prompt_tokens"] > 0
 
 
-def test_a_stopped_turn_keeps_what_was_said(session: ChatSession) -> None:
-    said = take(session.take_turn("Hello?"), 6)
-    assert session.messages[1]["content"] == said.strip()
-    stop = threading.Event()
-    for count, _ in enumerate(session.take_turn("And now?", stop)):
+def test_a_stopped_turn_keeps_what_was_said(session: Chat) -> None:
+    said = take(session.events(session.say("Hello?")), 6)
+    assert session.conversation.messages()[1]["content"] == said.strip()
+    for count, _ in enumerate(session.events(session.say("And now?"))):
         if count == 3:
-            stop.set()
+            session.stop()
     assert [node.finish for node in session.conversation.path() if node.runs] == ["cancelled"] * 2
 
 
-def test_a_turn_that_never_began_leaves_no_trace(session: ChatSession) -> None:
-    stop = threading.Event()
-    stop.set()
-    assert "".join(event.text for event in session.take_turn("Hello?", stop)) == ""
+def test_a_turn_that_never_began_leaves_no_trace(session: Chat) -> None:
+    reply = session.say("Hello?")
+    session.stop()
+    assert "".join(event.text for event in session.events(reply)) == "" and reply.taken_back
     with pytest.raises(GenerationError):
-        list(session.take_turn("word " * 5000))
-    assert session.messages == [] and len(session.conversation) == 0
+        list(session.events(session.say("word " * 5000)))
+    assert session.conversation.messages() == [] and len(session.conversation) == 0
 
 
-def test_the_oldest_turns_give_way(session: ChatSession) -> None:
+def test_the_oldest_turns_give_way(session: Chat) -> None:
     session.sampling_changes["max_new_tokens"] = 2
     context = session.project.engine.model.context_length or 0
     for _ in range(3):
-        list(session.take_turn("word " * int(0.4 * context)))
+        list(session.events(session.say("word " * int(0.4 * context))))
     replies = [node for node in session.conversation.path() if node.runs]
     assert [node.runs[0].settings["forgotten"] for node in replies] == [0, 0, 2]
-    assert len(session.messages) == 6
+    assert len(session.conversation.messages()) == 6
     assert replay(session.project.engine, stretches(session.conversation)[-1]).equal
 
 
-def test_the_mix_reaches_a_reply_that_is_being_written(session: ChatSession, persona: str) -> None:
-    turn = session.take_turn("Hello?")
+def test_the_mix_reaches_a_reply_that_is_being_written(session: Chat, persona: str) -> None:
+    turn = session.events(session.say("Hello?"))
     for _ in range(3):
         next(turn)
     execute(session, f"/persona {persona}")
@@ -80,8 +79,8 @@ def test_the_mix_reaches_a_reply_that_is_being_written(session: ChatSession, per
 # --- branches, by slash command ---
 
 
-def test_regenerate_edit_branch_and_continue(session: ChatSession) -> None:
-    list(session.take_turn("Hello?"))
+def test_regenerate_edit_branch_and_continue(session: Chat) -> None:
+    list(session.events(session.say("Hello?")))
     execute(session, "/regenerate")
     reply = session.conversation.path()[1]
     assert session.conversation.siblings(reply.id) == (1, 2)
@@ -90,14 +89,17 @@ def test_regenerate_edit_branch_and_continue(session: ChatSession) -> None:
     execute(session, "/continue")
     assert reply.text.startswith(before) and len(reply.runs) == 2
     execute(session, "/edit Good evening.")
-    assert session.messages[0]["content"] == "Good evening." and len(session.messages) == 2
+    assert (
+        session.conversation.messages()[0]["content"] == "Good evening."
+        and len(session.conversation.messages()) == 2
+    )
     assert "(2 of 2): Good evening." in execute(session, "/branch")
     shown = execute(session, "/branch prev")
     assert shown.startswith("#1 you (1 of 2): Hello?")
     execute(session, "/branch #2")
     assert session.conversation.path()[-1].id == 2
     assert execute(session, "/edit #2 No.") == "Edited #2."
-    assert session.messages[-1] == {"role": "assistant", "content": "No."}
+    assert session.conversation.messages()[-1] == {"role": "assistant", "content": "No."}
 
 
 @pytest.mark.parametrize(
@@ -119,7 +121,7 @@ def test_regenerate_edit_branch_and_continue(session: ChatSession) -> None:
         "/max-tokens 1.5",
     ],
 )
-def test_mistakes_are_one_line_and_change_nothing(session: ChatSession, line: str) -> None:
+def test_mistakes_are_one_line_and_change_nothing(session: Chat, line: str) -> None:
     with pytest.raises(PersonaTuiError) as caught:
         execute(session, line)
     assert str(caught.value) and "\n" not in str(caught.value)
@@ -131,27 +133,27 @@ def test_mistakes_are_one_line_and_change_nothing(session: ChatSession, line: st
 
 
 def test_a_session_is_taken_up_as_it_was_left(
-    project: Project, session: ChatSession, persona: str, tmp_path: Path
+    project: Project, session: Chat, persona: str, tmp_path: Path
 ) -> None:
     execute(session, "/system Be brief.")
     execute(session, f"/persona {persona}")
     execute(session, "/strength 0.25")
     assert session.session_id is None
-    list(session.take_turn("Hello? Turquoise."))
+    list(session.events(session.say("Hello? Turquoise.")))
     execute(session, "/rename Colours")
     execute(session, "/strength 0.75")  # nothing is said with it
-    id, said = str(session.session_id), session.messages
+    id, said = str(session.session_id), session.conversation.messages()
     assert f"{id}  Colours (2)" in execute(session, "/sessions")
     assert f"{id}  Hello? Turquoise." in execute(session, "/sessions turquoise")
-    assert execute(session, f"/resume {id}") == "This is it."
-    assert execute(session, "/new") == "A new conversation." and session.messages == []
+    assert "this conversation" in execute(session, f"/resume {id}")
+    assert execute(session, "/new") == "A new conversation." and session.conversation.messages() == []
 
-    other = ChatSession.start(project)
-    assert execute(other, "/resume colours").startswith("Colours: 2 messages.")
-    assert (other.messages, other.system) == (said, "Be brief.")
+    other = Chat.start(project)
+    assert execute(other, "/resume colours").startswith("Resumed: Colours.")
+    assert (other.conversation.messages(), other.system) == (said, "Be brief.")
     assert other.mix.weights == {persona: 1.0} and other.mix.strength == 0.75
     assert other.mix.capping_axis is None and other.mix.percentile is None  # as the settings say, still
-    list(other.take_turn("Again?"))
+    list(other.events(other.say("Again?")))
     with pytest.raises(SessionError, match="is open"):
         execute(session, f"/resume {id}")
     target = tmp_path / "colours.md"
@@ -162,24 +164,24 @@ def test_a_session_is_taken_up_as_it_was_left(
         execute(other, f"/export {target}")
     other.close()
     conversation, events = SessionStore(project.workspace).load(id)
-    assert conversation.messages() == other.messages
+    assert conversation.messages() == other.conversation.messages()
     kinds = [event.kind for event in events]
     assert kinds.count("resumed") == 1 and kinds.count("end") == 2
 
 
 def test_what_is_not_to_be_saved_is_not(project: Project) -> None:
     before = len(SessionStore(project.workspace).list())
-    session = ChatSession.start(project, saves=False)
+    session = Chat.start(project, saves=False)
     session.sampling_changes["max_new_tokens"] = 2
-    list(session.take_turn("Hello?"))
+    list(session.events(session.say("Hello?")))
     execute(session, "/regenerate")
     assert session.session_id is None and len(SessionStore(project.workspace).list()) == before
 
 
-def test_personas_are_written_down(project: Project, session: ChatSession, persona: str) -> None:
+def test_personas_are_written_down(project: Project, session: Chat, persona: str) -> None:
     session.sampling_changes["max_new_tokens"] = 2
     project.personas.unload(persona)
-    list(session.take_turn("Hello?"))
+    list(session.events(session.say("Hello?")))
     execute(session, f"/load {persona}")
     execute(session, f"/unload {persona}")
     id = str(session.session_id)
@@ -193,7 +195,7 @@ def test_a_session_of_another_model_and_of_a_persona_that_is_gone(project: Proje
     log.record("message", node=1, parent=None, role="user", text="Hello?")
     log.record("reply", node=2, parent=1, settings={"mix": {"weights": {"ghost": 1.0}, "strength": 0.4}})
     log.close()
-    session = ChatSession.start(project)
+    session = Chat.start(project)
     shown = execute(session, f"/resume {log.id}")
     assert "gone: ghost" in shown and "begun with some/model; this is builtin" in shown
     assert session.mix.weights == {} and session.mix.strength == 0.4

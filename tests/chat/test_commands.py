@@ -7,17 +7,10 @@ from typing import Any
 
 import pytest
 
-from persona_tui.chat.commands import (
-    COMMANDS,
-    ChatSession,
-    CommandError,
-    complete,
-    execute,
-    is_command,
-    message_of,
-    parse,
-    sampling_of,
-)
+from persona_tui.chat.chat import Chat
+from persona_tui.chat.command import CommandError, is_command, message_of
+from persona_tui.chat.commands import COMMANDS, complete, execute, parse
+from persona_tui.chat.front import Front
 from persona_tui.core.errors import PersonaNotFoundError, PersonaTuiError
 from persona_tui.project.project import FromDescription, Project, Source
 from tests.vectors.conftest import Make
@@ -34,12 +27,12 @@ def project(tmp_path: Path) -> Project:
 
 
 @pytest.fixture
-def session(project: Project) -> ChatSession:
-    return ChatSession.start(project)
+def session(project: Project) -> Chat:
+    return Chat.start(project)
 
 
-class Asking(ChatSession):
-    """A session with somebody who always answers the same."""
+class Asking(Front):
+    """Somebody who always answers the same."""
 
     answer = "y"
 
@@ -80,12 +73,12 @@ def test_parsing() -> None:
         ("/ help", "/"),
     ],
 )
-def test_unknown_commands(session: ChatSession, line: str, message: str) -> None:
+def test_unknown_commands(session: Chat, line: str, message: str) -> None:
     with pytest.raises(CommandError, match=message):
         execute(session, line)
 
 
-def test_completion(session: ChatSession) -> None:
+def test_completion(session: Chat) -> None:
     assert complete(session, "/") == [f"/{name}" for name in COMMANDS]
     assert complete(session, "/se") == ["/seed", "/sessions"]
     assert complete(session, "/persona ") == ["/persona fool", "/persona sage"]
@@ -101,7 +94,7 @@ def test_completion(session: ChatSession) -> None:
 # --- who speaks ---
 
 
-def test_persona_loads_and_speaks(session: ChatSession) -> None:
+def test_persona_loads_and_speaks(session: Chat) -> None:
     assert execute(session, "/persona").startswith("No persona.")
     assert execute(session, "/persona sage") == "Speaking as sage 0.30."
     assert session.mix.weights == {"sage": 1.0}
@@ -112,7 +105,7 @@ def test_persona_loads_and_speaks(session: ChatSession) -> None:
     assert session.label == "" and session.mix.weights == {}
 
 
-def test_an_unknown_persona_changes_nothing(session: ChatSession) -> None:
+def test_an_unknown_persona_changes_nothing(session: Chat) -> None:
     execute(session, "/persona sage")
     for line in ("/persona sgae", "/blend fool:1,sgae:1", "/load sgae", "/delete sgae"):
         with pytest.raises(PersonaNotFoundError, match='Did you mean "sage"'):
@@ -121,7 +114,7 @@ def test_an_unknown_persona_changes_nothing(session: ChatSession) -> None:
     assert session.project.personas.list_loaded() == ["sage"]
 
 
-def test_strength_and_capping(session: ChatSession) -> None:
+def test_strength_and_capping(session: Chat) -> None:
     assert execute(session, "/strength") == "Strength 0.30."
     assert execute(session, "/strength -0.5") == "Strength -0.50."
     assert session.mix.strength == -0.5
@@ -131,7 +124,7 @@ def test_strength_and_capping(session: ChatSession) -> None:
     assert execute(session, "/safety ON") == "Capping is on."
 
 
-def test_the_floor_and_the_layers(session: ChatSession) -> None:
+def test_the_floor_and_the_layers(session: Chat) -> None:
     assert execute(session, "/floor") == "The floor lies at percentile 25 of ordinary replies."
     assert execute(session, "/floor 40%") == "The floor lies at percentile 40 of ordinary replies."
     assert execute(session, "/axis safety") == "The floor is on the safety axis."
@@ -142,7 +135,7 @@ def test_the_floor_and_the_layers(session: ChatSession) -> None:
     assert (session.mix.percentile, session.mix.capping_axis, session.mix.layers) == (None, None, None)
 
 
-def test_blend(session: ChatSession) -> None:
+def test_blend(session: Chat) -> None:
     assert execute(session, "/blend").startswith("No persona.")
     assert execute(session, "/blend sage:0.5, fool:-0.2") == "Speaking as sage:0.5,fool:-0.2 0.30."
     assert session.mix.weights == {"sage": 0.5, "fool": -0.2}
@@ -177,7 +170,7 @@ def test_blend(session: ChatSession) -> None:
         "/help xyzzy",
     ],
 )
-def test_mistakes_are_one_line_and_change_nothing(session: ChatSession, line: str) -> None:
+def test_mistakes_are_one_line_and_change_nothing(session: Chat, line: str) -> None:
     before = (session.mix, dict(session.sampling_changes), session.project.personas.list_available())
     with pytest.raises(PersonaTuiError) as caught:
         execute(session, line)
@@ -188,7 +181,7 @@ def test_mistakes_are_one_line_and_change_nothing(session: ChatSession, line: st
 # --- personas ---
 
 
-def test_list_load_and_unload(session: ChatSession) -> None:
+def test_list_load_and_unload(session: Chat) -> None:
     execute(session, "/persona sage")
     execute(session, "/load fool")
     assert execute(session, "/list").splitlines() == ["  fool (loaded)", "> sage (loaded)"]
@@ -199,10 +192,10 @@ def test_list_load_and_unload(session: ChatSession) -> None:
 
 def test_an_empty_list(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").touch()
-    assert "/create" in execute(ChatSession.start(Project.open(tmp_path)), "/list")
+    assert "/create" in execute(Chat.start(Project.open(tmp_path)), "/list")
 
 
-def test_delete(session: ChatSession) -> None:
+def test_delete(session: Chat) -> None:
     execute(session, "/blend sage,fool")
     assert execute(session, "/delete sage --yes") == "Deleted sage."
     assert session.project.personas.list_available() == ["fool"]
@@ -210,10 +203,10 @@ def test_delete(session: ChatSession) -> None:
 
 
 def test_delete_asks(project: Project) -> None:
-    session = Asking.start(project)
-    session.answer = ""
+    session = Chat.start(project, front=Asking())
+    session.front.answer = ""
     assert execute(session, "/delete sage") == "Kept sage."
-    session.answer = "Y"
+    session.front.answer = "Y"
     assert execute(session, "/delete sage") == "Deleted sage."
 
 
@@ -227,9 +220,9 @@ def test_create(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
         return Created(Make().persona(name))
 
     monkeypatch.setattr(Project, "create_persona", create)
-    session = Asking.start(project)
+    session = Chat.start(project, front=Asking())
     assert execute(session, "/create wizard  A grumpy wizard ").startswith("Created wizard.")
-    session.answer = "An elf"
+    session.front.answer = "An elf"
     assert execute(session, "/create elf").startswith("Created elf.")
     assert made == [("wizard", FromDescription("A grumpy wizard")), ("elf", FromDescription("An elf"))]
 
@@ -237,23 +230,23 @@ def test_create(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
 # --- how it speaks ---
 
 
-def test_system_seed_and_temperature(session: ChatSession) -> None:
+def test_system_seed_and_temperature(session: Chat) -> None:
     assert execute(session, "/system") == "No system prompt."
     assert execute(session, "/system Be brief.") == "System prompt: Be brief."
     assert session.system == "Be brief."
     assert execute(session, "/system off") == "No system prompt."
     assert execute(session, "/seed 7").startswith("Seed 7")
-    assert sampling_of(session).seed == 7
+    assert session.sampling.seed == 7
     assert execute(session, "/seed off").startswith("No seed")
     assert execute(session, "/temperature 0") == "Temperature 0."
-    assert sampling_of(session).temperature == 0
-    assert sampling_of(session).max_new_tokens == 256
-    assert execute(session, "/top-p 0.5") == "Top-p 0.5." and sampling_of(session).top_p == 0.5
+    assert session.sampling.temperature == 0
+    assert session.sampling.max_new_tokens == 256
+    assert execute(session, "/top-p 0.5") == "Top-p 0.5." and session.sampling.top_p == 0.5
     assert execute(session, "/max-tokens 9") == "Replies of up to 9 tokens."
-    assert sampling_of(session).max_new_tokens == 9
+    assert session.sampling.max_new_tokens == 9
 
 
-def test_help_and_quit(session: ChatSession) -> None:
+def test_help_and_quit(session: Chat) -> None:
     lines = execute(session, "/help").splitlines()
     assert [line.split()[0] for line in lines] == [f"/{name}" for name in COMMANDS]
     assert max(map(len, lines)) < 80

@@ -8,22 +8,23 @@ from pathlib import Path
 import pytest
 
 from persona_tui.chat import Conversation, SessionStore
-from persona_tui.chat.commands import ChatSession, execute
-from persona_tui.chat.replies import Stretch, check_same, replay, stretches
+from persona_tui.chat.chat import Chat
+from persona_tui.chat.commands import execute
+from persona_tui.chat.replay import Stretch, check_same, replay, stretches
 from persona_tui.core.errors import SessionError
 from persona_tui.project.project import Project
 
 
-def saved(session: ChatSession) -> Conversation:
+def saved(session: Chat) -> Conversation:
     """The conversation as its file has it."""
     id = str(session.session_id)
     session.close()
     return SessionStore(session.project.workspace).load(id)[0]
 
 
-def spoken(session: ChatSession, persona: str, *strengths: float) -> None:
+def spoken(session: Chat, persona: str, *strengths: float) -> None:
     """A turn in which the strength changes after every fourth token."""
-    turn = session.take_turn("What is a good life?")
+    turn = session.events(session.say("What is a good life?"))
     execute(session, f"/persona {persona}")
     for strength in strengths:
         for _ in range(4):
@@ -32,12 +33,12 @@ def spoken(session: ChatSession, persona: str, *strengths: float) -> None:
     list(turn)
 
 
-def test_a_session_comes_out_the_same(session: ChatSession, persona: str) -> None:
+def test_a_session_comes_out_the_same(session: Chat, persona: str) -> None:
     session.sampling_changes["temperature"] = 1.5
     spoken(session, persona, 0.6, 1.5, -0.4)
     execute(session, "/safety off")
     execute(session, "/system Be brief.")
-    list(session.take_turn("Go on."))
+    list(session.events(session.say("Go on.")))
     execute(session, "/max-tokens 5")
     execute(session, "/regenerate")
     execute(session, "/continue")
@@ -53,7 +54,7 @@ def test_a_session_comes_out_the_same(session: ChatSession, persona: str) -> Non
     assert [result.tokens for result in results] == [len(stretch.tokens) for stretch in recorded]
 
 
-def test_it_is_the_changes_that_matter(session: ChatSession, persona: str) -> None:
+def test_it_is_the_changes_that_matter(session: Chat, persona: str) -> None:
     session.sampling_changes = {"temperature": 0.0}
     spoken(session, persona, 3.0)
     (stretch,) = stretches(saved(session))
@@ -65,9 +66,7 @@ def test_it_is_the_changes_that_matter(session: ChatSession, persona: str) -> No
     assert result.expected == stretch.tokens[result.tokens] != result.got
 
 
-def test_the_present_mix_and_what_is_loaded_stay(
-    project: Project, session: ChatSession, persona: str
-) -> None:
+def test_the_present_mix_and_what_is_loaded_stay(project: Project, session: Chat, persona: str) -> None:
     spoken(session, persona, 0.5)
     project.personas.unload(persona)
     mix = project.engine.mix
@@ -76,7 +75,7 @@ def test_the_present_mix_and_what_is_loaded_stay(
     assert project.engine.mix == mix and persona not in project.personas.list_loaded()
 
 
-def test_the_floor_is_where_it_was(session: ChatSession, persona: str) -> None:
+def test_the_floor_is_where_it_was(session: Chat, persona: str) -> None:
     session.project.engine.set_safety_floor(90)
     spoken(session, persona, 0.5)
     session.project.engine.set_safety_floor(25)
@@ -85,7 +84,7 @@ def test_the_floor_is_where_it_was(session: ChatSession, persona: str) -> None:
     assert replay(session.project.engine, stretch).equal
 
 
-def test_a_reply_that_was_one_of_two_rows(session: ChatSession, persona: str) -> None:
+def test_a_reply_that_was_one_of_two_rows(session: Chat, persona: str) -> None:
     """As an A/B comparison records it: the whole batch is written again."""
     from persona_tui.chat.replies import prepare
     from persona_tui.core.mix import Mix
@@ -93,7 +92,7 @@ def test_a_reply_that_was_one_of_two_rows(session: ChatSession, persona: str) ->
     engine, conversation = session.project.engine, session.conversation
     sampling = type(engine.sampling)(24, 1.5, 1.0, 7)
     mixes = [Mix({persona: 1.0}, 0.5), Mix()]
-    session._save()
+    session._open_log()
     conversation.add_user("Who are you?")
     prepared = prepare(engine, conversation.messages(), None, sampling)
     rows = [engine.describe(mix) for mix in mixes]
@@ -101,7 +100,7 @@ def test_a_reply_that_was_one_of_two_rows(session: ChatSession, persona: str) ->
         conversation.regenerate(1, {**prepared.settings, "mix": rows[row], "rows": rows, "row": row})
         for row in range(2)
     ]
-    for event in engine.compare(prepared.messages, mixes, sampling=sampling):
+    for event in engine.stream_rows(prepared.messages, mixes, sampling=sampling):
         conversation.extend(replies[event.row], event.text, event.token_id)
     for reply in replies:
         conversation.finish(reply)
@@ -110,11 +109,33 @@ def test_a_reply_that_was_one_of_two_rows(session: ChatSession, persona: str) ->
     assert replay(engine, first).equal and replay(engine, second).equal
 
 
+def test_another_day_changes_nothing(session: Chat, persona: str) -> None:
+    """The date that a template writes is kept with the session: replies of a week ago come out the same."""
+    from persona_tui.model.text import Rendering
+
+    model = session.project.engine.model
+    plain, before = model.tokenizer.chat_template, model.rendering
+    model.tokenizer.chat_template = "Today is {{ strftime_now('%d %b %Y') }}.\n" + plain
+    try:
+        model.rendering = Rendering("2024-02-29T12:00:00")
+        spoken(session, persona, 0.5)
+        model.rendering = Rendering("2031-12-01T12:00:00")
+        list(session.events(session.say("And tomorrow?")))  # the conversation goes on with its own date
+        recorded = stretches(saved(session))
+        assert [each.settings["rendering"] for each in recorded] == [{"date": "2024-02-29T12:00:00"}] * 2
+        assert all(replay(session.project.engine, each).equal for each in recorded)
+        assert model.rendering.date == "2031-12-01T12:00:00"
+        recorded[0].settings["rendering"] = {"date": "1999-01-01T12:00:00"}
+        assert not replay(session.project.engine, recorded[0]).equal
+    finally:
+        model.tokenizer.chat_template, model.rendering = plain, before
+
+
 # --- what cannot come out the same ---
 
 
 @pytest.fixture
-def stretch(session: ChatSession, persona: str) -> Stretch:
+def stretch(session: Chat, persona: str) -> Stretch:
     session.sampling_changes["max_new_tokens"] = 4
     spoken(session, persona)
     return stretches(saved(session))[0]

@@ -19,7 +19,7 @@ def first_use(call: Cli, tmp_path: Path) -> Cli:
 
 
 def test_a_question_through_a_pipe() -> None:
-    result = finish(spawn("--workspace", REPOSITORY, "chat"), "What is bread?\n")
+    result = finish(spawn("--workspace", REPOSITORY, "--model", "tiny", "chat"), "What is bread?\n")
     assert result.status == 0, result.err
     assert len(result.out.split()) > 3
     assert result.err == ""

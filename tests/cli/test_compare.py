@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from persona_tui.chat.commands import ChatSession, CommandError, complete, execute
-from persona_tui.chat.comparison import Answer, Comparison, parse_setting, parse_settings, setting_as_text
-from persona_tui.chat.replies import replay, stretches
+from persona_tui.chat.chat import Chat
+from persona_tui.chat.commands import complete, execute
+from persona_tui.chat.replay import replay, stretches
+from persona_tui.chat.replies import ChatReply, ReplyRow
+from persona_tui.chat.setting import parse_setting, parse_settings, setting_as_text
 from persona_tui.cli.compare import side_by_side
 from persona_tui.core.errors import ModelLoadError, PersonaNotFoundError, PersonaTuiError
 from persona_tui.core.mix import Mix
@@ -22,8 +24,8 @@ SAGE = "persona=sage,strength=0.5"
 
 
 @pytest.fixture
-def session(workspace: Path, tiny_model: Path) -> ChatSession:
-    session = ChatSession.start(Project.open(workspace, model=str(tiny_model)))
+def session(workspace: Path, tiny_model: Path) -> Chat:
+    session = Chat.start(Project.open(workspace, model=str(tiny_model)))
     execute(session, "/seed 3")  # A random model says nothing but blanks now and then, which is not kept.
     return session
 
@@ -82,7 +84,7 @@ def test_what_is_left_out_is_as_before() -> None:
 
 def test_answers_stand_side_by_side_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    answers = [Answer(Mix({"sage": 1.0})), Answer(Mix())]
+    answers = [ReplyRow(Mix({"sage": 1.0})), ReplyRow(Mix())]
     lines = side_by_side(answers, 100).splitlines()
     assert lines[0].index("B: no persona") == 51
 
@@ -90,23 +92,23 @@ def test_answers_stand_side_by_side_on_a_terminal(monkeypatch: pytest.MonkeyPatc
 # Slash commands ---------------------------------------------------------------------------------------------
 
 
-def test_what_is_kept_is_in_the_conversation_with_the_other_beside_it(session: ChatSession) -> None:
+def test_what_is_kept_is_in_the_conversation_with_the_other_beside_it(session: Chat) -> None:
     shown = execute(session, f"/compare {SAGE} vs persona=none Who are you?")
     assert "A: sage 0.50" in shown and "/keep A" in shown
-    assert session.messages == [], "nothing is said before an answer is kept"
-    assert execute(session, "/keep b") == "Kept B."
+    assert session.conversation.messages() == [], "nothing is said before an answer is kept"
+    assert execute(session, "/keep b") == "Kept B. A stays beside it."
     reply = session.conversation.last_reply()
     assert reply is not None and session.conversation.siblings(reply.id) == (1, 2)
-    assert [message["role"] for message in session.messages] == ["user", "assistant"]
+    assert [message["role"] for message in session.conversation.messages()] == ["user", "assistant"]
     execute(session, "/compare")
     execute(session, "/keep a")
     reply = session.conversation.last_reply()
     assert reply is not None and session.conversation.siblings(reply.id)[1] == 4
-    with pytest.raises(CommandError, match="nothing was compared"):
+    with pytest.raises(PersonaTuiError, match="nothing was compared"):
         execute(session, "/keep a")
 
 
-def test_what_is_kept_can_be_replayed(session: ChatSession) -> None:
+def test_what_is_kept_can_be_replayed(session: Chat) -> None:
     execute(session, f"/compare {SAGE} vs persona=fool,strength=-0.5 Who are you?")
     execute(session, "/keep a")
     runs = stretches(session.conversation)
@@ -115,15 +117,15 @@ def test_what_is_kept_can_be_replayed(session: ChatSession) -> None:
         assert replay(session.project.engine, run).equal
 
 
-def test_what_changed_while_it_was_written_is_replayed_too(session: ChatSession) -> None:
+def test_what_changed_while_it_was_written_is_replayed_too(session: Chat) -> None:
     conversation, engine = session.conversation, session.project.engine
     mixes = [Mix({"sage": 1.0}, 0.3, capping=False), Mix(capping=False)]
     engine.set_mix(mixes[0])
-    comparison = Comparison(conversation, mixes, "Who are you?", follower=0)
-    for event in comparison.speak(engine, replace(engine.sampling, seed=3)):
+    comparison = ChatReply.beside(conversation, mixes, "Who are you?", follower=0)
+    for event in comparison.write(engine, replace(engine.sampling, seed=3)):
         if (event.row, event.index) == (0, 0):
             engine.set_mix(replace(mixes[0], strength=0.8))
-    assert comparison.answers[0].mix.strength == 0.8
+    assert comparison.rows[0].mix.strength == 0.8
     kept = comparison.keep(0)
     assert comparison.nodes[0] == kept == conversation.path()[-1].id
     assert [change.index for change in conversation.node(kept).runs[0].changes] == [1]
@@ -137,7 +139,7 @@ def test_a_setting_is_written_as_it_is_typed(text: str) -> None:
     assert parse_setting(setting_as_text(mix), Mix({"fool": 1.0}, 0.9, capping=False)) == mix
 
 
-def test_what_cannot_be_compared_or_kept_is_an_error(session: ChatSession) -> None:
+def test_what_cannot_be_compared_or_kept_is_an_error(session: Chat) -> None:
     with pytest.raises(PersonaTuiError, match="nothing to answer"):
         execute(session, "/compare")
     with pytest.raises(PersonaNotFoundError):
@@ -146,12 +148,10 @@ def test_what_cannot_be_compared_or_kept_is_an_error(session: ChatSession) -> No
     for letter in ("c", "", "ab"):
         with pytest.raises(PersonaTuiError, match="/keep A"):
             execute(session, f"/keep {letter}")
-    assert session.messages == [], "nothing was kept"
+    assert session.conversation.messages() == [], "nothing was kept"
 
 
-def test_another_model_is_talked_to_and_a_bad_one_changes_nothing(
-    session: ChatSession, tiny_model: Path
-) -> None:
+def test_another_model_is_talked_to_and_a_bad_one_changes_nothing(session: Chat, tiny_model: Path) -> None:
     session.change_mix(weights={"sage": 1.0})
     with pytest.raises(ModelLoadError):
         execute(session, "/model ./nowhere")

@@ -52,16 +52,17 @@ def test_a_change_in_the_middle_of_a_reply_comes_out_the_same(
     call: Cli, workspace: Path, tmp_path: Path
 ) -> None:
     """On the built-in model: the strength moves while a reply is written."""
-    from persona_tui.chat.commands import ChatSession, execute
+    from persona_tui.chat.chat import Chat
+    from persona_tui.chat.commands import execute
     from persona_tui.core.workspace import packaged_root
 
     root = tmp_path / "builtin"
     root.mkdir()
     shutil.copytree(packaged_root() / "vectors", root / "vectors")
     (root / "config.yaml").write_text("generation: {max_new_tokens: 20, temperature: 1.5}\n")
-    session = ChatSession.start(Project.open(root))
+    session = Chat.start(Project.open(root))
     execute(session, f"/persona {session.project.personas.list_available()[0]}")
-    turn = session.take_turn("What is a good life?")
+    turn = session.events(session.say("What is a good life?"))
     for strength in (0.6, 1.2):
         for _ in range(3):
             next(turn)

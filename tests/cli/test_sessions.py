@@ -42,7 +42,7 @@ def test_a_chat_in_lines_is_saved(talk: Cli, store: SessionStore, tiny_model: Pa
 def test_it_can_be_gone_on_with(talk: Cli, store: SessionStore) -> None:
     result = talk("chat", "--resume", "last", "--strength", "0.7", stdin="Again?\n/branch\n/strength\n")
     assert result.status == 0, result.err
-    assert "Colours: 2 messages." in result.err and "Strength 0.70." in result.err
+    assert "Resumed: Colours." in result.err and "Strength 0.70." in result.err
     assert (
         "#2 model" not in result.err and "#3 model (2 of 2)" in result.err and "#4 you: Again?" in result.err
     )

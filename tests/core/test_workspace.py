@@ -169,6 +169,41 @@ def test_slugs_of_two_folders_with_one_name_differ() -> None:
     assert len(model_slug("/a/" + "x" * 500)) < 100
 
 
+def test_one_model_has_one_folder_of_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However it is spelled, in Python as on the command line."""
+    monkeypatch.chdir(tmp_path)
+    model = tmp_path / "models" / "x"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    (model / "x.gguf").write_bytes(b"GGUF")
+    workspace = Workspace(tmp_path / "workspace")
+    spellings = ["models/x", "models/x/", "./models/x", "models/../models/x", str(model), f"{model}/"]
+    assert len({workspace.model_dir(each) for each in spellings}) == 1
+    assert workspace.model_dir(workspace.slug("models/x")) == workspace.model_dir("models/x")
+    files = ["models/x/x.gguf", "./models/x/x.gguf", str(model / "x.gguf")]
+    assert len({workspace.model_dir(each) for each in files}) == 1
+    assert workspace.model_dir("org/name") == workspace.vectors / "org--name"
+
+
+def test_vectors_made_under_the_former_name_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = tmp_path / "models" / "x"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    workspace = Workspace(tmp_path)
+    (workspace.vectors / "models--x").mkdir(parents=True)
+    for name in ("models/x", "./models/x/", str(model)):
+        assert workspace.model_dir(name).name == "models--x"
+
+
+@pytest.mark.parametrize("name", ["./nothing", "/no/where", "a/b/c", "models/x/"])
+def test_a_path_to_nothing_is_an_error(tmp_path: Path, name: str) -> None:
+    with pytest.raises(WorkspaceError, match="There is no model folder"):
+        Workspace(tmp_path).model_dir(name)
+
+
 # --- writes ---
 
 

@@ -80,8 +80,11 @@ JSON = st.recursive(
         st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
-                "messages role content from value prompt chosen rejected choices message mapping body "
-                "response parts parent user assistant author".split()
+                [
+                    *("messages", "role", "content", "from", "value", "prompt", "chosen", "rejected"),
+                    *("choices", "message", "mapping", "body", "response", "parts", "parent"),
+                    *("user", "assistant", "author"),
+                ]
             ),
             inner,
             max_size=4,

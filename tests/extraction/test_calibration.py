@@ -1,84 +1,88 @@
-"""Calibration: what is tried, how it is measured, and what is chosen."""
+"""Calibration: which sizes are tried, how they are measured, and what is chosen."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
-from persona_tui.core.config import override
+from persona_tui.core.config import Settings, override
 from persona_tui.core.errors import DatasetError, JobCancelled
+from persona_tui.core.workspace import Workspace, packaged_root
+from persona_tui.datasets.records import read_questions
 from persona_tui.extraction import ActivationExtractor, PersonaStudio, calibrate, weakness
 from persona_tui.extraction.calibration import (
-    DEFAULT_STRENGTH,
-    Measured,
+    Bench,
     Point,
-    candidate_places,
+    bands,
+    between,
     choose,
-    edge_points,
+    find_band,
+    fit_contrast,
+    likeliest,
+    question_cost,
+    question_count,
     repetition,
 )
-from persona_tui.model import Interventions, Request, Sampling, conversation
-from persona_tui.vectors.persona import Calibration, PersonaVector
+from persona_tui.model import Interventions, ModelWrapper, Request, Sampling, conversation
+from persona_tui.project.project import Project
+from persona_tui.vectors.persona import (
+    DEFAULT_DOSE,
+    DEFAULT_STRENGTH,
+    Calibration,
+    PersonaVector,
+    default_gain,
+    dose,
+)
 
-MARGIN = 0.5
+MARGIN = 0.3
 
 
-def measured(expression: float, drop: float = 0.1, loudness: float = 1.0, repeated: float = 0.0) -> Measured:
-    return Measured(Point("response", (1,), 1.0), expression, drop, repeated, loudness, questions=4)
+def point(expression: float, drop: float = 0.1, size: float = 1.0, repeated: float = 0.0) -> Point:
+    return Point(size, expression, drop, repeated)
 
 
 def test_the_most_expressive_fluent_point_is_chosen() -> None:
-    best = measured(0.9, drop=0.4)
-    assert choose([measured(0.4), best, measured(1.5, drop=0.9)], MARGIN) is best
+    best = point(0.9, drop=0.25)
+    assert choose([point(0.4), best, point(1.5, drop=0.9)], MARGIN) is best
 
 
 def test_among_equals_the_quietest_is_chosen() -> None:
-    quiet = measured(0.97, loudness=1.0)
-    assert choose([measured(1.0, loudness=2.0), quiet, measured(0.5, loudness=0.5)], MARGIN) is quiet
+    quiet = point(0.99, size=1.0)
+    assert choose([point(1.0, size=2.0), quiet, point(0.5, size=0.5)], MARGIN) is quiet
 
 
 def test_louder_than_the_system_prompt_is_no_merit() -> None:
-    quiet = measured(1.0, loudness=1.0)
-    assert choose([measured(2.0, loudness=3.0), quiet], MARGIN) is quiet
+    quiet = point(1.0, size=1.0)
+    assert choose([point(2.0, size=3.0), quiet], MARGIN) is quiet
 
 
 def test_a_loop_is_not_fluent_however_probable_it_is() -> None:
-    loop = measured(1.0, drop=-2.0, repeated=0.6)
-    assert choose([loop, measured(0.3)], MARGIN) is not loop
+    loop = point(1.0, drop=-2.0, repeated=0.6)
+    assert choose([loop, point(0.3)], MARGIN) is not loop
 
 
 def test_when_nothing_is_fluent_the_least_bad_is_chosen() -> None:
-    least = measured(0.9, drop=0.7)
-    assert choose([measured(1.0, drop=3.0), least, measured(0.0, drop=0.6)], MARGIN) is least
+    least = point(0.9, drop=0.5)
+    assert choose([point(1.0, drop=3.0), least, point(0.0, drop=0.4)], MARGIN) is least
 
 
-def sweep(layer: int, *points: tuple[float, float, float]) -> list[Measured]:
-    """A place's points: coefficient, expression, fluency drop."""
-    return [
-        Measured(Point("response", (layer,), coefficient), expression, drop, 0.0, coefficient, questions=4)
-        for coefficient, expression, drop in points
-    ]
+def test_the_size_is_read_off_between_two_measured_ones() -> None:
+    found = choose(between([point(0.2, 0.1, 1.0), point(0.8, 0.5, 4.0)]), MARGIN)
+    assert found.coefficient == pytest.approx(2.0, rel=0.05)  # half-way, in equal ratios
+    assert found.expression == pytest.approx(0.5, abs=0.03)
 
 
-def test_the_last_points_lie_where_a_smoothed_sweep_begins_to_cost_too_much() -> None:
-    # One lucky reply makes a louder point seem cheaper; without smoothing the edge would lie before 2.
-    bumpy = sweep(1, (1, 0.2, 0.1), (2, 0.4, 0.5), (3, 0.6, 0.3), (4, 0.9, 0.5), (5, 1.0, 1.5))
-    assert {point.layers for point in edge_points(bumpy, MARGIN)} == {(1,)}
-    middle = sorted(point.coefficient for point in edge_points(bumpy, MARGIN))[1:3]
-    assert 3 < middle[0] <= middle[1] < 4
-
-
-def test_the_last_points_are_at_the_most_expressive_places_that_have_an_edge() -> None:
-    weak = sweep(1, (1, 0.1, 0.1), (2, 0.2, 1.0))
-    clear = sweep(2, (1, 0.5, 0.1), (2, 0.9, 1.0))
-    middling = sweep(3, (1, 0.3, 0.1), (2, 0.6, 1.0))
-    harmless = sweep(4, (1, 0.1, 0.0), (2, 0.2, 0.1))
-    broken = sweep(5, (1, 1.0, 2.0), (2, 1.0, 3.0))
-    points = edge_points([*weak, *clear, *middling, *harmless, *broken], MARGIN)
-    assert list(dict.fromkeys(point.layers for point in points)) == [(2,), (3,)]
-    assert edge_points([*harmless, *broken], MARGIN) == []
+@pytest.mark.parametrize("top", [0.02, 0.3, 0.8, 3.0, 10.0])
+def test_the_search_finds_the_likeliest_size_in_few_steps(top: float) -> None:
+    tried = likeliest(lambda size: 1 - math.log(size / top) ** 2, start=1.0)
+    best = max(tried, key=lambda size: tried[size])
+    assert len(tried) <= 9
+    assert abs(math.log(best / top)) < math.log(2) or best in (min(tried), max(tried))
+    if 0.25 <= top <= 4:
+        assert tried[best] > 0.95
 
 
 def test_weakness_says_what_is_wrong() -> None:
@@ -89,22 +93,6 @@ def test_weakness_says_what_is_wrong() -> None:
     assert weakness(calibration(0.9, fluent=True)) is None
     assert "only 20%" in str(weakness(calibration(0.2, fluent=True)))
     assert "0.80 nats" in str(weakness(calibration(0.9, fluent=False)))
-
-
-def test_places_are_single_layers_and_bands_of_the_middle() -> None:
-    assert candidate_places(range(2, 7), (4, 5), 8) == [
-        *((2,), (3,), (4,), (5,)),
-        *((2, 3), (2, 3, 4), (2, 3, 4, 5), (4, 5)),
-    ]
-    places = candidate_places(range(7, 27), range(14, 22), 28)
-    singles = [place for place in places if len(place) == 1]
-    assert 4 <= len(singles) <= 6 and all(7 <= layer < 21 for (layer,) in singles)
-    assert tuple(range(14, 22)) in places
-
-
-def test_places_exist_in_the_smallest_models() -> None:
-    assert candidate_places((0,), (0,), 1) == [(0,)]
-    assert candidate_places((0, 1), (1,), 2) == [(0,), (1,), (0, 1)]
 
 
 def test_repetition_is_the_share_of_repeated_phrases() -> None:
@@ -128,23 +116,140 @@ def test_every_row_of_a_sweep_is_steered_by_its_own_point(
     assert steered.token_ids == alone.token_ids
 
 
-def test_a_calibration_records_every_point_and_marks_one(sage: PersonaVector) -> None:
+def test_scoring_steers_every_position(extracted: PersonaStudio, sage: PersonaVector) -> None:
+    """Against a hook of the test's own."""
+    model, layer = extracted.extractor.model, sage.layers[1]
+    vector = 8 * sage.safe["response"][1]
+    pair = (conversation("Tell me a story, please."), "Once there was a sage.")
+    scored, plain = model.score([pair], Interventions({layer: vector}))[0], model.score([pair])[0]
+    block = model.model.model.layers[layer]
+    handle = block.register_forward_hook(lambda module, given, output: output + vector)
+    try:
+        expected = model.score([pair])[0]
+    finally:
+        handle.remove()
+    assert scored.logprob == pytest.approx(expected.logprob, abs=1e-5)
+    assert abs(scored.logprob - plain.logprob) > 0.01
+
+
+@pytest.fixture(scope="module")
+def shipped() -> tuple[ActivationExtractor, PersonaVector]:
+    """The model that comes with the package, a persona of it, and held-out questions."""
+    project = Project(Workspace(packaged_root()), override(Settings(), {"model.name": "builtin"}))
+    extractor = ActivationExtractor(
+        ModelWrapper.load("builtin"),
+        override(Settings(), {"calibration.questions": 4, "calibration.max_new_tokens": 24}),
+        questions=read_questions(project.workspace),
+        axes=project.personas.axes,
+    )
+    return extractor, project.personas.get("trickster")
+
+
+def test_steering_recovers_much_of_what_the_prompts_do(
+    shipped: tuple[ActivationExtractor, PersonaVector],
+) -> None:
+    bench = Bench(*shipped)
+    assert bench.effect > 0.3
+    assert bench.recovered(0.0) == pytest.approx(0.0, abs=1e-4)
+    sizes = likeliest(bench.recovered, bench.coefficient(DEFAULT_DOSE))
+    best = max(sizes, key=lambda size: sizes[size])
+    assert sizes[best] > 0.4
+    assert bench.recovered(4 * best) < sizes[best]
+    assert bench.recovered(-best) < 0
+
+
+def test_louder_is_more_expressive_and_less_fluent(
+    shipped: tuple[ActivationExtractor, PersonaVector],
+) -> None:
+    bench = Bench(*shipped)
+    nothing, some, much = bench.sweep([0.0, bench.coefficient(2.0), bench.coefficient(5.0)], capped=False)
+    assert nothing.expression == pytest.approx(0.0, abs=1e-4)
+    assert nothing.expression < some.expression < much.expression
+    assert much.fluency_drop > some.fluency_drop
+
+
+def test_a_calibration_records_what_was_tried_and_marks_one(
+    extracted: PersonaStudio, sage: PersonaVector
+) -> None:
     calibration = sage.calibration
     assert calibration is not None
+    assert calibration.layers == extracted.extractor.band
     chosen = [point for point in calibration.curve if point["chosen"]]
-    assert len(chosen) == 1
-    assert chosen[0]["recipe"] == calibration.recipe
-    assert tuple(chosen[0]["layers"]) == calibration.layers
+    assert len(chosen) == 1 and chosen[0]["stage"] == "between"
     assert calibration.gain * DEFAULT_STRENGTH == pytest.approx(chosen[0]["coefficient"], abs=1e-3)
-    assert {point["stage"] for point in calibration.curve} == {"coarse", "fine"}
-    assert {point["recipe"] for point in calibration.curve} == {"response", "prompt_last"}
+    measured = [point["coefficient"] for point in calibration.curve if point["stage"] == "sweep"]
+    assert min(measured) <= chosen[0]["coefficient"] <= max(measured)
+    assert calibration.recovered == max(share for _, share in calibration.recovery)
+    assert calibration.questions == 2
+
+
+def test_it_is_measured_with_the_floor_that_is_in_force(
+    extracted: PersonaStudio, sage: PersonaVector
+) -> None:
+    assert sage.calibration is not None and extracted.manager.axes is not None
+    assert sage.calibration.floor == extracted.manager.axes.default_capping_axis
+    off = override(extracted.extractor.settings, {"steering.capping": False})
+    extractor = ActivationExtractor(extracted.extractor.model, off, axes=extracted.manager.axes)
+    extractor.held_out_questions = extracted.extractor.held_out_questions
+    free = calibrate(extractor, sage)
+    assert free.floor is None and free.floor_leaves is None
+    assert free.recovered == pytest.approx(sage.calibration.recovered, abs=1e-3)
+
+
+def test_an_uncalibrated_persona_has_the_usual_dose(extracted: PersonaStudio, sage: PersonaVector) -> None:
+    plain, band = sage.with_calibration(None), extracted.extractor.band
+    assert plain.steering_layers == band
+    added = sum(
+        DEFAULT_STRENGTH
+        * float(vector.norm())
+        / float((plain.mean["response"] - plain.raw["response"])[row].norm())
+        for layer, vector in plain.direction().items()
+        for row in [plain.layers.index(layer)]
+    )
+    assert added == pytest.approx(DEFAULT_DOSE, rel=1e-4)
+    assert default_gain(plain, band) * DEFAULT_STRENGTH * dose(plain, band, "response") == pytest.approx(
+        DEFAULT_DOSE
+    )
+
+
+def test_a_small_extraction_gets_a_small_calibration(extracted: PersonaStudio, sage: PersonaVector) -> None:
+    extractor = ActivationExtractor(
+        extracted.extractor.model, override(extracted.extractor.settings, {"calibration.questions": 50})
+    )
+    extractor.held_out_questions = extracted.extractor.held_out_questions * 20
+    prompts = sage.metadata["prompts"]
+    cost = sum(question_cost(extractor, prompts))
+    assert question_count(extractor, prompts, 20 * cost) == 10
+    assert question_count(extractor, prompts, 1000 * cost) == 40
+    assert question_count(extractor, prompts, 1) == 6
+
+
+def test_the_band_is_kept_unless_another_recovers_more(extracted: PersonaStudio, sage: PersonaVector) -> None:
+    best, table = find_band(extracted.extractor, [sage])
+    assert list(table) == bands(extracted.extractor) and best in table
+    assert table[best] >= table[extracted.extractor.band]
+    assert best == extracted.extractor.band or table[best] == max(table.values())
+
+
+def test_what_has_no_prompts_gets_the_loudest_size_that_is_fluent(
+    extracted: PersonaStudio, sage: PersonaVector
+) -> None:
+    bare = replace(sage, metadata={}, calibration=None)
+    fitted = fit_contrast(extracted.extractor, bare)
+    assert fitted.steering_layers == extracted.extractor.band
+    assert fitted.metadata["gain"] > 0 and fitted.metadata["loudness"]["gained"] is None
+    sides = [
+        [[*conversation("Who are you?"), {"role": "assistant", "content": text}]] for text in ("Yes!", "No.")
+    ]
+    contrasted = fit_contrast(extracted.extractor, bare, *sides)
+    assert isinstance(contrasted.metadata["loudness"]["gained"], float)
 
 
 def test_the_chosen_point_is_fluent_or_the_persona_is_marked_weak(sage: PersonaVector) -> None:
     assert sage.calibration is not None
     chosen = next(point for point in sage.calibration.curve if point["chosen"])
-    any_fluent = any(point["fluent"] for point in sage.calibration.curve if point["stage"] == "fine")
-    assert chosen["fluent"] == any_fluent
+    if any(point["fluent"] for point in sage.calibration.curve if point["stage"] == "sweep"):
+        assert chosen["fluent"]
     assert sage.metadata["weak"] == (weakness(sage.calibration) is not None)
 
 
@@ -153,8 +258,7 @@ def test_a_calibration_can_be_repeated(
     extracted: PersonaStudio, sage: PersonaVector, batch_size: int
 ) -> None:
     own = override(extracted.extractor.settings, {"extraction.batch_size": batch_size})
-    extractor = ActivationExtractor(extracted.extractor.model, own)
-    extractor.questions = extracted.extractor.questions
+    extractor = ActivationExtractor(extracted.extractor.model, own, axes=extracted.manager.axes)
     extractor.held_out_questions = extracted.extractor.held_out_questions
     again = calibrate(extractor, sage)
     assert sage.calibration is not None

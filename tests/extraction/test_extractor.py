@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from persona_tui.core.config import Settings, override
-from persona_tui.core.errors import DatasetError, GenerationError, JobCancelled, VectorFileError
+from persona_tui.core.errors import DatasetError, GenerationError, JobCancelled
 from persona_tui.datasets.schema import Question
 from persona_tui.extraction import ActivationExtractor, ActivationSums, PersonaStudio
+from persona_tui.extraction.extractor import completed
 from persona_tui.model import Activations, ModelWrapper, Request, conversation
 
 PROMPTS = [
@@ -107,10 +108,25 @@ def test_progress_counts_all_of_the_work(model: ModelWrapper, settings: Settings
     seen: list[tuple[int, int, str]] = []
     own = override(settings, {"extraction.batch_size": 4})
     extractor = ActivationExtractor(model, own, on_progress=lambda *values: seen.append(values))
-    extractor.expect(11)
-    extractor.run(requests_of(7), note="first")
-    extractor.run(requests_of(4), note="second")
-    assert seen == [(4, 11, "first"), (7, 11, "first"), (11, 11, "second")]
+    first, second = requests_of(7), requests_of(4)
+    extractor.expect(extractor.work(first) + extractor.work(second))
+    extractor.run(first, note="first")
+    extractor.run(second, note="second")
+    assert [note for _, _, note in seen] == ["first"] * 3 + ["second"] * 2
+    assert seen[0][0] == 0
+    assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
+    total = round((extractor.work(first) + extractor.work(second)).cost(extractor.price))
+    assert {total for _, total, _ in seen} == {total} and seen[-1][0] == total
+
+
+def test_the_tokens_that_pass_through_the_model_are_counted(model: ModelWrapper, settings: Settings) -> None:
+    extractor = ActivationExtractor(model, settings)
+    requests = requests_of(3)
+    read = sum(model.count_tokens(each.messages) for each in requests)
+    sums = extractor.run(requests)
+    assert extractor.tokens == read + sums.tokens
+    extractor.scores([(requests[0].messages, "a reply")])
+    assert extractor.tokens > read + sums.tokens + model.count_tokens(requests[0].messages)
 
 
 @pytest.mark.parametrize("where", ["checkpoint", "on_step"])
@@ -145,12 +161,27 @@ def test_a_persona_is_found_again(extracted: PersonaStudio) -> None:
         assert torch.cosine_similarity(again.raw[recipe], raw, dim=-1).min() > 0.999
 
 
-def test_a_persona_needs_axes_questions_and_prompts(
+def test_without_axes_a_persona_is_made_from_the_baseline_alone(
+    model: ModelWrapper, settings: Settings, questions: list[Question], extracted: PersonaStudio
+) -> None:
+    extractor = ActivationExtractor(model, settings, questions=questions)
+    prompts = [{"system_prompt": text} for text in extracted.manager.get("sage").metadata["prompts"]]
+    persona = extractor.extract_persona("sage", prompts)
+    assert persona.metadata["orthogonalised"] is False
+    for recipe, raw in extracted.manager.get("sage").raw.items():
+        torch.testing.assert_close(persona.raw[recipe], raw, atol=1e-3, rtol=1e-3)
+        assert torch.equal(persona.safe[recipe], persona.raw[recipe])
+    done = completed(persona, extracted.manager.axes)
+    assert "orthogonalised" not in done.metadata
+    assert extracted.manager.axes is not None
+    axis = extracted.manager.axes.safety["response"]
+    assert torch.cosine_similarity(done.safe["response"], axis, dim=-1).abs().max() < 1e-4
+
+
+def test_a_persona_needs_questions_and_prompts(
     model: ModelWrapper, settings: Settings, questions: list[Question], extracted: PersonaStudio
 ) -> None:
     prompt = [{"system_prompt": "You are a wise old sage."}]
-    with pytest.raises(VectorFileError, match="extract-axes comes first"):
-        ActivationExtractor(model, settings, questions=questions).extract_persona("sage", prompt)
     axes = extracted.manager.axes
     with pytest.raises(DatasetError, match="no extraction questions"):
         ActivationExtractor(model, settings, axes=axes).extract_persona("sage", prompt)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from persona_tui.core.errors import (
     DatasetError,
     JobCancelled,
     PersonaTuiError,
-    VectorFileError,
     WorkspaceError,
 )
 from persona_tui.datasets.generator import DatasetGenerator
-from persona_tui.datasets.records import read_archetype
+from persona_tui.datasets.records import catalogue_path, read_archetype
 from persona_tui.extraction import PersonaStudio
 from tests.extraction.conftest import ARCHETYPES, MakeStudio
 
@@ -92,9 +93,108 @@ def test_unusable_names_and_unknown_archetypes_are_errors(studio: PersonaStudio)
         studio.create_from_archetype("wise", "sagge")
 
 
-def test_axes_come_first(make_studio: MakeStudio) -> None:
-    with pytest.raises(VectorFileError, match="extract-axes comes first"):
-        make_studio().create_from_archetype("wise", "sage")
+def test_a_first_persona_needs_a_baseline_and_no_axes(
+    make_studio: MakeStudio, extracted: PersonaStudio
+) -> None:
+    studio = make_studio(UNCALIBRATED)
+    studio.create_from_archetype("wise", "sage")
+    assert studio.manager.axes is None
+    assert studio.manager.get("wise").metadata["orthogonalised"] is False
+    again = make_studio(UNCALIBRATED)  # the baseline is on the disk, and serves the next persona
+    fool = again.create_from_archetype("fool", "trickster")
+    assert again.extractor.tokens == fool.metadata["counts"]["passed"]
+
+
+def test_axes_complete_what_was_made_before_them(make_studio: MakeStudio, extracted: PersonaStudio) -> None:
+    studio = make_studio(UNCALIBRATED)
+    studio.create_from_archetype("wise", "sage")
+    axes, _ = studio.extract_axes()
+    for recipe, safe in studio.manager.get("wise").safe.items():
+        assert torch.equal(safe, studio.manager.get("sage").safe[recipe])
+    assert "orthogonalised" not in studio.manager.get("wise").metadata
+    assert extracted.manager.axes is not None
+    for recipe, mean in extracted.manager.axes.baseline.items():
+        assert torch.equal(axes.baseline[recipe], mean), "the baseline of the first persona became the axes'"
+
+
+def test_another_seed_needs_another_baseline(make_studio: MakeStudio) -> None:
+    studio = make_studio(UNCALIBRATED)
+    studio.create_from_archetype("wise", "sage")
+    other = make_studio({**UNCALIBRATED, "extraction.seed": 5})
+    assert not other.extractor.has_baseline
+    assert make_studio({**UNCALIBRATED, "extraction.num_samples_per_prompt": 2}).extractor.has_baseline
+    assert not make_studio({**UNCALIBRATED, "extraction.num_samples_per_prompt": 9}).extractor.has_baseline
+
+
+def test_cancelled_while_it_is_calibrated_a_persona_stays_and_the_next_call_goes_on(
+    make_studio: MakeStudio,
+) -> None:
+    def stop_in_the_calibration(done: int, total: int, note: str) -> None:
+        if "loudness" in note:
+            raise JobCancelled("cancelled")
+
+    studio = make_studio(on_progress=stop_in_the_calibration)
+    with pytest.raises(JobCancelled):
+        studio.create_from_archetype("wise", "sage")
+    half = make_studio().manager.get("wise")
+    assert half.calibration is None and half.metadata["pending"]
+    with pytest.raises(PersonaTuiError, match="already"):
+        make_studio().create_from_archetype("wise", "trickster")
+    again = make_studio()
+    whole = again.create_from_archetype("wise", "sage")
+    assert whole.calibration is not None and "pending" not in whole.metadata
+    assert torch.equal(whole.raw["response"], half.raw["response"])
+
+
+def test_few_samples_mean_few_replies_of_every_kind(make_studio: MakeStudio) -> None:
+    studio = make_studio({**UNCALIBRATED, "extraction.num_samples_per_prompt": 1})
+    axes, _ = studio.extract_axes()
+    assert axes.metadata["counts"]["safe"] <= 5 and axes.metadata["counts"]["baseline"] <= 5
+    few, more = studio.axes_work(), make_studio(UNCALIBRATED).axes_work()
+    assert sum(each.tokens for each in few.values()) < 0.5 * sum(each.tokens for each in more.values())
+
+
+def test_what_is_announced_is_about_what_passes_through_the_model(make_studio: MakeStudio) -> None:
+    studio = make_studio()
+    prompts = [each.system_prompt for each in read_archetype(studio.workspace, "sage")]
+    planned = studio.persona_work(prompts)
+    assert list(planned) == ["baseline", "replies", "calibration"]
+    studio.create_from_archetype("wise", "sage")
+    assert studio.extractor.tokens == pytest.approx(sum(each.tokens for each in planned.values()), rel=1 / 3)
+
+
+def test_a_description_is_turned_into_prompts_without_the_model(studio: PersonaStudio) -> None:
+    persona = studio.create_from_description("wizard", "A grumpy but secretly kind old wizard")
+    prompts = [prompt.system_prompt for prompt in read_archetype(studio.workspace, "wizard")]
+    assert persona.metadata["prompts"] == prompts and len(set(prompts)) == 5
+    assert all("grumpy but secretly kind old wizard" in prompt for prompt in prompts)
+    assert persona.metadata["prompt_sources"] == ["fallback"]
+
+
+def test_the_catalogue_is_found_where_the_workspace_has_no_such_archetype(studio: PersonaStudio) -> None:
+    entry = {"name": "baker", "summary": "A baker.", "tags": ["craft"], "system_prompts": ["You bake."] * 2}
+    catalogue_path(studio.workspace).write_text(json.dumps(entry) + "\n", encoding="utf-8")
+    persona = studio.create_from_archetype("baker", "baker")
+    assert persona.metadata["prompts"] == ["You bake."] * 2
+    with pytest.raises(DatasetError, match='Did you mean "baker"'):
+        studio.create_from_archetype("new", "bakr")
+
+
+def test_a_found_band_is_remembered(studio: PersonaStudio, make_studio: MakeStudio) -> None:
+    with pytest.raises(PersonaTuiError, match="needs 3 personas"):
+        studio.find_band()
+    for name, archetype in (("one", "sage"), ("two", "trickster"), ("three", "sage")):
+        studio.create_from_archetype(name, archetype)
+    band, table = make_studio().find_band()
+    assert band in table
+    fresh = make_studio().manager
+    assert {fresh.get(name).steering_layers for name in ("one", "two", "three")} == {band}
+    path = studio.manager.vectors_dir / "band.json"
+    path.write_text(json.dumps({"layers": [2, 3]}), encoding="utf-8")
+    assert make_studio().extractor.band == (2, 3)
+    assert make_studio({"extraction.target_layers": [1]}).extractor.band == (1,)
+    path.write_text("no JSON", encoding="utf-8")
+    assert make_studio().extractor.band == studio.extractor.band
 
 
 def test_a_cancelled_job_leaves_vectors_as_they_were(make_studio: MakeStudio) -> None:

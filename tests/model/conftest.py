@@ -16,6 +16,9 @@ from transformers import (
 )
 
 from persona_tui.model import ModelWrapper
+from persona_tui.model.trial import try_model
+
+from .architectures import FAILING, NOT_BUILT, REFUSED, architectures, small_model
 
 torch.set_num_threads(1)
 
@@ -78,11 +81,10 @@ def make_model(family: str = "qwen2", seed: int = 0, **changes: object) -> PreTr
     torch.manual_seed(seed)
     config = AutoConfig.for_model(
         kind,
-        vocab_size=260,
         bos_token_id=None,
         eos_token_id=2,
         initializer_range=0.3,
-        **{**small, **settings, **changes},
+        **{"vocab_size": 260, **small, **settings, **changes},
     )
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.generation_config.pad_token_id = 0
@@ -106,10 +108,24 @@ def base_wrapper() -> ModelWrapper:
     return ModelWrapper(make_model("gpt2"), make_tokenizer(chat=False), "tiny-base")
 
 
-@pytest.fixture(scope="session", params=FAMILIES)
+_OTHERS = [
+    pytest.param(f"small {kind}", marks=pytest.mark.stress)
+    for kind in architectures()
+    if kind not in REFUSED | FAILING | NOT_BUILT
+]
+
+
+@pytest.fixture(scope="session", params=[*FAMILIES, *_OTHERS])
 def any_wrapper(request: pytest.FixtureRequest) -> ModelWrapper:
-    """One wrapper for every family."""
-    return ModelWrapper(make_model(request.param), make_tokenizer(), request.param)
+    """One wrapper for every family; the stress suite has all others that transformers can build small."""
+    kind = request.param.removeprefix("small ")
+    model = make_model(kind) if request.param == kind else small_model(kind)
+    wrapper = ModelWrapper(model, make_tokenizer(), kind)
+    if request.param != kind:
+        trial = try_model(model, wrapper.tokenizer)
+        assert not trial.reason
+        wrapper.own_cache = trial.own_cache
+    return wrapper
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def assert_same(one: Generation, other: Generation) -> None:
 
 def test_finds_every_block(any_wrapper: ModelWrapper) -> None:
     found = find_blocks(any_wrapper.model)
-    assert len(found) == any_wrapper.n_layers == 3
+    assert len(found) == any_wrapper.n_layers >= 2
     assert any_wrapper.hidden_size == 32
 
 

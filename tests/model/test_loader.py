@@ -10,7 +10,7 @@ import torch
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
 from persona_tui.core.errors import ModelLoadError
-from persona_tui.model import ModelWrapper, Request, Sampling, conversation, loader
+from persona_tui.model import ModelWrapper, Request, Sampling, conversation, loader, sources
 from persona_tui.model.blocks import find_blocks
 
 from .conftest import make_model, make_tokenizer
@@ -51,14 +51,15 @@ def test_dtype(folder: Path) -> None:
     assert next(wrapper.model.parameters()).dtype == torch.bfloat16
 
 
-def test_builtin_is_the_packaged_folder(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("name", ["tiny", "builtin"])
+def test_tiny_is_the_packaged_folder(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(loader, "BUILTIN_WEIGHTS", folder)
-    wrapper = ModelWrapper.load("builtin", device="cpu")
-    assert (wrapper.name, wrapper.slug) == ("builtin", "builtin")
-    monkeypatch.setattr(loader, "BUILTIN_WEIGHTS", tmp_path / "nowhere")
-    assert "built-in model's files are missing" in reason("builtin")
+    monkeypatch.setattr(sources, "TINY_WEIGHTS", folder)
+    wrapper = ModelWrapper.load(name, device="cpu")
+    assert (wrapper.name, wrapper.slug, wrapper.source) == (name, "builtin", "tiny")
+    monkeypatch.setattr(sources, "TINY_WEIGHTS", tmp_path / "nowhere")
+    assert "tiny model's files are missing" in reason(name)
 
 
 def test_wrong_paths(tmp_path: Path) -> None:
@@ -75,7 +76,7 @@ def test_missing_weights(folder: Path) -> None:
 
 def test_a_missing_shard(folder: Path) -> None:
     next(folder.glob("model-00002*")).unlink()
-    assert "a file is missing" in reason(folder) and "model-00002" in reason(folder)
+    assert "is incomplete" in reason(folder) and "model-00002" in reason(folder)
 
 
 def test_a_shard_that_lacks_tensors(folder: Path) -> None:

@@ -21,7 +21,7 @@ from persona_tui.monitors.fitter import (
     fit,
     make_folds,
 )
-from persona_tui.monitors.readings import Readings
+from persona_tui.monitors.readings import TextReadings
 
 LAYERS, HIDDEN, SIDE = (0, 1, 2, 3), 16, 30
 HARMS = ("violence", "cyber", "fraud")
@@ -41,29 +41,29 @@ def noise(*shape: int) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def readings() -> Readings:
+def readings() -> TextReadings:
     """Noise around a common mean; layer 2 of `message` knows what is safe, and which harm it is."""
     at = {name: noise(2 * SIDE, len(LAYERS), HIDDEN) + 5 for name in ("message", "prompt_last")}
     at["message"][:SIDE, 2, 0] += 4
     for place in range(SIDE, 2 * SIDE):
         at["message"][place, 2, 1 + place % 3] += 6
-    return Readings(LAYERS, at)
+    return TextReadings(LAYERS, at)
 
 
 @pytest.fixture(scope="module")
-def fitted(readings: Readings) -> fitter.Fitted:
-    tone = Readings(LAYERS, {name: noise(2, len(LAYERS), HIDDEN) for name in readings.at})
+def fitted(readings: TextReadings) -> fitter.FittedMethods:
+    tone = TextReadings(LAYERS, {name: noise(2, len(LAYERS), HIDDEN) for name in readings.at})
     return fit(examples(), readings, tone)
 
 
 @pytest.mark.parametrize("method", [CONTENT, PROJECTION, PROBE])
-def test_the_layer_that_knows_is_found(fitted: fitter.Fitted, method: str) -> None:
+def test_the_layer_that_knows_is_found(fitted: fitter.FittedMethods, method: str) -> None:
     detector = fitted.detectors[method]
     assert (detector.position, detector.layers) == ("message", (2,))
     assert detector.fit["auc"]["value"] > 0.95
 
 
-def test_the_scan_has_every_layer_and_position(fitted: fitter.Fitted) -> None:
+def test_the_scan_has_every_layer_and_position(fitted: fitter.FittedMethods) -> None:
     points = {(point["method"], point["position"], point["layer"]): point for point in fitted.scan}
     assert len(points) == len(fitted.scan) == 4 * 2 * len(LAYERS)
     assert points[CONTENT, "message", 2]["effect"] > 2 > abs(points[CONTENT, "prompt_last", 0]["effect"])
@@ -71,7 +71,7 @@ def test_the_scan_has_every_layer_and_position(fitted: fitter.Fitted) -> None:
     assert area["low"] <= area["value"] <= area["high"]
 
 
-def test_content_is_the_cosine_to_either_mean(fitted: fitter.Fitted, readings: Readings) -> None:
+def test_content_is_the_cosine_to_either_mean(fitted: fitter.FittedMethods, readings: TextReadings) -> None:
     form = fitted.detectors[CONTENT].form
     assert isinstance(form, Cosines)
     rows = readings.at["message"][:, 2]
@@ -81,7 +81,7 @@ def test_content_is_the_cosine_to_either_mean(fitted: fitter.Fitted, readings: R
     torch.testing.assert_close(fitted.stacks["content.message.safe"][2], safe)
 
 
-def test_projection_is_counted_from_the_middle(fitted: fitter.Fitted, readings: Readings) -> None:
+def test_projection_is_counted_from_the_middle(fitted: fitter.FittedMethods, readings: TextReadings) -> None:
     form = fitted.detectors[PROJECTION].form
     rows = readings.at["message"][:, 2]
     safe, dangerous = rows[:SIDE].mean(0), rows[SIDE:].mean(0)
@@ -92,7 +92,7 @@ def test_projection_is_counted_from_the_middle(fitted: fitter.Fitted, readings: 
     )
 
 
-def test_a_probe_in_tensors_is_scikit_learns(fitted: fitter.Fitted, readings: Readings) -> None:
+def test_a_probe_in_tensors_is_scikit_learns(fitted: fitter.FittedMethods, readings: TextReadings) -> None:
     detector, known = fitted.detectors[PROBE], examples()
     rows = readings.at["message"][:, 2].double().numpy()
     pipeline = fitter._pipeline(detector.fit["penalty"])
@@ -102,7 +102,9 @@ def test_a_probe_in_tensors_is_scikit_learns(fitted: fitter.Fitted, readings: Re
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)
 
 
-def test_a_consensus_is_the_mean_of_its_layers_log_odds(fitted: fitter.Fitted, readings: Readings) -> None:
+def test_a_consensus_is_the_mean_of_its_layers_log_odds(
+    fitted: fitter.FittedMethods, readings: TextReadings
+) -> None:
     detector = fitted.detectors[CONSENSUS]
     assert 2 in detector.layers and len(detector.layers) > 1
     assert isinstance(detector.form, Linear)
@@ -112,7 +114,7 @@ def test_a_consensus_is_the_mean_of_its_layers_log_odds(fitted: fitter.Fitted, r
     assert 0 < detector.agreement(rows[0]) <= 1
 
 
-def test_harms_are_told_apart(fitted: fitter.Fitted, readings: Readings) -> None:
+def test_harms_are_told_apart(fitted: fitter.FittedMethods, readings: TextReadings) -> None:
     assert fitted.harms is not None and set(fitted.harms.names) == set(HARMS)
     rows = readings.at["message"][SIDE:, fitted.harms.layer]
     found = [fitted.harms.likeliest(row)[0] for row in rows]
@@ -120,7 +122,7 @@ def test_harms_are_told_apart(fitted: fitter.Fitted, readings: Readings) -> None
     assert fitted.harms.probabilities(rows).sum(-1).numpy() == pytest.approx(np.ones(SIDE), abs=1e-5)
 
 
-def test_tone_learns_no_vector_from_the_queries(fitted: fitter.Fitted, readings: Readings) -> None:
+def test_tone_learns_no_vector_from_the_queries(fitted: fitter.FittedMethods, readings: TextReadings) -> None:
     tone = fitted.detectors[TONE]
     assert tone.fit["auc"]["value"] < fitted.detectors[CONTENT].fit["auc"]["value"]
     assert fitted.best() != TONE
@@ -137,12 +139,12 @@ def test_leaks_would_show() -> None:
     known = examples(templates=6)
     labels = {name: noise(1, HIDDEN) for name in sorted(set(known.groups))}
     rows = torch.stack([labels[name] for name in known.groups])
-    found = fit(known, Readings((0,), {"message": rows}))
+    found = fit(known, TextReadings((0,), {"message": rows}))
     assert found.detectors[PROBE].fit["auc"]["value"] < 0.95
 
 
 @pytest.mark.parametrize("safe", [3, 57])
-def test_too_few_of_a_kind(readings: Readings, safe: int) -> None:
+def test_too_few_of_a_kind(readings: TextReadings, safe: int) -> None:
     few = examples()
     flags = np.arange(2 * SIDE) < safe
     with pytest.raises(DatasetError, match="too few to fit on"):

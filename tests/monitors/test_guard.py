@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from persona_tui.chat import Conversation
-from persona_tui.chat.replies import speak
+from persona_tui.chat.replies import ChatReply
 from persona_tui.core.config import Settings, override
 from persona_tui.core.errors import MonitorError
 from persona_tui.core.mix import Mix
@@ -142,10 +142,10 @@ def test_modes_are_checked() -> None:
 def test_rows_side_by_side_are_judged_each(engine: SteeringEngine, monitor: SelfMonitor) -> None:
     mixes = [Mix(capping=False), Mix(capping=False)]
     guard = Guard(lambda: monitor, "warn")
-    events = list(engine.compare(conversation(ASKED), mixes, guard=guard))
+    events = list(engine.stream_rows(conversation(ASKED), mixes, guard=guard))
     assert [event.row for event in events[:2]] == [0, 1] and all(map(verdict_of, events[:2]))
     refusing = Guard(lambda: tuned(monitor, ALWAYS, NEVER), "refuse")
-    (only,) = engine.compare(conversation(ASKED), mixes, guard=refusing)
+    (only,) = engine.stream_rows(conversation(ASKED), mixes, guard=refusing)
     assert only.finish == "refused"
 
 
@@ -161,11 +161,11 @@ def test_a_reader_who_leaves_closes_the_stream(engine: SteeringEngine, monitor: 
 
 
 def test_a_turn_is_logged_with_its_verdicts(engine: SteeringEngine, monitor: SelfMonitor) -> None:
-    engine.guard = Guard(lambda: monitor, "warn")
+    guard = Guard(lambda: monitor, "warn")
     talk = Conversation()
     talk.add_user(ASKED)
     reply = talk.begin_reply()
-    list(speak(engine, talk, reply, engine.sampling))
+    list(ChatReply.to(talk, reply, engine.mix).write(engine, engine.sampling, guard))
     logged = talk.node(reply).runs[-1].stats["guard"]
     assert set(logged) == {"message", "reply"} and logged["message"]["monitor"] == "default"
     assert len(talk.node(reply).token_texts) == len(talk.node(reply).token_ids)
@@ -174,11 +174,11 @@ def test_a_turn_is_logged_with_its_verdicts(engine: SteeringEngine, monitor: Sel
 def test_a_refused_message_is_not_shown_to_the_model_again(
     engine: SteeringEngine, monitor: SelfMonitor
 ) -> None:
-    engine.guard = Guard(lambda: tuned(monitor, ALWAYS, NEVER), "refuse")
+    guard = Guard(lambda: tuned(monitor, ALWAYS, NEVER), "refuse")
     talk = Conversation()
     talk.add_user("Something dangerous")
     reply = talk.begin_reply()
-    list(speak(engine, talk, reply, engine.sampling))
+    list(ChatReply.to(talk, reply, engine.mix).write(engine, engine.sampling, guard))
     assert talk.node(reply).finish == "refused" and talk.node(reply).text == ""
     assert talk.node(reply).runs[-1].stats["guard"]["message"]["safe"] is False
     assert talk.messages() == []

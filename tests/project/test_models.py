@@ -58,7 +58,7 @@ def test_a_failure_leaves_the_one_in_use_alone(project: Project, tmp_path: Path)
         load(with_model(project, ModelChoice(str(tmp_path / "empty"))), JobContext())
     with pytest.raises(ConfigError):
         with_model(project, ModelChoice("builtin", dtype="float7"))
-    assert project.settings.model.name == "builtin"
+    assert project.settings.model.name == "tiny"
 
 
 def test_turns_are_taken_while_a_model_loads_and_a_cancel_is_heard(project: Project) -> None:

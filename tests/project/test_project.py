@@ -18,7 +18,7 @@ def project(tmp_path: Path) -> Project:
 
 
 def test_options_override_the_file(tmp_path: Path, project: Project) -> None:
-    assert project.settings.model.name == "builtin" and project.slug == "builtin"
+    assert project.settings.model.name == "tiny" and project.slug == "builtin"
     other = Project.open(tmp_path, model="Qwen/Qwen2.5-7B-Instruct", dtype="float16", quantization="4bit")
     assert other.slug == "Qwen--Qwen2.5-7B-Instruct"
     assert other.settings.model.device == "cpu"

@@ -28,7 +28,7 @@ def by_row(events: list[TokenEvent]) -> dict[int, list[TokenEvent]]:
 
 
 def test_each_row_is_the_reply_to_its_mix(engine: SteeringEngine) -> None:
-    rows = by_row(list(engine.compare(ASKED, MIXES)))
+    rows = by_row(list(engine.stream_rows(ASKED, MIXES)))
     assert sorted(rows) == [0, 1, 2]
     for row, mix in enumerate(MIXES):
         alone = list(engine.stream(ASKED, mix=mix))
@@ -41,13 +41,13 @@ def test_each_row_is_the_reply_to_its_mix(engine: SteeringEngine) -> None:
 
 def test_the_same_mix_twice_says_the_same_without_a_seed(engine: SteeringEngine) -> None:
     unseeded = replace(engine.sampling, seed=None)
-    rows = by_row(list(engine.compare(ASKED, [MIXES[1], MIXES[1]], sampling=unseeded)))
+    rows = by_row(list(engine.stream_rows(ASKED, [MIXES[1], MIXES[1]], sampling=unseeded)))
     assert [event.token_id for event in rows[0]] == [event.token_id for event in rows[1]]
 
 
 def test_stopping_ends_every_row(engine: SteeringEngine) -> None:
     stop, events = threading.Event(), list[TokenEvent]()
-    for event in engine.compare(ASKED, MIXES[:2], stop=stop):
+    for event in engine.stream_rows(ASKED, MIXES[:2], stop=stop):
         events.append(event)
         stop.set()
     assert [event.finish for event in events[-2:]] == ["cancelled", "cancelled"]
@@ -58,7 +58,9 @@ def test_a_row_follows_the_present_mix_and_the_other_stays(engine: SteeringEngin
     louder, told = Mix({"sage": 1}, 0.9, capping=False), list[tuple[int, dict[str, Any]]]()
     engine.set_mix(MIXES[1])
     events = list[TokenEvent]()
-    for event in engine.compare(ASKED, [None, MIXES[0]], on_mix=lambda index, mix: told.append((index, mix))):
+    for event in engine.stream_rows(
+        ASKED, [None, MIXES[0]], on_mix=lambda index, mix: told.append((index, mix))
+    ):
         events.append(event)
         if (event.row, event.index) == (1, 2):
             engine.set_mix(louder)
@@ -78,11 +80,11 @@ def test_a_row_follows_the_present_mix_and_the_other_stays(engine: SteeringEngin
 
 def test_an_unknown_persona_is_named(engine: SteeringEngine) -> None:
     with pytest.raises(PersonaNotFoundError, match='Did you mean "sage"'):
-        list(engine.compare(ASKED, [Mix({"sagee": 1})]))
+        list(engine.stream_rows(ASKED, [Mix({"sagee": 1})]))
 
 
 def test_every_token_says_how_certain_the_model_was(engine: SteeringEngine) -> None:
-    for event in engine.compare(ASKED, MIXES[:2]):
+    for event in engine.stream_rows(ASKED, MIXES[:2]):
         assert 0 <= event.entropy <= torch.tensor(float(engine.model.model.config.vocab_size)).log() + 1e-4
 
 

@@ -13,7 +13,7 @@ import torch
 from persona_tui.core.config import Settings, override
 from persona_tui.model import ModelWrapper
 from persona_tui.traits.definition import TraitDefinition, read_definition
-from persona_tui.traits.extract import TraitExtractor
+from persona_tui.traits.extract import PersonaVectorExtractor
 from persona_tui.traits.score import TraitScorer
 from persona_tui.traits.vector import TraitStore, TraitVector
 from tests.model.conftest import make_model, make_tokenizer
@@ -103,7 +103,7 @@ def definition(tmp_path_factory: pytest.TempPathFactory) -> TraitDefinition:
 
 @pytest.fixture(scope="session")
 def trait(model: ModelWrapper, settings: Settings, definition: TraitDefinition) -> TraitVector:
-    return TraitExtractor(model, settings).extract(definition)
+    return PersonaVectorExtractor(model, settings).extract(definition)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from persona_tui.extraction.calibration import DEFAULT_STRENGTH
 from persona_tui.model import ModelWrapper, Sampling, conversation
 from persona_tui.steering import Mix, SteeringEngine, parse_blend
 from persona_tui.traits.definition import TraitDefinition, read_definition
-from persona_tui.traits.extract import NATURAL, TraitExtractor, left_out_scores
+from persona_tui.traits.extract import NATURAL, PersonaVectorExtractor, left_out_scores
 from persona_tui.traits.live import LiveTraits
 from persona_tui.traits.policy import Policy
 from persona_tui.traits.vector import RECIPE, TraitStore, TraitVector
@@ -90,7 +90,7 @@ def test_the_test_set_chooses_nothing(
 ) -> None:
     swapped = [{**each, "high": each["low"], "low": each["high"]} for each in situations("test")]
     path = write_lines(tmp_path / "loudness.jsonl", [HEAD, *situations("train"), *swapped])
-    other = TraitExtractor(model, settings).extract(read_definition(path))
+    other = PersonaVectorExtractor(model, settings).extract(read_definition(path))
     assert other.reading.held_out is not None and other.reading.held_out.auc.value < 0.1
     assert "held-out" in str(other.reading.weakness) and trait.reading.weakness is None
     same = ("layer", "threshold", "strength", "separation")
@@ -98,18 +98,18 @@ def test_the_test_set_chooses_nothing(
 
 
 def test_opposed_system_prompts(model: ModelWrapper, settings: Settings, definition: TraitDefinition) -> None:
-    trait = TraitExtractor(model, settings).extract(definition, "prompts")
+    trait = PersonaVectorExtractor(model, settings).extract(definition, "prompts")
     assert trait.reading.recipe == "prompts"
     pairs = trait.vector.metadata["pairs"]
     assert pairs["generated"] == 2 * 4
     assert 4 <= pairs["kept"] == trait.reading.counts["high"] <= 8
     assert trait.vector.metadata["expression"] > 0
-    again = TraitExtractor(model, settings).extract(definition, "prompts")
+    again = PersonaVectorExtractor(model, settings).extract(definition, "prompts")
     torch.testing.assert_close(again.direction, trait.direction)
 
 
 def test_too_little_to_extract_from(model: ModelWrapper, settings: Settings, tmp_path: Path) -> None:
-    extractor = TraitExtractor(model, settings)
+    extractor = PersonaVectorExtractor(model, settings)
     few = [HEAD, *situations("train", ("the sea", "a road"))]
     definition = read_definition(write_lines(tmp_path / "few.jsonl", few))
     with pytest.raises(DatasetError, match="at least 4 are needed"):
@@ -123,7 +123,7 @@ def test_a_base_model_with_little_room(base_model: ModelWrapper, settings: Setti
     long = {"id": "long", "user": "x" * 400, "high": "A", "low": "a"}
     path = write_lines(tmp_path / "loudness.jsonl", [HEAD, *situations("train"), long])
     said: list[str] = []
-    extractor = TraitExtractor(base_model, settings, log=said.append)
+    extractor = PersonaVectorExtractor(base_model, settings, log=said.append)
     trait = extractor.extract(read_definition(path))
     assert trait.reading.counts == {"high": 10, "low": 10} and trait.reading.held_out is None
     assert len(said) == 2 and "long (high) is left out" in said[0]
@@ -137,7 +137,7 @@ def test_it_can_be_cancelled(model: ModelWrapper, settings: Settings, definition
         raise JobCancelled("cancelled")
 
     with pytest.raises(JobCancelled):
-        TraitExtractor(model, settings, checkpoint=stop).extract(definition)
+        PersonaVectorExtractor(model, settings, checkpoint=stop).extract(definition)
 
 
 # Files ------------------------------------------------------------------------------------------------------

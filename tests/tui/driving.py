@@ -13,9 +13,9 @@ from textual.keys import _character_to_key
 from textual.message_pump import MessagePump
 from textual.pilot import Pilot
 
+from persona_tui.core.mix import Mix
 from persona_tui.project.project import Project
 from persona_tui.tui.app import PersonaApp
-from persona_tui.tui.voice import Faders
 
 TIMEOUT = 60.0
 LONG = 300.0  # for jobs that compute
@@ -43,18 +43,18 @@ async def until(
 async def running(
     workspace: Path,
     size: tuple[int, int] = (80, 24),
-    faders: Faders | None = None,
+    mix: Mix | None = None,
     resume: str | None = None,
 ) -> AsyncIterator[tuple[PersonaApp, Pilot[None]]]:
     """Run the app until the block ends, and then its thread."""
-    app = PersonaApp(Project.open(workspace), faders or Faders(), resume)
+    app = PersonaApp(Project.open(workspace), mix, resume)
     try:
         async with app.run_test(size=size) as pilot:
             await until(pilot, lambda: app.model_ready, "the model is loaded")
             yield app, pilot
     finally:
         assert app.worker.close(timeout=TIMEOUT), "the model's thread ends"
-        app.saving.close()
+        app.chat.close()
 
 
 async def press(pilot: Pilot[None], *keys: str) -> None:
@@ -94,14 +94,14 @@ async def say(pilot: Pilot[None], text: str) -> None:
 def never_ending(app: PersonaApp) -> None:
     """Let no reply end by itself, so that there is time to do something while one is written."""
     app.project.model._end_tokens = frozenset()
-    app.speaker.sampling = {"max_new_tokens": LONGEST}
+    app.chat.sampling_changes = {"max_new_tokens": LONGEST}
 
 
 async def reply(pilot: Pilot[None], app: PersonaApp, text: str) -> None:
     """Say something and wait for the whole reply."""
-    before = app.speaker.last
+    before = app.replies.last
     await say(pilot, text)
-    await until(pilot, lambda: app.speaker.last is not before and not app.speaker.busy, f"a reply to {text}")
+    await until(pilot, lambda: app.replies.last is not before and not app.busy, f"a reply to {text}")
 
 
 def notes(app: PersonaApp) -> list[str]:

@@ -16,14 +16,14 @@ SIZES = [(80, 24), (120, 40)]
 async def test_a_reply_streams_and_is_kept(workspace: Path, size: tuple[int, int]) -> None:
     async with running(workspace, size) as (app, pilot):
         await say(pilot, "What is bread?")
-        await until(pilot, lambda: app.speaker.last is not None and app.speaker.last.count > 0, "a token")
-        await until(pilot, lambda: not app.speaker.busy, "the reply ends")
+        await until(pilot, lambda: app.replies.last is not None and app.replies.last.count > 0, "a token")
+        await until(pilot, lambda: not app.busy, "the reply ends")
         blocks = app.main.chat.messages
         assert [block.role for block in blocks] == ["user", "assistant"]
-        said = app.speaker.conversation.messages()
+        said = app.chat.conversation.messages()
         assert [message["role"] for message in said] == ["user", "assistant"]
         assert said[1]["content"] == blocks[1].source.strip() != ""
-        turn = app.speaker.last
+        turn = app.replies.last
         assert turn is not None
         assert (
             f"{turn.count} tokens" in blocks[1].heading
@@ -37,24 +37,24 @@ async def test_escape_stops_and_keeps_what_was_said(workspace: Path) -> None:
     async with running(workspace) as (app, pilot):
         never_ending(app)
         await say(pilot, "Tell me a long story")
-        await until(pilot, lambda: app.speaker.last is not None and app.speaker.last.count > 3, "tokens")
+        await until(pilot, lambda: app.replies.last is not None and app.replies.last.count > 3, "tokens")
         await press(pilot, "escape")
-        await until(pilot, lambda: not app.speaker.busy, "the reply ends")
-        turn = app.speaker.last
+        await until(pilot, lambda: not app.busy, "the reply ends")
+        turn = app.replies.last
         assert turn is not None and turn.finish == "cancelled" and turn.count < LONGEST
-        assert app.speaker.conversation.messages()[-1]["role"] == "assistant"
+        assert app.chat.conversation.messages()[-1]["role"] == "assistant"
         assert app.is_running
 
 
 async def test_f5_writes_the_reply_anew(workspace: Path) -> None:
     async with running(workspace) as (app, pilot):
         await say(pilot, "Hello")
-        await until(pilot, lambda: not app.speaker.busy, "the first reply")
-        first = app.speaker.last
+        await until(pilot, lambda: not app.busy, "the first reply")
+        first = app.replies.last
         await press(pilot, "f5")
-        await until(pilot, lambda: not app.speaker.busy and app.speaker.last is not first, "the second reply")
+        await until(pilot, lambda: not app.busy and app.replies.last is not first, "the second reply")
         assert [block.role for block in app.main.chat.messages] == ["user", "assistant"]
-        assert len(app.speaker.conversation.path()) == 2
+        assert len(app.chat.conversation.path()) == 2
         assert "‹2/2›" in app.main.chat.messages[1].heading
 
 
@@ -74,9 +74,9 @@ async def test_a_second_message_waits_for_the_first_reply(workspace: Path) -> No
         await say(pilot, "First")
         await say(pilot, "Second")
         await until(pilot, lambda: app.main.prompt.text == "Second", "the second message waits in the prompt")
-        assert app.speaker.busy
+        assert app.busy
         await press(pilot, "escape")
-        await until(pilot, lambda: not app.speaker.busy, "the reply ends")
+        await until(pilot, lambda: not app.busy, "the reply ends")
 
 
 async def test_slash_commands_answer_and_complete(workspace: Path) -> None:
@@ -84,7 +84,7 @@ async def test_slash_commands_answer_and_complete(workspace: Path) -> None:
         await press(pilot, "slash", "s", "t", "r")
         assert app.main.prompt._completions.chosen == "/strength "
         await press(pilot, "tab", *"0.5", "enter")
-        assert app.voice.faders.strength == 0.5
+        assert app.chat.mix.strength == 0.5
         assert app.project.engine.mix.strength == 0.5
         await say(pilot, "/streng 1")
         assert "/strength" in notes(app)[-1]

@@ -8,25 +8,24 @@ import pytest
 from textual.pilot import Pilot
 
 from persona_tui.chat import SessionStore
-from persona_tui.chat.comparison import Answer
-from persona_tui.chat.replies import replay, stretches
+from persona_tui.chat.replay import replay, stretches
+from persona_tui.chat.replies import ReplyRow
+from persona_tui.core.mix import Mix
 from persona_tui.core.workspace import Workspace
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.blocks import MessageBlock, Ruler
 from persona_tui.tui.screens.compare import SettingScreen
 from persona_tui.tui.screens.confirm import ConfirmScreen
-from persona_tui.tui.voice import Faders
 
 from .driving import errors, never_ending, notes, press, reply, running, say, until
 from .test_guard import tune
 
 SIZES = [(80, 24), (120, 40), (200, 60)]
-SAGE = Faders({"sage": 1.0}, 0.3)
+SAGE = Mix({"sage": 1.0}, 0.3)
 
 
-def answers(app: PersonaApp) -> list[Answer]:
-    view = app.comparing._view
-    return view.trial.comparison.answers if view is not None else []
+def answers(app: PersonaApp) -> list[ReplyRow]:
+    return list(app.replies.rows)
 
 
 def heads(app: PersonaApp) -> list[str]:
@@ -39,10 +38,10 @@ def shown(app: PersonaApp) -> list[list[MessageBlock]]:
 
 async def answered(pilot: Pilot[None], app: PersonaApp, text: str) -> None:
     """Split the chat if it is not, ask, and wait for both answers."""
-    if not app.comparing.active:
+    if not app.beside.active:
         await press(pilot, "f6")
     await say(pilot, text)
-    await until(pilot, lambda: app.comparing.pending, f"two answers to {text}")
+    await until(pilot, lambda: app.replies.pending, f"two answers to {text}")
 
 
 async def under_way(pilot: Pilot[None], app: PersonaApp, tokens: int = 3) -> None:
@@ -72,15 +71,13 @@ async def test_two_answers_stand_side_by_side_and_one_is_kept(workspace: Path, s
         assert len(shown(app)[0]) == 4, "what was said before stays on the left"
         for head, answer in zip(heads(app), answers(app), strict=True):
             assert f"{answer.tokens} tokens" in head and "tok/s" in head and "capped" in head
-        assert len(app.speaker.conversation) == 2, "neither is in the conversation yet"
+        assert len(app.chat.conversation) == 2, "neither is in the conversation yet"
         await press(pilot, "alt+up", "alt+right")
         assert app.main.chat.marked is None, "what was marked is not there any more"
-        assert not app.comparing.active and not app.main.split.logs[1].parent.display
-        kept = app.speaker.last_reply
+        assert not app.beside.active and not app.main.split.logs[1].parent.display
+        kept = app.chat.conversation.last_reply()
         assert (
-            kept is not None
-            and kept.text == texts[1]
-            and app.speaker.conversation.siblings(kept.id) == (1, 2)
+            kept is not None and kept.text == texts[1] and app.chat.conversation.siblings(kept.id) == (1, 2)
         )
         assert [block.source for block in app.main.chat.messages][2:] == ["Who are you?", texts[1]]
         await press(pilot, "alt+up", "left")
@@ -88,7 +85,7 @@ async def test_two_answers_stand_side_by_side_and_one_is_kept(workspace: Path, s
 
 
 async def test_what_was_kept_is_saved_and_can_be_written_again(workspace: Path) -> None:
-    async with running(workspace, faders=SAGE) as (app, pilot):
+    async with running(workspace, mix=SAGE) as (app, pilot):
         never_ending(app)
         await press(pilot, "f6")
         await say(pilot, "Who are you?")
@@ -97,13 +94,13 @@ async def test_what_was_kept_is_saved_and_can_be_written_again(workspace: Path) 
         first = answers(app)[0]
         await until(pilot, lambda: first.mix.strength == 0.4 and first.tokens > 20, "A follows the faders")
         await press(pilot, "escape")
-        await until(pilot, lambda: app.comparing.pending, "stopped")
+        await until(pilot, lambda: app.replies.pending, "stopped")
         assert first.changes[-1].mix["strength"] == 0.4 and not answers(app)[1].changes
         assert heads(app)[0].startswith("A  sage 0.40")
         await press(pilot, "alt+left")
-        session, engine = app.saving.session_id, app.project.engine
+        session, engine = app.chat.session_id, app.project.engine
         assert session is not None
-        app.saving.close()
+        app.chat.close()
         conversation, _ = SessionStore(Workspace.find(workspace)).load(session)
         runs = stretches(conversation)
         assert [run.settings["row"] for run in runs] == [1, 0] and len(runs[0].settings["rows"]) == 2
@@ -120,7 +117,7 @@ async def test_the_faders_act_on_a_while_it_is_written(workspace: Path) -> None:
         await say(pilot, "Tell me a long story")
         await under_way(pilot, app)
         await until(pilot, lambda: len(app.main.trace.readings) > 3, "the trace is A's")
-        assert app.speaker.busy
+        assert app.busy
         before = answers(app)[1].mix
         await press(pilot, "ctrl+down")
         await until(pilot, lambda: answers(app)[0].mix.strength == 0.25, "A follows")
@@ -130,7 +127,7 @@ async def test_the_faders_act_on_a_while_it_is_written(workspace: Path) -> None:
         await press(pilot, "f5", "f6")
         assert app.screen is app.main
         await press(pilot, "escape")
-        await until(pilot, lambda: not app.speaker.busy, "both are stopped")
+        await until(pilot, lambda: not app.busy, "both are stopped")
         assert [answer.finish for answer in answers(app)] == ["cancelled"] * 2
         texts = [answer.text for answer in answers(app)]
         assert all(texts) and [blocks[-1].source for blocks in shown(app)] == texts
@@ -141,7 +138,7 @@ async def test_the_faders_act_on_a_while_it_is_written(workspace: Path) -> None:
 
 
 async def test_the_setting_of_b_is_typed_or_chosen(workspace: Path) -> None:
-    async with running(workspace, faders=SAGE) as (app, pilot):
+    async with running(workspace, mix=SAGE) as (app, pilot):
         await press(pilot, "f6", "f6")
         assert isinstance(app.screen, SettingScreen)
         field = app.screen.query_one("#setting")
@@ -160,13 +157,13 @@ async def test_the_setting_of_b_is_typed_or_chosen(workspace: Path) -> None:
         await press(pilot, "ctrl+s")
         assert heads(app)[1].startswith("B  sage 0.25, capping off")
         await press(pilot, "f6", "escape")
-        assert app.comparing.active, "escape leaves the dialog only"
+        assert app.beside.active, "escape leaves the dialog only"
         await press(pilot, "escape")
-        assert not app.comparing.active
+        assert not app.beside.active
 
 
 async def test_a_blend_stays_one_in_the_dialog(workspace: Path) -> None:
-    async with running(workspace, faders=SAGE) as (app, pilot):
+    async with running(workspace, mix=SAGE) as (app, pilot):
         await press(pilot, "f6", "f6")
         field = app.screen.query_one("#setting")
         field.value = "blend=sage:0.5+trickster:0.5"
@@ -177,26 +174,26 @@ async def test_a_blend_stays_one_in_the_dialog(workspace: Path) -> None:
 
 
 async def test_leaving_asks_before_answers_are_lost(workspace: Path) -> None:
-    async with running(workspace, faders=SAGE) as (app, pilot):
+    async with running(workspace, mix=SAGE) as (app, pilot):
         await answered(pilot, app, "Who are you?")
         await say(pilot, "And then?")
-        assert app.main.prompt.text == "And then?" and app.comparing.pending, "one has to be chosen first"
+        assert app.main.prompt.text == "And then?" and app.replies.pending, "one has to be chosen first"
         app.main.prompt.replace_text("")
         await say(pilot, "/new")
-        assert any("keep one of the two" in text for text in errors(app)) and app.comparing.pending
+        assert any("keep one of the two" in text for text in errors(app)) and app.replies.pending
         await press(pilot, "escape", "enter")
-        assert app.comparing.pending, "no has the focus"
+        assert app.replies.pending, "no has the focus"
         await press(pilot, "escape")
         assert isinstance(app.screen, ConfirmScreen)
         await press(pilot, "y")
-        await until(pilot, lambda: not app.comparing.active, "left")
-        assert app.main.chat.messages == [] and len(app.speaker.conversation) == 0
+        await until(pilot, lambda: not app.beside.active, "left")
+        assert app.main.chat.messages == [] and len(app.chat.conversation) == 0
         await reply(pilot, app, "And then?")
-        assert len(app.speaker.conversation) == 2
+        assert len(app.chat.conversation) == 2
 
 
 async def test_commands_between_answers_and_keeping_change_nothing_of_them(workspace: Path) -> None:
-    async with running(workspace, faders=SAGE) as (app, pilot):
+    async with running(workspace, mix=SAGE) as (app, pilot):
         await answered(pilot, app, "Who are you?")
         texts = [answer.text for answer in answers(app)]
         await say(pilot, "/strength 0.45")
@@ -204,62 +201,60 @@ async def test_commands_between_answers_and_keeping_change_nothing_of_them(works
         assert heads(app)[0].startswith("A  sage 0.30"), "it says what was spoken with"
         await say(pilot, "/keep a")
         assert notes(app)[-1].startswith("Kept A.") and app.main.chat.messages[-1].source == texts[0]
-        assert app.speaker.conversation.mix is not None
-        assert app.speaker.conversation.mix["strength"] == 0.45, "what the faders say now is noted"
+        assert app.chat.conversation.mix is not None
+        assert app.chat.conversation.mix["strength"] == 0.45, "what the faders say now is noted"
 
 
 async def test_slash_commands_compare_and_keep(workspace: Path) -> None:
-    async with running(workspace, faders=SAGE) as (app, pilot):
+    async with running(workspace, mix=SAGE) as (app, pilot):
         await say(pilot, "/keep a")
         assert "nothing was compared" in errors(app)[-1]
         await say(pilot, "/compare")
-        assert "nothing to answer" in errors(app)[-1].casefold() and not app.comparing.active
+        assert "nothing to answer" in errors(app)[-1].casefold() and not app.beside.active
         await say(pilot, "/compare persona=sagee vs persona=none Who are you?")
-        assert 'Did you mean "sage"' in errors(app)[-1] and not app.comparing.active
+        assert 'Did you mean "sage"' in errors(app)[-1] and not app.beside.active
         await say(pilot, "/compare persona=trickster,strength=0.4 vs persona=none Who are you?")
-        await until(pilot, lambda: app.comparing.pending, "two answers")
+        await until(pilot, lambda: app.replies.pending, "two answers")
         assert heads(app)[0].startswith("A  trickster 0.40")
         await say(pilot, "/keep b")
-        assert len(app.speaker.conversation) == 3 and not app.comparing.active
+        assert len(app.chat.conversation) == 3 and not app.beside.active
         await say(pilot, "/compare")
-        await until(pilot, lambda: app.comparing.pending, "the same message once more")
+        await until(pilot, lambda: app.replies.pending, "the same message once more")
         assert shown(app)[1][0].source == "Who are you?"
         await press(pilot, "alt+left")
-        last = app.speaker.last_reply
-        assert last is not None and app.speaker.conversation.siblings(last.id)[1] == 4
+        last = app.chat.conversation.last_reply()
+        assert last is not None and app.chat.conversation.siblings(last.id)[1] == 4
 
 
 async def test_again_answers_once_more_with_another_setting(workspace: Path) -> None:
-    async with running(workspace, faders=SAGE) as (app, pilot):
+    async with running(workspace, mix=SAGE) as (app, pilot):
         await answered(pilot, app, "Who are you?")
         await press(pilot, "f6")
         app.screen.query_one("#setting").value = "persona=trickster"
         await press(pilot, "enter", "f5")
-        await until(
-            pilot, lambda: app.comparing.pending and answers(app)[1].mix.label == "trickster", "again"
-        )
+        await until(pilot, lambda: app.replies.pending and answers(app)[1].mix.label == "trickster", "again")
         assert [len(blocks) for blocks in shown(app)] == [2, 2]
 
 
 async def test_a_guard_judges_both_answers(workspace: Path) -> None:
-    async with running(workspace, faders=SAGE) as (app, pilot):
+    async with running(workspace, mix=SAGE) as (app, pilot):
         await say(pilot, "/guard warn")
-        assert app.project.guard.mode == "warn"
+        assert app.chat.guard.mode == "warn"
         await answered(pilot, app, "Who are you?")
         assert all("message" in answer.verdicts for answer in answers(app))
         await press(pilot, "alt+left")
-        kept = app.speaker.last_reply
+        kept = app.chat.conversation.last_reply()
         assert kept is not None and "message" in kept.runs[0].stats["guard"]
 
 
 async def test_a_message_that_is_refused_has_no_answers(workspace: Path) -> None:
     tune(workspace, 99, 0)
-    async with running(workspace, faders=SAGE) as (app, pilot):
+    async with running(workspace, mix=SAGE) as (app, pilot):
         await say(pilot, "/guard refuse")
         await press(pilot, "f6")
         await say(pilot, "Hello")
         await until(pilot, lambda: any("Not answered" in text for text in errors(app)), "the reason")
-        assert app.comparing.active and not app.comparing.pending and app.main.chat.messages == []
+        assert app.beside.active and not app.replies.pending and app.main.chat.messages == []
 
 
 async def test_a_policy_judges_both_answers(workspace: Path) -> None:

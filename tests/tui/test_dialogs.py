@@ -8,6 +8,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
+from persona_tui.core.mix import Mix
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.screens.create import CreateScreen, split_prompts
 from persona_tui.tui.screens.dialog import Dialog
@@ -15,7 +16,6 @@ from persona_tui.tui.screens.page import PageScreen
 from persona_tui.tui.screens.sampling import SamplingScreen
 from persona_tui.tui.screens.traces import TracesScreen
 from persona_tui.tui.screens.write import WriteScreen
-from persona_tui.tui.voice import Faders
 
 from .driving import notes, press, running, say, until
 
@@ -44,13 +44,13 @@ async def test_sampling_by_key(workspace: Path, size: tuple[int, int]) -> None:
         app.screen.query_one("#seed", Input).value = ""
         await press(pilot, "enter")
         await until(pilot, lambda: app.screen is app.main, "taken")
-        assert app.speaker.sampling == {"temperature": 0.5, "seed": None}
+        assert app.chat.sampling_changes == {"temperature": 0.5, "seed": None}
         assert "temperature 0.5" in notes(app)[-1] and "seed none" in notes(app)[-1]
         await say(pilot, "/sampling")
         await shows(app, pilot, SamplingScreen)
         app.screen.query_one("#reset").focus()
         await press(pilot, "enter")
-        await until(pilot, lambda: app.speaker.sampling == {}, "as configured")
+        await until(pilot, lambda: app.chat.sampling_changes == {}, "as configured")
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -59,20 +59,20 @@ async def test_the_system_prompt_is_written_and_taken_away(workspace: Path, size
         await press(pilot, "ctrl+s")
         await shows(app, pilot, WriteScreen)
         await press(pilot, *"One", "enter", *"Two", "ctrl+s")
-        await until(pilot, lambda: app.speaker.conversation.system == "One\nTwo", "taken")
+        await until(pilot, lambda: app.chat.conversation.system == "One\nTwo", "taken")
         await press(pilot, "ctrl+s")
         await shows(app, pilot, WriteScreen)
         await press(pilot, *" more", "escape")
-        assert app.speaker.conversation.system == "One\nTwo"
+        assert app.chat.conversation.system == "One\nTwo"
         await say(pilot, "/system")
         await shows(app, pilot, WriteScreen)
         app.screen.query_one("#clear").focus()
         await press(pilot, "enter")
-        await until(pilot, lambda: app.speaker.conversation.system is None, "none")
+        await until(pilot, lambda: app.chat.conversation.system is None, "none")
 
 
 async def test_what_is_traced_is_chosen(workspace: Path) -> None:
-    async with running(workspace, faders=Faders({"sage": 1.0})) as (app, pilot):
+    async with running(workspace, mix=Mix({"sage": 1.0})) as (app, pilot):
         trace = app.main.trace
         await until(pilot, lambda: trace.names == ["assistant"], "at first")
         await say(pilot, "/trace")
@@ -89,7 +89,7 @@ async def test_what_is_traced_is_chosen(workspace: Path) -> None:
 
 
 async def test_a_tall_terminal_traces_who_speaks_too(workspace: Path) -> None:
-    async with running(workspace, (120, 40), Faders({"sage": 1.0})) as (app, pilot):
+    async with running(workspace, (120, 40), Mix({"sage": 1.0})) as (app, pilot):
         await until(pilot, lambda: app.main.trace.names == ["assistant", "sage"], "both")
         await pilot.resize_terminal(120, 24)
         await until(pilot, lambda: app.main.trace.names == ["assistant"], "one")
@@ -118,7 +118,7 @@ async def test_help_begins_with_what_has_the_focus(workspace: Path) -> None:
 
 
 async def test_every_action_has_its_place_in_the_palette(workspace: Path) -> None:
-    async with running(workspace, faders=Faders({"sage": 1.0})) as (app, _):
+    async with running(workspace, mix=Mix({"sage": 1.0})) as (app, _):
         titles = {command.title for command in app.get_system_commands(app.main)}
         assert {"Go on", "Copy the reply", "Copy code", "Sessions", "Sampling", "System prompt"} <= titles
         assert {"Own editor", "Trace", "Steering layers", "Messages", "Speak as trickster"} <= titles

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from persona_tui.chat.commands import ChatSession, execute
+from persona_tui.chat.chat import Chat
+from persona_tui.chat.commands import execute
 from persona_tui.monitors.monitor import SelfMonitor
 from persona_tui.project.project import Project
 from persona_tui.tui.app import PersonaApp
@@ -48,7 +49,7 @@ async def test_messages_and_replies_get_badges_and_keep_them(workspace: Path) ->
         said, answered = headings(app)[2:]
         assert "✓ safe" in said and "✗ dangerous" in answered
         assert not errors(app) and app.main.chat.messages[3].source.strip()
-        session = app.saving.session_id
+        session = app.chat.session_id
     async with running(workspace, (120, 40), resume=session) as (app, pilot):
         await until(pilot, lambda: len(app.main.chat.messages) == 4, "the session")
         said, answered = headings(app)[2:]
@@ -64,11 +65,11 @@ async def test_a_dangerous_message_is_not_answered(workspace: Path) -> None:
         assert "Not answered: the message scored" in shown(app)
         assert app.main.chat.messages[1].source == "" and not errors(app)
         assert "It said nothing." not in notes(app)
-        session = app.saving.session_id
+        session = app.chat.session_id
         await say(pilot, "/guard off")
         assert "guard" not in status(app)
         await reply(pilot, app, "Hello")
-        assert app.speaker.last is not None and app.speaker.last.finish == "stop"
+        assert app.replies.last is not None and app.replies.last.finish == "stop"
     async with running(workspace, resume=session) as (app, pilot):
         await until(pilot, lambda: len(app.main.chat.messages) == 4, "the session")
         assert "Not answered: the message scored" in shown(app)
@@ -80,7 +81,7 @@ async def test_a_reply_that_turns_dangerous_is_stopped(workspace: Path) -> None:
         never_ending(app)
         await say(pilot, "/guard refuse")
         await reply(pilot, app, QUESTION)
-        turn = app.speaker.last
+        turn = app.replies.last
         assert turn is not None and turn.finish == "refused" and 0 < turn.count < 20
         assert "refused" in headings(app)[1] and "✗ dangerous" in headings(app)[1]
         assert "Stopped: the reply scored" in shown(app)
@@ -103,7 +104,7 @@ async def test_breaches_of_a_policy_are_badges(workspace: Path) -> None:
         assert "trait:harmful_validation" in app.project.personas.list_loaded()
         await reply(pilot, app, "Tell me about the sea")
         assert "! harmful_validation" in headings(app)[1] and "> -9.00" in headings(app)[1]
-        session = app.saving.session_id
+        session = app.chat.session_id
         await say(pilot, "/policy off")
         assert "policy" not in status(app)
         await reply(pilot, app, "Hello")
@@ -126,34 +127,34 @@ async def test_a_policy_that_cannot_be_read_is_an_error(workspace: Path) -> None
         await say(pilot, "/policy kindness>0.5")
         await until(pilot, lambda: len(errors(app)) == 2, "errors")
         assert "nowhere.yaml does not exist" in errors(app)[0] and "kindness" in errors(app)[1]
-        assert app.project.engine.policy is None
+        assert app.chat.policy is None
 
 
 async def test_the_palettes_guard_goes_through_the_modes(workspace: Path) -> None:
     async with running(workspace) as (app, pilot):
         for mode in ("warn", "refuse", "off"):
             app.action_guard()
-            assert app.project.guard.mode == mode
+            assert app.chat.guard.mode == mode
         app.action_policy()
         await until(pilot, lambda: getattr(app.focused, "id", None) == "answer", "the question")
         await press(pilot, *"supportive", "enter")
-        await until(pilot, lambda: app.project.engine.policy is not None, "the policy is set")
+        await until(pilot, lambda: app.chat.policy is not None, "the policy is set")
         assert "policy" in status(app)
 
 
 def test_answers_that_are_compared_are_guarded_in_the_line_mode_too(workspace: Path) -> None:
     tune(workspace, ALWAYS, NEVER)
-    session = ChatSession.start(Project.open(workspace), saves=False)
+    session = Chat.start(Project.open(workspace), saves=False)
     execute(session, "/guard refuse")
     said = execute(session, f"/compare strength=0 vs strength=0.1 {QUESTION}")
     assert "Not answered: the message scored" in said
 
 
 def test_the_line_mode_goes_on_guarding_with_another_model(workspace: Path) -> None:
-    session = ChatSession.start(Project.open(workspace), saves=False)
+    session = Chat.start(Project.open(workspace), saves=False)
     execute(session, "/guard refuse")
     execute(session, "/policy supportive")
     said = execute(session, "/model builtin")
-    assert "off" not in said and session.project.guard.mode == "refuse"
-    policy = session.project.engine.policy
+    assert "off" not in said and session.guard.mode == "refuse"
+    policy = session.policy
     assert policy is not None and policy.name == "supportive assistant"

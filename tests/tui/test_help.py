@@ -8,12 +8,13 @@ import pytest
 from textual.command import CommandPalette
 
 from persona_tui.chat import commands
+from persona_tui.core.mix import Mix
 from persona_tui.project.project import Project
 from persona_tui.tui.app import PersonaApp
+from persona_tui.tui.bindings import widget_bindings
 from persona_tui.tui.help import help_text
-from persona_tui.tui.keys import ACTIONS, key_name, widget_bindings
+from persona_tui.tui.keys import ACTIONS, key_name
 from persona_tui.tui.screens.page import PageScreen
-from persona_tui.tui.voice import Faders
 
 from .driving import errors, notes, press, running, say, until
 
@@ -23,7 +24,7 @@ ONLY_BY_KEY = {"back", "mark_after"}  # what they do depends on where one is
 
 def first_section(app: PersonaApp) -> str:
     """Return what the help says first: about where one is."""
-    return help_text(app, 80).plain.partition("\n\n")[0]
+    return help_text(app, 80, app.slash.all()).plain.partition("\n\n")[0]
 
 
 async def test_every_action_is_in_the_palette(workspace: Path) -> None:
@@ -38,7 +39,7 @@ async def test_every_action_is_in_the_palette(workspace: Path) -> None:
 
 async def test_every_key_is_in_the_help(workspace: Path) -> None:
     async with running(workspace) as (app, _):
-        page = help_text(app, 200).plain
+        page = help_text(app, 200, app.slash.all()).plain
         for action in ACTIONS:
             assert action.title in page
             for key in action.keys.split(","):
@@ -101,12 +102,12 @@ async def test_any_key_can_be_another_one(workspace: Path) -> None:
         config.write("interface: {keys: {help: f20, slider_zero: z, personas_speak: v, louder: ctrl+l}}\n")
     async with running(workspace, (120, 40)) as (app, pilot):
         await press(pilot, "f2", "v")
-        assert app.voice.faders.speaking
+        assert app.chat.mix.weights
         assert "v " in first_section(app) and "speak as" in first_section(app)
         await press(pilot, "escape", "ctrl+l")
-        assert app.voice.faders.strength == pytest.approx(0.35)
+        assert app.chat.mix.strength == pytest.approx(0.35)
         await press(pilot, "f3", "z")
-        assert app.voice.faders.strength == 0
+        assert app.chat.mix.strength == 0
         await press(pilot, "f1")
         assert app.screen is app.main
         await press(pilot, "f20")
@@ -114,7 +115,7 @@ async def test_any_key_can_be_another_one(workspace: Path) -> None:
 
 
 async def test_a_command_waits_for_the_model(workspace: Path) -> None:
-    app = PersonaApp(Project.open(workspace), Faders())
+    app = PersonaApp(Project.open(workspace), Mix())
     try:
         async with app.run_test() as pilot:
             await until(pilot, lambda: bool(app.main.chat.notes), "the welcome")
@@ -123,9 +124,9 @@ async def test_a_command_waits_for_the_model(workspace: Path) -> None:
                 app.slash.run("/persona sage")
             await until(pilot, lambda: app.model_ready, "the model")
             app.slash.run("/strength 0.2")
-            await until(pilot, lambda: app.voice.faders.strength == 0.2, "the strength")
-            assert app.voice.faders.speaking == ({"sage": 1.0} if asked else {})
+            await until(pilot, lambda: app.chat.mix.strength == 0.2, "the strength")
+            assert app.chat.mix.weights == ({"sage": 1.0} if asked else {})
             assert not errors(app)
     finally:
         assert app.worker.close(timeout=60)
-        app.saving.close()
+        app.chat.close()

@@ -8,16 +8,16 @@ import pytest
 from textual.pilot import Pilot
 
 from persona_tui.chat import Conversation
+from persona_tui.core.mix import Mix
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.screens.inspector import InspectorScreen
 from persona_tui.tui.token_layout import rows_of
-from persona_tui.tui.voice import Faders
 from persona_tui.tui.widgets.inspector import Inspector
 from persona_tui.tui.widgets.token_view import Scale
 
 from .driving import errors, never_ending, press, reply, running, say, until
 
-SAGE = Faders({"sage": 1.0}, 0.3)
+SAGE = Mix({"sage": 1.0}, 0.3)
 SIZES = [(80, 24), (200, 60)]
 
 
@@ -44,7 +44,7 @@ async def test_the_last_reply_token_by_token(workspace: Path, size: tuple[int, i
         await press(pilot, "f7")
         assert app.screen is app.main and not app.main.inspector.display, "there is nothing to inspect"
         await reply(pilot, app, "Who are you?")
-        node, readings = app.speaker.last_reply, list(app.main.trace.readings)
+        node, readings = app.chat.conversation.last_reply(), list(app.main.trace.readings)
         shown = await opened(pilot, app)
         assert (app.screen is app.main) == (size[0] >= 180)
         assert node is not None and [token.text for token in shown.state.tokens] == node.token_texts
@@ -100,21 +100,21 @@ async def test_a_key_changes_the_direction_and_what_was_not_projected_is_read_ag
 
 
 async def test_a_resumed_session_is_read_as_it_was_written(workspace: Path) -> None:
-    async with running(workspace, faders=SAGE) as (app, pilot):
+    async with running(workspace, mix=SAGE) as (app, pilot):
         never_ending(app)
         await say(pilot, "Who are you?")
-        await until(pilot, lambda: app.speaker.last is not None and app.speaker.last.count > 5, "tokens")
-        turn = app.speaker.last
+        await until(pilot, lambda: app.replies.last is not None and app.replies.last.count > 5, "tokens")
+        turn = app.replies.last
         assert turn is not None
         await press(pilot, "ctrl+up", "ctrl+up", "ctrl+up")
         await until(pilot, lambda: turn.run is not None and bool(turn.run.changes), "another mix")
         count = turn.count
         await until(pilot, lambda: turn.count > count + 5, "tokens with that")
         await press(pilot, "escape")
-        await until(pilot, lambda: not app.speaker.busy, "the reply")
+        await until(pilot, lambda: not app.busy, "the reply")
         shown = await opened(pilot, app)
         written, lifted = shown.state.values, [token.lifted for token in shown.state.tokens]
-        session = app.saving.session_id
+        session = app.chat.session_id
     async with running(workspace, resume=session) as (app, pilot):
         await until(pilot, lambda: len(app.main.chat.messages) == 2, "resumed")
         shown = await opened(pilot, app)
@@ -132,14 +132,14 @@ async def test_a_resumed_session_is_read_as_it_was_written(workspace: Path) -> N
 async def test_a_typed_reply_and_one_whose_persona_is_gone_are_read_too(workspace: Path) -> None:
     async with running(workspace, (200, 60), SAGE) as (app, pilot):
         await reply(pilot, app, "Who are you?")
-        app.speaker.conversation.edit(2, "A kind of stone.")
-        app.speaker.show()
+        app.chat.conversation.edit(2, "A kind of stone.")
+        app.replies.show()
         shown = await opened(pilot, app)
         assert "".join(token.text for token in shown.state.tokens) == "A kind of stone."
         await press(pilot, "escape", "alt+up", "left")
         await until(pilot, lambda: shown.state.message == 2, "the marked message")
         app.project.personas.delete("sage")
-        app.inspecting.forget()
+        app.inspection.forget()
         await until(pilot, lambda: bool(shown.state.values), "read without")
         assert "gone" in shown.state.note
 
@@ -148,15 +148,15 @@ async def test_a_reply_is_inspected_while_it_is_written(workspace: Path) -> None
     async with running(workspace, (200, 60), SAGE) as (app, pilot):
         never_ending(app)
         await say(pilot, "Tell me a long story")
-        await until(pilot, lambda: app.speaker.last is not None and app.speaker.last.count > 2, "tokens")
+        await until(pilot, lambda: app.replies.last is not None and app.replies.last.count > 2, "tokens")
         await press(pilot, "f7")
         shown = app.main.inspector
         await until(pilot, lambda: len(shown.state.values) > 5, "the tokens so far")
         count = len(shown.state.values)
         await until(pilot, lambda: len(shown.state.values) > count, "and more")
         await press(pilot, "escape", "escape")
-        await until(pilot, lambda: not app.speaker.busy, "stopped")
-        node = app.speaker.last_reply
+        await until(pilot, lambda: not app.busy, "stopped")
+        node = app.chat.conversation.last_reply()
         assert node is not None and len(shown.state.values) == len(node.token_ids)
         await pilot.resize_terminal(30, 8)
         await until(pilot, lambda: not shown.display, "no room beside the chat")
@@ -179,13 +179,11 @@ async def test_answers_side_by_side_are_inspected_before_and_after_one_is_kept(w
     async with running(workspace, (200, 60), SAGE) as (app, pilot):
         await press(pilot, "f6")
         await say(pilot, "Who are you?")
-        await until(pilot, lambda: app.comparing.pending, "two answers")
+        await until(pilot, lambda: app.replies.pending, "two answers")
         shown = await opened(pilot, app)
         values = shown.state.values
         await press(pilot, "escape", "alt+left")
-        await until(
-            pilot, lambda: shown.state.message == app.speaker.conversation.path()[-1].id, "the kept one"
-        )
+        await until(pilot, lambda: shown.state.message == app.chat.conversation.path()[-1].id, "the kept one")
         assert shown.state.values == values
 
 
@@ -194,9 +192,9 @@ def test_a_conversation_of_another_time_is_left_alone(workspace: Path) -> None:
     from persona_tui.project.project import Project
     from persona_tui.tui.messages import MessageReread
 
-    app = PersonaApp(Project.open(workspace), Faders())
-    app.inspecting.reread(MessageReread(Conversation(), 1, None, ValueError("late")))
-    assert app.inspecting._notes == {}
+    app = PersonaApp(Project.open(workspace), Mix())
+    app.inspection.reread(MessageReread(Conversation(), 1, None, ValueError("late")))
+    assert app.inspection._notes == {}
     app.worker.close(10)
 
 

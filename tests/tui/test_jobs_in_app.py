@@ -24,7 +24,7 @@ async def test_a_persona_is_made_while_the_chat_goes_on(workspace: Path, size: t
         await say(pilot, "Hello")
         job = app.jobs.running
         assert job is not None
-        await until(pilot, lambda: app.speaker.last is not None and app.speaker.last.count > 0, "a token")
+        await until(pilot, lambda: app.replies.last is not None and app.replies.last.count > 0, "a token")
         assert not job.ended, "the chat does not wait for the job"
         await press(pilot, "escape")
         await until(pilot, lambda: job.ended, "the job ends")

@@ -27,7 +27,7 @@ async def test_an_edited_message_is_a_branch_and_both_can_be_walked(workspace: P
         assert prompt.has_focus and prompt.text == "What is bread?"
         assert app.main.query_one("#prompt-note").display
         await press(pilot, "backspace", *" made of?", "enter")
-        await until(pilot, lambda: not app.speaker.busy, "the answer to the new form")
+        await until(pilot, lambda: not app.busy, "the answer to the new form")
         assert prompt.text == "draft", "what was being written is back"
         assert said(app) == ["What is bread made of?"]
         assert "‹2/2›" in app.main.chat.messages[0].heading
@@ -45,7 +45,7 @@ async def test_escape_leaves_an_edited_message_as_it_was(workspace: Path) -> Non
         await press(pilot, "alt+up", "up", "e", *"xyz", "escape")
         assert app.main.prompt.text == "" and app.main.prompt.editing is None
         assert not app.main.query_one("#prompt-note").display
-        assert len(app.speaker.conversation) == 2
+        assert len(app.chat.conversation) == 2
 
 
 async def test_a_reply_can_be_put_in_the_models_mouth(workspace: Path) -> None:
@@ -55,9 +55,9 @@ async def test_a_reply_can_be_put_in_the_models_mouth(workspace: Path) -> None:
         app.main.prompt.replace_text("Bread is a kind of stone, and")
         await press(pilot, "enter")
         await until(pilot, lambda: "written by you" in app.main.chat.messages[1].heading, "it stands")
-        assert not app.speaker.busy
+        assert not app.busy
         await say(pilot, "/continue")
-        await until(pilot, lambda: not app.speaker.busy and app.speaker.last is not None, "it goes on")
+        await until(pilot, lambda: not app.busy and app.replies.last is not None, "it goes on")
         text = app.main.chat.messages[1].source
         assert text.startswith("Bread is a kind of stone, and") and len(text) > 40
 
@@ -66,17 +66,17 @@ async def test_a_stopped_reply_goes_on_where_it_ended(workspace: Path) -> None:
     async with running(workspace) as (app, pilot):
         never_ending(app)
         await say(pilot, "Tell me a long story")
-        await until(pilot, lambda: app.speaker.last is not None and app.speaker.last.count > 5, "tokens")
+        await until(pilot, lambda: app.replies.last is not None and app.replies.last.count > 5, "tokens")
         await press(pilot, "escape")
-        await until(pilot, lambda: not app.speaker.busy, "stopped")
+        await until(pilot, lambda: not app.busy, "stopped")
         block = app.main.chat.messages[-1]
         assert "stopped" in block.heading
         before = block.source
         await press(pilot, "alt+up", "g")
-        turn = app.speaker.last
-        await until(pilot, lambda: turn is not None and app.speaker.last is turn and turn.count > 5, "more")
+        turn = app.replies.last
+        await until(pilot, lambda: turn is not None and app.replies.last is turn and turn.count > 5, "more")
         await press(pilot, "escape")
-        await until(pilot, lambda: not app.speaker.busy, "stopped again")
+        await until(pilot, lambda: not app.busy, "stopped again")
         after = app.main.chat.messages[-1].source
         assert after.startswith(before) and len(after) > len(before)
         assert len(app.main.chat.messages) == 2
@@ -91,8 +91,8 @@ async def test_messages_and_code_are_copied(workspace: Path, monkeypatch: pytest
         await press(pilot, "up", "y")
         assert app.clipboard == "What is bread?"
         code = "Two:\n\n```\none\n```\n\n```python\ntwo\n```\n"
-        app.speaker.conversation.edit(2, code)
-        app.speaker.show()
+        app.chat.conversation.edit(2, code)
+        app.replies.show()
         await press(pilot, "down", "c")
         assert app.clipboard == "two\n"
         await press(pilot, "c")
@@ -106,13 +106,13 @@ async def test_nothing_is_changed_while_a_reply_is_written(workspace: Path) -> N
     async with running(workspace) as (app, pilot):
         never_ending(app)
         await say(pilot, "Tell me a long story")
-        await until(pilot, lambda: app.speaker.last is not None and app.speaker.last.count > 2, "tokens")
+        await until(pilot, lambda: app.replies.last is not None and app.replies.last.count > 2, "tokens")
         await press(pilot, "alt+up", "e", "r", "left", "f5")
-        assert app.main.prompt.editing is None and len(app.speaker.conversation) == 2
+        assert app.main.prompt.editing is None and len(app.chat.conversation) == 2
         await say(pilot, "/new")
-        assert app.speaker.busy
+        assert app.busy
         await press(pilot, "escape", "escape")
-        await until(pilot, lambda: not app.speaker.busy, "stopped")
+        await until(pilot, lambda: not app.busy, "stopped")
 
 
 async def test_keys_in_quick_succession_go_to_the_messages(workspace: Path) -> None:

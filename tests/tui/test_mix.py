@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from persona_tui.core.mix import Mix
 from persona_tui.project.project import Project
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.screens.confirm import ConfirmScreen
-from persona_tui.tui.voice import Faders
 from persona_tui.tui.widgets.personas import PersonaList
 from persona_tui.tui.widgets.slider import FloatSlider
 
@@ -25,11 +25,11 @@ def state(app: PersonaApp, name: str) -> str:
 
 @pytest.mark.parametrize("size", SIZES)
 async def test_strength_changes_in_mid_reply(workspace: Path, size: tuple[int, int]) -> None:
-    async with running(workspace, size, Faders({"sage": 1.0}, strength=0.3)) as (app, pilot):
+    async with running(workspace, size, Mix({"sage": 1.0}, strength=0.3)) as (app, pilot):
         never_ending(app)
         engine = app.project.engine
         await say(pilot, "Hello")
-        await until(pilot, lambda: app.speaker.last is not None and app.speaker.last.count > 0, "a token")
+        await until(pilot, lambda: app.replies.last is not None and app.replies.last.count > 0, "a token")
         before = engine._live.steering
         await press(pilot, "ctrl+up")
         assert engine.mix.strength == pytest.approx(0.35)
@@ -37,11 +37,11 @@ async def test_strength_changes_in_mid_reply(workspace: Path, size: tuple[int, i
         assert float(engine._live.steering[layer].norm() / before[layer].norm()) == pytest.approx(0.35 / 0.3)
         await press(pilot, "f3", "left", "left")
         await until(pilot, lambda: engine.mix.strength == pytest.approx(0.25), "the fader acts")
-        assert app.speaker.busy
+        assert app.busy
         await press(pilot, "escape")
-        assert app.speaker.busy, "the first escape leaves the panel"
+        assert app.busy, "the first escape leaves the panel"
         await press(pilot, "escape")
-        await until(pilot, lambda: not app.speaker.busy, "the second stops the reply")
+        await until(pilot, lambda: not app.busy, "the second stops the reply")
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -59,7 +59,7 @@ async def test_load_speak_and_unload(workspace: Path, size: tuple[int, int]) -> 
 
 
 async def test_a_blend_is_made_with_faders(workspace: Path) -> None:
-    async with running(workspace, (120, 40), Faders({"sage": 0.5, "trickster": 0.5})) as (app, pilot):
+    async with running(workspace, (120, 40), Mix({"sage": 0.5, "trickster": 0.5})) as (app, pilot):
         faders = {fader.label: fader for fader in app.main.query("#faders FloatSlider").results(FloatSlider)}
         faders["trickster"].focus()
         await pilot.pause()
@@ -96,9 +96,9 @@ async def test_deleting_asks_and_no_has_the_focus(workspace: Path) -> None:
 
 
 async def test_an_unknown_persona_is_named_and_left_out(workspace: Path) -> None:
-    async with running(workspace, faders=Faders({"sagee": 1.0})) as (app, pilot):
+    async with running(workspace, mix=Mix({"sagee": 1.0})) as (app, pilot):
         await pilot.pause()
-        assert app.voice.faders.speaking == {}
+        assert app.chat.mix.weights == {}
         assert 'Did you mean "sage"?' in " ".join(notes(app))
 
 

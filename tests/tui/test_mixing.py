@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from persona_tui.chat.voice import difference, ordinal
+from persona_tui.core.mix import Mix
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.blocks import Ruler
-from persona_tui.tui.voice import Faders, difference, ordinal
 from persona_tui.tui.widgets.chooser import Chooser
 from persona_tui.tui.widgets.gauges import Gauges, Likeness
 
 from .driving import never_ending, notes, press, reply, running, say, until
 
-SAGE = Faders({"sage": 1.0}, 0.3)
+SAGE = Mix({"sage": 1.0}, 0.3)
 
 
 def rulers(app: PersonaApp) -> list[str]:
@@ -70,7 +71,7 @@ async def test_far_too_loud_turns_the_gauge_amber(workspace: Path) -> None:
 
 
 async def test_changes_between_replies_share_a_ruler(workspace: Path) -> None:
-    async with running(workspace, faders=SAGE) as (app, pilot):
+    async with running(workspace, mix=SAGE) as (app, pilot):
         await press(pilot, "ctrl+up")
         assert rulers(app) == [], "nothing was said yet"
         await reply(pilot, app, "What is bread?")
@@ -85,10 +86,10 @@ async def test_changes_between_replies_share_a_ruler(workspace: Path) -> None:
 
 
 async def test_a_change_in_mid_reply_is_ruled_and_recorded_where_it_happened(workspace: Path) -> None:
-    async with running(workspace, faders=SAGE) as (app, pilot):
+    async with running(workspace, mix=SAGE) as (app, pilot):
         never_ending(app)
         await say(pilot, "Tell me a long story")
-        await until(pilot, lambda: app.speaker.last is not None and app.speaker.last.count > 8, "tokens")
+        await until(pilot, lambda: app.replies.last is not None and app.replies.last.count > 8, "tokens")
         await press(pilot, "ctrl+up")
         block = app.main.chat.messages[-1]
 
@@ -97,13 +98,13 @@ async def test_a_change_in_mid_reply_is_ruled_and_recorded_where_it_happened(wor
             return next((at for at, line in enumerate(lines) if "strength 0.30 → 0.35" in line), None)
 
         await until(pilot, lambda: ruled() is not None, "a ruler in the reply")
-        turn = app.speaker.last
+        turn = app.replies.last
         assert turn is not None
         count = turn.count
         await until(pilot, lambda: turn.count > count + 3, "and it goes on")
         await press(pilot, "escape")
-        await until(pilot, lambda: not app.speaker.busy, "stopped")
-        node = app.speaker.conversation.last_reply()
+        await until(pilot, lambda: not app.busy, "stopped")
+        node = app.chat.conversation.last_reply()
         assert node is not None
         [(place, mix)] = node.rulers()
         assert 0 < place < len(node.text) and mix["strength"] == pytest.approx(0.35)
@@ -112,8 +113,8 @@ async def test_a_change_in_mid_reply_is_ruled_and_recorded_where_it_happened(wor
 
 async def test_a_full_context_is_announced_before_it_overflows(workspace: Path) -> None:
     async with running(workspace) as (app, pilot):
-        app.project.model.context_length = app.speaker.context.size = 200
-        app.speaker.sampling = {"max_new_tokens": 20}
+        app.project.model.context_length = app.replies.context.size = 200
+        app.chat.sampling_changes = {"max_new_tokens": 20}
         for number in range(12):
             await reply(pilot, app, f"Question number {number}: what is bread made of, and who makes it?")
             if any("nearly full" in note for note in notes(app)):
@@ -127,9 +128,9 @@ async def test_a_full_context_is_announced_before_it_overflows(workspace: Path) 
 
 
 def test_differences_are_said_in_a_few_words() -> None:
-    before = Faders({"sage": 1.0}, 0.3)
+    before = Mix({"sage": 1.0}, 0.3)
     assert difference(before, before) == ""
-    after = Faders({"sage": 0.5, "trickster": 0.5}, 0.45, False, True, "safety", 40, (3, 4))
+    after = Mix({"sage": 0.5, "trickster": 0.5}, 0.45, False, True, "safety", 40, (3, 4))
     assert difference(before, after) == (
         "sage → sage 0.50 + trickster 0.50 · strength 0.30 → 0.45 · capping off · floor on the safety axis"
         " · floor at the 40th percentile · layers 3, 4"
@@ -145,7 +146,7 @@ def test_ordinals(number: float, text: str) -> None:
 
 
 def test_faders_survive_a_transcript() -> None:
-    faders = Faders({"sage": 0.5}, 0.4, False, True, "safety", 40, (3, 4))
+    faders = Mix({"sage": 0.5}, 0.4, False, True, "safety", 40, (3, 4))
     record = {"weights": {"sage": 0.5}, "strength": 0.4, "capping": False, "safe": True}
     record |= {"capping_axis": "safety", "percentile": 40, "layers": [3, 4], "vectors": {}, "floor": None}
-    assert Faders.from_record(record) == faders
+    assert Mix.from_record(record) == faders

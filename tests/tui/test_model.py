@@ -9,12 +9,13 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from persona_tui.chat import SessionStore
+from persona_tui.core.mix import Mix
 from persona_tui.project.models import RecentModels
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.screens.model import ModelList, ModelScreen, folders
-from persona_tui.tui.voice import Faders
 from persona_tui.tui.widgets.chooser import Chooser
 from tests.model.conftest import make_model, make_tokenizer
+from tests.model.gguf_files import put_in_ollama, write_gguf
 
 from .driving import errors, never_ending, notes, press, reply, running, say, until
 
@@ -43,7 +44,7 @@ async def opened(pilot: Pilot[None], app: PersonaApp, key: str = "f10") -> Model
 
 
 async def test_a_folder_is_validated_while_it_is_typed_and_loaded(workspace: Path, tiny: Path) -> None:
-    async with running(workspace, faders=Faders({"sage": 1.0})) as (app, pilot):
+    async with running(workspace, mix=Mix({"sage": 1.0})) as (app, pilot):
         before = app.project
         await reply(pilot, app, "Hello")
         await say(pilot, "/guard warn")
@@ -66,14 +67,14 @@ async def test_a_folder_is_validated_while_it_is_typed_and_loaded(workspace: Pat
         await until(pilot, lambda: app.main.status.status.model == "tiny", "its name, without folders")
         assert any("Now talking to" in note and "It has no sage" in note for note in notes(app))
         assert any("The guard is off" in note for note in notes(app))
-        assert app.voice.faders.speaking == {} and app.project.personas.list_available() == []
+        assert app.chat.mix.weights == {} and app.project.personas.list_available() == []
         await reply(pilot, app, "Hello again")
         assert not errors(app) and len(app.main.chat.messages) == 4
         assert RecentModels(app.project.workspace).list()[0].name == str(tiny)
         await say(pilot, "/model builtin")
         await until(pilot, lambda: app.project.settings.model.name == "builtin", "back again")
         await until(pilot, lambda: "sage" in app.people._names, "with its personas")
-        session = SessionStore(app.project.workspace).load(app.saving.session_id or "")[0]
+        session = SessionStore(app.project.workspace).load(app.chat.session_id or "")[0]
         written = [node.runs[0].settings["model"] for node in session.path() if node.runs]
         assert written == ["builtin", str(tiny)], "the transcript says who spoke"
 
@@ -100,14 +101,14 @@ async def test_another_model_waits_until_the_reply_has_ended(workspace: Path, ti
         before = app.project
         never_ending(app)
         await say(pilot, "Tell me a long story")
-        await until(pilot, lambda: app.speaker.last is not None and app.speaker.last.count > 2, "tokens")
+        await until(pilot, lambda: app.replies.last is not None and app.replies.last.count > 2, "tokens")
         await say(pilot, f"/model {tiny}")
         job = app.jobs.running
         assert job is not None and job.name == "load tiny"
-        assert app.project is before and app.speaker.busy
+        assert app.project is before and app.busy
         await press(pilot, "escape")
         await until(pilot, lambda: app.project is not before, "the other model")
-        assert not app.speaker.busy and app.main.chat.messages[-1].source
+        assert not app.busy and app.main.chat.messages[-1].source
 
 
 async def test_loading_is_cancelled(workspace: Path, tiny: Path) -> None:
@@ -115,15 +116,15 @@ async def test_loading_is_cancelled(workspace: Path, tiny: Path) -> None:
         before = app.project
         never_ending(app)
         await say(pilot, "Tell me a long story")
-        await until(pilot, lambda: app.speaker.last is not None and app.speaker.last.count > 2, "tokens")
+        await until(pilot, lambda: app.replies.last is not None and app.replies.last.count > 2, "tokens")
         await say(pilot, f"/model {tiny}")
         job = app.jobs.running
         assert job is not None
         await press(pilot, "f4", "c")
         await until(pilot, lambda: job.ended, "cancelled, while the reply goes on")
-        assert job.state == "cancelled" and app.speaker.busy
+        assert job.state == "cancelled" and app.busy
         await press(pilot, "escape", "escape")
-        await until(pilot, lambda: not app.speaker.busy, "the reply is stopped")
+        await until(pilot, lambda: not app.busy, "the reply is stopped")
         assert app.project is before
         assert any("was not loaded. builtin stays." in note for note in notes(app))
 
@@ -136,20 +137,20 @@ async def test_a_model_that_is_missing_at_the_start_can_be_replaced(workspace: P
             await until(pilot, lambda: bool(errors(app)), "an error")
             assert "nowhere" in errors(app)[0]
             await say(pilot, "Hello")
-            assert not app.main.chat.messages and not app.speaker.busy
+            assert not app.main.chat.messages and not app.busy
             await say(pilot, "/model builtin")
             await until(pilot, lambda: app.model_ready, "the built-in model")
             await reply(pilot, app, "Hello")
             assert app.main.chat.messages[-1].source
     finally:
         assert app.worker.close(timeout=10)
-        app.saving.close()
+        app.chat.close()
 
 
 def app_of(workspace: Path) -> PersonaApp:
     from persona_tui.project.project import Project
 
-    return PersonaApp(Project.open(workspace), Faders())
+    return PersonaApp(Project.open(workspace), Mix())
 
 
 async def test_the_list_and_how_it_is_loaded(workspace: Path, tiny: Path) -> None:
@@ -186,3 +187,44 @@ def test_folders_that_a_path_may_become(tmp_path: Path) -> None:
     assert folders(f"{tmp_path}/ab") == [f"{tmp_path}/abc", f"{tmp_path}/ab"]
     assert folders(f"{tmp_path}/") == [f"{tmp_path}/{name}" for name in ("abc", "ab", "xyz")]
     assert folders(f"{tmp_path}/nowhere/x") == []
+
+
+async def test_models_on_this_machine_are_offered(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_gguf(tmp_path / "small.gguf", make_model("llama"), make_tokenizer())
+    put_in_ollama(file, tmp_path / "ollama", "small")
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama"))
+    monkeypatch.setenv("PERSONA_TUI_MODELS", str(tmp_path / "models"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": "/dev/null"}.items():
+        monkeypatch.setenv(name, value)
+    async with running(workspace) as (app, pilot):
+        screen = await opened(pilot, app)
+        await until(pilot, lambda: screen._rows == ["starter", "builtin", "ollama:small:latest"], "the rows")
+        field = screen.query_one("#model-name", Input)
+        await press(pilot, "slash")
+        field.value = "starter"
+        await until(pilot, lambda: "Enter fetches it: about 270 MB" in facts(app), "what it would take")
+        await press(pilot, "enter")
+        await until(pilot, lambda: bool(errors(app)), "there is no network")
+        assert "The starter model cannot be fetched" in errors(app)[0] and notes(app)[-1] == "builtin stays."
+        await say(pilot, "/model ollama:small")
+        await until(pilot, lambda: app.project.settings.model.name == "ollama:small", "the other model")
+        await reply(pilot, app, "Hello")
+        assert app.project.engine.model.source.startswith("ollama small:latest sha256:")
+        _, events = SessionStore(app.project.workspace).load(app.chat.session_id or "")
+        assert events[0].fields["source"] == app.project.engine.model.source
+
+
+async def test_the_tiny_model_says_that_there_is_a_better_one(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PERSONA_TUI_MODELS", str(tmp_path / "models"))
+    (workspace / "config.yaml").write_text("generation: {max_new_tokens: 8, seed: 1}\n", encoding="utf-8")
+    async with running(workspace) as (app, pilot):
+        assert app.project.settings.model.name == "tiny"
+        await until(
+            pilot, lambda: any("offers the starter model" in note for note in notes(app)), "the offer"
+        )
+        assert any("Say something" in note for note in notes(app)), "what one can do stays"

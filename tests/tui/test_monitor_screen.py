@@ -11,10 +11,10 @@ from textual.widgets import Input, Static
 
 from persona_tui.project.project import Project
 from persona_tui.tui.app import PersonaApp
-from persona_tui.tui.lab.drawn import Plot, Sheet
-from persona_tui.tui.lab.threshold import ThresholdSlider
 from persona_tui.tui.screens.fit_monitor import FitScreen
 from persona_tui.tui.screens.monitors import MonitorsScreen
+from persona_tui.tui.views.plot import Plot, Sheet
+from persona_tui.tui.views.threshold import ThresholdSlider
 from persona_tui.tui.widgets.chooser import Chooser
 
 from .driving import press, running, say, until
@@ -85,7 +85,7 @@ async def test_a_threshold_is_saved_for_the_chat_and_taken_back(workspace: Path)
         await press(pilot, "right", "s")
         saved = store.load("default").detector()
         assert saved.threshold != fitted and saved.fit["fitted_threshold"] == fitted
-        assert app.project.guard.monitor.detector().threshold == saved.threshold
+        assert app.chat.guard.monitor.detector().threshold == saved.threshold
         await press(pilot, "r")
         assert store.load("default").detector().threshold == fitted
         evaluation = json.loads(store.evaluation_path("default").read_text())

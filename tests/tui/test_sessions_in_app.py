@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from persona_tui.chat import SessionStore
+from persona_tui.core.mix import Mix
 from persona_tui.core.workspace import Workspace
-from persona_tui.project.project import Project
 from persona_tui.tui.screens.ask import AskScreen
 from persona_tui.tui.screens.confirm import ConfirmScreen
 from persona_tui.tui.screens.sessions import SessionList, SessionsScreen
-from persona_tui.tui.voice import Faders
 
 from .driving import notes, press, reply, running, say, until
 
@@ -35,15 +34,15 @@ async def test_nothing_is_saved_before_something_is_said(workspace: Path) -> Non
 
 
 async def test_a_session_has_the_mix_where_it_changed_and_is_resumed_with_it(workspace: Path) -> None:
-    async with running(workspace, faders=Faders({"sage": 1.0}, 0.3)) as (app, pilot):
+    async with running(workspace, mix=Mix({"sage": 1.0}, 0.3)) as (app, pilot):
         await reply(pilot, app, "What is bread?")
         await press(pilot, "ctrl+up", "ctrl+up")
         await say(pilot, "/system You are brief.")
         await reply(pilot, app, "And soup?")
         texts = [block.source for block in app.main.chat.messages]
-        session = app.saving.session_id
+        session = app.chat.session_id
         assert session is not None
-        app.saving.close()
+        app.chat.close()
     conversation, events = store(workspace).load(session)
     mixes = [event.fields["mix"]["strength"] for event in events if event.kind == "mix"]
     assert mixes == [0.35, 0.4]
@@ -54,12 +53,12 @@ async def test_a_session_has_the_mix_where_it_changed_and_is_resumed_with_it(wor
         await say(pilot, f"/resume {session}")
         await until(pilot, lambda: len(app.main.chat.messages) == 4, "it is on the screen")
         assert [block.source for block in app.main.chat.messages] == texts
-        assert app.voice.faders.speaking == {"sage": 1.0} and app.voice.faders.strength == 0.4
-        assert app.speaker.conversation.system == "You are brief."
+        assert app.chat.mix.weights == {"sage": 1.0} and app.chat.mix.strength == 0.4
+        assert app.chat.conversation.system == "You are brief."
         rulers = [block.text for block in app.main.chat.blocks if type(block).__name__ == "Ruler"]
         assert rulers == ["strength 0.30 → 0.40"]
         await reply(pilot, app, "And tea?")
-        assert app.saving.session_id == session
+        assert app.chat.session_id == session
         assert len(store(workspace).load(session)[0].path()) == 6
 
 
@@ -124,8 +123,8 @@ async def test_prompts_are_remembered_by_the_next_run(workspace: Path) -> None:
 async def test_the_app_can_be_started_with_a_session(workspace: Path) -> None:
     async with running(workspace) as (app, pilot):
         await reply(pilot, app, "What is bread?")
-        session = app.saving.session_id
-        app.saving.close()
+        session = app.chat.session_id
+        app.chat.close()
     async with running(workspace, resume=session) as (app, _):
         await until(_, lambda: len(app.main.chat.messages) == 2, "it is there")
-    assert SessionStore(Project.open(workspace).workspace).list()
+    assert [info.id for info in store(workspace).list()] == [session]

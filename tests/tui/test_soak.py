@@ -65,7 +65,7 @@ async def evening(workspace: Path, chance: random.Random, presses: int) -> int:
                 await pilot.resize_terminal(*chance.choice(SIZES))
             await press_unless_left(pilot, app, chance.choice(KEYS))
             count += 1
-        conversation, session = app.speaker.conversation, app.saving.session_id
+        conversation, session = app.chat.conversation, app.chat.session_id
     check_hooks(app)
     check_session(workspace, conversation, session)
     return count
@@ -94,7 +94,7 @@ async def stir(pilot: Pilot[None], app: PersonaApp, name: str) -> None:
     app.main.prompt.replace_text("")
     if app.jobs.running is None:
         await say(pilot, f"/create {name} a grumpy old wizard")
-    if not app.speaker.busy and not left(app):
+    if not app.busy and not left(app):
         await say(pilot, "Hello")
 
 

@@ -11,10 +11,10 @@ from textual.widgets import Input, Static
 
 from persona_tui.traits.thresholds import TEST
 from persona_tui.tui.app import PersonaApp
-from persona_tui.tui.lab.drawn import Sheet
-from persona_tui.tui.lab.threshold import ThresholdSlider
 from persona_tui.tui.screens.ask import AskScreen
-from persona_tui.tui.screens.traits_lab import BY_HAND, TraitsScreen
+from persona_tui.tui.screens.traits import BY_HAND, TraitsScreen
+from persona_tui.tui.views.plot import Sheet
+from persona_tui.tui.views.threshold import ThresholdSlider
 from persona_tui.tui.widgets.chooser import Chooser
 
 from .driving import press, reply, running, say, until
@@ -156,7 +156,7 @@ async def test_a_policy_is_chosen_here_and_holds_in_the_chat(workspace: Path) ->
         assert "> -99.00" in text_of(screen, "#limits-list")
         assert "!" in text_of(screen, "#turn-table")
         engine = app.project.loaded_engine
-        assert engine is not None and engine.policy is not None
+        assert engine is not None and app.chat.policy is not None
 
 
 async def test_without_traits_the_screen_says_what_to_do(workspace: Path) -> None:

@@ -1,6 +1,7 @@
 """The personas of one model: what is there, what is loaded, blends, and making one."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -214,13 +215,15 @@ def test_a_blend_of_nothing_is_empty(manager: PersonaManager) -> None:
     assert manager.get_composite({"sage": 0.0}) == {}
 
 
-def test_personas_with_different_layers_blend(manager: PersonaManager, make: Make) -> None:
+def test_personas_with_different_layers_share_all_of_them(manager: PersonaManager, make: Make) -> None:
     calibration = Calibration("response", (4,), 3.0, 0.3, 1.0, 0.1)
     manager.save(make.persona("late").with_calibration(calibration))
     composite = manager.get_composite({"sage": 1.0, "late": 1.0})
-    sage, late = manager.get("sage").direction(), manager.get("late").direction()
-    torch.testing.assert_close(composite[1], sage[1] / 2)
-    torch.testing.assert_close(composite[4], blend([sage[4], late[4]], [1, 1]))
+    shared = manager.get("sage").steering_layers
+    assert list(composite) == sorted({*shared, 4})
+    parts = [manager.get(name).direction(layers=list(composite)) for name in ("sage", "late")]
+    for layer, vector in composite.items():
+        torch.testing.assert_close(vector, blend([part[layer] for part in parts], [1, 1]))
 
 
 def test_odd_blends_are_errors(manager: PersonaManager) -> None:
@@ -254,6 +257,9 @@ class Extractor:
             raise self.error
         return self.make.persona(name)
 
+    def calibrated(self, persona: PersonaVector) -> PersonaVector:
+        return replace(persona, metadata={**persona.metadata, "loudness": "found"})
+
 
 def test_a_description_becomes_a_loaded_persona(manager: PersonaManager, make: Make) -> None:
     extractor = Extractor(make)
@@ -263,6 +269,7 @@ def test_a_description_becomes_a_loaded_persona(manager: PersonaManager, make: M
     assert (name, len(prompts), description, source) == ("wizard", 5, "a gruff wizard", "generated")
     assert prompts[0] == {"system_prompt": "Be gruff 0.", "seen": "a gruff wizard"}
     assert another(manager).list_loaded() == ["wizard"]
+    assert another(manager).get("wizard").metadata["loudness"] == "found"
 
 
 def test_a_creation_that_fails_or_is_cancelled_leaves_nothing(manager: PersonaManager, make: Make) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from persona_tui.cli.output import json_option, print_json, print_table
+from persona_tui.cli.output import check_free, force_option, json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.cli.trait.shared import (
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from persona_tui.datasets.transcripts import Conversation
     from persona_tui.model import Message, Sampling
     from persona_tui.project.project import Project
-    from persona_tui.traits.compare import Comparison
+    from persona_tui.traits.compare import TraitComparison
     from persona_tui.traits.curate import Curated
     from persona_tui.traits.policy import Policy
     from persona_tui.traits.score import Scored
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     "--reasons", type=click.Path(dir_okay=False, path_type=Path), help="Gets why. [beside the output]"
 )
 @click.option("--restart", is_flag=True, help="Forget an interrupted run.")
+@force_option
 @json_option
 @pass_invocation
 def curate(
@@ -64,6 +65,7 @@ def curate(
     output: Path,
     reasons: Path | None,
     restart: bool,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Flag lines of training data that break rules.
@@ -71,8 +73,10 @@ def curate(
     Data of any size are read line by line. An interrupted run goes on where it was. Lines that cannot be
     read are told, counted and listed with the reasons; they are never flagged.
     """
+    from persona_tui.traits.curate import reasons_beside
     from persona_tui.traits.policy import Policy
 
+    check_free(output, reasons or reasons_beside(output), force=force)
     project = invocation.project
     policy = Policy.read(rules)
     policy.check_known(trait_store(project, loaded=False).names())
@@ -197,11 +201,13 @@ def compare(
 def _run(name: str) -> _Run:
     """What an argument stands for."""
     path = Path(name)
+    if name in ("starter", "tiny", "builtin") or name.startswith("ollama:") or path.suffix == ".gguf":
+        return _Run(name, "model")
     if path.is_file():
         return _Run(name, "transcripts")
     if path.is_dir() and not (path / "config.json").is_file() and list(path.glob("*.safetensors")):
         return _Run(name, "vectors")
-    if path.is_dir() or name == "builtin" or (name.count("/") == 1 and path.suffix != ".jsonl"):
+    if path.is_dir() or (name.count("/") == 1 and path.suffix != ".jsonl"):
         return _Run(name, "model")
     raise DatasetError(f"{name} is no file of conversations, no model and no folder of traits")
 
@@ -219,7 +225,7 @@ class _Compare:
         self._context = context
         self._bad = BadLines()
 
-    def result(self, a: _Run, b: _Run, prompts: Path | None, on: Path | None) -> Comparison:
+    def result(self, a: _Run, b: _Run, prompts: Path | None, on: Path | None) -> TraitComparison:
         """Measure both sides and compare them."""
         from persona_tui.traits.compare import compare
 
@@ -308,7 +314,7 @@ class _Compare:
         return [each for each in scored if not isinstance(each, BadLine)]
 
 
-def _print(result: Comparison, a: str, b: str) -> None:
+def _print(result: TraitComparison, a: str, b: str) -> None:
     note(f"a: {a}\nb: {b}")
     if result.paired:
         how = f"{result.n_a} pairs with the same prompts"

@@ -156,7 +156,7 @@ def signed(value: float) -> str:
 
 def shortened(text: str, width: int = 40) -> str:
     """The beginning of a text on one line, without control characters."""
-    from persona_tui.cli.generate import harmless
+    from persona_tui.core.printable import printable
 
-    line = " ".join(harmless(text).split())
+    line = " ".join(printable(text).split())
     return line if len(line) <= width else f"{line[: width - 3]}..."

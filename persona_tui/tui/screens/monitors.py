@@ -30,17 +30,17 @@ from persona_tui.monitors.figures import (
 )
 from persona_tui.monitors.results import fitted_threshold, results_folder, write_results
 from persona_tui.project.requests import JobRequest, evaluate_request, fit_request
-from persona_tui.tui.lab import keys
-from persona_tui.tui.lab.check import Checked, CheckView
-from persona_tui.tui.lab.compare import CompareView
-from persona_tui.tui.lab.dimensions import DimensionsView
-from persona_tui.tui.lab.layers import LayersView
-from persona_tui.tui.lab.scores import Looked, ScoresView
-from persona_tui.tui.lab.threshold import ThresholdSlider
-from persona_tui.tui.lab.view import View
-from persona_tui.tui.lab.wrong import COUNT, WrongView
 from persona_tui.tui.screens.fit_monitor import FitScreen, NewMonitor
-from persona_tui.tui.screens.lab import LabScreen
+from persona_tui.tui.screens.results import ResultsScreen
+from persona_tui.tui.views import keys
+from persona_tui.tui.views.check import Checked, CheckView
+from persona_tui.tui.views.compare import CompareView
+from persona_tui.tui.views.dimensions import DimensionsView
+from persona_tui.tui.views.layers import LayersView
+from persona_tui.tui.views.scores import Looked, ScoresView
+from persona_tui.tui.views.threshold import ThresholdSlider
+from persona_tui.tui.views.view import View
+from persona_tui.tui.views.wrong import COUNT, WrongView
 from persona_tui.tui.widgets.chooser import Chooser
 from persona_tui.tui.widgets.slider import FloatSlider
 
@@ -53,7 +53,7 @@ _NONE = "This model has no monitor yet: f fits one."
 _NOT_EVALUATED = "This monitor has not been measured yet: e does that, as a job."
 
 
-class MonitorsScreen(LabScreen):
+class MonitorsScreen(ResultsScreen):
     """Everything about the monitors of the model in use."""
 
     TITLE = "monitors"
@@ -281,7 +281,7 @@ class MonitorsScreen(LabScreen):
         except PersonaTuiError as error:
             self.fail(error)
             return
-        self.owner.project.guard.forget_monitor()
+        self.owner.project.forget_monitor()
         self.open(name)
         self.say(f"{name} now uses {method}, threshold {self._threshold:.4g}. {self._store.path_of(name)}")
 
@@ -350,9 +350,9 @@ class MonitorsScreen(LabScreen):
 
     def _submit(self, name: str, request: JobRequest) -> None:
         def ended(job: Job[Any]) -> None:
-            self.owner.project.guard.forget_monitor()
+            self.owner.project.forget_monitor()
             if not self.is_attached:
-                self.owner.people.job_ended(job)
+                self.owner.job_ended(job)
             elif job.state == "done":
                 self.open(name)
                 self.say(f"{job.name}: done.")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, ClassVar
+from pathlib import Path
+from typing import ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -14,15 +15,15 @@ from textual.content import Content
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from persona_tui.chat import SessionInfo, SessionStore
-from persona_tui.core.errors import PersonaTuiError
+from persona_tui.chat import SessionInfo
+from persona_tui.chat.chat import Chat
+from persona_tui.chat.export import write_export
+from persona_tui.core.errors import PersonaTuiError, SessionError
 from persona_tui.tui.printable import printable
 from persona_tui.tui.screens.ask import AskScreen
+from persona_tui.tui.screens.confirm import ConfirmScreen
 from persona_tui.tui.screens.dialog import Dialog
 from persona_tui.tui.widgets.row_list import RowList
-
-if TYPE_CHECKING:
-    from persona_tui.tui.saving import Saving
 
 _EMPTY = "There are no sessions yet: every conversation is saved here as soon as something is said."
 _NONE_FOUND = "Nothing was found."
@@ -44,9 +45,9 @@ class SessionList(RowList):
 class SessionsScreen(Dialog[str]):
     """A list with a search field. The answer is the session to go on with."""
 
-    def __init__(self, saving: Saving, store: SessionStore) -> None:
+    def __init__(self, chat: Chat) -> None:
         super().__init__()
-        self._saving, self._store = saving, store
+        self._chat, self._store = chat, chat.store
         self._infos: dict[str, SessionInfo] = {}
 
     def compose(self) -> ComposeResult:
@@ -99,7 +100,7 @@ class SessionsScreen(Dialog[str]):
         self._say("" if rows else _NONE_FOUND if text else _EMPTY)
 
     def _row(self, info: SessionInfo, excerpt: str) -> Content:
-        here = info.id == self._saving.session_id
+        here = info.id == self._chat.session_id
         about = info.problem or f"{info.messages} messages · {info.model}"
         return Content.assemble(
             ("● " if here else "  ", "$text-accent"),
@@ -132,7 +133,7 @@ class SessionsScreen(Dialog[str]):
                 AskScreen(
                     "rename", "The title:", info.title, lambda text: None if text else "Give it a title."
                 ),
-                lambda title: self._saving.rename(info.id, title),
+                lambda title: self._rename(info.id, title),
             )
 
     def action_export(self) -> None:
@@ -144,13 +145,31 @@ class SessionsScreen(Dialog[str]):
                     "Which file? .md is Markdown for people, .json is for programs.",
                     f"{info.id}.md",
                 ),
-                lambda name: self._say(f"Wrote {self._saving.export(info.id, name)}."),
+                lambda name: self._say(f"Wrote {write_export(self._store, info.id, Path(name)).absolute()}."),
             )
 
     def action_delete(self) -> None:
         """Delete it, after asking."""
         if info := self._marked:
-            self._try(lambda: self._saving.delete(info, lambda: self._look(self._wanted)))
+            self._try(lambda: self._delete(info))
+
+    def _rename(self, id: str, title: str) -> None:
+        if id == self._chat.session_id:
+            self._chat.rename(title)
+        else:
+            self._store.rename(id, title)
+
+    def _delete(self, info: SessionInfo) -> None:
+        if info.id == self._chat.session_id:
+            raise SessionError("this is the conversation that is open: begin another one first (/new)")
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self._try(lambda: self._store.delete(info.id))
+                self._look(self._wanted)
+
+        question = f"Delete the session {info.title!r}? Its {info.messages} messages are gone then."
+        self.app.push_screen(ConfirmScreen(question, "Delete", "Keep"), answered)
 
     def _ask(self, screen: AskScreen, act: Callable[[str], object]) -> None:
         def answered(text: str | None) -> None:

@@ -22,7 +22,7 @@ _LEAST_SPAN = 1.0  # on either side of the line, so that a calm reply does not l
 
 
 @dataclass(frozen=True)
-class Reading:
+class TracePoint:
     """One token: its projection by trace, and how far the floor lifted it."""
 
     projections: Mapping[str, float]
@@ -44,19 +44,19 @@ class Line:
     unit: str = ""
 
 
-class Trace(Widget):
+class TraceView(Widget):
     """Two rows per trace: bars above the line reach into the upper one; ▴ marks tokens that were lifted."""
 
-    DEFAULT_CSS = "Trace { height: auto; width: 1fr; }"
+    DEFAULT_CSS = "TraceView { height: auto; width: 1fr; }"
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
-        self._tokens: deque[Reading] = deque(maxlen=_KEPT)
+        self._tokens: deque[TracePoint] = deque(maxlen=_KEPT)
         self._lines: dict[str, Line] = {}
         self._total = self._capped = 0
 
     @property
-    def readings(self) -> Sequence[Reading]:
+    def readings(self) -> Sequence[TracePoint]:
         """The tokens of the latest reply."""
         return self._tokens
 
@@ -88,7 +88,7 @@ class Trace(Widget):
         self._total = self._capped = 0
         self.refresh()
 
-    def add(self, reading: Reading) -> None:
+    def add(self, reading: TracePoint) -> None:
         """Take one token; `refresh` when there are no more."""
         self._total += 1
         self._capped += reading.lifted > 0
@@ -107,7 +107,7 @@ class Trace(Widget):
         rows = [row for name, line in self._lines.items() for row in self._trace(name, line, shown, room)]
         return Content("\n").join(row.truncate(max(self.content_size.width, 1)) for row in rows)
 
-    def _trace(self, name: str, line: Line, shown: Sequence[Reading], room: int) -> list[Content]:
+    def _trace(self, name: str, line: Line, shown: Sequence[TracePoint], room: int) -> list[Content]:
         values = [reading.projections.get(name) for reading in shown]
         upper, lower = _chart(values, [reading.lifted > 0 for reading in shown], line, room)
         latest = next((value for value in reversed(values) if value is not None), None)

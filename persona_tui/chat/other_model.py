@@ -1,0 +1,36 @@
+"""What goes with a chat to another model: the voice and the policy, as far as that model has them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from persona_tui.chat.voice import speaking
+from persona_tui.core.errors import PersonaTuiError
+from persona_tui.core.mix import Mix
+from persona_tui.core.workspace import TRAIT_PREFIX
+from persona_tui.project.project import Project
+
+if TYPE_CHECKING:
+    from persona_tui.traits.policy import Policy
+
+
+def mix_there(mix: Mix, other: Project) -> tuple[Mix, list[str]]:
+    """Return a mix as another model can speak with it, and what to say about the rest."""
+    lost, there = [], {*other.personas.list_available(), *other.personas.list_traits()}
+    gone = [name for name in speaking(mix) if name not in there]
+    if gone:
+        lost.append(f"It has no {', '.join(gone)}.")
+    found = replace(mix, weights={name: by for name, by in mix.weights.items() if name in there})
+    try:
+        other.engine.interventions(found)
+    except PersonaTuiError as error:
+        lost.append(f"Nobody speaks: {error}")
+        found = Mix(strength=mix.strength, capping=mix.capping)
+    return found, lost
+
+
+def lacking_traits(policy: Policy | None, other: Project) -> list[str]:
+    """Return the traits that a policy needs and another model does not have."""
+    wanted = {f"{TRAIT_PREFIX}{name}" for name in policy.traits} if policy is not None else set()
+    return sorted(wanted - set(other.personas.list_traits()))

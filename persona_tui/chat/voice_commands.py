@@ -1,0 +1,235 @@
+"""Slash commands about who speaks and how: personas, the floor, the guard, sampling."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from persona_tui.chat import personas
+from persona_tui.chat.chat import Chat
+from persona_tui.chat.command import OFF, Command, number, switch, whole
+from persona_tui.chat.personas import there
+from persona_tui.core.mix import parse_blend, parse_layers
+
+
+def _persona(chat: Chat, name: str) -> str:
+    if not name:
+        return _speaking(chat) if chat.mix.label else "No persona. /persona NAME chooses one."
+    if name.casefold() in OFF:
+        return _none(chat, "")
+    personas.load(chat, name)
+    chat.change_mix(weights={name: 1.0})
+    return f"{_speaking(chat)}{_weakness(chat, name)}"
+
+
+def _speaking(chat: Chat) -> str:
+    return f"Speaking as {chat.label}."
+
+
+def _weakness(chat: Chat, name: str) -> str:
+    """What extraction found wanting, so that nobody wonders why a persona is hardly heard."""
+    reason = chat.project.personas.get(name).metadata.get("weak_reason")
+    return f" This is a weak persona: {reason}." if reason else ""
+
+
+def _none(chat: Chat, rest: str) -> str:
+    chat.change_mix(weights={})
+    return "No persona."
+
+
+def _strength(chat: Chat, rest: str) -> str:
+    if rest:
+        chat.change_mix(strength=number(rest, "strength"))
+    return f"Strength {chat.mix.strength:.2f}."
+
+
+def _blend(chat: Chat, rest: str) -> str:
+    if not rest:
+        return _speaking(chat) if chat.mix.label else "No persona. /blend sage:0.5,trickster:0.3"
+    weights = parse_blend(rest)
+    for name in weights:
+        chat.project.personas.get(name)
+    for name in weights:
+        personas.load(chat, name)
+    chat.change_mix(weights=weights)
+    return _speaking(chat)
+
+
+def _safety(chat: Chat, rest: str) -> str:
+    if rest:
+        chat.change_mix(capping=switch(rest, "/safety on|off"))
+    return f"Capping is {'on' if chat.mix.capping else 'off'}."
+
+
+def _guard(chat: Chat, rest: str) -> str:
+    if rest:
+        chat.set_guard(rest)
+    return f"The guard is {chat.guard.mode}: {_GUARDING[chat.guard.mode]}."
+
+
+def _policy(chat: Chat, rest: str) -> str:
+    from persona_tui.traits.policy import Policy
+
+    if rest:
+        chat.set_policy(None if rest.casefold() in OFF else Policy.read(_rules_or_file(chat, rest)))
+    policy = chat.policy
+    if policy is None:
+        return "No policy. /policy FILE, or rules: /policy harmful_validation>0.5"
+    each = " (here every reply by itself)" if policy.applies_to == "conversation" else ""
+    return f"Policy {policy.name}: replies are measured by {', '.join(policy.traits)}{each}."
+
+
+def _rules_or_file(chat: Chat, rest: str) -> list[str]:
+    """What `/policy` was given: rules, a file, or the name of one of the workspace's policies."""
+    if not Path(rest).expanduser().is_file() and any(sign in rest for sign in "<>"):
+        return re.split(r"[\s,]+(?=\w+\s*[<>])", rest)
+    own = _policies(chat) / f"{rest}.yaml"
+    return [str(own if own.is_file() else Path(rest).expanduser())]
+
+
+def _policies(chat: Chat) -> Path:
+    return chat.project.workspace.datasets / "traits" / "policies"
+
+
+_GUARDING = {
+    "off": "nothing is judged",
+    "warn": "messages and replies get a badge",
+    "refuse": "dangerous messages are not answered, dangerous replies are stopped",
+}
+
+
+def _floor(chat: Chat, rest: str) -> str:
+    if rest:
+        value = None if rest.casefold() in ("auto", *OFF) else number(rest.rstrip("%"), "the percentile")
+        chat.change_mix(percentile=value)
+    percentile = chat.mix.percentile
+    if percentile is None:
+        percentile = chat.project.settings.steering.safety_floor_percentile
+    return f"The floor lies at percentile {percentile:g} of ordinary replies."
+
+
+def _axis(chat: Chat, rest: str) -> str:
+    if rest:
+        chat.change_mix(capping_axis=None if rest.casefold() in ("auto", *OFF) else rest.casefold())
+    axis = chat.mix.capping_axis
+    return f"The floor is on the {axis} axis." if axis else "The floor is on the axis that the settings say."
+
+
+def _layers(chat: Chat, rest: str) -> str:
+    if rest:
+        chat.change_mix(layers=parse_layers(rest))
+    layers = chat.mix.layers
+    if layers is None:
+        return "Personas are added where calibration found it best."
+    return f"Personas are added at layer {', '.join(map(str, layers))}."
+
+
+def _system(chat: Chat, rest: str) -> str:
+    if rest:
+        chat.set_system(None if rest.casefold() in OFF else rest)
+    return f"System prompt: {chat.system}" if chat.system else "No system prompt."
+
+
+def _temperature(chat: Chat, rest: str) -> str:
+    if rest:
+        chat.change_sampling(temperature=number(rest, "temperature"))
+    return f"Temperature {chat.sampling.temperature:g}."
+
+
+def _top_p(chat: Chat, rest: str) -> str:
+    if rest:
+        chat.change_sampling(top_p=number(rest, "top-p"))
+    return f"Top-p {chat.sampling.top_p:g}."
+
+
+def _max_tokens(chat: Chat, rest: str) -> str:
+    if rest:
+        chat.change_sampling(max_new_tokens=whole(rest, "max-tokens"))
+    return f"Replies of up to {chat.sampling.max_new_tokens} tokens."
+
+
+def _seed(chat: Chat, rest: str) -> str:
+    if rest:
+        chat.change_sampling(seed=None if rest.casefold() in OFF else whole(rest, "seed"))
+    seed = chat.sampling.seed
+    if seed is None:
+        return "No seed: another reply every time."
+    return f"Seed {seed}: the same reply every time."
+
+
+VOICE: tuple[Command, ...] = (
+    Command("persona", "/persona NAME", "speak as a persona, and load it if need be", _persona, there),
+    Command(
+        "strength",
+        "/strength NUMBER",
+        "how loud: 0 = unsteered, 0.3 = clear, 1 = too much",
+        _strength,
+        lambda _: ("0", "0.15", "0.3", "0.5"),
+    ),
+    Command("blend", "/blend A:0.5,B:0.3", "speak as several personas", _blend, there),
+    Command("none", "/none", "speak as nobody in particular", _none),
+    Command(
+        "safety",
+        "/safety on|off",
+        "capping: keep activations above the floor",
+        _safety,
+        lambda _: ("on", "off"),
+    ),
+    Command(
+        "guard",
+        "/guard off|warn|refuse",
+        "judge messages and replies by their activations",
+        _guard,
+        lambda _: ("off", "warn", "refuse"),
+    ),
+    Command(
+        "policy",
+        "/policy FILE|RULE|off",
+        "limits for scores of traits; breaches get a badge",
+        _policy,
+        lambda chat: ("off", *sorted(path.stem for path in _policies(chat).glob("*.yaml"))),
+    ),
+    Command(
+        "floor",
+        "/floor PERCENT|auto",
+        "where the floor lies, as a percentile",
+        _floor,
+        lambda _: ("1", "25", "50", "auto"),
+    ),
+    Command(
+        "axis",
+        "/axis NAME|auto",
+        "what the floor is on: assistant or safety",
+        _axis,
+        lambda _: ("assistant", "safety", "auto"),
+    ),
+    Command("layers", "/layers 3-5|auto", "where personas are added", _layers, lambda _: ("auto",)),
+)
+
+SAMPLING: tuple[Command, ...] = (
+    Command(
+        "system", "/system TEXT|off", "a system prompt for this conversation", _system, lambda _: ("off",)
+    ),
+    Command("seed", "/seed NUMBER|off", "the same reply every time, or not", _seed, lambda _: ("off",)),
+    Command(
+        "temperature",
+        "/temperature NUMBER",
+        "0 = the likeliest word, 1 = as the model has it",
+        _temperature,
+        lambda _: ("0", "0.7", "1"),
+    ),
+    Command(
+        "top-p",
+        "/top-p NUMBER",
+        "choose among the likeliest words; 1 = among all",
+        _top_p,
+        lambda _: ("0.9", "0.95", "1"),
+    ),
+    Command(
+        "max-tokens",
+        "/max-tokens NUMBER",
+        "the longest reply",
+        _max_tokens,
+        lambda _: ("64", "256", "1024"),
+    ),
+)

@@ -1,0 +1,209 @@
+"""Slash commands about personas as files, and about long work: making, calibrating, loading another model."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+from persona_tui.chat import personas
+from persona_tui.chat.chat import Chat
+from persona_tui.chat.command import Command, CommandError, needed, whole
+from persona_tui.core.errors import nearest
+from persona_tui.core.jobs import JobContext
+from persona_tui.project import about
+from persona_tui.project.models import RecentModels, known_choice
+from persona_tui.project.project import Created, FromDescription, Project
+
+if TYPE_CHECKING:
+    from persona_tui.project.dataset_task import DatasetTask
+    from persona_tui.vectors.persona import PersonaVector
+
+
+def _list(chat: Chat, rest: str) -> str:
+    available, loaded = _available(chat), set(_loaded(chat))
+    if not available:
+        return "There are no personas yet. /create NAME DESCRIPTION makes one."
+    return "\n".join(
+        f"{'>' if name in chat.mix.weights else ' '} {name}{' (loaded)' if name in loaded else ''}"
+        for name in available
+    )
+
+
+def _info(chat: Chat, name: str) -> str:
+    return about.in_words(about.about(chat.project, needed(name, "/info NAME")))
+
+
+def _init(chat: Chat, rest: str) -> str:
+    project = chat.project
+    return chat.front.run("init", lambda context: about.prepared_in_words(project, project.init(context)))
+
+
+def _load(chat: Chat, name: str) -> str:
+    personas.load(chat, needed(name, "/load NAME"))
+    return f"Loaded {name}."
+
+
+def _unload(chat: Chat, name: str) -> str:
+    if not personas.unload(chat, needed(name, "/unload NAME")):
+        raise CommandError(f'"{name}" is not loaded.{nearest(name, _loaded(chat))}')
+    return f"Unloaded {name}."
+
+
+def _create(chat: Chat, rest: str) -> str:
+    name, _, description = rest.partition(" ")
+    needed(name, "/create NAME DESCRIPTION")
+    if not description.strip():
+        description = chat.front.ask(f"Who is {name}? ") or ""
+    source = FromDescription(needed(description.strip(), "/create NAME DESCRIPTION"))
+    chat.project.check_new_name(name, source)
+    return chat.front.run(
+        f"create {name}",
+        lambda context: describe_created(chat.project.create_persona(name, source, context)),
+    )
+
+
+def describe_created(made: Created) -> str:
+    """What to say about a new persona."""
+    lines = [f"Created {made.persona.name}."]
+    if made.prompts is not None and made.prompts.fallback:
+        lines.append("The model wrote too few usable system prompts; the description itself served instead.")
+    return "\n".join([*lines, *_loudness(made.persona)])
+
+
+def _loudness(persona: PersonaVector) -> list[str]:
+    """What calibration has found."""
+    lines, calibration = [], persona.calibration
+    if calibration is not None:
+        loud, share = calibration.default_strength, calibration.expression
+        lines.append(f"At strength {loud:g} it has {share:.0%} of the effect of its system prompts.")
+        if calibration.floor_leaves is not None:
+            left, axis = calibration.floor_leaves, calibration.floor
+            lines.append(f"The floor ({axis} axis) leaves {left:.0%} of what it expresses without one.")
+    elif "loudness" in persona.metadata:
+        lines.append(about.loudness_in_words(persona))
+    else:
+        lines.append(f"It is not calibrated: a usual loudness is assumed until /calibrate {persona.name}.")
+    if reason := persona.metadata.get("weak_reason"):
+        lines.append(f"This is a weak persona: {reason}.")
+    return lines
+
+
+def _calibrate(chat: Chat, rest: str) -> str:
+    name = needed(rest, "/calibrate NAME")
+    check_calibratable(chat.project, name)
+    return chat.front.run(
+        f"calibrate {name}", lambda context: describe_calibrated(chat.project.calibrate(name, context))
+    )
+
+
+def check_calibratable(project: Project, name: str) -> None:
+    """Make sure that something can be calibrated.
+
+    Raises:
+        PersonaTuiError: there is nothing of this name.
+    """
+    project.personas.get(name)
+
+
+def describe_calibrated(persona: PersonaVector) -> str:
+    """What to say about a persona that was calibrated anew."""
+    return "\n".join([f"Calibrated {persona.name}.", *_loudness(persona)])
+
+
+def _dataset(chat: Chat, rest: str) -> str:
+    from persona_tui.project.dataset_task import write
+
+    task, seed = dataset_task(chat.project, rest)
+    saved: list[str] = []
+
+    def work(context: JobContext) -> str:
+        written = write(task, chat.project, seed, lambda run: run(context), log=context.log)
+        saved.extend([written.summary, *written.notes])
+        return "\n".join(saved)
+
+    return chat.front.run(f"write {task.kind}", work)
+
+
+def dataset_task(project: Project, rest: str) -> tuple[DatasetTask, int]:
+    """What `/dataset` is asked to write, and with which seed: as chats are seeded, else a new one.
+
+    Raises:
+        PersonaTuiError: it cannot be used like that.
+    """
+    from persona_tui.project.dataset_task import ARCHETYPE, DatasetTask
+
+    kind, _, more = needed(rest, _DATASET_USAGE).partition(" ")
+    seed = project.settings.generation.seed
+    seed = secrets.randbelow(2**31) if seed is None else seed
+    if kind.casefold() == ARCHETYPE:
+        name, _, description = more.strip().partition(" ")
+        return DatasetTask(ARCHETYPE, name, description.strip()), seed
+    count = whole(more.strip(), "how many") if more.strip() else None
+    return DatasetTask(kind.casefold(), wanted=count), seed
+
+
+_DATASET_USAGE = "/dataset safe|unsafe|questions [HOW MANY], or /dataset archetype NAME DESCRIPTION"
+
+
+def _delete(chat: Chat, rest: str) -> str:
+    name, _, confirmed = needed(rest, "/delete NAME").partition(" ")
+    chat.project.personas.get(name)
+    question = f"Delete {name} from the disk? [y/N] "
+    if confirmed.strip() != "--yes":
+        answer = chat.front.ask(question)
+        if answer is None:
+            raise CommandError(f"this deletes a file: /delete {name} --yes")
+        if answer.strip().casefold() not in ("y", "yes"):
+            return f"Kept {name}."
+    personas.delete(chat, name)
+    return f"Deleted {name}."
+
+
+def _model(chat: Chat, rest: str) -> str:
+    if not rest:
+        return f"{chat.project.settings.model.name}. /model NAME loads another one."
+    return chat.use_model(known_choice(chat.project, rest))
+
+
+def _known_models(chat: Chat) -> list[str]:
+    """Return the models that completion offers: the built-in one and those used lately."""
+    return sorted(
+        {"starter", "tiny", *(choice.name for choice in RecentModels(chat.project.workspace).list())}
+    )
+
+
+def _available(chat: Chat) -> list[str]:
+    return chat.project.personas.list_available()
+
+
+def _loaded(chat: Chat) -> list[str]:
+    return chat.project.personas.list_loaded()
+
+
+WORK: tuple[Command, ...] = (
+    Command("list", "/list", "the personas: > speaks", _list),
+    Command("info", "/info NAME", "what is known of a persona", _info, _available),
+    Command("init", "/init", "prepare this model: axes and personas", _init),
+    Command("load", "/load NAME", "load a persona: its trace is shown, too", _load, personas.there),
+    Command("unload", "/unload NAME", "forget a loaded persona; its file stays", _unload, _loaded),
+    Command("create", "/create NAME DESCRIPTION", "make a persona; takes a while", _create),
+    Command(
+        "calibrate",
+        "/calibrate NAME",
+        "find a persona's loudness anew; takes a while",
+        _calibrate,
+        _available,
+    ),
+    Command(
+        "dataset",
+        "/dataset KIND [N]",
+        "have prompts written: safe, unsafe, questions",
+        _dataset,
+        lambda _: ("safe", "unsafe", "questions", "archetype"),
+    ),
+    Command("delete", "/delete NAME", "delete a persona's file", _delete, _available),
+)
+
+MODEL: tuple[Command, ...] = (
+    Command("model", "/model [NAME]", "talk to another model", _model, _known_models),
+)
