@@ -170,6 +170,16 @@ class Curation:
         count, seconds = self._count, time.monotonic() - started
         return Curated(count.lines, count.flagged, count.bad, *files, resumed, seconds)
 
+    @contextmanager
+    def _alone(self, files: Sequence[Path]) -> Iterator[None]:
+        """Keep other runs away from the same outputs; in one order, so that no two wait for each other."""
+        with ExitStack() as locks:
+            for path in sorted(path.resolve() for path in files):
+                locks.enter_context(
+                    only_writer(path.parent, f"curating {path.name}", name=f".{path.name}.lock")
+                )
+            yield
+
     def _nothing_read(self, files: Sequence[Path]) -> NoReturn:
         """Leave what there was before: nothing was judged."""
         with _partial(files[1]).open("rb") as why:
@@ -182,16 +192,6 @@ class Curation:
         raise DatasetError(
             f"nothing in {self.source} could be read, so nothing was written: JSON Lines are needed{said}"
         )
-
-    @contextmanager
-    def _alone(self, files: Sequence[Path]) -> Iterator[None]:
-        """Keep other runs away from the same outputs; in one order, so that no two wait for each other."""
-        with ExitStack() as locks:
-            for path in sorted(path.resolve() for path in files):
-                locks.enter_context(
-                    only_writer(path.parent, f"curating {path.name}", name=f".{path.name}.lock")
-                )
-            yield
 
     # Going on -----------------------------------------------------------------------------------------------
 

@@ -60,7 +60,7 @@ def is_read_back(talk: list[tuple[str, str]]) -> None:
 
 
 def ends_in_an_answer(data: bytes) -> None:
-    """No exception but our own; every item is a conversation with a reply, or a problem that is told."""
+    """No exception but our own, and no item that is neither a conversation with a reply nor a told problem."""
     try:
         found = list(read_stream(io.BytesIO(data), "x"))
     except DatasetError as error:
@@ -81,9 +81,24 @@ JSON = st.recursive(
         | st.dictionaries(
             st.sampled_from(
                 [
-                    *("messages", "role", "content", "from", "value", "prompt", "chosen", "rejected"),
-                    *("choices", "message", "mapping", "body", "response", "parts", "parent"),
-                    *("user", "assistant", "author"),
+                    "messages",
+                    "role",
+                    "content",
+                    "from",
+                    "value",
+                    "prompt",
+                    "chosen",
+                    "rejected",
+                    "choices",
+                    "message",
+                    "mapping",
+                    "body",
+                    "response",
+                    "parts",
+                    "parent",
+                    "user",
+                    "assistant",
+                    "author",
                 ]
             ),
             inner,
