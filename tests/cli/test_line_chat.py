@@ -22,7 +22,7 @@ def test_one_line_one_reply(cli: Cli) -> None:
 
 
 def test_no_input_no_output_and_no_model(call: Cli, workspace: Path) -> None:
-    result = call("--workspace", workspace, "--model", "/no/such/model", "chat")
+    result = call("--workspace", workspace, "--model", "nobody/nothing", "chat")
     assert (result.status, result.out, result.err) == (0, "", "")
 
 

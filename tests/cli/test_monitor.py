@@ -81,7 +81,7 @@ def test_the_method_and_the_data_can_be_ones_own(cli: Cli, tmp_path: Path) -> No
     [
         ("", "is empty"),
         ("\x00\x01\xff", "mine.jsonl:1: not"),
-        ('{"id": "a", "query": "Hello?", "label": "safe"}', 'mine.jsonl:1: "kind" is missing'),
+        ('{"id": "a", "label": "safe", "kind": "own"}', 'mine.jsonl:1: "query" is missing'),
         ('{"id": "a", "query": "Hello?", "label": "safe", "kind": "own"}', "0 dangerous queries are too few"),
     ],
 )
@@ -96,7 +96,7 @@ def test_bad_data_are_one_line(cli: Cli, tmp_path: Path, lines: str, problem: st
 
 
 def test_a_bad_name_is_an_error_before_the_model_loads(call: Cli, workspace: Path) -> None:
-    result = call("--workspace", workspace, "--model", "/no/such/model", "monitor", "fit", "../x")
+    result = call("--workspace", workspace, "--model", "nobody/nothing", "monitor", "fit", "../x")
     assert result.status == 1 and "cannot be a name" in result.err
 
 
@@ -191,7 +191,7 @@ def test_mistakes_are_one_line(
 
 
 def test_without_a_monitor_it_says_how_to_make_one(call: Cli, workspace: Path) -> None:
-    result = call("--workspace", workspace, "--model", "/no/such/model", "monitor", "check", "Hello?")
+    result = call("--workspace", workspace, "--model", "nobody/nothing", "monitor", "check", "Hello?")
     assert result.status == 1 and "`persona-tui monitor fit` makes it" in result.err
 
 
