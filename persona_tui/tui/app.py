@@ -41,6 +41,7 @@ from persona_tui.tui.messages import (
     LogLine,
     MessageReread,
     ModelFailed,
+    ModelNote,
     ModelReady,
     PaceMeasured,
     ReplyEnded,
@@ -90,6 +91,7 @@ class PersonaApp(Actions):
         self._first_theme = choose_theme(
             project.settings.interface.theme, self.available_themes, os.environ, self.console.color_system
         )
+        project.on_note = self._tell_note
         self.chat = Chat(project, mix, saves=saves)
         self.worker = ModelWorker()
         self.model_ready = self.model_missing = False
@@ -109,6 +111,10 @@ class PersonaApp(Actions):
             self, self.replies, self.beside, self.models, self._mixed, self._chat_opened
         )
         self.main = ChatScreen(self.slash.complete)
+
+    def _tell_note(self, note: str) -> None:
+        """Show a note from whichever thread reads the vectors."""
+        self.post_message(ModelNote(note))
 
     @property
     def busy(self) -> bool:
@@ -210,6 +216,10 @@ class PersonaApp(Actions):
     @on(PaceMeasured)
     def _pace_measured(self, message: PaceMeasured) -> None:
         self.people.pace_measured(message.pace)
+
+    @on(ModelNote)
+    def _model_note(self, message: ModelNote) -> None:
+        self.say(message.text)
 
     @on(LogLine)
     def _log_line(self, message: LogLine) -> None:

@@ -18,6 +18,7 @@ KEYS = [
     "tokens",
     "seconds",
     "tokens_per_second",
+    "notes",
 ]
 
 
