@@ -28,7 +28,7 @@ class MonitorStore(VectorStore):
         workspace: Workspace,
         slug: str,
         model_name: str,
-        on_copy: Callable[[str], None] = lambda note: None,
+        on_copy: Callable[[str], None] | None = None,
     ) -> None:
         """
         Args:

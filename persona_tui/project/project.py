@@ -178,8 +178,16 @@ class Project:
 
     @property
     def slug(self) -> str:
-        """The name of the model's folder of vectors."""
-        return self.workspace.slug(self.settings.model.name)
+        """The name of the model's folder of vectors.
+
+        The starter model's original on the hub has the starter model's, as long as it has none of its own.
+        """
+        from persona_tui.model.sources import STARTER, STARTER_REPO
+
+        name = self.settings.model.name
+        slug = self.workspace.slug(name)
+        original = name == STARTER_REPO and not (self.workspace.vectors / slug).is_dir()
+        return STARTER if original else slug
 
     @property
     def model_loaded(self) -> bool:

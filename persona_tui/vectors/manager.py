@@ -84,7 +84,7 @@ class PersonaManager:
         model_fingerprint: str | None = None,
         model_name: str | None = None,
         sketch: ModelSketch | None = None,
-        on_copy: Callable[[str], None] = lambda note: None,
+        on_copy: Callable[[str], None] | None = None,
     ) -> None:
         self.vectors_dir = Path(vectors_dir)
         self.model_fingerprint = model_fingerprint

@@ -41,13 +41,13 @@ class VectorStore:
         fingerprint: str | None = None,
         model_name: str | None = None,
         sketch: ModelSketch | None = None,
-        on_copy: Callable[[str], None] = lambda note: None,
+        on_copy: Callable[[str], None] | None = None,
     ) -> None:
         self.folder = folder
         self.fingerprint = fingerprint
         self.model_name = model_name or folder.parent.name
         self.sketch = sketch
-        self.on_copy = on_copy
+        self.on_copy = on_copy or (lambda note: None)
 
     def names(self) -> list[str]:
         """Return the names there are, sorted and without a prefix."""
