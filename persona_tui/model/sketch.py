@@ -42,8 +42,10 @@ def sketch(model: PreTrainedModel) -> ModelSketch:
     numbers = {"embeddings": _of_embeddings(model)}
     for layer in sorted({0, last // 3, 2 * last // 3, last}):
         for name, module in blocks[layer].named_modules():
-            if (size := _size(module)) is not None:
-                numbers[f"{layer}.{name}"] = _of_matrix(model, module, name, *size)
+            size = _size(module)
+            found = _of_matrix(model, module, name, *size) if size is not None else None
+            if found is not None:
+                numbers[f"{layer}.{name}"] = found
     return ModelSketch(shape, {name: _rounded(each) for name, each in numbers.items()})
 
 
@@ -55,19 +57,30 @@ def _size(module: nn.Module) -> tuple[int, int] | None:
     return (inputs, outputs) if isinstance(inputs, int) and isinstance(outputs, int) else None
 
 
-def _of_matrix(model: PreTrainedModel, module: nn.Module, name: str, inputs: int, outputs: int) -> Tensor:
+def _of_matrix(
+    model: PreTrainedModel, module: nn.Module, name: str, inputs: int, outputs: int
+) -> Tensor | None:
+    """The projections of some rows, `[rows]`; None for what calls itself a matrix and is none."""
     signs, rows = _signs(name, inputs), _places(outputs, _ROWS)
-    weight = getattr(module, "weight", None)
-    # Not its heirs, which may be quantised or have adapters added to them.
-    if type(module) in (nn.Linear, Conv1D) and isinstance(weight, Tensor) and weight.dtype in _PLAIN:
-        with in_memory(module):
-            here = dict(module.named_parameters(recurse=False))["weight"].detach()
-            picked = here.T if isinstance(module, Conv1D) else here
-            return picked[rows.to(here.device)].double().cpu() @ signs
-    with torch.no_grad():
-        given = signs.to(device_of(module), model.dtype).expand(1, 1, -1)
-        done: Tensor = module(given) - module(torch.zeros_like(given))  # without the bias
-    return done[0, 0].double().cpu()[rows]
+    weight = module._parameters.get("weight")
+    if weight is None or weight.dim() != 2 or weight.dtype not in _PLAIN:
+        done = _applied(model, module, signs)
+        return None if done is None or len(done) != outputs else done[rows]
+    with in_memory(module):
+        here = dict(module.named_parameters(recurse=False))["weight"].detach()
+        picked = here.T if isinstance(module, Conv1D) else here
+        return picked[rows.to(here.device)].double().cpu() @ signs
+
+
+def _applied(model: PreTrainedModel, module: nn.Module, signs: Tensor) -> Tensor | None:
+    """What a quantised matrix makes of the signs, without its bias; None if it takes something else."""
+    given = signs.to(device_of(module), model.dtype).expand(1, 1, -1)
+    try:
+        with torch.no_grad():
+            done = module(given) - module(torch.zeros_like(given))
+    except (TypeError, ValueError, RuntimeError):  # some routers of experts, for instance
+        return None
+    return done.flatten().double().cpu() if isinstance(done, Tensor) else None
 
 
 def _of_embeddings(model: PreTrainedModel) -> Tensor:
