@@ -6,7 +6,7 @@
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := chat
-.PHONY: chat test lint stress check
+.PHONY: chat test lint stress check pin
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -44,3 +44,7 @@ stress: .venv/.installed-dev
 	@$(BIN)/python -m pytest -m "stress or not stress" tests/stress tests/tui/test_soak.py tests/model/test_families.py $(ARGS)
 
 check: lint test
+
+# The newest versions that pyproject.toml allows, into constraints.txt. Run `make check` afterwards.
+pin:
+	@$(PYTHON) -m tools.pin

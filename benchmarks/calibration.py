@@ -65,7 +65,7 @@ def row(studio: PersonaStudio, name: str, show: bool) -> list[Any]:
     studio.manager.save(done)
     if show:
         for size, share in found.recovery:
-            print(f"{name}: coefficient {size:.3f} recovers {share:+.3f}")
+            print(f"{name}: coefficient {size:.4f} recovers {share:+.3f}")
         for point in found.curve:
             print(name, point)
     strength = found.gain * found.default_strength
@@ -117,6 +117,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="builtin")
+    parser.add_argument("--dtype", default=None)
     parser.add_argument("--workspace", type=Path, help="kept; by default a folder that is thrown away")
     parser.add_argument("--samples", type=int, default=50, help="replies to each system prompt")
     parser.add_argument("--max-new-tokens", type=int, default=256)
@@ -129,7 +130,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_grad_enabled(False)
     with tempfile.TemporaryDirectory() as folder:
-        project = Project.open(options.workspace or Path(folder) / "workspace", options.model)
+        project = Project.open(
+            options.workspace or Path(folder) / "workspace", options.model, dtype=options.dtype
+        )
         project.restore_datasets()
         project.override(
             {

@@ -15,7 +15,7 @@ import venv
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-EXTRAS = "dev,plots"
+EXTRAS = "dev,plots,quantization"
 HEAD = "# Everything that `make` installs, and what the tests and the shipped vectors were made with.\n"
 
 

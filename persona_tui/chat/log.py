@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from persona_tui import __version__
+from persona_tui.chat.schema import fault_of
 from persona_tui.core.errors import SessionError
 from persona_tui.core.lock import lock_handle
 from persona_tui.core.plain_files import lines_of, read_plain
@@ -34,6 +35,7 @@ BATCH_TOKENS = 16
 BATCH_SECONDS = 0.5
 
 _PREFIX = b'{"kind": "'  # what every line begins with
+_BEGINNING = _PREFIX + b'session"'  # and what the first one does
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,7 @@ class SessionLog:
             raise SessionError(f"{self.path} cannot be written: {error.strerror or error}") from error
         try:
             _take(file, self.path)
+            _check_own(self.path)
             _mend(file, self.path)
         except OSError as error:
             os.close(file)
@@ -203,6 +206,17 @@ def _take(file: int, path: Path) -> None:
     """Lock a session. The system unlocks it when the process ends, however that happens."""
     if not lock_handle(file):
         raise SessionError(f"session {path.stem} is open {_holder(path)}: leave it there first")
+
+
+def _check_own(path: Path) -> None:
+    """Raise unless a file is a session of this folder, or the beginning of one."""
+    if not path.resolve().is_relative_to(path.parent.resolve()):
+        raise SessionError(f"{path} is a link out of {path.parent}; nothing was written")
+    data = next(lines_of(path), b"")
+    if data.endswith(b"\n"):
+        next(read_events(path), None)  # which raises if the first line is another one's
+    elif data[: len(_BEGINNING)] != _BEGINNING[: len(data)]:
+        raise SessionError(f"{path} is not a session; nothing was written")
 
 
 def _holder(path: Path) -> str:
@@ -259,6 +273,8 @@ def read_events(path: Path, skip: tuple[str, ...] = ()) -> Iterator[Event]:
             kind = event.pop("kind")
             if number == 1:
                 _check_header(path, kind, event)
+            if problem := fault_of(kind, event):
+                raise SessionError(f"{path}:{number}: this {kind} does not fit: {problem}")
             yield Event(kind, event, number)
     except FileNotFoundError as error:
         raise SessionError(f"there is no session {path.stem}") from error

@@ -203,7 +203,8 @@ class SessionStore:
         if not ids:
             raise SessionError("there are no sessions yet")
         if id == LATEST:
-            return self.list()[0].id
+            found = self.list()
+            return next((info.id for info in found if not info.problem), found[0].id)
         meant = [each for each in ids if id and each.startswith(id)]
         meant = meant or [info.id for info in self.list() if info.title.casefold() == id.casefold()]
         if len(meant) > 1:

@@ -10,7 +10,6 @@ from persona_tui.chat.chat import Chat
 from persona_tui.chat.command import Command, CommandError, needed, whole
 from persona_tui.core.errors import nearest
 from persona_tui.core.jobs import JobContext
-from persona_tui.core.workspace import TRAIT_PREFIX
 from persona_tui.project import about
 from persona_tui.project.models import RecentModels, known_choice
 from persona_tui.project.project import Created, FromDescription, Project
@@ -77,6 +76,13 @@ def _loudness(persona: PersonaVector) -> list[str]:
     if calibration is not None:
         loud, share = calibration.default_strength, calibration.expression
         lines.append(f"At strength {loud:g} it has {share:.0%} of the effect of its system prompts.")
+        if calibration.floor_leaves is not None:
+            left, axis = calibration.floor_leaves, calibration.floor
+            lines.append(f"The floor ({axis} axis) leaves {left:.0%} of what it expresses without one.")
+    elif "loudness" in persona.metadata:
+        lines.append(about.loudness_in_words(persona))
+    else:
+        lines.append(f"It is not calibrated: a usual loudness is assumed until /calibrate {persona.name}.")
     if reason := persona.metadata.get("weak_reason"):
         lines.append(f"This is a weak persona: {reason}.")
     return lines
@@ -91,14 +97,12 @@ def _calibrate(chat: Chat, rest: str) -> str:
 
 
 def check_calibratable(project: Project, name: str) -> None:
-    """Make sure that something can be calibrated as personas are, by what their system prompts achieve.
+    """Make sure that something can be calibrated.
 
     Raises:
-        PersonaTuiError: there is nothing of this name, or it is a trait.
+        PersonaTuiError: there is nothing of this name.
     """
     project.personas.get(name)
-    if name.startswith(TRAIT_PREFIX):
-        raise CommandError(f"{name} has no system prompts; its threshold comes from labels: trait calibrate")
 
 
 def describe_calibrated(persona: PersonaVector) -> str:

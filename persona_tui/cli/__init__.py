@@ -11,10 +11,14 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from persona_tui.cli.interrupt import INTERRUPTED, TERMINATED, Terminated, leave
+from persona_tui.cli.interrupt import HUNG_UP, INTERRUPTED, TERMINATED, Terminated, end_when_told, leave
+from persona_tui.core.printable import printable
 from persona_tui.core.processes import OtherProcessEnded, is_main, may_speak
+
+if TYPE_CHECKING:
+    from persona_tui.cli.root import Invocation
 
 # While they wait, torch's threads would otherwise spin, and starve the screen.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -27,24 +31,38 @@ def main(args: Sequence[str] | None = None) -> None:
     _never_fail_on_odd_characters()
     if not is_main():
         _point_at_nothing(sys.stdout)
-    status = run(args)
-    if status in (INTERRUPTED, TERMINATED):
+    end_when_told()
+    status = run(args, _logged())
+    if status in (HUNG_UP, INTERRUPTED, TERMINATED):
         leave(status)
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
         _forget_output()
+        if not isinstance(error, BrokenPipeError):  # a full disk: results are missing
+            status = _fail(f"the output cannot be written: {error.strerror or error}", FAILED, False)
     sys.exit(status)
 
 
-def run(args: Sequence[str] | None = None) -> int:
+def _logged() -> Invocation:
+    """An invocation whose libraries write to the log of its workspace, and with `--debug` to stderr."""
+    from persona_tui.cli.root import Invocation
+    from persona_tui.core.libraries import log_libraries
+    from persona_tui.core.workspace import Workspace
+
+    invocation = Invocation()
+    log_libraries(lambda: Workspace.find(invocation.workspace).root / "logs", lambda: invocation.debug)
+    return invocation
+
+
+def run(args: Sequence[str] | None = None, invocation: Invocation | None = None) -> int:
     """Run a command line; its exit status."""
     import click
 
     from persona_tui.cli.root import Invocation, root
     from persona_tui.core.errors import JobCancelled, PersonaTuiError
 
-    invocation = Invocation()
+    invocation = invocation or Invocation()
     try:
         status = root.main(args, prog_name="persona-tui", standalone_mode=False, obj=invocation)
         return status if isinstance(status, int) else OK
@@ -59,8 +77,8 @@ def run(args: Sequence[str] | None = None) -> int:
             return _fail(str(error), FAILED, invocation.debug)
         if isinstance(error.__context__, EOFError):
             return FAILED
-        terminated = isinstance(error, Terminated) or isinstance(error.__context__, Terminated)
-        return TERMINATED if terminated else INTERRUPTED
+        ending = error if isinstance(error, Terminated) else error.__context__
+        return ending.status if isinstance(ending, Terminated) else INTERRUPTED
     except BrokenPipeError:
         _forget_output()
         return FAILED
@@ -78,7 +96,7 @@ def _fail(message: str, status: int, debug: bool) -> int:
         traceback.print_exc()
     if not may_speak():
         return status
-    line = " ".join(message.split())
+    line = printable(" ".join(message.split()))
     with contextlib.suppress(OSError):
         print(f"Error: {line}", file=sys.stderr, flush=True)
     return status
@@ -90,7 +108,13 @@ def _explain(error: OSError) -> str:
 
 
 def _never_fail_on_odd_characters() -> None:
-    """A model may write what the terminal's encoding lacks, and a pipe may bring what is no text at all."""
+    """A model may write what the terminal's encoding lacks, and a pipe may bring what is no text at all.
+
+    A stream that the caller has closed is None here; it counts as an empty one.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  # as long as we live
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

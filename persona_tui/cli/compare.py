@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from persona_tui.cli.generate import harmless, prompt_text
+from persona_tui.cli.generate import prompt_text
 from persona_tui.cli.interrupt import quick_interrupt
 from persona_tui.cli.options import answer_options, override_sampling
 from persona_tui.cli.output import json_option, print_json
 from persona_tui.cli.root import Invocation, pass_invocation
+from persona_tui.core.printable import printable
 
 if TYPE_CHECKING:
     from persona_tui.chat.replies import ChatReply, ReplyRow
@@ -100,7 +101,7 @@ def side_by_side(answers: list[ReplyRow], width: int) -> str:
 
     heads = [f"{letter}: {setting_in_words(each.mix)}" for letter, each in zip("AB", answers, strict=False)]
     on_screen = sys.stdout.isatty()
-    texts = [harmless(each.text.strip()) if on_screen else each.text.strip() for each in answers]
+    texts = [printable(each.text.strip()) if on_screen else each.text.strip() for each in answers]
     if width < _NARROWEST or not on_screen:
         return "\n\n".join(f"{head}\n{text}" for head, text in zip(heads, texts, strict=True))
     column = (width - len(_GAP)) // 2

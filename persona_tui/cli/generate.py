@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from persona_tui.cli.options import answer_options, chosen_weights, override_sam
 from persona_tui.cli.output import json_option, print_json
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.core.errors import PersonaTuiError
+from persona_tui.core.printable import printable
 
 if TYPE_CHECKING:
     from persona_tui.core.mix import Mix
@@ -92,7 +92,7 @@ def write_stream(pieces: Iterable[str]) -> None:
     try:
         for piece in trimmed(pieces):
             begun = True
-            sys.stdout.write(harmless(piece) if on_screen else piece)
+            sys.stdout.write(printable(piece) if on_screen else piece)
             sys.stdout.flush()
     except PersonaTuiError:
         if begun:
@@ -100,11 +100,6 @@ def write_stream(pieces: Iterable[str]) -> None:
         raise
     sys.stdout.write("\n")
     sys.stdout.flush()
-
-
-def harmless(text: str) -> str:
-    """The text without control characters: what a model writes must not move a terminal's cursor."""
-    return "".join(char for char in text if char in "\n\t" or unicodedata.category(char) != "Cc")
 
 
 def trimmed(pieces: Iterable[str]) -> Iterator[str]:

@@ -21,17 +21,32 @@ from persona_tui.core.processes import is_main
 
 INTERRUPTED = 130
 TERMINATED = 143
+HUNG_UP = 129
 GRACE = 0.5  # seconds that the main thread has to leave by itself
 
 _SHOW_CURSOR = "\x1b[?25h"  # a progress bar may have hidden it
 
 
+_ENDINGS = (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+
+
 class Terminated(KeyboardInterrupt):
-    """Somebody asked the process to end: like an interrupt, with another exit status."""
+    """Somebody asked the process to end, or its terminal is gone: an interrupt with another exit status."""
+
+    def __init__(self, status: int = TERMINATED) -> None:
+        super().__init__()
+        self.status = status
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated
+    raise Terminated(128 + number)
+
+
+def end_when_told() -> None:
+    """Take a request to end, and the end of the terminal, like an interrupt: what is open gets closed."""
+    for number in _ENDINGS:
+        if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` has it ignored, and means it
+            signal.signal(number, _terminate)
 
 
 @contextmanager
@@ -49,12 +64,17 @@ def quick_interrupt() -> Iterator[None]:
     left = threading.Event()
     threading.Thread(target=_watch, args=(told, left), name="interrupt", daemon=True).start()
     before = signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
-    terminates = signal.signal(signal.SIGTERM, _terminate)
+    before_endings = {
+        number: signal.signal(number, _terminate)
+        for number in _ENDINGS
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield
     finally:
         left.set()
-        signal.signal(signal.SIGTERM, terminates)
+        for number, handler in before_endings.items():
+            signal.signal(number, handler)
         signal.set_wakeup_fd(before)
         tells.close()  # which ends the thread
 
@@ -62,10 +82,10 @@ def quick_interrupt() -> Iterator[None]:
 def _watch(told: socket.socket, left: threading.Event) -> None:
     with told:
         while numbers := told.recv(64):
-            asked = {signal.SIGINT, signal.SIGTERM}.intersection(numbers)
+            asked = {signal.SIGINT, *_ENDINGS}.intersection(numbers)
             if asked and not left.wait(GRACE):
                 _save_unfinished()
-                leave(INTERRUPTED if signal.SIGINT in asked else TERMINATED)
+                leave(128 + min(asked, key=[signal.SIGINT, *_ENDINGS].index))
 
 
 def _save_unfinished() -> None:

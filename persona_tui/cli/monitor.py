@@ -12,7 +12,7 @@ import click
 
 from persona_tui.cli.interrupt import quick_interrupt
 from persona_tui.cli.monitor_results import dimensions, layers, results, threshold
-from persona_tui.cli.output import json_option, print_json, print_table
+from persona_tui.cli.output import check_free, force_option, json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.core.errors import MonitorError, PersonaTuiError
@@ -219,6 +219,7 @@ def _text_of(line: bytes, field: str | None) -> str:
 @click.option("--file", type=_FILE, help="Labelled queries of your own instead of the shipped sets.")
 @click.option("--plot", type=_OUTPUT, help="Draw the first monitor: .png or .svg (the plots extra).")
 @click.option("--csv", "csv_file", type=_OUTPUT, help="Also write the table to this file.")
+@force_option
 @json_option
 @pass_invocation
 def evaluate(
@@ -228,6 +229,7 @@ def evaluate(
     file: Path | None,
     plot: Path | None,
     csv_file: Path | None,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Measure monitors on queries they were not fitted on (by default the configured one).
@@ -235,11 +237,13 @@ def evaluate(
     All methods, on every set, with 95% intervals. `words` is a classifier of the words alone, for comparison.
     Results on the shipped sets are kept beside the monitor, as JSON and CSV.
     """
+    from persona_tui.core.files import atomic_write_text
     from persona_tui.monitors.evaluation import as_csv, evaluate
     from persona_tui.monitors.plots import check_plot, draw
     from persona_tui.monitors.query_sets import load_sets, set_from
 
     project = invocation.project
+    check_free(plot, csv_file, force=force)
     if plot is not None:
         check_plot(plot)
     chosen = list(dict.fromkeys(names)) or [project.settings.monitoring.monitor]
@@ -253,7 +257,7 @@ def evaluate(
             each.save(project.monitors.evaluation_path(each.monitor))
         project.monitors.write_summary()
     if csv_file is not None:
-        csv_file.write_text(as_csv(done), encoding="utf-8")
+        atomic_write_text(csv_file, as_csv(done))
     if plot is not None:
         draw(loaded[0], done[0], plot)
     if as_json:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from persona_tui.core.errors import WorkspaceError
+from persona_tui.core.printable import printable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -16,14 +21,36 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(command)
 
 
+def force_option(command: F) -> F:
+    """Add `--force` to a command that writes files which the user names."""
+    return click.option("--force", is_flag=True, help="Replace files that exist.")(command)
+
+
+def check_free(*paths: Path | None, force: bool = False) -> None:
+    """Refuse to write over what is there; ask before anything takes long.
+
+    Args:
+        paths: of the files that will be written; None = not this one.
+        force: whether the user allows it.
+
+    Raises:
+        WorkspaceError: names the first that exists.
+    """
+    taken = next((path for path in paths if path is not None and path.exists()), None)
+    if taken is not None and not force:
+        raise WorkspaceError(f"{taken} exists: choose another name, or replace it with --force.")
+
+
 def print_json(value: Any) -> None:
     """Print one JSON document."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    # JSON escapes the controls below space by itself; those of C1 move some terminals' cursors, too.
+    click.echo(re.sub("[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def print_table(rows: Sequence[Sequence[str]], header: Sequence[str] | None = None) -> None:
-    """Print columns, as wide as they need to be."""
-    lines = [list(header), *map(list, rows)] if header else [list(row) for row in rows]
+    """Print columns, as wide as they need to be. What files say in them is made safe for a terminal."""
+    lines = [[printable(cell) for cell in row] for row in ([header, *rows] if header else rows)]
     if not lines:
         return
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]

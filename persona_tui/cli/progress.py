@@ -13,6 +13,7 @@ import click
 from persona_tui.cli.interrupt import quick_interrupt
 from persona_tui.core.errors import JobCancelled
 from persona_tui.core.jobs import JobContext, JobProgress, run_inline
+from persona_tui.core.printable import printable
 from persona_tui.core.processes import is_main
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ LINE_EVERY = 15.0  # seconds between two lines where there is no terminal
 
 def note(text: str) -> None:
     """Say something that is no result."""
-    click.echo(text, err=True)
+    click.echo(printable(text), err=True)
 
 
 def prepare_model(name: str, *, fell_back: bool = False) -> None:

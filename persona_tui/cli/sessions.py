@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from persona_tui.chat.store import SessionInfo, SessionStore
-from persona_tui.cli.generate import harmless
-from persona_tui.cli.output import json_option, print_json, print_table
+from persona_tui.cli.output import check_free, force_option, json_option, print_json, print_table
 from persona_tui.cli.root import Invocation, pass_invocation
+from persona_tui.core.printable import printable
 
 if TYPE_CHECKING:
-    from persona_tui.chat import Conversation, Node
+    from persona_tui.chat import Conversation, Node, SessionInfo, SessionStore
+
+
+def _store(invocation: Invocation) -> SessionStore:
+    from persona_tui.chat.store import SessionStore
+
+    return SessionStore(invocation.project.workspace)
 
 
 @click.group()
@@ -31,7 +36,7 @@ def sessions() -> None:
 @pass_invocation
 def list_(invocation: Invocation, /, as_json: bool) -> None:
     """List them, the one used last first."""
-    found = SessionStore(invocation.project.workspace).list()
+    found = _store(invocation).list()
     if as_json:
         print_json([asdict(info) for info in found])
     elif not found:
@@ -56,7 +61,7 @@ def search(invocation: Invocation, /, text: str, as_json: bool) -> None:
 
     The exit status is 1 if there are none.
     """
-    found = SessionStore(invocation.project.workspace).search(text)
+    found = _store(invocation).search(text)
     if as_json:
         print_json(
             [
@@ -89,7 +94,7 @@ def show(invocation: Invocation, /, session: str, as_json: bool) -> None:
     """Show a conversation: what was said, with whom, and where the mix changed."""
     from persona_tui.chat import export_json
 
-    store = SessionStore(invocation.project.workspace)
+    store = _store(invocation)
     id = store.resolve(session)
     conversation, _ = store.load(id)
     info = store.info(id)
@@ -138,7 +143,7 @@ def _with_rulers(node: Node) -> str:
 @pass_invocation
 def rename(invocation: Invocation, /, session: str, title: str) -> None:
     """Give a conversation a title."""
-    store = SessionStore(invocation.project.workspace)
+    store = _store(invocation)
     id = store.resolve(session)
     store.rename(id, title)
     click.echo(f"{id}: {store.info(id).title}")
@@ -150,7 +155,7 @@ def rename(invocation: Invocation, /, session: str, title: str) -> None:
 @pass_invocation
 def delete(invocation: Invocation, /, session: tuple[str, ...], yes: bool) -> None:
     """Delete conversations."""
-    store = SessionStore(invocation.project.workspace)
+    store = _store(invocation)
     ids = list(dict.fromkeys(store.resolve(each) for each in session))
     if not yes:
         _confirm(store, ids)
@@ -174,7 +179,7 @@ def _confirm(store: SessionStore, ids: list[str]) -> None:
     "--format", "kind", type=click.Choice(["md", "json"]), help="Markdown or JSON. [default: as FILE says]"
 )
 @click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="FILE; else stdout.")
-@click.option("--force", is_flag=True, help="Replace FILE.")
+@force_option
 @pass_invocation
 def export(
     invocation: Invocation, /, session: str, kind: str | None, output: Path | None, force: bool
@@ -182,15 +187,16 @@ def export(
     """Write a conversation as Markdown, or as JSON with chat messages and settings."""
     from persona_tui.chat.export import exported, write_export
 
-    store = SessionStore(invocation.project.workspace)
+    store = _store(invocation)
     id = store.resolve(session)
     if output is None:
         click.echo(shown(exported(store, id, as_json=kind == "json")), nl=False)
     else:
+        check_free(output, force=force)
         as_json = None if kind is None else kind == "json"
         click.echo(f"Wrote {write_export(store, id, output, replace=force, as_json=as_json)}.", err=True)
 
 
 def shown(text: str) -> str:
     """The text as it is safe to show on a terminal; unchanged in a pipe."""
-    return harmless(text) if sys.stdout.isatty() else text
+    return printable(text) if sys.stdout.isatty() else text

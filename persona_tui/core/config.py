@@ -19,10 +19,11 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from persona_tui.core.errors import ConfigError, nearest
 from persona_tui.core.files import atomic_write_text
-from persona_tui.core.lock import changing
+from persona_tui.core.lock import change
 from persona_tui.core.plain_files import read_plain
 
 _MOST_BYTES = 1 << 20  # of a config.yaml
+_BOM = "\ufeff"
 
 LayerNumber = Annotated[int, Field(ge=0)]
 LayerList = Literal["auto"] | Annotated[list[LayerNumber], Field(min_length=1)]
@@ -294,12 +295,19 @@ def set_value(path: Path, key: str, value: str) -> Settings:
         ConfigError: the key is unknown or the value not allowed; the file is then left as it was.
     """
     parts = _split(key, path.name)
-    with changing(path.parent):
+    with change(path.parent, path.name):
         before = _read(path) if path.exists() else ""
         _validated(_parse(before, path.name), path.name)
-        text, settings = _first_allowed(before, parts, _readings(value), path.name)
-        atomic_write_text(path, text)
+        mark = _BOM if before.startswith(_BOM) else ""
+        text, settings = _first_allowed(_plain(before), parts, _readings(value), path.name)
+        ends = "\r\n" if "\r\n" in before else "\n"
+        atomic_write_text(path, mark + text.replace("\n", ends))
     return settings
+
+
+def _plain(text: str) -> str:
+    """Return the text as ruamel.yaml writes it: without a byte order mark, with line feeds only."""
+    return text.removeprefix(_BOM).replace("\r\n", "\n")
 
 
 def _split(key: str, source: str) -> list[str]:

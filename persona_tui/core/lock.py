@@ -1,9 +1,4 @@
-"""One writer at a time.
-
-`only_writer` is for long work: it turns others away, and names who holds it. `changing` is for files that are
-read, changed and written in one moment: others wait their turn, so that no change is lost. Neither lock
-outlives the process that holds it.
-"""
+"""One writer at a time: a lock that names its holder and never outlives it."""
 
 from __future__ import annotations
 
@@ -20,96 +15,78 @@ from filelock import FileLock, Timeout
 
 from persona_tui.core.errors import WorkspaceError
 
-CHANGING = ".changing.lock"
+SHORT = 20.0  # seconds that a change of a small file waits for others to finish theirs
 
-_PATIENCE = 30.0  # seconds; a change takes milliseconds
-_ELSEWHERE = 1 << 30  # the byte that is locked; those with the holder's name stay readable
+NAME = ".lock"
+_POLL = 0.02  # seconds between two tries
 _NO_LINKS: int = getattr(os, "O_NOFOLLOW", 0)
+_ELSEWHERE = 1 << 30  # the byte that `lock_handle` locks on Windows; those with the content stay readable
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # some network drives have none
 
 
 @contextmanager
-def changing(folder: Path) -> Iterator[None]:
-    """Within, no other process changes the small files of a folder: read, change and write them here.
-
-    Args:
-        folder: made if it is missing.
-
-    Raises:
-        WorkspaceError: another process has kept the lock for half a minute, or nothing can be written there.
-    """
-    lock = FileLock(folder / CHANGING)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=_PATIENCE)
-    except Timeout as error:
-        raise WorkspaceError(
-            f"another process keeps {folder / CHANGING} locked: end it and try again."
-        ) from error
-    except NotImplementedError:  # some network drives have no locks; nobody is turned away there
-        pass
-    except OSError as error:
-        raise WorkspaceError(f"{folder} cannot be written: {error.strerror or error}.") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def only_writer(folder: Path, what: str) -> Iterator[None]:
-    """Within, this process is the only one that writes in a folder, as far as others ask, too.
+def only_writer(folder: Path, what: str, wait: float = 0.0, name: str = NAME) -> Iterator[None]:
+    """Be the only process, and the only thread, that writes in a folder, as far as the others ask, too.
 
     The operating system holds the lock and lets go of it when the process ends, however it ends: a lock
-    file that a crash left behind blocks nobody.
+    file that a crash left behind blocks nobody. It is not reentrant.
 
     Args:
         folder: made if it is missing.
         what: what is done there, for whoever is turned away.
+        wait: how many seconds to wait for another holder; 0 = turn away at once.
+        name: of the lock's file; another one than the usual to lock less than the whole folder.
 
     Raises:
-        WorkspaceError: another process has the lock, or the folder cannot be written to.
+        WorkspaceError: somebody else has the lock, or the folder cannot be written to.
     """
-    path = folder / ".lock"
+    path = folder / name
     try:
-        handle = _acquired(path)
+        lock = _acquired(path, wait)
+    except Timeout as error:
+        raise WorkspaceError(_busy(path)) from error
     except OSError as error:
         raise WorkspaceError(f"{folder} cannot be written: {error.strerror or error}.") from error
     try:
         with contextlib.suppress(OSError):  # the lock holds without a name, too
-            os.write(handle, json.dumps({"pid": os.getpid(), "what": what}).encode())
+            _sign(path, what)
         yield
     finally:
         # Removed while it is still held: whoever opened it meanwhile notices, and opens a new one.
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
-        os.close(handle)
+        lock.release()
 
 
-def _acquired(path: Path) -> int:
-    """A locked handle of the file that has this name; not of one that was removed in the meantime."""
+def change(folder: Path, what: str) -> contextlib.AbstractContextManager[None]:
+    """Hold a folder's lock while a small file in it is read, changed and written back; waits for others."""
+    return only_writer(folder, what, SHORT)
+
+
+def _acquired(path: Path, wait: float) -> FileLock:
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, thread_local=False)
         try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINKS, 0o644)
+            lock.acquire(timeout=wait, poll_interval=_POLL)
         except FileNotFoundError:
             continue  # somebody removed the empty folder in between
-        try:
-            if not lock_handle(handle):
-                raise WorkspaceError(_busy(handle, path.parent))
-            if _same_file(handle, path):
-                os.truncate(handle, 0)
-                return handle
-        except BaseException:
-            os.close(handle)
-            raise
+        return lock
+
+
+def _sign(path: Path, what: str) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_TRUNC | _NO_LINKS)
+    try:
+        os.write(handle, json.dumps({"pid": os.getpid(), "what": what}).encode())
+    finally:
         os.close(handle)
 
 
 def lock_handle(handle: int) -> bool:
-    """Lock an open file until it is closed, if nobody has locked it; whether that was so.
+    """Lock an open file until it is closed, if nobody has locked it; return whether that was so.
 
-    Where a drive has no locks, everybody gets one.
+    For files whose content the lock is about, such as sessions. Where a drive has no locks, everybody gets
+    one.
     """
     try:
         if sys.platform == "win32":
@@ -130,18 +107,14 @@ def lock_handle(handle: int) -> bool:
     return True
 
 
-def _same_file(handle: int, path: Path) -> bool:
+def _busy(path: Path) -> str:
     try:
-        return os.path.samestat(os.fstat(handle), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _busy(handle: int, folder: Path) -> str:
-    try:
-        os.lseek(handle, 0, os.SEEK_SET)
-        holder = json.loads(os.read(handle, 4096))
+        handle = os.open(path, os.O_RDONLY | _NO_LINKS)
+        try:
+            holder = json.loads(os.read(handle, 4096))
+        finally:
+            os.close(handle)
         name, what = f"process {int(holder['pid'])}", f" ({holder['what']})"
     except (OSError, ValueError, KeyError, TypeError):
         name, what = "another process", ""
-    return f"{name} is writing in {folder}{what}: wait for it, end it, or use another --workspace."
+    return f"{name} is writing in {path.parent}{what}: wait for it, end it, or use another --workspace."

@@ -14,7 +14,7 @@ from platformdirs import user_data_dir
 from persona_tui.core.config import Settings, load_settings
 from persona_tui.core.errors import WorkspaceError
 from persona_tui.core.files import atomic_write_bytes, atomic_write_text
-from persona_tui.core.lock import changing
+from persona_tui.core.lock import change
 
 __all__ = [
     "TRAIT_PREFIX",
@@ -35,6 +35,8 @@ PACKAGED = ("datasets", "vectors", CONFIG_NAME)
 TRAIT_PREFIX = "trait:"
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
+# Windows opens a device instead of a file of this name, whatever its ending; workspaces travel.
+_RESERVED = re.compile(r"(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])")
 _HUB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 _MAX_SLUG = 120
 # One model, one folder of vectors, whatever name it is called by.
@@ -61,7 +63,7 @@ class Workspace:
             root = explicit.expanduser().absolute()
             _refuse_foreign(root)
         else:
-            root = _nearest_above(Path.cwd()) or Path(user_data_dir("persona-tui", appauthor=False))
+            root = _nearest_above(_here()) or Path(user_data_dir("persona-tui", appauthor=False))
         if not (root / CONFIG_NAME).is_file():
             _fill(root)
         return cls(root)
@@ -146,12 +148,35 @@ def packaged_root() -> Path:
 
 def safe_name(name: str) -> str:
     """Return `name` if it can name a file in the workspace; raise WorkspaceError if not."""
-    if _NAME.fullmatch(name):
+    if _NAME.fullmatch(name) and not _RESERVED.fullmatch(name):
         return name
+    if _RESERVED.fullmatch(name):
+        raise WorkspaceError(f"{name!r} cannot be a name: Windows keeps it for a device. Choose another one.")
     shown = name if len(name) <= 40 else f"{name[:37]}..."
     raise WorkspaceError(
         f"{shown!r} cannot be a name: use up to 64 letters, digits, _ and -, beginning with no -."
     )
+
+
+def check_case(path: Path) -> None:
+    """Raise if a file beside `path` has its name in other letters (`Sage` beside `sage`).
+
+    Windows and macOS keep only one of the two.
+
+    Raises:
+        WorkspaceError: there is one; it is named.
+    """
+    folded = path.name.casefold()
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return  # there is no such folder yet, so nothing in it either
+    twin = next((name for name in names if name != path.name and name.casefold() == folded), None)
+    if twin is not None and path.name not in names:
+        raise WorkspaceError(
+            f'"{path.stem}" and "{Path(twin).stem}" differ only in upper and lower case, and some systems '
+            f"cannot store both: choose another name, or write {Path(twin).stem}."
+        )
 
 
 def vector_file(model_dir: Path, name: str) -> Path:
@@ -198,6 +223,15 @@ def _is_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1
 
 
+def _here() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError as error:
+        raise WorkspaceError(
+            "The working directory has been deleted: change to another one, or name a --workspace."
+        ) from error
+
+
 def _nearest_above(folder: Path) -> Path | None:
     candidates = (folder, *folder.parents)
     return next((place for place in candidates if (place / CONFIG_NAME).is_file()), None)
@@ -209,17 +243,22 @@ def _refuse_foreign(root: Path) -> None:
         return
     if not root.is_dir():
         raise WorkspaceError(f"{root} is not a folder.")
-    if any(entry.name not in PACKAGED and not entry.name.startswith(".") for entry in root.iterdir()):
+    foreign = any(entry.name not in PACKAGED and not entry.name.startswith(".") for entry in root.iterdir())
+    # Asked again: another process may have finished making the workspace, and used it, meanwhile.
+    if foreign and not (root / CONFIG_NAME).is_file():
         raise WorkspaceError(
             f"{root} is not a workspace: it has no config.yaml. Name a new or empty folder to make one there."
         )
 
 
 def _fill(root: Path) -> None:
-    """Copy what the package brings. What is there already stays; an interrupted run can be repeated."""
+    """Copy what the package brings. What is there already stays; an interrupted run can be repeated.
+
+    Processes that start at once wait for the first of them, and find its work done.
+    """
     source = packaged_root()
     try:
-        with changing(root):  # several first uses at once: one fills it, the others find it filled
+        with change(root, "first use"):
             for name in PACKAGED:
                 if (source / name).exists() and not (root / name).exists():
                     _copy_whole(source / name, root / name)

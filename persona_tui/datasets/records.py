@@ -1,4 +1,4 @@
-"""Reads data sets (JSON Lines), and says which line of which file is wrong."""
+"""Reads data sets (JSON Lines, and other rows), and says which line of which file is wrong."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from persona_tui.core.errors import DatasetError, nearest
-from persona_tui.core.plain_files import lines_of, read_plain
 from persona_tui.core.workspace import Workspace, packaged_root, safe_name
+from persona_tui.datasets.rows import Problem, Row, rows
 from persona_tui.datasets.schema import (
     ArchetypePrompt,
     CatalogueEntry,
@@ -127,28 +127,63 @@ def read_roles(workspace: Workspace) -> list[ArchetypePrompt]:
     return _read_all(path, ArchetypePrompt) if path.is_file() else []
 
 
+_PROMPT_KEYS = ("system_prompt", "prompt", "system", "text", "content", "instruction", "persona")
+_FORMS = (
+    "one prompt a line, or an empty line between prompts; JSON Lines or a JSON list of texts, or of objects "
+    "with system_prompt or prompt; CSV or TSV with such a column"
+)
+
+
 def read_prompt_file(path: Path) -> list[str]:
-    """The system prompts in a file of the user's own.
+    """Return the system prompts in a file of the user's own.
 
     Args:
-        path: `.jsonl` has one archetype prompt a line (`system_prompt`); any other file is text, with an
-            empty line between two prompts.
+        path: JSON Lines, a JSON list, CSV or TSV, with a key that is plainly the prompt; any other
+            file is text, with an empty line between two prompts, or one sentence or more on every line.
 
     Raises:
-        DatasetError: the file cannot be read, has a bad line, or is empty.
+        DatasetError: the file cannot be read, has a bad row, or is empty.
     """
-    if path.suffix.casefold() == ".jsonl":
-        return [prompt.system_prompt for prompt in _read_all(path, ArchetypePrompt)]
+    if path.suffix.casefold() in (".yaml", ".yml"):
+        raise DatasetError(f"{path}: YAML is not read as prompts. These are: {_FORMS}")
     try:
-        text = read_plain(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is not text in UTF-8") from error
+        prompts = [_prompt_of(value, f"{path}:{line}") for line, value in rows(path, _text_prompts)]
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror or error}") from error
-    prompts = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text) if part.strip()]
     if not prompts:
         raise DatasetError(f"{path} is empty")
     return prompts
+
+
+def _prompt_of(value: Any, where: str) -> str:
+    if isinstance(value, Problem):
+        raise DatasetError(f"{where}: {value.text}")
+    text = value
+    if isinstance(value, dict):
+        texts = [key for key, inner in value.items() if key != "id" and isinstance(inner, str)]
+        named = [key for key in _PROMPT_KEYS if key in value]
+        key = named[0] if named else texts[0] if len(texts) == 1 else None
+        messages = value.get("messages")
+        if key is None and isinstance(messages, list):
+            system = [each for each in messages if isinstance(each, dict) and each.get("role") == "system"]
+            text = system[0].get("content") if system else None
+        else:
+            text = value.get(key) if key is not None else None
+    if not isinstance(text, str) or not text.strip():
+        raise DatasetError(f"{where}: no prompt is found here. These are read: {_FORMS}")
+    return " ".join(text.split())
+
+
+def _text_prompts(text: str) -> Iterator[Row]:
+    """Prompts with an empty line between two; without one, lines that are whole sentences are prompts."""
+    lines = [line.strip() for line in text.splitlines()]
+    blocks = re.split(r"\n\s*\n", text.strip())
+    if len(blocks) == 1 and all(line[-1] in _SENTENCE_ENDS for line in lines if line):
+        blocks = [line for line in lines if line]
+    yield from enumerate((block for block in blocks if block.strip()), start=1)
+
+
+_SENTENCE_ENDS = ".!?\"'\u201d\u2019\u2026\u3002"
 
 
 def read_safety(workspace: Workspace, kind: Safety) -> list[SafePrompt]:
@@ -168,7 +203,7 @@ def read_statements(workspace: Workspace) -> list[MonitorStatement]:
 
 
 def read_jsonl(path: Path, record: type[R]) -> Iterator[R]:
-    """Read one record per line; empty lines are skipped.
+    """Read one record per line, or per row of JSON or CSV; empty lines are skipped.
 
     Raises:
         DatasetError: the file cannot be read, or a line is bad; the message begins with `file:line`.
@@ -189,9 +224,8 @@ def scan_jsonl(path: Path, record: type[R]) -> Iterator[tuple[int, R | str]]:
         DatasetError: the file cannot be read.
     """
     try:
-        for number, line in enumerate(lines_of(path), start=1):
-            if line.strip():
-                yield number, _parse(line, record)
+        for number, value in rows(path):
+            yield number, value.text if isinstance(value, Problem) else _checked(value, record, number)
     except FileNotFoundError:
         raise DatasetError(f"{path} does not exist. `persona-tui init` writes the data sets.") from None
     except OSError as error:
@@ -205,17 +239,14 @@ def _read_all(path: Path, record: type[R]) -> list[R]:
     return records
 
 
-def _parse(line: bytes, record: type[R]) -> R | str:
-    try:
-        value = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        return "not UTF-8 text"
-    except (ValueError, RecursionError) as error:
-        return f"not valid JSON ({getattr(error, 'msg', 'too deeply nested')})"
+def _checked(value: Any, record: type[R], number: int) -> R | str:
     if not isinstance(value, dict):
         return f"a JSON object is needed, not {json.dumps(value)[:40]}"
     try:
-        return record.model_validate(value)
+        known = record.model_fields
+        optional = {key for key in known if not known[key].is_required()}
+        given = {key: inner for key, inner in value.items() if inner != "" or key not in optional}
+        return record.model_validate({"id": str(number), **given})
     except ValidationError as error:
         return _first_mistake(error, record)
 

@@ -5,16 +5,40 @@ Unknown keys are refused: a misspelt "sytem" would otherwise change an experimen
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Source = Literal["model", "fallback"]
 
 QUESTION_CATEGORIES = ("identity", "values", "style", "problem_solving")
 
-Label = Literal["safe", "dangerous"]
+_LABELS = {
+    **dict.fromkeys(("0", "false", "benign", "harmless"), "safe"),
+    **dict.fromkeys(("1", "true", "unsafe", "harmful"), "dangerous"),
+}
+
+
+def _label(value: Any) -> Any:
+    """A label in the words that other data use."""
+    return _LABELS.get(str(value).strip().casefold(), value)
+
+
+def _number_as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Label = Annotated[Literal["safe", "dangerous"], BeforeValidator(_label)]
+Id = Annotated[Text, BeforeValidator(_number_as_text)]
 Split = Literal["train", "test"]
 Harm = Literal["violence", "weapons", "illegal_acts", "self_harm", "hate", "fraud", "cyber", "privacy"]
 
@@ -23,13 +47,13 @@ class Record(BaseModel):
     """What every line has.
 
     Attributes:
-        id: unique in its file.
+        id: unique in its file; a number will do, and where it is missing the line's number serves.
         source: who wrote it. None = people, "model" = a language model, "fallback" = a program, without one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    id: Text
+    id: Id
     source: Source | None = None
 
     @property
@@ -132,22 +156,22 @@ class MonitorQuery(Record):
         query: what is asked.
         label: safe or dangerous.
         kind: what sort of query it is, in a word: everyday, direct, idiom, professional, ...
-        category: the harm, if it is dangerous.
+        category: the harm, if it is dangerous and somebody has named it.
         template: the pattern that it and others were made from.
         split: which half of its file it belongs to; queries of one template are all in one.
     """
 
-    query: Text
+    query: Text = Field(validation_alias=AliasChoices("query", "prompt", "text"))
     label: Label
-    kind: Text
+    kind: Text = "unnamed"
     category: Harm | None = None
     template: Text | None = None
     split: Split | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if (self.category is None) != (self.label == "safe"):
-            raise ValueError("a dangerous query needs a category, a safe one has none")
+        if self.category is not None and self.label == "safe":
+            raise ValueError("only a dangerous query has a category")
         if self.split is not None and self.template is None:
             raise ValueError("a query with a split needs a template")
         return self

@@ -1,49 +1,50 @@
-"""Conversations from what people have: chat messages in JSON, JSON Lines of them, or plain text.
+"""Conversations from what people have: chat messages in JSON, JSON Lines of them, tables, or plain text.
 
 Understood are objects with `messages` (`role`, `content`), as chat services and trainers write them; with
-`conversations` (`from`, `value`); with a `prompt` and a `completion` or `response`; with an `instruction` and
-an `output`; a bare list of messages; and text with a label before each turn:
+`conversations` (`from`, `value`); with a `prompt` and a `completion` or `response`, and pairs like it; with
+`chosen` and `rejected`; lines of a batch service; exported chats (their current branch); a bare list of
+messages; CSV and TSV with such columns; and text with a label before each turn:
 
     User: I failed my test.
     Assistant: That must hurt.
 
-Text without any label is taken for a single reply. What cannot be understood is reported with its line, and
-the lines after it are still read.
+`turns` has the tables of forms. Text without turns of both sides is taken for a single reply, and its notes
+say so. What cannot be understood is reported with its line, and the lines after it are still read.
 """
 
 from __future__ import annotations
 
-import codecs
-import json
+import io
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from persona_tui.core.errors import DatasetError
+from persona_tui.core.plain_files import open_plain
+from persona_tui.datasets.rows import TABLES, UTF16, Problem, parse_json, table_rows
+from persona_tui.datasets.turns import (
+    Reading,
+    TranscriptError,
+    Turn,
+    is_object,
+    raw_messages,
+    read_messages,
+    read_object,
+    style_of,
+    turn,
+)
 
 Message = dict[str, str]
 
 LONGEST_LINE = 16 << 20  # bytes
-_LARGEST_DOCUMENT = 256 << 20  # bytes of JSON that is no JSON Lines
+_LARGEST_DOCUMENT = 256 << 20  # bytes of what is read whole
 
-_ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "tool": "user",
-    "function": "user",
-    "observation": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "model": "assistant",
-    "bot": "assistant",
-    "ai": "assistant",
-    "chatbot": "assistant",
-}
-_LABEL = re.compile(r"\s*(system|user|human|assistant|ai)\s*:[ \t]*(.*)", re.IGNORECASE | re.DOTALL)
+THOUGHT = "what is thought before a reply is no part of it (`trait score --thoughts` measures both)"
+ONE_REPLY = "no turns found; read as one reply"
+
 _SEPARATOR = re.compile(r"\s*-{3,}\s*")
 
 
@@ -52,16 +53,35 @@ class Conversation:
     """One conversation.
 
     Attributes:
-        messages: what was said; contents without surrounding white space.
+        messages: what was said; contents without surrounding white space, end tokens and thoughts.
         where: the file and line it came from, for people.
         line: that line, from 1; 1 for what did not come from lines.
         fields: other keys of its object, such as "id" and "label".
+        part: which of several conversations of one object it is, such as "chosen".
+        judged: the first message whose reply is measured; those before are only context.
+        thoughts: what was thought before a reply, by the reply's place among the messages.
+        notes: what was not read, or not as it may have been meant, for people.
     """
 
     messages: list[Message]
     where: str
     line: int = 1
     fields: dict[str, Any] = field(default_factory=dict)
+    part: str = ""
+    judged: int = 0
+    thoughts: dict[int, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def says_something(self) -> bool:
+        """Whether a reply that counts is more than thoughts."""
+        return any(each["role"] == "assistant" and each["content"] for each in self.messages[self.judged :])
+
+    def of_thoughts(self) -> Iterator[Conversation]:
+        """Yield a conversation for each thought, which stands where its reply was."""
+        for place, thought in self.thoughts.items():
+            said = [*self.messages[:place], {"role": "assistant", "content": thought}]
+            yield Conversation(said, f"{self.where} (thought)", self.line, self.fields, "thought", place)
 
 
 @dataclass(frozen=True)
@@ -79,36 +99,49 @@ class BadLine:
 Item = Conversation | BadLine
 
 
-class TranscriptError(DatasetError):
-    """Something is no conversation."""
-
-
 # JSON -------------------------------------------------------------------------------------------------------
 
 
-def conversation_from_json(value: Any, where: str, line: int = 1) -> Conversation:
-    """The conversation that a JSON value holds.
+def conversations_from_json(value: Any, where: str, line: int = 1) -> list[Conversation]:
+    """Return the conversations that a JSON value holds: one, or the parts of a preference or a batch.
 
     Raises:
         TranscriptError: it holds none, in a few words.
     """
-    fields: dict[str, Any] = {}
     if isinstance(value, dict):
-        raw = _raw_messages(value)
-        fields = {key: inner for key, inner in value.items() if key in ("id", "label", "system", "turn")}
+        readings = read_object(value)
     elif isinstance(value, list):
-        raw = value
+        readings = [read_messages(value)]
     else:
-        raise TranscriptError(f"a JSON object is needed, not {json.dumps(value)[:40]}")
-    messages = [_message(item, place) for place, item in enumerate(raw, start=1)]
-    system = fields.pop("system", None)
-    if isinstance(system, str) and system.strip() and messages and messages[0]["role"] != "system":
-        messages = [{"role": "system", "content": system.strip()}, *messages]
-    return Conversation(_with_reply(messages), where, line, fields)
+        raise TranscriptError(f"a JSON object is needed, not {str(value)[:40]!r}")
+    fields = value if isinstance(value, dict) else {}
+    kept = {key: fields[key] for key in ("id", "label", "turn") if key in fields}
+    return [_conversation(each, where, line, kept, fields.get("system")) for each in readings]
 
 
-def parse_line(data: bytes, where: str, line: int) -> Conversation:
-    """The conversation on one line of JSON Lines.
+def _conversation(
+    reading: Reading, where: str, line: int, fields: dict[str, Any], system: Any = None
+) -> Conversation:
+    turns, judged = reading.turns, reading.judged
+    if isinstance(system, str) and system.strip() and turns and turns[0].role != "system":
+        turns, judged = [Turn("system", system.strip()), *turns], judged + 1
+    if not any(each.role == "assistant" and (each.content or each.thought) for each in turns[judged:]):
+        raise TranscriptError("no message of an assistant's in it says anything")
+    thoughts = {place: each.thought for place, each in enumerate(turns) if each.thought}
+    return Conversation(
+        [{"role": each.role, "content": each.content} for each in turns],
+        f"{where} ({reading.part})" if reading.part else where,
+        line,
+        fields,
+        reading.part,
+        judged,
+        thoughts,
+        (*reading.notes, *[THOUGHT] * len(thoughts)),
+    )
+
+
+def parse_line(data: bytes, where: str, line: int) -> list[Conversation]:
+    """Return the conversations on one line of JSON Lines; all but a few forms have one.
 
     Raises:
         TranscriptError: there is none.
@@ -116,129 +149,84 @@ def parse_line(data: bytes, where: str, line: int) -> Conversation:
     if len(data) > LONGEST_LINE:
         raise TranscriptError(f"longer than {LONGEST_LINE >> 20} MiB")
     try:
-        value = json.loads(data.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        raise TranscriptError("not UTF-8 text") from None
-    except (ValueError, RecursionError) as error:
-        raise TranscriptError(f"not valid JSON ({getattr(error, 'msg', 'too deeply nested')})") from None
-    return conversation_from_json(value, where, line)
+        value = parse_json(data)
+    except DatasetError as error:
+        raise TranscriptError(str(error)) from None
+    return conversations_from_json(value, where, line)
 
 
-def _raw_messages(value: dict[str, Any]) -> list[Any]:
-    for key in ("messages", "conversations", "conversation"):
-        if key in value:
-            if not isinstance(value[key], list) or not value[key]:
-                raise TranscriptError(f'"{key}" must be a list of messages that is not empty')
-            return list(value[key])
-    for asked, answered in (
-        ("prompt", "completion"),
-        ("prompt", "response"),
-        ("instruction", "output"),
-        ("instruction", "response"),
-    ):
-        if asked in value and answered in value:
-            return [
-                *_as_messages(_question(value, asked), "user"),
-                *_as_messages(value[answered], "assistant"),
-            ]
-    raise TranscriptError('"messages" is missing: a list of objects with "role" and "content"')
+def prompt_messages(value: Any) -> list[Message]:
+    """Return what a JSON value asks: a text, `prompt` or `user`, or a conversation up to its last user turn.
 
-
-def _question(value: dict[str, Any], key: str) -> Any:
-    extra = value.get("input")
-    if key == "instruction" and isinstance(extra, str) and extra.strip():
-        return f"{value[key]}\n\n{extra}"
-    return value[key]
-
-
-def _as_messages(value: Any, role: str) -> list[Any]:
-    return list(value) if isinstance(value, list) else [{"role": role, "content": value}]
-
-
-def _message(item: Any, place: int) -> Message:
-    if not isinstance(item, dict):
-        raise TranscriptError(f"message {place} is no object with a role and a content")
-    name = item.get("role", item.get("from"))
-    role = _ROLES.get(str(name).casefold())
-    if role is None:
-        raise TranscriptError(f"message {place} has the unknown role {json.dumps(name)[:40]}")
-    return {"role": role, "content": _content(item, place).strip()}
-
-
-def _content(item: dict[str, Any], place: int) -> str:
-    content = item.get("content", item.get("value"))
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):  # parts, of which only the text counts here
-        parts = [part.get("text") if isinstance(part, dict) else part for part in content]
-        return "\n".join(part for part in parts if isinstance(part, str))
-    if content is None and item.get("tool_calls"):
-        return ""
-    raise TranscriptError(f"message {place} has no text as its content")
-
-
-def _with_reply(messages: list[Message]) -> list[Message]:
-    if not any(message["role"] == "assistant" and message["content"] for message in messages):
-        raise TranscriptError("no message of an assistant's in it says anything")
-    return messages
+    Raises:
+        TranscriptError: it asks nothing that can be read.
+    """
+    asked = value if isinstance(value, dict) else {"prompt": value}
+    for key in ("prompt", "user", "question", "query", "input", "instruction", "text"):
+        text = asked.get(key)
+        if isinstance(text, str) and text.strip():
+            return [{"role": "user", "content": text.strip()}]
+    raw = asked.get("prompt")
+    if isinstance(raw, list):
+        turns = read_messages(raw).turns
+    else:
+        turns = read_object(asked)[0].turns if is_object(asked) else []
+    last = max((place for place, each in enumerate(turns) if each.role == "user"), default=-1)
+    if last < 0:
+        raise TranscriptError('"prompt" or "messages" is needed, with something that a user says')
+    return [{"role": each.role, "content": each.content} for each in turns[: last + 1]]
 
 
 # Text -------------------------------------------------------------------------------------------------------
 
 
 def conversations_from_text(text: str, where: str) -> Iterator[Item]:
-    """The conversations in a labelled text; lines of dashes stand between two of them."""
+    """Yield the conversations in a text; lines of dashes stand between two of them."""
+    for line, block in [(1, text)] if style_of(text) else _blocks(text):
+        style = style_of(block)
+        found = style.read(block) if style else iter([(1, [turn("assistant", block)])])
+        for offset, turns in found:
+            at = line + offset - 1
+            place = f"{where}:{at}"
+            try:
+                yield _conversation(Reading("", turns, notes=() if style else (ONE_REPLY,)), place, at, {})
+            except TranscriptError as error:
+                yield BadLine(place, at, str(error))
+
+
+def _blocks(text: str) -> Iterator[tuple[int, str]]:
     start, block = 1, list[str]()
-    lines = text.splitlines(keepends=True)
-    for number, line in enumerate([*lines, "---"], start=1):
+    for number, line in enumerate([*text.splitlines(keepends=True), "---"], start=1):
         if not _SEPARATOR.fullmatch(line):
             block.append(line)
             continue
         if "".join(block).strip():
-            try:
-                yield Conversation(_with_reply(_labelled("".join(block))), f"{where}:{start}", start)
-            except TranscriptError as error:
-                yield BadLine(f"{where}:{start}", start, str(error))
+            yield start, "".join(block)
         start, block = number + 1, []
-
-
-def _labelled(text: str) -> list[Message]:
-    messages: list[Message] = []
-    for line in text.splitlines(keepends=True):
-        match = _LABEL.fullmatch(line)
-        if match:
-            messages.append({"role": _ROLES[match[1].casefold()], "content": match[2]})
-        elif messages:
-            messages[-1]["content"] += line
-        elif line.strip():
-            break
-    if not messages:
-        return [{"role": "assistant", "content": text.strip()}]
-    return [{"role": each["role"], "content": each["content"].strip()} for each in messages]
 
 
 # Files and streams ------------------------------------------------------------------------------------------
 
 
 def read_file(path: Path) -> Iterator[Item]:
-    """The conversations in a file of any of the kinds above.
+    """Yield the conversations in a file of any of the kinds above.
 
     Raises:
         DatasetError: it cannot be read, or is no text at all.
     """
     try:
-        with path.open("rb") as stream:
+        with open_plain(path) as stream:
             yield from read_stream(stream, str(path), path.suffix == ".jsonl")
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def read_stream(stream: BinaryIO, name: str, json_lines: bool = False) -> Iterator[Item]:
-    """The conversations in a stream; JSON Lines are read line by line, in constant memory.
+    """Yield the conversations in a stream; JSON Lines are read line by line, in constant memory.
 
     Args:
         stream: bytes.
-        name: what to call it.
+        name: what to call it; `.csv` and `.tsv` are what they say.
         json_lines: whether it is known to hold JSON Lines; else the first line decides.
 
     Raises:
@@ -248,14 +236,35 @@ def read_stream(stream: BinaryIO, name: str, json_lines: bool = False) -> Iterat
     first = next((line for line in lines if line[1].strip()), None)
     if first is None:
         raise DatasetError(f"{name} is empty")
+    if first[1].startswith(UTF16):
+        text = _decoded(first[1] + b"".join(line for _, line in lines), name)
+        yield from read_stream(io.BytesIO(text.encode()), name, json_lines)
+        return
     if b"\0" in first[1]:
         raise DatasetError(f"{name} is no text")
     if json_lines or _is_json_line(first[1]):
         yield from _json_lines(first, lines, name)
         return
-    rest = first[1] + b"".join(line for _, line in lines)
-    begins_as_json = first[1].removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"{", b"[")
-    yield from _document(rest, name) if begins_as_json else _text(rest, name)
+    rest = b"\n" * (first[0] - 1) + first[1] + b"".join(line for _, line in lines)
+    if _is_table(first[1], name):
+        yield from _table(rest, name)
+    elif first[1].removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"["):
+        yield from _document(rest, name)
+    else:
+        yield from conversations_from_text(_decoded(rest, name), name)
+
+
+def _decoded(data: bytes, name: str) -> str:
+    if len(data) > _LARGEST_DOCUMENT:
+        raise DatasetError(f"{name} is too large to be read whole: use JSON Lines")
+    try:
+        text = data.decode("utf-16" if data.startswith(UTF16) else "utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise DatasetError(f"{name}:{line}: not UTF-8 text") from error
+    if "\0" in text:
+        raise DatasetError(f"{name} is no text")
+    return text
 
 
 class LineReader(Protocol):
@@ -278,25 +287,33 @@ def bounded_lines(stream: LineReader, first: int = 1) -> Iterator[tuple[int, byt
 
 
 def _json_lines(first: tuple[int, bytes], rest: Iterator[tuple[int, bytes]], name: str) -> Iterator[Item]:
-    yield _item(*first, name)
-    for number, line in rest:
-        if line.strip():
-            yield _item(number, line, name)
+    for number, line in itertools.chain([first], rest):
+        if not line.strip():
+            continue
+        where = f"{name}:{number}"
+        try:
+            yield from parse_line(line, where, number)
+        except TranscriptError as error:
+            yield BadLine(where, number, str(error))
 
 
-def _item(number: int, line: bytes, name: str) -> Item:
-    where = f"{name}:{number}"
-    try:
-        return parse_line(line, where, number)
-    except TranscriptError as error:
-        return BadLine(where, number, str(error))
+def _values(values: Iterable[tuple[int, Any]], name: str) -> Iterator[Item]:
+    """The conversations in values that have been parsed, each with its line or its place."""
+    for number, value in values:
+        where = f"{name}:{number}" if number else name
+        try:
+            if isinstance(value, Problem):
+                raise TranscriptError(value.text)
+            yield from conversations_from_json(value, where, number or 1)
+        except TranscriptError as error:
+            yield BadLine(where, number or 1, str(error))
 
 
 def _is_json_line(line: bytes) -> bool:
     """Whether a line is a whole conversation, and not the beginning or all of a document with several."""
     try:
-        value = json.loads(line.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
+        value = parse_json(line)
+    except DatasetError:
         return False
     return isinstance(value, dict) or (isinstance(value, list) and not _are_conversations(value))
 
@@ -312,28 +329,50 @@ def _document(data: bytes, name: str) -> Iterator[Item]:
     """One JSON document over several lines; or JSON Lines whose first line is bad."""
     try:
         if len(data) > _LARGEST_DOCUMENT:
-            raise ValueError
-        value = json.loads(data.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
-        for number, line in enumerate(data.splitlines(), start=1):
-            if line.strip():
-                yield _item(number, line, name)
+            raise DatasetError("too large")
+        value = parse_json(data)
+    except DatasetError:
+        lines = enumerate(data.splitlines(), start=1)
+        yield from _json_lines(next(lines), lines, name)
         return
     several = isinstance(value, list) and _are_conversations(value)
-    for place, item in enumerate(value if several else [value], start=1):
-        where = f"{name}:{place}" if several else name
-        try:
-            yield conversation_from_json(item, where, place)
-        except TranscriptError as error:
-            yield BadLine(where, place, str(error))
+    yield from _values(enumerate(value, start=1) if several else [(0, value)], name)
 
 
-def _text(data: bytes, name: str) -> Iterator[Item]:
-    if b"\0" in data:
-        raise DatasetError(f"{name} is no text")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise DatasetError(f"{name}:{line}: not UTF-8 text") from error
-    yield from conversations_from_text(text, name)
+# Tables -----------------------------------------------------------------------------------------------------
+
+
+_TALKS = ("conversation_id", "conversation", "session_id", "thread_id", "chat_id")  # columns that join rows
+
+
+def _is_table(first_line: bytes, name: str) -> bool:
+    """Whether a name, or the columns on the first line, say that this is CSV or TSV."""
+    if name.casefold().endswith(TABLES):
+        return True
+    cells = re.split(r"[,\t;]", first_line.decode("utf-8-sig", "replace"))
+    return len(cells) > 1 and _has_turns({cell.strip().strip('"').casefold() for cell in cells})
+
+
+def _has_turns(columns: Iterable[str]) -> bool:
+    row = dict.fromkeys(columns, "")
+    return {"role", "content"} <= row.keys() or is_object(row)
+
+
+def _table(data: bytes, name: str) -> Iterator[Item]:
+    """A row for each conversation, or one for each message; a column such as `conversation_id` joins rows."""
+    talks: dict[Any, tuple[int, list[Any]]] = {}
+    for line, row in table_rows(_decoded(data, name)):
+        if isinstance(row, Problem):
+            yield BadLine(f"{name}:{line}", line, row.text)
+            continue
+        talk = next((row.pop(key) for key in _TALKS if key in row), None)
+        if not _has_turns(row):
+            raise DatasetError(
+                f"{name} has the columns {', '.join(row)}: user and assistant, prompt and response, "
+                "input and output, or role and content are needed"
+            )
+        if talk is None and "role" not in row:
+            yield from _values([(line, row)], name)
+        else:
+            talks.setdefault(talk, (line, []))[1].extend([row] if "role" in row else raw_messages(row))
+    yield from _values(((line, messages) for line, messages in talks.values()), name)

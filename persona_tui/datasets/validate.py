@@ -155,6 +155,8 @@ def _problems(item: Record, ids: dict[str, int], distinct: Distinct, lines: list
     repeated = distinct.find(item.text)
     if repeated is not None:
         yield f"nearly the same as line {lines[repeated]}"
+    if isinstance(item, MonitorQuery) and item.label == "dangerous" and item.category is None:
+        yield "a dangerous query needs a category"
     if isinstance(item, Question) and item.category not in QUESTION_CATEGORIES:
         yield f'unknown category "{item.category}": use one of {", ".join(QUESTION_CATEGORIES)}'
 

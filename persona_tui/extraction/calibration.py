@@ -39,7 +39,7 @@ RECIPE = "response"  # what is added to every token is the mean over tokens
 
 # The first sizes that the search tries: shares of the default dose.
 START = (0.25, 0.5, 1.0)
-MOST_STEPS = 3  # how often the search goes on beyond either end
+MOST_STEPS = 5  # how often the search goes on beyond either end
 MULTIPLES = (1.0, 1.6, 2.5)  # of the likeliest size, for the sweep
 UNCAPPED = 1.6  # the multiple that is also measured without the floor
 CONTRASTED = (0.5, 1.0, 1.6, 2.5)  # the same where loudness is all that is measured

@@ -184,6 +184,7 @@ class PartialStore:
         self._stages: list[Stage] = []
         self._used: set[Path] = set()
         self._due = 0.0
+        self._shared = False  # whether it was said that several processes share the work
 
     @contextmanager
     def job(self, name: str, recipe: Mapping[str, str]) -> Iterator[None]:
@@ -202,7 +203,8 @@ class PartialStore:
         crew = processes()
         with ExitStack() as stack:
             crew.from_main(lambda: self._begin(stack, name, recipe))
-            if crew.count > 1 and crew.is_main:
+            if crew.count > 1 and crew.is_main and not self._shared:
+                self._shared = True
                 self._log(f"{crew.count} processes share the work.")
             self._job, self._stages, self._used = name, [], set()
             self._due = time.monotonic() + SAVE_SECONDS

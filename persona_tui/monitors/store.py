@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from persona_tui.core.errors import MonitorError
+from persona_tui.core.lock import change
 from persona_tui.core.workspace import Workspace, safe_name
-from persona_tui.vectors.store import VectorStore
+from persona_tui.vectors.store import SUMMARY_FILE, VectorStore
 
 if TYPE_CHECKING:
     from persona_tui.model import ModelWrapper
@@ -121,4 +122,5 @@ class MonitorStore(VectorStore):
 
     def write_summary(self) -> None:
         """Write summary.json from what is there."""
-        self.save_summary(self.summaries())
+        with change(self.folder, SUMMARY_FILE):
+            self.save_summary(self.summaries())

@@ -19,7 +19,7 @@ from persona_tui.core.config import Settings, override
 from persona_tui.core.errors import JobCancelled
 from persona_tui.core.files import atomic_write_text
 from persona_tui.core.jobs import JobContext
-from persona_tui.core.lock import changing
+from persona_tui.core.lock import change
 from persona_tui.core.plain_files import read_plain
 from persona_tui.core.workspace import Workspace
 from persona_tui.project.project import Project
@@ -75,7 +75,7 @@ class RecentModels:
         """
         if Path(choice.name).expanduser().is_dir():
             choice = replace(choice, name=str(Path(choice.name).expanduser().absolute()))
-        with changing(self._path.parent):
+        with change(self._path.parent, _FILE):
             others = [each for each in self.list() if each.name != choice.name]
             records = [asdict(each) for each in [choice, *others][:_KEPT]]
             atomic_write_text(self._path, json.dumps(records, indent=1, ensure_ascii=False))

@@ -19,7 +19,7 @@ from persona_tui.core.errors import DatasetError, PersonaTuiError
 from persona_tui.core.files import atomic_write_bytes
 from persona_tui.core.jobs import JobContext
 from persona_tui.core.processes import processes
-from persona_tui.core.workspace import TRAIT_PREFIX, Workspace, model_slug, packaged_root
+from persona_tui.core.workspace import TRAIT_PREFIX, Workspace, check_case, model_slug, packaged_root
 
 if TYPE_CHECKING:
     from persona_tui.core.identity import ModelSketch
@@ -378,7 +378,9 @@ class Project:
         from persona_tui.datasets.generator import check_description
         from persona_tui.datasets.records import archetype_path, find_archetype, list_archetypes
 
-        if self.personas.path_of(name).is_file() and not self.personas.get(name).metadata.get("pending"):
+        path = self.personas.path_of(name)
+        check_case(path)
+        if path.is_file() and not self.personas.get(name).metadata.get("pending"):
             raise PersonaTuiError(
                 f'there is a persona "{name}" already: delete it first or choose another name'
             )

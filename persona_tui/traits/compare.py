@@ -24,7 +24,9 @@ from persona_tui.core.statistics import (
     shuffle_test,
     sign_flip_test,
 )
-from persona_tui.datasets.transcripts import Conversation
+from persona_tui.datasets.rows import Problem, rows
+from persona_tui.datasets.transcripts import Conversation, prompt_messages
+from persona_tui.datasets.turns import TranscriptError
 from persona_tui.model import Backend, Generation, Message, Request, Sampling
 from persona_tui.model.batching import MemoryLimit, batches
 from persona_tui.traits.definition import SIDES, TraitDefinition
@@ -171,46 +173,25 @@ def held_out_conversations(definitions: Sequence[TraitDefinition]) -> list[Conve
 
 
 def read_prompts(path: Path) -> list[list[Message]]:
-    """Prompts from a file: JSON Lines with `prompt`, `user` or `messages`, or text with one prompt a line.
+    """Return the prompts in a file: one a line, or rows of JSON or CSV with `prompt`, `user` or `messages`.
 
     Raises:
-        DatasetError: it cannot be read, or a line is wrong.
+        DatasetError: it cannot be read, or a row is wrong.
     """
+    prompts = []
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is not UTF-8 text") from error
+        for line, value in rows(path, lambda text: enumerate(filter(str.strip, text.splitlines()), start=1)):
+            if isinstance(value, Problem):
+                raise DatasetError(f"{path}:{line}: {value.text}")
+            try:
+                prompts.append(prompt_messages(value))
+            except TranscriptError as error:
+                raise DatasetError(f"{path}:{line}: {error}") from None
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
-    prompts = [
-        _prompt(line, f"{path}:{number}", path.suffix == ".jsonl")
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    ]
     if not prompts:
         raise DatasetError(f"{path} is empty")
     return prompts
-
-
-def _prompt(line: str, where: str, is_json: bool) -> list[Message]:
-    if not is_json:
-        return [{"role": "user", "content": line.strip()}]
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{where}: not valid JSON") from error
-    asked = value if isinstance(value, dict) else {}
-    text = asked.get("prompt", asked.get("user"))
-    if isinstance(text, str) and text.strip():
-        return [{"role": "user", "content": text.strip()}]
-    messages = asked.get("messages")
-    if not isinstance(messages, list) or not all(
-        isinstance(each, dict) and isinstance(each.get("content"), str) for each in messages
-    ):
-        raise DatasetError(f'{where}: "prompt" or "messages" is needed')
-    return before_last_reply(
-        [{"role": str(each.get("role")), "content": each["content"]} for each in messages]
-    )
 
 
 def before_last_reply(messages: Sequence[Message]) -> list[Message]:

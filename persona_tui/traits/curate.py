@@ -13,25 +13,29 @@ import hashlib
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 from persona_tui.core.errors import DatasetError, WorkspaceError
 from persona_tui.core.files import atomic_write_text
+from persona_tui.core.lock import only_writer
+from persona_tui.core.plain_files import open_plain
+from persona_tui.datasets.rows import UTF16
 from persona_tui.datasets.transcripts import (
     BadLine,
     Conversation,
-    Item,
-    TranscriptError,
     bounded_lines,
     parse_line,
 )
+from persona_tui.datasets.turns import TranscriptError
 from persona_tui.traits.policy import Policy
-from persona_tui.traits.score import CHUNK, CHUNK_CHARACTERS, TraitScorer
+from persona_tui.traits.score import CHUNK, CHUNK_CHARACTERS, Scored, TraitScorer
 
+REJECTED = "rejected"  # the part of a preference that is not to be learnt
 _SAVE_EVERY = 1.0  # seconds
 _HASHED_AT_ONCE = 1 << 20
 
@@ -84,7 +88,7 @@ class Curated:
 class _Line:
     number: int
     raw: bytes
-    item: Item
+    read: list[Conversation] | BadLine
 
 
 class _HashedLines:
@@ -119,6 +123,7 @@ class Curation:
         progress: called with KiB done, KiB in all, and a few words.
         checkpoint: called between chunks; may raise to stop.
         on_bad: told of every line that cannot be read.
+        notes: what was not read of the lines, and of how many.
     """
 
     scorer: TraitScorer
@@ -130,6 +135,7 @@ class Curation:
     progress: Callable[[int, int, str], None] = lambda done, total, note: None
     checkpoint: Callable[[], None] = lambda: None
     on_bad: Callable[[BadLine], None] = lambda line: None
+    notes: Counter[str] = field(default_factory=Counter)
     _count: Count = field(default_factory=Count)
 
     def run(self) -> Curated:
@@ -141,23 +147,51 @@ class Curation:
             JobCancelled: somebody asked for that; the next run goes on.
         """
         started = time.monotonic()
-        files = self.output, self.reasons or self.output.with_name(f"{self.output.stem}.reasons.jsonl")
+        files = self.output, self.reasons or reasons_beside(self.output)
         if len({path.resolve() for path in (self.source, *files)}) < 3:
             raise DatasetError("the data, the flagged lines and the reasons must be three different files")
         try:
-            with self.source.open("rb") as data:
+            with self._alone(files), open_plain(self.source) as data:
+                if data.read(2) in UTF16:
+                    raise DatasetError(f"{self.source} is UTF-16: iconv -f UTF-16 -t UTF-8 makes it UTF-8")
+                data.seek(0)
                 begun, resumed = self._take_up(data, [_partial(path) for path in files])
                 with _partial(files[0]).open("ab") as flagged, _partial(files[1]).open("ab") as why:
                     self._work(data, begun, flagged, why)
-            for path in files:
-                os.replace(_partial(path), path)
-            self._state.unlink(missing_ok=True)
+                if self._count.bad == self._count.lines:
+                    self._nothing_read(files)
+                for path in files:
+                    os.replace(_partial(path), path)
+                self._state.unlink(missing_ok=True)
         except OSError as error:
             where = error.filename or self.source
             kind = DatasetError if str(where) == str(self.source) else WorkspaceError
             raise kind(f"{where}: {error.strerror or error}") from error
         count, seconds = self._count, time.monotonic() - started
         return Curated(count.lines, count.flagged, count.bad, *files, resumed, seconds)
+
+    @contextmanager
+    def _alone(self, files: Sequence[Path]) -> Iterator[None]:
+        """Keep other runs away from the same outputs; in one order, so that no two wait for each other."""
+        with ExitStack() as locks:
+            for path in sorted(path.resolve() for path in files):
+                locks.enter_context(
+                    only_writer(path.parent, f"curating {path.name}", name=f".{path.name}.lock")
+                )
+            yield
+
+    def _nothing_read(self, files: Sequence[Path]) -> NoReturn:
+        """Leave what there was before: nothing was judged."""
+        with _partial(files[1]).open("rb") as why:
+            first = json.loads(why.readline() or b"{}")
+        for path in (*map(_partial, files), self._state):
+            path.unlink(missing_ok=True)
+        if not self._count.lines:
+            raise DatasetError(f"{self.source} is empty, so nothing was written")
+        said = f"; line {first['line']}: {first['error']}" if first else ""
+        raise DatasetError(
+            f"nothing in {self.source} could be read, so nothing was written: JSON Lines are needed{said}"
+        )
 
     # Going on -----------------------------------------------------------------------------------------------
 
@@ -259,24 +293,31 @@ class Curation:
                 group, size = [], 0
         yield group, last
 
-    def _parse(self, raw: bytes, number: int) -> Item:
+    def _parse(self, raw: bytes, number: int) -> list[Conversation] | BadLine:
+        """What a line teaches: of preferences the chosen reply, not the rejected one."""
         where = f"{self.source}:{number}"
         try:
-            return parse_line(raw, where, number)
+            found = [each for each in parse_line(raw, where, number) if each.part != REJECTED]
+            self.notes.update(note for each in found for note in each.notes)
+            return found
         except TranscriptError as error:
             return BadLine(where, number, str(error))
 
     def _write(self, lines: Sequence[_Line], flagged: BinaryIO, why: BinaryIO) -> Count:
         """Score some lines and write what is to be said of them; the new count."""
-        scored = iter(self.scorer.score([each.item for each in lines if isinstance(each.item, Conversation)]))
+        read = [each for line in lines if not isinstance(line.read, BadLine) for each in line.read]
+        scored = iter(self.scorer.score(read))
         n_flagged = n_bad = 0
         for line in lines:
-            found = line.item if isinstance(line.item, BadLine) else next(scored)
-            if isinstance(found, BadLine):
+            told = [line.read] if isinstance(line.read, BadLine) else [next(scored) for _ in line.read]
+            bad = next((each for each in told if isinstance(each, BadLine)), None)
+            if bad is not None:
                 n_bad += 1
-                self.on_bad(found)
-                why.write(_json_line({"line": line.number, "error": found.problem}))
-            elif breaches := self.policy.check(found):
+                self.on_bad(bad)
+                why.write(_json_line({"line": line.number, "error": bad.problem}))
+            elif breaches := [
+                breach for each in told if isinstance(each, Scored) for breach in self.policy.check(each)
+            ]:
                 n_flagged += 1
                 flagged.write(line.raw)
                 said = [breach.as_dict() for breach in breaches]
@@ -288,6 +329,11 @@ class Curation:
             flagged=count.flagged + n_flagged,
             bad=count.bad + n_bad,
         )
+
+
+def reasons_beside(output: Path) -> Path:
+    """Return the file of reasons that belongs to a file of flagged lines when no other is named."""
+    return output.with_name(f"{output.stem}.reasons.jsonl")
 
 
 def _json_line(value: dict[str, Any]) -> bytes:

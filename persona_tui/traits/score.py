@@ -110,9 +110,18 @@ class TraitScorer:
         return [
             BadLine(each.where, each.line, _said(found))
             if isinstance(found, GenerationError)
-            else Scored(each, tuple(self._replies(each, found)))
+            else self._scored(each, found)
             for each, found in zip(conversations, read, strict=True)
         ]
+
+    def _scored(self, conversation: Conversation, readings: Sequence[ReplyReading]) -> Scored | BadLine:
+        judged = [reading for reading in readings if reading.message >= conversation.judged]
+        if not judged:
+            problem = (
+                "a reply is only thoughts: --thoughts measures them" if conversation.thoughts else "no reply"
+            )
+            return BadLine(conversation.where, conversation.line, problem)
+        return Scored(conversation, tuple(self._replies(conversation, judged)))
 
     def score_text(self, user: str, reply: str) -> ReplyScore:
         """Measure one reply to one message.

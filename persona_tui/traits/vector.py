@@ -17,11 +17,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from persona_tui.core.errors import VectorFileError
+from persona_tui.core.lock import change
 from persona_tui.core.workspace import TRAIT_PREFIX
 from persona_tui.traits.definition import Healthy
 from persona_tui.vectors.persona import PersonaVector, explain_fault
 from persona_tui.vectors.scales import Sides, sides_of
-from persona_tui.vectors.store import VectorStore
+from persona_tui.vectors.store import SUMMARY_FILE, VectorStore
 
 WEAK = 0.75  # an AUC below this is not worth measuring with
 RECIPE = "response"  # the recipe of persona files that traits use: the mean over the reply's tokens
@@ -242,8 +243,10 @@ class TraitStore(VectorStore):
 
     def write_summary(self) -> None:
         """Write what every trait's figures are. A damaged file is in it with its error."""
-        traits = self.described(lambda name: summary(TraitVector.load(self.path_of(name))))
-        self.save_summary({"model": self.model_name, "model_fingerprint": self.fingerprint, "traits": traits})
+        with change(self.folder, SUMMARY_FILE):
+            traits = self.described(lambda name: summary(TraitVector.load(self.path_of(name))))
+            found = {"model": self.model_name, "model_fingerprint": self.fingerprint, "traits": traits}
+            self.save_summary(found)
 
 
 def summary(trait: TraitVector) -> dict[str, Any]:

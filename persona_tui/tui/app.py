@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, NoReturn
 
+from rich.console import RenderableType
 from textual import on
 from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
@@ -24,6 +25,7 @@ from persona_tui.chat.command import is_command, message_of
 from persona_tui.chat.voice import label
 from persona_tui.core.errors import PersonaTuiError, nearest
 from persona_tui.core.jobs import Job, ModelWorker
+from persona_tui.core.libraries import quiet_libraries
 from persona_tui.core.mix import Mix
 from persona_tui.project.project import Project
 from persona_tui.tui import collector, terminal
@@ -110,6 +112,7 @@ class PersonaApp(Actions):
         self.chat.front = ScreenFront(
             self, self.replies, self.beside, self.models, self._mixed, self._chat_opened
         )
+        self.crashed = False
         self.main = ChatScreen(self.slash.complete)
 
     def _tell_note(self, note: str) -> None:
@@ -156,6 +159,19 @@ class PersonaApp(Actions):
         self.people.refresh()
         self.show_status()
         self.call_after_refresh(self.models.begin)
+        if not self.is_headless:
+            terminal.on_ending(self._told_to_end)
+
+    def _told_to_end(self, status: int) -> None:
+        """Leave as `action_quit` does, with the exit status of a signal."""
+        self.chat.stop()
+        self.jobs.close()
+        self.exit(return_code=status)
+
+    def panic(self, *renderables: RenderableType) -> None:
+        """Note that the app ends by a mistake: its exit status must not be 0."""
+        self.crashed = True
+        super().panic(*renderables)
 
     def _unknown_keys(self) -> list[str]:
         """Return what `interface.keys` names that is no action."""
@@ -386,7 +402,8 @@ def run_app(
     Raises:
         ConfigError: the settings name a theme that does not exist.
     """
-    terminal.quiet_libraries()
+    quiet_libraries()
+    terminal.forgive_input()
     mix = project.default_mix()
     mix = replace(
         mix,
@@ -408,4 +425,4 @@ def _leave(app: PersonaApp) -> NoReturn:
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
-    os._exit(app.return_code or 0)
+    os._exit(app.return_code or int(app.crashed))

@@ -115,7 +115,7 @@ def _calibration(
     calibration: Calibration | None, weakness: str | None, strength: float | None
 ) -> list[Content]:
     if calibration is None:
-        return [Content("Not calibrated: strength is in multiples of the vector's natural size.")]
+        return [Content("Not calibrated: a usual loudness is assumed. Calibrate it with c.")]
     lines = [
         Content.styled("calibration", "bold $text-primary"),
         _row("recipe", calibration.recipe),

@@ -156,6 +156,8 @@ class Slash:
         else:
             if command.name in _CHANGES_MESSAGES:
                 self._replies.check_idle()
+            elif command.name in ("compare", "keep"):
+                self._replies.check_free()  # on the screen, too
             answer = commands.execute(self._app.chat, line)
             if not self._app.busy:  # the messages may be others now
                 self._replies.show()

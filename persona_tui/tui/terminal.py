@@ -5,25 +5,42 @@ not enough; and Textual draws on `sys.__stderr__` and measures `sys.__stdout__`,
 pointing at the terminal.
 """
 
+import asyncio
+import codecs
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# Set before torch is imported: its threads then sleep while they wait, instead of starving the screen.
-QUIET = {
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "TOKENIZERS_PARALLELISM": "false",
-}
+
+def forgive_input() -> None:
+    """Have Textual replace bytes that are not UTF-8, where its input thread would end the app.
+
+    Such bytes do come: a mouse report of the old kind beyond column 95, after a terminal was attached again,
+    or text that was pasted from a Latin-1 program.
+    """
+    if sys.platform == "win32":
+        return
+    from textual.drivers import linux_driver
+
+    def decoder(encoding: str) -> Callable[[], codecs.IncrementalDecoder]:
+        return lambda: codecs.getincrementaldecoder(encoding)(errors="replace")
+
+    linux_driver.getincrementaldecoder = decoder  # type: ignore[assignment, attr-defined]
 
 
-def quiet_libraries() -> None:
-    """Set the environment for libraries that are not imported yet; what the user has set stays."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+def on_ending(leave: Callable[[int], None]) -> None:
+    """Call `leave` with an exit status when the system asks the app to end, or the terminal goes away.
+
+    For the thread of a running asyncio loop.
+    """
+    if sys.platform == "win32":
+        return
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, leave, 128 + number)
 
 
 @contextmanager

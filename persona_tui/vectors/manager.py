@@ -22,9 +22,9 @@ from persona_tui.core.errors import (
 )
 from persona_tui.core.files import atomic_write_text
 from persona_tui.core.identity import ModelSketch
-from persona_tui.core.lock import changing
+from persona_tui.core.lock import change
 from persona_tui.core.plain_files import read_plain
-from persona_tui.core.workspace import TRAIT_PREFIX
+from persona_tui.core.workspace import TRAIT_PREFIX, check_case
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.files import SUFFIX
 from persona_tui.vectors.maths import blend
@@ -198,6 +198,7 @@ class PersonaManager:
     def save(self, persona: PersonaVector) -> Path:
         """Write a persona to its file, replacing one of the same name, and return the path."""
         path = self.path_of(persona.name)
+        check_case(path)
         self._persona_files.check(path, persona.metadata)
         persona.save(path, inside=self.vectors_dir)
         self._personas[persona.name] = persona
@@ -225,22 +226,19 @@ class PersonaManager:
             VectorFileError: its file is damaged or belongs to another model.
         """
         self.get(name)
-        if name in self.list_loaded():
-            return True
-        with changing(self.vectors_dir):
-            loaded = self.list_loaded()
-            if name not in loaded:
-                self._write_state([*loaded, name])
+        if name not in self.list_loaded():
+            with change(self.vectors_dir, STATE_FILE):
+                loaded = self.list_loaded()
+                self._write_state([*loaded, *([] if name in loaded else [name])])
         return True
 
     def unload(self, name: str) -> bool:
         """Forget a loaded persona; False if it was not loaded. Its file stays."""
         self._personas.pop(name, None)
-        with changing(self.vectors_dir):
-            loaded = self._read_state()
-            if name not in loaded:
-                return False
-            self._write_state([other for other in loaded if other != name])
+        if name not in self._read_state():
+            return False
+        with change(self.vectors_dir, STATE_FILE):
+            self._write_state([other for other in self._read_state() if other != name])
         return True
 
     # --- what is added to the residual stream ---

@@ -12,7 +12,7 @@ def test_from_a_description(cli: Cli, workspace: Path) -> None:
     result = cli("create", "grump", "--description", "A grumpy old wizard", "--no-calibrate")
     assert result.status == 0, result.err
     assert "Created grump." in result.out
-    assert "the description itself served instead" in result.out
+    assert "served instead" not in result.out, "nothing was asked of the model"
     archetype = workspace / "datasets" / "personas" / "archetypes" / "grump.jsonl"
     records = [json.loads(line) for line in archetype.read_text().splitlines()]
     assert len(records) == 5
@@ -74,11 +74,51 @@ def test_an_archetype_that_people_wrote_is_not_overwritten(cli: Cli, workspace: 
     assert prompts.read_text() == before
 
 
-def test_without_axes_the_way_is_shown(call: Cli, workspace: Path, tiny_model: Path) -> None:
+def test_the_model_writes_prompts_on_request(cli: Cli) -> None:
+    result = cli("create", "grump", "-d", "A grumpy old wizard", "--write-prompts", "--no-calibrate")
+    assert result.status == 0, result.err
+    assert "the description itself served instead" in result.out
+    result = cli("create", "jester", "-a", "fool", "--write-prompts")
+    assert result.status == 2 and "--description" in result.err
+
+
+def test_a_new_model_needs_no_axes_for_its_first_persona(
+    call: Cli, workspace: Path, tiny_model: Path
+) -> None:
     for path in workspace.glob("vectors/*/axes.safetensors"):
         path.unlink()
-    result = call("--workspace", workspace, "--model", tiny_model, "create", "new", "-a", "sage")
-    assert result.status == 1 and "extract-axes" in result.err
+    arguments = ("--workspace", workspace, "--model", tiny_model)
+    result = call(*arguments, "create", "new", "-a", "fool", "--no-calibrate")
+    assert result.status == 0, result.err
+    assert call(*arguments, "info", "new", "--json").json["orthogonalised"] is False
+    assert "uncalibrated" in call(*arguments, "list").out
+
+
+def test_several_archetypes_at_once_keep_their_names(cli: Cli, workspace: Path) -> None:
+    catalogue = workspace / "datasets" / "personas" / "catalogue.jsonl"
+    entry = {"name": "baker", "summary": "Bakes.", "tags": ["craft"], "system_prompts": ["You bake."] * 2}
+    catalogue.write_text(json.dumps(entry) + "\n", encoding="utf-8")
+    assert cli("list", "--catalogue").out.splitlines()[-1].split() == ["baker", "Bakes.", "craft"]
+    assert cli("delete", "fool", "--yes").status == 0
+    result = cli("create", "-a", "fool,baker", "--samples", "2", "--no-calibrate")
+    assert result.status == 0, result.err
+    assert "Created fool." in result.out and "Created baker." in result.out
+    assert cli("info", "baker", "--json").json["calibrated"] is False
+    assert "persona-tui calibrate baker" in cli("info", "baker").out
+    result = cli("create", "name", "-a", "fool,baker")
+    assert result.status == 2 and "leave NAME out" in result.err
+
+
+def test_the_band_is_searched_with_three_personas_or_more(cli: Cli) -> None:
+    result = cli("calibrate")
+    assert result.status == 2 and "--band" in result.err
+    have = len(cli("list", "--json").json)
+    for number in range(max(0, 3 - have)):
+        made = cli("create", f"more{number}", "-a", "fool", "--samples", "2", "--no-calibrate")
+        assert made.status == 0, made.err
+    found = cli("calibrate", "--band", "--json")
+    assert found.status == 0, found.err
+    assert found.json["band"] in [each["layers"] for each in found.json["compared"]]
 
 
 def test_interactively_from_an_archetype(cli: Cli) -> None:

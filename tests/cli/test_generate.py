@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from persona_tui.cli.generate import harmless, trimmed
+from persona_tui.cli.generate import trimmed
+from persona_tui.core.printable import printable
 
 from .conftest import Cli
 
@@ -97,4 +98,4 @@ def test_a_stream_is_trimmed_like_a_text(pieces: list[str]) -> None:
 
 
 def test_a_model_cannot_move_the_cursor() -> None:
-    assert harmless("a\x1b[2Jb\n\tc\x07é") == "a[2Jb\n\tcé"
+    assert printable("a\x1b[2Jb\n\tc\x07é\x9b2J") == "a�[2Jb\n\tc�é�2J"

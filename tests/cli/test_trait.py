@@ -252,7 +252,9 @@ def test_curate(trait: Cli, data: Path, tmp_path: Path, talk: Path) -> None:
     lines = data.read_bytes().splitlines(keepends=True)
     assert out.read_bytes() == b"".join(lines[::3])
     assert result.err.count("messages") == 20 and "only counted" in result.err
-    one_line(trait("curate", data, "--rules", "loudness>0", "-o", data), 1, "three different files")
+    one_line(
+        trait("curate", data, "--rules", "loudness>0", "-o", data, "--force"), 1, "three different files"
+    )
     assert trait("curate", data, "-o", out).status == 2
 
 
@@ -383,3 +385,42 @@ def test_a_threshold_is_calibrated_from_the_test_of_the_description(trait: Cli) 
     (entry,) = [each for each in trait("list", "--json").json if each["name"] == "loudness"]
     assert entry["threshold_source"] == "test conversations"
     assert entry["threshold"] == pytest.approx(result.json["threshold"], abs=1e-4)
+
+
+# What is not read is told -----------------------------------------------------------------------------------
+
+
+def test_one_talk_in_three_spellings_has_one_verdict(trait: Cli, tmp_path: Path) -> None:
+    asked, said = (message["content"] for message in LOUD["messages"])
+    files = {
+        "labels.txt": f"User: {asked}\nAssistant: {said}\n",
+        "bot.txt": f"Customer: {asked}\nBot: {said}\n",
+        "table.csv": f'user,assistant\n"{asked}","{said}"\n',
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+        result = trait("check", tmp_path / name, "--policy", "loudness>0.1")
+        assert (result.status, result.err) == (1, ""), name
+        assert "breach: 1 of 1" in result.out
+
+
+def test_a_text_without_turns_says_so_or_is_refused(trait: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "prose.txt"
+    path.write_text("It prints\nUser: name\nand stops.")
+    assert "no turns found; read as one reply" in trait("score", path).err
+    refused = trait("check", path, "--policy", "loudness>9", "--strict")
+    assert refused.status == 2 and "no turns found" in refused.err and "no verdict" in refused.out
+
+
+def test_thoughts_are_scored_apart(trait: Cli, tmp_path: Path) -> None:
+    reply = QUIET["messages"][1]["content"]
+    thought = LOUD["messages"][1]["content"]
+    path = write_lines(
+        tmp_path / "think.jsonl", [chat("Tell me about milk.", f"<think>{thought}</think>{reply}")]
+    )
+    plain = trait("score", write_lines(tmp_path / "quiet.jsonl", [QUIET]), "--json").json["conversations"]
+    alone = trait("score", path, "--json").json["conversations"]
+    assert [each["mean"] for each in alone] == [plain[0]["mean"]]
+    both = trait("score", path, "--thoughts", "--json").json["conversations"]
+    assert both[0]["mean"] == plain[0]["mean"] and both[1]["where"].endswith("(thought)")
+    assert both[1]["mean"]["loudness"] > both[0]["mean"]["loudness"]

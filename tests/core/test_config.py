@@ -16,7 +16,6 @@ from persona_tui.core.config import (
     set_value,
 )
 from persona_tui.core.errors import ConfigError
-from persona_tui.core.lock import CHANGING
 from persona_tui.core.workspace import packaged_root
 
 
@@ -188,7 +187,7 @@ def test_a_refused_change_leaves_the_file_alone(config: Path, key: str, value: s
         set_value(config, key, value)
     assert part in str(caught.value)
     assert config.read_bytes() == before
-    assert [entry.name for entry in config.parent.iterdir() if entry.name != CHANGING] == ["config.yaml"]
+    assert [entry.name for entry in config.parent.iterdir()] == ["config.yaml"]
 
 
 def test_override_is_validated_and_leaves_the_original() -> None:

@@ -7,7 +7,6 @@ import pytest
 
 from persona_tui.core import workspace as workspace_module
 from persona_tui.core.errors import WorkspaceError
-from persona_tui.core.lock import CHANGING
 from persona_tui.core.workspace import (
     Workspace,
     atomic_write_bytes,
@@ -32,7 +31,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.name != CHANGING)
+    return sorted(entry.name for entry in folder.iterdir())
 
 
 # --- finding ---

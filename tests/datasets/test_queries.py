@@ -54,7 +54,7 @@ def test_training_and_test_share_no_template() -> None:
         ({"label": "evil"}, '"label":'),
         ({"category": "cooking"}, '"category":'),
         ({"category": None}, "a dangerous query needs a category"),
-        ({"label": "safe"}, "a safe one has none"),
+        ({"label": "safe"}, "only a dangerous query has a category"),
         ({"split": "train"}, "a query with a split needs a template"),
         ({"query": " "}, '"query":'),
         ({"querry": "x"}, 'unknown key "querry". Did you mean "query"?'),

@@ -102,3 +102,51 @@ def test_prompts_of_ones_own_are_text_or_json_lines(tmp_path: Path) -> None:
         records.read_prompt_file(text)
     with pytest.raises(DatasetError, match="No such file"):
         records.read_prompt_file(tmp_path / "nowhere.txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.json", '["You are a cook.", "You are a baker."]'),
+        ("object.json", '{"prompts": ["You are a cook.", "You are a baker."]}'),
+        ("ids.jsonl", '{"id": 1, "prompt": "You are a cook."},\n{"character": "You are a baker."}\n'),
+        ("table.csv", 'prompt\n"You are a cook."\nYou are a baker.\n'),
+        ("lines.txt", "You are a cook.\nYou are a baker.\n"),
+    ],
+)
+def test_prompts_in_the_forms_that_people_have(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    assert records.read_prompt_file(path) == ["You are a cook.", "You are a baker."]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("prompts.yaml", "- You are a cook.\n"),
+        ("prompts.json", '[{"name": "a", "age": "b"}]'),
+        ("prompts.jsonl", '{"prompt": "You are \\ud83d a cook."}'),
+        ("prompts.csv", "name,age\na,b\n"),
+    ],
+)
+def test_what_is_no_prompt_never_becomes_one(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(DatasetError, match=name):
+        records.read_prompt_file(path)
+
+
+def test_queries_with_other_labels_and_without_ids(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    write_lines(path, '{"id": 7, "query": "a", "label": 0}', '{"prompt": "b", "label": "unsafe"}')
+    found = records.read_queries(path)
+    assert [(each.id, each.query, each.label) for each in found] == [
+        ("7", "a", "safe"),
+        ("2", "b", "dangerous"),
+    ]
+    table = tmp_path / "mine.csv"
+    table.write_text("query,label,category\na,0,\nb,1,fraud\n")
+    assert [(each.label, each.category) for each in records.read_queries(table)] == [
+        ("safe", None),
+        ("dangerous", "fraud"),
+    ]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from persona_tui.core.errors import DatasetError
-from persona_tui.datasets.transcripts import conversation_from_json
+from persona_tui.datasets.transcripts import conversations_from_json
 from persona_tui.model import ModelWrapper, Sampling
 from persona_tui.traits.compare import (
     answers,
@@ -24,7 +24,8 @@ from .conftest import WORDS, chat, write_lines
 
 
 def scored(scorer: TraitScorer, replies: dict[str, str]) -> list[Scored]:
-    found = scorer.score([conversation_from_json(chat(user, reply), "x") for user, reply in replies.items()])
+    said = [conversations_from_json(chat(user, reply), "x")[0] for user, reply in replies.items()]
+    found = scorer.score(said)
     assert all(isinstance(each, Scored) for each in found)
     return found  # type: ignore[return-value]
 

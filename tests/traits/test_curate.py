@@ -163,5 +163,35 @@ def test_nothing_is_written_over_the_data(curation: Curation, data: Path) -> Non
 
 def test_empty_data(curation: Curation, data: Path) -> None:
     data.write_bytes(b"")
+    with pytest.raises(DatasetError, match="is empty, so nothing was written"):
+        curation.run()
+    assert not curation.output.exists()
+
+
+def test_nothing_readable_is_no_verdict_and_leaves_an_earlier_result(curation: Curation, data: Path) -> None:
+    curation.output.parent.mkdir(parents=True, exist_ok=True)
+    curation.output.write_text("earlier")
+    data.write_text("user,assistant\nhi,hello\n")
+    with pytest.raises(DatasetError, match=r"nothing in .* could be read.*line 1"):
+        curation.run()
+    assert curation.output.read_text() == "earlier"
+    assert [path.name for path in curation.output.parent.iterdir()] == [curation.output.name]
+    data.write_bytes("{}".encode("utf-16"))
+    with pytest.raises(DatasetError, match="UTF-16"):
+        curation.run()
+
+
+def test_of_preferences_only_the_chosen_reply_is_judged(curation: Curation, data: Path) -> None:
+    asked = LOUD["messages"][0]["content"]
+    loud, quiet = LOUD["messages"][1]["content"], QUIET["messages"][1]["content"]
+    # The reply before is loud in both: it is what the choice follows, not what is chosen.
+    before = [*LOUD["messages"], {"role": "user", "content": "And tea?"}]
+    lines = [
+        {"prompt": asked, "chosen": quiet, "rejected": loud},
+        {"prompt": asked, "chosen": loud, "rejected": quiet},
+        {"messages": before, "chosen": quiet, "rejected": loud},
+    ]
+    data.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     done = curation.run()
-    assert (done.lines, done.flagged) == (0, 0) and done.output.read_bytes() == b""
+    assert (done.lines, done.flagged, done.bad) == (3, 1, 0)
+    assert json.loads(done.output.read_text()) == lines[1]

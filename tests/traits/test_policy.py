@@ -9,7 +9,7 @@ import pytest
 
 from persona_tui.core.errors import ConfigError
 from persona_tui.core.workspace import packaged_root
-from persona_tui.datasets.transcripts import conversation_from_json
+from persona_tui.datasets.transcripts import conversations_from_json
 from persona_tui.traits.policy import Policy
 from persona_tui.traits.score import Scored, TraitScorer
 from persona_tui.traits.vector import TraitVector
@@ -102,7 +102,7 @@ def test_a_file_or_rules(written: Callable[[str], Path], tmp_path: Path) -> None
 
 def test_each_reply_or_their_mean(scorer: TraitScorer, written: Callable[[str], Path]) -> None:
     both = {"messages": [*LOUD["messages"], *QUIET["messages"]]}
-    scored = scorer.score([conversation_from_json(both, "x")])[0]
+    scored = scorer.score([conversations_from_json(both, "x")[0]])[0]
     assert isinstance(scored, Scored)
     mean = scored.means["loudness"]
     rule = {"loudness": {"max": mean + 0.1}}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from persona_tui.core.errors import GenerationError
-from persona_tui.datasets.transcripts import BadLine, Conversation, conversation_from_json
+from persona_tui.datasets.transcripts import BadLine, Conversation, conversations_from_json
 from persona_tui.model import ModelWrapper
 from persona_tui.model.spans import ReplyReading, read_replies
 from persona_tui.traits.score import Scored, TraitScorer, drift_of
@@ -29,7 +29,7 @@ TALK = [
 
 
 def told(value: Any) -> Conversation:
-    return conversation_from_json(value, "x")
+    return conversations_from_json(value, "x")[0]
 
 
 @pytest.fixture(params=["model", "base_model"])

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from persona_tui.cli.output import json_option, print_json, print_table
+from persona_tui.cli.output import check_free, force_option, json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.root import Invocation, pass_invocation
-from persona_tui.cli.trait.shared import BadLines, conversations, trait_scorer, trait_store
+from persona_tui.cli.trait.shared import (
+    BadLines,
+    conversations,
+    strict_option,
+    tell_notes,
+    trait_scorer,
+    trait_store,
+)
 from persona_tui.core.errors import DatasetError, VectorFileError
 
 if TYPE_CHECKING:
@@ -46,6 +54,7 @@ if TYPE_CHECKING:
     "--reasons", type=click.Path(dir_okay=False, path_type=Path), help="Gets why. [beside the output]"
 )
 @click.option("--restart", is_flag=True, help="Forget an interrupted run.")
+@force_option
 @json_option
 @pass_invocation
 def curate(
@@ -56,6 +65,7 @@ def curate(
     output: Path,
     reasons: Path | None,
     restart: bool,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Flag lines of training data that break rules.
@@ -63,8 +73,10 @@ def curate(
     Data of any size are read line by line. An interrupted run goes on where it was. Lines that cannot be
     read are told, counted and listed with the reasons; they are never flagged.
     """
+    from persona_tui.traits.curate import reasons_beside
     from persona_tui.traits.policy import Policy
 
+    check_free(output, reasons or reasons_beside(output), force=force)
     project = invocation.project
     policy = Policy.read(rules)
     policy.check_known(trait_store(project, loaded=False).names())
@@ -110,7 +122,9 @@ def _curate(
         checkpoint=context.checkpoint,
         on_bad=BadLines(),
     )
-    return curation.run()
+    done = curation.run()
+    tell_notes(curation.notes, str(data))
+    return done
 
 
 # Comparing --------------------------------------------------------------------------------------------------
@@ -142,6 +156,7 @@ class _Run:
     metavar="FILE",
     help="What two sets of traits measure. [default: the held-out conversations]",
 )
+@strict_option
 @click.option("--max-new-tokens", type=click.IntRange(1), default=96, show_default=True, metavar="N")
 @click.option("--temperature", type=click.FloatRange(0, 2), default=0.7, show_default=True, metavar="T")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N")
@@ -158,6 +173,7 @@ def compare(
     max_new_tokens: int,
     temperature: float,
     seed: int,
+    strict: bool,
     as_json: bool,
 ) -> None:
     """Compare two versions on the same prompts.
@@ -174,7 +190,8 @@ def compare(
     if "vectors" in (a.kind, b.kind) and a.kind != b.kind:
         raise click.UsageError("A set of traits can only be compared with another one.")
     sampling = Sampling(max_new_tokens, temperature, 1.0, seed)
-    result = work(lambda context: _Compare(project, names, sampling, context).result(a, b, prompts, on))
+    sides = partial(_Compare, project, names, sampling, strict)
+    result = work(lambda context: sides(context).result(a, b, prompts, on))
     if as_json:
         print_json({"a": run_a, "b": run_b, **result.as_dict()})
     else:
@@ -199,11 +216,12 @@ class _Compare:
     """Gets both sides' scores, one after the other: there is room for one model at a time."""
 
     def __init__(
-        self, project: Project, names: Sequence[str], sampling: Sampling, context: JobContext
+        self, project: Project, names: Sequence[str], sampling: Sampling, strict: bool, context: JobContext
     ) -> None:
         self._runtime = project
         self._names = names
         self._sampling = sampling
+        self._strict = strict
         self._context = context
         self._bad = BadLines()
 
@@ -226,7 +244,7 @@ class _Compare:
         from persona_tui.datasets.transcripts import BadLine
 
         found: list[Conversation] = []
-        for item in conversations(source):
+        for item in conversations(source, self._strict):
             if isinstance(item, BadLine):
                 self._bad(item)
             else:

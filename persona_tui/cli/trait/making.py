@@ -10,7 +10,7 @@ import click
 from persona_tui.cli.output import json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.root import Invocation, pass_invocation
-from persona_tui.cli.trait.shared import BadLines, conversations, trait_scorer, trait_store
+from persona_tui.cli.trait.shared import BadLines, conversations, strict_option, trait_scorer, trait_store
 
 if TYPE_CHECKING:
     from persona_tui.datasets.transcripts import BadLine
@@ -152,6 +152,7 @@ def _range(healthy: dict[str, float | None]) -> str:
     help="At most this share of low replies may count as high.",
 )
 @click.option("--dry-run", is_flag=True, help="Show it, and keep the old threshold.")
+@strict_option
 @json_option
 @pass_invocation
 def calibrate(
@@ -161,6 +162,7 @@ def calibrate(
     labelled: str | None,
     false_alarms: float | None,
     dry_run: bool,
+    strict: bool,
     as_json: bool,
 ) -> None:
     """Find a trait's threshold from LABELLED conversations.
@@ -173,7 +175,7 @@ def calibrate(
     project = invocation.project
     scorer = trait_scorer(project, [name])
     trait = scorer.traits[0]
-    high, low, bad = work(lambda context: _labelled(project, scorer, labelled))
+    high, low, bad = work(lambda context: _labelled(project, scorer, labelled, strict))
     problems = BadLines()
     for line in bad:
         problems(line)
@@ -197,7 +199,7 @@ def calibrate(
 
 
 def _labelled(
-    project: Project, scorer: TraitScorer, source: str | None
+    project: Project, scorer: TraitScorer, source: str | None, strict: bool
 ) -> tuple[list[float], list[float], list[BadLine]]:
     """The scores of labelled replies, high and low, and what could not be used."""
     from persona_tui.traits.definition import find_definition
@@ -205,5 +207,5 @@ def _labelled(
 
     name = scorer.traits[0].name
     if source is not None:
-        return labelled_scores(name, scorer.stream(conversations(source)))
+        return labelled_scores(name, scorer.stream(conversations(source, strict)))
     return *reference_scores(scorer, find_definition(project.workspace, name)), []

@@ -16,25 +16,37 @@ from persona_tui.cli.trait.shared import (
     or_cannot_check,
     shortened,
     signed,
+    strict_option,
     trait_scorer,
     trait_store,
 )
 from persona_tui.core.errors import ConfigError, PersonaTuiError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from persona_tui.core.jobs import JobContext
+    from persona_tui.datasets.transcripts import Item
     from persona_tui.project.project import Project
     from persona_tui.traits.policy import Breach, Policy
     from persona_tui.traits.score import Scored, TraitScorer, TurnScore
     from persona_tui.traits.vector import TraitVector
 
 
-def _measured(source: str, scorer: TraitScorer, bad: BadLines, context: JobContext) -> list[Scored]:
-    """Score everything that can be read; the rest is told."""
+def _measured(
+    source: str,
+    scorer: TraitScorer,
+    bad: BadLines,
+    context: JobContext,
+    strict: bool = False,
+    thoughts: bool = False,
+) -> list[Scored]:
+    """Score everything that can be read; the rest is told. With `thoughts`, each after its conversation."""
     from persona_tui.datasets.transcripts import BadLine
 
     found: list[Scored] = []
-    for item in scorer.stream(conversations(source)):
+    items = conversations(source, strict)
+    for item in scorer.stream(_with_thoughts(items) if thoughts else items):
         context.checkpoint()
         if isinstance(item, BadLine):
             bad(item)
@@ -44,23 +56,47 @@ def _measured(source: str, scorer: TraitScorer, bad: BadLines, context: JobConte
     return found
 
 
+def _with_thoughts(items: Iterator[Item]) -> Iterator[Item]:
+    from persona_tui.datasets.transcripts import Conversation
+
+    for item in items:
+        if isinstance(item, Conversation):
+            if item.says_something:
+                yield item
+            yield from item.of_thoughts()
+        else:
+            yield item
+
+
 @click.command()
 @click.argument("source", metavar="FILE|TEXT|-")
 @click.option("--trait", "names", multiple=True, metavar="NAME", help="Only this one; may be repeated.")
 @click.option("--users", is_flag=True, help="Also what the user says, along the same directions.")
+@click.option("--thoughts", is_flag=True, help="Also what a reply thought first (<think>), apart from it.")
+@strict_option
 @json_option
 @pass_invocation
-def score(invocation: Invocation, /, source: str, names: tuple[str, ...], users: bool, as_json: bool) -> None:
+def score(
+    invocation: Invocation,
+    /,
+    source: str,
+    names: tuple[str, ...],
+    users: bool,
+    thoughts: bool,
+    strict: bool,
+    as_json: bool,
+) -> None:
     """Score every reply of conversations.
 
-    They come as JSON with "messages" (one object, or one a line), or as text with "User:" and
-    "Assistant:" before the turns. A text without them is one reply. Bad lines are told, and the exit
-    status is then 1. The scale was made with replies: what users say is comparable with what users say.
+    They come as JSON with "messages" (one object, or one a line), as CSV with the columns user and
+    assistant, or as text with "User:" and "Assistant:" before the turns. A text without them is one reply.
+    Bad lines are told, and the exit status is then 1. The scale was made with replies: what users say is
+    comparable with what users say.
     """
     project = invocation.project
     scorer = trait_scorer(project, names)
     bad = BadLines()
-    found = work(lambda context: _measured(source, scorer, bad, context))
+    found = work(lambda context: _measured(source, scorer, bad, context, strict, thoughts))
     turns = work(lambda context: _turns(found, scorer, context)) if users else None
     if as_json:
         print_json(
@@ -166,9 +202,12 @@ def _print_scores(found: list[Scored], traits: list[TraitVector]) -> None:
     metavar="FILE|RULE",
     help='YAML with limits, or a rule such as "harmful_validation>0.3". [default: the healthy ranges]',
 )
+@strict_option
 @json_option
 @pass_invocation
-def check(invocation: Invocation, /, source: str, policies: tuple[str, ...], as_json: bool) -> None:
+def check(
+    invocation: Invocation, /, source: str, policies: tuple[str, ...], strict: bool, as_json: bool
+) -> None:
     """Check conversations against limits.
 
     The exit status is 0 if all keep them, 1 if one does not, and 2 if the check could not be made: a bad
@@ -177,7 +216,7 @@ def check(invocation: Invocation, /, source: str, policies: tuple[str, ...], as_
     bad = BadLines()
     try:
         policy, scorer = _policy(invocation.project, policies)
-        found = work(lambda context: _measured(source, scorer, bad, context))
+        found = work(lambda context: _measured(source, scorer, bad, context, strict))
     except PersonaTuiError as error:
         raise or_cannot_check(error) from error
     breaches = [(scored, policy.check(scored)) for scored in found]
@@ -188,7 +227,8 @@ def check(invocation: Invocation, /, source: str, policies: tuple[str, ...], as_
         for scored, each in broken:
             for breach in each:
                 click.echo(f"{scored.conversation.where}: {breach}")
-        verdict = "breach" if broken else "pass"
+        unread = bad.count or not found
+        verdict = "breach" if broken else "no verdict, for not all could be read" if unread else "pass"
         click.echo(f"{verdict}: {len(broken)} of {len(found)} conversations break {policy.name}")
     status = 2 if bad.count or not found else 1 if broken else 0
     click.get_current_context().exit(status)

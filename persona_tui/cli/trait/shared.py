@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from persona_tui.traits.vector import TraitStore
 
 _MOST_NOTES = 20  # bad lines that are told one by one
-_FILE_ENDINGS = (".json", ".jsonl", ".txt", ".md", ".yaml", ".yml")
+_FILE_ENDINGS = (".json", ".jsonl", ".txt", ".md", ".yaml", ".yml", ".csv", ".tsv")
+
+strict_option = click.option("--strict", is_flag=True, help="Refuse a text in which no turns are found.")
 
 
 class CannotCheck(click.ClickException):
@@ -53,12 +56,39 @@ def trait_scorer(project: Project, names: Sequence[str] = ()) -> TraitScorer:
     return TraitScorer(project.model, trait_store(project).select(names))
 
 
-def conversations(source: str) -> Iterator[Item]:
-    """The conversations in a file, in standard input (`-`) or in a text itself.
+def conversations(source: str, strict: bool = False) -> Iterator[Item]:
+    """Yield the conversations in a file, in standard input (`-`) or in a text itself.
+
+    What was not read of them is told in the end, each kind once.
+
+    Args:
+        source: an argument of the command line.
+        strict: whether a text in which no turns are found is bad, rather than one reply.
 
     Raises:
         DatasetError: there is nothing, or no text.
     """
+    from persona_tui.datasets.transcripts import ONE_REPLY, BadLine, Conversation
+
+    notes: Counter[str] = Counter()
+    for item in _items(source):
+        if strict and isinstance(item, Conversation) and ONE_REPLY in item.notes:
+            yield BadLine(item.where, item.line, "no turns found (without --strict it is one reply)")
+            continue
+        if isinstance(item, Conversation):
+            notes.update(item.notes)
+        yield item
+    tell_notes(notes, source)
+
+
+def tell_notes(notes: Counter[str], source: str) -> None:
+    """Tell what was not read of a source, and how often."""
+    name = "standard input" if source == "-" else "the text" if _as_file(source) is None else source
+    for text, count in notes.items():
+        note(f"{name}: {text}" + (f" ({count} times)" if count > 1 else ""))
+
+
+def _items(source: str) -> Iterator[Item]:
     from persona_tui.datasets.transcripts import read_file, read_stream
 
     if source == "-":
@@ -126,7 +156,7 @@ def signed(value: float) -> str:
 
 def shortened(text: str, width: int = 40) -> str:
     """The beginning of a text on one line, without control characters."""
-    from persona_tui.cli.generate import harmless
+    from persona_tui.core.printable import printable
 
-    line = " ".join(harmless(text).split())
+    line = " ".join(printable(text).split())
     return line if len(line) <= width else f"{line[: width - 3]}..."
