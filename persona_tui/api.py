@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from persona_tui.core.errors import VectorFileError
+from persona_tui.core.identity import ModelSketch
 from persona_tui.model.blocks import find_blocks, hidden_size, n_layers
 from persona_tui.model.fingerprint import fingerprint
 from persona_tui.model.residual import Interventions, ResidualHooks
+from persona_tui.model.sketch import sketch
 from persona_tui.model.wrapper import ModelWrapper
 from persona_tui.traits.score import TraitScorer
 from persona_tui.traits.vector import TraitVector
-from persona_tui.vectors.files import same_model
+from persona_tui.vectors.files import check_model, same_model
 from persona_tui.vectors.persona import PersonaVector
 
 if TYPE_CHECKING:
@@ -68,11 +70,13 @@ def apply(
         layers: where to add it, counted from 0; by default where its calibration says.
 
     Raises:
-        VectorFileError: the persona is of a model of another size, or has no vector at one of `layers`.
+        VectorFileError: the persona is of a model of another size or with wholly other weights, or has no
+            vector at one of `layers`.
         ModelLoadError: the model is not a decoder.
 
     Warns:
-        UserWarning: the persona was made on a model of this size with other weights.
+        UserWarning: the persona was made on a near copy of this model; or on one of this size with other
+            weights, and its file is too old to say how far those are.
     """
     blocks, vector = find_blocks(model), _vector(persona)
     _check(vector, model, caller=4)
@@ -105,11 +109,13 @@ def score(
         1 where the trait's high examples lie on average, −1 where the low ones do, 0 in the middle.
 
     Raises:
-        VectorFileError: it is a persona and not a trait, or of a model of another size.
+        VectorFileError: it is a persona and not a trait, or of a model of another size or with wholly other
+            weights.
         GenerationError: the text is empty, or does not fit the context.
 
     Warns:
-        UserWarning: the trait was made on a model of this size with other weights.
+        UserWarning: the trait was made on a near copy of this model; or on one of this size with other
+            weights, and its file is too old to say how far those are.
     """
     measured = trait if isinstance(trait, TraitVector) else TraitVector.of(trait)
     _check(measured.vector, model, caller=3)
@@ -140,9 +146,11 @@ def _check(vector: PersonaVector, model: PreTrainedModel, caller: int) -> None:
             f'"{vector.name}" was made on {made_on}: its vectors are {vector.hidden_size} wide and reach'
             f" layer {needed - 1}; this model is {width} wide and has layers 0 to {n_layers(model) - 1}."
         )
-    known = vector.metadata.get("model_fingerprint")
-    if known and not same_model(known, fingerprint(model)):
-        warnings.warn(
-            f'"{vector.name}" was made on {made_on}, whose weights differ from this model\'s.',
-            stacklevel=caller,
-        )
+    known, own = vector.metadata.get("model_fingerprint"), fingerprint(model)
+    if not known or same_model(known, own):
+        return
+    note = f'"{vector.name}" was made on {made_on}, whose weights differ from this model\'s.'
+    if ModelSketch.from_metadata(vector.metadata) is not None:
+        called = model.name_or_path or "this model"
+        note = check_model(f'"{vector.name}"', vector.metadata, own, called, sketch(model))
+    warnings.warn(note, stacklevel=caller)

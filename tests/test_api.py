@@ -6,7 +6,10 @@ import inspect
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,8 @@ import persona_tui
 from persona_tui.core.errors import GenerationError, ModelLoadError, VectorFileError
 from persona_tui.model import ModelWrapper, Sampling, conversation
 from persona_tui.model.blocks import find_blocks
+from persona_tui.model.fingerprint import fingerprint
+from persona_tui.model.sketch import sketch
 from persona_tui.model.sources import TINY_WEIGHTS
 from persona_tui.vectors.persona import PersonaVector
 from tests.model.conftest import make_model
@@ -133,6 +138,33 @@ def test_an_exception_and_an_abandoned_generator_leave_no_hook(
     assert next(stream) != plain[0]
     stream.close()
     assert write(QUESTIONS[0]) == plain
+
+
+def test_a_near_copy_is_steered_with_a_warning_and_another_model_is_refused(
+    model: PreTrainedModel, sage: PersonaVector
+) -> None:
+    own = {"model_fingerprint": fingerprint(model), **sketch(model).record()}
+    known = replace(sage, metadata={**sage.metadata, **own})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with persona_tui.apply(known, model):
+            pass
+    copy, other = deepcopy(model), deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    for weight in copy.parameters():
+        weight.data *= 1 + 0.02 * torch.randn(weight.shape, generator=generator)
+    with (
+        pytest.warns(UserWarning, match=r"is a near copy \(its weights differ by 2"),
+        persona_tui.apply(known, copy),
+    ):
+        pass
+    for weight in other.parameters():
+        weight.data = torch.randn(weight.shape, generator=generator)
+    with (
+        pytest.raises(VectorFileError, match="the same shape, but other weights"),
+        persona_tui.apply(known, other),
+    ):
+        pytest.fail("it must not come here")
 
 
 def test_gradients_pass(model: PreTrainedModel, sage: PersonaVector) -> None:

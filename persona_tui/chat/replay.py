@@ -17,7 +17,6 @@ from persona_tui.chat.replies import circumstances
 from persona_tui.core.errors import PersonaTuiError, SessionError
 from persona_tui.core.mix import Mix
 from persona_tui.model import Message, Sampling
-from persona_tui.vectors.files import same_model
 
 if TYPE_CHECKING:
     from persona_tui.steering import SteeringEngine
@@ -114,13 +113,25 @@ def check_same(engine: SteeringEngine, stretch: Stretch) -> None:
     missing = [name for name in ("sampling", "mix", "fingerprint") if not settings.get(name)]
     if missing:
         raise SessionError(f"{stretch.name} was recorded without its {missing[0]}")
-    if not same_model(settings["fingerprint"], model.fingerprint):
+    then, now = (
+        _weights_of(settings),
+        _weights_of({**circumstances(engine), "fingerprint": model.fingerprint}),
+    )
+    if then != now:
         raise SessionError(
-            f"{stretch.name} was written by {settings.get('model')} with the fingerprint "
-            f"{settings['fingerprint'][:12]}; {model.name} here has {model.fingerprint[:12]}"
+            f"{stretch.name} was written by {settings.get('model')} with the fingerprint {then}; "
+            f"{model.name} here has {now}"
         )
     for mix in stretch.mixes:
         _check_vectors(engine, stretch, mix)
+
+
+def _weights_of(settings: Mapping[str, Any]) -> str:
+    """What tells exactly these weights from all others, copies included, shortened."""
+    plain, _, weights = str(settings["fingerprint"]).partition(".")
+    packed = settings.get("quantization", "none")
+    parts = [plain[:12], weights[:8], "" if packed == "none" else str(packed)]
+    return ".".join(part for part in parts if part)
 
 
 def _check_vectors(engine: SteeringEngine, stretch: Stretch, mix: Mapping[str, Any]) -> None:

@@ -71,7 +71,7 @@ def compare(
         for _ in reply.write(engine, engine.sampling):
             pass
     if as_json:
-        print_json(_as_json(reply))
+        print_json({**_as_json(reply), "notes": project.notes})
     else:
         click.echo(side_by_side(reply.rows, shutil.get_terminal_size().columns))
 

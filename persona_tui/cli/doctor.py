@@ -167,9 +167,10 @@ def _personas(project: Project) -> tuple[State, str]:
     names = project.personas.list_available()
     for name in names:
         project.personas.get(name)
-    return (
-        ("ok", f"{len(names)}: {', '.join(names)}") if names else ("note", "none yet: run persona-tui init")
-    )
+    if not names:
+        return "note", "none yet: run persona-tui init"
+    found = f"{len(names)}: {', '.join(names)}"
+    return ("note", f"{found}. {' '.join(project.notes)}") if project.notes else ("ok", found)
 
 
 def _terminal() -> tuple[State, str]:

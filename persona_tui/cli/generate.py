@@ -58,7 +58,7 @@ def generate(
         engine = project.engine
         if as_json:
             reply = engine.reply(messages, mix=mix, system=system)
-            print_json(_as_json(reply, mix, persona, blend is not None))
+            print_json({**_as_json(reply, mix, persona, blend is not None), "notes": project.notes})
         else:
             write_stream(event.text for event in engine.stream(messages, mix=mix, system=system))
 

@@ -55,13 +55,14 @@ class Invocation:
     @cached_property
     def project(self) -> Project:
         """The workspace and its model, opened on first use."""
-        from persona_tui.cli.progress import prepare_model
+        from persona_tui.cli.progress import note, prepare_model
         from persona_tui.project.project import Project
 
         project = Project.open(
             self.workspace, self.model, self.device, self.dtype, self.quantization, self.trusted_model
         )
         project.on_model_load = lambda name: prepare_model(name, fell_back=project.fell_back)
+        project.on_note = note
         return project
 
 

@@ -363,6 +363,7 @@ class ActivationExtractor:
             "rendering": self.model.rendering.record(),
             "model_fingerprint": self.model.fingerprint,
             "model_source": self.model.source,
+            **self.model.sketch.record(),
             "hidden_size": self.model.hidden_size,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "extraction": {

@@ -85,14 +85,17 @@ class PersonaStudio:
     # What is known of the model -----------------------------------------------------------------------------
 
     def _known_baseline(self) -> Baseline | None:
-        path = self.manager.vectors_dir / BASELINE_FILE
+        path, model = self.manager.vectors_dir / BASELINE_FILE, self.extractor.model
         if not path.is_file():
             return None
         try:
             baseline = Baseline.load(path)
-            check_model(path, baseline.metadata, self.extractor.model.fingerprint, self.extractor.model.name)
+            note = check_model(path, baseline.metadata, model.fingerprint, model.name, model.sketch)
         except VectorFileError as error:
-            self._say(f"{error} It is made again.")
+            note = str(error)
+        # A persona is the difference of two means: both must be of the same weights.
+        if note:
+            self._say(f"{note} The baseline is made again.")
             return None
         return baseline
 

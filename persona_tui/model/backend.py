@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from persona_tui.core.identity import ModelSketch
 from persona_tui.model.generation import Poll, Sampling, Watch
 from persona_tui.model.residual import Interventions
 from persona_tui.model.text import Message, Rendering
@@ -44,6 +45,11 @@ class Backend(Protocol):
     @property
     def fingerprint(self) -> str:
         """What tells this model from others; vectors remember it."""
+        ...
+
+    @property
+    def sketch(self) -> ModelSketch:
+        """What tells near copies of this model from others; vectors remember it."""
         ...
 
     @property

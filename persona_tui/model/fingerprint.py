@@ -8,7 +8,8 @@ A fingerprint has two parts, `plain.weights`:
   models that are in memory in float32 or bfloat16 have it: quantized ones have other numbers there, those in
   float16 have them rounded twice, and from the disk whole matrices would have to be read for a few numbers.
 
-`persona_tui.vectors.files.same_model` compares what both models have.
+`persona_tui.vectors.files.same_model` compares what both models have. A fingerprint tells copies apart, for
+replaying and for interrupted jobs; how near two models are, a sketch says (`model/sketch.py`).
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def fingerprint(model: PreTrainedModel) -> str:
         seen.update((id(each), each) for name in wanted if (each := own[name]) is not None)
         if not wanted:
             continue
-        with _in_memory(module):
+        with in_memory(module):
             for name in wanted:
                 tensor = own[name]
                 assert tensor is not None
@@ -80,7 +81,7 @@ def _weights(matrices: list[nn.Parameter]) -> str:
     return hashlib.sha256(b"".join(described)).hexdigest()[:_WEIGHTS_LENGTH]
 
 
-def _in_memory(module: nn.Module) -> AbstractContextManager[None]:
+def in_memory(module: nn.Module) -> AbstractContextManager[None]:
     """Within, the parameters of a module are there, also when they are kept on another device or the disk."""
     if not hasattr(module, "_hf_hook"):
         return nullcontext()

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from persona_tui.core.errors import GenerationError
+from persona_tui.core.identity import ModelSketch
 from persona_tui.core.workspace import model_slug
 from persona_tui.model import blocks, loader, sources, text
 from persona_tui.model.compiled import CompiledForward
@@ -29,6 +30,7 @@ from persona_tui.model.forced import (
 from persona_tui.model.generation import Batch, Finish, Poll, Sampling, Step, Watch, check_fits, decode
 from persona_tui.model.reread import Rereading, read_positions
 from persona_tui.model.residual import Cap, Interventions, ResidualHooks
+from persona_tui.model.sketch import sketch
 from persona_tui.model.text import Message
 from persona_tui.model.trial import tried
 
@@ -207,6 +209,11 @@ class ModelWrapper:
     def fingerprint(self) -> str:
         """Tells this model from others; vectors remember it."""
         return fingerprint(self.model)
+
+    @cached_property
+    def sketch(self) -> ModelSketch:
+        """Tells near copies of this model from others; vectors remember it."""
+        return sketch(self.model)
 
     @property
     def identity(self) -> tuple[str, str, str]:

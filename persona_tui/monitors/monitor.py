@@ -50,6 +50,7 @@ class SelfMonitor:
         stacks: content and tone vectors over all layers, `[layers, hidden]`, as `content.message.safe`.
         metadata: what the file records: the model, the training data, the layer scan and so on.
         model: what `check` reads with; `judge` needs none.
+        note: a sentence if it was made on a near copy of that model, else "".
     """
 
     name: str
@@ -60,6 +61,7 @@ class SelfMonitor:
     stacks: dict[str, Tensor]
     metadata: dict[str, Any]
     model: ModelWrapper | None = None
+    note: str = ""
 
     @classmethod
     def fit(
@@ -277,10 +279,11 @@ class SelfMonitor:
         """
         tensors, metadata = load_tensors(path)
         check_kind(path, metadata, KIND)
+        note = ""
         if model is not None:
-            check_model(path, metadata, model.fingerprint, model.name)
+            note = check_model(path, metadata, model.fingerprint, model.name, model.sketch)
         try:
-            return _restored(path.stem, tensors, metadata, model)
+            return replace(_restored(path.stem, tensors, metadata, model), note=note)
         except (KeyError, TypeError, ValueError, AttributeError, PersonaTuiError) as error:
             problem = f"{error} is missing" if isinstance(error, KeyError) else error
             raise VectorFileError(f"{path} cannot be used: {problem}.") from error
@@ -310,6 +313,7 @@ def _metadata(model: ModelWrapper, data: TrainingData, found: FittedMethods, see
         "model_name": model.name,
         "model_fingerprint": model.fingerprint,
         "model_source": model.source,
+        **model.sketch.record(),
         "hidden_size": model.hidden_size,
         "layers": list(range(model.n_layers)),
         "training": data.record(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +24,21 @@ class MonitorStore(VectorStore):
     word = "monitor"
     missing = MonitorError
 
-    def __init__(self, workspace: Workspace, slug: str, model_name: str) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        slug: str,
+        model_name: str,
+        on_copy: Callable[[str], None] | None = None,
+    ) -> None:
         """
         Args:
             workspace: has the folder of vectors.
             slug: of the model.
             model_name: what to call the model in errors.
+            on_copy: told, in one sentence, when a monitor is used that was made on a near copy of the model.
         """
-        super().__init__(workspace.model_dir(slug) / "monitors", None, model_name)
+        super().__init__(workspace.model_dir(slug) / "monitors", None, model_name, on_copy=on_copy)
 
     def _advice(self, name: str, others: bool) -> str:
         return f" `persona-tui monitor fit{'' if name == 'default' else ' ' + name}` makes it."
@@ -60,7 +68,10 @@ class MonitorStore(VectorStore):
         """
         from persona_tui.monitors.monitor import SelfMonitor
 
-        return SelfMonitor.load(self.find(name), model)
+        monitor = SelfMonitor.load(self.find(name), model)
+        if monitor.note:
+            self.on_copy(monitor.note)
+        return monitor
 
     def save(self, monitor: SelfMonitor) -> Path:
         """Write a monitor, and the summary anew. An evaluation of what it replaces is removed."""

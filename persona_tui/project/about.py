@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from persona_tui.project.project import Prepared, Project
     from persona_tui.vectors.persona import PersonaVector
 
+_NOT_TOLD = ("name", "calibration", "model_sketch")  # told in another way, or of no use to a reader
 _ELSEWHERE = ("calibration", "prompts")
 
 
@@ -24,7 +25,7 @@ def about(project: Project, name: str) -> dict[str, Any]:
         "name": persona.name,
         "file": str(project.personas.path_of(persona.name)),
         "loaded": persona.name in project.personas.list_loaded(),
-        **{key: value for key, value in persona.metadata.items() if key not in ("name", "calibration")},
+        **{key: value for key, value in persona.metadata.items() if key not in _NOT_TOLD},
         "layers": list(persona.layers),
         "calibration": asdict(persona.calibration) if persona.calibration is not None else None,
         "calibrated": persona.calibration is not None or "loudness" in persona.metadata,

@@ -88,7 +88,9 @@ def with_model(project: Project, choice: ModelChoice) -> Project:
         ConfigError: a device, a dtype or a quantization that does not exist.
     """
     values = {f"model.{key}": value for key, value in asdict(choice).items()}
-    return Project(project.workspace, override(project.settings, values))
+    other = Project(project.workspace, override(project.settings, values))
+    other.on_note = project.on_note
+    return other
 
 
 def load(project: Project, context: JobContext, *, gives_way: bool = True, fetches: bool = True) -> None:

@@ -22,6 +22,7 @@ from persona_tui.core.processes import processes
 from persona_tui.core.workspace import TRAIT_PREFIX, Workspace, check_case, model_slug, packaged_root
 
 if TYPE_CHECKING:
+    from persona_tui.core.identity import ModelSketch
     from persona_tui.core.mix import Mix
     from persona_tui.datasets.generator import DatasetGenerator, GenerationReport
     from persona_tui.extraction.checkpoints import PartialStore
@@ -112,6 +113,9 @@ class Project:
         settings: its configuration, with what the command line overrides.
         asked_model: the model's name as the settings have it; `settings` has what that stands for.
         on_model_load: called with the model's name before it loads, which may take minutes.
+        notes: what is worth knowing about the vectors in use: that they were made on a near copy of the
+            model.
+        on_note: called with each of them once, on the thread that reads the vectors.
     """
 
     def __init__(self, workspace: Workspace, settings: Settings) -> None:
@@ -119,6 +123,8 @@ class Project:
         self.asked_model = settings.model.name
         self.settings = _with_chosen_model(settings)
         self.on_model_load: Callable[[str], None] = lambda name: None
+        self.notes: list[str] = []
+        self.on_note: Callable[[str], None] = lambda note: None
         self._model: ModelWrapper | None = None
         self._personas: PersonaManager | None = None
         self._engine: SteeringEngine | None = None
@@ -172,8 +178,16 @@ class Project:
 
     @property
     def slug(self) -> str:
-        """The name of the model's folder of vectors."""
-        return self.workspace.slug(self.settings.model.name)
+        """The name of the model's folder of vectors.
+
+        The starter model's original on the hub has the starter model's, as long as it has none of its own.
+        """
+        from persona_tui.model.sources import STARTER, STARTER_REPO
+
+        name = self.settings.model.name
+        slug = self.workspace.slug(name)
+        original = name == STARTER_REPO and not (self.workspace.vectors / slug).is_dir()
+        return STARTER if original else slug
 
     @property
     def model_loaded(self) -> bool:
@@ -215,10 +229,20 @@ class Project:
         if self._personas is None:
             from persona_tui.vectors.manager import PersonaManager
 
-            fingerprint = self._model.fingerprint if self._model is not None else None
-            folder = self.workspace.model_dir(self.slug)
-            self._personas = PersonaManager(folder, fingerprint, self.settings.model.name)
+            self._personas = PersonaManager(self.workspace.model_dir(self.slug), *self._made_on())
         return self._personas
+
+    def _made_on(self) -> tuple[str | None, str, ModelSketch | None, Callable[[str], None]]:
+        """What a store checks its files against, once the model is loaded."""
+        model, name = self._model, self.settings.model.name
+        if model is None:
+            return None, name, None, self._note
+        return model.fingerprint, name, model.sketch, self._note
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+            self.on_note(note)
 
     @property
     def engine(self) -> SteeringEngine:
@@ -240,15 +264,14 @@ class Project:
         """The model's monitors; nothing is loaded."""
         from persona_tui.monitors.store import MonitorStore
 
-        return MonitorStore(self.workspace, self.slug, self.settings.model.name)
+        return MonitorStore(self.workspace, self.slug, self.settings.model.name, self._note)
 
     @property
     def traits(self) -> TraitStore:
         """The model's traits. Once the model is loaded, those of another one are refused."""
         from persona_tui.traits.vector import TraitStore
 
-        fingerprint = self._model.fingerprint if self._model is not None else None
-        return TraitStore(self.workspace.traits_dir(self.slug), fingerprint, self.settings.model.name)
+        return TraitStore(self.workspace.traits_dir(self.slug), *self._made_on())
 
     def new_guard(self) -> Guard:
         """What judges the messages and replies of one chat; as the settings say until its mode is changed."""

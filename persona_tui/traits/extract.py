@@ -203,6 +203,7 @@ class PersonaVectorExtractor:
             "model_name": self.model.name,
             "model_fingerprint": self.model.fingerprint,
             "model_source": self.model.source,
+            **self.model.sketch.record(),
             "hidden_size": self.model.hidden_size,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "source": "trait",

@@ -43,6 +43,7 @@ from persona_tui.tui.messages import (
     LogLine,
     MessageReread,
     ModelFailed,
+    ModelNote,
     ModelReady,
     PaceMeasured,
     ReplyEnded,
@@ -92,6 +93,7 @@ class PersonaApp(Actions):
         self._first_theme = choose_theme(
             project.settings.interface.theme, self.available_themes, os.environ, self.console.color_system
         )
+        project.on_note = self._tell_note
         self.chat = Chat(project, mix, saves=saves)
         self.worker = ModelWorker()
         self.model_ready = self.model_missing = False
@@ -112,6 +114,10 @@ class PersonaApp(Actions):
         )
         self.crashed = False
         self.main = ChatScreen(self.slash.complete)
+
+    def _tell_note(self, note: str) -> None:
+        """Show a note from whichever thread reads the vectors."""
+        self.post_message(ModelNote(note))
 
     @property
     def busy(self) -> bool:
@@ -226,6 +232,10 @@ class PersonaApp(Actions):
     @on(PaceMeasured)
     def _pace_measured(self, message: PaceMeasured) -> None:
         self.people.pace_measured(message.pace)
+
+    @on(ModelNote)
+    def _model_note(self, message: ModelNote) -> None:
+        self.say(message.text)
 
     @on(LogLine)
     def _log_line(self, message: LogLine) -> None:

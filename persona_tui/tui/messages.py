@@ -68,6 +68,13 @@ class PaceMeasured(Message):
 
 
 @dataclass
+class ModelNote(Message):
+    """Something that is worth knowing about the vectors in use."""
+
+    text: str
+
+
+@dataclass
 class LogLine(Message):
     """Something for the job log."""
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from persona_tui.core.errors import VectorFileError
 from persona_tui.core.files import atomic_write_bytes
+from persona_tui.core.identity import EQUAL, FAR, ModelSketch
 from persona_tui.core.plain_files import read_plain
 
 METADATA_KEY = "persona_tui"
@@ -107,20 +108,71 @@ def check_kind(path: Path, metadata: Mapping[str, Any], kind: str) -> None:
         _refuse(path, f"its format version is {version!r}; this persona-tui reads {FORMAT_VERSION}")
 
 
-def check_model(path: Path, metadata: Mapping[str, Any], fingerprint: str | None, model: str) -> None:
-    """Raise VectorFileError, naming both models, if the file was made on a model other than `fingerprint`.
+def check_model(
+    file: Path | str,
+    metadata: Mapping[str, Any],
+    fingerprint: str | None,
+    model: str,
+    sketch: ModelSketch | None = None,
+) -> str:
+    """Refuse a file that was made on another model.
 
-    Without a fingerprint, that is without a loaded model, nothing is checked.
+    Without a fingerprint, that is without a loaded model, nothing is checked. Where the file or the loaded
+    model has no sketch, the fingerprints must match.
+
+    Args:
+        file: its path, or what to call it.
+        metadata: what it says about the model that it was made on.
+        fingerprint: of the loaded model.
+        model: what to call that.
+        sketch: of the loaded model.
+
+    Returns:
+        "" if it is the same model; a note, one sentence, if it is a near copy of it: in another precision,
+        quantised, or fine-tuned.
+
+    Raises:
+        VectorFileError: it is another model; names both.
     """
-    made_on = metadata.get("model_fingerprint")
-    if fingerprint is not None and not same_model(made_on, fingerprint):
-        name = metadata.get("model_name") or "an unknown model"
-        if source := metadata.get("model_source"):
-            name = f"{name} ({source})"  # one name may stand for weights from several places
+    if fingerprint is None:
+        return ""
+    made_on, theirs = metadata.get("model_fingerprint"), ModelSketch.from_metadata(metadata)
+    same, name = same_model(made_on, fingerprint), _made_on(metadata)
+    file = file.name if isinstance(file, Path) else file
+    if theirs is not None and sketch is not None:
+        if theirs.shape != sketch.shape:
+            name, model = f"{name} ({theirs.shape})", f"{model} ({sketch.shape})"
+            raise VectorFileError(f"{file} was made on {name} and cannot be used with {model}.")
+        difference = theirs.difference(sketch)
+        if difference is not None:
+            return _judged(file, name, model, difference, same)
+    if not same:
         short = f"{str(made_on)[:8]} against {fingerprint[:8]}"
         raise VectorFileError(
-            f"{path.name} was made on {name} and cannot be used with {model} (fingerprints {short})."
+            f"{file} was made on {name} and cannot be used with {model} (fingerprints {short})."
         )
+    return ""
+
+
+def _made_on(metadata: Mapping[str, Any]) -> str:
+    """What to call the model that a file was made on; one name may stand for weights from several places."""
+    name = str(metadata.get("model_name") or "an unknown model")
+    source = metadata.get("model_source")
+    return f"{name} ({source})" if source else name
+
+
+def _judged(file: str, name: str, model: str, difference: float, same: bool) -> str:
+    """The note about weights that differ by a share of their size; "" if there is nothing to say."""
+    if difference > FAR:
+        raise VectorFileError(
+            f"{file} was made on {name} and cannot be used with {model}: it has the same shape, "
+            f"but other weights (they differ by {difference:.0%}; copies, by less than {FAR:.0%})."
+        )
+    if same and difference <= EQUAL:
+        return ""
+    return (
+        f"The vectors were made on {name}; {model} is a near copy (its weights differ by {difference:.1%})."
+    )
 
 
 def same_model(one: object, other: object) -> bool:

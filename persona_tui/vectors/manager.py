@@ -7,7 +7,7 @@ the next command.
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from persona_tui.core.errors import (
     VectorFileError,
 )
 from persona_tui.core.files import atomic_write_text
+from persona_tui.core.identity import ModelSketch
 from persona_tui.core.lock import change
 from persona_tui.core.plain_files import read_plain
 from persona_tui.core.workspace import TRAIT_PREFIX, check_case
@@ -73,15 +74,22 @@ class PersonaManager:
         model_fingerprint: of the loaded model. Vectors made on another one are refused. None: no model is
             loaded, and nothing is checked.
         model_name: what to call the model in errors; the folder's name by default.
+        sketch: of the loaded model's weights: with it, vectors made on a near copy of it are used.
+        on_copy: told that, in one sentence, whenever such a file is read.
     """
 
     def __init__(
-        self, vectors_dir: Path, model_fingerprint: str | None = None, model_name: str | None = None
+        self,
+        vectors_dir: Path,
+        model_fingerprint: str | None = None,
+        model_name: str | None = None,
+        sketch: ModelSketch | None = None,
+        on_copy: Callable[[str], None] | None = None,
     ) -> None:
         self.vectors_dir = Path(vectors_dir)
         self.model_fingerprint = model_fingerprint
         self.model_name = model_name or self.vectors_dir.name
-        files = (model_fingerprint, self.model_name)
+        files = (model_fingerprint, self.model_name, sketch, on_copy)
         self._persona_files = _PersonaFiles(self.personas_dir, *files)
         self._trait_files = _TraitFiles(self.traits_dir, *files)
         self._personas: dict[str, PersonaVector] = {}

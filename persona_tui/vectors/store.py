@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from persona_tui.core.errors import PersonaTuiError, VectorFileError, WorkspaceError, nearest
 from persona_tui.core.files import atomic_write_text
+from persona_tui.core.identity import ModelSketch
 from persona_tui.core.workspace import safe_name
 from persona_tui.vectors.files import SUFFIX, check_model, read_metadata
 
@@ -26,16 +27,27 @@ class VectorStore:
         folder: where the files are; it need not exist.
         fingerprint: of the loaded model; files made on another one are refused. None: not checked.
         model_name: what to call the model in errors.
+        sketch: of the loaded model's weights: with it, files made on a near copy of it are used.
+        on_copy: told that, in one sentence, whenever such a file is read.
     """
 
     word: ClassVar[str] = "persona"
     prefix: ClassVar[str] = ""  # what names may begin with, and files do not
     missing: ClassVar[type[PersonaTuiError]] = VectorFileError
 
-    def __init__(self, folder: Path, fingerprint: str | None = None, model_name: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        fingerprint: str | None = None,
+        model_name: str | None = None,
+        sketch: ModelSketch | None = None,
+        on_copy: Callable[[str], None] | None = None,
+    ) -> None:
         self.folder = folder
         self.fingerprint = fingerprint
         self.model_name = model_name or folder.parent.name
+        self.sketch = sketch
+        self.on_copy = on_copy or (lambda note: None)
 
     def names(self) -> list[str]:
         """Return the names there are, sorted and without a prefix."""
@@ -69,7 +81,8 @@ class VectorStore:
 
     def check(self, path: Path, metadata: Mapping[str, Any]) -> None:
         """Raise VectorFileError if a file's metadata says that it was made on another model."""
-        check_model(path, metadata, self.fingerprint, self.model_name)
+        if note := check_model(path, metadata, self.fingerprint, self.model_name, self.sketch):
+            self.on_copy(note)
 
     def about(self, name: str) -> dict[str, Any]:
         """Return a file's metadata without reading its tensors.

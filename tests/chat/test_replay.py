@@ -149,6 +149,20 @@ def test_another_model_is_an_error(project: Project, stretch: Stretch) -> None:
         check_same(project.engine, stretch)
 
 
+def test_a_copy_of_the_model_is_another_model(project: Project, stretch: Stretch) -> None:
+    """One that is near enough for its vectors: quantised, or fine-tuned in matrices that are in no sample."""
+    plain, _, weights = project.model.fingerprint.partition(".")
+    assert weights
+    for copy in (
+        {"fingerprint": plain},
+        {"fingerprint": f"{plain}.{'0' * 16}"},
+        {"quantization": "4bit"},
+    ):
+        stretch.settings.update({"fingerprint": project.model.fingerprint, "quantization": "none"} | copy)
+        with pytest.raises(SessionError, match=rf"builtin here has {plain[:12]}\.{weights[:8]}$"):
+            check_same(project.engine, stretch)
+
+
 def test_other_vectors_are_an_error_that_names_them(project: Project, stretch: Stretch, persona: str) -> None:
     mix = (stretch.recorded.changes or [stretch.recorded])[-1].mix or {}
     mix["vectors"][persona] = "0" * 64

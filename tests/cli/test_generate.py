@@ -19,6 +19,7 @@ KEYS = [
     "tokens",
     "seconds",
     "tokens_per_second",
+    "notes",
 ]
 
 

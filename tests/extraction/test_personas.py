@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
 
+from persona_tui.core.config import Settings
 from persona_tui.core.errors import (
     DatasetError,
     JobCancelled,
     PersonaTuiError,
     WorkspaceError,
 )
+from persona_tui.core.workspace import Workspace
 from persona_tui.datasets.generator import DatasetGenerator
 from persona_tui.datasets.records import catalogue_path, read_archetype
-from persona_tui.extraction import PersonaStudio
+from persona_tui.extraction import ActivationExtractor, PersonaStudio
+from persona_tui.model import ModelWrapper
+from persona_tui.vectors.manager import PersonaManager
 from tests.extraction.conftest import ARCHETYPES, MakeStudio
 
 UNCALIBRATED = {"calibration.enabled": False}
@@ -124,6 +129,23 @@ def test_another_seed_needs_another_baseline(make_studio: MakeStudio) -> None:
     assert not other.extractor.has_baseline
     assert make_studio({**UNCALIBRATED, "extraction.num_samples_per_prompt": 2}).extractor.has_baseline
     assert not make_studio({**UNCALIBRATED, "extraction.num_samples_per_prompt": 9}).extractor.has_baseline
+
+
+def test_a_near_copy_takes_the_persona_and_makes_its_own_baseline(
+    make_studio: MakeStudio, workspace: Workspace, model: ModelWrapper, settings: Settings
+) -> None:
+    """A persona is the difference of two means, which must be of the same weights."""
+    make_studio(UNCALIBRATED).create_from_archetype("sage", "sage")
+    copy = ModelWrapper(deepcopy(model.model).to(torch.bfloat16), model.tokenizer, model.name)
+    said: list[str] = []
+    manager = PersonaManager(
+        workspace.model_dir(copy.slug), copy.fingerprint, copy.name, copy.sketch, said.append
+    )
+    studio = PersonaStudio(workspace, manager, ActivationExtractor(copy, settings), said.append)
+    assert studio.extractor.baseline is None
+    assert "is a near copy" in said[0] and said[0].endswith("The baseline is made again.")
+    assert manager.get("sage").metadata["model_sketch"] == model.sketch.record()["model_sketch"]
+    assert said[1:] == [said[0].removesuffix(" The baseline is made again.")]
 
 
 def test_cancelled_while_it_is_calibrated_a_persona_stays_and_the_next_call_goes_on(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +13,11 @@ import torch
 
 from persona_tui.core.errors import GenerationError, MonitorError, VectorFileError
 from persona_tui.core.jobs import JobContext
+from persona_tui.core.workspace import Workspace
 from persona_tui.model import ModelWrapper, conversation
 from persona_tui.monitors.fitter import METHODS
 from persona_tui.monitors.monitor import SelfMonitor
+from persona_tui.monitors.store import MonitorStore
 from persona_tui.monitors.training_data import TrainingData
 from persona_tui.vectors.files import load_tensors, save_tensors
 
@@ -64,11 +68,28 @@ def test_the_same_data_give_the_same_monitor(
 
 
 def test_another_models_monitor_is_refused_and_both_are_named(saved: Path, base_model: ModelWrapper) -> None:
-    with pytest.raises(VectorFileError, match=r"made on tiny and cannot be used with tiny-base"):
+    with pytest.raises(
+        VectorFileError, match=r"made on tiny \(qwen2, .* cannot be used with tiny-base \(gpt2, "
+    ):
         SelfMonitor.load(saved, base_model)
     unchecked = SelfMonitor.load(saved)
     with pytest.raises(MonitorError, match="without a model"):
         unchecked.check(BREAD)
+
+
+def test_a_monitor_is_used_on_a_near_copy_and_says_so(
+    saved: Path, model: ModelWrapper, tmp_path: Path
+) -> None:
+    assert SelfMonitor.load(saved, model).note == ""
+    copy = ModelWrapper(deepcopy(model.model).to(torch.bfloat16), model.tokenizer, "copy")
+    monitor = SelfMonitor.load(saved, copy)
+    assert "made on tiny; copy is a near copy" in monitor.note and monitor.check(BREAD).monitor == "default"
+    told: list[str] = []
+    store = MonitorStore(Workspace(tmp_path), "copy", "copy", told.append)
+    store.folder.mkdir(parents=True)
+    shutil.copy(saved, store.path_of("default"))
+    store.load("default", copy)
+    assert told == [monitor.note]
 
 
 def test_a_monitor_is_transferred_by_fitting_it_anew(saved: Path, base_model: ModelWrapper) -> None:

@@ -27,6 +27,13 @@ def test_options_override_the_file(tmp_path: Path, project: Project) -> None:
         Project.open(tmp_path, device="toaster")
 
 
+def test_the_starter_models_original_has_its_vectors_unless_it_has_its_own(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("model: {name: HuggingFaceTB/SmolLM2-135M-Instruct}\n")
+    assert Project.open(tmp_path).slug == "starter"
+    (tmp_path / "vectors" / "HuggingFaceTB--SmolLM2-135M-Instruct").mkdir(parents=True)
+    assert Project.open(tmp_path).slug == "HuggingFaceTB--SmolLM2-135M-Instruct"
+
+
 def test_a_new_workspace_is_filled(tmp_path: Path) -> None:
     project = Project.open(tmp_path / "new")
     assert project.check_datasets() > 500

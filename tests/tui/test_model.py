@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ from textual.widgets import Input
 
 from persona_tui.chat import SessionStore
 from persona_tui.core.mix import Mix
+from persona_tui.model import ModelWrapper
 from persona_tui.project.models import RecentModels
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.screens.model import ModelList, ModelScreen, folders
 from persona_tui.tui.widgets.chooser import Chooser
+from persona_tui.vectors.files import load_tensors, save_tensors
 from tests.model.conftest import make_model, make_tokenizer
 from tests.model.gguf_files import put_in_ollama, write_gguf
 
@@ -228,3 +231,24 @@ async def test_the_tiny_model_says_that_there_is_a_better_one(
             pilot, lambda: any("offers the starter model" in note for note in notes(app)), "the offer"
         )
         assert any("Say something" in note for note in notes(app)), "what one can do stays"
+
+
+async def test_vectors_of_a_near_copy_are_used_and_the_chat_says_so_once(workspace: Path) -> None:
+    sketch = ModelWrapper.load("builtin", device="cpu").sketch
+    numbers = {name: [1.1 * each for each in numbers] for name, numbers in sketch.numbers.items()}
+    for name in ("sage", "trickster"):
+        path = workspace / "vectors" / "builtin" / "personas" / f"{name}.safetensors"
+        tensors, metadata = load_tensors(path)
+        copied = {
+            "model_name": "org/original",
+            "model_source": "",
+            **replace(sketch, numbers=numbers).record(),
+        }
+        save_tensors(path, tensors, metadata | copied)
+    async with running(workspace, mix=Mix({"sage": 0.5, "trickster": 0.5})) as (app, pilot):
+        await reply(pilot, app, "Hello")
+        said = [note for note in notes(app) if "near copy" in note]
+        assert said == [
+            "The vectors were made on org/original; builtin is a near copy (its weights differ by 9.5%)."
+        ]
+        assert not errors(app)
