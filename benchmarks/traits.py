@@ -135,7 +135,7 @@ def by_words(definition: TraitDefinition) -> float:
 
 def speed(repetitions: int) -> str:
     """Conversations a CPU second, ours and of plain passes over the same tokens."""
-    from persona_tui.datasets.transcripts import Conversation
+    from persona_tui.datasets.transcripts import Transcript
     from persona_tui.model import ModelWrapper
     from persona_tui.traits.extract import PersonaVectorExtractor
     from persona_tui.traits.score import TraitScorer
@@ -144,13 +144,13 @@ def speed(repetitions: int) -> str:
     extractor = PersonaVectorExtractor(model, Settings())
     scorer = TraitScorer(model, [extractor.extract(each) for each in definitions()])
     single = [
-        Conversation(messages, definition.name)
+        Transcript(messages, definition.name)
         for definition in definitions()
         for side in ("high", "low")
         for _, messages in definition.conversations("test", side)  # type: ignore[arg-type]
     ]
     longer = [
-        Conversation([each for one in single[at : at + TURNS_PER_CHAT] for each in one.messages], "chat")
+        Transcript([each for one in single[at : at + TURNS_PER_CHAT] for each in one.messages], "chat")
         for at in range(0, len(single), TURNS_PER_CHAT)
     ]
     rows, worst = [], float("inf")

@@ -26,7 +26,6 @@ from persona_tui.core.errors import DatasetError
 from persona_tui.core.plain_files import open_plain
 from persona_tui.datasets.rows import TABLES, UTF16, Problem, parse_json, table_rows
 from persona_tui.datasets.turns import (
-    Reading,
     TranscriptError,
     Turn,
     is_object,
@@ -49,7 +48,7 @@ _SEPARATOR = re.compile(r"\s*-{3,}\s*")
 
 
 @dataclass(frozen=True)
-class Conversation:
+class Transcript:
     """One conversation.
 
     Attributes:
@@ -77,11 +76,11 @@ class Conversation:
         """Whether a reply that counts is more than thoughts."""
         return any(each["role"] == "assistant" and each["content"] for each in self.messages[self.judged :])
 
-    def of_thoughts(self) -> Iterator[Conversation]:
+    def of_thoughts(self) -> Iterator[Transcript]:
         """Yield a conversation for each thought, which stands where its reply was."""
         for place, thought in self.thoughts.items():
             said = [*self.messages[:place], {"role": "assistant", "content": thought}]
-            yield Conversation(said, f"{self.where} (thought)", self.line, self.fields, "thought", place)
+            yield Transcript(said, f"{self.where} (thought)", self.line, self.fields, "thought", place)
 
 
 @dataclass(frozen=True)
@@ -96,13 +95,13 @@ class BadLine:
         return f"{self.where}: {self.problem}"
 
 
-Item = Conversation | BadLine
+Item = Transcript | BadLine
 
 
 # JSON -------------------------------------------------------------------------------------------------------
 
 
-def conversations_from_json(value: Any, where: str, line: int = 1) -> list[Conversation]:
+def conversations_from_json(value: Any, where: str, line: int = 1) -> list[Transcript]:
     """Return the conversations that a JSON value holds: one, or the parts of a preference or a batch.
 
     Raises:
@@ -121,14 +120,14 @@ def conversations_from_json(value: Any, where: str, line: int = 1) -> list[Conve
 
 def _conversation(
     reading: Reading, where: str, line: int, fields: dict[str, Any], system: Any = None
-) -> Conversation:
+) -> Transcript:
     turns, judged = reading.turns, reading.judged
     if isinstance(system, str) and system.strip() and turns and turns[0].role != "system":
         turns, judged = [Turn("system", system.strip()), *turns], judged + 1
     if not any(each.role == "assistant" and (each.content or each.thought) for each in turns[judged:]):
         raise TranscriptError("no message of an assistant's in it says anything")
     thoughts = {place: each.thought for place, each in enumerate(turns) if each.thought}
-    return Conversation(
+    return Transcript(
         [{"role": each.role, "content": each.content} for each in turns],
         f"{where} ({reading.part})" if reading.part else where,
         line,
@@ -140,7 +139,7 @@ def _conversation(
     )
 
 
-def parse_line(data: bytes, where: str, line: int) -> list[Conversation]:
+def parse_line(data: bytes, where: str, line: int) -> list[Transcript]:
     """Return the conversations on one line of JSON Lines; all but a few forms have one.
 
     Raises:

@@ -102,7 +102,7 @@ def _joint(*texts: str) -> str:
 
 
 @dataclass(frozen=True)
-class Reading:
+class TurnsRead:
     """One conversation in an object.
 
     Attributes:
@@ -154,7 +154,7 @@ _PAIRS = (
 _OF_ALL_FORMS = frozenset({"id", "label", "turn", "system"})
 
 
-def read_object(value: dict[str, Any]) -> list[Reading]:
+def read_object(value: dict[str, Any]) -> list[TurnsRead]:
     """Return the conversations in an object of any form.
 
     Raises:
@@ -166,7 +166,7 @@ def read_object(value: dict[str, Any]) -> list[Reading]:
     found = []
     for part, raw in form.read(value):
         notes: Counter[str] = Counter(told)
-        found.append(Reading(part, joined(_turns(raw, notes)), 0, tuple(notes.elements())))
+        found.append(TurnsRead(part, joined(_turns(raw, notes)), 0, tuple(notes.elements())))
     if not form.compared:
         return found
     first, second = (each.turns for each in found)
@@ -174,7 +174,7 @@ def read_object(value: dict[str, Any]) -> list[Reading]:
         (place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b),
         min(len(first), len(second)),
     )
-    return [Reading(each.part, each.turns, min(same, len(each.turns) - 1), each.notes) for each in found]
+    return [TurnsRead(each.part, each.turns, min(same, len(each.turns) - 1), each.notes) for each in found]
 
 
 def is_object(value: dict[str, Any]) -> bool:
@@ -198,11 +198,11 @@ def _form_of(value: dict[str, Any]) -> Form:
     return form
 
 
-def read_messages(raw: Raw) -> Reading:
+def read_messages(raw: Raw) -> TurnsRead:
     """Return the conversation in a bare list of messages."""
     notes: Counter[str] = Counter()
     turns = joined(_turns(raw, notes))
-    return Reading("", turns, 0, tuple(notes.elements()))
+    return TurnsRead("", turns, 0, tuple(notes.elements()))
 
 
 def _turns(raw: Raw, notes: Counter[str]) -> Iterator[Turn]:

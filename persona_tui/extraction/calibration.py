@@ -306,7 +306,7 @@ def find_band(
 
 
 @dataclass(frozen=True)
-class Trial:
+class CalibrationQuestion:
     """A held-out question, with and without one of the persona's system prompts."""
 
     bare: list[Message]
@@ -315,7 +315,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReplyReading:
     """One reply: log-probability per token with the system prompt, its ratio to that without, repetition."""
 
     logprob: float
@@ -370,7 +370,7 @@ class Bench:
         return wanted / own if own > 0 else 1.0
 
     @cached_property
-    def prompted(self) -> tuple[list[tuple[int, str]], list[Reading]]:
+    def prompted(self) -> tuple[list[tuple[int, str]], list[ReplyReading]]:
         """The replies under the persona's system prompts, each with its trial, and their readings."""
         requests = [Request(trial.prompted, trial.seed) for trial in self.trials]
         texts = self._texts(requests, [Interventions.none()] * len(requests), [])
@@ -440,7 +440,7 @@ class Bench:
             "chosen": chosen,
         }
 
-    def _point(self, coefficient: float, readings: Sequence[Reading]) -> Point:
+    def _point(self, coefficient: float, readings: Sequence[ReplyReading]) -> Point:
         """Compare with both ends of the scale: what the model says unprompted has the ratio `nothing`."""
         _, prompted = self.prompted
         top, nothing = _mean(each.ratio for each in prompted), self._unsteered
@@ -481,17 +481,17 @@ class Bench:
             what=what,
         )
 
-    def _read(self, texts: Sequence[str]) -> list[Reading]:
+    def _read(self, texts: Sequence[str]) -> list[ReplyReading]:
         """Score replies with and without the system prompt. Silence counts as the worst of repetitions."""
         spoken = [row for row, text in enumerate(texts) if text]
         trials = [self.trials[row % len(self.trials)] for row in spoken]
         pairs = [(trial.prompted, texts[row]) for trial, row in zip(trials, spoken, strict=True)]
         pairs += [(trial.bare, texts[row]) for trial, row in zip(trials, spoken, strict=True)]
         logprobs = self.extractor.scores(pairs, f"{self.persona.name}: loudness")
-        readings = [Reading(0.0, 0.0, 1.0)] * len(texts)
+        readings = [ReplyReading(0.0, 0.0, 1.0)] * len(texts)
         for place, row in enumerate(spoken):
             with_prompt, without = logprobs[place], logprobs[place + len(spoken)]
-            readings[row] = Reading(with_prompt, with_prompt - without, repetition(texts[row]))
+            readings[row] = ReplyReading(with_prompt, with_prompt - without, repetition(texts[row]))
         return readings
 
 
@@ -514,7 +514,7 @@ def _floor(extractor: ActivationExtractor) -> dict[int, Cap]:
 
 def _trials(
     extractor: ActivationExtractor, persona: PersonaVector, prompts: Sequence[str | None] | None
-) -> list[Trial]:
+) -> list[CalibrationQuestion]:
     """The held-out questions, each with one of the system prompts in turn."""
     if not prompts:
         raise DatasetError(f'"{persona.name}" cannot be calibrated: its file has no system prompts')
@@ -527,7 +527,7 @@ def _trials(
     questions = extractor.held_out_questions[: question_count(extractor, texts, passed)]
     seed = extractor.settings.calibration.seed
     return [
-        Trial(
+        CalibrationQuestion(
             bare=conversation(question.question),
             prompted=conversation(question.question, prompts[number % len(prompts)]),
             seed=item_seed(seed, "calibration", question.id),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from persona_tui.core.errors import JobCancelled, ModelLoadError
-from persona_tui.model.sources import Record, Report, Source, folder_of, seen_at, write_record
+from persona_tui.model.sources import Report, Source, SourceRecord, folder_of, seen_at, write_record
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -51,7 +51,7 @@ def unpack(source: Source, report: Report, folder: Path | None = None) -> Source
         dtype = _convert(source.gguf, temporary, report)
         place, size, changed = seen_at(source.gguf)
         write_record(
-            temporary, Record(source.kind, source.origin, source.sha256, dtype, place, size, changed)
+            temporary, SourceRecord(source.kind, source.origin, source.sha256, dtype, place, size, changed)
         )
         _put(temporary, target)
     return Source(source.name, source.kind, target, source.gguf, source.origin, source.sha256)

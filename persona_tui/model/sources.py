@@ -88,7 +88,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Record:
+class SourceRecord:
     """What the folder of an unpacked GGUF file says about it.
 
     Attributes:
@@ -251,7 +251,7 @@ def _with_folder(source: Source) -> Source:
     return source
 
 
-def _seen(path: Path) -> tuple[Path, Record] | None:
+def _seen(path: Path) -> tuple[Path, SourceRecord] | None:
     """The unpacked copy of a file that is as it was when it was unpacked."""
     mark = seen_at(path)
     return next((each for each in unpacked() if (each[1].file, each[1].size, each[1].changed) == mark), None)
@@ -289,7 +289,7 @@ def sha256_of(path: Path, report: Report | None = None) -> str:
 # Unpacked models --------------------------------------------------------------------------------------------
 
 
-def unpacked() -> Iterator[tuple[Path, Record]]:
+def unpacked() -> Iterator[tuple[Path, SourceRecord]]:
     """Yield the folders of unpacked GGUF files, in alphabetical order."""
     root = models_folder()
     for folder in sorted(root.iterdir()) if root.is_dir() else ():
@@ -297,15 +297,15 @@ def unpacked() -> Iterator[tuple[Path, Record]]:
             yield folder, record
 
 
-def read_record(folder: Path) -> Record | None:
+def read_record(folder: Path) -> SourceRecord | None:
     """Return what a folder's record says; None if it has none that can be read."""
     try:
-        return Record(**json.loads((folder / RECORD).read_text(encoding="utf-8")))
+        return SourceRecord(**json.loads((folder / RECORD).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def write_record(folder: Path, record: Record) -> None:
+def write_record(folder: Path, record: SourceRecord) -> None:
     """Write a folder's record.
 
     Raises:

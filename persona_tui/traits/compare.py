@@ -25,7 +25,7 @@ from persona_tui.core.statistics import (
     sign_flip_test,
 )
 from persona_tui.datasets.rows import Problem, rows
-from persona_tui.datasets.transcripts import Conversation, prompt_messages
+from persona_tui.datasets.transcripts import Transcript, prompt_messages
 from persona_tui.datasets.turns import TranscriptError
 from persona_tui.model import Backend, Generation, Message, Request, Sampling
 from persona_tui.model.batching import MemoryLimit, batches
@@ -162,10 +162,10 @@ def held_out_prompts(definitions: Sequence[TraitDefinition]) -> list[list[Messag
     return list(found.values())
 
 
-def held_out_conversations(definitions: Sequence[TraitDefinition]) -> list[Conversation]:
+def held_out_conversations(definitions: Sequence[TraitDefinition]) -> list[Transcript]:
     """The test conversations of both sides."""
     return [
-        Conversation(messages, f"{definition.name}:{situation}")
+        Transcript(messages, f"{definition.name}:{situation}")
         for definition in definitions
         for side in SIDES
         for situation, messages in definition.conversations("test", side)
@@ -208,7 +208,7 @@ def answers(
     sampling: Sampling,
     progress: Callable[[int, int, str], None] | None = None,
     checkpoint: Callable[[], None] | None = None,
-) -> list[Conversation]:
+) -> list[Transcript]:
     """A model's replies to prompts; a prompt that it says nothing to is left out."""
     requests = [Request(each, sampling.row_seed(place)) for place, each in enumerate(prompts)]
     lengths = [model.count_tokens(each) + sampling.max_new_tokens for each in prompts]
@@ -225,7 +225,7 @@ def answers(
         if progress is not None:
             progress(len(texts), len(prompts), f"replies of {model.name}")
     return [
-        Conversation(
+        Transcript(
             [*prompt, {"role": "assistant", "content": texts[place]}], f"{model.name}:{place + 1}", place + 1
         )
         for place, prompt in enumerate(prompts)

@@ -27,7 +27,7 @@ from persona_tui.core.plain_files import open_plain
 from persona_tui.datasets.rows import UTF16
 from persona_tui.datasets.transcripts import (
     BadLine,
-    Conversation,
+    Transcript,
     bounded_lines,
     parse_line,
 )
@@ -88,7 +88,7 @@ class Curated:
 class _Line:
     number: int
     raw: bytes
-    read: list[Conversation] | BadLine
+    read: list[Transcript] | BadLine
 
 
 class _HashedLines:
@@ -293,7 +293,7 @@ class Curation:
                 group, size = [], 0
         yield group, last
 
-    def _parse(self, raw: bytes, number: int) -> list[Conversation] | BadLine:
+    def _parse(self, raw: bytes, number: int) -> list[Transcript] | BadLine:
         """What a line teaches: of preferences the chosen reply, not the rejected one."""
         where = f"{self.source}:{number}"
         try:

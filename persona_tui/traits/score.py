@@ -10,7 +10,7 @@ from statistics import fmean
 import torch
 
 from persona_tui.core.errors import GenerationError
-from persona_tui.datasets.transcripts import BadLine, Conversation, Item
+from persona_tui.datasets.transcripts import BadLine, Item, Transcript
 from persona_tui.model import Message, ModelWrapper, Reading
 from persona_tui.model.spans import ReplyReading, read_replies
 from persona_tui.traits.vector import TraitVector
@@ -49,7 +49,7 @@ class ReplyScore:
 class Scored:
     """A conversation and its replies, in order; there is at least one."""
 
-    conversation: Conversation
+    conversation: Transcript
     replies: tuple[ReplyScore, ...]
 
     @property
@@ -104,7 +104,7 @@ class TraitScorer:
         self.traits = list(traits)
         self.layers = sorted({trait.reading.layer for trait in traits})
 
-    def score(self, conversations: Sequence[Conversation]) -> list[Scored | BadLine]:
+    def score(self, conversations: Sequence[Transcript]) -> list[Scored | BadLine]:
         """Measure conversations; one that cannot be read says why in its place."""
         read = read_replies(self.model, [each.messages for each in conversations], self.layers)
         return [
@@ -114,7 +114,7 @@ class TraitScorer:
             for each, found in zip(conversations, read, strict=True)
         ]
 
-    def _scored(self, conversation: Conversation, readings: Sequence[ReplyReading]) -> Scored | BadLine:
+    def _scored(self, conversation: Transcript, readings: Sequence[ReplyReading]) -> Scored | BadLine:
         judged = [reading for reading in readings if reading.message >= conversation.judged]
         if not judged:
             problem = (
@@ -130,7 +130,7 @@ class TraitScorer:
             GenerationError: it is empty or too long.
         """
         messages = [{"role": "user", "content": user}, {"role": "assistant", "content": reply}]
-        found = self.score([Conversation(messages, "the reply")])[0]
+        found = self.score([Transcript(messages, "the reply")])[0]
         if isinstance(found, BadLine):
             raise GenerationError(str(found))
         return found.replies[-1]
@@ -162,7 +162,7 @@ class TraitScorer:
                 found[place] = self._user(messages, place)
                 yield
         if any(message["role"] == "assistant" and message["content"].strip() for message in messages):
-            scored = self.score([Conversation(list(messages), "the conversation")])[0]
+            scored = self.score([Transcript(list(messages), "the conversation")])[0]
             if isinstance(scored, BadLine):
                 raise GenerationError(scored.problem)
             for reply in scored.replies:
@@ -199,12 +199,12 @@ class TraitScorer:
     def stream(self, items: Iterable[Item]) -> Iterator[Scored | BadLine]:
         """Measure any number of conversations, in their order and in constant memory."""
         for chunk in chunks(items):
-            good = [item for item in chunk if isinstance(item, Conversation)]
+            good = [item for item in chunk if isinstance(item, Transcript)]
             scored = iter(self.score(good))
             for item in chunk:
                 yield item if isinstance(item, BadLine) else next(scored)
 
-    def _replies(self, conversation: Conversation, readings: Sequence[ReplyReading]) -> Iterator[ReplyScore]:
+    def _replies(self, conversation: Transcript, readings: Sequence[ReplyReading]) -> Iterator[ReplyScore]:
         stacked = torch.stack([reading.mean for reading in readings])  # [replies, layers, hidden]
         projected = {
             trait.name: trait.projections(stacked[:, self.layers.index(trait.reading.layer)])
@@ -230,7 +230,7 @@ def chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
     size = 0
     for item in items:
         group.append(item)
-        if isinstance(item, Conversation):
+        if isinstance(item, Transcript):
             size += sum(len(message["content"]) for message in item.messages)
         if len(group) >= CHUNK or size >= CHUNK_CHARACTERS:
             yield group
@@ -239,7 +239,7 @@ def chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
         yield group
 
 
-def _answered(conversation: Conversation, reply: int) -> str:
+def _answered(conversation: Transcript, reply: int) -> str:
     before = itertools.islice(reversed(conversation.messages[:reply]), 1)
     return next((message["content"] for message in before if message["role"] == "user"), "")
 

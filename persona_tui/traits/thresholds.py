@@ -14,7 +14,7 @@ import numpy as np
 
 from persona_tui.core.errors import DatasetError
 from persona_tui.core.statistics import Estimate, auc_estimate, best_threshold
-from persona_tui.datasets.transcripts import BadLine, Conversation
+from persona_tui.datasets.transcripts import BadLine, Transcript
 from persona_tui.traits.definition import SIDES, TraitDefinition
 from persona_tui.traits.score import Scored, TraitScorer
 from persona_tui.traits.vector import TraitVector
@@ -100,7 +100,7 @@ def reference_scores(scorer: TraitScorer, definition: TraitDefinition) -> tuple[
     found = []
     for side in SIDES:
         items = [
-            Conversation(messages, name, fields={"label": side})
+            Transcript(messages, name, fields={"label": side})
             for name, messages in definition.conversations("test", side)
         ]
         scored = [each for each in scorer.stream(items) if isinstance(each, Scored)]

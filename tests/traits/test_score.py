@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from persona_tui.core.errors import GenerationError
-from persona_tui.datasets.transcripts import BadLine, Conversation, conversations_from_json
+from persona_tui.datasets.transcripts import BadLine, Transcript, conversations_from_json
 from persona_tui.model import ModelWrapper
 from persona_tui.model.spans import ReplyReading, read_replies
 from persona_tui.traits.score import Scored, TraitScorer, drift_of
@@ -28,7 +28,7 @@ TALK = [
 ]
 
 
-def told(value: Any) -> Conversation:
+def told(value: Any) -> Transcript:
     return conversations_from_json(value, "x")[0]
 
 
@@ -124,7 +124,7 @@ def test_turns_means_and_drift(scorer: TraitScorer) -> None:
 
 def test_a_stream_keeps_its_order_and_its_bad_lines(scorer: TraitScorer) -> None:
     bad = BadLine("x:2", 2, "no")
-    long = Conversation([TALK[1], {"role": "assistant", "content": "x" * 5000}], "x:4", 4)
+    long = Transcript([TALK[1], {"role": "assistant", "content": "x" * 5000}], "x:4", 4)
     items = [told(LOUD), bad, told(QUIET), long, *[told(LOUD)] * 600]
     found = list(scorer.stream(iter(items)))
     assert found[1] is bad and isinstance(found[3], BadLine) and "context" in found[3].problem

@@ -25,7 +25,7 @@ from persona_tui.core.errors import DatasetError, VectorFileError
 
 if TYPE_CHECKING:
     from persona_tui.core.jobs import JobContext
-    from persona_tui.datasets.transcripts import Conversation
+    from persona_tui.datasets.transcripts import Transcript
     from persona_tui.model import Message, Sampling
     from persona_tui.project.project import Project
     from persona_tui.traits.compare import TraitComparison
@@ -240,10 +240,10 @@ class _Compare:
                 runs[run] = self._answers(run.name, asked)
         return compare(*(self._scored(runs[run]) for run in (a, b)))
 
-    def _conversations(self, source: str) -> list[Conversation]:
+    def _conversations(self, source: str) -> list[Transcript]:
         from persona_tui.datasets.transcripts import BadLine
 
-        found: list[Conversation] = []
+        found: list[Transcript] = []
         for item in conversations(source, self._strict):
             if isinstance(item, BadLine):
                 self._bad(item)
@@ -251,7 +251,7 @@ class _Compare:
                 found.append(item)
         return found
 
-    def _scored(self, said: list[Conversation]) -> list[Scored]:
+    def _scored(self, said: list[Transcript]) -> list[Scored]:
         from persona_tui.datasets.transcripts import BadLine
 
         found: list[Scored] = []
@@ -263,7 +263,7 @@ class _Compare:
                 found.append(item)
         return found
 
-    def _asked(self, prompts: Path | None, others: list[list[Conversation]]) -> list[list[Message]]:
+    def _asked(self, prompts: Path | None, others: list[list[Transcript]]) -> list[list[Message]]:
         """The given prompts; else those of the other side's conversations; else the held-out situations."""
         from persona_tui.traits.compare import before_last_reply, held_out_prompts, read_prompts
 
@@ -283,7 +283,7 @@ class _Compare:
             if not self._names or name in self._names
         ]
 
-    def _answers(self, name: str, asked: list[list[Message]]) -> list[Conversation]:
+    def _answers(self, name: str, asked: list[list[Message]]) -> list[Transcript]:
         from persona_tui.model import ModelWrapper
         from persona_tui.traits.compare import answers
 
@@ -294,12 +294,12 @@ class _Compare:
             model = ModelWrapper.load(name, chosen.device, chosen.dtype, chosen.quantization)
         return answers(model, asked, self._sampling, self._context.progress, self._context.checkpoint)
 
-    def _said(self, on: Path | None) -> list[Conversation]:
+    def _said(self, on: Path | None) -> list[Transcript]:
         from persona_tui.traits.compare import held_out_conversations
 
         return self._conversations(str(on)) if on is not None else held_out_conversations(self._definitions())
 
-    def _with_traits(self, run: _Run, said: list[Conversation]) -> list[Scored]:
+    def _with_traits(self, run: _Run, said: list[Transcript]) -> list[Scored]:
         """The conversations, measured with the traits in one folder."""
         from persona_tui.datasets.transcripts import BadLine
         from persona_tui.traits.score import TraitScorer

@@ -57,10 +57,10 @@ def _measured(
 
 
 def _with_thoughts(items: Iterator[Item]) -> Iterator[Item]:
-    from persona_tui.datasets.transcripts import Conversation
+    from persona_tui.datasets.transcripts import Transcript
 
     for item in items:
-        if isinstance(item, Conversation):
+        if isinstance(item, Transcript):
             if item.says_something:
                 yield item
             yield from item.of_thoughts()

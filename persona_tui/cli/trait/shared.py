@@ -68,14 +68,14 @@ def conversations(source: str, strict: bool = False) -> Iterator[Item]:
     Raises:
         DatasetError: there is nothing, or no text.
     """
-    from persona_tui.datasets.transcripts import ONE_REPLY, BadLine, Conversation
+    from persona_tui.datasets.transcripts import ONE_REPLY, BadLine, Transcript
 
     notes: Counter[str] = Counter()
     for item in _items(source):
-        if strict and isinstance(item, Conversation) and ONE_REPLY in item.notes:
+        if strict and isinstance(item, Transcript) and ONE_REPLY in item.notes:
             yield BadLine(item.where, item.line, "no turns found (without --strict it is one reply)")
             continue
-        if isinstance(item, Conversation):
+        if isinstance(item, Transcript):
             notes.update(item.notes)
         yield item
     tell_notes(notes, source)
