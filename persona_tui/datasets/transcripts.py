@@ -119,7 +119,7 @@ def conversations_from_json(value: Any, where: str, line: int = 1) -> list[Trans
 
 
 def _conversation(
-    reading: Reading, where: str, line: int, fields: dict[str, Any], system: Any = None
+    reading: TurnsRead, where: str, line: int, fields: dict[str, Any], system: Any = None
 ) -> Transcript:
     turns, judged = reading.turns, reading.judged
     if isinstance(system, str) and system.strip() and turns and turns[0].role != "system":
@@ -188,7 +188,7 @@ def conversations_from_text(text: str, where: str) -> Iterator[Item]:
             at = line + offset - 1
             place = f"{where}:{at}"
             try:
-                yield _conversation(Reading("", turns, notes=() if style else (ONE_REPLY,)), place, at, {})
+                yield _conversation(TurnsRead("", turns, notes=() if style else (ONE_REPLY,)), place, at, {})
             except TranscriptError as error:
                 yield BadLine(place, at, str(error))
 

@@ -315,7 +315,7 @@ class CalibrationQuestion:
 
 
 @dataclass(frozen=True)
-class ReplyReading:
+class ReplyFigures:
     """One reply: log-probability per token with the system prompt, its ratio to that without, repetition."""
 
     logprob: float
@@ -370,7 +370,7 @@ class Bench:
         return wanted / own if own > 0 else 1.0
 
     @cached_property
-    def prompted(self) -> tuple[list[tuple[int, str]], list[ReplyReading]]:
+    def prompted(self) -> tuple[list[tuple[int, str]], list[ReplyFigures]]:
         """The replies under the persona's system prompts, each with its trial, and their readings."""
         requests = [Request(trial.prompted, trial.seed) for trial in self.trials]
         texts = self._texts(requests, [Interventions.none()] * len(requests), [])
@@ -440,7 +440,7 @@ class Bench:
             "chosen": chosen,
         }
 
-    def _point(self, coefficient: float, readings: Sequence[ReplyReading]) -> Point:
+    def _point(self, coefficient: float, readings: Sequence[ReplyFigures]) -> Point:
         """Compare with both ends of the scale: what the model says unprompted has the ratio `nothing`."""
         _, prompted = self.prompted
         top, nothing = _mean(each.ratio for each in prompted), self._unsteered
@@ -481,17 +481,17 @@ class Bench:
             what=what,
         )
 
-    def _read(self, texts: Sequence[str]) -> list[ReplyReading]:
+    def _read(self, texts: Sequence[str]) -> list[ReplyFigures]:
         """Score replies with and without the system prompt. Silence counts as the worst of repetitions."""
         spoken = [row for row, text in enumerate(texts) if text]
         trials = [self.trials[row % len(self.trials)] for row in spoken]
         pairs = [(trial.prompted, texts[row]) for trial, row in zip(trials, spoken, strict=True)]
         pairs += [(trial.bare, texts[row]) for trial, row in zip(trials, spoken, strict=True)]
         logprobs = self.extractor.scores(pairs, f"{self.persona.name}: loudness")
-        readings = [ReplyReading(0.0, 0.0, 1.0)] * len(texts)
+        readings = [ReplyFigures(0.0, 0.0, 1.0)] * len(texts)
         for place, row in enumerate(spoken):
             with_prompt, without = logprobs[place], logprobs[place + len(spoken)]
-            readings[row] = ReplyReading(with_prompt, with_prompt - without, repetition(texts[row]))
+            readings[row] = ReplyFigures(with_prompt, with_prompt - without, repetition(texts[row]))
         return readings
 
 
