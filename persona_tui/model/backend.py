@@ -109,7 +109,8 @@ class Backend(Protocol):
             requests: one row each; a row's text depends on its own seed only.
             sampling: how tokens are chosen.
             interventions: what is done to the residual stream; or a function that is asked before every token
-                and returns new interventions, or None to leave them as they are.
+                and returns new interventions, or None to leave them as they are. Rows with a plausibility
+                are guided: an unsteered twin limits their tokens, and the events have `nats`.
             axes: name -> layer -> `[hidden]`, what the events' projections are about.
             stop: when set, no further token is written and unfinished rows end with a "cancelled" event.
             watch: what is read for a monitor, in the passes that write.

@@ -117,6 +117,9 @@ class TokenEvent:
         finish: why the row ends here, or None.
         entropy: of the model's choice of this token, in nats; 0 = it was certain.
         reading: for a watch: of the message in an event before the first token, later of the reply so far.
+        nats: how much more probable steering made this token: its log-probability under the model as it is
+            steered, less that under the model as it is, in nats (at temperature 1, before top-p). None while
+            no twin runs; see `ModelWrapper.stream`.
     """
 
     row: int
@@ -129,6 +132,7 @@ class TokenEvent:
     finish: Finish | None
     entropy: float = 0.0
     reading: Reading | None = None
+    nats: float | None = None
 
 
 @dataclass(frozen=True)
@@ -344,6 +348,12 @@ class ModelWrapper:
     ) -> Iterator[TokenEvent]:
         """Answer all requests in one batch, token by token.
 
+        A row with a plausibility above 0 gets a twin: a hidden row of the same batch that reads the same
+        tokens and is neither steered nor capped. It costs nothing before it is first needed; then it reads
+        what there is so far, and runs to the row's end, also while the guide is off again. (Of a model whose
+        cache cannot take in another row, every row of a stream with a function for `interventions` has a twin
+        from the start.)
+
         Args:
             requests: the conversations.
             sampling: how tokens are chosen; by default `Sampling()`.
@@ -426,6 +436,7 @@ class ModelWrapper:
                 step.logprobs[place],
                 finish,
                 step.entropies[place],
+                nats=step.nats[place],
             )
 
     def _batch(self, requests: Sequence[Request], sampling: Sampling, watch: Watch | None = None) -> Batch:
@@ -778,4 +789,7 @@ def _rows_of(interventions: Interventions, rows: Sequence[int]) -> Interventions
         layer: cap if isinstance(cap, Cap) else [cap[row] for row in rows]
         for layer, cap in interventions.capping.items()
     }
-    return Interventions(steering, capping)
+    plausibility = interventions.plausibility
+    if isinstance(plausibility, Sequence):
+        plausibility = [plausibility[row] for row in rows]
+    return Interventions(steering, capping, plausibility)
