@@ -25,8 +25,12 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import (
+    DummyLayer,
     DynamicLayer,
     DynamicSlidingWindowLayer,
+    LinearAttentionAndFullAttentionLayer,
+    LinearAttentionAndSlidingWindowAttentionLayer,
+    LinearAttentionLayer,
     StaticLayer,
     StaticSlidingWindowLayer,
 )
@@ -332,21 +336,33 @@ def plausible(logits: Tensor, plain: Tensor, plausibility: Tensor) -> Tensor:
     return logits.where(plain >= least, -torch.inf)
 
 
-# Layers of a cache that are their keys and values, row by row; others keep more, or something else.
-_PLAIN_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer, StaticLayer, StaticSlidingWindowLayer)
+# What layers of a cache keep row by row. Others keep more, or in another shape.
+_BY_ROW = (
+    DummyLayer,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    StaticLayer,
+    StaticSlidingWindowLayer,
+    LinearAttentionLayer,
+    LinearAttentionAndFullAttentionLayer,
+    LinearAttentionAndSlidingWindowAttentionLayer,
+)
 
 
 def _append(cache: Cache, other: Cache) -> None:
     """Add another cache's rows, of as many positions, to a cache."""
     for own, more in zip(cache.layers, other.layers, strict=True):
-        assert isinstance(own, _PLAIN_LAYERS) and isinstance(more, _PLAIN_LAYERS)
-        if not own.is_initialized:  # of a layer that reads another one's keys and values
-            continue
         for name in ("keys", "values"):
-            joined = torch.cat([getattr(own, name), getattr(more, name)])
-            if isinstance(own, StaticLayer):
-                torch._dynamo.mark_static_address(joined)  # as the layer does, for CUDA graphs
-            setattr(own, name, joined)
+            if (tensor := getattr(own, name, None)) is not None:
+                joined = torch.cat([tensor, getattr(more, name)])
+                if isinstance(own, StaticLayer):
+                    torch._dynamo.mark_static_address(joined)  # as the layer does, for CUDA graphs
+                setattr(own, name, joined)
+        for name in ("conv_states", "recurrent_states"):
+            states, others = getattr(own, name, {}), getattr(more, name, {})
+            states |= {
+                key: torch.cat([each, others[key]]) for key, each in states.items() if each is not None
+            }
 
 
 class _Decoding:
@@ -416,24 +432,14 @@ class _Decoding:
             weights[row, padding + span.start : padding + span.stop] = 1
         return weights
 
-    @property
-    def takes_rows(self) -> bool:
-        """Whether the cache can take in more rows once there is something in it."""
-        layers = () if self.cache is None else self.cache.layers
-        return bool(layers) and all(type(layer) in _PLAIN_LAYERS for layer in layers)
-
     @torch.inference_mode()
-    def guide(self, everyone: bool) -> None:
-        """Give a twin to each row that is guided and has none.
-
-        Args:
-            everyone: also to those that are not guided so far.
-        """
+    def guide(self) -> None:
+        """Give a twin to each row that is guided and has none."""
         limits = self.hooks.plausibility
         new = [
             place
             for place, row in enumerate(self.rows)
-            if (everyone or limits[row] > 0) and place not in self.twins and not self.done[place]
+            if limits[row] > 0 and place not in self.twins and not self.done[place]
         ]
         if not new:
             return
@@ -448,6 +454,15 @@ class _Decoding:
 
     def _read_so_far(self, places: list[int]) -> None:
         """Add rows to the cache that have read what those in some places have, with nothing done to them."""
+        if (
+            self.own_cache
+            or self.cache is None
+            or any(type(layer) not in _BY_ROW for layer in self.cache.layers)
+        ):
+            raise GenerationError(
+                "The guide cannot begin in the middle of a reply of this model, whose cache takes no more rows: "
+                "have the reply written again, or set plausibility to 0."
+            )
         read = self.width - 1
         ids = []
         for place in places:
@@ -463,7 +478,6 @@ class _Decoding:
         mask = None if self.mask is None else self.mask[torch.tensor(places, device=self.device), :read]
         inputs = torch.tensor(ids, device=self.device)
         self.model(**self._arguments(inputs, positions.clamp(min=0).to(self.device), mask, cache))
-        assert self.cache is not None
         _append(self.cache, cache)
 
     def _forward(self) -> Tensor:
@@ -654,8 +668,8 @@ def decode(
         batch: the prompts and their seeds.
         sampling: how tokens are chosen.
         hooks: what is done to the residual stream, what is captured and traced.
-        poll: asked before every token; what it returns (unless None) is applied from that token on. Rows
-            get their twins when they are first guided, or all at once where the cache takes no more rows.
+        poll: asked before every token; what it returns (unless None) is applied from that token on. A
+            row gets its twin when it is first guided.
         stop: when set, no further token is written.
         likelihoods: whether the steps have log-probabilities and entropies; with a large vocabulary and many
             rows they take time.
@@ -673,7 +687,7 @@ def decode(
             if change is not None:
                 hooks.apply(change)
             if state.index == 0 or change is not None:
-                state.guide(everyone=poll is not None and not state.takes_rows)
+                state.guide()
             step = state.advance()
         yield step
     if hooks.capture is not None and batch.watch is None:  # a watch costs no pass of its own

@@ -350,9 +350,7 @@ class ModelWrapper:
 
         A row with a plausibility above 0 gets a twin: a hidden row of the same batch that reads the same
         tokens and is neither steered nor capped. It costs nothing before it is first needed; then it reads
-        what there is so far, and runs to the row's end, also while the guide is off again. (Of a model whose
-        cache cannot take in another row, every row of a stream with a function for `interventions` has a twin
-        from the start.)
+        what there is so far, and runs to the row's end, also while the guide is off again.
 
         Args:
             requests: the conversations.
@@ -365,7 +363,8 @@ class ModelWrapper:
                 without a token before its first one, then its reply now and then.
 
         Raises:
-            GenerationError: as `generate`.
+            GenerationError: as `generate`; or a row was first guided in the middle of its reply, and the
+                model's cache cannot take in its twin.
         """
         if not requests:
             return
