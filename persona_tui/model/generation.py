@@ -460,8 +460,8 @@ class _Decoding:
             or any(type(layer) not in _BY_ROW for layer in self.cache.layers)
         ):
             raise GenerationError(
-                "The guide cannot begin in the middle of a reply of this model, whose cache takes no more rows: "
-                "have the reply written again, or set plausibility to 0."
+                "With this model the guide cannot begin in the middle of a reply: have the reply written "
+                "again, or set plausibility to 0."
             )
         read = self.width - 1
         ids = []

@@ -104,7 +104,7 @@ def test_a_cache_of_its_own_is_used(tmp_path: Path) -> None:
         [0] * 3, abs=1e-4
     )
     later = iter([Interventions.none(), guided])
-    with pytest.raises(GenerationError, match="cannot begin in the middle of a reply"):
+    with pytest.raises(GenerationError, match="guide cannot begin in the middle of a reply"):
         list(wrapper.stream(requests[:1], Sampling(3), lambda: next(later)))
     with pytest.raises(GenerationError, match="cannot be compiled"):
         wrapper.compile()
