@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from persona_tui.model.generation import Poll, Sampling, Watch
-from persona_tui.model.residual import Interventions
+from persona_tui.model.interventions import Interventions
 from persona_tui.model.text import Message, Rendering
 from persona_tui.model.wrapper import Activations, Generation, Likelihood, Reading, Request, TokenEvent
 

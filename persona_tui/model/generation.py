@@ -39,7 +39,8 @@ from persona_tui.core.errors import GenerationError, MemoryShortage
 from persona_tui.core.ranges import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
 from persona_tui.model.blocks import context_length, device_of
 from persona_tui.model.compiled import CompiledForward
-from persona_tui.model.residual import Interventions, ResidualHooks, StopForward
+from persona_tui.model.interventions import Interventions
+from persona_tui.model.residual import ResidualHooks, StopForward
 
 Finish = Literal["stop", "length", "cancelled", "refused"]  # the last one: by a guard that watched
 Poll = Callable[[], Interventions | None]

@@ -27,8 +27,9 @@ from persona_tui.model.forced import (
     token_budget,
 )
 from persona_tui.model.generation import Batch, Finish, Poll, Sampling, Step, Watch, check_fits, decode
+from persona_tui.model.interventions import Cap, Interventions
 from persona_tui.model.reread import Rereading, read_positions
-from persona_tui.model.residual import Cap, Interventions, ResidualHooks
+from persona_tui.model.residual import ResidualHooks
 from persona_tui.model.text import Message
 from persona_tui.model.trial import tried
 
