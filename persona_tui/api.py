@@ -19,7 +19,8 @@ from persona_tui.core.errors import VectorFileError
 from persona_tui.core.identity import ModelSketch
 from persona_tui.model.blocks import find_blocks, hidden_size, n_layers
 from persona_tui.model.fingerprint import fingerprint
-from persona_tui.model.residual import Interventions, ResidualHooks
+from persona_tui.model.interventions import Interventions
+from persona_tui.model.residual import ResidualHooks
 from persona_tui.model.sketch import sketch
 from persona_tui.model.wrapper import ModelWrapper
 from persona_tui.traits.score import TraitScorer

@@ -26,7 +26,7 @@ def mix_there(mix: Mix, other: Project) -> tuple[Mix, list[str]]:
         other.engine.interventions(found)
     except PersonaTuiError as error:
         lost.append(f"Nobody speaks: {error}")
-        found = Mix(strength=mix.strength, capping=mix.capping)
+        found = Mix(strength=mix.strength, capping=mix.capping, plausibility=mix.plausibility)
     return found, lost
 
 

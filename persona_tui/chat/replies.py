@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Self
 
 from persona_tui.chat.context import fit_context
@@ -72,6 +73,12 @@ class ReplyRow:
         return self.tokens / self.seconds if self.seconds else 0.0
 
     @property
+    def nats_from_plain(self) -> float | None:
+        """How much more probable steering made its tokens, on average; None if no twin has read along."""
+        nats = [event.nats for event in self.events if event.nats is not None]
+        return round(fmean(nats), 4) if nats else None
+
+    @property
     def finish(self) -> str | None:
         """Why it ended; None = it has not, or was given up."""
         return self.events[-1].finish if self.events else None
@@ -97,6 +104,7 @@ class ReplyRow:
             "seconds": round(self.seconds, 3),
             "tokens_per_second": round(self.speed, 2),
             "capped_tokens": self.capped,
+            **({"nats_from_plain": nats} if (nats := self.nats_from_plain) is not None else {}),
             **({"guard": verdicts} if verdicts else {}),
             **({"breaches": breaches} if breaches else {}),
         }

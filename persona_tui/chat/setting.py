@@ -10,7 +10,7 @@ from persona_tui.core.errors import PersonaTuiError, nearest
 from persona_tui.core.mix import Mix, parse_blend
 
 _ON = {"on": True, "yes": True, "off": False, "no": False}
-_KEYS = ("persona", "blend", "strength", "capping")
+_KEYS = ("persona", "blend", "strength", "capping", "plausibility")
 _USAGE = "persona=sage,strength=0.3,capping=on"
 
 
@@ -66,9 +66,9 @@ def _part(key: str, value: str) -> dict[str, Any]:
             raise PersonaTuiError(f'capping is "on" or "off", not "{value}"')
         return {"capping": _ON[value.casefold()]}
     try:
-        return {"strength": float(value)}
+        return {key: float(value)}
     except ValueError as error:
-        raise PersonaTuiError(f'strength must be a number, not "{value}"') from error
+        raise PersonaTuiError(f'{key} must be a number, not "{value}"') from error
 
 
 def setting_as_text(mix: Mix) -> str:
@@ -80,10 +80,14 @@ def setting_as_text(mix: Mix) -> str:
         who = f"persona={next(iter(active))}"
     else:
         who = f"blend={'+'.join(f'{name}:{weight:g}' for name, weight in active.items())}"
-    return f"{who},strength={mix.strength:g},capping={'on' if mix.capping else 'off'}"
+    return (
+        f"{who},strength={mix.strength:g},capping={'on' if mix.capping else 'off'}"
+        f",plausibility={mix.plausibility:g}"
+    )
 
 
 def setting_in_words(mix: Mix) -> str:
     """A setting in a few words: `sage 0.30, capping on`."""
     voice = f"{mix.label} {mix.strength:.2f}" if mix.label else "no persona"
-    return f"{voice}, capping {'on' if mix.capping else 'off'}"
+    guide = f", guide {mix.plausibility:g}" if mix.plausibility else ""
+    return f"{voice}, capping {'on' if mix.capping else 'off'}{guide}"

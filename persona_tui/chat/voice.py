@@ -51,6 +51,8 @@ def difference(before: Mix, after: Mix) -> str:
         changes.append(f"floor {where}")
     if before.layers != after.layers:
         changes.append(f"layers {', '.join(map(str, after.layers)) if after.layers else 'as calibrated'}")
+    if before.plausibility != after.plausibility:
+        changes.append(f"guide {f'{after.plausibility:g}' if after.plausibility else 'off'}")
     if before.safe != after.safe:
         changes.append(f"{'safe' if after.safe else 'raw'} vectors")
     return " · ".join(changes)

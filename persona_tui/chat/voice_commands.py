@@ -124,6 +124,16 @@ def _layers(chat: Chat, rest: str) -> str:
     return f"Personas are added at layer {', '.join(map(str, layers))}."
 
 
+def _plausibility(chat: Chat, rest: str) -> str:
+    if rest:
+        value = 0.0 if rest.casefold() in OFF else number(rest, "plausibility")
+        chat.change_mix(plausibility=value)
+    value = chat.mix.plausibility
+    if not value:
+        return "The guide is off: any token may be said."
+    return f"The guide is at {value:g}: unsteered, a token must have {value:g} of the best one's probability."
+
+
 def _system(chat: Chat, rest: str) -> str:
     if rest:
         chat.set_system(None if rest.casefold() in OFF else rest)
@@ -202,6 +212,13 @@ VOICE: tuple[Command, ...] = (
         "what the floor is on: assistant or safety",
         _axis,
         lambda _: ("assistant", "safety", "auto"),
+    ),
+    Command(
+        "plausibility",
+        "/plausibility NUMBER|off",
+        "the guide: how plausible a word must be unsteered",
+        _plausibility,
+        lambda _: ("0.02", "0.1", "off"),
     ),
     Command("layers", "/layers 3-5|auto", "where personas are added", _layers, lambda _: ("auto",)),
 )

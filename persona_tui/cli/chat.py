@@ -26,6 +26,7 @@ def chat(
     /,
     persona: str | None,
     strength: float | None,
+    plausibility: float | None,
     blend: str | None,
     plain: bool,
     resume: str | None,
@@ -38,9 +39,11 @@ def chat(
     """
     session = _session_with_its_model(invocation, resume) if resume is not None else None
     project = invocation.project
+    if plausibility is not None:
+        project.override({"steering.plausibility": plausibility})
     weights = chosen_weights(project, persona, blend)
     if plain or not has_screen():
-        _line_chat(project, weights, strength, session, not no_save)
+        _line_chat(project, weights, strength, plausibility, session, not no_save)
         return
     from persona_tui.tui import collector
 
@@ -62,7 +65,12 @@ def _session_with_its_model(invocation: Invocation, named: str) -> str:
 
 
 def _line_chat(
-    project: Project, weights: dict[str, float], strength: float | None, resume: str | None, saves: bool
+    project: Project,
+    weights: dict[str, float],
+    strength: float | None,
+    plausibility: float | None,
+    resume: str | None,
+    saves: bool,
 ) -> None:
     from persona_tui.chat.chat import Chat
     from persona_tui.cli.line_chat import Lines, line_chat
@@ -77,6 +85,8 @@ def _line_chat(
             chat.change_mix(weights=weights)
         if strength is not None:
             chat.change_mix(strength=strength)
+        if plausibility is not None:
+            chat.change_mix(plausibility=plausibility)
     line_chat(chat)
 
 

@@ -52,8 +52,8 @@ def compare(
 ) -> None:
     """Answer PROMPT (- reads it from stdin) with two settings, in one batch with one seed.
 
-    A SETTING has persona=NAME (or none) or blend=A:0.5+B:0.3, strength=X and capping=on|off, with commas
-    between; what is left out is as config.yaml says.
+    A SETTING has persona=NAME (or none) or blend=A:0.5+B:0.3, strength=X, capping=on|off and
+    plausibility=Y, with commas between; what is left out is as config.yaml says.
     """
     from persona_tui.chat import Conversation
     from persona_tui.chat.replies import ChatReply
@@ -86,6 +86,8 @@ def _as_json(reply: ChatReply) -> dict[str, Any]:
                 "weights": dict(answer.mix.weights),
                 "strength": answer.mix.strength,
                 "capping": answer.mix.capping,
+                "plausibility": answer.mix.plausibility,
+                "nats_from_plain": answer.nats_from_plain,
                 "tokens": answer.tokens,
                 "capped_tokens": answer.capped,
                 "seconds": round(answer.seconds, 3),

@@ -34,6 +34,7 @@ def generate(
     prompt: str,
     persona: str | None,
     strength: float | None,
+    plausibility: float | None,
     blend: str | None,
     no_capping: bool,
     system: str | None,
@@ -52,6 +53,7 @@ def generate(
         weights=weights,
         strength=mix.strength if strength is None else strength,
         capping=mix.capping and not no_capping,
+        plausibility=mix.plausibility if plausibility is None else plausibility,
     )
     messages = [{"role": "user", "content": prompt_text(prompt)}]
     with quick_interrupt():
@@ -78,6 +80,8 @@ def _as_json(reply: Reply, mix: Mix, persona: str | None, blended: bool) -> dict
         "blend": dict(mix.weights) if blended else None,
         "strength": mix.strength,
         "capping": mix.capping,
+        "plausibility": mix.plausibility,
+        "nats_from_plain": None if reply.nats_from_plain is None else round(reply.nats_from_plain, 4),
         "prompt_tokens": reply.prompt_tokens,
         "tokens": reply.tokens,
         "seconds": round(reply.seconds, 3),

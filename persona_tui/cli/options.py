@@ -105,6 +105,12 @@ def persona_options(command: F) -> F:
                 callback=_finite,
                 help="0 = unsteered, 0.3 = clear, 1 = far too much.",
             ),
+            click.option(
+                "--plausibility",
+                type=click.FloatRange(0, 1),
+                callback=_finite,
+                help="The guide: how plausible each token must be unsteered; 0 = off.",
+            ),
             click.option("--blend", "-b", metavar="SPEC", help="Several, as in sage:0.5,trickster:0.3."),
         )
     ):

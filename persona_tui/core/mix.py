@@ -26,10 +26,12 @@ class Mix:
         capping_axis: "assistant" or "safety"; None = as the settings say.
         percentile: of ordinary responses, where the floor lies, 0 to 100; None = as the engine is set.
         layers: where personas are added, ascending; None = each where its calibration says.
+        plausibility: the guide, 0 to 1: a token may be said only if the unsteered model gives it at least so
+            many times the probability of its own best token; 0 = off. It is off, too, where nobody speaks.
 
     Raises:
-        PersonaTuiError: a number is not finite, the percentile or a layer is out of range, or there is no
-            such axis.
+        PersonaTuiError: a number is not finite, the percentile, a layer or the plausibility is out of range,
+            or there is no such axis.
     """
 
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -39,6 +41,7 @@ class Mix:
     capping_axis: str | None = None
     percentile: float | None = None
     layers: tuple[int, ...] | None = None
+    plausibility: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", dict(self.weights))  # nobody changes it behind our back
@@ -48,6 +51,7 @@ class Mix:
         if not math.isfinite(self.strength):
             raise PersonaTuiError(f"strength must be a number, not {self.strength}")
         check_percentile(self.percentile)
+        check_plausibility(self.plausibility)
         if self.capping_axis not in (None, "assistant", "safety"):
             raise PersonaTuiError(f'the capping axis is "assistant" or "safety", not "{self.capping_axis}"')
         if self.layers is not None:
@@ -91,6 +95,12 @@ def check_percentile(percentile: float | None) -> None:
     """Raise PersonaTuiError unless the percentile is None or lies between 0 and 100."""
     if percentile is not None and not 0 <= percentile <= 100:
         raise PersonaTuiError(f"a percentile lies between 0 and 100, not at {percentile:g}")
+
+
+def check_plausibility(plausibility: float) -> None:
+    """Raise PersonaTuiError unless the plausibility lies between 0 and 1."""
+    if not 0 <= plausibility <= 1:
+        raise PersonaTuiError(f"plausibility lies between 0 (off) and 1, not at {plausibility:g}")
 
 
 def parse_blend(text: str) -> dict[str, float]:

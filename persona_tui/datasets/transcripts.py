@@ -28,6 +28,7 @@ from persona_tui.datasets.rows import TABLES, UTF16, Problem, parse_json, table_
 from persona_tui.datasets.turns import (
     TranscriptError,
     Turn,
+    TurnsRead,
     is_object,
     raw_messages,
     read_messages,

@@ -10,7 +10,8 @@ from persona_tui.core.lazy import lazily
 if TYPE_CHECKING:
     from persona_tui.model.backend import Backend
     from persona_tui.model.generation import Finish, Sampling, Watch
-    from persona_tui.model.residual import Cap, Interventions, ResidualHooks
+    from persona_tui.model.interventions import Cap, Interventions
+    from persona_tui.model.residual import ResidualHooks
     from persona_tui.model.text import Message
     from persona_tui.model.wrapper import (
         Activations,
@@ -43,11 +44,14 @@ __all__ = [
 ]
 
 _GENERATION = ("Finish", "Sampling", "Watch")
-_RESIDUAL = ("Cap", "Interventions", "ResidualHooks")
 __getattr__ = lazily(
     __name__,
     dict.fromkeys(__all__, "persona_tui.model.wrapper")
     | dict.fromkeys(_GENERATION, "persona_tui.model.generation")
-    | dict.fromkeys(_RESIDUAL, "persona_tui.model.residual")
-    | {"Backend": "persona_tui.model.backend", "Message": "persona_tui.model.text"},
+    | dict.fromkeys(("Cap", "Interventions"), "persona_tui.model.interventions")
+    | {
+        "Backend": "persona_tui.model.backend",
+        "Message": "persona_tui.model.text",
+        "ResidualHooks": "persona_tui.model.residual",
+    },
 )

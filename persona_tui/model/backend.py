@@ -18,7 +18,7 @@ from torch import Tensor
 
 from persona_tui.core.identity import ModelSketch
 from persona_tui.model.generation import Poll, Sampling, Watch
-from persona_tui.model.residual import Interventions
+from persona_tui.model.interventions import Interventions
 from persona_tui.model.text import Message, Rendering
 from persona_tui.model.wrapper import Activations, Generation, Likelihood, Reading, Request, TokenEvent
 
@@ -115,7 +115,8 @@ class Backend(Protocol):
             requests: one row each; a row's text depends on its own seed only.
             sampling: how tokens are chosen.
             interventions: what is done to the residual stream; or a function that is asked before every token
-                and returns new interventions, or None to leave them as they are.
+                and returns new interventions, or None to leave them as they are. Rows with a plausibility
+                are guided: an unsteered twin limits their tokens, and the events have `nats`.
             axes: name -> layer -> `[hidden]`, what the events' projections are about.
             stop: when set, no further token is written and unfinished rows end with a "cancelled" event.
             watch: what is read for a monitor, in the passes that write.

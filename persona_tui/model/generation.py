@@ -4,11 +4,15 @@
 2. Each step picks one token for every row, and the next forward pass reads it.
 3. Rows that have finished are dropped from the batch once half of it has.
 4. One transfer per step brings tokens, log-probabilities and traces of all layers to the CPU.
+
+A row that is guided has a twin at the end of the batch: same prompt, same tokens, nothing done to it. Its
+probabilities say which tokens the row may choose from.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
 import re
 import secrets
 import threading
@@ -20,12 +24,23 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers.cache_utils import (
+    DummyLayer,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionAndFullAttentionLayer,
+    LinearAttentionAndSlidingWindowAttentionLayer,
+    LinearAttentionLayer,
+    StaticLayer,
+    StaticSlidingWindowLayer,
+)
 
 from persona_tui.core.errors import GenerationError, MemoryShortage
 from persona_tui.core.ranges import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
 from persona_tui.model.blocks import context_length, device_of
 from persona_tui.model.compiled import CompiledForward
-from persona_tui.model.residual import Interventions, ResidualHooks, StopForward
+from persona_tui.model.interventions import Interventions
+from persona_tui.model.residual import ResidualHooks, StopForward
 
 Finish = Literal["stop", "length", "cancelled", "refused"]  # the last one: by a guard that watched
 Poll = Callable[[], Interventions | None]
@@ -112,6 +127,8 @@ class Step:
         read: what a watch has read, by row of the whole batch: the mean `[rows, layers, hidden]` over the
             prompt's spans (first step) or over the reply's tokens so far, the one chosen now left out.
         read_last: in the first step also the last prompt token, `[rows, layers, hidden]`.
+        nats: of those tokens, log-probability less that under the row's twin; None where there is none, or
+            where log-probabilities are not wanted.
     """
 
     index: int
@@ -122,6 +139,7 @@ class Step:
     lifts: list[float]
     projections: list[list[float]]
     finish: list[Finish | None]
+    nats: list[float | None]
     read: Tensor | None = None
     read_last: Tensor | None = None
 
@@ -305,6 +323,49 @@ def _likelihoods(logits: Tensor, tokens: Tensor) -> Tensor:
     return torch.cat([chosen, entropies], dim=1)
 
 
+def plausible(logits: Tensor, plain: Tensor, plausibility: Tensor) -> Tensor:
+    """Logits with −inf for every token that an unsteered model finds less plausible than is asked.
+
+    The adaptive plausibility constraint of contrastive decoding (Li et al. 2023, arXiv:2210.15097).
+
+    Args:
+        logits: `[rows, vocabulary]`, of the steered rows.
+        plain: `[rows, vocabulary]`, of their twins.
+        plausibility: `[rows]`, the least share of the twin's best probability; 0 = any token may come.
+    """
+    least = plain.amax(-1, keepdim=True) + plausibility.log().unsqueeze(1)
+    return logits.where(plain >= least, -torch.inf)
+
+
+# What layers of a cache keep row by row. Others keep more, or in another shape.
+_BY_ROW = (
+    DummyLayer,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    StaticLayer,
+    StaticSlidingWindowLayer,
+    LinearAttentionLayer,
+    LinearAttentionAndFullAttentionLayer,
+    LinearAttentionAndSlidingWindowAttentionLayer,
+)
+
+
+def _append(cache: Cache, other: Cache) -> None:
+    """Add another cache's rows, of as many positions, to a cache."""
+    for own, more in zip(cache.layers, other.layers, strict=True):
+        for name in ("keys", "values"):
+            if (tensor := getattr(own, name, None)) is not None:
+                joined = torch.cat([tensor, getattr(more, name)])
+                if isinstance(own, StaticLayer):
+                    torch._dynamo.mark_static_address(joined)  # as the layer does, for CUDA graphs
+                setattr(own, name, joined)
+        for name in ("conv_states", "recurrent_states"):
+            states, others = getattr(own, name, {}), getattr(more, name, {})
+            states |= {
+                key: torch.cat([each, others[key]]) for key, each in states.items() if each is not None
+            }
+
+
 class _Decoding:
     """The state of one batch between two steps."""
 
@@ -328,6 +389,7 @@ class _Decoding:
         self.limits = [self._limit(len(prompt), sampling.max_new_tokens) for prompt in batch.prompts]
         self.outputs: list[list[int]] = [[] for _ in batch.prompts]
         self.done = [False] * len(self.rows)  # by place in the present batch, as are the tensors below
+        self.twins: list[int] = []  # whose twins are the rows after those, by their place
         self.index = 0
         self.spoken: list[bool] = []
         self.sampler = Sampler(sampling, batch.seeds, self.device)
@@ -371,21 +433,59 @@ class _Decoding:
             weights[row, padding + span.start : padding + span.stop] = 1
         return weights
 
+    @torch.inference_mode()
+    def guide(self) -> None:
+        """Give a twin to each row that is guided and has none."""
+        limits = self.hooks.plausibility
+        new = [
+            place
+            for place, row in enumerate(self.rows)
+            if limits[row] > 0 and place not in self.twins and not self.done[place]
+        ]
+        if not new:
+            return
+        there = torch.tensor(new, device=self.device)
+        if self.index:
+            self._read_so_far(new)
+        self.input = torch.cat([self.input, self.input[there]])
+        self.positions = torch.cat([self.positions, self.positions[there]])
+        self.mask = None if self.mask is None else torch.cat([self.mask, self.mask[there]])
+        self.twins += new
+        self.hooks.leave_last(len(self.twins))
+
+    def _read_so_far(self, places: list[int]) -> None:
+        """Add rows to the cache that have read what those in some places have, with nothing done to them."""
+        if (
+            self.own_cache
+            or self.cache is None
+            or any(type(layer) not in _BY_ROW for layer in self.cache.layers)
+        ):
+            raise GenerationError(
+                "With this model the guide cannot begin in the middle of a reply: have the reply written "
+                "again, or set plausibility to 0."
+            )
+        read = self.width - 1
+        ids = []
+        for place in places:
+            row = self.rows[place]
+            text = [*self.batch.prompts[row], *self.outputs[row][:-1]]
+            ids.append([self.batch.pad_token] * (read - len(text)) + text)
+        padding = [read - len(self.batch.prompts[self.rows[each]]) - self.index + 1 for each in places]
+        positions = torch.arange(read)[None] - torch.tensor(padding)[:, None]
+        if self.compiled is not None:
+            cache: Cache = self.compiled.cache(self.mask.shape[1] if self.mask is not None else read)
+        else:
+            cache = DynamicCache(config=self.model.config)
+        mask = None if self.mask is None else self.mask[torch.tensor(places, device=self.device), :read]
+        inputs = torch.tensor(ids, device=self.device)
+        self.model(**self._arguments(inputs, positions.clamp(min=0).to(self.device), mask, cache))
+        _append(self.cache, cache)
+
     def _forward(self) -> Tensor:
         """Run the model on the present input; its last position's logits, float32 `[rows, vocabulary]`."""
-        arguments: dict[str, Any] = {
-            "input_ids": self.input,
-            "use_cache": True,
-        }
-        if self.cache is not None:
-            arguments[cache_argument(self.model)] = self.cache
         compiled = self.compiled if self.index else None  # not for the prompts
-        if self.mask is not None:
-            arguments["attention_mask"] = self.mask if compiled is not None else self.mask[:, : self.width]
-        if "position_ids" in self.accepted:
-            arguments["position_ids"] = self.positions
-        if "logits_to_keep" in self.accepted:
-            arguments["logits_to_keep"] = 1
+        mask = self.mask if compiled is not None or self.mask is None else self.mask[:, : self.width]
+        arguments = self._arguments(self.input, self.positions, mask, self.cache)
         with self.hooks:
             if compiled is not None:
                 logits: Tensor = compiled(**arguments)
@@ -396,22 +496,56 @@ class _Decoding:
                     self.cache = returned_cache(output)
         return logits[:, -1].to(device=self.device, dtype=torch.float32)
 
+    def _arguments(
+        self, ids: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache | None
+    ) -> dict[str, Any]:
+        """What a forward pass takes, by name; of the logits only the last position's are wanted."""
+        arguments: dict[str, Any] = {"input_ids": ids, "use_cache": True}
+        if cache is not None:
+            arguments[cache_argument(self.model)] = cache
+        if mask is not None:
+            arguments["attention_mask"] = mask
+        if "position_ids" in self.accepted:
+            arguments["position_ids"] = positions
+        if "logits_to_keep" in self.accepted:
+            arguments["logits_to_keep"] = 1
+        return arguments
+
     @torch.inference_mode()
     def advance(self) -> Step:
         """One forward pass and one token for every row."""
-        logits = self._forward()
-        check_finite(logits)
-        tokens = self.sampler.pick(logits, self.index)
+        everyone = self._forward()
+        check_finite(everyone)
+        logits, plain = everyone[: len(self.rows)], everyone[len(self.rows) :]
+        tokens = self.sampler.pick(self._allowed(logits, plain), self.index)
         likelihoods = _likelihoods(logits, tokens) if self.likelihoods else logits.new_zeros(len(tokens), 2)
+        nats = self._nats(likelihoods[:, 0], plain, tokens)
         traces = self.hooks.traces(self.device, len(tokens))
         # Token ids are exact in float32 up to 16 million, so that everything travels at once.
-        seen = torch.cat([tokens.unsqueeze(1).float(), likelihoods, traces], dim=1).tolist()
+        seen = torch.cat([tokens.unsqueeze(1).float(), likelihoods, nats, traces], dim=1).tolist()
         finish = [self._finish(place, int(values[0])) for place, values in enumerate(seen)]
         step = self._step(seen, finish)
         if self.batch.watch is not None:
             step = replace(step, **self._read(finish))
         self._go_on(tokens, finish)
         return step
+
+    def _allowed(self, logits: Tensor, plain: Tensor) -> Tensor:
+        """The logits of the rows, −inf where a row's guide does not allow a token."""
+        limits = torch.tensor([self.hooks.plausibility[self.rows[place]] for place in self.twins])
+        if not limits.any():
+            return logits
+        there = torch.tensor(self.twins, device=self.device)
+        return logits.index_copy(0, there, plausible(logits[there], plain, limits.to(self.device)))
+
+    def _nats(self, logprobs: Tensor, plain: Tensor, tokens: Tensor) -> Tensor:
+        """`[rows, 1]`: the tokens' log-probabilities less those under their twins; NaN where none runs."""
+        nats = torch.full_like(logprobs, torch.nan)
+        if self.twins and self.likelihoods:
+            there = torch.tensor(self.twins, device=self.device)
+            chosen = plain.log_softmax(-1).gather(1, tokens[there].unsqueeze(1)).squeeze(1)
+            nats[there] = logprobs[there] - chosen
+        return nats.unsqueeze(1)
 
     def _read(self, finish: list[Finish | None]) -> dict[str, Any]:
         """What a watch sees after the present pass: means, and in the first one the last prompt token."""
@@ -447,9 +581,10 @@ class _Decoding:
             tokens=[int(seen[place][0]) for place in places],
             logprobs=[seen[place][1] for place in places],
             entropies=[seen[place][2] for place in places],
-            lifts=[seen[place][3] for place in places],
-            projections=[seen[place][4:] for place in places],
+            lifts=[seen[place][4] for place in places],
+            projections=[seen[place][5:] for place in places],
             finish=[finish[place] for place in places],
+            nats=[None if math.isnan(seen[place][3]) else seen[place][3] for place in places],
         )
 
     def _go_on(self, tokens: Tensor, finish: list[Finish | None]) -> None:
@@ -462,7 +597,7 @@ class _Decoding:
         self.done = [done or reason is not None for done, reason in zip(self.done, finish, strict=True)]
         self.index += 1
         self.width += 1
-        self.input = tokens.unsqueeze(1)
+        self.input = torch.cat([tokens, tokens[self.twins]]).unsqueeze(1)
         self.positions = self.positions[:, -1:] + 1
         if self.context is not None:
             # Only rows that have finished can get there; they stay within what the model can index.
@@ -477,13 +612,17 @@ class _Decoding:
 
     def _select(self, keep: list[int]) -> None:
         """Go on with some of the rows only. A row stays for one pass after its last token, which reads it."""
+        twins = [number for number, place in enumerate(self.twins) if place in keep]
+        everyone = torch.tensor(keep + [len(self.rows) + number for number in twins])
+        self.twins = [keep.index(self.twins[number]) for number in twins]
+        self.hooks.leave_last(len(twins))
         self.rows = [self.rows[place] for place in keep]
         self.done = [self.done[place] for place in keep]
         self.row_ids = torch.tensor(self.rows)
         kept = torch.tensor(keep)
         self.sampler.select(kept)
         self.hooks.select(kept)
-        there = kept.to(self.device)
+        there = everyone.to(self.device)
         self.input, self.positions = self.input[there], self.positions[there]
         self.mask = None if self.mask is None else self.mask[there]
         assert self.cache is not None
@@ -530,7 +669,8 @@ def decode(
         batch: the prompts and their seeds.
         sampling: how tokens are chosen.
         hooks: what is done to the residual stream, what is captured and traced.
-        poll: asked before every token; what it returns (unless None) is applied from that token on.
+        poll: asked before every token; what it returns (unless None) is applied from that token on. A
+            row gets its twin when it is first guided.
         stop: when set, no further token is written.
         likelihoods: whether the steps have log-probabilities and entropies; with a large vocabulary and many
             rows they take time.
@@ -547,6 +687,8 @@ def decode(
         with clear_memory_errors():
             if change is not None:
                 hooks.apply(change)
+            if state.index == 0 or change is not None:
+                state.guide()
             step = state.advance()
         yield step
     if hooks.capture is not None and batch.watch is None:  # a watch costs no pass of its own

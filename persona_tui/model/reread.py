@@ -16,7 +16,8 @@ from transformers import DynamicCache, PreTrainedModel
 
 from persona_tui.model.blocks import device_of, find_decoder
 from persona_tui.model.generation import cache_argument, clear_memory_errors
-from persona_tui.model.residual import Interventions, ResidualHooks, StopForward
+from persona_tui.model.interventions import Interventions
+from persona_tui.model.residual import ResidualHooks, StopForward
 
 
 @dataclass(frozen=True)

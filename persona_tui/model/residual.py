@@ -9,7 +9,6 @@ none survives an exception or an iterator that its reader abandoned.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,64 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from persona_tui.core.errors import GenerationError
 from persona_tui.model.blocks import device_of
-
-
-@dataclass(frozen=True)
-class Cap:
-    """A floor under the projection onto an axis: `h <- h + max(0, floor - h.axis) * axis`.
-
-    Attributes:
-        axis: unit vector `[hidden]`.
-        floor: the lowest projection allowed, in the units of the residual stream.
-    """
-
-    axis: Tensor
-    floor: float
-
-
-@dataclass(frozen=True)
-class Interventions:
-    """What is done to the residual stream, by layer. Steering comes first, then the floor.
-
-    Attributes:
-        steering: the vector added at a layer: `[hidden]` for all rows, or `[rows, hidden]`, one for each.
-        capping: the floor at a layer: one `Cap` for all rows, or one per row (None = no floor for that row).
-    """
-
-    steering: Mapping[int, Tensor] = field(default_factory=dict)
-    capping: Mapping[int, Cap | Sequence[Cap | None]] = field(default_factory=dict)
-
-    @staticmethod
-    def none() -> Interventions:
-        """Leave the model as it is."""
-        return Interventions()
-
-    @staticmethod
-    def by_row(rows: Sequence[Interventions]) -> Interventions:
-        """What a batch needs whose rows are each steered and capped differently.
-
-        Args:
-            rows: each row's own, with vectors `[hidden]` and single floors. A layer where a row has none
-                leaves that row as it is.
-        """
-        steered = sorted({layer for each in rows for layer in each.steering})
-        capped = sorted({layer for each in rows for layer in each.capping})
-        return Interventions(
-            {layer: _stacked([each.steering.get(layer) for each in rows]) for layer in steered},
-            {layer: [_single(each.capping.get(layer)) for each in rows] for layer in capped},
-        )
-
-
-def _stacked(vectors: Sequence[Tensor | None]) -> Tensor:
-    """Vectors `[hidden]` as `[rows, hidden]`, zero where there is none."""
-    nothing = torch.zeros_like(next(vector for vector in vectors if vector is not None))
-    return torch.stack([nothing if vector is None else vector for vector in vectors])
-
-
-def _single(cap: Cap | Sequence[Cap | None] | None) -> Cap | None:
-    if cap is None or isinstance(cap, Cap):
-        return cap
-    raise GenerationError("a row's floor cannot itself be one per row")
+from persona_tui.model.interventions import Cap, Interventions
 
 
 class StopForward(Exception):
@@ -189,6 +131,7 @@ class _Site:
         self.stops = False
         self.everywhere = False  # whether lift and projection are of all positions of the last pass
         self.fixed = False  # whether the buffers' shapes never change
+        self.twins = 0  # rows at the end of the batch that are left as they are, and not read
         # Of the last pass, at its last position; or `everywhere`, and then with positions after the rows.
         self.lift: Tensor | None = None  # [rows], what the floor added
         self.projection: Tensor | None = None  # [rows, axes]
@@ -225,13 +168,18 @@ class _Site:
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         hidden = output[0] if isinstance(output, tuple) else output
         self._check(hidden)
-        changed = self._intervene(hidden)
+        own = hidden[: -self.twins] if self.twins else hidden
+        changed = self._intervene(own)
         if self.capture is not None:
             self.capture.read(self.layer, changed)
         if self.probe is not None:
             self.projection = (changed if self.everywhere else changed[:, -1]).float() @ self.probe
         if self.stops:
             raise StopForward
+        if changed is own:
+            return output
+        if self.twins:
+            changed = torch.cat([changed, hidden[-self.twins :]])
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
     def _check(self, hidden: Any) -> None:
@@ -307,6 +255,8 @@ class ResidualHooks:
         self._sites: dict[int, _Site] = {}
         self._handles: list[RemovableHandle] = []
         self._everywhere = everywhere
+        self._twins = 0
+        self._plausibility = [0.0] * rows
         self.capture = Capture(capture_layers, rows, hidden_size) if capture_layers else None
         for layer in capture_layers:
             self._site(layer).capture = self.capture
@@ -332,6 +282,7 @@ class ResidualHooks:
         if layer not in self._sites:
             self._sites[layer] = _Site(layer, self._blocks[layer], self._hidden_size)
             self._sites[layer].everywhere = self._everywhere
+            self._sites[layer].twins = self._twins
         return self._sites[layer]
 
     def _place_probes(self, axes: Mapping[str, Mapping[int, Tensor]]) -> Tensor:
@@ -367,8 +318,10 @@ class ResidualHooks:
         """Write new interventions into the buffers; they act from the next forward pass on.
 
         Raises:
-            GenerationError: a layer that the model does not have, or a vector of another size.
+            GenerationError: a layer that the model does not have, a vector of another size, or a plausibility
+                out of range.
         """
+        self._plausibility = self._checked_plausibility(interventions.plausibility)
         for layer in {*interventions.steering, *interventions.capping, *self._sites}:
             site = self._site(layer)
             delta = self._delta(interventions.steering.get(layer), layer)
@@ -398,6 +351,27 @@ class ResidualHooks:
 
     def _current(self, by_row: Tensor) -> Tensor:
         return by_row if self._rows is None else by_row[self._rows.to(by_row.device)]
+
+    def _checked_plausibility(self, given: float | Sequence[float]) -> list[float]:
+        values = list(given) if isinstance(given, Sequence) else [given] * self._all_rows
+        if len(values) != self._all_rows:
+            raise GenerationError(
+                f"{len(values)} plausibilities were given for a batch of {self._all_rows} rows."
+            )
+        if wrong := [each for each in values if not 0 <= each <= 1]:
+            raise GenerationError(f"plausibility is {wrong[0]}; it must be from 0 (off) to 1.")
+        return values
+
+    @property
+    def plausibility(self) -> Sequence[float]:
+        """The guide of every row that the batch started with, as it was last applied."""
+        return self._plausibility
+
+    def leave_last(self, rows: int) -> None:
+        """From now on leave so many rows at the end of the batch as they are; nothing is read of them."""
+        self._twins = rows
+        for site in self._sites.values():
+            site.twins = rows
 
     def narrow_capture(self, layers: Sequence[int]) -> None:
         """Capture at these layers only, from the next pass on."""

@@ -28,8 +28,9 @@ from persona_tui.model.forced import (
     token_budget,
 )
 from persona_tui.model.generation import Batch, Finish, Poll, Sampling, Step, Watch, check_fits, decode
+from persona_tui.model.interventions import Cap, Interventions
 from persona_tui.model.reread import Rereading, read_positions
-from persona_tui.model.residual import Cap, Interventions, ResidualHooks
+from persona_tui.model.residual import ResidualHooks
 from persona_tui.model.sketch import sketch
 from persona_tui.model.text import Message
 from persona_tui.model.trial import tried
@@ -119,6 +120,9 @@ class TokenEvent:
         finish: why the row ends here, or None.
         entropy: of the model's choice of this token, in nats; 0 = it was certain.
         reading: for a watch: of the message in an event before the first token, later of the reply so far.
+        nats: how much more probable steering made this token: its log-probability under the model as it is
+            steered, less that under the model as it is, in nats (at temperature 1, before top-p). None while
+            no twin runs; see `ModelWrapper.stream`.
     """
 
     row: int
@@ -131,6 +135,7 @@ class TokenEvent:
     finish: Finish | None
     entropy: float = 0.0
     reading: Reading | None = None
+    nats: float | None = None
 
 
 @dataclass(frozen=True)
@@ -351,6 +356,10 @@ class ModelWrapper:
     ) -> Iterator[TokenEvent]:
         """Answer all requests in one batch, token by token.
 
+        A row with a plausibility above 0 gets a twin: a hidden row of the same batch that reads the same
+        tokens and is neither steered nor capped. It costs nothing before it is first needed; then it reads
+        what there is so far, and runs to the row's end, also while the guide is off again.
+
         Args:
             requests: the conversations.
             sampling: how tokens are chosen; by default `Sampling()`.
@@ -362,7 +371,8 @@ class ModelWrapper:
                 without a token before its first one, then its reply now and then.
 
         Raises:
-            GenerationError: as `generate`.
+            GenerationError: as `generate`; or a row was first guided in the middle of its reply, and the
+                model's cache cannot take in its twin.
         """
         if not requests:
             return
@@ -433,6 +443,7 @@ class ModelWrapper:
                 step.logprobs[place],
                 finish,
                 step.entropies[place],
+                nats=step.nats[place],
             )
 
     def _batch(self, requests: Sequence[Request], sampling: Sampling, watch: Watch | None = None) -> Batch:
@@ -785,4 +796,7 @@ def _rows_of(interventions: Interventions, rows: Sequence[int]) -> Interventions
         layer: cap if isinstance(cap, Cap) else [cap[row] for row in rows]
         for layer, cap in interventions.capping.items()
     }
-    return Interventions(steering, capping)
+    plausibility = interventions.plausibility
+    if isinstance(plausibility, Sequence):
+        plausibility = [plausibility[row] for row in rows]
+    return Interventions(steering, capping, plausibility)

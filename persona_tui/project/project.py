@@ -296,7 +296,11 @@ class Project:
         from persona_tui.core.mix import Mix
 
         steering = self.settings.steering
-        return Mix(strength=steering.default_strength, capping=steering.capping)
+        return Mix(
+            strength=steering.default_strength,
+            capping=steering.capping,
+            plausibility=steering.plausibility,
+        )
 
     # Long work --------------------------------------------------------------------------------------------
 

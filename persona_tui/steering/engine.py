@@ -11,8 +11,9 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from statistics import fmean
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -53,6 +54,8 @@ class Reply:
         seconds: from the request to the last token.
         capped_tokens: at how many of the tokens the floor had to act.
         finish: "stop", "length" or "cancelled".
+        nats_from_plain: how much more probable steering made its tokens, on average, in nats; None if it was
+            not guided. See `mean_nats`.
     """
 
     text: str
@@ -61,6 +64,7 @@ class Reply:
     seconds: float
     capped_tokens: int
     finish: Finish
+    nats_from_plain: float | None = None
 
 
 class StreamGuard(Protocol):
@@ -95,7 +99,12 @@ class SteeringEngine:
         self.capping_layers = tuple(resolve_layers(config, model_wrapper.n_layers).capping)
         self._lock = threading.RLock()
         self._percentile = float(config.steering.safety_floor_percentile)
-        self._mix = Mix(strength=config.steering.default_strength, capping=config.steering.capping)
+        steering = config.steering
+        self._mix = Mix(
+            strength=steering.default_strength,
+            capping=steering.capping,
+            plausibility=steering.plausibility,
+        )
         self._caps: dict[tuple[str, float], tuple[Axes, dict[int, Cap]]] = {}
         self._live = Interventions.none()
         self._version = 0
@@ -152,6 +161,8 @@ class SteeringEngine:
         layer where one of them adds nothing it counts as a zero vector with its weight: a blend of a persona
         at layer 4 and one at layer 5 adds half of each at its own layer.
 
+        The guide is off where nothing is added: strength 0, or no persona, is exactly the plain model.
+
         Raises:
             PersonaNotFoundError: it names a persona that does not exist.
             VectorFileError: a persona's or the axes' file cannot be used.
@@ -160,7 +171,8 @@ class SteeringEngine:
         steering: Mapping[int, Tensor] = {}
         if mix.strength:
             steering = {layer: mix.strength * vector for layer, vector in composite.items()}
-        return Interventions(steering, self._capping(mix) if mix.capping else {})
+        caps = self._capping(mix) if mix.capping else {}
+        return Interventions(steering, caps, mix.plausibility if steering else 0.0)
 
     def describe(self, mix: Mix) -> dict[str, Any]:
         """A mix as a transcript has it, ready for JSON: enough to speak with it again (`Mix.from_record`).
@@ -254,7 +266,8 @@ class SteeringEngine:
         return self.reply([{"role": "user", "content": user_prompt}], mix=mix).text
 
     def _one_off(self, weights: Mapping[str, float], strength: float | None, cap: bool) -> Mix:
-        return Mix(weights, self.default_strength if strength is None else strength, capping=cap)
+        strength = self.default_strength if strength is None else strength
+        return Mix(weights, strength, capping=cap, plausibility=self._mix.plausibility)
 
     @property
     def sampling(self) -> Sampling:
@@ -283,6 +296,7 @@ class SteeringEngine:
             seconds=time.monotonic() - started,
             capped_tokens=sum(event.capped > 0 for event in said),
             finish=events[-1].finish or "stop" if events else "cancelled",
+            nats_from_plain=mean_nats(events),
         )
 
     def stream(
@@ -533,6 +547,15 @@ class SteeringEngine:
             for layer, vector in self.interventions(mix or self._mix).steering.items()
             if layer in axes.layers
         }
+
+
+def mean_nats(events: Iterable[TokenEvent]) -> float | None:
+    """Return the mean of log p_steered − log p_plain over a reply's tokens, in nats: its nats from plain.
+
+    None if no twin has read along. (This is no loss of fluency, which is measured against prompted replies.)
+    """
+    nats = [event.nats for event in events if event.nats is not None]
+    return fmean(nats) if nats else None
 
 
 def _same_seed(conversation: list[Message], rows: int, sampling: Sampling) -> list[Request]:

@@ -54,6 +54,27 @@ def test_a_session_comes_out_the_same(session: Chat, persona: str) -> None:
     assert [result.tokens for result in results] == [len(stretch.tokens) for stretch in recorded]
 
 
+def test_a_guided_session_comes_out_the_same(session: Chat, persona: str) -> None:
+    """With the guide on from the beginning, switched on and off in a reply, and of another reply at 0."""
+    turn = session.events(session.say("What is a good life?"))
+    execute(session, f"/persona {persona}")
+    execute(session, "/strength 2")
+    for value in ("0.3", "off", "0.05"):
+        for _ in range(4):
+            next(turn)
+        assert "guide is" in (execute(session, f"/plausibility {value}") or "")
+    events = list(turn)
+    assert all(event.nats is not None for event in events)
+    list(session.events(session.say("Go on.")))
+    execute(session, "/strength 0")
+    execute(session, "/regenerate")
+    recorded = stretches(saved(session))
+    assert [change.mix["plausibility"] for change in recorded[0].recorded.changes] == [0.3, 0.0, 0.05]
+    assert [stretch.settings["mix"]["plausibility"] for stretch in recorded[1:]] == [0.05, 0.05]
+    assert ["nats_from_plain" in stretch.recorded.stats for stretch in recorded] == [True, True, False]
+    assert all(replay(session.project.engine, stretch).equal for stretch in recorded)
+
+
 def test_it_is_the_changes_that_matter(session: Chat, persona: str) -> None:
     session.sampling_changes = {"temperature": 0.0}
     spoken(session, persona, 3.0)

@@ -1,6 +1,7 @@
 """`generate`: one prompt, one answer."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,8 @@ KEYS = [
     "blend",
     "strength",
     "capping",
+    "plausibility",
+    "nats_from_plain",
     "prompt_tokens",
     "tokens",
     "seconds",
@@ -99,3 +102,19 @@ def test_a_stream_is_trimmed_like_a_text(pieces: list[str]) -> None:
 
 def test_a_model_cannot_move_the_cursor() -> None:
     assert printable("a\x1b[2Jb\n\tc\x07é\x9b2J") == "a�[2Jb\n\tc�é�2J"
+
+
+def test_the_guide(cli: Cli) -> None:
+    def answer(*options: str) -> Any:
+        result = cli("generate", "Who are you?", "-p", "sage", "-s", "2", "--seed", "1", "--json", *options)
+        return result.json
+
+    free, guided = answer(), answer("--plausibility", "0.5")
+    assert free["plausibility"] == 0 and free["nats_from_plain"] is None
+    assert guided["plausibility"] == 0.5 and isinstance(guided["nats_from_plain"], float)
+    assert guided["response"] != free["response"]
+    cli("config", "set", "steering.plausibility", "0.5")
+    assert answer()["response"] == guided["response"]
+    assert answer("--plausibility", "0")["response"] == free["response"]
+    wrong = cli("generate", "Hi", "--plausibility", "1.5")
+    assert wrong.status == 2 and "--plausibility" in wrong.err

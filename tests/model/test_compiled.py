@@ -147,3 +147,16 @@ def test_the_setting_compiles_and_trouble_with_that_is_one_line(tmp_path: Path) 
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("Error: torch.compile failed: ") and "model.compile" in line
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen2-sliding"])
+def test_a_guide_that_comes_and_goes(family: str, random_vector: Callable[..., Tensor]) -> None:
+    way = {1: 3 * random_vector(1)}
+    texts = []
+    for model in pair(family):
+        limits = iter([0.0] * 5 + [0.4] * 20 + [0.0] * 100)
+        poll = partial(lambda left: Interventions(way, plausibility=[next(left), 0.0, 0.1]), limits)
+        events = list(model.stream(REQUESTS, Sampling(32, 1.5, seed=1), poll))
+        texts.append([(event.row, event.token_id) for event in events])
+        assert [event.nats is None for event in events if event.row == 0][:6] == [True] * 5 + [False]
+    assert texts[0] == texts[1]

@@ -99,6 +99,13 @@ def test_a_cache_of_its_own_is_used(tmp_path: Path) -> None:
                 logits = wrapper.model(torch.tensor([ids]), use_cache=False).logits[0, -1]
             assert token == int(logits.argmax())
             ids.append(token)
+    guided = Interventions(plausibility=1.0)  # a twin from the start; later it cannot be taken in
+    assert [each.nats for each in wrapper.stream(requests[:1], Sampling(3), guided)] == pytest.approx(
+        [0] * 3, abs=1e-4
+    )
+    later = iter([Interventions.none(), guided])
+    with pytest.raises(GenerationError, match="guide cannot begin in the middle of a reply"):
+        list(wrapper.stream(requests[:1], Sampling(3), lambda: next(later)))
     with pytest.raises(GenerationError, match="cannot be compiled"):
         wrapper.compile()
 

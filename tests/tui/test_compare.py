@@ -142,7 +142,7 @@ async def test_the_setting_of_b_is_typed_or_chosen(workspace: Path) -> None:
         await press(pilot, "f6", "f6")
         assert isinstance(app.screen, SettingScreen)
         field = app.screen.query_one("#setting")
-        assert field.value == "persona=none,strength=0.3,capping=on"
+        assert field.value == "persona=none,strength=0.3,capping=on,plausibility=0"
         field.value = "persona=nobody_at_all"
         await press(pilot, "enter")
         assert isinstance(app.screen, SettingScreen) and "nobody_at_all" in str(
@@ -153,7 +153,7 @@ async def test_the_setting_of_b_is_typed_or_chosen(workspace: Path) -> None:
         assert app.screen is app.main and heads(app)[1].startswith("B  trickster 0.20, capping on")
         await press(pilot, "f6", "tab", "left", "tab", "right", "tab", "right")
         chosen = app.screen.query_one("#setting").value
-        assert chosen == "persona=sage,strength=0.25,capping=off"
+        assert chosen == "persona=sage,strength=0.25,capping=off,plausibility=0"
         await press(pilot, "ctrl+s")
         assert heads(app)[1].startswith("B  sage 0.25, capping off")
         await press(pilot, "f6", "escape")
