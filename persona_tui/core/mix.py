@@ -25,7 +25,7 @@ class Mix:
         safe: the vectors without their safety component, rather than the raw ones.
         capping_axis: "assistant" or "safety"; None = as the settings say.
         percentile: of ordinary responses, where the floor lies, 0 to 100; None = as the engine is set.
-        layers: layers where personas are added, ascending; None = each where its calibration says.
+        layers: where personas are added, ascending; None = each where its calibration says.
 
     Raises:
         PersonaTuiError: a number is not finite, the percentile or a layer is out of range, or there is no

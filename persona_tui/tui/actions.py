@@ -246,7 +246,7 @@ class Actions(AppStage):
         self.attempt(lambda: self.chat.change_mix(weights={}))
 
     def action_layers(self) -> None:
-        """Choose layers where personas are added."""
+        """Choose where personas are added."""
         self.attempt(self.mixer.ask_layers)
 
     def action_traces(self) -> None:

@@ -242,7 +242,7 @@ class Mixer:
 
 
 def _where(mix: Mix, loudness: Mapping[int, float]) -> str:
-    """Say layers where personas are added."""
+    """Say where personas are added."""
     if mix.layers is not None:
         return layers_text(mix.layers).partition(" ")[2]
     calibrated = layers_text(sorted(loudness)).partition(" ")[2] if loudness else ""

@@ -60,7 +60,7 @@ def test_help_lists_every_command(call: Cli) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["lst"], 'no command "lst". Did you mean "list"?'),
+        (["lst"], 'Unknown command "lst". Did you mean "list"?'),
         (["--nonsense"], "--nonsense"),
         (["list", "--nonsense"], "--nonsense"),
         (["info"], "NAME"),

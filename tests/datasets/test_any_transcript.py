@@ -60,7 +60,7 @@ def is_read_back(talk: list[tuple[str, str]]) -> None:
 
 
 def ends_in_an_answer(data: bytes) -> None:
-    """No exception but our own, and no item that is neither a conversation with a reply nor a told problem."""
+    """No exception but our own, and no item that is neither a conversation with a reply nor a problem."""
     try:
         found = list(read_stream(io.BytesIO(data), "x"))
     except DatasetError as error:

@@ -35,7 +35,7 @@ class MixerState:
         axes: what it could be enforced on; none while there are no axes.
         axis: what it is enforced on.
         percentile: where the floor lies.
-        layers: layers where personas are added, in words.
+        layers: where personas are added, in words.
         weights: one per loaded persona.
         loudness: by layer, how long the blend's vector is there, as a share of the residual stream.
         cosines: between the loaded personas.
