@@ -155,7 +155,7 @@ def write(outcomes: list[Outcome]) -> None:
         + (", ".join(each.kind for each in count["not built"]) or "none")
         + ".",
         "",
-        "**Not tried,** as they are no decoders of their own: " + ", ".join(sorted(NO_DECODERS)) + ".",
+        "**Not tried,** because they are not standalone decoders: " + ", ".join(sorted(NO_DECODERS)) + ".",
     ]
     page = PAGE.read_text(encoding="utf-8")
     before, rest = page.split(BEGIN)

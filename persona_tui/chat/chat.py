@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # torch is not imported before a reply is written
     from persona_tui.steering import SteeringEngine
     from persona_tui.traits.policy import Policy
 
-_BUSY = "a reply is being written: stop it, or wait"
+_BUSY = "a reply is being written: stop it or wait"
 
 
 class Chat:
@@ -291,7 +291,7 @@ class Chat:
         """
         self.check_free()
         if self.compared is None:
-            raise PersonaTuiError("nothing was compared yet: /compare does that")
+            raise PersonaTuiError("nothing to keep yet: compare with /compare first")
         kept = self.compared
         self._open_log()
         kept.keep(row)
@@ -384,7 +384,7 @@ class Chat:
             self._record_mix()
             models.RecentModels(other.workspace).add(choice)
         except PersonaTuiError as error:
-            lost.append(f"That could not be written down: {error}")
+            lost.append(f"That could not be saved: {error}")
         return " ".join([*said, *lost])
 
     # Sessions -----------------------------------------------------------------------------------------------
@@ -439,10 +439,10 @@ class Chat:
         self._take(conversation, log)
         said = [f"Resumed: {info.title}{'' if info.title.endswith(tuple('.?!…')) else '.'}"]
         if gone:
-            said.append(f"Personas that are gone: {', '.join(gone)}.")
+            said.append(f"Missing personas: {', '.join(gone)}.")
         here = self.project.settings.model.name
         if model_slug(info.model) != model_slug(here):
-            said.append(f"It was begun with {info.model}; this is {here}.")
+            said.append(f"It was started with {info.model}; this is {here}.")
         return " ".join(said)
 
     def _mix_in(self, conversation: Conversation) -> tuple[Mix, list[str]]:

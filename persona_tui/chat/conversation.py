@@ -1,4 +1,4 @@
-"""A conversation as a tree of messages: what was edited or written anew becomes a branch, and all are kept.
+"""A conversation as a tree of messages: what was edited or written again becomes a branch, and all are kept.
 
 1. Every message has a parent; messages with the same parent are siblings, of which one is chosen.
 2. The path leads from the first message along the chosen ones. It is what is on the screen.
@@ -261,7 +261,7 @@ class Conversation:
         """
         leaf = self._leaf()
         if leaf is None or self._nodes[leaf].role != "assistant" or not self._nodes[leaf].text.strip():
-            raise SessionError("there is nothing to continue: the last message is no reply, or an empty one")
+            raise SessionError("there is nothing to continue: the last message is not a reply, or is empty")
         if self._nodes[leaf].writing:
             raise SessionError("the reply is still being written")
         self._do("reply", node=leaf, continues=True, settings=dict(settings or {}))
@@ -328,7 +328,7 @@ class Conversation:
             SessionError: something follows it.
         """
         if self._children[self.node(id).id]:
-            raise SessionError("a message that others follow cannot be taken back")
+            raise SessionError("a message that others follow cannot be removed")
         self._do("drop", node=id)
 
     # The whole ----------------------------------------------------------------------------------------------

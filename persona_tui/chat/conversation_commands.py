@@ -121,7 +121,7 @@ def _listed(store: SessionStore) -> str:
 
 def _found(store: SessionStore, text: str) -> str:
     lines = [f"{hit.session.id}  {hit.excerpt}" for hit in store.search(text)]
-    return _up_to(lines) or f'"{text}" occurs in no chat.'
+    return _up_to(lines) or f'No chat contains "{text}".'
 
 
 def _up_to(lines: list[str]) -> str:
@@ -150,7 +150,7 @@ def _export(chat: Chat, rest: str) -> str:
     """Write the conversation to a file: Markdown, or JSON if its name ends like that."""
     id = chat.session_id
     if id is None:
-        raise SessionError("nothing has been saved yet that could be exported")
+        raise SessionError("nothing has been saved yet")
     return f"Wrote {write_export(chat.store, id, Path(rest or f'{id}.md'))}."
 
 
@@ -163,8 +163,8 @@ def _letters(_: Chat) -> tuple[str, ...]:
 
 
 CONVERSATION: tuple[Command, ...] = (
-    Command("regenerate", "/regenerate [#N]", "write a reply anew; both are kept", _regenerate),
-    Command("continue", "/continue", "go on with the last reply", _go_on),
+    Command("regenerate", "/regenerate [#N]", "write the reply again; both are kept", _regenerate),
+    Command("continue", "/continue", "continue the last reply", _go_on),
     Command("edit", "/edit [#N] TEXT", "say something else instead; both are kept", _edit),
     Command(
         "branch",
@@ -173,22 +173,22 @@ CONVERSATION: tuple[Command, ...] = (
         _branch,
         lambda _: ("next", "prev"),
     ),
-    Command("sessions", "/sessions [TEXT]", "saved conversations; where TEXT occurs", _sessions),
+    Command("sessions", "/sessions [TEXT]", "saved conversations, or those containing TEXT", _sessions),
     Command(
         "resume",
         "/resume ID",
-        "go on with a saved conversation",
+        "resume a saved conversation",
         _resume,
         _session_ids,
     ),
-    Command("new", "/new", "begin another conversation", _new),
+    Command("new", "/new", "start another conversation", _new),
     Command("rename", "/rename TITLE", "give the conversation a title", _rename),
     Command("export", "/export [FILE]", "write the conversation: .md or .json", _export),
     Command(
         "compare",
         "/compare [A vs B] [TEXT]",
-        "side by side; A is such as persona=sage,strength=0.3",
+        "side by side; A is, for example, persona=sage,strength=0.3",
         _compare,
     ),
-    Command("keep", "/keep A|B", "keep an answer that was compared", _keep, _letters),
+    Command("keep", "/keep A|B", "keep one of the compared answers", _keep, _letters),
 )

@@ -17,9 +17,9 @@ from persona_tui.core.files import atomic_write_text
 _ENDINGS = {
     "cancelled": "stopped",
     "refused": "ended by the guard",
-    "length": "cut off at its longest",
-    "failed": "broken off by an error",
-    "interrupted": "broken off: the program ended",
+    "length": "cut off at the longest length",
+    "failed": "ended by an error",
+    "interrupted": "ended when the program ended",
 }
 
 

@@ -205,7 +205,7 @@ def now() -> str:
 def _take(file: int, path: Path) -> None:
     """Lock a session. The system unlocks it when the process ends, however that happens."""
     if not lock_handle(file):
-        raise SessionError(f"session {path.stem} is open {_holder(path)}: leave it there first")
+        raise SessionError(f"session {path.stem} is open {_holder(path)}: close it there first")
 
 
 def _check_own(path: Path) -> None:
@@ -284,6 +284,6 @@ def read_events(path: Path, skip: tuple[str, ...] = ()) -> Iterator[Event]:
 
 def _check_header(path: Path, kind: str, fields: Mapping[str, Any]) -> None:
     if kind != "session" or not isinstance(fields.get("format"), int):
-        raise SessionError(f"{path}:1 is not the beginning of a session")
+        raise SessionError(f"{path}:1 is not the start of a session")
     if fields["format"] > FORMAT:
         raise SessionError(f"{path} was written by a newer persona-tui ({fields.get('version')}): update it")

@@ -25,7 +25,7 @@ def mix_there(mix: Mix, other: Project) -> tuple[Mix, list[str]]:
     try:
         other.engine.interventions(found)
     except PersonaTuiError as error:
-        lost.append(f"Nobody speaks: {error}")
+        lost.append(f"No persona is speaking: {error}")
         found = Mix(strength=mix.strength, capping=mix.capping, plausibility=mix.plausibility)
     return found, lost
 

@@ -9,7 +9,7 @@ def load(chat: Chat, name: str) -> None:
     """Load a persona or trait, if it is not.
 
     Raises:
-        PersonaNotFoundError: there is none of this name.
+        PersonaNotFoundError: no persona has this name.
     """
     before = chat.project.personas.list_loaded()
     chat.project.personas.load(name)

@@ -26,7 +26,7 @@ class Reread:
     Attributes:
         events: one per token, in order, with projections and what the floor did.
         missing: what a reply was written with and not read with, in a few words; "" = nothing.
-        own_tokens: whether the tokens are those of the transcript; False = its text was cut anew.
+        own_tokens: whether the tokens are those of the transcript; False = its text was tokenized again.
     """
 
     events: list[TokenEvent]

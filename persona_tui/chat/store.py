@@ -124,7 +124,7 @@ class SessionStore:
         """
         path = self._existing(id)
         if self._writing(id):
-            raise SessionError(f"session {id} is open: leave it first")
+            raise SessionError(f"session {id} is open: close it first")
         with SessionLog(path):  # an error if somebody else is writing
             try:
                 path.unlink()

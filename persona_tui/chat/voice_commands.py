@@ -75,7 +75,7 @@ def _policy(chat: Chat, rest: str) -> str:
     policy = chat.policy
     if policy is None:
         return "No policy. /policy FILE, or rules: /policy harmful_validation>0.5"
-    each = " (here every reply by itself)" if policy.applies_to == "conversation" else ""
+    each = " (here, each reply by itself)" if policy.applies_to == "conversation" else ""
     return f"Policy {policy.name}: replies are measured by {', '.join(policy.traits)}{each}."
 
 
@@ -112,7 +112,7 @@ def _axis(chat: Chat, rest: str) -> str:
     if rest:
         chat.change_mix(capping_axis=None if rest.casefold() in ("auto", *OFF) else rest.casefold())
     axis = chat.mix.capping_axis
-    return f"The floor is on the {axis} axis." if axis else "The floor is on the axis that the settings say."
+    return f"The floor is on the {axis} axis." if axis else "The floor is on the axis from the settings."
 
 
 def _layers(chat: Chat, rest: str) -> str:
@@ -120,7 +120,7 @@ def _layers(chat: Chat, rest: str) -> str:
         chat.change_mix(layers=parse_layers(rest))
     layers = chat.mix.layers
     if layers is None:
-        return "Personas are added where calibration found it best."
+        return "Personas are added at the calibrated layers."
     return f"Personas are added at layer {', '.join(map(str, layers))}."
 
 
@@ -163,21 +163,21 @@ def _seed(chat: Chat, rest: str) -> str:
         chat.change_sampling(seed=None if rest.casefold() in OFF else whole(rest, "seed"))
     seed = chat.sampling.seed
     if seed is None:
-        return "No seed: another reply every time."
+        return "No seed: a different reply every time."
     return f"Seed {seed}: the same reply every time."
 
 
 VOICE: tuple[Command, ...] = (
-    Command("persona", "/persona NAME", "speak as a persona, and load it if need be", _persona, there),
+    Command("persona", "/persona NAME", "speak as a persona, loading it if needed", _persona, there),
     Command(
         "strength",
         "/strength NUMBER",
-        "how loud: 0 = unsteered, 0.3 = clear, 1 = too much",
+        "strength: 0 = unsteered, 0.3 = clear, 1 = too much",
         _strength,
         lambda _: ("0", "0.15", "0.3", "0.5"),
     ),
     Command("blend", "/blend A:0.5,B:0.3", "speak as several personas", _blend, there),
-    Command("none", "/none", "speak as nobody in particular", _none),
+    Command("none", "/none", "stop speaking as a persona", _none),
     Command(
         "safety",
         "/safety on|off",
@@ -195,21 +195,21 @@ VOICE: tuple[Command, ...] = (
     Command(
         "policy",
         "/policy FILE|RULE|off",
-        "limits for scores of traits; breaches get a badge",
+        "limits on trait scores; breaches get a badge",
         _policy,
         lambda chat: ("off", *sorted(path.stem for path in _policies(chat).glob("*.yaml"))),
     ),
     Command(
         "floor",
         "/floor PERCENT|auto",
-        "where the floor lies, as a percentile",
+        "the floor's percentile",
         _floor,
         lambda _: ("1", "25", "50", "auto"),
     ),
     Command(
         "axis",
         "/axis NAME|auto",
-        "what the floor is on: assistant or safety",
+        "the floor's axis: assistant or safety",
         _axis,
         lambda _: ("assistant", "safety", "auto"),
     ),
@@ -220,25 +220,25 @@ VOICE: tuple[Command, ...] = (
         _plausibility,
         lambda _: ("0.02", "0.1", "off"),
     ),
-    Command("layers", "/layers 3-5|auto", "where personas are added", _layers, lambda _: ("auto",)),
+    Command("layers", "/layers 3-5|auto", "layers where personas are added", _layers, lambda _: ("auto",)),
 )
 
 SAMPLING: tuple[Command, ...] = (
     Command(
         "system", "/system TEXT|off", "a system prompt for this conversation", _system, lambda _: ("off",)
     ),
-    Command("seed", "/seed NUMBER|off", "the same reply every time, or not", _seed, lambda _: ("off",)),
+    Command("seed", "/seed NUMBER|off", "fix the seed, or turn it off", _seed, lambda _: ("off",)),
     Command(
         "temperature",
         "/temperature NUMBER",
-        "0 = the likeliest word, 1 = as the model has it",
+        "0 = the likeliest token, 1 = the model's own distribution",
         _temperature,
         lambda _: ("0", "0.7", "1"),
     ),
     Command(
         "top-p",
         "/top-p NUMBER",
-        "choose among the likeliest words; 1 = among all",
+        "sample from the likeliest tokens; 1 = from all",
         _top_p,
         lambda _: ("0.9", "0.95", "1"),
     ),

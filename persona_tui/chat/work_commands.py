@@ -66,7 +66,9 @@ def describe_created(made: Created) -> str:
     """What to say about a new persona."""
     lines = [f"Created {made.persona.name}."]
     if made.prompts is not None and made.prompts.fallback:
-        lines.append("The model wrote too few usable system prompts; the description itself served instead.")
+        lines.append(
+            "The model wrote too few usable system prompts; the description itself was used instead."
+        )
     return "\n".join([*lines, *_loudness(made.persona)])
 
 
@@ -82,7 +84,7 @@ def _loudness(persona: PersonaVector) -> list[str]:
     elif "loudness" in persona.metadata:
         lines.append(about.loudness_in_words(persona))
     else:
-        lines.append(f"It is not calibrated: a usual loudness is assumed until /calibrate {persona.name}.")
+        lines.append(f"It is not calibrated: a typical gain is used until you run /calibrate {persona.name}.")
     if reason := persona.metadata.get("weak_reason"):
         lines.append(f"This is a weak persona: {reason}.")
     return lines
@@ -106,7 +108,7 @@ def check_calibratable(project: Project, name: str) -> None:
 
 
 def describe_calibrated(persona: PersonaVector) -> str:
-    """What to say about a persona that was calibrated anew."""
+    """What to say about a persona that was calibrated again."""
     return "\n".join([f"Calibrated {persona.name}.", *_loudness(persona)])
 
 
@@ -182,22 +184,22 @@ def _loaded(chat: Chat) -> list[str]:
 
 WORK: tuple[Command, ...] = (
     Command("list", "/list", "the personas: > speaks", _list),
-    Command("info", "/info NAME", "what is known of a persona", _info, _available),
+    Command("info", "/info NAME", "details of a persona", _info, _available),
     Command("init", "/init", "prepare this model: axes and personas", _init),
-    Command("load", "/load NAME", "load a persona: its trace is shown, too", _load, personas.there),
-    Command("unload", "/unload NAME", "forget a loaded persona; its file stays", _unload, _loaded),
-    Command("create", "/create NAME DESCRIPTION", "make a persona; takes a while", _create),
+    Command("load", "/load NAME", "load a persona and show its trace", _load, personas.there),
+    Command("unload", "/unload NAME", "unload a persona; its file stays", _unload, _loaded),
+    Command("create", "/create NAME DESCRIPTION", "create a persona; takes a while", _create),
     Command(
         "calibrate",
         "/calibrate NAME",
-        "find a persona's loudness anew; takes a while",
+        "calibrate a persona again; takes a while",
         _calibrate,
         _available,
     ),
     Command(
         "dataset",
         "/dataset KIND [N]",
-        "have prompts written: safe, unsafe, questions",
+        "have the model write prompts: safe, unsafe, questions",
         _dataset,
         lambda _: ("safe", "unsafe", "questions", "archetype"),
     ),

@@ -87,7 +87,7 @@ def run(args: Sequence[str] | None = None, invocation: Invocation | None = None)
     except OSError as error:
         return _fail(_explain(error), FAILED, invocation.debug)
     except Exception as error:
-        text = f"this is a mistake in persona-tui: {type(error).__name__}: {error}"
+        text = f"this is a bug in persona-tui: {type(error).__name__}: {error}"
         return _fail(f"{text} (--debug shows where)", FAILED, invocation.debug)
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 @click.command()
 @persona_options
 @click.option("--plain", is_flag=True, help="Lines instead of the full-screen app.")
-@click.option("--resume", metavar="ID", help='Go on with a saved session; "last" is the latest.')
-@click.option("--no-save", is_flag=True, help="Leave no session behind.")
+@click.option("--resume", metavar="ID", help='Resume a saved session; "last" is the latest.')
+@click.option("--no-save", is_flag=True, help="Do not save this conversation.")
 @pass_invocation
 def chat(
     invocation: Invocation,
@@ -34,7 +34,7 @@ def chat(
 ) -> None:
     """Talk to the model.
 
-    Opens the app. With --plain, or when input or output is no terminal: one line in, one reply out. Either
+    Opens the app. With --plain, or when input or output is not a terminal: one line in, one reply out. Either
     way the conversation is saved as it happens: `persona-tui sessions list`.
     """
     session = _session_with_its_model(invocation, resume) if resume is not None else None

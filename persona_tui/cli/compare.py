@@ -26,16 +26,16 @@ _GAP = "  "
 
 @click.command()
 @click.argument("prompt")
-@click.option("--a", "first", metavar="SETTING", required=True, help="Such as persona=sage,strength=0.3.")
+@click.option("--a", "first", metavar="SETTING", required=True, help="For example persona=sage,strength=0.3.")
 @click.option(
     "--b",
     "second",
     metavar="SETTING",
     default="persona=none",
     show_default=True,
-    help="What it is compared with.",
+    help="The setting to compare with.",
 )
-@answer_options("Both answers draw the same random numbers.")
+@answer_options("Seed for both answers.")
 @json_option
 @pass_invocation
 def compare(
@@ -53,7 +53,7 @@ def compare(
     """Answer PROMPT (- reads it from stdin) with two settings, in one batch with one seed.
 
     A SETTING has persona=NAME (or none) or blend=A:0.5+B:0.3, strength=X, capping=on|off and
-    plausibility=Y, with commas between; what is left out is as config.yaml says.
+    plausibility=Y, with commas between; anything left out is taken from config.yaml.
     """
     from persona_tui.chat import Conversation
     from persona_tui.chat.replies import ChatReply

@@ -44,7 +44,7 @@ def _scalar(value: Any) -> str:
 @click.argument("value")
 @pass_invocation
 def set_(invocation: Invocation, /, key: str, value: str) -> None:
-    """Set KEY, such as steering.default_strength, to VALUE in config.yaml. Comments and order stay."""
+    """Set KEY (for example steering.default_strength) to VALUE in config.yaml, keeping comments and order."""
     from persona_tui.core.config import load_settings, set_value
     from persona_tui.core.workspace import Workspace
 

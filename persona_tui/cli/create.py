@@ -26,18 +26,20 @@ if TYPE_CHECKING:
     "-a",
     "archetype",
     metavar="A",
-    help="From an archetype, yours or the catalogue's; A,B,C makes several, by their own names.",
+    help="From an archetype, yours or the catalogue's; A,B,C creates several under their own names.",
 )
-@click.option("--description", "-d", metavar="TEXT", help="Who it is; its prompts are saved, to be edited.")
-@click.option("--write-prompts", is_flag=True, help="With --description: the model writes the prompts.")
+@click.option(
+    "--description", "-d", metavar="TEXT", help="Who it is; the prompts are saved so that you can edit them."
+)
+@click.option("--write-prompts", is_flag=True, help="With --description: let the model write the prompts.")
 @click.option(
     "--prompts",
     "-p",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="From system prompts of your own: .jsonl, or text with an empty line between two.",
+    help="From your own system prompts: .jsonl, or text with an empty line between prompts.",
 )
-@click.option("--interactive", "-i", is_flag=True, help="Ask for everything.")
+@click.option("--interactive", "-i", is_flag=True, help="Ask for each choice.")
 @extraction_options
 @pass_invocation
 def create(
@@ -51,9 +53,9 @@ def create(
     interactive: bool,
     **options: Any,
 ) -> None:
-    """Make a persona from an archetype, from a description or from system prompts.
+    """Create a persona from an archetype, from a description or from system prompts.
 
-    It is saved before its loudness is calibrated: what is cancelled then can be heard, and calibrated later.
+    It is saved before it is calibrated: if you cancel then, you can use it, and calibrate it later.
     """
     from persona_tui.chat.work_commands import describe_created
 
@@ -140,7 +142,7 @@ def _name_problem(project: Project, name: str) -> str | None:
         taken = project.personas.path_of(name).is_file()
     except PersonaTuiError as error:
         return str(error)
-    return f'There is a persona "{name}" already.' if taken else None
+    return f'A persona "{name}" already exists.' if taken else None
 
 
 @click.command()
@@ -149,15 +151,15 @@ def _name_problem(project: Project, name: str) -> str | None:
 @json_option
 @pass_invocation
 def calibrate(invocation: Invocation, name: str | None, band: bool, as_json: bool) -> None:
-    """Find the loudness of NAME that is clear and still fluent.
+    """Calibrate NAME: find the gain at which it is clear and still fluent.
 
     NAME is a persona, or a trait as trait:NAME. Expression: 0 = unsteered, 1 = what its system prompts
-    achieve. Fluency drop: nats per token. --band compares bands of layers with the personas there are, at
-    least three, keeps the best one for this model, and fits every persona's loudness to it.
+    achieve. Fluency drop: nats per token. --band tries bands of layers with the existing personas (at least
+    three), keeps the best band for this model, and calibrates every persona for it.
     """
     project = invocation.project
     if band == (name is not None):
-        raise click.UsageError("Either NAME or --band is needed.", click.get_current_context())
+        raise click.UsageError("Give either NAME or --band.", click.get_current_context())
     if name is None:
         _calibrate_band(project, as_json)
         return

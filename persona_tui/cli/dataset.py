@@ -83,8 +83,8 @@ def _categories(counts: dict[str, int]) -> str:
 )
 @click.option("--description", "-d", metavar="TEXT", help="Of an archetype: who it is.")
 @click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Another file.")
-@click.option("--replace", is_flag=True, help="Do not keep what the file has already.")
-@click.option("--seed", type=int, default=0, show_default=True, help="The same seed writes the same.")
+@click.option("--replace", is_flag=True, help="Replace what is already in the file.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same records.")
 @pass_invocation
 def generate(
     invocation: Invocation,
@@ -100,13 +100,14 @@ def generate(
     """Have the model write prompts, and add them to the workspace's file.
 
     KIND is safe, unsafe, questions or archetype; an archetype has a NAME and a --description. Every record
-    says that a model wrote it. What is nearly the same as something that is there is left out.
+    says that a model wrote it. Near-duplicates of existing records are left out.
     """
     from persona_tui.project.dataset_task import DatasetTask, Written, write
 
     if not DatasetTask.is_consistent(kind, name, description):
         raise click.UsageError(
-            "An archetype, and nothing else, needs a NAME and a --description.", click.get_current_context()
+            "NAME and --description are required for an archetype, and only for an archetype.",
+            click.get_current_context(),
         )
 
     def saved(written: Written) -> None:

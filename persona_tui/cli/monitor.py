@@ -48,16 +48,16 @@ for command in (threshold, layers, dimensions, results):
     show_default=True,
     help="What to fit on: 25 + 25 queries, the larger set's training split, or both.",
 )
-@click.option("--file", type=_FILE, help="Labelled queries of your own instead, as JSON Lines.")
-@click.option("--like", type=_FILE, help="Another monitor's file, also another model's: fit on its data.")
+@click.option("--file", type=_FILE, help="Your own labelled queries instead, as JSON Lines.")
+@click.option("--like", type=_FILE, help="Fit on the data of another monitor's file, even another model's.")
 @click.option(
     "--method",
     type=click.Choice(["auto", *_METHODS]),
     default="auto",
     show_default=True,
-    help="The one to use; auto is the best in cross-validation. All are fitted.",
+    help="The method to use; auto picks the best in cross-validation. All are fitted.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the cross-validation's folds.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the cross-validation folds.")
 @json_option
 @pass_invocation
 def fit(
@@ -76,7 +76,7 @@ def fit(
     Positions, layers and thresholds are chosen by cross-validation on the training queries.
     """
     if file is not None and like is not None:
-        raise click.UsageError("--file and --like exclude each other.", click.get_current_context())
+        raise click.UsageError("Use either --file or --like, not both.", click.get_current_context())
     project = invocation.project
     made = work(lambda context: project.fit_monitor(name, context, data, file, like, method, seed))
     if as_json:
@@ -114,9 +114,7 @@ def _print_methods(made: SelfMonitor) -> None:
 @click.argument("text")
 @click.option("--monitor", "name", metavar="NAME", help="Which one. [default: monitoring.monitor]")
 @click.option("--method", type=click.Choice(_METHODS), help="Instead of the one that the monitor uses.")
-@click.option(
-    "--field", metavar="KEY", help="With -, lines are JSON objects, and this key of each is checked."
-)
+@click.option("--field", metavar="KEY", help="With -: read JSON objects and check the text under this key.")
 @json_option
 @pass_invocation
 def check(
@@ -134,7 +132,7 @@ def check(
     exit status is then 1.
     """
     if field is not None and text != "-":
-        raise click.UsageError("--field is for lines of stdin: TEXT must be -.", click.get_current_context())
+        raise click.UsageError("--field only works with stdin: TEXT must be -.", click.get_current_context())
     if text != "-" and not text.strip():
         raise click.UsageError("The text is empty.", click.get_current_context())
     project = invocation.project
@@ -191,14 +189,14 @@ def _text_of(line: bytes, field: str | None) -> str:
     """The text that a line asks about.
 
     Raises:
-        MonitorError: it is no text, or no object with that key.
+        MonitorError: it is not text, or no object with that key.
     """
     try:
         text = line.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:
         raise MonitorError("the line is not UTF-8 text") from None
     if "\0" in text:
-        raise MonitorError("the line is not text: it has null characters")
+        raise MonitorError("the line is not text: it contains null characters")
     if field is None:
         return text
     try:
@@ -207,7 +205,7 @@ def _text_of(line: bytes, field: str | None) -> str:
         raise MonitorError("the line is not JSON") from None
     found = value.get(field) if isinstance(value, dict) else None
     if not isinstance(found, str):
-        raise MonitorError(f'the line is no object with a text under "{field}"')
+        raise MonitorError(f'the line is not an object with a text under "{field}"')
     return found
 
 
@@ -216,7 +214,7 @@ def _text_of(line: bytes, field: str | None) -> str:
 
 @monitor.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--file", type=_FILE, help="Labelled queries of your own instead of the shipped sets.")
+@click.option("--file", type=_FILE, help="Your own labelled queries instead of the shipped sets.")
 @click.option("--plot", type=_OUTPUT, help="Draw the first monitor: .png or .svg (the plots extra).")
 @click.option("--csv", "csv_file", type=_OUTPUT, help="Also write the table to this file.")
 @force_option
@@ -279,10 +277,10 @@ def _print_evaluation(evaluation: Evaluation) -> None:
     )
     harms = evaluation.categories()
     if harms is not None:
-        click.echo(f"Harms named rightly: {_figure(harms['accuracy'])} of {harms['n']}.")
+        click.echo(f"Categories named correctly: {_figure(harms['accuracy'])} of {harms['n']}.")
     wrong = evaluation.most_wrong(count=5)
     if wrong:
-        click.echo(f"Most wrong with {evaluation.method}:")
+        click.echo(f"Worst errors with {evaluation.method}:")
         print_table(
             [[f"  {query.label}", f"{query.scores[evaluation.method]:.3g}", query.query] for query in wrong]
         )
@@ -308,7 +306,7 @@ def list_(invocation: Invocation, /, as_json: bool) -> None:
         print_json(found)
         return
     if not found:
-        note("There are no monitors of this model yet. `persona-tui monitor fit` makes one.")
+        note("There are no monitors of this model yet. `persona-tui monitor fit` fits one.")
         return
     rows = [_list_row(each, project.settings.monitoring.monitor) for each in found]
     print_table(rows, ["", "monitor", "method", "layers", "fitted on", "AUC", "created"])

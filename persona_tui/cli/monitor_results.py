@@ -38,8 +38,8 @@ def _evaluated(project: Project, monitor: SelfMonitor) -> Evaluation:
 @click.argument("value", type=float, required=False)
 @_MONITOR
 @_OF_METHOD
-@click.option("--save", is_flag=True, help="Use the method at VALUE from now on.")
-@click.option("--reset", is_flag=True, help="Use the method at the fitted threshold again.")
+@click.option("--save", is_flag=True, help="Save VALUE as the method's threshold.")
+@click.option("--reset", is_flag=True, help="Go back to the fitted threshold.")
 @json_option
 @pass_invocation
 def threshold(
@@ -52,10 +52,10 @@ def threshold(
     reset: bool,
     as_json: bool,
 ) -> None:
-    """What a threshold of VALUE would come to on the test sets (by default the present one).
+    """Show the test figures at a threshold of VALUE (default: the current one).
 
     No query is read again: the scores are those of the last `monitor evaluate`. Figures of a threshold
-    that was chosen by looking at them are no test any more.
+    chosen by looking at them are no longer a test.
     """
     from persona_tui.monitors.figures import rates
     from persona_tui.monitors.results import fitted_threshold
@@ -189,7 +189,7 @@ def results(
     evaluation = _evaluated(project, monitor)
     chosen = method or monitor.method
     if chosen not in evaluation.thresholds:
-        raise MonitorError(f'"{chosen}" was not evaluated: `persona-tui monitor evaluate` does that')
+        raise MonitorError(f'"{chosen}" has not been evaluated: run `persona-tui monitor evaluate`')
     folder = results_folder(project.workspace, project.slug, "monitors", monitor.name)
     written: list[Any] = [str(path) for path in write_results(folder, monitor, evaluation, chosen, at)]
     if as_json:

@@ -28,20 +28,20 @@ def extraction_options(command: F) -> F:
     """Add the options of extraction; `override_extraction` takes them."""
     for option in reversed(
         (
-            click.option(
-                "--questions", type=int, metavar="N", help="How many different questions are asked."
-            ),
+            click.option("--questions", type=int, metavar="N", help="Number of different questions to ask."),
             click.option(
                 "--samples",
                 type=int,
                 metavar="N",
-                help="Replies to each system prompt, each to the next question.",
+                help="Replies to each system prompt, each to a different question.",
             ),
-            click.option("--max-new-tokens", type=int, metavar="N", help="Tokens in a response, at most."),
-            click.option("--batch-size", type=int, metavar="N", help="Responses generated together."),
-            click.option("--temperature", type=float, metavar="T", help="Of the responses."),
+            click.option("--max-new-tokens", type=int, metavar="N", help="Longest response, in tokens."),
+            click.option("--batch-size", type=int, metavar="N", help="Responses generated at a time."),
+            click.option(
+                "--temperature", type=float, metavar="T", help="Sampling temperature of the responses."
+            ),
             click.option("--seed", type=int, metavar="N", help="The same seed gives the same vectors."),
-            click.option("--no-calibrate", is_flag=True, help="Do not look for the right loudness."),
+            click.option("--no-calibrate", is_flag=True, help="Skip calibration."),
         )
     ):
         command = option(command)
@@ -72,9 +72,9 @@ def answer_options(seed: str) -> Callable[[F], F]:
         for option in reversed(
             (
                 click.option("--system", metavar="TEXT", help="A system prompt."),
-                click.option("--max-new-tokens", type=int, metavar="N", help="The longest answer."),
+                click.option("--max-new-tokens", type=int, metavar="N", help="Longest answer, in tokens."),
                 click.option(
-                    "--temperature", type=float, metavar="T", help="0 always takes the likeliest token."
+                    "--temperature", type=float, metavar="T", help="0 always picks the likeliest token."
                 ),
                 click.option("--seed", type=int, metavar="N", help=seed),
             )
@@ -111,7 +111,7 @@ def persona_options(command: F) -> F:
                 callback=_finite,
                 help="The guide: how plausible each token must be unsteered; 0 = off.",
             ),
-            click.option("--blend", "-b", metavar="SPEC", help="Several, as in sage:0.5,trickster:0.3."),
+            click.option("--blend", "-b", metavar="SPEC", help="Several personas: sage:0.5,trickster:0.3."),
         )
     ):
         command = option(command)
@@ -133,7 +133,7 @@ def chosen_weights(project: Project, persona: str | None, blend: str | None) -> 
         PersonaTuiError: the blend cannot be read, or a persona does not exist.
     """
     if persona is not None and blend is not None:
-        raise click.UsageError("--persona and --blend exclude each other.", click.get_current_context())
+        raise click.UsageError("Use either --persona or --blend, not both.", click.get_current_context())
     if persona is None and blend is None:
         return {}
     weights = {str(persona): 1.0} if blend is None else _parse_blend(blend)

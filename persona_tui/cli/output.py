@@ -38,7 +38,7 @@ def check_free(*paths: Path | None, force: bool = False) -> None:
     """
     taken = next((path for path in paths if path is not None and path.exists()), None)
     if taken is not None and not force:
-        raise WorkspaceError(f"{taken} exists: choose another name, or replace it with --force.")
+        raise WorkspaceError(f"{taken} exists: choose another name, or use --force to replace it.")
 
 
 def print_json(value: Any) -> None:

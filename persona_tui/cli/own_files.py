@@ -51,7 +51,7 @@ def validate_own(path: Path) -> FileReport:
     if "prompt" in first:
         return validate_file(path, UnsafePrompt if "attack_type" in first else SafePrompt)
     known = ", ".join(["trait", *_RECORDS])
-    raise DatasetError(f"{path}: what it holds cannot be told: no object in it has one of the keys {known}")
+    raise DatasetError(f"{path}: cannot tell what it holds: no object in it has any of the keys {known}")
 
 
 def _yaml_keys(path: Path) -> list[str]:

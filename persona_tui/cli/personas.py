@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command("list")
 @click.option("--loaded", is_flag=True, help="Only the loaded ones.")
-@click.option("--catalogue", is_flag=True, help="The archetypes that personas can be made from.")
+@click.option("--catalogue", is_flag=True, help="The archetypes that personas can be created from.")
 @json_option
 @pass_invocation
 def list_(invocation: Invocation, loaded: bool, catalogue: bool, as_json: bool) -> None:
@@ -52,7 +52,7 @@ def _list_catalogue(project: Project, as_json: bool) -> None:
     if as_json:
         print_json(entries)
     elif not entries:
-        click.echo("There are no archetypes: `persona-tui init` writes some.", err=True)
+        click.echo("There are no archetypes: run `persona-tui init` to write some.", err=True)
     else:
         rows = [
             [
@@ -109,7 +109,7 @@ def _shortened(text: str, width: int = 60) -> str:
 @json_option
 @pass_invocation
 def info(invocation: Invocation, name: str, as_json: bool) -> None:
-    """Show what is known about a persona."""
+    """Show a persona's details."""
     details = about(invocation.project, name)
     if as_json:
         print_json(details)
@@ -160,7 +160,7 @@ def delete(invocation: Invocation, name: str, yes: bool) -> None:
 
 def _confirm(name: str) -> None:
     if not sys.stdin.isatty():
-        raise click.UsageError("Without a terminal to ask on, --yes is needed.", click.get_current_context())
+        raise click.UsageError("There is no terminal to ask on: add --yes.", click.get_current_context())
     if not click.confirm(f"Delete {name} from the disk?", err=True):
         click.echo(f"Kept {name}.", err=True)
         click.get_current_context().exit(1)

@@ -42,7 +42,8 @@ def prepare_model(name: str, *, fell_back: bool = False) -> None:
 
     if fell_back:
         note(
-            f"This is the {name} model, which knows little: `persona-tui model fetch` gets the starter model."
+            f"This is the {name} model, which knows little: "
+            "`persona-tui model fetch` downloads the starter model."
         )
     elif sys.stderr.isatty() and name not in (TINY, BUILTIN):
         note(f"Loading {name} ...")

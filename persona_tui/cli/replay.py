@@ -28,8 +28,8 @@ DTYPES = ("float32", "float16", "bfloat16")
 def replay(invocation: Invocation, /, session: str, as_json: bool) -> None:
     """Write every reply of SESSION again, as the transcript says, and compare the tokens.
 
-    The model, its precision and the device are those of the transcript unless the command line names others.
-    The exit status is 1 if a token differs, and also if the model or a vector file is another one than then.
+    Uses the model, precision and device of the transcript unless the command line says otherwise.
+    The exit status is 1 if a token differs, or if the model or a vector file has changed since.
     """
     from persona_tui.chat import SessionStore
     from persona_tui.chat.replay import stretches
@@ -44,7 +44,7 @@ def replay(invocation: Invocation, /, session: str, as_json: bool) -> None:
     if as_json:
         print_json({"session": id, "equal": equal == len(results), "replies": [*map(_as_json, results)]})
     elif not results:
-        click.echo("There is no reply in it that could be written again.", err=True)
+        click.echo("It has no replies to replay.", err=True)
     else:
         click.echo(f"{equal} of {len(results)} replies came out the same, token for token.")
     if equal < len(results):

@@ -88,7 +88,7 @@ class LazyGroup(click.Group):
         from persona_tui.core.errors import nearest
 
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
-            ctx.fail(f'There is no command "{args[0]}".{nearest(args[0], COMMANDS)}')
+            ctx.fail(f'Unknown command "{args[0]}".{nearest(args[0], COMMANDS)}')
         return super().resolve_command(ctx, args)
 
 
@@ -115,7 +115,7 @@ class LazyGroup(click.Group):
 @click.option(
     "--trust-remote-code",
     is_flag=True,
-    help="Let the model named by --model run its own code and load pickled weights.",
+    help="Trust the model named by --model: run its custom code, load pickled weights.",
 )
 @click.option("--debug", is_flag=True, help="Show a traceback with errors.")
 @click.version_option(__version__, prog_name="persona-tui")
@@ -128,7 +128,7 @@ def root(ctx: click.Context, /, **options: Any) -> None:
     invocation = ctx.ensure_object(Invocation)
     if options.pop("trust_remote_code"):
         if options["model"] is None:
-            ctx.fail("--trust-remote-code needs --model: name the one model that you trust.")
+            ctx.fail("--trust-remote-code needs --model: name the model you trust.")
         invocation.trusted_model = options["model"]
     for name, value in options.items():
         setattr(invocation, name, value)

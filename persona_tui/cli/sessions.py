@@ -35,12 +35,12 @@ def sessions() -> None:
 @json_option
 @pass_invocation
 def list_(invocation: Invocation, /, as_json: bool) -> None:
-    """List them, the one used last first."""
+    """List saved conversations, most recently used first."""
     found = _store(invocation).list()
     if as_json:
         print_json([asdict(info) for info in found])
     elif not found:
-        click.echo("There are no sessions yet: a chat is saved as it happens.", err=True)
+        click.echo("There are no sessions yet: chats are saved automatically.", err=True)
     else:
         print_table([_row(info) for info in found], ["id", "used (UTC)", "messages", "model", "title"])
 
@@ -78,7 +78,7 @@ def search(invocation: Invocation, /, text: str, as_json: bool) -> None:
     elif found:
         print_table([[hit.session.id, _place(hit.node), hit.role, shown(hit.excerpt)] for hit in found])
     if not found:
-        click.echo(f'"{text}" occurs in no session.', err=True)
+        click.echo(f'No session contains "{text}".', err=True)
         click.get_current_context().exit(1)
 
 
@@ -166,7 +166,7 @@ def delete(invocation: Invocation, /, session: tuple[str, ...], yes: bool) -> No
 
 def _confirm(store: SessionStore, ids: list[str]) -> None:
     if not sys.stdin.isatty():
-        raise click.UsageError("Without a terminal to ask on, --yes is needed.", click.get_current_context())
+        raise click.UsageError("There is no terminal to ask on: add --yes.", click.get_current_context())
     titles = ", ".join(shown(store.info(id).title or id) for id in ids)
     if not click.confirm(f"Delete {titles}?", err=True):
         click.echo("Kept.", err=True)
@@ -176,7 +176,10 @@ def _confirm(store: SessionStore, ids: list[str]) -> None:
 @sessions.command("export")
 @click.argument("session")
 @click.option(
-    "--format", "kind", type=click.Choice(["md", "json"]), help="Markdown or JSON. [default: as FILE says]"
+    "--format",
+    "kind",
+    type=click.Choice(["md", "json"]),
+    help="Markdown or JSON. [default: by FILE's extension]",
 )
 @click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="FILE; else stdout.")
 @force_option

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def init(invocation: Invocation, /, **options: Any) -> None:
     """Prepare what is missing: data sets, axes, archetypes.
 
-    What is there already stays; extract-axes makes the axes anew.
+    What is already there stays; extract-axes extracts the axes again.
     """
     project = invocation.project
     override_extraction(project, options)
@@ -36,7 +36,7 @@ def init(invocation: Invocation, /, **options: Any) -> None:
 @extraction_options
 @pass_invocation
 def extract_axes(invocation: Invocation, /, **options: Any) -> None:
-    """Extract the axes and the archetypes' personas anew.
+    """Extract the axes and the archetypes' personas again.
 
     Prints what capping on each axis costs: the change of the answers' log-probability per token, in nats, on
     prompts to refuse and on ordinary ones. Near 0 is harmless; far below 0, refusals are lost.

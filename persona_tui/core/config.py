@@ -28,7 +28,7 @@ _BOM = "\ufeff"
 LayerNumber = Annotated[int, Field(ge=0)]
 LayerList = Literal["auto"] | Annotated[list[LayerNumber], Field(min_length=1)]
 
-LAYERS_HELP = '"auto" or a list of layer numbers counted from 0, such as [14, 15, 16]'
+LAYERS_HELP = '"auto" or a list of layer numbers counted from 0, for example [14, 15, 16]'
 TEMPERATURE_HELP = "a number from 0 (always the likeliest token) to 2"
 TOP_P_HELP = "a number above 0, up to 1"
 
@@ -63,7 +63,7 @@ class ModelSettings(_Section):
     trust_remote_code: str | None = Field(
         default=None,
         min_length=1,
-        description="the name of the one model whose own code and pickled weights may be used, or null",
+        description="the name of the one model whose custom code and pickled weights you trust, or null",
     )
 
 
@@ -83,7 +83,7 @@ class ExtractionSettings(_Section):
 
 
 class CalibrationSettings(_Section):
-    """How the loudness of a vector is found after its extraction."""
+    """How a vector's gain is found after its extraction."""
 
     enabled: bool = Field(default=True, description="true or false")
     questions: int = Field(default=12, ge=1, le=1000, description="a whole number from 1 to 1000")
@@ -114,7 +114,10 @@ class GenerationSettings(_Section):
     temperature: float = Field(default=0.7, ge=0, le=2, description=TEMPERATURE_HELP)
     top_p: float = Field(default=0.95, gt=0, le=1, description=TOP_P_HELP)
     seed: int | None = Field(
-        default=None, ge=0, lt=2**63, description="a whole number, 0 or more, or null for a new one each time"
+        default=None,
+        ge=0,
+        lt=2**63,
+        description="a whole number, 0 or more, or null for a new seed each time",
     )
 
 
@@ -143,7 +146,7 @@ class InterfaceSettings(_Section):
         description='"auto", "dark", "light" or the name of a Textual theme',
     )
     keys: dict[str, str] = Field(
-        default_factory=dict, description="a mapping from actions to keys, such as {help: f1}"
+        default_factory=dict, description="a mapping from actions to keys, for example {help: f1}"
     )
 
 
@@ -204,7 +207,7 @@ def _read(path: Path) -> str:
     try:
         return read_plain(path, _MOST_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not text in UTF-8.") from error
+        raise ConfigError(f"{path} is not UTF-8 text.") from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from error
 

@@ -41,7 +41,7 @@ def _resolved_inside(path: Path, folder: Path) -> Path:
     try:
         target, home = path.resolve(), folder.resolve()
     except (OSError, RuntimeError) as error:
-        raise WorkspaceError(f"{path} cannot be written: its links lead nowhere.") from error
+        raise WorkspaceError(f"{path} cannot be written: it is a broken link.") from error
     if not target.is_relative_to(home):
         raise WorkspaceError(f"{path} is a link out of {folder}; nothing was written.")
     return target

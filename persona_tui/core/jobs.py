@@ -41,7 +41,7 @@ class JobProgress:
         done: finished units.
         total: all units; 0 = not known.
         note: what it is doing, a few words.
-        rate: units per second, lately; None = not known yet.
+        rate: units per second, recently; None = not known yet.
         eta: seconds left at that rate; None = not known.
         detail: what exactly is in hand, such as the prompt that is being answered.
     """
@@ -147,7 +147,7 @@ class Job(Generic[T]):
         name: what it does, for people.
         state: queued, running, done, failed or cancelled.
         progress: the latest report.
-        lines: what it logged lately, in order.
+        lines: what it logged recently, in order.
         result: what it returned, once done.
         error: what it raised, once failed.
     """

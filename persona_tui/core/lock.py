@@ -117,4 +117,4 @@ def _busy(path: Path) -> str:
         name, what = f"process {int(holder['pid'])}", f" ({holder['what']})"
     except (OSError, ValueError, KeyError, TypeError):
         name, what = "another process", ""
-    return f"{name} is writing in {path.parent}{what}: wait for it, end it, or use another --workspace."
+    return f"{name} is writing in {path.parent}{what}: wait for it, stop it, or use another --workspace."

@@ -79,7 +79,7 @@ class Mix:
         try:
             return cls(**known)
         except (TypeError, ValueError, AttributeError) as error:
-            raise PersonaTuiError(f"this is no mix: {str(record)[:80]}") from error
+            raise PersonaTuiError(f"this is not a mix: {str(record)[:80]}") from error
 
     @property
     def label(self) -> str:
@@ -94,7 +94,7 @@ class Mix:
 def check_percentile(percentile: float | None) -> None:
     """Raise PersonaTuiError unless the percentile is None or lies between 0 and 100."""
     if percentile is not None and not 0 <= percentile <= 100:
-        raise PersonaTuiError(f"a percentile lies between 0 and 100, not at {percentile:g}")
+        raise PersonaTuiError(f"a percentile must be from 0 to 100, not {percentile:g}")
 
 
 def check_plausibility(plausibility: float) -> None:
@@ -113,10 +113,10 @@ def parse_blend(text: str) -> dict[str, float]:
     for part in text.split(","):
         name, weight = _parse_part(part.strip(), text)
         if name in weights:
-            raise PersonaTuiError(f'"{name}" stands twice in the blend "{text}"')
+            raise PersonaTuiError(f'"{name}" appears twice in the blend "{text}"')
         weights[name] = weight
     if not any(weights.values()):
-        raise PersonaTuiError(f'nothing in the blend "{text}" has any weight')
+        raise PersonaTuiError(f'every weight in the blend "{text}" is 0')
     return weights
 
 
@@ -126,7 +126,7 @@ def _parse_part(part: str, text: str) -> tuple[str, float]:
         return f"{TRAIT_PREFIX}{name}", weight
     name, colon, number = (piece.strip() for piece in part.partition(":"))
     if not name:
-        raise PersonaTuiError(f'a blend looks like sage:0.5,trickster:0.3, not like "{text}"')
+        raise PersonaTuiError(f'a blend looks like sage:0.5,trickster:0.3, not "{text}"')
     if not colon:
         return name, 1.0
     try:
@@ -150,6 +150,6 @@ def parse_layers(text: str) -> tuple[int, ...] | None:
     for part in re.split(r"[,\s]+", text.strip()):
         match = re.fullmatch(r"(\d{1,4})(?:[-–](\d{1,4}))?", part)
         if match is None:
-            raise PersonaTuiError(f'layers look like 4, 3-5 or auto, not like "{text}"')
+            raise PersonaTuiError(f'layers look like 4, 3-5 or auto, not "{text}"')
         layers.update(range(int(match[1]), int(match[2] or match[1]) + 1))
     return tuple(sorted(layers)) or None

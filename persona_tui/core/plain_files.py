@@ -35,7 +35,7 @@ def read_plain(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
     """The bytes of an ordinary file.
 
     Raises:
-        OSError: it cannot be read, is no ordinary file, or is longer than `most_bytes`.
+        OSError: it cannot be read, is not an ordinary file, or is longer than `most_bytes`.
     """
     with open_plain(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -48,7 +48,7 @@ def lines_of(path: Path) -> Iterator[bytes]:
     """The lines of an ordinary file, one at a time, each with its end.
 
     Raises:
-        OSError: it cannot be read, is no ordinary file, or has a line longer than 16 MiB.
+        OSError: it cannot be read, is not an ordinary file, or has a line longer than 16 MiB.
     """
     with open_plain(path) as file:
         while line := file.readline(LONGEST_LINE):

@@ -1,7 +1,7 @@
 """The processes that share one job.
 
 `accelerate launch` starts several, on one machine or on many, each with the whole model (or as much of the
-machine's devices as the model needs). They take turns at a job's batches and add up what came of them. Only
+machine's devices as the model needs). They take turns at a job's batches and add up the results. Only
 the first, the main one, prints and writes vectors.
 
 What travels between them are a few sums on the CPU, so that gloo carries it, whatever the model runs on.

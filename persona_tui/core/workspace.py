@@ -151,10 +151,12 @@ def safe_name(name: str) -> str:
     if _NAME.fullmatch(name) and not _RESERVED.fullmatch(name):
         return name
     if _RESERVED.fullmatch(name):
-        raise WorkspaceError(f"{name!r} cannot be a name: Windows keeps it for a device. Choose another one.")
+        raise WorkspaceError(
+            f"{name!r} cannot be a name: Windows reserves it for a device. Choose another one."
+        )
     shown = name if len(name) <= 40 else f"{name[:37]}..."
     raise WorkspaceError(
-        f"{shown!r} cannot be a name: use up to 64 letters, digits, _ and -, beginning with no -."
+        f"{shown!r} cannot be a name: use up to 64 letters, digits, _ and -, not starting with -."
     )
 
 
@@ -228,7 +230,7 @@ def _here() -> Path:
         return Path.cwd()
     except FileNotFoundError as error:
         raise WorkspaceError(
-            "The working directory has been deleted: change to another one, or name a --workspace."
+            "The working directory has been deleted: change to another one, or give a --workspace."
         ) from error
 
 
@@ -247,7 +249,7 @@ def _refuse_foreign(root: Path) -> None:
     # Asked again: another process may have finished making the workspace, and used it, meanwhile.
     if foreign and not (root / CONFIG_NAME).is_file():
         raise WorkspaceError(
-            f"{root} is not a workspace: it has no config.yaml. Name a new or empty folder to make one there."
+            f"{root} is not a workspace: it has no config.yaml. Name a new or empty folder instead."
         )
 
 

@@ -90,7 +90,7 @@ class GenerationReport:
     @property
     def summary(self) -> str:
         """One line for people."""
-        how = ", in part without the model, whose answers were not usable JSON" if self.fallback else ""
+        how = ", in part without the model, whose answers were not valid JSON" if self.fallback else ""
         return f"{self.kept} of {self.asked}{how}"
 
 

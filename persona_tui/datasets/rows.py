@@ -60,7 +60,7 @@ def parse_json(data: bytes) -> Any:
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"not valid JSON ({getattr(error, 'msg', 'too deeply nested')})") from None
     if _ESCAPED_HALF.search(data) and _HALF.search(json.dumps(value, ensure_ascii=False)):
-        raise DatasetError("half a character in a text (a lone surrogate, such as a cut emoji)")
+        raise DatasetError("half a character in a text (a lone surrogate, for example half an emoji)")
     return value
 
 
@@ -100,8 +100,8 @@ def rows(path: Path, plain: Callable[[str], Iterator[Row]] = json_line_rows) -> 
         plain: reads a text that is no JSON.
 
     Raises:
-        DatasetError: it is no text.
-        OSError: it cannot be read, or is no ordinary file.
+        DatasetError: it is not text.
+        OSError: it cannot be read, or is not an ordinary file.
     """
     suffix = path.suffix.casefold()
     if suffix == ".jsonl" and not next(lines_of(path), b"").startswith(UTF16):

@@ -126,7 +126,7 @@ def _conversation(
     if isinstance(system, str) and system.strip() and turns and turns[0].role != "system":
         turns, judged = [Turn("system", system.strip()), *turns], judged + 1
     if not any(each.role == "assistant" and (each.content or each.thought) for each in turns[judged:]):
-        raise TranscriptError("no message of an assistant's in it says anything")
+        raise TranscriptError("no assistant message in it has any text")
     thoughts = {place: each.thought for place, each in enumerate(turns) if each.thought}
     return Transcript(
         [{"role": each.role, "content": each.content} for each in turns],
@@ -173,7 +173,7 @@ def prompt_messages(value: Any) -> list[Message]:
         turns = read_object(asked)[0].turns if is_object(asked) else []
     last = max((place for place, each in enumerate(turns) if each.role == "user"), default=-1)
     if last < 0:
-        raise TranscriptError('"prompt" or "messages" is needed, with something that a user says')
+        raise TranscriptError('"prompt" or "messages" is needed, with a user message')
     return [{"role": each.role, "content": each.content} for each in turns[: last + 1]]
 
 
@@ -241,7 +241,7 @@ def read_stream(stream: BinaryIO, name: str, json_lines: bool = False) -> Iterat
         yield from read_stream(io.BytesIO(text.encode()), name, json_lines)
         return
     if b"\0" in first[1]:
-        raise DatasetError(f"{name} is no text")
+        raise DatasetError(f"{name} is not text")
     if json_lines or _is_json_line(first[1]):
         yield from _json_lines(first, lines, name)
         return
@@ -256,14 +256,14 @@ def read_stream(stream: BinaryIO, name: str, json_lines: bool = False) -> Iterat
 
 def _decoded(data: bytes, name: str) -> str:
     if len(data) > _LARGEST_DOCUMENT:
-        raise DatasetError(f"{name} is too large to be read whole: use JSON Lines")
+        raise DatasetError(f"{name} is too large to read at once: use JSON Lines")
     try:
         text = data.decode("utf-16" if data.startswith(UTF16) else "utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise DatasetError(f"{name}:{line}: not UTF-8 text") from error
     if "\0" in text:
-        raise DatasetError(f"{name} is no text")
+        raise DatasetError(f"{name} is not text")
     return text
 
 

@@ -21,7 +21,7 @@ ROLES = {
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "claude", "gemini", "copilot", "agent"), "assistant"),
     **dict.fromkeys(("model", "bot", "ai", "chatbot", "a", "answer"), "assistant"),
 }
-SKIPPED = "a message without text, such as a tool call, is skipped"
+SKIPPED = "a message without text (for example a tool call) is skipped"
 NO_TEXT = "a part that is not text is left out"
 
 _ENDS = (
@@ -43,7 +43,7 @@ _THOUGHT_END = re.compile(r"^[ \t]*</(?:think|thinking)>[ \t]*$", re.MULTILINE)
 
 
 class TranscriptError(DatasetError):
-    """Something is no conversation."""
+    """Something is not a conversation."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def read_messages(raw: Raw) -> TurnsRead:
 def _turns(raw: Raw, notes: Counter[str]) -> Iterator[Turn]:
     for place, item in enumerate(raw, start=1):
         if not isinstance(item, dict):
-            raise TranscriptError(f"message {place} is no object with a role and a content")
+            raise TranscriptError(f"message {place} is not an object with a role and a content")
         name = item.get("role", item.get("from", item.get("sender")))
         author = item.get("author")
         if name is None and isinstance(author, dict):
@@ -271,7 +271,7 @@ def _as_messages(value: Any, role: str) -> Raw:
 def _listed(value: dict[str, Any]) -> list[tuple[str, Raw]]:
     key = next(key for key in _LISTS if key in value)
     if not isinstance(value[key], list) or not value[key]:
-        raise TranscriptError(f'"{key}" must be a list of messages that is not empty')
+        raise TranscriptError(f'"{key}" must be a non-empty list of messages')
     return [("", value[key])]
 
 

@@ -63,7 +63,7 @@ _BAND_TIE = 0.01  # of what is recovered; the default band is left for more than
 
 @dataclass(frozen=True)
 class Point:
-    """What a size came to in generated replies.
+    """What a size gave in generated replies.
 
     Attributes:
         coefficient: how many times the vectors are added.
@@ -146,7 +146,7 @@ def weakness(calibration: Calibration) -> str | None:
     """Why a calibrated persona may disappoint, in one line; None if it is clear and fluent."""
     chosen = next((point for point in calibration.curve if point["chosen"]), None)
     if chosen is not None and not chosen["fluent"]:
-        return f"no loudness was fluent; this one costs {calibration.fluency_drop:.2f} nats per token"
+        return f"no gain was fluent; this one costs {calibration.fluency_drop:.2f} nats per token"
     if calibration.expression < CLEAR:
         return f"it reaches only {calibration.expression:.0%} of what its system prompts achieve"
     return None
@@ -158,7 +158,7 @@ def fit_contrast(
     high: Sequence[Sequence[Message]] = (),
     low: Sequence[Sequence[Message]] = (),
 ) -> PersonaVector:
-    """Find the loudness of something that has no system prompts.
+    """Calibrate something that has no system prompts.
 
     Its size is the one that makes the replies of its high side likeliest against those of its low side; of
     the multiples of it, the loudest is taken whose replies are as fluent as the model's own. Without replies
@@ -346,7 +346,7 @@ class Bench:
         self.band = tuple(layer for layer in band or extractor.band if layer in persona.layers)
         if not self.band:
             raise VectorFileError(
-                f'"{persona.name}" has no vectors where this model is steered: make it anew'
+                f'"{persona.name}" has no vectors where this model is steered: create it again'
             )
         self.trials = _trials(extractor, persona, persona.metadata.get("prompts") if prompted else [None])
         generation = extractor.settings.generation
@@ -475,7 +475,7 @@ class Bench:
     ) -> list[str]:
         return self.extractor.texts(
             requests,
-            note=f"{self.persona.name}: loudness",
+            note=f"{self.persona.name}: calibration",
             sampling=self.sampling,
             interventions=lambda rows: Interventions.by_row([ways[row] for row in rows]),
             what=what,
@@ -487,7 +487,7 @@ class Bench:
         trials = [self.trials[row % len(self.trials)] for row in spoken]
         pairs = [(trial.prompted, texts[row]) for trial, row in zip(trials, spoken, strict=True)]
         pairs += [(trial.bare, texts[row]) for trial, row in zip(trials, spoken, strict=True)]
-        logprobs = self.extractor.scores(pairs, f"{self.persona.name}: loudness")
+        logprobs = self.extractor.scores(pairs, f"{self.persona.name}: calibration")
         readings = [ReplyFigures(0.0, 0.0, 1.0)] * len(texts)
         for place, row in enumerate(spoken):
             with_prompt, without = logprobs[place], logprobs[place + len(spoken)]

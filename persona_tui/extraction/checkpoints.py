@@ -47,14 +47,14 @@ MOST_TIME_SAVING = 0.05  # as a share of all time; the sums of a large model are
 _ABANDONED = 60.0  # seconds after which nobody is still writing a file
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
-KEPT = "Stopped. What is finished is kept: the same command goes on from there."
+KEPT = "Stopped. Finished work is kept: run the same command to resume."
 
 Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Tally:
-    """What some items of a stage came to.
+    """The results of some items of a stage.
 
     Attributes:
         items: which ones.
@@ -111,7 +111,7 @@ def _added(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, 
 
 
 class Stage:
-    """Items of one kind, and what those that are finished came to.
+    """Items of one kind, and the results of those that are finished.
 
     Attributes:
         done: the items that were finished before, by any process.
@@ -174,7 +174,7 @@ class PartialStore:
         """
         Args:
             vectors_dir: the model's folder. Nothing is read or written before a job begins.
-            workspace: the folder that everything is in; when that goes away, it is not made anew.
+            workspace: the folder that everything is in; when that goes away, it is not made again.
             log: told what was found, in one line.
         """
         self.folder = vectors_dir / FOLDER
@@ -193,7 +193,7 @@ class PartialStore:
         Args:
             name: letters, digits, _ and -; the same job has the same name when it is started again.
             recipe: everything that the result depends on, named for people. When it differs from that of the
-                interrupted job, the job starts anew and says why.
+                interrupted job, the job starts again and says why.
 
         Raises:
             WorkspaceError: another process writes this model's vectors, or the folder cannot be written.
@@ -283,10 +283,10 @@ class PartialStore:
         if found is not None and found != wanted:
             if kept:
                 different = sorted(part for part in {*found, *wanted} if found.get(part) != wanted.get(part))
-                self._log(f"Interrupted before with other settings ({', '.join(different)}): starting anew.")
+                self._log(f"Interrupted before with other settings ({', '.join(different)}): starting again.")
             self.discard(name)
         elif kept:
-            self._log("Going on where it was interrupted.")
+            self._log("Resuming where it was interrupted.")
         if found != wanted:
             atomic_write_text(manifest, json.dumps(wanted, indent=1), inside=self.folder)
 
@@ -307,7 +307,7 @@ class PartialStore:
             self.save()
         except PersonaTuiError as problem:
             if str(problem) != str(error):
-                self._log(f"The latest part of the work is lost: {problem}")
+                self._log(f"The most recent work is lost: {problem}")
             return
         stopped = isinstance(error, (KeyboardInterrupt, JobCancelled))
         if stopped and self._job is not None and self._has_parts(self._job):
@@ -340,7 +340,7 @@ class PartialStore:
         try:
             return _read_part(path, stage.key)
         except VectorFileError as error:
-            self._log(f"{error} What it had is done again.")
+            self._log(f"{error} Its work is done again.")
             _remove(path)
             return None
 

@@ -92,7 +92,7 @@ class ActivationSums:
         """Count in one response.
 
         Raises:
-            GenerationError: an activation is no number, or too large to be one of a working model.
+            GenerationError: an activation is not a number, or too large to be one of a working model.
         """
         if activations.n_tokens == 0:
             return
@@ -117,7 +117,7 @@ class ActivationSums:
         return {recipe: self.mean(recipe) for recipe in RECIPES}
 
     def tally(self, items: Sequence[int]) -> Tally:
-        """These sums as what some requests came to."""
+        """Return these sums as the result of some requests."""
         counts = {"responses": self.count, "tokens": self.tokens}
         return Tally(frozenset(items), dict(self.totals), counts, rows=dict(self.kept))
 
@@ -134,7 +134,7 @@ def _whole(value: Tensor, layers: Sequence[int]) -> Tensor:
     if not fits.all():
         layer = layers[int((~fits).any(dim=-1).nonzero()[0])]
         raise GenerationError(
-            f"layer {layer} has activations that are no usable numbers: try another --dtype, "
+            f"layer {layer} has activations that are not usable numbers: try another --dtype, "
             "bfloat16 or float32"
         )
     return (value.double() / _UNIT).round().long()
@@ -215,7 +215,7 @@ class ActivationExtractor:
             GenerationError: the model said nothing at all.
         """
         if not prompts:
-            raise GenerationError("no prompts were given to extract from")
+            raise GenerationError("no prompts to extract from")
         mean = self.run(self._plain_requests(prompts)).mean("response")
         return {layer: mean[self.layers.index(layer)] for layer in self.target_layers}
 
@@ -264,7 +264,7 @@ class ActivationExtractor:
         return self.persona_from_sums(name, sums, baseline, system_prompts, description, source, read)
 
     def calibrated(self, persona: PersonaVector) -> PersonaVector:
-        """The persona with its loudness found, if `calibration.enabled`; else as it is."""
+        """Return the persona calibrated, if `calibration.enabled`; else as it is."""
         from persona_tui.extraction.calibration import calibrated
 
         return calibrated(self, persona) if self.settings.calibration.enabled else persona
@@ -379,10 +379,11 @@ class ActivationExtractor:
             VectorFileError: they have not been extracted, or for other layers than the settings ask for.
         """
         if self.axes is None:
-            raise VectorFileError(f"the axes of {self.model.name} are missing: `persona-tui init` makes them")
+            raise VectorFileError(f"the axes of {self.model.name} are missing: run `persona-tui init`")
         if tuple(self.axes.layers) != self.layers:
             raise VectorFileError(
-                f"the axes of {self.model.name} are for other layers than the settings: repeat extract-axes"
+                f"the axes of {self.model.name} are for other layers than the settings ask for: "
+                "run `persona-tui extract-axes` again"
             )
         return self.axes
 
@@ -572,7 +573,7 @@ class ActivationExtractor:
         self.checkpoint()
 
     def _say_shortage(self, rows: int, fewer: int) -> None:
-        self._log(f"Memory is too small for {rows} responses at a time: going on with {fewer}.")
+        self._log(f"Not enough memory for {rows} responses at a time: continuing with {fewer}.")
 
 
 def _spread(total: int, wanted: int) -> list[int]:

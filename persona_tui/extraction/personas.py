@@ -107,7 +107,7 @@ class PersonaStudio:
         try:
             layers = tuple(int(layer) for layer in json.loads(read_plain(path))["layers"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            self._say(f"{path} cannot be read; the usual band is used.")
+            self._say(f"{path} cannot be read; using the default band.")
             return extractor.band
         return layers if layers and set(layers) <= set(extractor.layers) else extractor.band
 
@@ -281,7 +281,7 @@ class PersonaStudio:
     def _check_describable(self, name: str, description: str) -> None:
         if name in self.hand_written_archetypes():
             raise PersonaTuiError(
-                f'there is an archetype "{name}" already: choose another name, or create from it'
+                f'an archetype "{name}" already exists: choose another name, or create from it'
             )
         check_description(description)
 
@@ -309,10 +309,10 @@ class PersonaStudio:
         return Work(*question_cost(extractor, prompts)) * question_count(extractor, prompts, passed)
 
     def calibrate(self, name: str) -> PersonaVector:
-        """Find a persona's loudness and save it; without system prompts, the loudest that is fluent.
+        """Find a persona's gain and save it; without system prompts, the largest that is fluent.
 
         Raises:
-            PersonaNotFoundError: there is none of this name.
+            PersonaNotFoundError: no persona has this name.
         """
         persona = self.manager.get(name)
         if not persona.metadata.get("prompts"):
@@ -323,12 +323,12 @@ class PersonaStudio:
     def calibrate_contrast(
         self, name: str, high: Sequence[Sequence[Message]] = (), low: Sequence[Sequence[Message]] = ()
     ) -> PersonaVector:
-        """Find the loudness of a trait (`trait:NAME`), or of anything without system prompts, and save it.
+        """Find the gain of a trait (`trait:NAME`), or of anything without system prompts, and save it.
 
         The arguments are those of `fit_contrast`.
 
         Raises:
-            PersonaNotFoundError: there is none of this name.
+            PersonaNotFoundError: no persona has this name.
         """
         vector = self.manager.get(name)
         job = f"calibration-{name.replace(':', '-')}"
@@ -384,7 +384,7 @@ class PersonaStudio:
     def _check_layers(self, persona: PersonaVector) -> None:
         if not set(self.extractor.layers) >= set(persona.layers):
             raise VectorFileError(
-                f'"{persona.name}" was extracted for other layers than the settings ask for: create it anew'
+                f'"{persona.name}" was extracted for other layers than the settings ask for: create it again'
             )
 
     def _calibrated(self, persona: PersonaVector) -> PersonaVector:
@@ -435,7 +435,7 @@ class PersonaStudio:
         old = self.manager.get(name)
         if prompts is not None and old.metadata.get("pending") and old.metadata["prompts"] == list(prompts):
             return old
-        raise PersonaTuiError(f'there is a persona "{name}" already: delete it first or choose another name')
+        raise PersonaTuiError(f'a persona "{name}" already exists: delete it first or choose another name')
 
     def _create(
         self,

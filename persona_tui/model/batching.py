@@ -61,7 +61,7 @@ class MemoryLimit:
     def run(
         self, batch: Sequence[int], lengths: Sequence[int], do: Callable[[list[int]], T]
     ) -> Iterator[tuple[list[int], T]]:
-        """Do a batch, in several pieces if it has to be; each piece and what came of it.
+        """Do a batch, in several pieces if it has to be; each piece and its result.
 
         Raises:
             MemoryShortage: a single item does not fit.
@@ -89,7 +89,7 @@ class MemoryLimit:
     def _attempt(
         self, piece: list[int], lengths: Sequence[int], do: Callable[[list[int]], T]
     ) -> tuple[T] | None:
-        """What came of a piece; None if it did not fit."""
+        """Return the result of a piece; None if it did not fit."""
         try:
             return (do(piece),)
         except MemoryShortage:

@@ -44,7 +44,7 @@ def find_blocks(model: PreTrainedModel) -> nn.ModuleList:
     as many modules as the config has layers.
 
     Raises:
-        ModelLoadError: the model is no decoder, or has no such list.
+        ModelLoadError: the model is not a decoder, or has no such list.
     """
     if getattr(model.config, "is_encoder_decoder", False):
         raise ModelLoadError(

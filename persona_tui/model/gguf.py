@@ -89,7 +89,7 @@ def _convert(file: Path, folder: Path, report: Report) -> str:
     model, info = loaded
     if missing := sorted(info.get("missing_keys") or ()):
         raise ModelLoadError(
-            f"{file} is incomplete: {len(missing)} tensors are missing, such as {missing[0]}."
+            f"{file} is incomplete: {len(missing)} tensors are missing, for example {missing[0]}."
         )
     # It was loaded by the quantiser for GGUF files, which does not let it be saved.
     model.hf_quantizer = None

@@ -119,7 +119,7 @@ def _device(device: str) -> str:
     except RuntimeError as error:
         known = ("auto", "cuda", "mps", "cpu", SPREAD)
         raise ModelLoadError(
-            f'"{device}" is no device: use {", ".join(known)} or cuda:N.{nearest(device, known)}'
+            f'Unknown device "{device}"; choose {", ".join(known)} or cuda:N.{nearest(device, known)}'
         ) from error
     available: dict[str, Callable[[], bool]] = {
         "cuda": torch.cuda.is_available,
@@ -136,7 +136,7 @@ def _dtype(dtype: str, device: str) -> torch.dtype:
         return torch.bfloat16 if on_gpu else torch.float32
     if dtype not in _DTYPES:
         raise ModelLoadError(
-            f'"{dtype}" is no dtype: use auto, {", ".join(_DTYPES)}.{nearest(dtype, _DTYPES)}'
+            f'Unknown dtype "{dtype}"; choose auto, {", ".join(_DTYPES)}.{nearest(dtype, _DTYPES)}'
         )
     return _DTYPES[dtype]
 
@@ -144,7 +144,7 @@ def _dtype(dtype: str, device: str) -> torch.dtype:
 def _arguments(device: str, dtype: torch.dtype, quantization: str) -> dict[str, Any]:
     if quantization not in _QUANTIZATIONS:
         raise ModelLoadError(
-            f'"{quantization}" is no quantization: use {", ".join(_QUANTIZATIONS)}.'
+            f'Unknown quantization "{quantization}"; choose {", ".join(_QUANTIZATIONS)}.'
             f"{nearest(quantization, _QUANTIZATIONS)}"
         )
     arguments: dict[str, Any] = {"dtype": dtype}
@@ -178,7 +178,8 @@ def _check_complete(name: str, report: Any) -> None:
     missing = sorted(report.get("missing_keys") or ())
     if missing:
         raise ModelLoadError(
-            f"The weights of {name} are incomplete: {len(missing)} tensors are missing, such as {missing[0]}."
+            f"The weights of {name} are incomplete: {len(missing)} tensors are missing "
+            f"(for example {missing[0]})."
         )
 
 
@@ -199,7 +200,7 @@ def _reason(error: Exception, name: str, what: str) -> str:
         if any(isinstance(cause, kinds) for cause in causes) or any(word in text for word in words):
             return reason.format(name=name, detail=in_one_line(error))
     if what == "tokenizer":
-        return f"{name} has no tokenizer that can be read: {in_one_line(error)}"
+        return f"{name} has no readable tokenizer: {in_one_line(error)}"
     if what.startswith("quantised"):
         return f"{name} is {what}, and could not be loaded: {in_one_line(error)} Or use the original weights."
     return f"{name} could not be loaded: {in_one_line(error)}"
@@ -248,7 +249,7 @@ _KNOWN_REASONS: tuple[tuple[_Kinds, tuple[str, ...], str], ...] = (
     (
         (),
         ("trust_remote_code", "custom code"),
-        "{name} comes with Python code of its own, which was not run: if you trust it, add "
+        "{name} comes with its own Python code, which was not run: if you trust it, add "
         "--trust-remote-code, or set model.trust_remote_code to its name.",
     ),
     (
@@ -269,6 +270,6 @@ _KNOWN_REASONS: tuple[tuple[_Kinds, tuple[str, ...], str], ...] = (
     (
         (),
         ("does not recognize this architecture", "Unrecognized configuration class", "Unrecognized model"),
-        "{name} is no causal language model that this version of transformers knows.",
+        "{name} is not a causal language model that this version of transformers knows.",
     ),
 )

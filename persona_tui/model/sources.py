@@ -153,7 +153,7 @@ def resolve(name: str) -> Source:
     if name == STARTER:
         if (found := starter()) is None:
             raise ModelLoadError(
-                "The starter model is not on this machine: `persona-tui model fetch` gets it."
+                "The starter model is not on this machine: `persona-tui model fetch` downloads it."
             )
         return found
     if name.startswith(OLLAMA):
@@ -214,14 +214,14 @@ def _folder(name: str, path: Path) -> Source:
     if not files:
         raise ModelLoadError(f"{name} is not a model folder: it has no {_CONFIG} and no GGUF file.")
     if len(files) > 1:
-        raise ModelLoadError(f"{name} has {len(files)} GGUF files: name one of them, such as {files[0]}.")
+        raise ModelLoadError(f"{name} has {len(files)} GGUF files: name one of them, for example {files[0]}.")
     return _gguf(name, files[0])
 
 
 def _gguf(name: str, path: Path) -> Source:
     if _PART.search(path.name):
         raise ModelLoadError(
-            f"{path.name} is one part of a model: join the parts with llama-gguf-split --merge."
+            f"{path.name} is one part of a split model: join the parts with llama-gguf-split --merge."
         )
     found = Source(name, "gguf", None, path, path.name)
     if (known := _seen(path)) is not None:
@@ -356,7 +356,7 @@ def _ollama(name: str) -> Source:
         has = f"; it has {', '.join(sorted(manifests)[:8])}" if manifests else ""
         raise ModelLoadError(
             f"Ollama has no model {whole} in {ollama_folder()}{has}.{nearest(whole, manifests)}"
-            f" `ollama pull {asked}` gets it."
+            f" `ollama pull {asked}` downloads it."
         )
     digest = _model_digest(manifests[whole], name)
     blob = ollama_folder() / "blobs" / f"sha256-{digest}"

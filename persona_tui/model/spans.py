@@ -113,7 +113,7 @@ def _plan(model: ModelWrapper, number: int, messages: Sequence[Message]) -> list
         if message["role"] == "assistant" and message["content"].strip()
     ]
     if not replies:
-        raise GenerationError("it has no reply of an assistant")
+        raise GenerationError("it has no assistant reply")
     plan = _Plan(model, number, conversation, shift)
     together = plan.in_one_pass(replies)
     return [together] if together is not None else [plan.alone(reply) for reply in replies]

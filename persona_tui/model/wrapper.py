@@ -169,7 +169,7 @@ class ModelWrapper:
             source: where its weights came from, and their SHA-256; see `sources.Source.identity`.
 
         Raises:
-            ModelLoadError: it is no decoder-only model.
+            ModelLoadError: it is not a decoder-only model.
         """
         self.model = model
         model.train(False)
@@ -648,7 +648,9 @@ class ModelWrapper:
             everywhere=True,
         )
         if self.own_cache and len(changes) > 1:
-            raise GenerationError(f"{self.name} cannot read a reply again whose mix changed on the way.")
+            raise GenerationError(
+                f"{self.name} cannot re-read a reply whose mix changed while it was written."
+            )
         seen = read_positions(self.model, Rereading(ids, places, changes), hooks).tolist()
         writer = text.TextStream(self.tokenizer, (), before)
         events = []

@@ -205,7 +205,9 @@ def load_evaluation(path: Path) -> Evaluation:
     except FileNotFoundError:
         raise MonitorError(f"{path} does not exist; `persona-tui monitor evaluate` writes it") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise MonitorError(f"{path} cannot be used; `persona-tui monitor evaluate` writes it anew") from error
+        raise MonitorError(
+            f"{path} cannot be used; run `persona-tui monitor evaluate` to write it again"
+        ) from error
 
 
 def as_csv(evaluations: Iterable[Evaluation]) -> str:
@@ -287,7 +289,7 @@ def _check_unseen(training: Examples, sets: Sequence[QuerySet]) -> None:
             if query.query in seen or group_of(query) in templates:
                 raise MonitorError(
                     f'the monitor was fitted on "{query.query[:60]}" of the set {each.name}, '
-                    "or on others of its template: test with other queries"
+                    "or on others from its template: test with other queries"
                 )
 
 

@@ -144,7 +144,9 @@ def make_folds(examples: Examples, seed: int = 0) -> list[Fold]:
     folds = list(splitter.split(np.zeros(len(names)), examples.safe, names))
     for learned, _ in folds:
         if len(set(examples.safe[learned])) < 2:
-            raise DatasetError("all queries of one kind are from one template: fitting needs more of them")
+            raise DatasetError(
+                "all queries of one kind are from one template: fitting needs several templates"
+            )
     return folds
 
 

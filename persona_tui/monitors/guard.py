@@ -79,7 +79,7 @@ class Guard:
         self._mode = found
 
     def forget_monitor(self) -> None:
-        """Read the monitor anew when it is next needed: it was fitted again."""
+        """Read the monitor again when it is next needed: it was fitted again."""
         self._monitor = None
 
     @property

@@ -29,7 +29,7 @@ def check_plot(path: Path) -> None:
         MonitorError: the file is no .png or .svg, or matplotlib is not installed.
     """
     if path.suffix.lower() not in FORMATS:
-        raise MonitorError(f"{path.name} is no .png or .svg; a plot is written as one of these")
+        raise MonitorError(f"{path.name} is not a .png or .svg file; plots are written as one of these")
     if importlib.util.find_spec("matplotlib") is None:
         raise MonitorError("plots need matplotlib: pip install 'persona-tui[plots]'")
 

@@ -55,5 +55,5 @@ def set_from(path: Path) -> QuerySet:
     """
     queries = tuple(query for query in read_queries(path) if query.split != "train")
     if not queries:
-        raise DatasetError(f"{path} has no queries to test with: all are of the training split")
+        raise DatasetError(f"{path} has no queries to test with: all of them are in the training split")
     return QuerySet(path.stem, queries)

@@ -63,7 +63,7 @@ class MonitorStore(VectorStore):
             model: what it judges; without one it can be shown but not used.
 
         Raises:
-            MonitorError: there is none of this name.
+            MonitorError: no monitor has this name.
             VectorFileError: its file is damaged, or was made on another model.
         """
         from persona_tui.monitors.monitor import SelfMonitor
@@ -74,7 +74,7 @@ class MonitorStore(VectorStore):
         return monitor
 
     def save(self, monitor: SelfMonitor) -> Path:
-        """Write a monitor, and the summary anew. An evaluation of what it replaces is removed."""
+        """Write a monitor, and the summary again. An evaluation of what it replaces is removed."""
         path = self.path_of(monitor.name)
         monitor.save(path, inside=self.folder)
         for suffix in (".json", ".csv"):
@@ -86,10 +86,10 @@ class MonitorStore(VectorStore):
         """Have a monitor use a method, at a threshold that somebody chose; None = the fitted one again.
 
         The file keeps the fitted threshold beside it. An evaluation stays: its scores are what they were, and
-        its tables are made anew.
+        its tables are made again.
 
         Raises:
-            MonitorError: there is no such monitor or method, the threshold is no number, or the evaluation is
+            MonitorError: no such monitor or method, the threshold is not a number, or the evaluation is
                 damaged. Nothing is changed then.
             VectorFileError: the monitor's file is damaged.
         """

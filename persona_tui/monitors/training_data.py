@@ -35,7 +35,7 @@ class TrainingData:
     sources: tuple[dict[str, Any], ...]
 
     def record(self) -> dict[str, Any]:
-        """All of it for a monitor's file, so that it can be fitted anew on another model."""
+        """All of it for a monitor's file, so that it can be fitted again on another model."""
         columns = zip(
             self.examples.queries, self.examples.safe, self.examples.groups, self.examples.harms, strict=True
         )
@@ -66,7 +66,7 @@ class TrainingData:
             return cls(examples, (str(said[0]), str(said[1])) if said else None, tuple(record["sources"]))
         except (KeyError, TypeError, IndexError) as error:
             raise VectorFileError(
-                "this monitor's file does not hold what it was fitted on; name a data set instead"
+                "this monitor's file does not contain its training data; name a data set instead"
             ) from error
 
 

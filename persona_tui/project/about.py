@@ -1,4 +1,4 @@
-"""What is known of a persona, and what preparing a workspace came to, in words: for every front end."""
+"""What is known of a persona, and how preparing a workspace went, in words: for every front end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def about(project: Project, name: str) -> dict[str, Any]:
     """What is known of a persona: its file, how it was made, calibration, the length of its vectors.
 
     Raises:
-        PersonaNotFoundError: there is none of this name.
+        PersonaNotFoundError: no persona has this name.
     """
     persona = project.personas.get(name)
     norms = {recipe: float(stack.norm(dim=-1).mean()) for recipe, stack in persona.safe.items()}
@@ -64,7 +64,7 @@ def _told(key: str, value: Any) -> str:
 
 def _uncalibrated(details: dict[str, Any]) -> str:
     name = details["name"]
-    return f"Not calibrated: a usual loudness is assumed. Calibrate it: persona-tui calibrate {name}"
+    return f"Not calibrated: a typical gain is used. Calibrate it: persona-tui calibrate {name}"
 
 
 def loudness_in_words(persona: PersonaVector) -> str:
@@ -104,7 +104,7 @@ def shown(value: Any) -> str:
 
 
 def prepared_in_words(project: Project, done: Prepared) -> str:
-    """What preparing a workspace came to."""
+    """The outcome of preparing a workspace."""
     state = "extracted" if done.axes_extracted else "there already"
     return "\n".join(
         [

@@ -56,7 +56,7 @@ class DatasetTask:
         if self.kind not in KINDS:
             raise DatasetError(f'a data set is {", ".join(KINDS[:-1])} or {KINDS[-1]}, not "{self.kind}"')
         if not self.is_consistent(self.kind, self.name, self.description):
-            raise DatasetError("an archetype, and nothing else, needs a name and a description")
+            raise DatasetError("an archetype needs a name and a description, other data sets have neither")
 
     @staticmethod
     def is_consistent(kind: str, name: str | None, description: str | None) -> bool:
@@ -196,7 +196,7 @@ def write(
     if interrupt is not None:
         raise interrupt
     if saved is None:
-        raise DatasetError("the model wrote nothing that could be used; a larger one may")
+        raise DatasetError("the model wrote nothing usable; try a larger model")
     return saved
 
 
@@ -205,7 +205,7 @@ def _save(path: Path, known: list[Item], generator: DatasetGenerator, task: Data
     generator.save_jsonl([*known, *new], path)
     if generator.report.fallback:
         notes: tuple[str, ...] = (
-            "The model wrote too few usable prompts; the description itself served instead.",
+            "The model wrote too few usable prompts; the description itself was used instead.",
         )
     else:
         notes = (f"The model wrote {len(new)} of {task.count}.",) if len(new) < task.count else ()

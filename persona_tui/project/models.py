@@ -1,4 +1,4 @@
-"""Choosing a model: which were used lately, and loading another one beside the one in use.
+"""Choosing a model: which were used recently, and loading another one beside the one in use.
 
 Loading makes a second `Project` of the same workspace. The first goes on answering meanwhile, and stays when
 the second fails to load or is cancelled.
@@ -125,7 +125,7 @@ def load(project: Project, context: JobContext, *, gives_way: bool = True, fetch
 
 
 class _Loading:
-    """A thread that loads a model, and what came of it."""
+    """A thread that loads a model, and its result."""
 
     def __init__(self, project: Project, context: JobContext, fetches: bool) -> None:
         self._fetches = fetches
@@ -155,7 +155,7 @@ class _Loading:
             starter.fetch(self._report, self._context.log)
         fetch(name, self._report)
         if _one_loads.locked():
-            self._report(0, 0, "waiting until another model is left alone")
+            self._report(0, 0, "waiting for another model to finish its work")
         with _one_loads:
             self._report(0, 0, "loading")
             with watched(self._report):

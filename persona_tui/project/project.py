@@ -386,7 +386,7 @@ class Project:
         check_case(path)
         if path.is_file() and not self.personas.get(name).metadata.get("pending"):
             raise PersonaTuiError(
-                f'there is a persona "{name}" already: delete it first or choose another name'
+                f'a persona "{name}" already exists: delete it first or choose another name'
             )
         if isinstance(source, FromArchetype):
             find_archetype(self.workspace, source.archetype)
@@ -395,7 +395,7 @@ class Project:
                 raise PersonaTuiError("a persona needs at least one system prompt")
         elif name in list_archetypes(self.workspace) and _hand_written(self.workspace, name):
             raise PersonaTuiError(
-                f"{archetype_path(self.workspace, name)} was written by people and would be replaced: "
+                f"{archetype_path(self.workspace, name)} was written by hand and would be replaced: "
                 f"choose another name, or --from-archetype {name}"
             )
         else:
@@ -414,10 +414,10 @@ class Project:
         return studio.extract_axes()
 
     def calibrate(self, name: str, context: JobContext) -> PersonaVector:
-        """Find the loudness of a persona or of a trait (`trait:NAME`), and save it.
+        """Calibrate a persona or a trait (`trait:NAME`), and save it.
 
         Raises:
-            PersonaNotFoundError: there is none of this name.
+            PersonaNotFoundError: no persona has this name.
             DatasetError: a trait's conversations, or a persona's system prompts, are missing.
             JobCancelled: somebody asked for that; the next call goes on.
         """

@@ -60,7 +60,9 @@ class JobRequest:
             PersonaTuiError: the job's own errors, or nobody knows how to do this.
         """
         if self.kind not in KINDS:
-            raise PersonaTuiError(f'"{self.kind}" is a job of another version of persona-tui: forget it')
+            raise PersonaTuiError(
+                f'"{self.kind}" is a job of another version of persona-tui: remove it from the list'
+            )
         return KINDS[self.kind](project, context, self.arguments)
 
 

@@ -107,7 +107,7 @@ def compare(a: Sequence[Scored], b: Sequence[Scored]) -> TraitComparison:
         DatasetError: a set has fewer than two conversations, or there is no trait in common.
     """
     if min(len(a), len(b)) < 2:
-        raise DatasetError(f"{len(a)} and {len(b)} conversations: at least two are needed on each side")
+        raise DatasetError(f"{len(a)} and {len(b)} conversations: each side needs at least two")
     pairs = _pairs(a, b)
     paired = len(pairs) >= 2
     first, second = (
@@ -117,7 +117,7 @@ def compare(a: Sequence[Scored], b: Sequence[Scored]) -> TraitComparison:
     )
     names = [name for name in first[0] if name in second[0]]
     if not names:
-        raise DatasetError("the two sides have no trait in common")
+        raise DatasetError("the two sides share no trait")
     found = [
         _row(name, [each[name] for each in first], [each[name] for each in second], paired) for name in names
     ]

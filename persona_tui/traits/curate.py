@@ -66,7 +66,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Curated:
-    """What a curation came to.
+    """The outcome of a curation.
 
     Attributes:
         lines, flagged, bad: see `Count`.
@@ -153,7 +153,7 @@ class Curation:
         try:
             with self._alone(files), open_plain(self.source) as data:
                 if data.read(2) in UTF16:
-                    raise DatasetError(f"{self.source} is UTF-16: iconv -f UTF-16 -t UTF-8 makes it UTF-8")
+                    raise DatasetError(f"{self.source} is UTF-16; convert it: iconv -f UTF-16 -t UTF-8")
                 data.seek(0)
                 begun, resumed = self._take_up(data, [_partial(path) for path in files])
                 with _partial(files[0]).open("ab") as flagged, _partial(files[1]).open("ab") as why:
@@ -190,7 +190,7 @@ class Curation:
             raise DatasetError(f"{self.source} is empty, so nothing was written")
         said = f"; line {first['line']}: {first['error']}" if first else ""
         raise DatasetError(
-            f"nothing in {self.source} could be read, so nothing was written: JSON Lines are needed{said}"
+            f"nothing in {self.source} could be read as JSON Lines, so nothing was written{said}"
         )
 
     # Going on -----------------------------------------------------------------------------------------------
@@ -207,10 +207,10 @@ class Curation:
                 part.parent.mkdir(parents=True, exist_ok=True)
                 part.write_bytes(b"")
             return hashlib.sha256(), None
-        again = "--restart begins anew"
+        again = "--restart starts again"
         if state["identity"] != self._identity():
             raise DatasetError(
-                f"an interrupted run for {self.output} had other rules, traits or another model: {again}"
+                f"an interrupted run for {self.output} used different rules, traits or model: {again}"
             )
         count = Count(**state["count"])
         sizes = dict(zip(parts, (count.output, count.reasons), strict=True))

@@ -88,7 +88,7 @@ class Situation(_Strict):
         if self.messages and self.messages[-1].role != "user":
             raise ValueError('"messages" must end with the user')
         if self.high is None and self.low is None:
-            raise ValueError('"high" or "low" is needed, best both')
+            raise ValueError('"high" or "low" is needed, ideally both')
         return self
 
     @property
@@ -129,7 +129,7 @@ class TraitDefinition(_Strict):
         if not _NAME.fullmatch(self.trait):
             raise ValueError('"trait" must be a name of letters, digits, _ and -')
         if len(self.high_prompts) != len(self.low_prompts):
-            raise ValueError('"high_prompts" and "low_prompts" must be as many')
+            raise ValueError('"high_prompts" and "low_prompts" must have the same length')
         return self
 
     @property

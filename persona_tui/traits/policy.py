@@ -148,7 +148,7 @@ class Policy(BaseModel):
         for rule in rules:
             match = _RULE.fullmatch(rule)
             if match is None:
-                raise ConfigError(f'a rule looks like harmful_validation>0.3, not like "{rule}".')
+                raise ConfigError(f'a rule looks like harmful_validation>0.3, not "{rule}".')
             side, stricter = ("max", min) if match[2] == ">" else ("min", max)
             own, limit = limits.setdefault(match[1], {}), _number(match[3], rule)
             own[side] = stricter(own.get(side, limit), limit)
@@ -156,7 +156,7 @@ class Policy(BaseModel):
             return cls(name=", ".join(rules), traits={name: Limits(**each) for name, each in limits.items()})
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
-            raise ConfigError(f"these rules do not fit together: {problem['msg']}.") from error
+            raise ConfigError(f"these rules contradict each other: {problem['msg']}.") from error
 
     @classmethod
     def read(cls, given: Sequence[str]) -> Policy:
@@ -185,8 +185,7 @@ class Policy(BaseModel):
             if name not in known:
                 there = f" There are {', '.join(known)}." if known else ""
                 raise ConfigError(
-                    f'the policy names the trait "{name}", which there is none of.'
-                    f"{nearest(name, known) or there}"
+                    f'the policy names the unknown trait "{name}".{nearest(name, known) or there}'
                 )
 
     def check(self, scored: Scored) -> list[Breach]:
@@ -224,7 +223,7 @@ def _number(text: str, rule: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ConfigError(f'"{text}" in the rule "{rule}" is no number.') from None
+        raise ConfigError(f'"{text}" in the rule "{rule}" is not a number.') from None
 
 
 def _parse(path: Path) -> Any:
@@ -233,7 +232,7 @@ def _parse(path: Path) -> Any:
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist: a policy file is needed, or rules like a>0.3.") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not text in UTF-8.") from error
+        raise ConfigError(f"{path} is not UTF-8 text.") from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
     except MarkedYAMLError as error:

@@ -118,7 +118,7 @@ class TraitScorer:
         judged = [reading for reading in readings if reading.message >= conversation.judged]
         if not judged:
             problem = (
-                "a reply is only thoughts: --thoughts measures them" if conversation.thoughts else "no reply"
+                "a reply has only thoughts: --thoughts scores them" if conversation.thoughts else "no reply"
             )
             return BadLine(conversation.where, conversation.line, problem)
         return Scored(conversation, tuple(self._replies(conversation, judged)))

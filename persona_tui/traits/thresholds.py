@@ -85,7 +85,7 @@ def labelled_scores(
         label = read_label(item)
         if label is None:
             where = item.conversation
-            bad.append(BadLine(where.where, where.line, 'no "label" that says high (1) or low (0)'))
+            bad.append(BadLine(where.where, where.line, '"label" must be high (1) or low (0)'))
         else:
             (high if label else low).append(item.replies[-1].scores[trait])
     return high, low, bad

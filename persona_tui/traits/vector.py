@@ -57,7 +57,7 @@ class LayerFigures(BaseModel):
 
 
 class HeldOut(BaseModel):
-    """What the test conversations came to. Nothing was chosen by them.
+    """The figures of the test conversations. Nothing was chosen by them.
 
     Attributes:
         auc: as above.
@@ -135,11 +135,11 @@ class TraitVector:
         """A persona's file, read as a trait.
 
         Raises:
-            VectorFileError: it is no trait, or its metadata is wrong.
+            VectorFileError: it is not a trait, or its metadata is wrong.
         """
         name = vector.name.removeprefix(TRAIT_PREFIX)
         if vector.kind != "trait":
-            raise VectorFileError(f'"{name}" is a persona and no trait.')
+            raise VectorFileError(f'"{name}" is a persona, not a trait.')
         try:
             reading = TraitReading.model_validate(vector.metadata.get("trait"))
         except ValidationError as error:
@@ -213,7 +213,7 @@ class TraitStore(VectorStore):
         """Read a trait.
 
         Raises:
-            VectorFileError: there is none of this name, or its file is damaged or of another model.
+            VectorFileError: no trait has this name, or its file is damaged or of another model.
         """
         path = self.find(name)
         trait = TraitVector.load(path)

@@ -87,7 +87,7 @@ class Actions(AppStage):
 
     def action_help_quit(self) -> None:
         """Say how to leave: ctrl+c copies."""
-        self.notify("ctrl+c copies what is marked; ctrl+q leaves.")
+        self.notify("ctrl+c copies the selection; ctrl+q quits.")
 
     # --- the conversation
 
@@ -97,7 +97,7 @@ class Actions(AppStage):
             self.notify("There is nothing to stop.")
 
     def action_regenerate(self) -> None:
-        """Write the last reply anew; the old one is kept as another version."""
+        """Write the last reply again; the old one is kept as another version."""
         self.attempt(self.beside.again if self.beside.active else self.replies.regenerate)
 
     def action_continue(self) -> None:
@@ -188,7 +188,7 @@ class Actions(AppStage):
                 self.say(f"System prompt: {text}" if text else "No system prompt.")
 
         conversation = self.chat.conversation
-        explanation = "The model reads it before the conversation. It holds from the next reply on."
+        explanation = "The model reads it before the conversation. It applies from the next reply on."
         self.push_screen(
             WriteScreen("system prompt", explanation, conversation.system or "", clear="No system prompt"),
             answered,
@@ -271,9 +271,7 @@ class Actions(AppStage):
             if text:
                 self.command(f"/policy {text}")
 
-        question = (
-            "What may replies score? A policy's file or name, rules such as harmful_validation>0.5, or off."
-        )
+        question = "Limits for replies: a policy's file or name, rules like harmful_validation>0.5, or off."
         self.push_screen(AskScreen("policy", question, "", example="supportive"), answered)
 
     # --- personas and jobs
@@ -294,7 +292,7 @@ class Actions(AppStage):
                 self.command(f"/dataset {text}")
 
         question = (
-            "What should the model write? safe, unsafe or questions and how many, or archetype NAME "
+            "What should the model write? safe, unsafe or questions, and how many; or archetype NAME "
             "DESCRIPTION. It is added to the workspace's file."
         )
         self.push_screen(AskScreen("data set", question, "", example="questions 20"), answered)

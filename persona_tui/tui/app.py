@@ -154,7 +154,7 @@ class PersonaApp(Actions):
         self.main.chat.note(welcome(self))
         for name in self._unknown_keys():
             self.main.chat.note(
-                f"interface.keys: {name} is no action.{nearest(name, known_ids())}", error=True
+                f"interface.keys: {name} is not an action.{nearest(name, known_ids())}", error=True
             )
         self.people.refresh()
         self.show_status()
@@ -319,7 +319,7 @@ class PersonaApp(Actions):
             if action.palette:
                 yield SystemCommand(action.title, action.help, self._runner(action.action))
         yield from self.people.palette()
-        yield SystemCommand("Change theme", "Choose among all colour themes", self.action_change_theme)
+        yield SystemCommand("Change theme", "Choose from all colour themes", self.action_change_theme)
         yield SystemCommand(
             "Save a screenshot", "As an SVG file", lambda: self.set_timer(0.1, self.deliver_screenshot)
         )

@@ -59,7 +59,7 @@ class Context:
         if reply.forgotten > self._forgotten:
             self._app.say(
                 f"The context is full: the model no longer sees the oldest {reply.forgotten} messages. "
-                f"/new begins another conversation."
+                f"/new starts another conversation."
             )
         elif self.nearly_full and not self._warned:
             self._app.say(self._warning())

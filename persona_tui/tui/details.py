@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _LABEL_WIDTH = 14
 _BAR_WIDTH = 20
 _KINDS = {"archetype": "archetype", "generated": "described", "prompts": "prompts"}
-_ABOUT_KINDS = {"archetype": "from an archetype's prompts", "prompts": "from prompts of yours"}
+_ABOUT_KINDS = {"archetype": "from an archetype's prompts", "prompts": "from your own prompts"}
 _SHOWN = ("description", "source", "prompt_sources", "model_name", "created", "counts")
 
 
@@ -115,7 +115,7 @@ def _calibration(
     calibration: Calibration | None, weakness: str | None, strength: float | None
 ) -> list[Content]:
     if calibration is None:
-        return [Content("Not calibrated: a usual loudness is assumed. Calibrate it with c.")]
+        return [Content("Not calibrated: a typical gain is used. Calibrate it with c.")]
     lines = [
         Content.styled("calibration", "bold $text-primary"),
         _row("recipe", calibration.recipe),

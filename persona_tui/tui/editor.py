@@ -28,7 +28,7 @@ def editor_command(environment: Mapping[str, str] | None = None) -> list[str]:
     if not command:
         raise PersonaTuiError("there is no editor: name one in the environment variable EDITOR")
     if shutil.which(command[0]) is None:
-        raise PersonaTuiError(f"the editor {command[0]} was not found: correct $VISUAL or $EDITOR")
+        raise PersonaTuiError(f"the editor {command[0]} was not found: set $VISUAL or $EDITOR")
     return command
 
 
@@ -44,7 +44,7 @@ def edit(text: str, command: list[str], suffix: str = ".md") -> str:
         The text without a line end at its end.
 
     Raises:
-        PersonaTuiError: the editor failed, or its file is no text.
+        PersonaTuiError: the editor failed, or its file is not text.
     """
     with tempfile.TemporaryDirectory(prefix="persona-tui-") as folder:
         path = Path(folder) / f"message{suffix}"
@@ -58,7 +58,7 @@ def edit(text: str, command: list[str], suffix: str = ".md") -> str:
         except (OSError, UnicodeDecodeError) as error:
             raise PersonaTuiError(f"{command[0]}: {error}") from error
     if done.returncode:
-        raise PersonaTuiError(f"{command[0]} ended with status {done.returncode}: the text is as it was")
+        raise PersonaTuiError(f"{command[0]} ended with status {done.returncode}: the text is unchanged")
     return changed.removesuffix("\n")
 
 

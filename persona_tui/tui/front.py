@@ -43,7 +43,7 @@ class ScreenFront(Front):
     def run(self, name: str, work: Work) -> str:
         """Do long work as a job."""
         self._app.jobs.submit(name, work, self._ended)
-        return f"{name}: on its way; the chat stays usable. Progress: {self._app.key_label('jobs')}."
+        return f"{name}: started; you can keep chatting. Progress: {self._app.key_label('jobs')}."
 
     def _ended(self, job: Job[str]) -> None:
         if job.state == "done" and job.result:

@@ -116,7 +116,7 @@ _SECTIONS = (
 _FIRST_STEPS = (
     ("personas", "choose who speaks"),
     ("mixer", "how loud, also while it speaks"),
-    ("sessions", "go on with an earlier conversation"),
+    ("sessions", "resume an earlier conversation"),
     ("help", "all keys and commands"),
     ("quit", "leave"),
 )
@@ -126,7 +126,7 @@ def welcome(app: AppStage) -> Content:
     """Return what an empty chat says."""
     by_id = {action.id: action.binding() for action in ACTIONS}
     lines = [
-        Content.styled("Say something, and press enter.", "bold"),
+        Content.styled("Type a message and press enter.", "bold"),
         Content(
             "A persona is a direction in the model's activations: turn it up and down and hear what it does."
         ),
@@ -149,7 +149,7 @@ def help_text(app: AppStage, width: int, commands: Sequence[tuple[str, str]]) ->
     sections = [
         ("here", _here(app)),
         ("anywhere", [(key_of(app, action.binding()), _sentence(action)) for action in ACTIONS]),
-        (f"in the palette ({app.key_label('palette')}), where everything above is, too", _by_name(app)),
+        (f"in the palette ({app.key_label('palette')}), which has all of the above, too", _by_name(app)),
         *((title, _keys(app, [by_id[name] for name in ids if name in by_id])) for title, ids in _SECTIONS),
         ("commands", commands),
     ]

@@ -183,7 +183,7 @@ class Inspection:
         self.show()
 
     def reread(self, message: MessageReread) -> None:
-        """Take what came of reading a message again."""
+        """Take the result of reading a message again."""
         if message.conversation is not self._app.chat.conversation:
             return
         if message.error is not None:
@@ -246,7 +246,7 @@ class Inspection:
         if row is not None:
             return _Subject([each.on(self._direction) for each in readings_of(row.events)], row.mix)
         if block.key is None:
-            return _Subject(note="it is read once one of the answers is kept")
+            return _Subject(note="it can be inspected once you keep one of the answers")
         node = self._app.chat.conversation.node(block.key)
         return self._of_node(node, self._app.chat.conversation)
 

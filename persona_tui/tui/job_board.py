@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Ended = Callable[[Job[Any]], None]
 
-_MISTAKE = "a mistake in persona-tui; the log has the details"
+_MISTAKE = "a bug in persona-tui; see the log"
 
 
 @dataclass
@@ -145,9 +145,7 @@ class JobBoard:
         if found:
             names = ", ".join(request.name for request in found.values())
             key = self._app.key_label("jobs")
-            self._app.main.chat.note(
-                f"An earlier run did not finish: {names}. {key}, then r, goes on with it."
-            )
+            self._app.main.chat.note(f"An earlier run did not finish: {names}. {key}, then r, resumes it.")
             self.show()
 
     def resume_first(self) -> None:
@@ -170,7 +168,7 @@ class JobBoard:
         present = self._app.project.settings.model.name
         if entry.request.model != present:
             raise PersonaTuiError(
-                f"{entry.name} is for {entry.request.model}, and this is {present}: "
+                f"{entry.name} is for {entry.request.model}, but this is {present}: "
                 f"choose that model first ({self._app.key_label('model')})"
             )
         del self._entries[key]
@@ -190,7 +188,7 @@ class JobBoard:
         """
         entry = self._entries[key]
         if entry.is_open:
-            raise PersonaTuiError(f"{entry.name} is under way: cancel it first (c).")
+            raise PersonaTuiError(f"{entry.name} is running: cancel it first (c).")
         self._forget_stored(entry)
         del self._entries[key]
         self.show()
@@ -276,7 +274,7 @@ class JobBoard:
             if entry.job.error is not None:
                 lines += ["", f"error     {reason(entry.job.error)}"]
         if self._can_resume(entry):
-            lines += ["", "r does it again" if entry.job is not None else "r goes on with it, x forgets it"]
+            lines += ["", "r runs it again" if entry.job is not None else "r resumes it, x removes it"]
         if entry.job is not None and entry.job.lines:
             lines += ["", *entry.job.lines]
         return [*lines, "", f"log file  {self._file.path}"]
@@ -332,7 +330,7 @@ def reason(error: Exception) -> str:
 def _row(key: str, entry: _Entry) -> JobRow:
     if entry.job is None:
         model = entry.request.model if entry.request is not None else ""
-        return JobRow(key, entry.name, entry.state, note=f"of an earlier run, {model}: r resumes, x forgets")
+        return JobRow(key, entry.name, entry.state, note=f"of an earlier run, {model}: r resumes, x removes")
     job, progress = entry.job, entry.job.progress
     note = progress.note if job.state == "running" else reason(job.error) if job.error is not None else ""
     return JobRow(

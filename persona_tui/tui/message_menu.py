@@ -1,4 +1,4 @@
-"""What can be done with a message that is marked in the chat: copy, edit and branch, walk, write anew."""
+"""What can be done with a message that is marked in the chat: copy, edit and branch, walk, write again."""
 
 from __future__ import annotations
 
@@ -109,13 +109,13 @@ class MessageMenu:
         if block.key is None:
             return
         if self._app.chat.conversation.siblings(block.key)[1] == 1:
-            raise PersonaTuiError("there is one version of this message: e edits it, r writes a reply anew")
+            raise PersonaTuiError("this message has only one version: e edits it, r writes a reply again")
         now, log = self._app.chat.walk(block.key, step), self._app.main.chat
         self._replies.show()
         log.mark(next(message for message in log.messages if message.key == now))
 
     def again(self, block: MessageBlock) -> None:
-        """Write a reply anew, or another answer to the user's message."""
+        """Write a reply again, or another answer to the user's message."""
         self._replies.regenerate(block.key)
         self._app.main.set_focus(self._app.main.prompt)
 

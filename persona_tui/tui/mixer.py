@@ -93,7 +93,7 @@ class Mixer:
             AskScreen(
                 "steering layers",
                 f"At which layers are personas added? This model has {self._layer_count()}. "
-                "Several layers share the loudness. auto: where calibration found it best.",
+                "The strength is shared among several layers. auto: the calibrated layers.",
                 ", ".join(map(str, mix.layers)) if mix.layers else "auto",
                 _layers_problem,
                 "4, or 3-5, or auto",

@@ -140,7 +140,7 @@ class People:
         self.show()
 
     def info(self, name: str) -> None:
-        """Show what is known of a persona."""
+        """Show details of a persona."""
         from persona_tui.vectors.likeness import axis_cosines, cosines_to_others
 
         manager = self._manager
@@ -157,7 +157,7 @@ class People:
         """Offer what can be done with each persona in the command palette."""
         for name in self._names:
             yield SystemCommand(
-                f"Speak as {name}", "Alone, at the present strength", self._runner("speak", name)
+                f"Speak as {name}", "Alone, at the current strength", self._runner("speak", name)
             )
             loaded = name in self._loaded
             yield SystemCommand(
@@ -170,9 +170,9 @@ class People:
             )
             if not name.startswith(TRAIT_PREFIX):
                 yield SystemCommand(
-                    f"Calibrate {name}", "Find its loudness anew", self._runner("calibrate", name)
+                    f"Calibrate {name}", "Find its gain again", self._runner("calibrate", name)
                 )
-            yield SystemCommand(f"Trace {name}", "Draw its projection, or not", self._runner("trace", name))
+            yield SystemCommand(f"Trace {name}", "Show or hide its projection", self._runner("trace", name))
             yield SystemCommand(f"Delete {name}", "Asks before", self._runner("delete", name))
 
     def _runner(self, what: str, name: str) -> Callable[[], None]:
@@ -288,7 +288,7 @@ class People:
         self.job_ended(job)
 
     def calibrate(self, name: str) -> None:
-        """Find a persona's loudness anew, as a job.
+        """Calibrate a persona again, as a job.
 
         Raises:
             PersonaTuiError: there is no such persona, or it is a trait.

@@ -127,7 +127,7 @@ class ReplyView:
         self.begin(self._app.chat.say(text), text)
 
     def regenerate(self, key: int | None = None) -> None:
-        """Have a message answered anew, by default the last; what was said before is kept beside it."""
+        """Have a message answered again, by default the last; what was said before is kept beside it."""
         self.check_idle()
         self.begin(self._app.chat.regenerate(key))
 
@@ -283,7 +283,7 @@ class ReplyView:
         elif reply.taken_back:
             self._app.say("Stopped before the first word.")
         elif reply.run is not None and reply.empty and reply.finish != "refused":
-            self._app.say("It said nothing.")
+            self._app.say("The reply is empty.")
         self.context.ended(reply)
 
     def _say_how_they_went(self, view: _View, error: Exception | None) -> None:
@@ -296,7 +296,7 @@ class ReplyView:
         elif refusal is not None:
             self._app.say(refusal.refusal, error=True)
         elif self._view is None:
-            self._app.say("Neither answer has a word.")
+            self._app.say("Both answers are empty.")
 
     # --- answers side by side
 

@@ -63,7 +63,7 @@ class SideBySide:
                 self._setting = text
                 if self._replies.pending:
                     again = self._app.key_label("regenerate")
-                    self._app.notify(f"{again} has the message answered again, with this.")
+                    self._app.notify(f"{again} answers the message again, with this setting.")
                 self.show()
 
         self._app.push_screen(SettingScreen(mixes[1], mixes[0], names), answered)
@@ -99,7 +99,7 @@ class SideBySide:
         if not self.active or self._replies.busy:
             return False
         if self._replies.pending:
-            question = "Leave A/B? Neither answer is kept then."
+            question = "Leave A/B? Neither answer will be kept."
             self._app.push_screen(ConfirmScreen(question, "Leave", "Stay"), self._left)
         else:
             self._left(True)
@@ -127,7 +127,7 @@ class SideBySide:
             raise
 
     def again(self) -> None:
-        """Have the last message answered anew by both."""
+        """Have the last message answered again by both."""
         self.ask(self._replies.question)
 
     def ask(self, question: str | None) -> None:
@@ -154,7 +154,7 @@ class SideBySide:
         self._replies.check_free()
         if not self._replies.pending:
             key = self._app.key_label("compare")
-            raise PersonaTuiError(f"nothing was compared yet: {key}, then a message")
+            raise PersonaTuiError(f"nothing to compare yet: {key}, then send a message")
         return self._app.chat.keep(row)
 
     def kept(self, reply: ChatReply) -> None:

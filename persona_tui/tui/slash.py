@@ -51,7 +51,7 @@ class Slash:
             lambda rest: menu.copy_last(rest.casefold() == "code"),
             lambda: ("code",),
         )
-        yield self._action("editor", "editor", "write in your own editor")
+        yield self._action("editor", "editor", "write in your editor")
         yield self._action("sampling", "sampling", "temperature, top-p, length and seed")
         yield self._command(
             "inspect",
@@ -67,12 +67,12 @@ class Slash:
             lambda: [*self._mixer.traceable()[0], "off"],
         )
         yield self._command(
-            "info", "NAME", "what is known of a persona", self._people.info, lambda: there(self._app.chat)
+            "info", "NAME", "details of a persona", self._people.info, lambda: there(self._app.chat)
         )
         yield self._action("init", "prepare", "prepare this model: axes and personas")
         yield self._action("monitors", "monitors", "layers, scores, thresholds of the monitors")
         yield self._action("traits", "traits", "what this conversation scores; thresholds, limits")
-        yield self._action("cancel", "cancel_job", "cancel the job under way")
+        yield self._action("cancel", "cancel_job", "cancel the running job")
 
     def _action(self, name: str, action: str, help: str) -> Command:
         """Return a command that does what an action of the app does."""

@@ -203,10 +203,10 @@ def _header(path: Path, data: bytes) -> dict[str, Any]:
     if data[8:9] != b"{" and (data[:2] == b"PK" or data[:1] == b"\x80"):
         _refuse(path, "it is a pickle, which could run code; only safetensors files are read")
     if len(data) < 8:
-        _refuse(path, "it is cut off or no vector file at all")
+        _refuse(path, "it is cut off, or not a vector file")
     length = int.from_bytes(data[:8], "little")
     if length > MAX_HEADER_BYTES:
-        _refuse(path, "its header is too large; it is no vector file, or damaged")
+        _refuse(path, "its header is too large; it is damaged, or not a vector file")
     if length > len(data) - 8:
         _refuse(path, "it is cut off within its header")
     try:

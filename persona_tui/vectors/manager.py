@@ -54,7 +54,7 @@ class PersonaExtractor(Protocol):
         ...
 
     def calibrated(self, persona: PersonaVector) -> PersonaVector:
-        """Return the persona with its loudness found, if that is configured; else as it is."""
+        """Return the persona calibrated, if that is configured; else as it is."""
         ...
 
 
@@ -156,7 +156,7 @@ class PersonaManager:
         """Return a persona, loaded or not, reading its file the first time.
 
         Raises:
-            PersonaNotFoundError: there is none of this name.
+            PersonaNotFoundError: no persona has this name.
             VectorFileError: its file is damaged or belongs to another model.
         """
         try:
@@ -176,7 +176,7 @@ class PersonaManager:
         """Return a persona's metadata, its calibration included, without reading its vectors.
 
         Raises:
-            PersonaNotFoundError: there is none of this name.
+            PersonaNotFoundError: no persona has this name.
             VectorFileError: its file is damaged or belongs to another model.
         """
         return self._files_of(name).about(name)
@@ -185,14 +185,14 @@ class PersonaManager:
         """Return the SHA-256 of a persona's file as it was when it was read here; None = the axes' file.
 
         Raises:
-            PersonaNotFoundError: there is none of this name.
+            PersonaNotFoundError: no persona has this name.
             VectorFileError: the file is missing, damaged or belongs to another model.
         """
         if name is not None:
             self.get(name)
             return self._digests[self.path_of(name)]
         if self.axes is None:
-            raise VectorFileError(f"There are no axes for {self.model_name}: `persona-tui init` makes them.")
+            raise VectorFileError(f"There are no axes for {self.model_name}: run `persona-tui init`.")
         return self._digests[self.vectors_dir / AXES_FILE]
 
     def save(self, persona: PersonaVector) -> Path:
@@ -222,7 +222,7 @@ class PersonaManager:
         """Load a persona, now and in later runs; True when it is loaded.
 
         Raises:
-            PersonaNotFoundError: there is none of this name.
+            PersonaNotFoundError: no persona has this name.
             VectorFileError: its file is damaged or belongs to another model.
         """
         self.get(name)
@@ -281,7 +281,7 @@ class PersonaManager:
     ) -> bool:
         """Make a persona from a description, save it and load it; True when that is done.
 
-        The generator writes system prompts, the extractor turns them into vectors and finds their loudness.
+        The generator writes system prompts, the extractor turns them into vectors and calibrates them.
         Cancelled meanwhile, the persona stays, uncalibrated.
 
         Raises:
@@ -290,7 +290,7 @@ class PersonaManager:
         """
         if self.path_of(name).is_file():
             raise PersonaTuiError(
-                f'There is a persona "{name}" already; delete it first or choose another name.'
+                f'A persona "{name}" already exists; delete it first or choose another name.'
             )
         prompts = generator.generate_persona_prompts(description, PROMPTS_PER_PERSONA)
         if not prompts:

@@ -27,7 +27,7 @@ class Calibration:
 
     `gain` is set so that `default_strength` is where the persona is clear and the text still fluent.
     `expression` is 0 for unsteered replies and 1 for what the system prompt itself achieves; `fluency_drop`
-    is in nats per token against prompted replies. `curve` holds what generated replies came to at every
+    is in nats per token against prompted replies. `curve` holds the figures of generated replies at every
     size that was tried.
 
     Older files lack the rest. `recovered` is the share of the system prompts' effect on the likelihood of
@@ -219,7 +219,7 @@ def check_stacks(n_layers: int, kinds: Mapping[str, Mapping[str, Tensor]]) -> No
     hidden: int | None = None
     for kind, stacks in kinds.items():
         if set(stacks) != recipes:
-            raise ValueError(f'its "{kind}" vectors lack a recipe that others have')
+            raise ValueError(f'its "{kind}" vectors lack a recipe that the others have')
         for stack in stacks.values():
             hidden = hidden if hidden is not None else int(stack.shape[-1]) if stack.ndim else 0
             if tuple(stack.shape) != (n_layers, hidden) or not hidden:

@@ -88,7 +88,7 @@ class VectorStore:
         """Return a file's metadata without reading its tensors.
 
         Raises:
-            PersonaTuiError: there is none of this name (of the class that `missing` names).
+            PersonaTuiError: no file has this name (of the class that `missing` names).
             VectorFileError: the file is damaged or belongs to another model.
         """
         path = self.find(name)

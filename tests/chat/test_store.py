@@ -134,7 +134,7 @@ def test_a_reply_without_an_end_was_interrupted(store: SessionStore) -> None:
     ("number", "bad", "message"),
     [
         (1, "{}", ":1 is not an event"),
-        (1, '{"kind": "message", "node": 1}', ":1 is not the beginning"),
+        (1, '{"kind": "message", "node": 1}', ":1 is not the start"),
         (1, '{"kind": "session", "format": 99, "version": "9.9"}', "newer persona-tui (9.9)"),
         (2, "nonsense", ":2 is not an event"),
         (3, "", ":3 is not an event"),

@@ -12,7 +12,7 @@ def test_from_a_description(cli: Cli, workspace: Path) -> None:
     result = cli("create", "grump", "--description", "A grumpy old wizard", "--no-calibrate")
     assert result.status == 0, result.err
     assert "Created grump." in result.out
-    assert "served instead" not in result.out, "nothing was asked of the model"
+    assert "was used instead" not in result.out, "nothing was asked of the model"
     archetype = workspace / "datasets" / "personas" / "archetypes" / "grump.jsonl"
     records = [json.loads(line) for line in archetype.read_text().splitlines()]
     assert len(records) == 5
@@ -48,7 +48,7 @@ def test_from_prompts_of_ones_own(cli: Cli, workspace: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["sage", "-a", "sage"], 'there is a persona "sage" already'),
+        (["sage", "-a", "sage"], 'a persona "sage" already'),
         (["new", "-a", "sgae"], 'Did you mean "sage"'),
         (["../new", "-a", "sage"], "cannot be a name"),
         (["new", "-d", "  "], "at least one word"),
@@ -70,14 +70,14 @@ def test_an_archetype_that_people_wrote_is_not_overwritten(cli: Cli, workspace: 
     prompts = workspace / "datasets" / "personas" / "archetypes" / "sage.jsonl"
     before = prompts.read_text()
     result = cli("create", "sage", "--description", "A wise man")
-    assert result.status == 1 and "written by people" in result.err
+    assert result.status == 1 and "written by hand" in result.err
     assert prompts.read_text() == before
 
 
 def test_the_model_writes_prompts_on_request(cli: Cli) -> None:
     result = cli("create", "grump", "-d", "A grumpy old wizard", "--write-prompts", "--no-calibrate")
     assert result.status == 0, result.err
-    assert "the description itself served instead" in result.out
+    assert "the description itself was used instead" in result.out
     result = cli("create", "jester", "-a", "fool", "--write-prompts")
     assert result.status == 2 and "--description" in result.err
 

@@ -118,7 +118,7 @@ def test_a_model_that_cannot(cli: Cli, workspace: Path) -> None:
 
 def test_an_archetype_falls_back_on_its_description(cli: Cli, workspace: Path) -> None:
     result = cli("dataset", "generate", "archetype", "wizard", "-d", "A wise wizard", "-n", "2")
-    assert result.status == 0 and "served instead" in result.err
+    assert result.status == 0 and "was used instead" in result.err
     records = lines(workspace / "datasets" / "personas" / "archetypes" / "wizard.jsonl")
     assert [record["id"] for record in records] == ["wizard_prompt_001", "wizard_prompt_002"]
     assert {record["source"] for record in records} == {"fallback"}

@@ -175,9 +175,9 @@ def test_binary_input_is_reported_by_line(fitted: Path, tiny_model: Path) -> Non
         (["check", "hi", "--field", "query"], 2, "must be -"),
         (["evaluate", "nobody"], 1, 'no monitor "nobody"'),
         (["fit", "--method", "magic"], 2, "magic"),
-        (["fit", "--file", "{bad}", "--like", "{bad}"], 2, "exclude each other"),
+        (["fit", "--file", "{bad}", "--like", "{bad}"], 2, "not both"),
         (["fit", "--like", "{bad}"], 1, "cannot be used"),
-        (["evaluate", "--plot", "picture.bmp"], 1, "no .png or .svg"),
+        (["evaluate", "--plot", "picture.bmp"], 1, "not a .png or .svg"),
     ],
 )
 def test_mistakes_are_one_line(

@@ -122,7 +122,7 @@ def test_killed_as_two_processes_it_goes_on_as_one(
     assert len({path.name.split(".")[2] for path in parts}) >= 2  # of both processes
     (result,) = together(1, {}, *arguments)
     assert result.status == 0, result.err
-    assert "Going on where it was interrupted." in result.err
+    assert "Resuming where it was interrupted." in result.err
     assert_same(persona(busy), alone)
     assert not list(busy.glob("vectors/*/partial"))
 

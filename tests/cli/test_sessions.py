@@ -114,7 +114,7 @@ def test_list_and_search(talk: Cli) -> None:
     }
     assert "#1" in talk("sessions", "search", "turquoise").out
     nothing = talk("sessions", "search", "vermilion")
-    assert (nothing.status, nothing.out) == (1, "") and "occurs in no session" in nothing.err
+    assert (nothing.status, nothing.out) == (1, "") and "No session contains" in nothing.err
     assert talk("sessions", "search", "vermilion", "--json").json == []
 
 

@@ -60,7 +60,7 @@ def test_help_lists_every_command(call: Cli) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["lst"], 'no command "lst". Did you mean "list"?'),
+        (["lst"], 'Unknown command "lst". Did you mean "list"?'),
         (["--nonsense"], "--nonsense"),
         (["list", "--nonsense"], "--nonsense"),
         (["info"], "NAME"),
@@ -72,7 +72,7 @@ def test_help_lists_every_command(call: Cli) -> None:
         (["dataset", "generate", "jokes"], "jokes"),
         (["dataset", "generate", "archetype"], "--description"),
         (["dataset", "generate", "safe", "name"], "NAME"),
-        (["generate", "hi", "--persona", "sage", "--blend", "sage:1"], "exclude each other"),
+        (["generate", "hi", "--persona", "sage", "--blend", "sage:1"], "not both"),
         (["generate", "hi", "--strength", "loud"], "loud"),
         (["chat", "--strength", "nan"], "nan is not a number"),
         (["generate", ""], "empty"),
@@ -104,7 +104,7 @@ def test_a_mistake_of_ours_is_one_line_too(cli: Cli, monkeypatch: pytest.MonkeyP
     result = cli("list")
     assert result.status == 1
     assert result.err == (
-        "Error: this is a mistake in persona-tui: ZeroDivisionError: division by zero (--debug shows where)\n"
+        "Error: this is a bug in persona-tui: ZeroDivisionError: division by zero (--debug shows where)\n"
     )
 
 

@@ -64,7 +64,7 @@ def test_a_request_to_end_keeps_what_is_finished(workspace: Path, tiny_model: Pa
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 143
     last = process.stderr.read().splitlines()[-1]
-    assert last == "Stopped. What is finished is kept: the same command goes on from there."
+    assert last == "Stopped. Finished work is kept: run the same command to resume."
     assert list(workspace.glob("vectors/*/partial/axes.*.safetensors"))
 
 

@@ -97,8 +97,8 @@ def test_opposed_prompts(trait: Cli) -> None:
 @pytest.mark.parametrize(
     ("args", "status", "said"),
     [
-        (["extract"], 2, "Either a NAME or --all"),
-        (["extract", "loudness", "--all"], 2, "Either a NAME or --all"),
+        (["extract"], 2, "Give either a NAME or --all"),
+        (["extract", "loudness", "--all"], 2, "Give either a NAME or --all"),
         (["extract", "loudnes"], 1, 'Did you mean "loudness"'),
         (["extract", "no.jsonl"], 1, "no.jsonl does not exist"),
         (["score", "hello", "--trait", "loudnes"], 1, 'Did you mean "loudness"'),

@@ -34,9 +34,9 @@ def test_a_bad_blend_is_one_line(text: str) -> None:
 
 
 def test_a_name_twice_or_no_weight_at_all_is_an_error() -> None:
-    with pytest.raises(PersonaTuiError, match="stands twice"):
+    with pytest.raises(PersonaTuiError, match="appears twice"):
         parse_blend("sage:1,sage:2")
-    with pytest.raises(PersonaTuiError, match="nothing in the blend"):
+    with pytest.raises(PersonaTuiError, match="every weight in the blend"):
         parse_blend("sage:0")
 
 

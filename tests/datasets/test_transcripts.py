@@ -180,7 +180,7 @@ def test_dashes_inside_a_reply_are_its_own() -> None:
         ("input;output\nhi;hello\n", [TWO[:2]]),
         ("role,content\nuser,hi\nassistant,hello\nuser,bye\nassistant,good bye\n", [TWO]),
         ("conversation_id,user,assistant\n7,hi,hello\n7,bye,good bye\n", [TWO]),
-        ("user,assistant\nhi\n", ["x:2: no message of an assistant's in it says anything"]),
+        ("user,assistant\nhi\n", ["x:2: no assistant message in it has any text"]),
         ("user,assistant\na,b,c\nhi,hello\n", ["x:2: 3 cells, and there are 2 columns", TWO[:2]]),
     ],
 )

@@ -38,5 +38,5 @@ def test_extraction_goes_on_after_running_out_of_memory(settings: Settings, erro
     handle.remove()
     for layer, vector in vectors.items():
         torch.testing.assert_close(vector, expected[layer], atol=1e-4, rtol=1e-4)
-    assert lines[0] == "Memory is too small for 8 responses at a time: going on with 4."
+    assert lines[0] == "Not enough memory for 8 responses at a time: continuing with 4."
     assert wrapper.score([(conversation("Hi"), "Yes")])

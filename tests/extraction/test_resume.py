@@ -135,11 +135,11 @@ def test_going_on_is_said(make_studio: MakeStudio) -> None:
     studio.partial._log = lines.append
     with pytest.raises(JobCancelled):
         studio.extract_axes()
-    assert lines == ["Stopped. What is finished is kept: the same command goes on from there."]
+    assert lines == ["Stopped. Finished work is kept: run the same command to resume."]
     again = make_studio(UNCALIBRATED)
     again.partial._log = lines.append
     again.extract_axes()
-    assert lines[1:] == ["Going on where it was interrupted."]
+    assert lines[1:] == ["Resuming where it was interrupted."]
 
 
 def test_other_settings_start_anew_and_say_so(make_studio: MakeStudio, answered: list[int]) -> None:

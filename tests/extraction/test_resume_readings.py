@@ -97,7 +97,7 @@ def test_reading_goes_on(work: Work, tiny_model: Path, tmp_path: Path, read: lis
         except JobCancelled:
             stops += 1
     assert stops >= 2 and sum(read) == undisturbed > 50
-    assert lines.count("Going on where it was interrupted.") == stops
+    assert lines.count("Resuming where it was interrupted.") == stops
     expected, found = made(whole), made(stopped)
     assert expected.keys() == found.keys()
     assert all(torch.equal(each, found[name]) for name, each in expected.items())

@@ -90,7 +90,7 @@ def test_a_config_is_enough_for_an_estimate(folder: Path) -> None:
     [
         (lambda folder: (folder / "config.json").unlink(), "it has no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "cannot be read"),
-        (lambda folder: (folder / "config.json").write_text("[]"), "no model's config"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "not a model's config"),
         (lambda folder: (folder / "model.safetensors").unlink(), "has no weights"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 64), "cannot be read"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer"),

@@ -190,7 +190,7 @@ def test_ollamas_models_load_without_its_server(file: Path, tmp_path: Path) -> N
 
 
 def test_what_ollama_lacks_gets_one_line(file: Path, tmp_path: Path) -> None:
-    assert "`ollama pull llama9` gets it" in refusal("ollama:llama9")
+    assert "`ollama pull llama9` downloads it" in refusal("ollama:llama9")
     blob = put_in_ollama(file, tmp_path / "ollama", "small", "1b")
     assert 'Did you mean "small:1b"?' in refusal("ollama:smal:1b") and "it has small:1b" in refusal(
         "ollama:x"

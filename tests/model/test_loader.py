@@ -102,7 +102,7 @@ def test_no_tokenizer(folder: Path) -> None:
 def test_another_kind_of_model(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "a-new-one"}))
-    assert "no causal language model" in reason(folder)
+    assert "not a causal language model" in reason(folder)
 
 
 def test_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -80,14 +80,14 @@ def test_the_source_is_part_of_the_identity(cache: Path, tmp_path: Path) -> None
     )
     assert remove("starter") == fetched and not fetched.exists()
     assert resolve("starter").folder == hub and resolve("starter").kind == "hub"
-    with pytest.raises(ModelLoadError, match="is not ours"):
+    with pytest.raises(ModelLoadError, match="was not fetched or unpacked by persona-tui"):
         remove("starter")
     wrapper = ModelWrapper.load("starter", device="cpu")
     assert wrapper.source == resolve("starter").identity and wrapper.name == "starter"
 
 
 def test_the_starter_model_is_never_downloaded_by_loading_it(cache: Path) -> None:
-    with pytest.raises(ModelLoadError, match="`persona-tui model fetch` gets it"):
+    with pytest.raises(ModelLoadError, match="`persona-tui model fetch` downloads it"):
         ModelWrapper.load("starter")
 
 

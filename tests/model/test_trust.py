@@ -80,7 +80,7 @@ def test_answers_on_standard_input_run_nothing(folder: Path, witness: Path, tmp_
     )
     assert done.returncode == 1 and not witness.exists()
     assert done.stderr.count("\n") <= 2 and "[y/N]" not in done.stdout + done.stderr
-    assert "Python code of its own, which was not run" in done.stderr
+    assert "its own Python code, which was not run" in done.stderr
 
 
 def test_code_of_a_tokenizer_is_refused_too(folder: Path, witness: Path) -> None:
@@ -92,7 +92,7 @@ def test_code_of_a_tokenizer_is_refused_too(folder: Path, witness: Path) -> None
     tokenizer = json.loads(path.read_text())
     tokenizer |= {"tokenizer_class": "Odd", "auto_map": {"AutoTokenizer": ["code.Odd", None]}}
     path.write_text(json.dumps(tokenizer))
-    assert "Python code of its own, which was not run" in reason(folder)
+    assert "its own Python code, which was not run" in reason(folder)
     assert not witness.exists()
 
 
@@ -122,7 +122,7 @@ def test_the_option_needs_a_model(tmp_path: Path) -> None:
     from persona_tui.cli.root import root
 
     result = CliRunner().invoke(root, ["--workspace", str(tmp_path), "--trust-remote-code", "list"])
-    assert result.exit_code == 2 and "name the one model that you trust" in result.output
+    assert result.exit_code == 2 and "name the model you trust" in result.output
 
 
 @pytest.mark.usefixtures("modules")

@@ -15,7 +15,7 @@ from tests.model.conftest import make_model, make_tokenizer
 
 @pytest.fixture(scope="session")
 def shipped() -> Workspace:
-    """The workspace that comes with the program."""
+    """The workspace that comes with persona-tui."""
     return Workspace(packaged_root())
 
 

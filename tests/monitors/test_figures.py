@@ -129,7 +129,7 @@ def test_a_threshold_is_saved_with_its_evaluation_and_can_be_taken_back(
 def test_a_damaged_evaluation_keeps_a_threshold_from_being_saved(store: MonitorStore) -> None:
     store.evaluation_path("default").write_text("{")
     before = store.path_of("default").read_bytes()
-    with pytest.raises(MonitorError, match="writes it anew"):
+    with pytest.raises(MonitorError, match="to write it again"):
         store.set_threshold("default", "tone", 0.25)
     assert store.path_of("default").read_bytes() == before
 

@@ -71,7 +71,7 @@ def test_new_names(project: Project) -> None:
         project.check_new_name("a/b", FromDescription("A thief"))
     with pytest.raises(DatasetError, match='Did you mean "sage"'):
         project.check_new_name("new", FromArchetype("sgae"))
-    with pytest.raises(PersonaTuiError, match="written by people"):
+    with pytest.raises(PersonaTuiError, match="written by hand"):
         project.check_new_name("sage", FromDescription("A wise man"))
     project.check_new_name("sage", FromArchetype("sage"))
 

@@ -36,7 +36,7 @@ def say(capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> S
 def problem(result: Result, what: object) -> str | None:
     """A command must succeed, or say in one line what is wrong; what it did instead, if it did."""
     lines = result.err.splitlines()
-    crashed = "mistake in persona-tui" in result.err or "Traceback" in result.out + result.err
+    crashed = "bug in persona-tui" in result.err or "Traceback" in result.out + result.err
     silent = result.status and not result.out and not (lines and (len(lines) == 1 or "Error: " in lines[-1]))
     if result.status in (0, 1, 2) and not crashed and not silent:
         return None

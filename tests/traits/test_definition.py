@@ -91,7 +91,7 @@ def test_mistakes_name_their_line(broken: Callable[[list[object]], str]) -> None
     assert 'Did you mean "high"' in broken([HEAD, {**good[0], "hihg": "x"}])
     assert broken([HEAD, good[0], good[0]]) == '/bad.jsonl:3: the id "train_0" is already on line 2'
     assert broken([{**HEAD, "description": ""}]).startswith('/bad.jsonl:1: "description":')
-    assert broken([HEAD, {"id": "a", "user": "b"}]) == '/bad.jsonl:2: "high" or "low" is needed, best both'
+    assert broken([HEAD, {"id": "a", "user": "b"}]) == '/bad.jsonl:2: "high" or "low" is needed, ideally both'
     assert broken([HEAD, {"id": "a", "high": "b"}]).startswith('/bad.jsonl:2: either "user" or "messages"')
     assert broken([HEAD, [1]]).startswith("/bad.jsonl:2: a mapping with keys is needed")
     assert broken([{**HEAD, "low_prompts": []}]).startswith('/bad.jsonl:1: "high_prompts" and "low_prompts"')

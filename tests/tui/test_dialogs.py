@@ -183,7 +183,7 @@ async def test_what_is_missing_is_said(workspace: Path) -> None:
         screen = await open_create(app, pilot)
         advice = screen.query_one("#advice", Static)
         await press(pilot, "enter", "enter")
-        assert "Say who it is" in str(advice.render())
+        assert "Describe it" in str(advice.render())
         screen.query_one("#who", Input).value = "a wise man"
         await pilot.pause()
         screen.query_one("#name", Input).value = "sage"

@@ -64,7 +64,7 @@ async def test_a_dangerous_message_is_not_answered(workspace: Path) -> None:
         assert "✗ dangerous" in headings(app)[0] and "refused" in headings(app)[1]
         assert "Not answered: the message scored" in shown(app)
         assert app.main.chat.messages[1].source == "" and not errors(app)
-        assert "It said nothing." not in notes(app)
+        assert "The reply is empty." not in notes(app)
         session = app.chat.session_id
         await say(pilot, "/guard off")
         assert "guard" not in status(app)

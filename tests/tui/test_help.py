@@ -54,7 +54,7 @@ async def test_every_key_is_in_the_help(workspace: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "first"),
     [
-        ((), "send what is written"),
+        ((), "send the message"),
         (("f2",), "speak as"),
         (("f3",), "negate"),
         (("f4",), "resume/again"),

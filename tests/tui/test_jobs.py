@@ -104,7 +104,7 @@ async def test_a_failure_says_what_went_wrong_and_what_to_do(workspace: Path) ->
         await press(pilot, "f4", "enter")
         await until(pilot, lambda: app.screen is not app.main, "the details")
         assert "failed" in details(app) and "extraction_questions.jsonl:1" in details(app)
-        assert "r does it again" in details(app)
+        assert "r runs it again" in details(app)
 
 
 async def test_a_mistake_of_ours_is_in_the_log(workspace: Path) -> None:

@@ -13,7 +13,7 @@ from persona_tui.cli.trait.measuring import check, score
 def trait() -> None:
     """Measure conversations: empathy, crises, flattery, limits.
 
-    A trait is made from contrasted conversations (datasets/traits, or a file of your own). Scores are on one
+    A trait is made from contrasting conversations (datasets/traits, or a file of your own). Scores are on one
     scale: 1 is where a trait's high examples lie on average, -1 where the low ones do.
     """
 

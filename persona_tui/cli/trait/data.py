@@ -41,19 +41,21 @@ if TYPE_CHECKING:
     multiple=True,
     required=True,
     metavar="FILE|RULE",
-    help='YAML with limits, or what is not wanted: "harmful_validation>0.3". May be repeated.',
+    help='YAML with limits, or rules: "harmful_validation>0.3". May be repeated.',
 )
 @click.option(
     "--output",
     "-o",
     type=click.Path(dir_okay=False, path_type=Path),
     required=True,
-    help="Gets the flagged lines, byte for byte.",
+    help="Where to write the flagged lines, byte for byte.",
 )
 @click.option(
-    "--reasons", type=click.Path(dir_okay=False, path_type=Path), help="Gets why. [beside the output]"
+    "--reasons",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where to write the reasons. [default: beside the output]",
 )
-@click.option("--restart", is_flag=True, help="Forget an interrupted run.")
+@click.option("--restart", is_flag=True, help="Discard an interrupted run and start again.")
 @force_option
 @json_option
 @pass_invocation
@@ -70,8 +72,8 @@ def curate(
 ) -> None:
     """Flag lines of training data that break rules.
 
-    Data of any size are read line by line. An interrupted run goes on where it was. Lines that cannot be
-    read are told, counted and listed with the reasons; they are never flagged.
+    Data of any size are read line by line. An interrupted run resumes where it stopped. Lines that cannot be
+    read are counted and listed with the reasons; they are never flagged.
     """
     from persona_tui.traits.curate import reasons_beside
     from persona_tui.traits.policy import Policy
@@ -95,11 +97,11 @@ def curate(
         )
         return
     if done.resumed_at is not None:
-        click.echo(f"Went on at line {done.resumed_at}.")
+        click.echo(f"Resumed at line {done.resumed_at}.")
     click.echo(f"{done.flagged} of {done.lines} lines are flagged: {done.output}")
     click.echo(f"Why: {done.reasons}")
     if done.bad:
-        click.echo(f"{done.bad} lines could not be read; they are listed there, too.")
+        click.echo(f"{done.bad} lines could not be read; the reasons file lists them.")
 
 
 def _curate(
@@ -148,13 +150,13 @@ class _Run:
     "--prompts",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="What models are asked. [default: the held-out situations of all traits]",
+    help="Prompts for the models. [default: the held-out situations of all traits]",
 )
 @click.option(
     "--on",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="What two sets of traits measure. [default: the held-out conversations]",
+    help="Conversations that two sets of traits score. [default: the held-out conversations]",
 )
 @strict_option
 @click.option("--max-new-tokens", type=click.IntRange(1), default=96, show_default=True, metavar="N")
@@ -188,7 +190,7 @@ def compare(
     project = invocation.project
     a, b = _run(run_a), _run(run_b)
     if "vectors" in (a.kind, b.kind) and a.kind != b.kind:
-        raise click.UsageError("A set of traits can only be compared with another one.")
+        raise click.UsageError("A set of traits can only be compared with another set of traits.")
     sampling = Sampling(max_new_tokens, temperature, 1.0, seed)
     sides = partial(_Compare, project, names, sampling, strict)
     result = work(lambda context: sides(context).result(a, b, prompts, on))
@@ -209,7 +211,7 @@ def _run(name: str) -> _Run:
         return _Run(name, "vectors")
     if path.is_dir() or (name.count("/") == 1 and path.suffix != ".jsonl"):
         return _Run(name, "model")
-    raise DatasetError(f"{name} is no file of conversations, no model and no folder of traits")
+    raise DatasetError(f"{name} is not a file of conversations, a model or a folder of traits")
 
 
 class _Compare:

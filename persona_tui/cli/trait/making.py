@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--all", "all_", is_flag=True, help="Every trait that is described.")
+@click.option("--all", "all_", is_flag=True, help="Extract every described trait.")
 @click.option(
     "--recipe",
     type=click.Choice(["conversations", "prompts"]),
@@ -72,7 +72,7 @@ def _definitions(project: Project, name: str | None, all_: bool) -> list[TraitDe
     from persona_tui.traits.definition import find_definition, list_definitions
 
     if (name is None) != all_:
-        raise click.UsageError("Either a NAME or --all is needed.", click.get_current_context())
+        raise click.UsageError("Give either a NAME or --all.", click.get_current_context())
     names = list(list_definitions(project.workspace)) if name is None else [name]
     return [find_definition(project.workspace, each) for each in names]
 
@@ -151,7 +151,7 @@ def _range(healthy: dict[str, float | None]) -> str:
     metavar="SHARE",
     help="At most this share of low replies may count as high.",
 )
-@click.option("--dry-run", is_flag=True, help="Show it, and keep the old threshold.")
+@click.option("--dry-run", is_flag=True, help="Only show it; keep the old threshold.")
 @strict_option
 @json_option
 @pass_invocation
@@ -168,7 +168,7 @@ def calibrate(
     """Find a trait's threshold from LABELLED conversations.
 
     LABELLED is JSON Lines with messages and a label: 1 or "high", 0 or "low". The label is about the last
-    reply. Without it, the test conversations of the trait's own description serve, which are no test then.
+    reply. Without LABELLED, the trait's own test conversations are used; they then no longer test it.
     """
     from persona_tui.traits.thresholds import TEST, fit_threshold
 

@@ -71,8 +71,8 @@ def _with_thoughts(items: Iterator[Item]) -> Iterator[Item]:
 @click.command()
 @click.argument("source", metavar="FILE|TEXT|-")
 @click.option("--trait", "names", multiple=True, metavar="NAME", help="Only this one; may be repeated.")
-@click.option("--users", is_flag=True, help="Also what the user says, along the same directions.")
-@click.option("--thoughts", is_flag=True, help="Also what a reply thought first (<think>), apart from it.")
+@click.option("--users", is_flag=True, help="Also score what the user says.")
+@click.option("--thoughts", is_flag=True, help="Also score a reply's thoughts (<think>), separately.")
 @strict_option
 @json_option
 @pass_invocation
@@ -90,8 +90,8 @@ def score(
 
     They come as JSON with "messages" (one object, or one a line), as CSV with the columns user and
     assistant, or as text with "User:" and "Assistant:" before the turns. A text without them is one reply.
-    Bad lines are told, and the exit status is then 1. The scale was made with replies: what users say is
-    comparable with what users say.
+    Bad lines are reported, and the exit status is then 1. The scale was made with replies: compare users'
+    scores only with users' scores.
     """
     project = invocation.project
     scorer = trait_scorer(project, names)
@@ -228,7 +228,7 @@ def check(
             for breach in each:
                 click.echo(f"{scored.conversation.where}: {breach}")
         unread = bad.count or not found
-        verdict = "breach" if broken else "no verdict, for not all could be read" if unread else "pass"
+        verdict = "breach" if broken else "no verdict: not everything could be read" if unread else "pass"
         click.echo(f"{verdict}: {len(broken)} of {len(found)} conversations break {policy.name}")
     status = 2 if bad.count or not found else 1 if broken else 0
     click.get_current_context().exit(status)

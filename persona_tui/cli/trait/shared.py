@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _MOST_NOTES = 20  # bad lines that are told one by one
 _FILE_ENDINGS = (".json", ".jsonl", ".txt", ".md", ".yaml", ".yml", ".csv", ".tsv")
 
-strict_option = click.option("--strict", is_flag=True, help="Refuse a text in which no turns are found.")
+strict_option = click.option("--strict", is_flag=True, help="Refuse a text without turns.")
 
 
 class CannotCheck(click.ClickException):
@@ -137,7 +137,7 @@ class BadLines:
             self.found.append(line)
             note(str(line))
         elif self.count == _MOST_NOTES + 1:
-            note("More lines could not be read; they are only counted from here on.")
+            note("More lines could not be read; further ones are only counted.")
 
     def as_list(self) -> list[dict[str, object]]:
         """For JSON: the first of them."""

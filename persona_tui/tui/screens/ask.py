@@ -34,7 +34,7 @@ class AskScreen(Dialog[str]):
         """Return the dialog."""
         with Vertical(classes="dialog form") as dialog:
             dialog.border_title = self._title
-            dialog.border_subtitle = "enter takes it · esc leaves it"
+            dialog.border_subtitle = "enter accepts · esc cancels"
             yield Static(self._question, markup=False, classes="question")
             yield Input(self._value, placeholder=self._example, id="answer", compact=True)
             yield Static("", id="advice", markup=False)

@@ -120,7 +120,7 @@ class ChatScreen(Screen[None]):
         """Say above the prompt that an old message is being edited."""
         note = self.query_one("#prompt-note", Static)
         note.display = on
-        note.update("editing an old message: enter sends it as a new branch, esc leaves it" if on else "")
+        note.update("editing an old message: enter sends it as a new branch, esc cancels" if on else "")
 
     # --- panels
 

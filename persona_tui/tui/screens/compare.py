@@ -46,7 +46,7 @@ class SettingScreen(Dialog[str]):
         """Return the dialog."""
         with Vertical(classes="dialog form") as dialog:
             dialog.border_title = "the setting of B"
-            dialog.border_subtitle = "enter or ctrl+s uses it · esc leaves it as it was"
+            dialog.border_subtitle = "enter or ctrl+s uses it · esc cancels"
             yield Static(_EXPLANATION, markup=False, classes="question")
             yield Input(setting_as_text(self._mix), id="setting", compact=True)
             yield Chooser("persona", [NOBODY, *self._names], id="setting-persona")

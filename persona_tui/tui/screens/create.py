@@ -90,7 +90,7 @@ class CreateScreen(Dialog[NewPersona]):
         """Return the form."""
         with Vertical(classes="dialog form") as form:
             form.border_title = "new persona"
-            form.border_subtitle = "enter goes on · esc leaves it"
+            form.border_subtitle = "enter continues · esc cancels"
             yield Chooser("from", [DESCRIPTION, ARCHETYPE, FILE], id="from")
             yield Label("", id="who-label")
             yield Input(
@@ -183,7 +183,7 @@ class CreateScreen(Dialog[NewPersona]):
     def _problem(self) -> str | None:
         """Say what keeps it from being made."""
         if not self._who:
-            return {DESCRIPTION: "Say who it is.", FILE: "Name the file."}.get(self._source, "Which one?")
+            return {DESCRIPTION: "Describe it.", FILE: "Name the file."}.get(self._source, "Which one?")
         if self._source == ARCHETYPE and self._archetype is None:
             return f"There is no archetype {self._who!r}. {self._plan()}"
         if self._new_name in self._making.taken:
@@ -247,7 +247,7 @@ class CreateScreen(Dialog[NewPersona]):
         if job.state == "done" and job.result:
             self._show_prompts(job.result)
         else:
-            self._say(str(job.error or "Nothing came of it."), error=job.state == "failed")
+            self._say(str(job.error or "No prompts were written."), error=job.state == "failed")
 
     def _end_draft(self) -> None:
         self._job = None

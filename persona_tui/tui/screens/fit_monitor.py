@@ -47,14 +47,14 @@ class FitScreen(Dialog[NewMonitor]):
         """Return the form."""
         with Vertical(classes="dialog form") as dialog:
             dialog.border_title = "fit a monitor"
-            dialog.border_subtitle = "enter fits it · esc leaves it"
-            yield Static("What is it called?", classes="question")
+            dialog.border_subtitle = "enter fits it · esc cancels"
+            yield Static("What should it be called?", classes="question")
             yield Input(self._first_name, placeholder="default", id="monitor-name", compact=True)
             data, method = Chooser("data", _DATA, id="fit-data"), Chooser("method", _METHODS, id="fit-method")
             data.value, method.value = _DATA[0], _METHODS[0]
             yield data
             yield method
-            yield Input(placeholder="labelled queries of your own (.jsonl)", id="fit-file", compact=True)
+            yield Input(placeholder="your own labelled queries (.jsonl)", id="fit-file", compact=True)
             yield Static("", id="advice", markup=False)
             with Horizontal(classes="buttons"):
                 yield Button("Fit it", id="fit", variant="primary", compact=True)

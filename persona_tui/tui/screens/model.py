@@ -71,7 +71,7 @@ class ModelScreen(Dialog[ModelChoice]):
         """
         Args:
             present: the model in use.
-            recent: those used lately, the last one first.
+            recent: those used recently, the latest first.
             loaded: whether the present one is in memory.
         """
         super().__init__()
@@ -88,7 +88,7 @@ class ModelScreen(Dialog[ModelChoice]):
         """Return the dialog."""
         with Vertical(classes="dialog models") as dialog:
             dialog.border_title = "model"
-            dialog.border_subtitle = "enter loads it · / types a name · esc leaves it"
+            dialog.border_subtitle = "enter loads it · / to type a name · esc cancels"
             yield Input(placeholder="a folder, or a name on huggingface.co", id="model-name", compact=True)
             yield ModelList(id="model-list", compact=True)
             with Grid(classes="choices"):
@@ -121,7 +121,7 @@ class ModelScreen(Dialog[ModelChoice]):
         present = name == self._present.name
         known = self._known.get(name)
         about = [
-            "comes with the program" if name in (TINY, BUILTIN) else "",
+            "comes with persona-tui" if name in (TINY, BUILTIN) else "",
             STARTER_NAME if name == STARTER else "",
             known.how if known is not None else "",
             ("in use" if self._loaded else "configured") if present else "",
@@ -287,7 +287,7 @@ def described(facts: ModelFacts, memory: Memory) -> Content:
     """Return what is known of a model, and whether it fits, in three lines."""
     from persona_tui.model.estimate import count_in_words, in_words
 
-    context = f"{facts.context} tokens of context" if facts.context else "no limit of context"
+    context = f"{facts.context} tokens of context" if facts.context else "no context limit"
     about = "" if facts.exact else "about "
     stored = f"on this machine, {in_words(facts.stored)}" if facts.stored else "on this machine"
     lines = [

@@ -178,7 +178,7 @@ class MonitorsScreen(ResultsScreen):
     def _show_vector(self, layer: int | None = None) -> None:
         monitor, view = self._monitor, self.query_one(DimensionsView)
         if monitor is None or self._method not in monitor.detectors:
-            view.empty("The words alone have no vector." if self._method == WORDS else _NONE)
+            view.empty("The words method has no vector." if self._method == WORDS else _NONE)
         else:
             view.show(dimensions(monitor, self._method, layer), vector_layers(monitor, self._method))
 
@@ -258,7 +258,7 @@ class MonitorsScreen(ResultsScreen):
         if self._monitor is None or self._threshold is None:
             self.say(_NONE)
         elif self._method not in self._monitor.detectors:
-            self.say("The words alone cannot guard: they are there to compare with.")
+            self.say("The words method cannot guard: it is only there for comparison.")
         else:
             self._set_threshold(self._threshold)
 

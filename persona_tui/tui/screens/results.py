@@ -206,5 +206,5 @@ class ResultsScreen(Dialog[None]):
             return
         progress = job.progress
         done = f" {progress.done}/{progress.total}" if progress.total else ""
-        self.say(f"{job.name}: {progress.note or job.state}{done} · the chat stays usable; c cancels it")
+        self.say(f"{job.name}: {progress.note or job.state}{done} · you can keep chatting; c cancels it")
         self.set_timer(_TICK, self._tick)

@@ -24,7 +24,7 @@ _HINTS = {
     "temperature": "0 = the likeliest token",
     "top_p": "1 = any token",
     "max_new_tokens": "tokens",
-    "seed": "empty = new every time",
+    "seed": "empty = a new one each time",
 }
 
 
@@ -46,7 +46,7 @@ class SamplingScreen(Dialog[dict[str, Any]]):
         configured = self._settings.generation.model_dump()
         with Vertical(classes="dialog form") as dialog:
             dialog.border_title = "sampling"
-            dialog.border_subtitle = "enter uses it · esc leaves it"
+            dialog.border_subtitle = "enter uses it · esc cancels"
             with Grid(classes="fields"):
                 for name, label in LABELS.items():
                     yield Label(label)
@@ -57,7 +57,7 @@ class SamplingScreen(Dialog[dict[str, Any]]):
                         compact=True,
                     )
                     yield Static(_HINTS[name], markup=False, classes="hint")
-            yield Static("It holds from the next reply on, for this run.", id="advice", markup=False)
+            yield Static("It applies from the next reply on, for this run.", id="advice", markup=False)
             with Horizontal(classes="buttons"):
                 yield Button("Use it", id="use", variant="primary", compact=True)
                 yield Button("As configured", id="reset", compact=True)
@@ -78,7 +78,7 @@ class SamplingScreen(Dialog[dict[str, Any]]):
 
         Raises:
             ConfigError: a value is out of range.
-            ValueError: something is no number.
+            ValueError: something is not a number.
         """
         typed = {name: _value(name, self.query_one(f"#{name}", Input).value.strip()) for name in LABELS}
         values = {f"generation.{name}": value for name, value in typed.items()}

@@ -25,7 +25,7 @@ from persona_tui.tui.screens.confirm import ConfirmScreen
 from persona_tui.tui.screens.dialog import Dialog
 from persona_tui.tui.widgets.row_list import RowList
 
-_EMPTY = "There are no sessions yet: every conversation is saved here as soon as something is said."
+_EMPTY = "There are no sessions yet: every conversation is saved here from its first message."
 _NONE_FOUND = "Nothing was found."
 _WAIT = 0.2  # seconds after a key until the files are searched
 
@@ -34,7 +34,7 @@ class SessionList(RowList):
     """The rows."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "select", "go on with it", id="sessions_resume"),
+        Binding("enter", "select", "resume it", id="sessions_resume"),
         Binding("r", "screen.rename", "rename", id="sessions_rename"),
         Binding("x", "screen.export", "export", id="sessions_export"),
         Binding("d,delete", "screen.delete", "delete", id="sessions_delete"),
@@ -55,7 +55,7 @@ class SessionsScreen(Dialog[str]):
         with Vertical(classes="dialog sessions") as dialog:
             dialog.border_title = "sessions"
             dialog.border_subtitle = "enter resume · / search · r rename · x export · d delete · esc"
-            yield Input(placeholder="/ searches in everything that was said", id="search", compact=True)
+            yield Input(placeholder="/ searches all messages", id="search", compact=True)
             yield SessionList(id="session-list", compact=True)
             yield Static("", id="session-note", markup=False)
 
@@ -161,14 +161,14 @@ class SessionsScreen(Dialog[str]):
 
     def _delete(self, info: SessionInfo) -> None:
         if info.id == self._chat.session_id:
-            raise SessionError("this is the conversation that is open: begin another one first (/new)")
+            raise SessionError("this conversation is open: start another one first (/new)")
 
         def answered(yes: bool | None) -> None:
             if yes:
                 self._try(lambda: self._store.delete(info.id))
                 self._look(self._wanted)
 
-        question = f"Delete the session {info.title!r}? Its {info.messages} messages are gone then."
+        question = f"Delete the session {info.title!r}? Its {info.messages} messages will be lost."
         self.app.push_screen(ConfirmScreen(question, "Delete", "Keep"), answered)
 
     def _ask(self, screen: AskScreen, act: Callable[[str], object]) -> None:

@@ -43,7 +43,7 @@ class TracesScreen(Dialog[list[str]]):
         """Return the dialog."""
         with Vertical(classes="dialog") as dialog:
             dialog.border_title = "trace"
-            dialog.border_subtitle = "space ticks · enter uses it · esc leaves it"
+            dialog.border_subtitle = "space ticks · enter uses it · esc cancels"
             yield Static("What is drawn under the chat, token by token:", classes="question")
             yield TraceList(*(Option(self._row(name), id=name) for name in self._offered), compact=True)
 

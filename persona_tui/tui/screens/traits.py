@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 BY_HAND = "by hand"
 _NONE = "No trait has been extracted for this model: x does that, as a job."
 _SILENT = "Nothing has been said yet: what this conversation scores is shown here."
-_UNLABELLED = "l finds the best threshold from labels: a file of yours, or the test of its own description."
+_UNLABELLED = "l finds the best threshold from labels: your own file, or the trait's own test conversations."
 _NO_LIMITS = "No policy: p chooses one. No trait has a healthy range of its own."
 _ENDS = (-2.0, 2.0)  # of the slider before there are scores
 
@@ -217,7 +217,7 @@ class TraitsScreen(ResultsScreen):
                 self.owner.command(f"/policy {text}")
                 self._show_turns()
 
-        question = "A policy's file or name, rules such as harmful_validation>0.5, or off."
+        question = "A policy's file or name, rules like harmful_validation>0.5, or off."
         self.app.push_screen(AskScreen("policy", question, example="supportive"), answered)
 
     def action_write(self) -> None:
@@ -323,7 +323,7 @@ class TraitsScreen(ResultsScreen):
 
         question = (
             f"Labelled conversations for {self._looked_at}: JSON Lines with messages and a label, high or "
-            "low. Empty: the test conversations of its own description."
+            "low. Empty: the trait's own test conversations."
         )
         self.app.push_screen(AskScreen("calibrate", question, "", _file_problem, "labelled.jsonl"), answered)
 

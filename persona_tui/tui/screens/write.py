@@ -51,7 +51,7 @@ class WriteScreen(Dialog[str]):
         """Return the dialog."""
         with Vertical(classes="dialog write") as dialog:
             dialog.border_title = self._title
-            dialog.border_subtitle = "ctrl+s uses it · ctrl+g own editor · esc leaves it"
+            dialog.border_subtitle = "ctrl+s uses it · ctrl+g your editor · esc cancels"
             yield Static(self._explanation, markup=False, classes="question")
             yield TextArea(self._text, id="text", compact=True, show_line_numbers=False)
             yield Static("", id="advice", markup=False)

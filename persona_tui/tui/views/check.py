@@ -20,7 +20,7 @@ from persona_tui.tui.views.view import View
 
 @dataclass(frozen=True)
 class Checked:
-    """A text, and what came of it.
+    """A text, and how it was judged.
 
     Attributes:
         text: what was typed.
@@ -68,7 +68,7 @@ class CheckView(View):
         self._redraw()
 
     def add(self, checked: Checked) -> None:
-        """Show what came of a text."""
+        """Show how a text was judged."""
         self._waiting = ""
         self._checked.insert(0, checked)
         if not checked.problem:

@@ -7,7 +7,7 @@ from textual.binding import Binding
 
 MONITORS = [
     Binding("e", "evaluate", "measure: all methods on the test sets, as a job", id="monitors_evaluate"),
-    Binding("f", "fit", "fit: another monitor, or this one anew, as a job", id="monitors_fit"),
+    Binding("f", "fit", "fit: another monitor, or this one again, as a job", id="monitors_fit"),
     Binding("s", "save", "use this: method and threshold, from now on", id="monitors_save"),
     Binding("r", "reset", "as fitted: the threshold of cross-validation", id="monitors_reset"),
     Binding("w", "write", "files: all results as JSON and CSV", id="monitors_write"),

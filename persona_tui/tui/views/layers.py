@@ -61,7 +61,7 @@ class LayersView(View):
 
     def _drawn(self, figure: str, width: int, height: int) -> Sequence[Content]:
         if not self._curves:
-            return message("There is no layer scan: the words alone have no layers.")(width, height)
+            return message("The words method has no layers to scan.")(width, height)
         each = max(3, (height - 1) // len(self._curves))
         rows = [Content.styled(f"{_EXPLAINED[figure]}, cross-validated", "dim")]
         for curve in self._curves:

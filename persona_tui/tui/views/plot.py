@@ -57,7 +57,7 @@ class Sheet(VerticalScroll):
         self._redraw()
 
     def on_resize(self, _: events.Resize) -> None:
-        """Draw it anew for the new width."""
+        """Draw it again for the new width."""
         self._redraw()
 
     def _redraw(self) -> None:

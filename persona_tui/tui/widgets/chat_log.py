@@ -122,7 +122,7 @@ class ChatLog(ScrollView, can_focus=True):
     # --- where everything is
 
     def rearrange(self) -> None:
-        """Find out anew where every block is, after one of them changed; the end stays in view if it was."""
+        """Find out again where every block is, after one of them changed; the end stays in view if it was."""
         following = self.following
         self._measure()
         if following:
@@ -273,7 +273,7 @@ class ChatLog(ScrollView, can_focus=True):
         return self._fronts[key]
 
     def notify_style_update(self) -> None:
-        """Draw everything anew in the new colours."""
+        """Draw everything again in the new colours."""
         super().notify_style_update()
         self._strips.clear()
         self._fronts.clear()

@@ -99,7 +99,7 @@ class Likeness(Widget):
         width = max(self.size.width, 20) - 6
         rows = [_pair(one, other, value, width) for one, other, value in self._pairs[:_MOST_PAIRS]]
         hidden = len(self._pairs) - len(rows)
-        more = [Content.styled(f"and {hidden} pairs more", "dim")] if hidden > 0 else []
+        more = [Content.styled(f"and {hidden} more pairs", "dim")] if hidden > 0 else []
         return Content("\n").join([Content.styled("alike (cosine)", "dim"), *rows, *more])
 
 

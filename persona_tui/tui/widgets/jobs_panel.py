@@ -130,7 +130,7 @@ class JobList(RowList):
             self.post_message(self.Asked("info", event.option_id))
 
     def show_rows(self, rows: Sequence[JobRow]) -> None:
-        """Show these jobs, and leave the mark where it was. Rows that are there are only drawn anew."""
+        """Show these jobs, and leave the mark where it was. Rows that are there are only drawn again."""
         keys = [row.key for row in rows]
         if keys != [option.id for option in self.options]:
             marked = self.highlighted_option.id if self.highlighted_option else None
@@ -190,7 +190,7 @@ class JobsPanel(Vertical):
 
     def on_mount(self) -> None:
         """Say what will appear here, and take what Python code prints (for the rest see `terminal`)."""
-        self.write("Long work shows here, with its log.")
+        self.write("Jobs show here, with their log.")
         self.begin_capture_print()
 
     def on_print(self, event: events.Print) -> None:

@@ -13,7 +13,7 @@ from textual.widgets import TextArea
 from persona_tui.tui.history import PromptHistory
 from persona_tui.tui.widgets.completions import Completions
 
-_PLACEHOLDER = "enter sends · ctrl+j begins a new line · / for commands"
+_PLACEHOLDER = "enter sends · ctrl+j new line · / for commands"
 _NOT_OURS = ("select_line", "select_all")  # TextArea has them on f6 and f7, which are the app's
 
 Completer = Callable[[str], Sequence[tuple[str, str]]]
@@ -23,9 +23,9 @@ class Prompt(TextArea):
     """A text area that sends, remembers what was sent, and completes slash commands."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "send", "send what is written", show=False, id="prompt_send"),
-        Binding("ctrl+j,shift+enter", "newline", "begin a new line", show=False, id="prompt_newline"),
-        Binding("tab", "complete", "take the completion", show=False, id="prompt_complete"),
+        Binding("enter", "send", "send the message", show=False, id="prompt_send"),
+        Binding("ctrl+j,shift+enter", "newline", "start a new line", show=False, id="prompt_newline"),
+        Binding("tab", "complete", "accept the completion", show=False, id="prompt_complete"),
         Binding("up", "up", "what was sent before", show=False, id="prompt_up"),
         Binding("down", "down", "what was sent after", show=False, id="prompt_down"),
         Binding("pageup", "app.scroll_chat(-1)", "scroll the chat up", show=False, id="chat_page_up"),
