@@ -246,7 +246,7 @@ def _checked(value: Any, record: type[R], number: int) -> R | str:
         known = record.model_fields
         optional = {key for key in known if not known[key].is_required()}
         given = {key: inner for key, inner in value.items() if inner != "" or key not in optional}
-        return record.model_validate({"id": str(number), **given})
+        return record.model_validate({"id": str(number), **given} if "id" in known else given)
     except ValidationError as error:
         return _first_mistake(error, record)
 
