@@ -145,7 +145,7 @@ def read_prompt_file(path: Path) -> list[str]:
         DatasetError: the file cannot be read, has a bad row, or is empty.
     """
     if path.suffix.casefold() in (".yaml", ".yml"):
-        raise DatasetError(f"{path}: prompts cannot be read from YAML. Supported: {_FORMS}")
+        raise DatasetError(f"{path}: YAML is not read as prompts. These are: {_FORMS}")
     try:
         prompts = [_prompt_of(value, f"{path}:{line}") for line, value in rows(path, _text_prompts)]
     except OSError as error:
@@ -170,7 +170,7 @@ def _prompt_of(value: Any, where: str) -> str:
         else:
             text = value.get(key) if key is not None else None
     if not isinstance(text, str) or not text.strip():
-        raise DatasetError(f"{where}: no prompt found here. Supported: {_FORMS}")
+        raise DatasetError(f"{where}: no prompt is found here. These are read: {_FORMS}")
     return " ".join(text.split())
 
 
@@ -246,7 +246,7 @@ def _checked(value: Any, record: type[R], number: int) -> R | str:
         known = record.model_fields
         optional = {key for key in known if not known[key].is_required()}
         given = {key: inner for key, inner in value.items() if inner != "" or key not in optional}
-        return record.model_validate(({"id": str(number)} if "id" in known else {}) | given)
+        return record.model_validate({"id": str(number), **given} if "id" in known else given)
     except ValidationError as error:
         return _first_mistake(error, record)
 
