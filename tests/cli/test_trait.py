@@ -106,7 +106,7 @@ def test_opposed_prompts(trait: Cli) -> None:
         (["score", "-"], 1, "standard input is empty"),
         (["score", "no.jsonl"], 1, "no.jsonl does not exist"),
         (["check", "hello", "--policy", "no.yaml"], 2, "no.yaml does not exist"),
-        (["check", "hello", "--policy", "loud>1"], 2, 'the trait "loud"'),
+        (["check", "hello", "--policy", "loud>1"], 2, 'unknown trait "loud"'),
         (["compare", "no", "what"], 1, "no is not a file of conversations"),
     ],
 )
