@@ -439,7 +439,7 @@ class Chat:
         self._take(conversation, log)
         said = [f"Resumed: {info.title}{'' if info.title.endswith(tuple('.?!…')) else '.'}"]
         if gone:
-            said.append(f"Missing personas: {', '.join(gone)}.")
+            said.append(f"Personas that are gone: {', '.join(gone)}.")
         here = self.project.settings.model.name
         if model_slug(info.model) != model_slug(here):
             said.append(f"It was started with {info.model}; this is {here}.")

@@ -187,7 +187,7 @@ CONVERSATION: tuple[Command, ...] = (
     Command(
         "compare",
         "/compare [A vs B] [TEXT]",
-        "side by side; A is, for example, persona=sage,strength=0.3",
+        "side by side; A: persona=sage,strength=0.3",
         _compare,
     ),
     Command("keep", "/keep A|B", "keep one of the compared answers", _keep, _letters),

@@ -231,7 +231,7 @@ SAMPLING: tuple[Command, ...] = (
     Command(
         "temperature",
         "/temperature NUMBER",
-        "0 = the likeliest token, 1 = the model's own distribution",
+        "0 = the likeliest token, 1 = as the model has it",
         _temperature,
         lambda _: ("0", "0.7", "1"),
     ),

@@ -190,7 +190,7 @@ class Curation:
             raise DatasetError(f"{self.source} is empty, so nothing was written")
         said = f"; line {first['line']}: {first['error']}" if first else ""
         raise DatasetError(
-            f"nothing in {self.source} could be read as JSON Lines, so nothing was written{said}"
+            f"nothing in {self.source} could be read, so nothing was written: JSON Lines are needed{said}"
         )
 
     # Going on -----------------------------------------------------------------------------------------------

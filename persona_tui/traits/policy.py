@@ -156,7 +156,7 @@ class Policy(BaseModel):
             return cls(name=", ".join(rules), traits={name: Limits(**each) for name, each in limits.items()})
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
-            raise ConfigError(f"these rules contradict each other: {problem['msg']}.") from error
+            raise ConfigError(f"these rules do not fit together: {problem['msg']}.") from error
 
     @classmethod
     def read(cls, given: Sequence[str]) -> Policy:

@@ -197,6 +197,6 @@ def test_a_session_of_another_model_and_of_a_persona_that_is_gone(project: Proje
     log.close()
     session = Chat.start(project)
     shown = execute(session, f"/resume {log.id}")
-    assert "gone: ghost" in shown and "begun with some/model; this is builtin" in shown
+    assert "gone: ghost" in shown and "started with some/model; this is builtin" in shown
     assert session.mix.weights == {} and session.mix.strength == 0.4
     session.close()

@@ -174,7 +174,7 @@ def test_continuing_lengthens_the_last_reply() -> None:
 def test_what_cannot_be_continued() -> None:
     conversation = Conversation()
     conversation.add_user("one")
-    with pytest.raises(SessionError, match="no reply"):
+    with pytest.raises(SessionError, match="not a reply"):
         conversation.continue_reply()
     conversation.extend(conversation.begin_reply(), "1", 1)
     with pytest.raises(SessionError, match="still being written"):

@@ -92,7 +92,7 @@ async def test_edit_regenerate_continue_and_walk(front: Front, workspace: Path) 
 async def test_two_answers_side_by_side_and_one_is_kept(front: Front, workspace: Path) -> None:
     async with front(workspace) as talk:
         await talk.say("What is bread?")
-        assert "nothing was compared" in await talk.do("/keep a")
+        assert "nothing to keep yet" in await talk.do("/keep a")
         await talk.do("/compare persona=sage,strength=0.5 vs persona=none Who are you?")
         assert len(talk.conversation) == 2, "neither is in the conversation yet"
         assert "Kept B." in await talk.do("/keep b")

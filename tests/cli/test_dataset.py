@@ -112,7 +112,7 @@ def test_an_interrupt_keeps_what_there_is(cli: Cli, workspace: Path, writer: Wri
 def test_a_model_that_cannot(cli: Cli, workspace: Path) -> None:
     before = (workspace / "datasets" / "personas" / "extraction_questions.jsonl").read_text()
     result = cli("dataset", "generate", "questions", "-n", "3")
-    assert result.status == 1 and "nothing that could be used" in result.err
+    assert result.status == 1 and "nothing usable" in result.err
     assert (workspace / "datasets" / "personas" / "extraction_questions.jsonl").read_text() == before
 
 
@@ -146,5 +146,5 @@ def test_traits_policies_and_files_of_ones_own_are_validated(cli: Cli, workspace
     policy.write_text("traits:\n  mine: {max: 1}\n", "utf-8")
     assert cli("dataset", "validate", policy).status == 0
     own.write_text('{"colour": "red"}\n', "utf-8")
-    assert "cannot be told" in cli("dataset", "validate", own).err
+    assert "cannot tell" in cli("dataset", "validate", own).err
     assert "does not exist" in cli("dataset", "validate", workspace / "none.jsonl").err

@@ -106,8 +106,8 @@ def test_opposed_prompts(trait: Cli) -> None:
         (["score", "-"], 1, "standard input is empty"),
         (["score", "no.jsonl"], 1, "no.jsonl does not exist"),
         (["check", "hello", "--policy", "no.yaml"], 2, "no.yaml does not exist"),
-        (["check", "hello", "--policy", "loud>1"], 2, 'the trait "loud"'),
-        (["compare", "no", "what"], 1, "no is no file of conversations"),
+        (["check", "hello", "--policy", "loud>1"], 2, 'unknown trait "loud"'),
+        (["compare", "no", "what"], 1, "no is not a file of conversations"),
     ],
 )
 def test_what_cannot_be_done(trait: Cli, args: list[str], status: int, said: str) -> None:

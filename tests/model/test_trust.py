@@ -142,7 +142,7 @@ def test_compiled_code_from_elsewhere_is_not_fetched(folder: Path) -> None:
     path.write_text(
         json.dumps({**json.loads(path.read_text()), "attn_implementation": "someone/some-kernel"})
     )
-    assert "compiled code from someone/some-kernel, which was not fetched" in reason(folder)
+    assert "compiled code from someone/some-kernel, which was not downloaded" in reason(folder)
 
 
 # Folders that are no model ----------------------------------------------------------------------------------

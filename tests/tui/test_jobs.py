@@ -115,7 +115,7 @@ async def test_a_mistake_of_ours_is_in_the_log(workspace: Path) -> None:
         ended: list[Job[None]] = []
         app.jobs.submit("divide", work, ended.append)
         await until(pilot, lambda: bool(ended), "the end")
-        assert "✗ divide ZeroDivisionError: one over zero (a mistake in persona-tui" in rows(app)
+        assert "✗ divide ZeroDivisionError: one over zero (a bug in persona-tui" in rows(app)
         assert "in work" in saved_log(workspace), "the traceback is in the file"
 
 
