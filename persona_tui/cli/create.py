@@ -104,7 +104,9 @@ def _sources(
     if name is None:
         raise click.UsageError("Missing argument 'NAME'.", context)
     if prompts is not None:
-        return {name: FromPrompts(tuple(read_prompt_file(prompts.expanduser())))}
+        read = read_prompt_file(prompts.expanduser())
+        click.echo(f"{len(read)} prompt{'s' * (len(read) != 1)} in {prompts}.", err=True)
+        return {name: FromPrompts(tuple(read))}
     return {name: FromDescription(str(description), write_prompts)}
 
 

@@ -104,7 +104,7 @@ def test_what_is_kept_is_in_the_conversation_with_the_other_beside_it(session: C
     execute(session, "/keep a")
     reply = session.conversation.last_reply()
     assert reply is not None and session.conversation.siblings(reply.id)[1] == 4
-    with pytest.raises(PersonaTuiError, match="nothing was compared"):
+    with pytest.raises(PersonaTuiError, match="nothing to keep yet"):
         execute(session, "/keep a")
 
 

@@ -66,7 +66,7 @@ def test_a_gguf_file_speaks_is_listed_and_removed(cache: Path, call: Cli, tmp_pa
     )
     assert [line.split()[0] for line in call("model", "list").out.splitlines()] == list(listed)
     assert call("model", "remove", file).status == 0 and file.is_file() and not list(cache.iterdir())
-    assert "not ours" in call("model", "remove", file).err
+    assert "was not fetched or unpacked" in call("model", "remove", file).err
 
 
 def test_the_tiny_model_offers_the_starter_model_once(cache: Path, call: Cli, tmp_path: Path) -> None:

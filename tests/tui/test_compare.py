@@ -208,7 +208,7 @@ async def test_commands_between_answers_and_keeping_change_nothing_of_them(works
 async def test_slash_commands_compare_and_keep(workspace: Path) -> None:
     async with running(workspace, mix=SAGE) as (app, pilot):
         await say(pilot, "/keep a")
-        assert "nothing was compared" in errors(app)[-1]
+        assert "nothing to keep yet" in errors(app)[-1]
         await say(pilot, "/compare")
         assert "nothing to answer" in errors(app)[-1].casefold() and not app.beside.active
         await say(pilot, "/compare persona=sagee vs persona=none Who are you?")
