@@ -125,7 +125,7 @@ def test_interactively_from_an_archetype(cli: Cli) -> None:
     result = cli("create", "-i", "--no-calibrate", stdin="no name\nsage\njester\narchetype\nfool\n")
     assert result.status == 0, result.err
     assert "Created jester." in result.out
-    assert "cannot be a name" in result.err and 'a persona "sage" already' in result.err
+    assert "cannot be a name" in result.err and 'A persona "sage" already' in result.err
     assert cli("info", "jester", "--json").json["source"] == "archetype"
 
 
