@@ -121,5 +121,5 @@ def test_nothing_to_replay(cli: Cli, workspace: Path) -> None:
     log.record("message", node=1, parent=None, role="user", text="Hello?")
     log.close()
     result = cli("replay", "last")
-    assert (result.status, result.out) == (0, "") and "no reply" in result.err
+    assert (result.status, result.out) == (0, "") and "no replies" in result.err
     assert cli("replay", "nothing").status == 1

@@ -46,6 +46,7 @@ def test_an_interrupt_during_long_work(workspace: Path, tiny_model: Path) -> Non
     before = {path: path.read_bytes() for path in workspace.rglob("*") if path.is_file()}
     process = spawn("--workspace", workspace, "--model", tiny_model, "extract-axes")
     assert process.stderr is not None
+    assert "through the model" in process.stderr.readline()
     assert "assistant baseline" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     assert process.wait(5) == 130
@@ -60,7 +61,10 @@ def test_a_request_to_end_keeps_what_is_finished(workspace: Path, tiny_model: Pa
     )
     process = spawn("--workspace", workspace, "--model", tiny_model, "extract-axes")
     assert process.stderr is not None
-    assert "assistant baseline" in process.stderr.readline()
+    assert "through the model" in process.stderr.readline()
+    while (line := process.stderr.readline()).startswith("assistant baseline: 0%"):
+        pass  # until a batch is finished, and so kept
+    assert "assistant baseline" in line
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 143
     last = process.stderr.read().splitlines()[-1]

@@ -153,7 +153,7 @@ def test_other_settings_start_anew_and_say_so(make_studio: MakeStudio, answered:
     other.extract_axes()
     assert lines == [
         "Interrupted before with other settings (extraction.max_new_tokens, extraction.temperature): "
-        "starting anew."
+        "starting again."
     ]
     done = sum(answered)
     answered.clear()

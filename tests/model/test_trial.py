@@ -74,7 +74,7 @@ def test_what_is_remembered_may_be_damaged(tmp_path: Path, cache: Path) -> None:
 def test_steps_that_differ_with_a_cache_are_refused(tmp_path: Path) -> None:
     name = saved(tmp_path / "mamba", small("mamba", state_size=8))
     said = reason(name)
-    assert "cannot be used: with a cache it computes something else" in said
+    assert "cannot be used: with a cache its output differs" in said
     assert reason(name) == said  # remembered
 
 

@@ -136,7 +136,7 @@ def test_the_floor_really_moves(engine: SteeringEngine, manager: PersonaManager)
     for layer, cap in engine.interventions(Mix()).capping.items():
         row = axes.projections["assistant"][axes.layers.index(layer)]
         assert cap.floor == pytest.approx(torch.quantile(row, 0.75).item())
-    with pytest.raises(PersonaTuiError, match="between 0 and 100"):
+    with pytest.raises(PersonaTuiError, match="from 0 to 100"):
         engine.set_safety_floor(101)
 
 

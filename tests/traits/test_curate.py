@@ -127,7 +127,7 @@ def interrupted(curation: Curation) -> None:
 def test_other_rules_or_data_are_not_mixed_in(curation: Curation, data: Path) -> None:
     interrupted(curation)
     other = replace(curation, policy=Policy.from_rules(["loudness>0.7"]))
-    with pytest.raises(DatasetError, match=r"other rules.*--restart"):
+    with pytest.raises(DatasetError, match=r"different rules.*--restart"):
         other.run()
     whole = data.read_bytes()
     data.write_bytes(b"{}" + whole)

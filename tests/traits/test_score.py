@@ -89,7 +89,7 @@ def test_one_that_cannot_be_read_does_not_keep_the_others(base_model: ModelWrapp
     silent = [TALK[1], {"role": "assistant", "content": " "}]
     found = read_replies(base_model, [long, TALK, silent, [TALK[2]]], [1])
     assert [isinstance(each, GenerationError) for each in found] == [True, False, True, False]
-    assert "context holds 256" in str(found[0]) and "no reply" in str(found[2])
+    assert "context holds 256" in str(found[0]) and "no assistant reply" in str(found[2])
     greeting = found[3]
     assert isinstance(greeting, list) and isinstance(greeting[0], ReplyReading) and greeting[0].message == 0
 
