@@ -133,7 +133,9 @@ async def test_loading_is_cancelled(workspace: Path, tiny: Path) -> None:
 
 
 async def test_a_model_that_is_missing_at_the_start_can_be_replaced(workspace: Path) -> None:
-    (workspace / "config.yaml").write_text("model: {name: ./nowhere}\ngeneration: {seed: 1}")
+    nowhere = workspace / "nowhere"
+    nowhere.mkdir()
+    (workspace / "config.yaml").write_text(f"model: {{name: {nowhere}}}\ngeneration: {{seed: 1}}")
     app = app_of(workspace)
     try:
         async with app.run_test(size=(80, 24)) as pilot:
@@ -230,7 +232,7 @@ async def test_the_tiny_model_says_that_there_is_a_better_one(
         await until(
             pilot, lambda: any("offers the starter model" in note for note in notes(app)), "the offer"
         )
-        assert any("Say something" in note for note in notes(app)), "what one can do stays"
+        assert any("Type a message" in note for note in notes(app)), "what one can do stays"
 
 
 async def test_vectors_of_a_near_copy_are_used_and_the_chat_says_so_once(workspace: Path) -> None:
