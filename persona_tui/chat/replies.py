@@ -264,7 +264,7 @@ class ChatReply:
             measures = [self._measured_by(engine, policy) for _ in self.rows]
             prepared = self._prepare(engine, sampling)
             started = time.monotonic()
-            for event in engine.compare(
+            for event in engine.stream_rows(
                 prepared.messages,
                 [None if place == self._follower else row.mix for place, row in enumerate(self.rows)],
                 sampling=prepared.sampling,

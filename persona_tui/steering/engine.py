@@ -363,9 +363,6 @@ class SteeringEngine:
         events = self._write(_with_system(messages, system), mixes, sampling, traces, stop, on_mix, guard)
         yield from _scaled(events, traces)
 
-    # The earlier name; the chats still use it.
-    compare = stream_rows
-
     def repeat(
         self,
         messages: Sequence[Message],
