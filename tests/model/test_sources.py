@@ -180,3 +180,13 @@ def test_finding_a_model_needs_no_torch(cache: Path) -> None:
 
 def quiet(done: int, total: int, note: str) -> None:
     """Hear nothing."""
+
+
+def test_a_model_can_be_compiled_after_a_fetch_looked_for_pip(tmp_path: Path) -> None:
+    """Setuptools, which torch.compile needs, must still find its own distutils in that process."""
+    code = (
+        "from persona_tui.model import starter; starter._pip(); import setuptools; import distutils.core as c"
+    )
+    code += "; assert '_distutils' in c.__file__, c.__file__"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
