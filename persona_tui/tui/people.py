@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from persona_tui.vectors.manager import PersonaManager
 
 _LOADING = "The model is still loading."
-_NO_AXES = "This model has no axes yet, so there is no floor. /create NAME DESCRIPTION makes a persona, /init the rest."
+_NO_AXES = "This model has no axes yet, so there is no floor."
+_NEXT_STEPS = "/create NAME DESCRIPTION makes a persona, /init the rest."
 
 
 class People:
@@ -68,7 +69,7 @@ class People:
                 self._manager.load(name)
             chat.change_mix()
             if not self._app.project.engine.can_cap:
-                self._app.say(_NO_AXES)
+                self._app.say(f"{_NO_AXES} {_NEXT_STEPS}")
         except PersonaTuiError as error:
             self._app.show_error(error)
             with contextlib.suppress(PersonaTuiError):  # the same, if it is not about who speaks
