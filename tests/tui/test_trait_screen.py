@@ -91,7 +91,7 @@ async def test_a_threshold_is_calibrated_from_the_test_moved_and_kept(workspace:
         await until(pilot, lambda: "balanced accuracy" in text_of(screen, "#trait-rates"), "calibrated")
         slider = screen.query_one(ThresholdSlider)
         assert slider.value != before.threshold and "s keeps it" in text_of(screen, "#lab-note")
-        assert "high 24" in text_of(screen, "#labelled")
+        await until(pilot, lambda: "high 24" in text_of(screen, "#labelled"), "the labelled are drawn, too")
         shown = text_of(screen, "#trait-rates")
         await press(pilot, "s")
         kept = app.project.traits.get(SHIPPED[0]).reading
