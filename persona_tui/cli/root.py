@@ -22,6 +22,7 @@ COMMANDS = {
     "compare": "compare:compare",
     "sessions": "sessions:sessions",
     "replay": "replay:replay",
+    "serve": "serve:serve",
     "list": "personas:list_",
     "info": "personas:info",
     "load": "personas:load",
