@@ -50,24 +50,26 @@ def idle(server: Server) -> bool:
 
 def test_a_full_queue_says_so_and_a_client_that_goes_away_frees_its_row(endless: Server) -> None:
     worker = endless.service.worker
-    with httpx.Client(base_url=endless.url, timeout=100) as client:
-        with client.stream("POST", "/v1/chat/completions", json={**LONG, "stream": True}) as first:
-            lines = first.iter_lines()  # a dropped iterator would hang up
-            next(lines)
-            until(lambda: worker.rows == 1, "one is written")
-            # Not streamed, and it hangs up before anything was said.
-            with pytest.raises(httpx.ReadTimeout):
-                client.post("/v1/chat/completions", json=LONG, timeout=1)
-            until(lambda: worker.waiting == 0, "who waited and went away is forgotten")
-            with ThreadPoolExecutor() as pool:
-                waiting = pool.submit(client.post, "/v1/chat/completions", json={**LONG, "max_tokens": 2})
-                until(lambda: worker.waiting == 1, "one waits")
-                full = client.post("/v1/chat/completions", json=LONG)
-                assert full.status_code == 429 and full.headers["retry-after"]
-                assert full.json()["error"]["code"] == "queue_full"
-                assert client.post("/api/generate", json={"model": "tiny", "prompt": "x"}).status_code == 429
-                first.close()  # the reader of the running reply hangs up: the next batch begins
-                assert waiting.result(60).status_code == 200
+    with (
+        httpx.Client(base_url=endless.url, timeout=100) as client,
+        client.stream("POST", "/v1/chat/completions", json={**LONG, "stream": True}) as first,
+    ):
+        lines = first.iter_lines()  # a dropped iterator would hang up
+        next(lines)
+        until(lambda: worker.rows == 1, "one is written")
+        # Not streamed, and it hangs up before anything was said.
+        with pytest.raises(httpx.ReadTimeout):
+            client.post("/v1/chat/completions", json=LONG, timeout=1)
+        until(lambda: worker.waiting == 0, "who waited and went away is forgotten")
+        with ThreadPoolExecutor() as pool:
+            waiting = pool.submit(client.post, "/v1/chat/completions", json={**LONG, "max_tokens": 2})
+            until(lambda: worker.waiting == 1, "one waits")
+            full = client.post("/v1/chat/completions", json=LONG)
+            assert full.status_code == 429 and full.headers["retry-after"]
+            assert full.json()["error"]["code"] == "queue_full"
+            assert client.post("/api/generate", json={"model": "tiny", "prompt": "x"}).status_code == 429
+            first.close()  # the reader of the running reply hangs up: the next batch begins
+            assert waiting.result(60).status_code == 200
     until(lambda: idle(endless), "nothing is left")
 
 
