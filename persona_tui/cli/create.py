@@ -179,8 +179,10 @@ def calibrate(invocation: Invocation, name: str | None, band: bool, as_json: boo
         return
     _print_curve(calibration)
     layers = ", ".join(str(layer) for layer in calibration.layers)
+    quiet = calibration.unguided_gain
+    without = "" if quiet is None else f" ({quiet:.2f} without the guide)"
     click.echo(
-        f"\n{name}: {calibration.recipe} at layers {layers}, gain {calibration.gain:.2f}: strength "
+        f"\n{name}: {calibration.recipe} at layers {layers}, gain {calibration.gain:.2f}{without}: strength "
         f"{calibration.default_strength:g} gives expression {calibration.expression:.2f}, "
         f"fluency drop {calibration.fluency_drop:+.2f}."
     )
