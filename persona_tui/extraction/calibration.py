@@ -206,8 +206,11 @@ def fit_contrast(
         "fluent": chosen.fluent(margin),
         "gained": round(gains[size], 4) if gains else None,
     }
-    gains = {"gain": chosen.coefficient / DEFAULT_STRENGTH, "unguided_gain": None}  # the same for both
-    placed = {**gains, "target_layers": list(bench.band)}
+    placed = {
+        "gain": chosen.coefficient / DEFAULT_STRENGTH,
+        "unguided_gain": None,  # the same
+        "target_layers": list(bench.band),
+    }
     return replace(vector, metadata={**vector.metadata, **placed, "loudness": found}, calibration=None)
 
 
