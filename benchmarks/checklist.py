@@ -481,6 +481,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default=None)
+    parser.add_argument("--dtype", default=None)
     parser.add_argument("--workspace", type=Path, help="keeps the personas; by default a temporary one")
     parser.add_argument("--questions", type=int, default=24, help=f"at most {len(QUESTIONS)}")
     parser.add_argument("--tokens", type=int, default=64, help="the longest reply")
@@ -490,12 +491,16 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_grad_enabled(False)
     with tempfile.TemporaryDirectory() as folder:
-        project = Project.open(options.workspace or Path(folder) / "workspace", model=options.model)
+        project = Project.open(
+            options.workspace or Path(folder) / "workspace", options.model, dtype=options.dtype
+        )
         project.restore_datasets()
         if options.quick:
             project.override(QUICK)
         checklist = Checklist(project, options.questions, options.tokens)
-        report = f"{project.model.name}; {machine()}; {len(checklist.asked)} questions\n\n"
+        report = (
+            f"{project.model.name}, {project.model.dtype}; {machine()}; {len(checklist.asked)} questions\n\n"
+        )
         print(report, flush=True)
         checklist.prepare()
         for title in options.only:
