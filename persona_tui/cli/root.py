@@ -29,6 +29,8 @@ COMMANDS = {
     "create": "create:create",
     "calibrate": "create:calibrate",
     "delete": "personas:delete",
+    "export": "exchange:export",
+    "import": "exchange:import_",
     "init": "setup:init",
     "extract-axes": "setup:extract_axes",
     "trait": "trait:trait",
