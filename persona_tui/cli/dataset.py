@@ -87,10 +87,10 @@ def import_(invocation: Invocation, paths: tuple[Path, ...], force: bool) -> Non
     """
     from persona_tui.core.files import atomic_write_text
     from persona_tui.datasets.records import archetype_path
-    from persona_tui.formats.roles import read_roles
+    from persona_tui.formats.roles import read_role_files
 
     workspace = invocation.project.workspace
-    roles = [role for path in paths for role in read_roles(path)]
+    roles = [role for path in paths for role in read_role_files(path)]
     files = {role.name: archetype_path(workspace, role.name) for role in roles}
     check_free(*files.values(), force=force)
     for role in roles:

@@ -20,6 +20,8 @@ COMMANDS = {
     "chat": "chat:chat",
     "generate": "generate:generate",
     "compare": "compare:compare",
+    "sweep": "plot:sweep",
+    "plot": "plot:plot",
     "sessions": "sessions:sessions",
     "replay": "replay:replay",
     "list": "personas:list_",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from persona_tui.core.errors import VectorFileError, WorkspaceError
-from persona_tui.formats.write import Written
+from persona_tui.formats.write import Exported
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
@@ -31,7 +31,7 @@ def bake(
     tokenizer: PreTrainedTokenizerBase,
     vectors: Mapping[int, Tensor],
     folder: Path,
-) -> Written:
+) -> Exported:
     """Save a copy of a model with vectors added at its blocks, as biases.
 
     Args:
@@ -68,7 +68,7 @@ def bake(
         raise WorkspaceError(f"{folder} cannot be written: {error.strerror or error}.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return Written(
+    return Exported(
         folder,
         (
             f"its logits are within {difference:.1e} of live steering, in float32",

@@ -1,7 +1,7 @@
 """Role and trait data sets of assistant-axis and persona_vectors, read as archetypes.
 
-Each file is one JSON object: `instruction`, a list of `{"pos": ..., "neg": ...}`, whose `pos` are system prompts
-that ask for the character; `questions` and `eval_prompt`, which are not needed here.
+Each file is one JSON object: `instruction`, a list of `{"pos": ..., "neg": ...}`, whose `pos` are system
+prompts that ask for the character; `questions` and `eval_prompt`, which are not needed here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from persona_tui.core.workspace import safe_name
 
 
 @dataclass(frozen=True)
-class Role:
+class ForeignRole:
     """A character of another project.
 
     Attributes:
@@ -39,7 +39,7 @@ class Role:
         return "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records)
 
 
-def read_roles(path: Path) -> Iterator[Role]:
+def read_role_files(path: Path) -> Iterator[ForeignRole]:
     """Read a file, or every `.json` in a folder.
 
     Raises:
@@ -52,7 +52,7 @@ def read_roles(path: Path) -> Iterator[Role]:
         yield _read(file)
 
 
-def _read(path: Path) -> Role:
+def _read(path: Path) -> ForeignRole:
     try:
         content = json.loads(read_plain(path).decode("utf-8-sig"))
     except OSError as error:
@@ -70,4 +70,4 @@ def _read(path: Path) -> Role:
         )
     opposite = sum(1 for pair in pairs if isinstance(pair, dict) and pair.get("neg"))
     left_out = f"{opposite} prompts that ask for the opposite" if opposite else ""
-    return Role(safe_name(path.stem), texts, left_out)
+    return ForeignRole(safe_name(path.stem), texts, left_out)

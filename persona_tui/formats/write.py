@@ -57,7 +57,7 @@ class Outgoing:
 
 
 @dataclass(frozen=True)
-class Written:
+class Exported:
     """What became of an export.
 
     Attributes:
@@ -71,7 +71,7 @@ class Written:
     request: dict[str, Any] | None = None
 
 
-def write_foreign(out: Outgoing, form: str, path: Path) -> Written:
+def write_foreign(out: Outgoing, form: str, path: Path) -> Exported:
     """Write a file in another program's format; it is replaced if it exists.
 
     Args:
@@ -86,7 +86,7 @@ def write_foreign(out: Outgoing, form: str, path: Path) -> Written:
     return FORMS[form](out, path)
 
 
-def _gguf(out: Outgoing, path: Path) -> Written:
+def _gguf(out: Outgoing, path: Path) -> Exported:
     """A control vector for llama.cpp, repeng and saklas. The strength is multiplied in: scale 1 is right."""
     from gguf import GGUFWriter
 
@@ -112,29 +112,29 @@ def _gguf(out: Outgoing, path: Path) -> Written:
     notes = [f"llama-server -m MODEL.gguf --control-vector {path}"]
     if 0 in out.vectors:
         notes.append("layer 0 was left out: llama.cpp does not read direction.0")
-    return Written(path, tuple(notes))
+    return Exported(path, tuple(notes))
 
 
-def _hotwire(out: Outgoing, path: Path) -> Written:
+def _hotwire(out: Outgoing, path: Path) -> Exported:
     """A tensor `[blocks, hidden]` for hotwire-vllm; the request has the strength, layer by layer."""
     _torch(path, table(out.vectors, out.n_layers))
     steps = [
         {"id": path.stem, "layer": layer, "scale": out.strength, "decode_only": False}
         for layer in out.vectors
     ]
-    return Written(
+    return Exported(
         path,
         (f"put it into the folder that HOTWIRE_VECTORS names, as {path.name}",),
         {"vllm_xargs": {"hotwire": json.dumps(steps)}},
     )
 
 
-def _persona_vectors(out: Outgoing, path: Path) -> Written:
+def _persona_vectors(out: Outgoing, path: Path) -> Exported:
     """A tensor `[blocks + 1, hidden]` as persona_vectors reads it: row k is block k - 1."""
     stack = torch.cat([torch.zeros(1, _width(out)), table(out.vectors, out.n_layers)])
     _torch(path, stack)
     first, last = min(out.vectors), max(out.vectors)
-    return Written(
+    return Exported(
         path,
         (
             f"its rows count hidden states: layers {first} to {last} are rows {first + 1} to {last + 1}",
@@ -143,17 +143,17 @@ def _persona_vectors(out: Outgoing, path: Path) -> Written:
     )
 
 
-def _assistant_axis(out: Outgoing, path: Path) -> Written:
+def _assistant_axis(out: Outgoing, path: Path) -> Exported:
     """The dictionary of an axis, or of a role, with `[blocks, hidden]`."""
     stack = table(out.vectors, out.n_layers)
     if out.kind == "axis":
         _torch(path, {"axis": stack, "metadata": _metadata(out)})
     else:
         _torch(path, {"vector": stack, "type": "persona-tui", "role": out.name})
-    return Written(path)
+    return Exported(path)
 
 
-def _capping(out: Outgoing, path: Path) -> Written:
+def _capping(out: Outgoing, path: Path) -> Exported:
     """The capping file of assistant-axis: an axis' unit vectors with their floors."""
     if out.kind != "axis" or not out.floors:
         raise VectorFileError("only an axis has floors: export axis:assistant or axis:safety in this format.")
@@ -162,10 +162,10 @@ def _capping(out: Outgoing, path: Path) -> Written:
     }
     caps = [{"vector": f"{out.name}_{layer}", "cap": floor} for layer, floor in sorted(out.floors.items())]
     _torch(path, {"vectors": vectors, "experiments": [{"id": out.name, "interventions": caps}]})
-    return Written(path)
+    return Exported(path)
 
 
-def _plain(out: Outgoing, path: Path) -> Written:
+def _plain(out: Outgoing, path: Path) -> Exported:
     """One dictionary with one vector for all layers, their mean, and the vectors by layer beside it."""
     layers = sorted(out.vectors)
     mean = torch.stack([out.vectors[layer].float() for layer in layers]).mean(dim=0)
@@ -184,7 +184,7 @@ def _plain(out: Outgoing, path: Path) -> Written:
                 "metadata": metadata,
             },
         )
-        return Written(path)
+        return Exported(path)
     common = {"layers": layers, "per_layer_vectors": by_layer, "metadata": metadata}
     if out.kind == "axis":
         floors = list((out.floors or {}).values())
@@ -194,19 +194,19 @@ def _plain(out: Outgoing, path: Path) -> Written:
         raw = torch.stack([out.raw[layer].float() for layer in layers]).mean(dim=0)
         source = {"source": out.kind, "description": out.description}
         _torch(path, {"raw_vector": raw, "safe_vector": mean, **source, **common})
-    return Written(
+    return Exported(
         path, ("raw_vector and safe_vector are means over the layers, as that form has one for all",)
     )
 
 
-def _safetensors(out: Outgoing, path: Path) -> Written:
+def _safetensors(out: Outgoing, path: Path) -> Exported:
     """One tensor for each layer, `layer_N`, with the rest as text in the header."""
     tensors = {f"layer_{layer}": each.float().contiguous().clone() for layer, each in out.vectors.items()}
     atomic_write_bytes(path, serialize_tensors(tensors, {k: str(v) for k, v in _metadata(out).items()}))
-    return Written(path)
+    return Exported(path)
 
 
-FORMS: dict[str, Callable[[Outgoing, Path], Written]] = {
+FORMS: dict[str, Callable[[Outgoing, Path], Exported]] = {
     "gguf": _gguf,
     "hotwire": _hotwire,
     "persona-vectors": _persona_vectors,

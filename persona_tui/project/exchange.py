@@ -20,7 +20,7 @@ from persona_tui.formats.bake import bake
 from persona_tui.formats.direction import Direction
 from persona_tui.formats.pickled import Indices
 from persona_tui.formats.read import read_foreign
-from persona_tui.formats.write import FORMS, Outgoing, Written, write_foreign
+from persona_tui.formats.write import FORMS, Exported, Outgoing, write_foreign
 from persona_tui.model import Sampling
 from persona_tui.vectors.maths import orthogonalize_persona
 from persona_tui.vectors.persona import DEFAULT_STRENGTH, PersonaVector, default_gain
@@ -206,7 +206,7 @@ def export_vectors(
     *,
     safe: bool = True,
     axis: str | None = None,
-) -> tuple[Written, dict[int, float]]:
+) -> tuple[Exported, dict[int, float]]:
     """Write a persona, a trait, a blend or an axis in another program's format.
 
     Args:
