@@ -48,7 +48,7 @@ def token_shifts(model: ModelWrapper, vector: PersonaVector, count: int = 10) ->
     Raises:
         GenerationError: the model has no unembedding.
     """
-    head = model.model.get_output_embeddings()
+    head: object = model.model.get_output_embeddings()  # type: ignore[no-untyped-call]
     weight = getattr(head, "weight", None)
     if not isinstance(weight, Tensor):
         raise GenerationError(f"{model.name} has no unembedding to read a direction through.")
@@ -69,7 +69,7 @@ def _shift(model: ModelWrapper, layer: int, shifts: Tensor, count: int) -> Token
     for largest in (True, False):
         top = shifts.topk(min(count, len(shifts)), largest=largest)
         pairs = zip(top.values.tolist(), top.indices.tolist(), strict=True)
-        sides.append(tuple((printable(model.tokenizer.decode([at])), float(value)) for value, at in pairs))
+        sides.append(tuple((printable(str(model.tokenizer.decode([at]))), float(value)) for value, at in pairs))
     return TokenShift(layer, sides[0], sides[1])
 
 
