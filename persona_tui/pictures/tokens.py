@@ -69,7 +69,8 @@ def _shift(model: ModelWrapper, layer: int, shifts: Tensor, count: int) -> Token
     for largest in (True, False):
         top = shifts.topk(min(count, len(shifts)), largest=largest)
         pairs = zip(top.values.tolist(), top.indices.tolist(), strict=True)
-        sides.append(tuple((printable(str(model.tokenizer.decode([at]))), float(value)) for value, at in pairs))
+        told = ((str(model.tokenizer.decode([at])), float(value)) for value, at in pairs)
+        sides.append(tuple((printable(token), value) for token, value in told))
     return TokenShift(layer, sides[0], sides[1])
 
 
