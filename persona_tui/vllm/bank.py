@@ -118,9 +118,10 @@ class Bank:
         added = {layer: mix.strength * vector for layer, vector in composite.items()}
         for layer, vector in added.items():
             if layer >= self._n_layers or vector.shape[0] != self._hidden_size:
+                names, width = ", ".join(mix.weights), vector.shape[0]
                 raise VectorFileError(
-                    f"the vectors of {', '.join(mix.weights)} are {vector.shape[0]} wide at layer {layer}; this model "
-                    f"is {self._hidden_size} wide and has layers 0 to {self._n_layers - 1}"
+                    f"the vectors of {names} are {width} wide at layer {layer}; this model is "
+                    f"{self._hidden_size} wide and has layers 0 to {self._n_layers - 1}"
                 )
         return Slot(added, *self._caps(mix))
 

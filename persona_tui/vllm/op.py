@@ -1,8 +1,8 @@
 """The op that steers and caps inside a forward pass, and the buffers that it reads.
 
-One op for each decoder block, opaque to the compiler, that writes into the block's output. What it reads lies
-in buffers that live as long as the worker: a mix that changes is a write into them, and nothing is compiled or
-captured again.
+One op for each decoder block, opaque to the compiler, that writes into the block's output. What it reads
+lies in buffers that live as long as the worker: a mix that changes is a write into them, and nothing is
+compiled or captured again.
 """
 
 from __future__ import annotations
