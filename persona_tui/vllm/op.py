@@ -90,7 +90,7 @@ def watch_blocks(model: nn.Module) -> int:
     for name, module in model.named_modules():
         number = re.search(r"\.(\d+)$", name)
         if number is not None and type(module).__name__.endswith(("DecoderLayer", "Block")):
-            module._persona_tui_layer = int(number[1])  # type: ignore[assignment]
+            module._persona_tui_layer = int(number[1])
             classes[type(module)] = None
             count += 1
     for each in classes:

@@ -157,9 +157,8 @@ class _Slots:
         at = 0
         for id in running:
             count = scheduled.num_scheduled_tokens[id]
-            key = keys[id]
-            if key is not None:
-                self.buffers.slot[at : at + count] = self._held[key]
+            if id in steered:
+                self.buffers.slot[at : at + count] = self._held[steered[id]]
             at += count
 
     def _key(self, request: Any, id: str) -> str | None:
