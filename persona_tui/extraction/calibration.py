@@ -373,6 +373,8 @@ class Bench:
         self.extractor = extractor
         self.persona = persona
         self.band = tuple(layer for layer in band or extractor.band if layer in persona.layers)
+        if not self.band and persona.metadata.get("source") == "imported":
+            self.band = persona.steering_layers
         if not self.band:
             raise VectorFileError(
                 f'"{persona.name}" has no vectors where this model is steered: create it again'

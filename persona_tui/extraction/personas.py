@@ -383,6 +383,8 @@ class PersonaStudio:
         return band, table
 
     def _check_layers(self, persona: PersonaVector) -> None:
+        if persona.metadata.get("source") == "imported":  # it has the layers that its file has
+            return
         if not set(self.extractor.layers) >= set(persona.layers):
             raise VectorFileError(
                 f'"{persona.name}" was extracted for other layers than the settings ask for: create it again'
