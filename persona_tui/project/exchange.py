@@ -23,7 +23,7 @@ from persona_tui.formats.read import read_foreign
 from persona_tui.formats.write import FORMS, Exported, Outgoing, write_foreign
 from persona_tui.model import Sampling
 from persona_tui.vectors.maths import orthogonalize_persona
-from persona_tui.vectors.persona import DEFAULT_STRENGTH, PersonaVector, default_gain
+from persona_tui.vectors.persona import DEFAULT_STRENGTH, PersonaVector, default_gains
 
 if TYPE_CHECKING:
     from persona_tui.extraction.extractor import ActivationExtractor
@@ -155,8 +155,8 @@ def _persona(
         {_RECIPE: safe},
         {**_provenance(extractor), **_origin(direction, path, notes), "name": name, "target_layers": targets},
     )
-    own = 1 / direction.strength if direction.strength else default_gain(persona, targets)
-    return replace(persona, metadata={**persona.metadata, "gain": own})
+    gains = {"gain": 1 / direction.strength} if direction.strength else default_gains(persona, targets)
+    return replace(persona, metadata={**persona.metadata, **gains})
 
 
 def _safe(project: Project, layers: Sequence[int], raw: Tensor) -> tuple[Tensor, list[str]]:
