@@ -56,7 +56,7 @@ def serve(
     from persona_tui.core.errors import PersonaTuiError
 
     try:
-        from persona_tui.server.limits import Limits
+        from persona_tui.server.limits import Capacity
         from persona_tui.server.run import Server
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("persona_tui"):
@@ -68,6 +68,6 @@ def serve(
         if api_key is None and host not in (_LOOPBACK, "localhost", "::1"):
             note("Anyone who can reach this address can use it: set --api-key to change that.")
 
-    limits = Limits(rows=rows, waiting=queue, seconds=timeout, closing=grace)
+    limits = Capacity(rows=rows, waiting=queue, seconds=timeout, closing=grace)
     server = Server(invocation.project, host, port, api_key, limits)
     server.run(ready)

@@ -8,7 +8,7 @@ from persona_tui.core.errors import PersonaTuiError
 
 
 @dataclass(frozen=True)
-class Limits:
+class Capacity:
     """What a server takes on.
 
     Attributes:

@@ -20,7 +20,7 @@ from persona_tui.server.http import GONE, answering, compact, ollama_error, read
 from persona_tui.server.limits import Refused
 from persona_tui.server.openai_api import ChatMessage, written
 from persona_tui.server.service import Service, Wish
-from persona_tui.server.turns import Turn
+from persona_tui.server.turns import Exchange
 from persona_tui.server.voices import LATEST, VoiceOptions
 
 # Clients compare it with what they need; it says which of Ollama's forms are spoken here.
@@ -307,7 +307,7 @@ class Ollama:
             {**_head(body.model), **part(said.text), **logprobs, **_done(turn)},
         )
 
-    async def _lines(self, turn: Turn, body: _Asked, part: Any) -> AsyncIterator[str]:
+    async def _lines(self, turn: Exchange, body: _Asked, part: Any) -> AsyncIterator[str]:
         """A reply as it comes, a line of JSON for each piece."""
         try:
             async with aclosing(turn.events()) as events:
@@ -348,7 +348,7 @@ def _head(model: str) -> dict[str, Any]:
     return {"model": model, "created_at": datetime.now(UTC).isoformat()}
 
 
-def _done(turn: Turn) -> dict[str, Any]:
+def _done(turn: Exchange) -> dict[str, Any]:
     """What the last line says of a reply; times are in nanoseconds."""
     now = time.monotonic()
     first = turn.first_token if turn.first_token is not None else now

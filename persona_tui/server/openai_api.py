@@ -26,7 +26,7 @@ from persona_tui.server.http import (
 )
 from persona_tui.server.limits import Refused
 from persona_tui.server.service import Service, Wish
-from persona_tui.server.turns import Turn
+from persona_tui.server.turns import Exchange
 from persona_tui.server.voices import VoiceOptions
 
 _MOST = 16  # replies to one request, and texts that end a reply
@@ -240,7 +240,7 @@ class OpenAI:
     def _about(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self._service.started, "owned_by": "persona-tui"}
 
-    # Replies ------------------------------------------------------------------------------------------------
+    # Choices ------------------------------------------------------------------------------------------------
 
     async def chat(self, request: HttpRequest) -> Response:
         """Answer a conversation."""
@@ -248,14 +248,14 @@ class OpenAI:
         body.check()
         likeliest = (body.top_logprobs or 0) if body.logprobs else 0
         messages = [each.plain() for each in body.messages]
-        replies = ChatReplies(self._service.encoder, body, bool(body.logprobs))
+        replies = ChatChoices(self._service.encoder, body, bool(body.logprobs))
         return await self._answer(request, body, [messages], likeliest, replies)
 
     async def complete(self, request: HttpRequest) -> Response:
         """Continue texts."""
         body = await read_body(request, CompletionBody)
         body.check()
-        replies = TextReplies(self._service.encoder, body, body.logprobs is not None)
+        replies = TextChoices(self._service.encoder, body, body.logprobs is not None)
         return await self._answer(request, body, body.prompts(), body.logprobs or 0, replies)
 
     async def _answer(
@@ -264,7 +264,7 @@ class OpenAI:
         body: _Body,
         prompts: Sequence[Any],
         likeliest: int,
-        replies: Replies,
+        replies: Choices,
     ) -> Response:
         service = self._service
         sampling = body.sampling(service.sampling)
@@ -288,7 +288,7 @@ class OpenAI:
         return JSONResponse({"id": f"modr-{uuid.uuid4().hex}", "model": monitor.name, "results": results})
 
 
-class Replies:
+class Choices:
     """A request's replies in OpenAI's form.
 
     Attributes:
@@ -312,7 +312,7 @@ class Replies:
         self._id = f"{self.prefix}-{uuid.uuid4().hex}"
         self._created = int(time.time())
 
-    def whole(self, turn: Turn) -> dict[str, Any]:
+    def whole(self, turn: Exchange) -> dict[str, Any]:
         """Return all replies when they are there."""
         choices = []
         for place, answer in enumerate(turn.answers):
@@ -328,7 +328,7 @@ class Replies:
             )
         return {**self._head(self.object), "choices": choices, "usage": usage(turn)}
 
-    async def stream(self, turn: Turn) -> AsyncIterator[str]:
+    async def stream(self, turn: Exchange) -> AsyncIterator[str]:
         """Yield the replies as they come, as server-sent events."""
         wants_usage = self._body.stream_options is not None and self._body.stream_options.include_usage
         extra = {"usage": None} if wants_usage else {}
@@ -349,7 +349,7 @@ class Replies:
             turn.cancel()
         yield "data: [DONE]\n\n"
 
-    def _chunks(self, turn: Turn, place: int, event: TokenEvent) -> list[dict[str, Any]]:
+    def _chunks(self, turn: Exchange, place: int, event: TokenEvent) -> list[dict[str, Any]]:
         """What a token adds to the stream."""
         chunks = []
         listed = event.token_id >= 0 and (event.text or event.finish is None)
@@ -407,7 +407,7 @@ class Replies:
         raise NotImplementedError
 
 
-class ChatReplies(Replies):
+class ChatChoices(Choices):
     """Messages."""
 
     object = "chat.completion"
@@ -446,7 +446,7 @@ class ChatReplies(Replies):
         return {"token": text, "logprob": logprob, "bytes": list(text.encode()) if whole else None}
 
 
-class TextReplies(Replies):
+class TextChoices(Choices):
     """Continued texts."""
 
     object = "text_completion"
@@ -474,7 +474,7 @@ def written(events: Sequence[TokenEvent]) -> list[TokenEvent]:
     return [event for event in events if event.text or event.finish is None]
 
 
-def usage(turn: Turn) -> dict[str, int]:
+def usage(turn: Exchange) -> dict[str, int]:
     """Return how many tokens a request has taken."""
     prompt, completion = turn.prompt_tokens, turn.completion_tokens
     return {

@@ -12,7 +12,7 @@ import uvicorn
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.project.project import Project
 from persona_tui.server.app import LOOPBACK, make_app
-from persona_tui.server.limits import Limits
+from persona_tui.server.limits import Capacity
 from persona_tui.server.service import Service
 
 _LOGGING = {
@@ -48,7 +48,7 @@ class Server:
         host: str = "127.0.0.1",
         port: int = 0,
         api_key: str | None = None,
-        limits: Limits | None = None,
+        limits: Capacity | None = None,
     ) -> None:
         """
         Args:
@@ -61,7 +61,7 @@ class Server:
         Raises:
             PersonaTuiError: the address cannot be used, or the model not be loaded.
         """
-        limits = limits or Limits()
+        limits = limits or Capacity()
         self._listener = _listen(host, port)
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self._listener.getsockname()[1]}"

@@ -15,9 +15,9 @@ from persona_tui.model import Message, ModelWrapper, Request, Sampling, conversa
 from persona_tui.model.prompts import PromptEncoder
 from persona_tui.monitors.guard import Guard
 from persona_tui.project.project import Project
-from persona_tui.server.limits import Limits, Refused, TooLarge
+from persona_tui.server.limits import Capacity, Refused, TooLarge
 from persona_tui.server.measures import Measures
-from persona_tui.server.turns import Turn
+from persona_tui.server.turns import Exchange
 from persona_tui.server.voices import Voice, Voices
 from persona_tui.server.worker import Worker
 from persona_tui.steering import SteeringEngine
@@ -64,7 +64,7 @@ class Service:
         started: when, in seconds since 1970.
     """
 
-    def __init__(self, project: Project, limits: Limits | None = None) -> None:
+    def __init__(self, project: Project, limits: Capacity | None = None) -> None:
         """
         Args:
             project: its model is loaded here if it is not yet.
@@ -74,13 +74,13 @@ class Service:
             PersonaTuiError: the model cannot be loaded, or the guard of the settings has no monitor.
         """
         self.project = project
-        self.limits = limits or Limits()
+        self.limits = limits or Capacity()
         self.measures = Measures()
         self._engine = project.engine
         self._encoder = PromptEncoder(project.model)
         self._reading = threading.Lock()  # vector files are read by one thread at a time
         self._monitor: SelfMonitor | None = None
-        self.turns: dict[str, Turn] = {}
+        self.turns: dict[str, Exchange] = {}
         self.started = int(time.time())
         if project.settings.monitoring.guard != "off":
             _ = self.monitor
@@ -161,20 +161,20 @@ class Service:
         """Do something that needs the model; see `Worker.call` for the errors."""
         return await asyncio.wrap_future(self.worker.call(work))
 
-    async def begin(self, wish: Wish) -> Turn:
+    async def begin(self, wish: Wish) -> Exchange:
         """Have a request answered.
 
         Raises:
             Refused: it is too long, or too much waits already.
             PersonaTuiError: it cannot be answered as it is.
         """
-        turn = Turn(self.worker, self.measures, self.limits.seconds)
+        turn = Exchange(self.worker, self.measures, self.limits.seconds)
         await self.off_loop(lambda: self._fill(turn, wish))
         turn.begin()
         self.measures.tokens.labels("prompt").inc(turn.prompt_tokens)
         return turn
 
-    def _fill(self, turn: Turn, wish: Wish) -> None:
+    def _fill(self, turn: Exchange, wish: Wish) -> None:
         sampling = wish.sampling.with_seed()
         for prompt in wish.prompts:
             ids = self._encoded(prompt)

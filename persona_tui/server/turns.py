@@ -87,7 +87,7 @@ class Answer:
     """
 
     def __init__(
-        self, turn: Turn, place: int, voiced: VoicedRow, guard: Guard | None, live: LiveTraits | None
+        self, turn: Exchange, place: int, voiced: VoicedRow, guard: Guard | None, live: LiveTraits | None
     ) -> None:
         self.voiced = voiced
         self.said = Said()
@@ -139,7 +139,7 @@ class Answer:
             stop.set()
 
 
-class Turn:
+class Exchange:
     """A request that is being answered, with one reply or several. It belongs to the event loop.
 
     Attributes:
@@ -224,7 +224,7 @@ class Turn:
             self._measures.first_token.observe(self.first_token - self.arrived)
         self._measures.tokens.labels("completion").inc()
 
-    async def finish(self) -> Turn:
+    async def finish(self) -> Exchange:
         """Wait for the end and return the turn; see `events` for the errors."""
         async with aclosing(self.events()) as events:
             async for _ in events:

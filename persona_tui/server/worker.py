@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 from persona_tui.core.errors import MemoryShortage, PersonaTuiError
 from persona_tui.model import TokenEvent, Watch
 from persona_tui.model.generation import Overflow
-from persona_tui.server.limits import Limits, TooManyWaiting, Unavailable
+from persona_tui.server.limits import Capacity, TooManyWaiting, Unavailable
 from persona_tui.steering import SteeringEngine
 from persona_tui.steering.rows import VoicedRow, stream_voices
 
@@ -33,7 +33,7 @@ _PATIENCE = 0.05  # seconds at most that the first of a batch waits for others
 _REPLY = 512  # tokens that a reply is expected to have at most, when a batch is put together
 
 
-class Piece(Protocol):
+class BatchRow(Protocol):
     """One reply that is to be written: a row of a batch."""
 
     @property
@@ -63,12 +63,12 @@ class Worker:
         on_batch: told how many rows a new batch has.
     """
 
-    def __init__(self, engine: SteeringEngine, limits: Limits) -> None:
+    def __init__(self, engine: SteeringEngine, limits: Capacity) -> None:
         self.rows = 0
         self.on_batch: Callable[[int], None] = lambda rows: None
         self._engine = engine
         self._limits = limits
-        self._waiting: deque[Piece] = deque()
+        self._waiting: deque[BatchRow] = deque()
         self._work: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -86,7 +86,7 @@ class Worker:
         """Whether it takes on anything."""
         return self._thread.is_alive() and not self._closing
 
-    def submit(self, pieces: Sequence[Piece]) -> None:
+    def submit(self, pieces: Sequence[BatchRow]) -> None:
         """Have replies written.
 
         Raises:
@@ -100,7 +100,7 @@ class Worker:
             self._waiting.extend(pieces)
             self._changed.notify()
 
-    def withdraw(self, pieces: Sequence[Piece]) -> None:
+    def withdraw(self, pieces: Sequence[BatchRow]) -> None:
         """Take back what has not begun."""
         with self._changed:
             self._waiting = deque(each for each in self._waiting if each not in pieces)
@@ -161,16 +161,16 @@ class Worker:
         while self._work:
             self._work.popleft()()
 
-    def _next_batch(self) -> list[Piece]:
+    def _next_batch(self) -> list[BatchRow]:
         """Whoever waits, as far as one batch takes them; those who come together are waited for."""
         first = time.monotonic()
         with self._changed:
             while len(self._waiting) < self._limits.rows and time.monotonic() - first < _PATIENCE:
                 if not self._changed.wait(_QUIET):
                     break
-            chosen: list[Piece] = []
+            chosen: list[BatchRow] = []
             widest = 0
-            left: deque[Piece] = deque()
+            left: deque[BatchRow] = deque()
             for piece in self._waiting:
                 wider = max(widest, _tokens(piece))
                 if len(chosen) < self._limits.rows and (
@@ -183,7 +183,7 @@ class Worker:
             self._waiting = left
         return chosen
 
-    def _answer(self, pieces: list[Piece]) -> None:
+    def _answer(self, pieces: list[BatchRow]) -> None:
         """Write a batch. Rows that cannot be written fail alone: the others are written again, from where
         their readers are.
         """
@@ -212,7 +212,7 @@ class Worker:
                     logger.exception("A batch of %d replies failed.", len(batch))
         self.rows = 0
 
-    def _write(self, batch: list[Piece]) -> None:
+    def _write(self, batch: list[BatchRow]) -> None:
         self.rows = len(batch)
         self.on_batch(len(batch))
         watches = [each.watch for each in batch if each.watch is not None]
@@ -231,12 +231,12 @@ class Worker:
                 self._do_work()
 
 
-def _tokens(piece: Piece) -> int:
+def _tokens(piece: BatchRow) -> int:
     request = piece.voiced.request
     longest = request.sampling.max_new_tokens if request.sampling is not None else _REPLY
     return len(request.prompt or ()) + min(longest, _REPLY)
 
 
-def _gone(piece: Piece) -> bool:
+def _gone(piece: BatchRow) -> bool:
     stop: Any = piece.voiced.request.stop
     return stop is not None and stop.is_set()

@@ -12,7 +12,7 @@ import pytest
 
 from persona_tui.core.workspace import packaged_root
 from persona_tui.project.project import Project
-from persona_tui.server.limits import Limits
+from persona_tui.server.limits import Capacity
 from persona_tui.server.run import Server
 
 GREEDY = "model: {name: tiny, dtype: float32}\ngeneration: {max_new_tokens: 24, temperature: 0}\n"
@@ -30,7 +30,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 @contextmanager
-def serving(project: Project, api_key: str | None = None, limits: Limits | None = None) -> Iterator[Server]:
+def serving(project: Project, api_key: str | None = None, limits: Capacity | None = None) -> Iterator[Server]:
     """A server that runs in a thread of its own; it is told to end afterwards."""
     server = Server(project, api_key=api_key, limits=limits)
     ready = threading.Event()

@@ -17,7 +17,7 @@ import pytest
 
 from persona_tui.core.workspace import packaged_root
 from persona_tui.project.project import Project
-from persona_tui.server.limits import Limits
+from persona_tui.server.limits import Capacity
 from persona_tui.server.run import Server
 
 from .conftest import serving
@@ -29,7 +29,7 @@ LONG = {"model": "tiny", "messages": ASKED, "temperature": 5, "top_p": 1, "max_t
 @pytest.fixture(scope="module")
 def endless(project: Project) -> Iterator[Server]:
     """A server with room for little, whose replies hardly ever end by themselves."""
-    limits = Limits(rows=2, waiting=1, tokens=700, body=20_000, seconds=600)
+    limits = Capacity(rows=2, waiting=1, tokens=700, body=20_000, seconds=600)
     with serving(project, limits=limits) as server:
         model = server.service.model
         ends, model._end_tokens = model._end_tokens, frozenset()
@@ -107,7 +107,7 @@ def test_what_is_too_long_is_not_taken(endless: Server) -> None:
 
 
 def test_what_takes_too_long_ends(project: Project) -> None:
-    with serving(project, limits=Limits(seconds=0.3)) as server:
+    with serving(project, limits=Capacity(seconds=0.3)) as server:
         model = server.service.model
         ends, model._end_tokens = model._end_tokens, frozenset()
         try:
