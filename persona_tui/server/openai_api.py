@@ -240,7 +240,7 @@ class OpenAI:
     def _about(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self._service.started, "owned_by": "persona-tui"}
 
-    # Choices ------------------------------------------------------------------------------------------------
+    # Replies ------------------------------------------------------------------------------------------------
 
     async def chat(self, request: HttpRequest) -> Response:
         """Answer a conversation."""
