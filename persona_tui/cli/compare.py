@@ -13,7 +13,7 @@ import click
 from persona_tui.cli.generate import prompt_text
 from persona_tui.cli.interrupt import quick_interrupt
 from persona_tui.cli.options import answer_options, override_sampling
-from persona_tui.cli.output import json_option, print_json
+from persona_tui.cli.output import floor_as_json, json_option, print_json
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.core.printable import printable
 
@@ -85,7 +85,8 @@ def _as_json(reply: ChatReply) -> dict[str, Any]:
                 "response": answer.text.strip(),
                 "weights": dict(answer.mix.weights),
                 "strength": answer.mix.strength,
-                "capping": answer.mix.capping,
+                "capping": answer.floor is not None,
+                "floor": floor_as_json(answer.floor),
                 "plausibility": answer.mix.plausibility,
                 "nats_from_plain": answer.nats_from_plain,
                 "tokens": answer.tokens,
@@ -101,7 +102,7 @@ def side_by_side(answers: list[ReplyRow], width: int) -> str:
     """Two answers in columns, or one above the other where there is no room."""
     from persona_tui.chat.setting import setting_in_words
 
-    heads = [f"{letter}: {setting_in_words(each.mix)}" for letter, each in zip("AB", answers, strict=False)]
+    heads = [f"{letter}: {setting_in_words(each.mix, each.floor is not None)}" for letter, each in zip("AB", answers, strict=False)]
     on_screen = sys.stdout.isatty()
     texts = [printable(each.text.strip()) if on_screen else each.text.strip() for each in answers]
     if width < _NARROWEST or not on_screen:

@@ -160,6 +160,8 @@ def _axes(project: Project) -> tuple[State, str]:
     axes = project.personas.axes
     if axes is None:
         return "WRONG", f"none for {project.settings.model.name}: run persona-tui init"
+    if project.model_loaded and (unenforced := project.engine.unenforced(project.default_mix())):
+        return "WRONG", unenforced
     return "ok", f"{' and '.join(axes.names)}, layers {axes.layers[0]} to {axes.layers[-1]}"
 
 

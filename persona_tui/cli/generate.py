@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -79,7 +79,8 @@ def _as_json(reply: Reply, mix: Mix, persona: str | None, blended: bool) -> dict
         "persona": persona,
         "blend": dict(mix.weights) if blended else None,
         "strength": mix.strength,
-        "capping": mix.capping,
+        "capping": reply.floor is not None,
+        "floor": None if reply.floor is None else asdict(reply.floor),
         "plausibility": mix.plausibility,
         "nats_from_plain": None if reply.nats_from_plain is None else round(reply.nats_from_plain, 4),
         "prompt_tokens": reply.prompt_tokens,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +46,11 @@ def print_json(value: Any) -> None:
     text = json.dumps(value, ensure_ascii=False, indent=2)
     # JSON escapes the controls below space by itself; those of C1 move some terminals' cursors, too.
     click.echo(re.sub("[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text))
+
+
+def floor_as_json(floor: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the floor that was enforced as results have it; None = nothing was capped."""
+    return None if floor is None else {key: floor[key] for key in ("axis", "percentile", "layers")}
 
 
 def print_table(rows: Sequence[Sequence[str]], header: Sequence[str] | None = None) -> None:

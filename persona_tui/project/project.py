@@ -114,7 +114,7 @@ class Project:
         asked_model: the model's name as the settings have it; `settings` has what that stands for.
         on_model_load: called with the model's name before it loads, which may take minutes.
         notes: what is worth knowing about the vectors in use: that they were made on a near copy of the
-            model.
+            model, that a loaded one is damaged, or that a floor cannot be enforced.
         on_note: called with each of them once, on the thread that reads the vectors.
     """
 
@@ -252,6 +252,7 @@ class Project:
 
             model = self.model
             self._engine = SteeringEngine(model, self.personas, self.settings)
+            self._engine.on_note = self._note
         return self._engine
 
     @property

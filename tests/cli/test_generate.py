@@ -16,6 +16,7 @@ KEYS = [
     "blend",
     "strength",
     "capping",
+    "floor",
     "plausibility",
     "nats_from_plain",
     "prompt_tokens",

@@ -327,3 +327,32 @@ def test_steering_towards_a_persona_shows_in_its_trace(engine: SteeringEngine) -
         return events[0].projections["sage"]
 
     assert trace(0.5) > trace(0.0) > trace(-0.5)
+
+
+def test_what_is_reported_of_the_floor_is_what_was_done(
+    engine: SteeringEngine, model: ModelWrapper, manager: PersonaManager, settings: Settings
+) -> None:
+    told: list[str] = []
+    engine.on_note = told.append
+    reply = engine.reply(ASKED, mix=Mix())
+    assert reply.floor is not None and reply.floor.layers == engine.capping_layers and not told
+    assert engine.reply(ASKED, mix=Mix(capping=False)).floor is None and not told
+
+    (manager.vectors_dir / "axes.safetensors").unlink()
+    bare = SteeringEngine(model, PersonaManager(manager.vectors_dir, model.fingerprint, model.name), settings)
+    bare.on_note = told.append
+    assert bare.reply(ASKED, mix=Mix()).floor is None
+    assert bare.describe(Mix())["floor"] is None
+    assert len(told) == 1 and "nothing is capped: tiny has no axes yet" in told[0]
+
+
+def test_layers_without_a_floor_are_named(
+    model: ModelWrapper, manager: PersonaManager, settings: Settings
+) -> None:
+    there = manager.axes.layers[-1] if manager.axes is not None else 0
+    for layers, words in (([0, there], "at layer 0 there is no floor"), ([0, 1], "nothing is capped")):
+        engine = SteeringEngine(model, manager, override(settings, {"steering.capping_layers": layers}))
+        floor = engine.floor_of(Mix())
+        assert (floor.layers if floor else ()) == tuple(layer for layer in layers if layer == there)
+        assert words in engine.unenforced(Mix())
+        assert engine.unenforced(Mix(capping=False)) == ""
