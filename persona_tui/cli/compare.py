@@ -102,7 +102,10 @@ def side_by_side(answers: list[ReplyRow], width: int) -> str:
     """Two answers in columns, or one above the other where there is no room."""
     from persona_tui.chat.setting import setting_in_words
 
-    heads = [f"{letter}: {setting_in_words(each.mix, each.floor is not None)}" for letter, each in zip("AB", answers, strict=False)]
+    heads = [
+        f"{letter}: {setting_in_words(each.mix, each.floor is not None)}"
+        for letter, each in zip("AB", answers, strict=False)
+    ]
     on_screen = sys.stdout.isatty()
     texts = [printable(each.text.strip()) if on_screen else each.text.strip() for each in answers]
     if width < _NARROWEST or not on_screen:

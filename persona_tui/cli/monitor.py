@@ -15,6 +15,7 @@ from persona_tui.cli.monitor_results import dimensions, layers, results, thresho
 from persona_tui.cli.output import check_free, force_option, json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.root import Invocation, pass_invocation
+from persona_tui.core.documents import json_value
 from persona_tui.core.errors import MonitorError, PersonaTuiError
 
 if TYPE_CHECKING:
@@ -200,8 +201,8 @@ def _text_of(line: bytes, field: str | None) -> str:
     if field is None:
         return text
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = json_value(text)
+    except ValueError:
         raise MonitorError("the line is not JSON") from None
     found = value.get(field) if isinstance(value, dict) else None
     if not isinstance(found, str):

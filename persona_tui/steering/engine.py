@@ -19,8 +19,9 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from persona_tui.core.config import Settings, resolve_layers
-from persona_tui.core.errors import WorkspaceError
-from persona_tui.core.mix import Mix, check_percentile
+from persona_tui.core.errors import PersonaTuiError, WorkspaceError
+from persona_tui.core.mix import Mix
+from persona_tui.core.ranges import PERCENTILE
 from persona_tui.extraction.axes import capping
 from persona_tui.model import (
     Backend,
@@ -103,8 +104,8 @@ class SteeringEngine:
     Generating belongs to one thread; `mix`, `set_mix` and the other setters may be used from any.
 
     Attributes:
-        on_note: told, in one sentence, whenever a reply begins whose mix asks for what cannot be done in full,
-            such as a floor where there is none.
+        on_note: told, in one sentence, whenever a reply begins with less than was asked for: without a floor
+            where there is none, or without the trace of a damaged file.
     """
 
     def __init__(self, model_wrapper: Backend, persona_manager: PersonaManager, config: Settings) -> None:
@@ -171,7 +172,7 @@ class SteeringEngine:
         Raises:
             PersonaTuiError: the percentile is out of range.
         """
-        check_percentile(percentile)
+        PERCENTILE.check("a percentile", percentile)
         with self._lock:
             self._percentile = float(percentile)
             self.set_mix(self._mix)
@@ -511,11 +512,11 @@ class SteeringEngine:
 
     def traces(self, mixes: Sequence[Mix] = ()) -> dict[str, TraceScale]:
         """What a stream's tokens are compared with: the axes, and every persona and trait that is loaded or
-        that one of `mixes` speaks with.
+        that one of `mixes` speaks with. A loaded file that is damaged is left out, and noted (`on_note`).
         """
         spoken = [name for mix in mixes for name, weight in mix.weights.items() if weight]
-        names = dict.fromkeys([*self.personas.list_loaded(), *spoken])
-        found = {name: vector_scale(self.personas.get(name)) for name in names}
+        found = {name: scale for name in self.personas.list_loaded() if (scale := self._scale_of(name))}
+        found |= {name: vector_scale(self.personas.get(name)) for name in spoken}
         axes = self.personas.axes
         if axes is not None:
             found |= {
@@ -524,6 +525,14 @@ class SteeringEngine:
                 if name in axes.projections
             }
         return {name: trace for name, trace in found.items() if trace.vectors}
+
+    def _scale_of(self, name: str) -> TraceScale | None:
+        """The scale of what is only traced; None of a damaged file, which keeps nobody from talking."""
+        try:
+            return vector_scale(self.personas.get(name))
+        except PersonaTuiError as error:
+            self.on_note(f"{name} is not traced: {error} `persona-tui unload {name}` unloads it.")
+            return None
 
     def reread_reply(
         self,

@@ -20,10 +20,11 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
+from persona_tui.core.documents import json_value
 from persona_tui.core.errors import DatasetError, WorkspaceError
 from persona_tui.core.files import atomic_write_text
 from persona_tui.core.lock import only_writer
-from persona_tui.core.plain_files import open_plain
+from persona_tui.core.plain_files import open_plain, read_plain
 from persona_tui.datasets.rows import UTF16
 from persona_tui.datasets.transcripts import (
     BadLine,
@@ -227,7 +228,7 @@ class Curation:
     def _read_state(self) -> dict[str, Any] | None:
         """What an interrupted run left. A damaged file counts as none."""
         try:
-            state = json.loads(self._state.read_text(encoding="utf-8"))
+            state = json_value(read_plain(self._state))
             known = {each.name for each in fields(Count)}
             return state if set(state["count"]) == known and "identity" in state else None
         except (OSError, ValueError, KeyError, TypeError):

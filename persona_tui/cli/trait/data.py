@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from persona_tui.cli.options import Within
 from persona_tui.cli.output import check_free, force_option, json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.root import Invocation, pass_invocation
@@ -22,6 +23,7 @@ from persona_tui.cli.trait.shared import (
     trait_store,
 )
 from persona_tui.core.errors import DatasetError, VectorFileError
+from persona_tui.core.ranges import TEMPERATURE
 
 if TYPE_CHECKING:
     from persona_tui.core.jobs import JobContext
@@ -160,7 +162,7 @@ class _Run:
 )
 @strict_option
 @click.option("--max-new-tokens", type=click.IntRange(1), default=96, show_default=True, metavar="N")
-@click.option("--temperature", type=click.FloatRange(0, 2), default=0.7, show_default=True, metavar="T")
+@click.option("--temperature", type=Within(TEMPERATURE), default=0.7, show_default=True, metavar="T")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N")
 @json_option
 @pass_invocation
