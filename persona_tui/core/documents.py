@@ -57,15 +57,14 @@ def _may_be_deep(text: str | bytes) -> bool:
 def _deeper_than(value: Any, levels: int) -> bool:
     """Whether containers lie in each other deeper than that; level by level, without recursion."""
     level = [value]
-    for _ in range(levels + 1):
-        inner: list[Any] = []
-        for each in level:
-            if isinstance(each, (list, dict)):
-                inner.extend(each.values() if isinstance(each, dict) else each)
-        if not inner:
-            return False
-        level = inner
-    return True
+    for _ in range(levels):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, (list, dict))
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    return any(isinstance(each, (list, dict)) for each in level)
 
 
 def yaml_value(text: str, round_trip: bool = False) -> Any:

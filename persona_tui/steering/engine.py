@@ -70,7 +70,7 @@ class Reply:
         seconds: from the request to the last token.
         capped_tokens: at how many of the tokens the floor had to act.
         floor: what it was held above; None if nothing was capped.
-        finish: "stop", "length" or "cancelled".
+        finish: "stop", "length", "cancelled" or, by a guard, "refused".
         nats_from_plain: how much more probable steering made its tokens, on average, in nats; None if it was
             not guided. See `mean_nats`.
     """
@@ -323,11 +323,12 @@ class SteeringEngine:
         sampling: Sampling | None = None,
         system: str | None = None,
         stop: threading.Event | None = None,
+        guard: StreamGuard | None = None,
     ) -> Reply:
         """Answer a conversation at once; the arguments are those of `stream`."""
         started = time.monotonic()
         conversation, mix = _with_system(messages, system), mix or self._mix
-        events = list(self._write(conversation, [mix], sampling, {}, stop))
+        events = list(self._write(conversation, [mix], sampling, {}, stop, guard=guard))
         said = [event for event in events if event.token_id >= 0]
         return Reply(
             text="".join(event.text for event in events).strip(),

@@ -18,11 +18,13 @@ KEYS = [
     "capping",
     "floor",
     "plausibility",
+    "finish",
     "nats_from_plain",
     "prompt_tokens",
     "tokens",
     "seconds",
     "tokens_per_second",
+    "guard",
     "notes",
 ]
 
