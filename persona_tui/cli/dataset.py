@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from persona_tui.cli.output import json_option, print_json, print_table
+from persona_tui.cli.output import echo, json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.core.errors import JobCancelled
@@ -66,7 +66,7 @@ def validate(invocation: Invocation, /, files: tuple[Path, ...], as_json: bool) 
         )
         for report in reports:
             for problem in report.problems:
-                click.echo(f"{report.path}: {problem}")
+                echo(f"{report.path}: {problem}")
     if not all(report.ok for report in reports):
         click.get_current_context().exit(1)
 
@@ -114,7 +114,7 @@ def generate(
         if is_main():
             for line in written.notes:
                 note(line)
-            click.echo(written.summary)
+            echo(written.summary)
 
     write(
         DatasetTask(kind, name or "", description or "", count),

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from persona_tui.monitors.verdict import Verdict
     from persona_tui.steering.engine import Reply
 
+_MOST_CHARACTERS = 1 << 26  # of standard input, which may have no end
+
 
 @click.command()
 @click.argument("prompt")
@@ -76,7 +78,9 @@ def generate(
 
 def prompt_text(prompt: str) -> str:
     """The prompt, from stdin if it is a dash."""
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = sys.stdin.read(_MOST_CHARACTERS + 1) if prompt == "-" else prompt
+    if len(text) > _MOST_CHARACTERS:
+        raise PersonaTuiError(f"the prompt is longer than {_MOST_CHARACTERS:,} characters")
     if not text.strip():
         raise click.UsageError("The prompt is empty.", click.get_current_context())
     return text.strip()

@@ -22,6 +22,7 @@ from persona_tui.cli.generate import with_badges, write_stream
 from persona_tui.cli.interrupt import quick_interrupt
 from persona_tui.cli.progress import note, patient_work
 from persona_tui.core.errors import JobCancelled, PersonaTuiError
+from persona_tui.core.plain_files import LONGEST_LINE
 
 
 class Lines(Front):
@@ -82,7 +83,9 @@ def read_line(prompt: str) -> str | None:
     if sys.stdin.isatty():
         sys.stderr.write(prompt)
         sys.stderr.flush()
-    line = sys.stdin.readline()
+    line = sys.stdin.readline(LONGEST_LINE)
+    if len(line) == LONGEST_LINE:
+        raise PersonaTuiError(f"a line is longer than {LONGEST_LINE:,} characters")
     return line.rstrip("\r\n") if line else None
 
 

@@ -339,8 +339,15 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> l
     return encode_marked(tokenizer, control_tokens(tokenizer).mark(text), special=special)
 
 
+MOST_CHARACTERS = 1 << 23  # a tokenizer needs more than a hundred bytes for each
+
+
 def encode_marked(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> list[int]:
     """Return the token ids of a text whose contents were marked, as by `render_marked`."""
+    if len(text) > MOST_CHARACTERS:
+        raise GenerationError(
+            f"A text has {len(text):,} characters; more than {MOST_CHARACTERS:,} are not read at once."
+        )
     return control_tokens(tokenizer).encode(text, special=special)
 
 

@@ -277,7 +277,7 @@ class Project:
     def new_guard(self, mode: GuardMode | None = None) -> Guard:
         """What judges the messages and replies of one chat, or of one answer, in whichever front end.
 
-        Whoever gives it to the engine (`stream_rows`, `reply`) or to `ChatReply.write` keeps what the settings
+        Given to the engine (`stream_rows`, `reply`) or to `ChatReply.write`, it keeps what the settings
         promise. Where there is no monitor, it fails closed: nothing is answered.
 
         Args:

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -39,6 +40,9 @@ from persona_tui.traits.score import CHUNK, CHUNK_CHARACTERS, Scored, TraitScore
 REJECTED = "rejected"  # the part of a preference that is not to be learnt
 _SAVE_EVERY = 1.0  # seconds
 _HASHED_AT_ONCE = 1 << 20
+
+# What only writing comes to; such an error names no file.
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,7 @@ class Curation:
                     os.replace(_partial(path), path)
                 self._state.unlink(missing_ok=True)
         except OSError as error:
-            where = error.filename or self.source
+            where = error.filename or (self.output if error.errno in _NO_SPACE else self.source)
             kind = DatasetError if str(where) == str(self.source) else WorkspaceError
             raise kind(f"{where}: {error.strerror or error}") from error
         count, seconds = self._count, time.monotonic() - started

@@ -405,6 +405,7 @@ def run_app(
     """
     quiet_libraries()
     terminal.forgive_input()
+    terminal.clean_output()
     mix = project.default_mix()
     mix = replace(
         mix,

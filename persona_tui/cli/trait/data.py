@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from persona_tui.cli.options import Within
-from persona_tui.cli.output import check_free, force_option, json_option, print_json, print_table
+from persona_tui.cli.output import check_free, echo, force_option, json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.cli.trait.shared import (
@@ -99,11 +99,11 @@ def curate(
         )
         return
     if done.resumed_at is not None:
-        click.echo(f"Resumed at line {done.resumed_at}.")
-    click.echo(f"{done.flagged} of {done.lines} lines are flagged: {done.output}")
-    click.echo(f"Why: {done.reasons}")
+        echo(f"Resumed at line {done.resumed_at}.")
+    echo(f"{done.flagged} of {done.lines} lines are flagged: {done.output}")
+    echo(f"Why: {done.reasons}")
     if done.bad:
-        click.echo(f"{done.bad} lines could not be read; the reasons file lists them.")
+        echo(f"{done.bad} lines could not be read; the reasons file lists them.")
 
 
 def _curate(
@@ -325,7 +325,7 @@ def _print(result: TraitComparison, a: str, b: str) -> None:
         how += f", {result.left_out} conversations without a partner" if result.left_out else ""
     else:
         how = f"{result.n_a} and {result.n_b} conversations, of different prompts: not paired"
-    click.echo(how)
+    echo(how)
     rows = [
         [
             row.trait,

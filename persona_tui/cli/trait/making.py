@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from persona_tui.cli.options import Within
-from persona_tui.cli.output import json_option, print_json, print_table
+from persona_tui.cli.output import echo, json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.cli.trait.shared import BadLines, conversations, strict_option, trait_scorer, trait_store
@@ -197,7 +197,7 @@ def calibrate(
         ["labelled low", f"{fit.confusion['true_low']} right, {fit.confusion['false_high']} wrong"],
     ]
     print_table([*rows, ["lines not used", str(problems.count)]] if problems.count else rows)
-    click.echo("Nothing was changed." if dry_run else f"Saved with {trait.name}.")
+    echo("Nothing was changed." if dry_run else f"Saved with {trait.name}.")
 
 
 def _labelled(
