@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from persona_tui.chat import Conversation, fit_context
+from persona_tui.chat import Conversation, Node, fit_context
 from persona_tui.core.errors import SessionError
 
 from .conftest import answer, say
