@@ -94,7 +94,7 @@ def setting_in_words(mix: Mix, capped: bool = True) -> str:
         capped: whether a floor is enforced, if the setting asks for one.
     """
     voice = f"{mix.label} {mix.strength:.2f}" if mix.label else "no persona"
-    guide = f", guide {mix.plausibility:g}" if mix.plausibility else ""
+    guide = f", guide {mix.plausibility:g}" if mix.label and mix.plausibility else ""
     return f"{voice}, {capping_in_words(mix.capping, capped)}{guide}"
 
 

@@ -109,7 +109,7 @@ class SteeringSettings(_Section):
         default=25, ge=PERCENTILE.low, le=PERCENTILE.high, description=str(PERCENTILE)
     )
     plausibility: float = Field(
-        default=0.0, ge=PLAUSIBILITY.low, le=PLAUSIBILITY.high, description=str(PLAUSIBILITY)
+        default=0.005, ge=PLAUSIBILITY.low, le=PLAUSIBILITY.high, description=str(PLAUSIBILITY)
     )
 
 
