@@ -27,11 +27,11 @@ from transformers import Cache, DynamicCache, PreTrainedModel, cache_utils
 from transformers.cache_utils import StaticLayer
 
 from persona_tui.core.errors import GenerationError, MemoryShortage
-from persona_tui.core.ranges import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
+from persona_tui.core.ranges import LOWEST_TEMPERATURE, NEW_TOKENS, TEMPERATURE, TOP_P
 from persona_tui.model.blocks import context_length, device_of
 from persona_tui.model.compiled import CompiledForward
 from persona_tui.model.interventions import Interventions
-from persona_tui.model.residual import ResidualHooks, StopForward
+from persona_tui.model.residual import NOT_FINITE, ResidualHooks, StopForward
 
 Finish = Literal["stop", "length", "cancelled", "refused"]  # the last one: by a guard that watched
 Poll = Callable[[], Interventions | None]
@@ -64,14 +64,9 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise GenerationError(f"max_new_tokens is {self.max_new_tokens}; at least 1 is needed.")
-        if not 0 <= self.temperature <= HIGHEST_TEMPERATURE:
-            raise GenerationError(
-                f"temperature is {self.temperature}; it must be from 0 to {HIGHEST_TEMPERATURE:g}."
-            )
-        if not 0 < self.top_p <= 1:
-            raise GenerationError(f"top_p is {self.top_p}; it must be above 0 and at most 1.")
+        NEW_TOKENS.check("max_new_tokens", self.max_new_tokens, GenerationError)
+        TEMPERATURE.check("temperature", self.temperature, GenerationError)
+        TOP_P.check("top_p", self.top_p, GenerationError)
 
     def with_seed(self) -> Self:
         """The same with a seed, drawn now if there is none, so that it can be done again."""
@@ -351,11 +346,6 @@ def check_finite(logits: Tensor) -> None:
     good = high.isfinite() & (low < high)
     if not bool(good.all()):
         raise Overflow([place for place, each in enumerate(good.tolist()) if not each])
-
-
-NOT_FINITE = (
-    "The model's numbers overflowed: lower the strength, or load it with --dtype bfloat16 or float32."
-)
 
 
 def _likelihoods(logits: Tensor, tokens: Tensor) -> Tensor:

@@ -133,6 +133,12 @@ class Guard:
         refused = self._mode == "refuse" and not verdict.safe
         return refusal(event, verdict) if refused else judged(event, verdict)
 
+    @property
+    def refused(self) -> bool:
+        """Whether it has ended the last stream."""
+        judged = [verdict for verdict in (self.message, self.reply) if verdict is not None]
+        return self._mode == "refuse" and any(not verdict.safe for verdict in judged)
+
     def _remember(self, verdict: Verdict) -> None:
         if verdict.about == "message":
             self.message = verdict

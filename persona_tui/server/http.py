@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from persona_tui.core.documents import json_value
 from persona_tui.core.errors import MemoryShortage, PersonaNotFoundError, PersonaTuiError, VectorFileError
 from persona_tui.server.limits import Refused
 
@@ -30,8 +31,8 @@ async def read_body(request: HttpRequest, form: type[B]) -> B:
         Refused: it is not JSON, or not of this form.
     """
     try:
-        document = json.loads(await request.body())
-    except (ValueError, RecursionError) as error:
+        document = json_value(await request.body(), constants=False)
+    except ValueError as error:
         raise Refused(f"The body is not JSON: {error}", code="invalid_json") from error
     try:
         return form.model_validate(_clean(document))

@@ -30,7 +30,7 @@ def test_what_leaves_comes_back(
     (back,) = cli("import", path, "--name", "back", "--json").json
     project = Project.open(workspace, model=str(tiny_model))
     sage, came = (project.personas.get(name).direction() for name in ("sage", "back"))
-    own = project.personas.get("back").metadata["gain"]
+    own = project.personas.get("back").gain()
     scale = 0.3 if form == "gguf" else 1.0  # llama.cpp's scale of 1 is our strength of 0.3
     for layer, vector in came.items():
         torch.testing.assert_close(vector / own, sage[layer] * scale, rtol=1e-5, atol=1e-6)

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+import torch
 
 from persona_tui.core.errors import PersonaNotFoundError
-from persona_tui.model import Request, Sampling, TokenEvent, conversation
+from persona_tui.model import Interventions, Request, Sampling, TokenEvent, conversation
 from persona_tui.model.generation import Overflow
 from persona_tui.model.prompts import PromptEncoder
 from persona_tui.steering import Mix, SteeringEngine
@@ -94,10 +95,11 @@ def test_a_text_ends_a_row_and_is_no_part_of_it(engine: SteeringEngine) -> None:
 
 
 def test_a_row_that_overflows_is_named(engine: SteeringEngine) -> None:
-    batch = rows(engine)
-    batch[1].set_mix(Mix({"sage": 1.0}, 1e38, capping=False))
+    loudest = Interventions({4: torch.full((engine.model.hidden_size,), 1e38)})
+    requests = [row.request for row in rows(engine)]
+    ways = Interventions.by_row([Interventions.none(), loudest, Interventions.none(), Interventions.none()])
     with pytest.raises(Overflow) as caught:
-        list(stream_voices(engine, batch))
+        list(engine.model.stream(requests, None, ways))
     assert caught.value.rows == (1,)
 
 
