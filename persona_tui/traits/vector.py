@@ -31,7 +31,7 @@ RECIPE = "response"  # the recipe of persona files that traits use: the mean ove
 class Interval(BaseModel):
     """A figure with its 95% interval."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
     value: float
     low: float
@@ -48,7 +48,7 @@ class LayerFigures(BaseModel):
         auc: the chance that a left-out high reply scores above a left-out low one.
     """
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
     layer: int
     strength: float
@@ -65,7 +65,7 @@ class HeldOut(BaseModel):
         high, low: how many of each.
     """
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
     auc: Interval
     accuracy: float
@@ -91,7 +91,7 @@ class TraitReading(BaseModel):
         source_hash: of the conversations.
     """
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
     layer: int
     threshold: float = 0.0

@@ -161,8 +161,8 @@ class PersonaVector:
         calibration = metadata.pop("calibration", None)
         try:
             return cls(
-                name=str(metadata["name"]),
-                layers=_LAYERS.validate_python(metadata["layers"]),
+                name=metadata["name"],
+                layers=tuple(metadata["layers"]),
                 metadata=metadata,
                 calibration=_CALIBRATION.validate_python(calibration),
                 **{kind: by_recipe(tensors, kind) for kind in KINDS},
@@ -177,7 +177,6 @@ class PersonaVector:
             raise ValueError(f"it is calibrated for the layers {list(calibration.layers)}, which it lacks")
 
 
-_LAYERS: TypeAdapter[tuple[int, ...]] = TypeAdapter(tuple[int, ...])
 _CALIBRATION: TypeAdapter[Calibration | None] = TypeAdapter(Calibration | None)
 
 
