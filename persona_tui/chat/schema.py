@@ -10,6 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
+from persona_tui.vectors.metadata import RenderingRecord
+
 
 class _Recorded(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
@@ -38,6 +40,7 @@ class _Settings(_Recorded):
     system: str | None = None
     mix: _Mix | None = None
     sampling: dict[str, Any] = {}
+    rendering: RenderingRecord | None = None
     forgotten: int = 0
     prompt_tokens: int = 0
     rows: list[_Mix] = []

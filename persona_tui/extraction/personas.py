@@ -10,8 +10,8 @@ these functions together (`processes`).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -395,7 +395,8 @@ class PersonaStudio:
         ):
             return self._saved(calibrated(self.extractor, persona))
 
-    def _job(self, name: str, **parts: object) -> AbstractContextManager[None]:
+    @contextmanager
+    def _job(self, name: str, **parts: object) -> Iterator[None]:
         """A job on this model's vectors; the recipe is what is given here, the settings and the questions."""
         extractor, settings = self.extractor, self.extractor.settings
         recipe = {
@@ -409,7 +410,14 @@ class PersonaStudio:
             **_flat("generation", settings.generation.model_dump(include={"temperature", "top_p"})),
             **_flat("steering", settings.steering.model_dump(include={"safety_floor_percentile"})),
         }
-        return self.partial.job(name, {part: json.dumps(value) for part, value in recipe.items()})
+        texts = {part: json.dumps(value) for part, value in recipe.items()}
+        with ExitStack() as stack:
+            stack.enter_context(self.partial.job(name, texts))
+            # A persona is the difference of two means: both are of one date, where a template writes it.
+            means = extractor.axes or extractor.baseline if name != "axes" else None
+            stack.enter_context(extractor.model.rendered_as(means and means.metadata.get("rendering")))
+            stack.enter_context(self.partial.rendered(extractor.model))
+            yield
 
     def _written(self, write: Callable[[], object]) -> None:
         """Have the one process write that does."""

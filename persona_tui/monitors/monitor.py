@@ -132,7 +132,8 @@ class SelfMonitor:
         if any(not text.strip() for text in texts):
             raise MonitorError("an empty text cannot be checked")
         layers = self.layers_of(method)
-        read = self.model.read_messages([conversation(text) for text in texts], layers) if texts else []
+        with self.model.rendered_as(self.metadata.get("rendering")):  # as when it was fitted
+            read = self.model.read_messages([conversation(text) for text in texts], layers) if texts else []
         return [self.judge(reading, "message", method) for reading in read]
 
     def judge(self, reading: Reading, about: About, method: str | None = None) -> Verdict:
@@ -313,6 +314,7 @@ def _metadata(model: ModelWrapper, data: TrainingData, found: FittedMethods, see
         "model_fingerprint": model.fingerprint,
         "model_source": model.source,
         **model.sketch.record(),
+        "rendering": model.rendering.record(),
         "hidden_size": model.hidden_size,
         "layers": list(range(model.n_layers)),
         "training": data.record(),

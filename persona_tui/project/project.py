@@ -506,7 +506,7 @@ class Project:
             data = load_training(self.workspace, which, file)
         partial = self.partial(context.log)
         recipe = {"model": " ".join(self.model.identity), "data": repr(data.record())}
-        with partial.job(f"monitor-{name}", recipe):
+        with partial.job(f"monitor-{name}", recipe), partial.rendered(self.model):
             monitor = SelfMonitor.fit(self.model, data, name, method, seed, context, partial)
             processes().from_main(lambda: self.monitors.save(monitor))
         self.forget_monitor()
@@ -558,7 +558,8 @@ class Project:
         )
         made = []
         for definition in definitions:
-            with partial.job(f"trait-{definition.name}", self._trait_recipe(definition, recipe)):
+            parts = self._trait_recipe(definition, recipe)
+            with partial.job(f"trait-{definition.name}", parts), partial.rendered(self.model):
                 trait = extractor.extract(definition, recipe)
                 processes().from_main(lambda trait=trait: bool(self.traits.save(trait)))  # type: ignore[misc]
             made.append(trait)

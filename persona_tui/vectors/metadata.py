@@ -6,9 +6,10 @@ Unknown fields pass: another version may have written them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 Layer = Annotated[int, Field(ge=0, le=100_000)]
 Layers = list[Layer]
@@ -35,6 +36,18 @@ class _ModelShape(_Part):
     vocabulary: int
 
 
+def _date(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
+
+
+class RenderingRecord(_Part):
+    """What a chat template wrote that is in no message; see `persona_tui.model.text.Rendering`."""
+
+    date: Annotated[str, AfterValidator(_date)] | None = None
+    default_system: str | None = None
+
+
 class _File(_Part):
     name: str | None = None
     model_name: str | None = None
@@ -42,6 +55,7 @@ class _File(_Part):
     model_source: str | None = None
     model_shape: _ModelShape | None = None
     model_sketch: dict[str, list[float]] | None = None
+    rendering: RenderingRecord | None = None
     hidden_size: int | None = None
     created: str | None = None
     layers: Layers

@@ -170,7 +170,8 @@ def test_no_word_of_a_conversation_is_lost(talks: list[list[tuple[str, str]]], f
         lines = [
             {
                 "messages": [
-                    {"role": role, "content": text} for role, text in zip(("user", "assistant") * 9, said)
+                    {"role": role, "content": text}
+                    for role, text in zip(("user", "assistant") * 9, said, strict=False)
                 ]
             }
             for said in expected
