@@ -31,7 +31,7 @@ def floors() -> dict[str, str]:
         *project["dependencies"],
         *(each for extra in project["optional-dependencies"].values() for each in extra),
     ]
-    found = dict(match.groups() for each in wanted if (match := _FLOOR.match(each)))
+    found = {match[1]: match[2] for each in wanted if (match := _FLOOR.match(each))}
     return {name: version for name, version in found.items() if name != "torch"}
 
 
@@ -46,7 +46,7 @@ def install(folder: Path, end: str) -> tuple[Path, dict[str, str]]:
     limits = folder / "limits.txt"
     lowest = [f"{name}=={version}" for name, version in floors().items()] if end == "lowest" else []
     limits.write_text("\n".join([pinned_torch(), *lowest]) + "\n", encoding="utf-8")
-    pip = [python, "-m", "pip", "install", "-q", "-c", limits]
+    pip = [str(python), "-m", "pip", "install", "-q", "-c", str(limits)]
     subprocess.run([*pip, pinned_torch()], check=True)
     subprocess.run([*pip, "-e", f"{REPOSITORY}[{EXTRAS}]"], check=True)
     return python, {_folded(name): version for name, version in map(_split, pinned(python))}

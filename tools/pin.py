@@ -22,7 +22,10 @@ HEAD = "# Everything that `make` installs, and what the tests and the shipped ve
 def pinned(python: Path) -> list[str]:
     """Return what is installed, as `name==version` without a build's own suffix."""
     frozen = subprocess.run(
-        [python, "-m", "pip", "freeze"], capture_output=True, text=True, check=True
+        [python, "-m", "pip", "freeze", "--exclude", "pip", "--all"],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     found = re.findall(r"^([A-Za-z0-9._-]+)==([^+\s]+)", frozen, re.MULTILINE)
     return [f"{name}=={version}" for name, version in found if name != "persona-tui"]

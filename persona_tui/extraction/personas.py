@@ -24,6 +24,7 @@ from persona_tui.datasets.fallback import fallback_prompts
 from persona_tui.datasets.generator import DatasetGenerator, check_description
 from persona_tui.datasets.records import (
     archetype_path,
+    check_archetype_free,
     find_archetype,
     list_archetypes,
     read_archetype,
@@ -237,8 +238,8 @@ class PersonaStudio:
             replace_old: whether a persona of that name may be replaced.
 
         Raises:
-            PersonaTuiError: the name is taken, and the old persona is not to be replaced; or people wrote an
-                archetype of that name, which is never replaced.
+            PersonaTuiError: the name is taken, and the old persona is not to be replaced.
+            DatasetError: there is an archetype of that name with other prompts, which is never replaced.
             GenerationError: no system prompts could be made from the description.
             VectorFileError: the model's axes are for other layers than the settings ask for.
             JobCancelled: somebody asked for that; the next call goes on.
@@ -246,13 +247,16 @@ class PersonaStudio:
         if generator is None:
             prompts = self.write_prompts(name, description, replace_old=replace_old)
             return self._create(name, prompts, description, "generated", replace_old)
-        self._check_describable(name, description)
+        check_description(description)
+        if f"persona-{name}" not in self.partial.interrupted():
+            check_archetype_free(self.workspace, name)
         self._check_free(name, None, replace_old)
         generator.partial = self.partial
         with self._job(f"persona-{name}", description=description):
             prompts = generator.generate_persona_prompts(description, PROMPTS_PER_PERSONA)
             if not prompts:
                 raise GenerationError(f"no system prompts could be made from the description of {name}")
+            check_archetype_free(self.workspace, name, [each["system_prompt"] for each in prompts])
             # Before the persona, whose file says that all is done.
             self._written(lambda: generator.save_jsonl(prompts, archetype_path(self.workspace, name)))
             enabled = self.extractor.settings.calibration.enabled
@@ -266,8 +270,9 @@ class PersonaStudio:
 
         The arguments and errors are those of `create_from_description`.
         """
-        self._check_describable(name, description)
+        check_description(description)
         texts = fallback_prompts(description, PROMPTS_PER_PERSONA)
+        check_archetype_free(self.workspace, name, [each["system_prompt"] for each in texts])
         self._check_free(name, [each["system_prompt"] for each in texts], replace_old)
         prompts: list[dict[str, Any]] = [
             {"id": f"prompt_{number:03d}", **each, "source": "fallback"}
@@ -277,13 +282,6 @@ class PersonaStudio:
         lines = "".join(f"{json.dumps(each, ensure_ascii=False)}\n" for each in prompts)
         self._written(lambda: atomic_write_text(path, lines))
         return prompts
-
-    def _check_describable(self, name: str, description: str) -> None:
-        if name in self.hand_written_archetypes():
-            raise PersonaTuiError(
-                f'an archetype "{name}" already exists: choose another name, or create from it'
-            )
-        check_description(description)
 
     def persona_work(self, prompts: Sequence[str], count: int = 1) -> dict[str, Work]:
         """How much work it is to make personas, by what it is for.

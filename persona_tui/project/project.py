@@ -380,7 +380,7 @@ class Project:
     def check_new_name(self, name: str, source: Source) -> None:
         """Raise what `create_persona` would, as far as that is known without the model."""
         from persona_tui.datasets.generator import check_description
-        from persona_tui.datasets.records import archetype_path, find_archetype, list_archetypes
+        from persona_tui.datasets.records import check_archetype_free, find_archetype
 
         path = self.personas.path_of(name)
         check_case(path)
@@ -393,13 +393,12 @@ class Project:
         elif isinstance(source, FromPrompts):
             if not any(prompt.strip() for prompt in source.prompts):
                 raise PersonaTuiError("a persona needs at least one system prompt")
-        elif name in list_archetypes(self.workspace) and _hand_written(self.workspace, name):
-            raise PersonaTuiError(
-                f"{archetype_path(self.workspace, name)} was written by hand and would be replaced: "
-                f"choose another name, or --from-archetype {name}"
-            )
         else:
             check_description(source.description)
+            if not source.by_model:
+                check_archetype_free(self.workspace, name, self._prompts_of(source))
+            elif f"persona-{name}" not in self.partial().interrupted():
+                check_archetype_free(self.workspace, name)
 
     def extract_axes(self, context: JobContext) -> tuple[Axes, list[PersonaVector]]:
         """Extract the model's axes and the archetypes' personas, replacing what there is.
@@ -621,12 +620,6 @@ class Project:
             more = f" ({len(problems) - 1} more: `persona-tui dataset validate`)" if problems[1:] else ""
             raise DatasetError(f"{problems[0]}{more}")
         return sum(report.count for report in reports)
-
-
-def _hand_written(workspace: Workspace, archetype: str) -> bool:
-    from persona_tui.datasets.records import read_archetype
-
-    return any(prompt.source is None for prompt in read_archetype(workspace, archetype))
 
 
 def _with_chosen_model(settings: Settings) -> Settings:

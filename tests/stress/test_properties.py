@@ -48,11 +48,14 @@ def one_line(error: BaseException) -> None:
 
 # Policies ---------------------------------------------------------------------------------------------------
 
+PRINTED = st.text(
+    st.characters(max_codepoint=0x2FF, exclude_categories=["Cc"]), max_size=20
+)  # all that YAML takes
 LIMITS = st.builds(
     lambda ends, reason, when: {"min": min(ends), "max": max(ends), "reason": reason, "when": when},
     st.tuples(NUMBERS, NUMBERS),
-    TEXTS,
-    st.lists(TEXTS.filter(str.strip), max_size=2),
+    PRINTED,
+    st.lists(PRINTED.filter(str.strip), max_size=2),
 )
 
 
