@@ -1,4 +1,4 @@
-"""`constraints.txt`: everything that `make` installs has its version, so that a clone next year is this one."""
+"""`constraints.txt`: everything that `make` installs has its version."""
 
 from __future__ import annotations
 
