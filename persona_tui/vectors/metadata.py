@@ -89,6 +89,8 @@ class _Calibration(_Part):
     floor: str | None = None
     floor_leaves: float | None = None
     questions: int | None = None
+    plausibility: float = 0.0
+    unguided_gain: float | None = None
 
 
 class _Loudness(_Part):
@@ -111,6 +113,7 @@ class _Persona(_File):
     description: str | None = None
     target_layers: Layers = []
     gain: float = 1.0
+    unguided_gain: float | None = None
     prompts: list[str] = []
     prompt_sources: list[str] = []
     counts: dict[str, int] = {}
@@ -124,7 +127,7 @@ class _Persona(_File):
 
 
 class _Trait(_Persona):
-    trait: _Reading
+    trait: _Reading | None = None
 
 
 # Axes and the baseline ------------------------------------------------------------------------------------
