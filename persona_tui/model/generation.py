@@ -318,8 +318,8 @@ def plausible(logits: Tensor, plain: Tensor, plausibility: Tensor) -> Tensor:
     return logits.where(plain >= least, -torch.inf)
 
 
-# What layers of a cache keep row by row. Others keep more, or in another shape. Older releases of transformers
-# lack some of them.
+# What layers of a cache keep row by row. Others keep more, or in another shape. Older releases of
+# transformers lack some of them.
 _BY_ROW = tuple(
     getattr(cache_utils, name)
     for name in (
