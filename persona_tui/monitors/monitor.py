@@ -168,6 +168,16 @@ class SelfMonitor:
         at = _at(reading, self.harms.position)
         return self.harms.likeliest(at[_places(reading, [self.harms.layer])[0]])
 
+    def harm_probabilities(self, reading: Reading) -> dict[str, float]:
+        """Return how likely each harm is, among the harms, for what was read of a message, at `layers_of`.
+
+        Empty if the monitor does not tell harms apart.
+        """
+        if self.harms is None:
+            return {}
+        at = _at(reading, self.harms.position)[_places(reading, [self.harms.layer])]
+        return dict(zip(self.harms.names, self.harms.probabilities(at)[0].tolist(), strict=True))
+
     def detector(self, method: str | None = None) -> Detector:
         """One of the methods; None = the one in use.
 
