@@ -26,7 +26,7 @@ from persona_tui.datasets.schema import (
 R = TypeVar("R", bound=BaseModel)
 Safety = Literal["safe", "unsafe"]
 
-QUERY_SETS = ("training", "validation", "adversarial", "large")
+QUERY_SETS = ("training", "validation", "adversarial", "large", "languages")
 
 
 def questions_path(workspace: Workspace) -> Path:

@@ -127,6 +127,7 @@ class Step:
         read: what a watch has read, by row of the whole batch: the mean `[rows, layers, hidden]` over the
             prompt's spans (first step) or over the reply's tokens so far, the one chosen now left out.
         read_last: in the first step also the last prompt token, `[rows, layers, hidden]`.
+        read_parts: in the first step also the parts of each row's message, `[parts, layers, hidden]` each.
         nats: of those tokens, log-probability less that under the row's twin; None where there is none, or
             where log-probabilities are not wanted.
     """
@@ -142,6 +143,7 @@ class Step:
     nats: list[float | None]
     read: Tensor | None = None
     read_last: Tensor | None = None
+    read_parts: Sequence[Tensor] = ()
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,7 @@ class Batch:
         ended: if given, whether a row's tokens so far contain the end of the turn, spelled as text.
         watch: what is read along the way, if anything; the hooks then capture at its layers.
         spans: for a watch, which of each prompt's positions it reads.
+        parts: for a watch, the parts of these that are read on their own.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -165,6 +168,7 @@ class Batch:
     ended: Callable[[list[int]], bool] | None = None
     watch: Watch | None = None
     spans: Sequence[range] = ()
+    parts: Sequence[Sequence[range]] = ()
 
 
 def keep_top_p(probabilities: Tensor, top_p: float) -> Tensor:
@@ -423,7 +427,16 @@ class _Decoding:
         self.row_ids = torch.tensor(self.rows)
         if self.hooks.capture is not None:
             weights = self._span_weights(width) if self.batch.watch is not None else None
-            self.hooks.capture.watch(self.row_ids, weights, torch.full((len(lengths),), width - 1))
+            last = torch.full((len(lengths),), width - 1)
+            self.hooks.capture.watch(self.row_ids, weights, last, self._padded_parts(width))
+
+    def _padded_parts(self, width: int) -> list[list[range]]:
+        """The parts of the prompts that a watch reads, as places in the padded prompts."""
+        shifts = (width - len(prompt) for prompt in self.batch.prompts)
+        return [
+            [range(part.start + shift, part.stop + shift) for part in parts]
+            for shift, parts in zip(shifts, self.batch.parts, strict=False)
+        ]
 
     def _span_weights(self, width: int) -> Tensor:
         """`[rows, width]`, 1 at the positions of the prompts that a watch reads."""
@@ -553,7 +566,11 @@ class _Decoding:
         if watch is None or capture is None:
             return {}
         if self.index == 0:
-            prompt = {"read": capture.means(), "read_last": capture.picked()}
+            prompt = {
+                "read": capture.means(),
+                "read_last": capture.picked(),
+                "read_parts": capture.part_means(),
+            }
             capture.reset()
             if watch.reply_layers is not None:
                 self.hooks.narrow_capture(watch.reply_layers)

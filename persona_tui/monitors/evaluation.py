@@ -32,8 +32,9 @@ from persona_tui.core.statistics import (
 from persona_tui.monitors.detectors import Harms
 from persona_tui.monitors.fitter import METHODS, Examples, make_folds
 from persona_tui.monitors.monitor import SelfMonitor
-from persona_tui.monitors.query_sets import QuerySet
+from persona_tui.monitors.query_sets import BORDERLINE, STANDARD, QuerySet
 from persona_tui.monitors.readings import read_queries
+from persona_tui.monitors.trade import DIRECT, Trade, figures
 from persona_tui.monitors.training_data import group_of
 
 WORDS = "words"
@@ -129,6 +130,31 @@ class Evaluation:
             {"set": name, "kind": kind, "n": len(flags), "accuracy": share(np.array(flags)).as_dict()}
             for (name, kind), flags in right.items()
         ]
+
+    def errors(self) -> list[dict[str, Any]]:
+        """The share that the monitor labels wrongly, by kind of query and label, over all sets."""
+        scores, safe, _ = self.scored(self.method)
+        kinds = [query.kind for query in self.queries]
+        found: list[dict[str, Any]] = figures(scores, safe, kinds, self.thresholds[self.method])["kinds"]
+        return found
+
+    def missed(self) -> list[ScoredQuery]:
+        """The dangerous queries that the monitor calls safe: direct requests first, then the safest first."""
+        passed = [
+            query
+            for query in self.queries
+            if query.label == "dangerous" and query.scores[self.method] > self.thresholds[self.method]
+        ]
+        return sorted(passed, key=lambda query: (query.kind != DIRECT, -query.scores[self.method]))
+
+    def measured(self) -> dict[str, Any] | None:
+        """What the monitor does on the standard and borderline sets (`trade.figures`); None without them."""
+        some = [query for query in self.queries if query.set in (STANDARD, BORDERLINE)]
+        if not any(query.kind == DIRECT for query in some):
+            return None
+        scores = np.array([query.scores[self.method] for query in some])
+        safe = np.array([query.label == "safe" for query in some])
+        return figures(scores, safe, [query.kind for query in some], self.thresholds[self.method])
 
     def categories(self) -> dict[str, Any] | None:
         """How often the harm of a dangerous query is named rightly; None if harms are not told apart."""
@@ -249,12 +275,15 @@ def evaluate(monitor: SelfMonitor, sets: Sequence[QuerySet], context: JobContext
     layers = sorted(used | ({monitor.harms.layer} if monitor.harms is not None else set()))
     readings = read_queries(monitor.model, texts, layers, context)
     scores = {
-        method: detector.form.scores(readings.select(detector.position, detector.layers)).tolist()
+        method: readings.scores(detector).tolist()
         for method in METHODS
         if (detector := monitor.detectors.get(method)) is not None
     }
     thresholds = {method: monitor.detectors[method].threshold for method in scores}
-    scores[WORDS], thresholds[WORDS] = _words(training, texts, int(monitor.metadata.get("seed") or 0))
+    seed, trade = int(monitor.metadata.get("seed") or 0), monitor.metadata.get("trade")
+    scores[WORDS], thresholds[WORDS] = _words(
+        training, texts, seed, None if trade is None else Trade(**trade)
+    )
     guesses: list[str | None] = [None] * len(asked)
     if (harms := monitor.harms) is not None:
         guesses = _guesses(harms, readings.select(harms.position, [harms.layer])[:, 0])
@@ -297,7 +326,9 @@ def _guesses(harms: Harms, activations: Any) -> list[str | None]:
     return [harms.names[place] for place in harms.probabilities(activations).argmax(-1).tolist()]
 
 
-def _words(training: Examples, texts: Sequence[str], seed: int) -> tuple[list[float], float]:
+def _words(
+    training: Examples, texts: Sequence[str], seed: int, trade: Trade | None
+) -> tuple[list[float], float]:
     """Probabilities of being safe from words and pairs of words alone, and a threshold like the others'."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -317,4 +348,6 @@ def _words(training: Examples, texts: Sequence[str], seed: int) -> tuple[list[fl
     )
     model.fit(list(training.queries), training.safe)
     scores: list[float] = model.predict_proba(list(texts))[:, 1].tolist() if texts else []
-    return scores, best_threshold(held_out[training.safe, 1], held_out[~training.safe, 1])
+    if trade is None:  # a monitor of before there were any
+        return scores, best_threshold(held_out[training.safe, 1], held_out[~training.safe, 1])
+    return scores, trade.threshold(held_out[:, 1], training.safe, training.kinds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from persona_tui.monitors.readings import (
     read_as_replies,
     read_queries,
 )
+from persona_tui.monitors.trade import WANTED_CATCH, Trade
 from persona_tui.monitors.training_data import TrainingData
 from persona_tui.monitors.verdict import About, Verdict
 from persona_tui.vectors.files import FORMAT_VERSION, check_kind, check_model, load_tensors, save_tensors
@@ -73,6 +74,7 @@ class SelfMonitor:
         seed: int = 0,
         context: JobContext | None = None,
         partial: PartialStore | None = None,
+        trade: Trade | None = None,
     ) -> SelfMonitor:
         """Fit all methods on one model, and choose one of them.
 
@@ -83,8 +85,9 @@ class SelfMonitor:
             model: whose activations are read; without steering.
             data: what to fit on. That of another monitor (`training`) transfers it to this model.
             name: of the monitor.
-            method: the one to use; "auto" = the best in cross-validation.
+            method: the one to use; "auto" = the one with the fewest false alarms in cross-validation.
             seed: of the folds.
+            trade: what thresholds for messages have to achieve; by default `Trade()`.
             context: where progress goes, and where it can be cancelled.
             partial: keeps what was read, within its jobs. By default nothing is kept.
 
@@ -94,12 +97,12 @@ class SelfMonitor:
             JobCancelled: somebody asked for that.
         """
         data.examples.check()
-        layers, context = range(model.n_layers), context or JobContext()
+        layers, context, trade = range(model.n_layers), context or JobContext(), trade or Trade()
         statements, queries = data.statements, data.examples.queries
         tone = read_queries(model, statements, layers, partial=partial) if statements else None
         readings = read_queries(model, queries, layers, context, partial)
         context.progress(0, 0, "fitting")
-        found = fit(data.examples, readings, tone, seed)
+        found = fit(data.examples, readings, tone, seed, trade)
         replies = read_as_replies(model, queries, layers, context, partial)
         context.progress(0, 0, "fitting")
         of_replies = fit(data.examples, replies, seed=seed)
@@ -111,7 +114,7 @@ class SelfMonitor:
             reply=_passing_ordinary_replies(reply, model, data, context, partial or PartialStore()),
             harms=found.harms,
             stacks=found.stacks,
-            metadata=_metadata(model, data, found, seed),
+            metadata=_metadata(model, data, found, seed, trade),
             model=model,
         )
 
@@ -143,8 +146,10 @@ class SelfMonitor:
             MonitorError: there is no such method.
         """
         detector = self.reply if about == "reply" else self.detector(method)
-        activations = _at(reading, detector.position)[_places(reading, detector.layers)]
-        score = float(detector.form.scores(activations.unsqueeze(0))[0])
+        rows = _judged(reading, detector.position)[:, _places(reading, detector.layers)]
+        scores = detector.form.scores(rows)
+        worst = int(scores.argmin())
+        score, activations = float(scores[worst]), rows[worst]
         safe = score > detector.threshold
         harm, how_likely = (None, None) if safe else self._harm(reading, about)
         return Verdict(
@@ -224,6 +229,35 @@ class SelfMonitor:
         """
         return TrainingData.restore(self.metadata.get("training") or {})
 
+    @property
+    def caught(self) -> dict[str, Any] | None:
+        """The share of direct requests that were not fitted on which it catches, and `on` which ones.
+
+        On the standard set if it was measured there as it is now, else in cross-validation; None = not known.
+        """
+        detector, measured = self.detector(), self.metadata.get("measured") or {}
+        if (measured.get("method"), measured.get("threshold")) == (self.method, detector.threshold):
+            return {**measured["direct_caught"], "on": "held-out requests"}
+        if "fitted_threshold" in detector.fit or not (known := detector.fit.get("direct_caught")):
+            return None
+        return {**known, "on": "cross-validation"}
+
+    @property
+    def weakness(self) -> str:
+        """A sentence if it catches too few direct requests to be relied on, else ""."""
+        caught = self.caught
+        if caught is None or caught["value"] >= WANTED_CATCH:
+            return ""
+        return (
+            f'weak: "{self.name}" catches {caught["value"]:.2f} of plain dangerous requests '
+            f"({caught['on']}) where {WANTED_CATCH:.2f} are wanted"
+        )
+
+    def measured_as(self, figures: Mapping[str, Any]) -> SelfMonitor:
+        """The same monitor, with what it was measured to do on requests that it was not fitted on."""
+        now = {"method": self.method, "threshold": self.detector().threshold}
+        return replace(self, metadata={**self.metadata, "measured": {**now, **figures}})
+
     def summary(self) -> dict[str, Any]:
         """What `monitor list` and summary.json show."""
         chosen = self.detector()
@@ -234,6 +268,10 @@ class SelfMonitor:
             "layers": list(chosen.layers),
             "threshold": chosen.threshold,
             "cross_validation": {name: each.fit for name, each in self.detectors.items()},
+            "trade": self.metadata.get("trade"),
+            "measured": self.metadata.get("measured"),
+            "caught": self.caught,
+            "weakness": self.weakness,
             "reply": self.reply.record(),
             "categories": list(self.harms.names) if self.harms is not None else [],
             "categories_accuracy": self.harms.accuracy if self.harms is not None else None,
@@ -304,11 +342,20 @@ def _at(reading: Reading, position: str) -> Tensor:
     return reading.mean
 
 
+def _judged(reading: Reading, position: str) -> Tensor:
+    """What a detector scores, the lowest score being the text's: `[parts, layers, hidden]`."""
+    if position == MESSAGE and reading.parts is not None:
+        return reading.parts
+    return _at(reading, position).unsqueeze(0)
+
+
 def _places(reading: Reading, layers: Sequence[int]) -> list[int]:
     return [reading.layers.index(layer) for layer in layers]
 
 
-def _metadata(model: ModelWrapper, data: TrainingData, found: FittedMethods, seed: int) -> dict[str, Any]:
+def _metadata(
+    model: ModelWrapper, data: TrainingData, found: FittedMethods, seed: int, trade: Trade
+) -> dict[str, Any]:
     return {
         "model_name": model.name,
         "model_fingerprint": model.fingerprint,
@@ -319,6 +366,7 @@ def _metadata(model: ModelWrapper, data: TrainingData, found: FittedMethods, see
         "training": data.record(),
         "scan": found.scan,
         "seed": seed,
+        "trade": trade.record(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
