@@ -64,7 +64,7 @@ for command in (threshold, layers, dimensions, results, redteam, compare):
     "--min-catch",
     type=click.FloatRange(0, 1, min_open=True),
     metavar="SHARE",
-    help="Of plain dangerous requests, the share to catch. [default: 0.97]",
+    help="Of plain dangerous requests, the share to catch in cross-validation. [default: 0.98]",
 )
 @click.option(
     "--max-false-alarms",
@@ -95,7 +95,7 @@ def fit(
     Positions, layers and thresholds are chosen by cross-validation on the training queries: where the share
     of plain dangerous requests that --min-catch asks for is caught, with as few false alarms as can be.
     """
-    from persona_tui.monitors.trade import WANTED_CATCH, Trade
+    from persona_tui.monitors.trade import DEFAULT_CATCH, Trade
 
     context = click.get_current_context()
     if file is not None and like is not None:
@@ -103,7 +103,7 @@ def fit(
     if min_catch is not None and max_false_alarms is not None:
         raise click.UsageError("Use either --min-catch or --max-false-alarms, not both.", context)
     project = invocation.project
-    trade = Trade(WANTED_CATCH if min_catch is None else min_catch, max_false_alarms)
+    trade = Trade(DEFAULT_CATCH if min_catch is None else min_catch, max_false_alarms)
     made = work(lambda context: project.fit_monitor(name, context, data, file, like, method, seed, trade))
     measured = _measured(project, name) if measure else None
     made = project.monitors.load(name)

@@ -3,8 +3,8 @@
 1. Folds keep the queries of one template together.
 2. Every layer and position gets a score for every query from folds that did not contain it; a message's is
    that of its most dangerous part.
-3. The layer and position with the fewest false alarms where direct requests are caught win, and the
-   threshold goes where the trade asks for (`monitors.trade`).
+3. The layer with the fewest false alarms where direct requests are caught wins, and the threshold goes where
+   the trade asks for (`monitors.trade`). Messages are judged by their parts, which no padding moves.
 4. The detector itself is then made from all queries.
 
 Nothing here sees a validation, adversarial or test query.
@@ -33,7 +33,7 @@ from persona_tui.core.statistics import (
     separation,
 )
 from persona_tui.monitors.detectors import Cosines, Detector, Form, Harms, Linear
-from persona_tui.monitors.readings import TextReadings
+from persona_tui.monitors.readings import MESSAGE, TextReadings
 from persona_tui.monitors.trade import Trade, false_alarms, figures
 from persona_tui.vectors.maths import normalize
 
@@ -183,7 +183,7 @@ def _fit_tone(
         scores = _scores(readings, position, Cosines.between(safe, dangerous))
         candidates += _candidates(position, readings.layers, scores, examples)
     _scan(found, TONE, candidates, examples)
-    chosen = max(candidates, key=lambda each: each.rank)
+    chosen = _best(candidates)
     row = readings.layers.index(chosen.layer)
     form = Cosines.between(*(tone.at[chosen.position][side, row : row + 1] for side in (0, 1)))
     found.detectors[TONE] = _detector(TONE, [chosen], form, chosen.scores, examples, trade)
@@ -210,7 +210,7 @@ def _fit_means(
                 scores[scored] = _scores(readings, position, form)[scored]
             candidates += _candidates(position, readings.layers, scores, examples)
         _scan(found, method, candidates, examples)
-        chosen = max(candidates, key=lambda each: each.rank)
+        chosen = _best(candidates)
         row = readings.layers.index(chosen.layer)
         form = make(*(side[row : row + 1] for side in means[chosen.position]))
         found.detectors[method] = _detector(method, [chosen], form, chosen.scores, examples, trade)
@@ -244,6 +244,17 @@ def _candidates(
         one = scores[:, column]
         alarms, area = false_alarms(one, safe, examples.kinds), roc_auc(one[safe], one[~safe])
         yield Candidate(position, layer, one, alarms, area, _effect(one, safe))
+
+
+def _best(candidates: Sequence[Candidate]) -> Candidate:
+    """The one with the best rank, among those that read messages by their parts if there are such.
+
+    What is read at the last token of a prompt is moved by whatever is said after a request: of requests that
+    were all but caught, thanks and chat hid half (`benchmarks/monitoring.py`). Training queries have no such
+    padding, so that cross-validation cannot know.
+    """
+    by_parts = [each for each in candidates if each.position == MESSAGE]
+    return max(by_parts or candidates, key=lambda each: each.rank)
 
 
 def _difference(scores: Numbers, safe: Flags) -> float:
@@ -310,7 +321,7 @@ def _fit_probes(
             scores = _cross_validated(readings, position, layer, examples, folds, _FIRST_PENALTY)
             candidates += _candidates(position, [layer], scores[:, None], examples)
     _scan(found, PROBE, candidates, examples)
-    chosen = max(candidates, key=lambda each: each.rank)
+    chosen = _best(candidates)
     penalty = _best_penalty(readings, chosen.position, chosen.layer, examples, folds)
     there = [each for each in candidates if each.position == chosen.position]
     several = sorted(there, key=lambda each: each.rank)[-CONSENSUS_LAYERS:]

@@ -25,11 +25,12 @@ def count(name: str, **wanted: str) -> int:
 def test_the_sets_are_as_large_as_documented() -> None:
     for label in ("safe", "dangerous"):
         assert count("training", label=label) == 25
-    assert count("validation", kind="everyday") == count("validation", label="dangerous") == 20
-    assert count("validation", kind="professional", label="safe") == 10
+    assert count("validation", kind="everyday") == count("validation", label="dangerous") == 68
+    assert count("validation", kind="professional", label="safe") == 20
     for kind in ("idiom", "hostile", "academic", "obfuscated"):
         assert count("adversarial", kind=kind) == 12
     assert count("large", label="safe") >= 250 and count("large", label="dangerous") >= 250
+    assert count("large", kind="chat", split="train") == 111
     assert {statement.label for statement in read_statements(SHIPPED)} == {"safe", "dangerous"}
 
 
