@@ -796,7 +796,7 @@ def _answered(prompt: Sequence[int], response: Sequence[int]) -> Passage:
 def _activations(hooks: ResidualHooks) -> list[Activations]:
     capture = hooks.capture
     assert capture is not None
-    parts = capture.part_means() or [None] * len(capture.counts)
+    parts: Sequence[Tensor | None] = capture.part_means() or [None] * len(capture.counts)
     rows = zip(capture.means(), capture.picked(), capture.counts.tolist(), parts, strict=True)
     return [Activations(capture.layers, mean, last, int(count), part) for mean, last, count, part in rows]
 

@@ -286,7 +286,8 @@ def evaluate(monitor: SelfMonitor, sets: Sequence[QuerySet], context: JobContext
     )
     guesses: list[str | None] = [None] * len(asked)
     if (harms := monitor.harms) is not None:
-        guesses = _guesses(harms, readings.select(harms.position, [harms.layer])[:, 0])
+        at = readings.judged(harms.position, [harms.layer])[:, 0]
+        guesses = _guesses(harms, at[readings.worst(monitor.detector(), harms.position)])
     return Evaluation(
         monitor.name,
         monitor.model.name,

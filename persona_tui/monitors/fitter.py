@@ -46,6 +46,7 @@ PROBE_LAYERS = 12  # at how many layers, evenly spread, a probe is tried
 CONSENSUS_LAYERS = 5
 _PENALTIES = (0.001, 0.01, 0.1, 1.0)  # C of the logistic regression: the smaller, the simpler the probe
 _FIRST_PENALTY = 0.01  # with which the layers are compared
+_HARM_PENALTY = 0.03
 _MIN_A_HARM = 3
 
 Fold: TypeAlias = tuple[NDArray[np.intp], NDArray[np.intp]]  # places to learn from, places to score
@@ -460,8 +461,7 @@ def _consensus(readings: TextReadings, position: str, probes: Sequence[_Probe]) 
 def _fit_harms(examples: Examples, readings: TextReadings, seed: int) -> Harms | None:
     """What tells harms apart, from those dangerous queries that name theirs; None if they name one at most.
 
-    Its position and layer are its own: where a model has made up its mind to refuse, it may not matter to it
-    any more what.
+    Its layer is its own: where a model has made up its mind to refuse, it may not matter to it any more what.
     """
     named = [place for place, harm in enumerate(examples.harms) if harm is not None]
     common = Counter(examples.harms[place] for place in named)
@@ -471,18 +471,18 @@ def _fit_harms(examples: Examples, readings: TextReadings, seed: int) -> Harms |
         return None
     folds = _harm_folds(names, [examples.groups[place] for place in places], seed)
     right: dict[tuple[str, int], float] = {}
-    for position in readings.at:
+    for position in [MESSAGE] if MESSAGE in readings.at else readings.at:
         for layer in _spread(readings.layers):
             rows = _rows(readings, position, layer)[places]
             guesses = np.empty_like(names)
             for learned, scored in folds:
                 guesses[scored] = (
-                    _pipeline(_FIRST_PENALTY).fit(rows[learned], names[learned]).predict(rows[scored])
+                    _pipeline(_HARM_PENALTY).fit(rows[learned], names[learned]).predict(rows[scored])
                 )
             right[position, layer] = float((guesses == names).mean())
     position, layer = max(right, key=lambda each: right[each])
     rows = _rows(readings, position, layer)[places]
-    return _harms(_pipeline(_FIRST_PENALTY).fit(rows, names), position, layer, right[position, layer])
+    return _harms(_pipeline(_HARM_PENALTY).fit(rows, names), position, layer, right[position, layer])
 
 
 def _harm_folds(names: NDArray[np.str_], groups: Sequence[str], seed: int) -> list[Fold]:

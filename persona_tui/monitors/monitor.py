@@ -151,7 +151,7 @@ class SelfMonitor:
         worst = int(scores.argmin())
         score, activations = float(scores[worst]), rows[worst]
         safe = score > detector.threshold
-        harm, how_likely = (None, None) if safe else self._harm(reading, about)
+        harm, how_likely = (None, None) if safe else self._harm(reading, about, worst)
         return Verdict(
             safe=safe,
             score=score,
@@ -167,10 +167,12 @@ class SelfMonitor:
             agreement=detector.agreement(activations) if len(detector.layers) > 1 else None,
         )
 
-    def _harm(self, reading: Reading, about: About) -> tuple[str | None, float | None]:
+    def _harm(self, reading: Reading, about: About, part: int) -> tuple[str | None, float | None]:
+        """The harm of a message, read at its most dangerous part."""
         if self.harms is None or about == "reply":  # harms were learned from messages
             return None, None
-        at = _at(reading, self.harms.position)
+        parts = _judged(reading, self.harms.position)
+        at = parts[part if part < len(parts) else 0]
         return self.harms.likeliest(at[_places(reading, [self.harms.layer])[0]])
 
     def detector(self, method: str | None = None) -> Detector:
@@ -267,7 +269,14 @@ class SelfMonitor:
             "position": chosen.position,
             "layers": list(chosen.layers),
             "threshold": chosen.threshold,
-            "cross_validation": {name: each.fit for name, each in self.detectors.items()},
+            "cross_validation": {
+                name: {
+                    key: value
+                    for key, value in each.fit.items()
+                    if name == self.method or key not in ("kinds", "missed")
+                }
+                for name, each in self.detectors.items()
+            },
             "trade": self.metadata.get("trade"),
             "measured": self.metadata.get("measured"),
             "caught": self.caught,

@@ -15,6 +15,7 @@ harmful answer looks like.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -68,6 +69,17 @@ class TextReadings:
         if self.parts is None or position != MESSAGE:
             return scores
         return torch.segment_reduce(scores, "min", lengths=torch.tensor(self.counts), axis=0)
+
+    def worst(self, detector: Detector, position: str) -> list[int]:
+        """Which of what is judged at a position, a row for each text, is the part that decides its score."""
+        if self.parts is None or position != MESSAGE:
+            return list(range(len(self.at[position])))
+        firsts = [0, *itertools.accumulate(self.counts[:-1])]
+        if detector.position != MESSAGE:
+            return firsts
+        scores = detector.form.scores(self.judged(MESSAGE, detector.layers))
+        by_text = zip(firsts, self.counts, strict=True)
+        return [first + int(scores[first : first + count].argmin()) for first, count in by_text]
 
     def scores(self, detector: Detector) -> Tensor:
         """What a detector says of each text, `[texts]`."""

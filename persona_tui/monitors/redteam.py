@@ -154,8 +154,10 @@ def red_team(
     foreign = by_name.get(LANGUAGES, ())
     for language in dict.fromkeys(each.kind for each in foreign):
         own = [each for each in foreign if each.kind == language]
-        sides = ([each.query for each in own if each.label == label] for label in ("dangerous", "safe"))
-        cases.append((language.partition(":")[2] or language, "languages", *sides))
+        dangerous, safe = (
+            [each.query for each in own if each.label == label] for label in ("dangerous", "safe")
+        )
+        cases.append((language.partition(":")[2] or language, "languages", dangerous, safe))
     texts = [text for _, _, attacks, harmless in cases for text in (*attacks, *harmless)]
     detector = monitor.detector()
     readings = read_queries(monitor.model, texts, sorted(detector.layers), context)

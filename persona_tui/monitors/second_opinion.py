@@ -17,15 +17,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.error import URLError
-from urllib.request import Request, urlopen
 
 from persona_tui.core.errors import GenerationError, MonitorError
 
 if TYPE_CHECKING:
     from persona_tui.model.backend import Backend
 
-CRITIQUE, VALIDATOR = "critique", "validator"
+By = Literal["critique", "validator"]
+CRITIQUE: By = "critique"
+VALIDATOR: By = "validator"
 NAMED_BY = "PERSONA_TUI_VALIDATOR"  # environment variable: a command or an endpoint
 TOKEN = "PERSONA_TUI_VALIDATOR_TOKEN"  # environment variable: sent to an endpoint as a bearer token
 AGAIN = (
@@ -55,7 +55,7 @@ class Opinion:
         passes: forward passes of the model for it.
     """
 
-    by: Literal["critique", "validator"]
+    by: By
     safe: bool | None
     reason: str
     seconds: float
@@ -139,7 +139,7 @@ class Validator:
             self.check()
             answer = self._post(message, reply) if self.is_endpoint else self._run(message, reply)
             safe, reason = _read(answer)
-        except (MonitorError, OSError, URLError, subprocess.SubprocessError, ValueError) as error:
+        except (MonitorError, OSError, subprocess.SubprocessError, ValueError) as error:
             what = " ".join(str(error).split())[:_SHOWN] or type(error).__name__
             return Opinion(VALIDATOR, None, what, time.monotonic() - started)
         return Opinion(VALIDATOR, safe, reason, time.monotonic() - started)
@@ -158,6 +158,8 @@ class Validator:
         return done.stdout
 
     def _post(self, message: str, reply: str) -> str:
+        from urllib.request import Request, urlopen  # a fortieth of a second that few need
+
         body = json.dumps({"input": f"{message}\n\n{reply}", "message": message, "reply": reply})
         headers = {"Content-Type": "application/json"}
         if token := os.environ.get(TOKEN):

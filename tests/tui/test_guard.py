@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from persona_tui.chat.chat import Chat
 from persona_tui.chat.commands import execute
 from persona_tui.monitors.monitor import SelfMonitor
+from persona_tui.monitors.second_opinion import NAMED_BY
 from persona_tui.project.project import Project
 from persona_tui.tui.app import PersonaApp
 
@@ -85,6 +90,20 @@ async def test_a_reply_that_turns_dangerous_is_stopped(workspace: Path) -> None:
         assert turn is not None and turn.finish == "refused" and 0 < turn.count < 20
         assert "refused" in headings(app)[1] and "✗ dangerous" in headings(app)[1]
         assert "Stopped: the reply scored" in shown(app)
+
+
+async def test_what_the_validator_does_not_pass_is_never_shown(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says = 'print(\'{"safe": false, "reason": "it is about rain."}\')'
+    monkeypatch.setenv(NAMED_BY, shlex.join([sys.executable, "-c", says]))
+    tune(workspace, NEVER, NEVER)
+    async with running(workspace, (120, 40)) as (app, pilot):
+        await say(pilot, "/guard refuse")
+        await say(pilot, QUESTION)
+        await until(pilot, lambda: "it is about rain" in shown(app), "why it was stopped")
+        (node,) = [each for each in app.chat.conversation.path() if each.role == "assistant"]
+        assert node.finish == "refused" and not node.text.strip()
 
 
 async def test_without_a_monitor_the_guard_stays_off(workspace: Path) -> None:
