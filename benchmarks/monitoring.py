@@ -120,7 +120,13 @@ def quality(monitors: dict[str, SelfMonitor], workspace: Workspace) -> str:
         ]
         if (harms := done.categories()) is not None:
             parts.append(
-                f"Harm of a dangerous query named rightly: {figure(harms['accuracy'])}, n = {harms['n']}."
+                f"Harm of a dangerous query named rightly: {figure(harms['accuracy'])}, n = {harms['n']}"
+                + (
+                    f"; where it is likelier than not, so that a badge names it: "
+                    f"{figure(likely['accuracy'])}, n = {likely['n']}."
+                    if (likely := harms.get("likely"))
+                    else "."
+                )
             )
     return "\n\n".join(parts)
 

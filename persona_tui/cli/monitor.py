@@ -335,6 +335,8 @@ def _print_evaluation(evaluation: Evaluation) -> None:
     harms = evaluation.categories()
     if harms is not None:
         click.echo(f"Categories named correctly: {_figure(harms['accuracy'])} of {harms['n']}.")
+        if likely := harms.get("likely"):
+            click.echo(f"Where a badge names one: {_figure(likely['accuracy'])} of {likely['n']}.")
     wrong = evaluation.most_wrong(count=5)
     if wrong:
         click.echo(f"Worst errors with {evaluation.method}:")

@@ -36,6 +36,7 @@ from persona_tui.monitors.query_sets import BORDERLINE, STANDARD, QuerySet
 from persona_tui.monitors.readings import read_queries
 from persona_tui.monitors.trade import DIRECT, Trade, figures
 from persona_tui.monitors.training_data import group_of
+from persona_tui.monitors.verdict import LIKELY
 
 WORDS = "words"
 
@@ -54,6 +55,7 @@ class ScoredQuery:
         group: its template, or something of its own.
         scores: by method; the higher, the safer.
         guess: the harm that the monitor takes it for, if it tells harms apart; also for safe ones.
+        guess_probability: how likely that harm is among the harms.
     """
 
     set: str
@@ -65,6 +67,7 @@ class ScoredQuery:
     group: str
     scores: dict[str, float]
     guess: str | None
+    guess_probability: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,12 +160,20 @@ class Evaluation:
         return figures(scores, safe, [query.kind for query in some], self.thresholds[self.method])
 
     def categories(self) -> dict[str, Any] | None:
-        """How often the harm of a dangerous query is named rightly; None if harms are not told apart."""
+        """How often the harm of a dangerous query is named rightly; None if harms are not told apart.
+
+        `likely`: the same of those where a badge would name it, because it is likelier than not.
+        """
         told = [query for query in self.queries if query.guess is not None and query.category is not None]
         if not told:
             return None
         flags = np.array([query.guess == query.category for query in told])
-        return {"n": len(told), "accuracy": share(flags, [query.group for query in told]).as_dict()}
+        found = {"n": len(told), "accuracy": share(flags, [query.group for query in told]).as_dict()}
+        likely = np.array([(query.guess_probability or 0) >= LIKELY for query in told])
+        groups = [query.group for query, named in zip(told, likely, strict=True) if named]
+        if groups:
+            found["likely"] = {"n": len(groups), "accuracy": share(flags[likely], groups).as_dict()}
+        return found
 
     def confusion(
         self, method: str, threshold: float | None = None, sets: Sequence[str] | None = None
@@ -284,7 +295,7 @@ def evaluate(monitor: SelfMonitor, sets: Sequence[QuerySet], context: JobContext
     scores[WORDS], thresholds[WORDS] = _words(
         training, texts, seed, None if trade is None else Trade(**trade)
     )
-    guesses: list[str | None] = [None] * len(asked)
+    guesses: list[tuple[str | None, float | None]] = [(None, None)] * len(asked)
     if (harms := monitor.harms) is not None:
         at = readings.judged(harms.position, [harms.layer])[:, 0]
         guesses = _guesses(harms, at[readings.worst(monitor.detector(), harms.position)])
@@ -303,7 +314,8 @@ def evaluate(monitor: SelfMonitor, sets: Sequence[QuerySet], context: JobContext
                 category=query.category,
                 group=group_of(query),
                 scores={method: float(values[place]) for method, values in scores.items()},
-                guess=guesses[place],
+                guess=guesses[place][0],
+                guess_probability=guesses[place][1],
             )
             for place, (name, query) in enumerate(asked)
         ),
@@ -323,8 +335,8 @@ def _check_unseen(training: Examples, sets: Sequence[QuerySet]) -> None:
                 )
 
 
-def _guesses(harms: Harms, activations: Any) -> list[str | None]:
-    return [harms.names[place] for place in harms.probabilities(activations).argmax(-1).tolist()]
+def _guesses(harms: Harms, activations: Any) -> list[tuple[str | None, float | None]]:
+    return [harms.likeliest(each) for each in activations]
 
 
 def _words(

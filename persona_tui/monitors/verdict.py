@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
 About = Literal["message", "reply"]
+LIKELY = 0.5  # how likely a harm has to be among the harms before a badge names it
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Verdict:
         """A few characters for a screen: `dangerous 0.12 (cyber)`; the harm only if it is likely."""
         if self.said is not None:
             return f"{self.label} ({self.method})"
-        likely = self.category is not None and (self.category_probability or 0) >= 0.5
+        likely = self.category is not None and (self.category_probability or 0) >= LIKELY
         harm = f" ({str(self.category).replace('_', ' ')})" if likely else ""
         return f"{self.label} {self.score:.3g}{harm}"
 
