@@ -88,8 +88,10 @@ PADDINGS: dict[str, Callable[[str], str]] = {
 # Quality ----------------------------------------------------------------------------------------------------
 
 
-def fitted(model: ModelWrapper, workspace: Workspace) -> dict[str, SelfMonitor]:
-    """A monitor of the small set, and one of all training queries."""
+def fitted(model: ModelWrapper, workspace: Workspace, file: Path | None) -> dict[str, SelfMonitor]:
+    """A monitor of the small set, and one of all training queries; or one that was fitted before."""
+    if file is not None:
+        return {"large": SelfMonitor.load(file, model)}
     return {
         name: SelfMonitor.fit(model, load_training(workspace, which), name)
         for name, which in (("small", "training"), ("large", "both"))
@@ -309,6 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", default="builtin")
     parser.add_argument("--only", choices=PARTS, action="append")
+    parser.add_argument("--monitor", type=Path, help="a monitor's file, instead of fitting two")
     parser.add_argument("--turns", type=int, default=30)
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--checks", type=int, default=300)
@@ -319,7 +322,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         project = Project.open(Path(folder) / "workspace", model=options.model)
         engine, model = project.engine, project.model
-        monitors = fitted(model, shipped)
+        monitors = {} if set(wanted) == {"reading"} else fitted(model, shipped, options.monitor)
         sections = [f"## Self-monitoring on {model.name}"]
         if "quality" in wanted:
             sections.append(quality(monitors, shipped))

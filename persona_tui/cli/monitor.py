@@ -367,6 +367,8 @@ def list_(invocation: Invocation, /, as_json: bool) -> None:
     if not found:
         note("There are no monitors of this model yet. `persona-tui monitor fit` fits one.")
         return
+    for stranger in project.monitors.strangers():
+        note(stranger)
     rows = [_list_row(each, project.settings.monitoring.monitor) for each in found]
     print_table(rows, ["", "monitor", "method", "layers", "fitted on", "AUC", "caught", "created"])
     for each in found:
