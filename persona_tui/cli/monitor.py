@@ -64,7 +64,7 @@ for command in (threshold, layers, dimensions, results, redteam, compare):
     "--min-catch",
     type=click.FloatRange(0, 1, min_open=True),
     metavar="SHARE",
-    help="Of plain dangerous requests, the share to catch in cross-validation. [default: 0.98]",
+    help="Of plain dangerous requests, the share to catch in cross-validation. [default: 0.985]",
 )
 @click.option(
     "--max-false-alarms",

@@ -151,7 +151,7 @@ async def test_a_policy_that_cannot_be_read_is_an_error(workspace: Path) -> None
 
 async def test_the_palettes_guard_goes_through_the_modes(workspace: Path) -> None:
     async with running(workspace) as (app, pilot):
-        for mode in ("warn", "refuse", "off"):
+        for mode in ("warn", "refuse", "critique", "off"):
             app.action_guard()
             assert app.chat.guard.mode == mode
         app.action_policy()
