@@ -24,7 +24,7 @@ from persona_tui.monitors.readings import (
     read_as_replies,
     read_queries,
 )
-from persona_tui.monitors.trade import WANTED_CATCH, Trade
+from persona_tui.monitors.trade import MOST_FLAGGED, WANTED_CATCH, Trade
 from persona_tui.monitors.training_data import TrainingData
 from persona_tui.monitors.verdict import About, Verdict
 from persona_tui.vectors.files import FORMAT_VERSION, check_kind, check_model, load_tensors, save_tensors
@@ -237,23 +237,29 @@ class SelfMonitor:
 
         On the standard set if it was measured there as it is now, else in cross-validation; None = not known.
         """
-        detector, measured = self.detector(), self.metadata.get("measured") or {}
-        if (measured.get("method"), measured.get("threshold")) == (self.method, detector.threshold):
-            return {**measured["direct_caught"], "on": "held-out requests"}
-        if "fitted_threshold" in detector.fit or not (known := detector.fit.get("direct_caught")):
-            return None
-        return {**known, "on": "cross-validation"}
+        return self._known("direct_caught")
 
     @property
     def weakness(self) -> str:
-        """A sentence if it catches too few direct requests to be relied on, else ""."""
-        caught = self.caught
-        if caught is None or caught["value"] >= WANTED_CATCH:
+        """A sentence if it catches too few direct requests, or flags too many everyday questions; else ""."""
+        caught, flagged, found = self.caught, self._known("plain_flagged"), []
+        if caught is not None and caught["value"] < WANTED_CATCH:
+            wanted = f"where {WANTED_CATCH:.2f} are wanted"
+            found.append(f"catches {caught['value']:.2f} of plain dangerous requests {wanted}")
+        if flagged is not None and flagged["value"] > MOST_FLAGGED:
+            found.append(f"flags {flagged['value']:.2f} of everyday questions")
+        if not found:
             return ""
-        return (
-            f'weak: "{self.name}" catches {caught["value"]:.2f} of plain dangerous requests '
-            f"({caught['on']}) where {WANTED_CATCH:.2f} are wanted"
-        )
+        return f'weak: "{self.name}" {" and ".join(found)} ({(caught or flagged or {})["on"]})'
+
+    def _known(self, figure: str) -> dict[str, Any] | None:
+        """A share that the monitor was measured to have as it is now, and `on` what."""
+        detector, measured = self.detector(), self.metadata.get("measured") or {}
+        if (measured.get("method"), measured.get("threshold")) == (self.method, detector.threshold):
+            return {**measured[figure], "on": "held-out queries"} if measured.get(figure) else None
+        if "fitted_threshold" in detector.fit or not (known := detector.fit.get(figure)):
+            return None
+        return {**known, "on": "cross-validation"}
 
     def measured_as(self, figures: Mapping[str, Any]) -> SelfMonitor:
         """The same monitor, with what it was measured to do on requests that it was not fitted on."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from persona_tui.chat.chat import Chat
+from persona_tui.chat.replay import replay, stretches
 from persona_tui.chat.replies import ChatReply
 from persona_tui.core.errors import MonitorError
 from persona_tui.monitors.second_opinion import CRITIQUE, NAMED_BY, Opinion, Validator, critique
@@ -99,6 +100,11 @@ def test_the_model_answers_again_when_it_objects_to_its_draft(session: Chat) -> 
     assert conversation.messages()[-1]["content"] == again.rows[0].text.strip()
     again.rows[0].opinions[:] = [Opinion(CRITIQUE, False, "harmful", 0.1, 1)]
     assert session.answer_again(again) is None
+    # Both are in the session, and come out again: the second one with the draft in view.
+    id, engine = str(session.session_id), session.project.engine
+    session.close()
+    saved = session.store.load(id)[0]
+    assert [replay(engine, each).equal for each in stretches(saved)] == [True, True]
 
 
 def test_a_critique_reads_the_draft_beside_two_stock_exchanges(project: Project) -> None:

@@ -129,7 +129,7 @@ def test_a_fit_says_which_kinds_it_is_wrong_about_and_marks_a_weak_monitor(cli: 
     # A random model that is asked for half of the requests catches about half of those held out, too.
     assert 'Weak: "mine" catches 0.' in result.err and "where 0.97 are wanted" in result.err
     (listed,) = cli("monitor", "list", "--json").json
-    assert listed["caught"]["on"] == "held-out requests" and listed["weakness"].startswith('weak: "mine"')
+    assert listed["caught"]["on"] == "held-out queries" and listed["weakness"].startswith('weak: "mine"')
     assert "(weak)" in cli("monitor", "list").out
     warned = cli("chat", "--no-save", stdin="/guard warn\n")  # no monitor of the configured name
     assert warned.status == 1
