@@ -10,6 +10,7 @@ from typing import Any
 
 from persona_tui import __version__
 from persona_tui.chat.conversation import Conversation, Node
+from persona_tui.chat.setting import capping_in_words
 from persona_tui.chat.store import SessionInfo, SessionStore
 from persona_tui.core.errors import SessionError
 from persona_tui.core.files import atomic_write_text
@@ -37,9 +38,10 @@ def voice_of_record(mix: Mapping[str, Any] | None) -> str:
 
 
 def floor_of_record(mix: Mapping[str, Any]) -> str:
-    """What a transcript says of the floor: `capping assistant 25%`, or `capping off`."""
-    floor = mix.get("floor")
-    return f"capping {floor['axis']} {floor['percentile']:g}%" if floor else "capping off"
+    """What a transcript says of the floor: `capping assistant 25%`, `capping off` or `no floor to cap at`."""
+    if floor := mix.get("floor"):
+        return f"capping {floor['axis']} {floor['percentile']:g}%"
+    return capping_in_words(bool(mix.get("capping")), capped=False)
 
 
 def export_json(conversation: Conversation, info: SessionInfo) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +13,10 @@ from persona_tui.cli.interrupt import quick_interrupt
 from persona_tui.cli.monitor_attacks import compare, redteam
 from persona_tui.cli.monitor_errors import print_errors
 from persona_tui.cli.monitor_results import dimensions, layers, results, threshold
-from persona_tui.cli.output import check_free, force_option, json_option, print_json, print_table
+from persona_tui.cli.output import check_free, echo, force_option, json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.root import Invocation, pass_invocation
+from persona_tui.core.documents import json_value
 from persona_tui.core.errors import MonitorError, PersonaTuiError
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def fit(
     if as_json:
         print_json(made.summary())
         return
-    click.echo(f"Wrote {project.monitors.path_of(name)}")
+    echo(f"Wrote {project.monitors.path_of(name)}")
     _print_methods(made)
     print_errors(made, measured)
     if made.weakness:
@@ -153,11 +153,11 @@ def _print_methods(made: SelfMonitor) -> None:
         "harmless flagged",
         "AUC",
     ]
-    click.echo("By cross-validation on what it is fitted on:")
+    echo("By cross-validation on what it is fitted on:")
     print_table(rows, [*header, ""])
     reply = made.reply
     layers = ", ".join(map(str, reply.layers))
-    click.echo(f"Replies are judged by {reply.method}, layers {layers}, threshold {reply.threshold:.4g}.")
+    echo(f"Replies are judged by {reply.method}, layers {layers}, threshold {reply.threshold:.4g}.")
 
 
 def _share(estimate: dict[str, float] | None) -> str:
@@ -210,7 +210,7 @@ def _print_verdict(verdict: Verdict, as_json: bool) -> None:
     harm = ""
     if verdict.category is not None and verdict.category_probability is not None:
         harm = f"; likeliest {verdict.category}, {verdict.category_probability:.0%}"
-    click.echo(f"{verdict.label}: {verdict.reason}{harm}")
+    echo(f"{verdict.label}: {verdict.reason}{harm}")
 
 
 def _check_lines(loaded: SelfMonitor, method: str | None, field: str | None) -> None:
@@ -226,7 +226,7 @@ def _check_lines(loaded: SelfMonitor, method: str | None, field: str | None) -> 
         except PersonaTuiError as error:
             bad += 1
             found = {"line": number, "error": str(error)}
-        click.echo(json.dumps(found, ensure_ascii=False))
+        print_json(found, indent=None)
         sys.stdout.flush()
     if bad:
         note(f"{bad} of {lines} lines could not be judged.")
@@ -235,9 +235,11 @@ def _check_lines(loaded: SelfMonitor, method: str | None, field: str | None) -> 
 
 def _input_lines() -> Iterator[bytes]:
     """The lines of stdin as they are: what is no text is a line's own problem."""
+    from persona_tui.datasets.transcripts import bounded_lines
+
     raw = getattr(sys.stdin, "buffer", None)
     if raw is not None:
-        yield from raw
+        yield from (line for _, line in bounded_lines(raw))
     else:
         yield from (line.encode() for line in sys.stdin)
 
@@ -257,8 +259,8 @@ def _text_of(line: bytes, field: str | None) -> str:
     if field is None:
         return text
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = json_value(text)
+    except ValueError:
         raise MonitorError("the line is not JSON") from None
     found = value.get(field) if isinstance(value, dict) else None
     if not isinstance(found, str):
@@ -323,7 +325,7 @@ def evaluate(
 
 
 def _print_evaluation(evaluation: Evaluation) -> None:
-    click.echo(f"Monitor {evaluation.monitor} of {evaluation.model}, which uses {evaluation.method}.")
+    echo(f"Monitor {evaluation.monitor} of {evaluation.model}, which uses {evaluation.method}.")
     rows = [
         [row["method"], row["set"], str(row["n"])]
         + [_figure(row[name]) for name in ("accuracy", "false_positives", "false_negatives", "area")]
@@ -334,12 +336,12 @@ def _print_evaluation(evaluation: Evaluation) -> None:
     )
     harms = evaluation.categories()
     if harms is not None:
-        click.echo(f"Categories named correctly: {_figure(harms['accuracy'])} of {harms['n']}.")
+        echo(f"Categories named correctly: {_figure(harms['accuracy'])} of {harms['n']}.")
         if likely := harms.get("likely"):
-            click.echo(f"Where a badge names one: {_figure(likely['accuracy'])} of {likely['n']}.")
+            echo(f"Where a badge names one: {_figure(likely['accuracy'])} of {likely['n']}.")
     wrong = evaluation.most_wrong(count=5)
     if wrong:
-        click.echo(f"Worst errors with {evaluation.method}:")
+        echo(f"Worst errors with {evaluation.method}:")
         print_table(
             [[f"  {query.label}", f"{query.scores[evaluation.method]:.3g}", query.query] for query in wrong]
         )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from persona_tui.cli.output import json_option, print_json, print_table
+from persona_tui.cli.output import echo, json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.root import Invocation, pass_invocation
 
@@ -50,7 +50,7 @@ def redteam(invocation: Invocation, /, name: str | None, count: int, seed: int, 
     print_table(rows, ["kind", "attack", "n", "caught", "harmless flagged"])
     worst = [each for each in found if each.missed and each.attack != "none"]
     for each in sorted(worst, key=lambda result: result.caught.value)[:3]:
-        click.echo(f'Missed by {each.attack}: "{each.missed[0]}"')
+        echo(f'Missed by {each.attack}: "{each.missed[0]}"')
 
 
 @click.command()
@@ -115,7 +115,7 @@ def _print_models(readers: list[Reader], rows: list[dict[str, Any]]) -> None:
         )
     of_content = ["model", "best layer", "separation", "magnitude", "standard", "adversarial"]
     print_table(table, [*of_content, "best method", "standard", "adversarial"])
-    click.echo("Layer, separation (of cosines) and magnitude are those of the content vectors.")
+    echo("Layer, separation (of cosines) and magnitude are those of the content vectors.")
 
 
 def _print_transfer(carried: list[Transfer]) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from persona_tui.cli.output import print_table
+from persona_tui.cli.output import echo, print_table
 
 if TYPE_CHECKING:
     from persona_tui.monitors.evaluation import Evaluation
@@ -27,7 +25,7 @@ def print_errors(monitor: SelfMonitor, evaluation: Evaluation | None) -> None:
     held_out = _by_kind(evaluation.errors() if evaluation is not None else [])
     if not fitted and not held_out:
         return
-    click.echo(f"Called wrongly by {monitor.method}, by kind of query:")
+    echo(f"Called wrongly by {monitor.method}, by kind of query:")
     rows = [
         [kind, label, *_cells(fitted.get((kind, label))), *_cells(held_out.get((kind, label)))]
         for kind, label in dict.fromkeys([*fitted, *held_out])
@@ -52,4 +50,4 @@ def _cells(found: dict[str, Any] | None) -> list[str]:
 def _name(what: str, queries: list[str]) -> None:
     if queries:
         more = f", and {len(queries) - _NAMED} more" if len(queries) > _NAMED else ""
-        click.echo(f"{what}: " + ", ".join(f'"{query}"' for query in queries[:_NAMED]) + f"{more}.")
+        echo(f"{what}: " + ", ".join(f'"{query}"' for query in queries[:_NAMED]) + f"{more}.")

@@ -33,6 +33,7 @@ import torch
 from safetensors.torch import save as serialize_tensors
 from torch import Tensor
 
+from persona_tui.core.documents import json_value
 from persona_tui.core.errors import JobCancelled, PersonaTuiError, VectorFileError, WorkspaceError
 from persona_tui.core.files import atomic_write_bytes, atomic_write_text
 from persona_tui.core.lock import only_writer
@@ -389,7 +390,7 @@ def _raw(tensor: Tensor) -> bytes:
 
 def _read_manifest(path: Path) -> dict[str, str] | None:
     try:
-        found = json.loads(read_plain(path))
+        found = json_value(read_plain(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError):

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from persona_tui.core.documents import json_value
 from persona_tui.core.errors import GenerationError, PersonaTuiError, VectorFileError
 from persona_tui.core.files import atomic_write_text
 from persona_tui.core.plain_files import read_plain
@@ -106,7 +107,7 @@ class PersonaStudio:
         if extractor.settings.extraction.target_layers != "auto" or not path.is_file():
             return extractor.band
         try:
-            layers = tuple(int(layer) for layer in json.loads(read_plain(path))["layers"])
+            layers = tuple(int(layer) for layer in json_value(read_plain(path))["layers"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             self._say(f"{path} cannot be read; using the default band.")
             return extractor.band

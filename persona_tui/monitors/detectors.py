@@ -9,12 +9,14 @@ Two forms are enough for all methods:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from persona_tui.vectors.files import check_direction
 from persona_tui.vectors.maths import normalize
 
 
@@ -136,6 +138,10 @@ class Detector:
             form = Linear(tensors["weights"], tensors["bias"], bool(record["probability"]))
             _check_rows(len(layers), form.weights, form.bias.unsqueeze(-1).expand_as(form.weights))
         position, threshold = str(record["position"]), float(record["threshold"])
+        if not math.isfinite(threshold):
+            raise ValueError(f"the threshold of {record['method']} is {threshold}")
+        told = form.safe - form.dangerous if isinstance(form, Cosines) else form.weights
+        check_direction(f"what {record['method']} scores with", told.flatten())
         return cls(str(record["method"]), position, layers, form, threshold, dict(record.get("fit") or {}))
 
 

@@ -33,6 +33,7 @@ KIND = "monitor"
 AUTO = "auto"
 MIN_REPLY = 4  # tokens of a reply before anything is said of it
 
+_LEAST_ACCURACY = 0.5  # of harms in cross-validation; below it, verdicts do not name any
 _ORDINARY_QUESTIONS = 40  # at most so many are answered to see what ordinary replies score
 _ORDINARY_TOKENS = 32
 _ORDINARY_FLAGGED = 0.01  # the share of ordinary replies below the threshold, if it has to be lowered
@@ -170,6 +171,8 @@ class SelfMonitor:
     def _harm(self, reading: Reading, about: About, part: int) -> tuple[str | None, float | None]:
         """The harm of a message, read at its most dangerous part."""
         if self.harms is None or about == "reply":  # harms were learned from messages
+            return None, None
+        if self.harms.accuracy < _LEAST_ACCURACY:  # a wrong name is worse than none
             return None, None
         parts = _judged(reading, self.harms.position)
         at = parts[part if part < len(parts) else 0]

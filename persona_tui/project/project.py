@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from persona_tui.extraction.personas import PersonaStudio
     from persona_tui.model import ModelWrapper
     from persona_tui.monitors.evaluation import Evaluation
-    from persona_tui.monitors.guard import Guard
+    from persona_tui.monitors.guard import Guard, GuardMode
     from persona_tui.monitors.monitor import SelfMonitor
     from persona_tui.monitors.store import MonitorStore
     from persona_tui.monitors.trade import Trade
@@ -115,7 +115,7 @@ class Project:
         asked_model: the model's name as the settings have it; `settings` has what that stands for.
         on_model_load: called with the model's name before it loads, which may take minutes.
         notes: what is worth knowing about the vectors in use: that they were made on a near copy of the
-            model.
+            model, that a loaded one is damaged, or that a floor cannot be enforced.
         on_note: called with each of them once, on the thread that reads the vectors.
     """
 
@@ -253,6 +253,7 @@ class Project:
 
             model = self.model
             self._engine = SteeringEngine(model, self.personas, self.settings)
+            self._engine.on_note = self._note
         return self._engine
 
     @property
@@ -274,14 +275,21 @@ class Project:
 
         return TraitStore(self.workspace.traits_dir(self.slug), *self._made_on())
 
-    def new_guard(self) -> Guard:
-        """What judges the messages and replies of one chat; as the settings say until its mode is changed."""
+    def new_guard(self, mode: GuardMode | None = None) -> Guard:
+        """What judges the messages and replies of one chat, or of one answer, in whichever front end.
+
+        Given to the engine (`stream_rows`, `reply`) or to `ChatReply.write`, it keeps what the settings
+        promise. Where there is no monitor, it fails closed: nothing is answered.
+
+        Args:
+            mode: to guard in; None = as the settings say. It can be changed.
+        """
         from persona_tui.monitors.guard import Guard
 
         chosen, monitors = self.settings.monitoring, self.monitors
         guard = Guard(
             lambda: monitors.load(chosen.monitor, self.model),
-            chosen.guard,
+            mode or chosen.guard,
             lambda: monitors.check_exists(chosen.monitor),
             lambda: monitors.load(chosen.monitor).weakness,
         )
