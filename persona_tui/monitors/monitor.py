@@ -18,6 +18,7 @@ from persona_tui.model import ModelWrapper, Reading, Request, Sampling, Watch, c
 from persona_tui.monitors.detectors import Detector, Harms
 from persona_tui.monitors.fitter import FittedMethods, fit
 from persona_tui.monitors.readings import (
+    MESSAGE,
     PROMPT_LAST,
     REPLY,
     read_as_replies,
