@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from persona_tui.core import ranges
 from persona_tui.core.ranges import Range
+from persona_tui.vectors.metadata import RenderingRecord
 
 
 class _Recorded(BaseModel):
@@ -64,6 +65,7 @@ class _Settings(_Recorded):
     system: str | None = None
     mix: _Mix | None = None
     sampling: _Sampling | None = None
+    rendering: RenderingRecord | None = None
     forgotten: int = 0
     prompt_tokens: int = 0
     rows: list[_Mix] = []

@@ -112,7 +112,13 @@ def import_(invocation: Invocation, paths: tuple[Path, ...], force: bool) -> Non
 )
 @click.option("--description", "-d", metavar="TEXT", help="Of an archetype: who it is.")
 @click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Another file.")
-@click.option("--replace", is_flag=True, help="Replace what is already in the file.")
+@click.option(
+    "--replace",
+    "--force",
+    "replace",
+    is_flag=True,
+    help="Replace what is already in the file, not add to it.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same records.")
 @pass_invocation
 def generate(

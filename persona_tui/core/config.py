@@ -256,6 +256,8 @@ def _explain(error: ValidationError) -> str:
     key = [str(part) for part in problem["loc"]]
     if problem["type"] in ("extra_forbidden", "invalid_key"):
         return _unknown_key(".".join(key[:2]))
+    if not key:
+        return f"{problem['msg']}."
     field = _field(key)
     if field is None:
         return f"{key[0]} must be a section with its own keys, not {_shown(problem['input'])}."

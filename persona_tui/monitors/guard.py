@@ -131,28 +131,34 @@ class Guard:
 
         Of a stream with several rows, a refusal of one ends all.
         """
-        from persona_tui.monitors.events import judged, refusal
-        from persona_tui.monitors.monitor import MIN_REPLY
-
         self.message = self.reply = None
         events = iter(events)
         try:
             for event in events:
-                reading = event.reading
-                about: Literal["message", "reply"] = "message" if event.token_id < 0 else "reply"
-                if reading is None or (about == "reply" and reading.n_tokens < MIN_REPLY):
-                    yield event
-                    continue
-                verdict = self.monitor.judge(reading, about)
-                self._remember(verdict)
-                refused = self._mode == "refuse" and not verdict.safe
-                yield refusal(event, verdict) if refused else judged(event, verdict)
-                if refused:
+                event = self.judged(event)
+                yield event
+                if event.finish == "refused":
                     return
         finally:
             close = getattr(events, "close", None)
             if close is not None:
                 close()
+
+    def judged(self, event: TokenEvent) -> TokenEvent:
+        """Return the next event of a watched row as it is judged; after one with the finish "refused", the
+        row is over.
+        """
+        from persona_tui.monitors.events import judged, refusal
+        from persona_tui.monitors.monitor import MIN_REPLY
+
+        reading = event.reading
+        about: Literal["message", "reply"] = "message" if event.token_id < 0 else "reply"
+        if reading is None or (about == "reply" and reading.n_tokens < MIN_REPLY):
+            return event
+        verdict = self.monitor.judge(reading, about)
+        self._remember(verdict)
+        refused = self._mode == "refuse" and not verdict.safe
+        return refusal(event, verdict) if refused else judged(event, verdict)
 
     @property
     def refused(self) -> bool:

@@ -182,7 +182,8 @@ def write(
         nonlocal generator
         generator = project.generator(context, seed)
         generator.partial = partial
-        task.generate(generator, [main_text(record) for record in known])
+        with partial.rendered(project.model):
+            task.generate(generator, [main_text(record) for record in known])
 
     saved: Written | None = None
     with partial.job(task.job, task.recipe(known, seed)):

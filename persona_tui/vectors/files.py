@@ -19,6 +19,7 @@ from persona_tui.core.errors import VectorFileError
 from persona_tui.core.files import atomic_write_bytes
 from persona_tui.core.identity import EQUAL, FAR, ModelSketch
 from persona_tui.core.plain_files import open_plain, read_plain
+from persona_tui.vectors.metadata import fault_of
 
 METADATA_KEY = "persona_tui"
 SUFFIX = ".safetensors"
@@ -152,6 +153,11 @@ def check_model(
         if theirs.shape != sketch.shape:
             name, model = f"{name} ({theirs.shape})", f"{model} ({sketch.shape})"
             raise VectorFileError(f"{file} was made on {name} and cannot be used with {model}.")
+        layers = metadata.get("layers") or [0]
+        if max(layers) >= sketch.shape.layers:
+            raise VectorFileError(
+                f"{file} cannot be used: it names layer {max(layers)}, and {model} has {sketch.shape.layers}."
+            )
         difference = theirs.difference(sketch)
         if difference is not None:
             return _judged(file, name, model, difference, same)
@@ -238,6 +244,8 @@ def _metadata(path: Path, header: Mapping[str, Any]) -> dict[str, Any]:
         raise VectorFileError(f"{path} cannot be used: its metadata is damaged.") from error
     if not isinstance(metadata, dict):
         _refuse(path, "its metadata is damaged")
+    if fault := fault_of(metadata):
+        _refuse(path, f"its metadata is wrong ({fault})")
     return metadata
 
 
