@@ -12,8 +12,7 @@ from persona_tui import __version__
 from persona_tui.chat.conversation import Conversation, Node
 from persona_tui.chat.setting import capping_in_words
 from persona_tui.chat.store import SessionInfo, SessionStore
-from persona_tui.core.errors import SessionError
-from persona_tui.core.files import atomic_write_text
+from persona_tui.core.files import atomic_write_text, check_free
 
 _ENDINGS = {
     "cancelled": "stopped",
@@ -115,12 +114,12 @@ def write_export(
     """Write a chat to a file, as JSON or Markdown; by default JSON if its name ends in `.json`.
 
     Raises:
-        SessionError: there is no such chat, or the file exists and is not to be replaced.
-        WorkspaceError: the file cannot be written.
+        SessionError: there is no such chat.
+        WorkspaceError: the file exists and is not to be replaced, or cannot be written.
     """
     target = path.expanduser()
-    if target.exists() and not replace:
-        raise SessionError(f"{target} exists: choose another name")
+    if not replace:
+        check_free(target)
     chosen = target.suffix.casefold() == ".json" if as_json is None else as_json
     atomic_write_text(target, exported(store, id, chosen))
     return target

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from persona_tui.core import ranges
 from persona_tui.core.ranges import Range
+from persona_tui.vectors.metadata import RenderingRecord
 
 
 class _Recorded(BaseModel):
@@ -54,15 +55,22 @@ class _Sampling(_Recorded):
     max_new_tokens: int = 1
 
 
+class _Revised(_Recorded):
+    role: str
+    content: str
+
+
 class _Settings(_Recorded):
     model: str | None = None
     system: str | None = None
     mix: _Mix | None = None
     sampling: _Sampling | None = None
+    rendering: RenderingRecord | None = None
     forgotten: int = 0
     prompt_tokens: int = 0
     rows: list[_Mix] = []
     row_changes: list[list[_Change]] = []
+    revises: list[_Revised] = []
 
 
 class _Message(_Recorded):

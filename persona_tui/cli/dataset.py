@@ -25,7 +25,10 @@ def dataset() -> None:
 @json_option
 @pass_invocation
 def validate(invocation: Invocation, /, files: tuple[Path, ...], as_json: bool) -> None:
-    """Check every line, id and category, and look for near-duplicates.
+    """Check every line and id, the categories of questions and queries, and look for near-duplicates.
+
+    Of queries, also that no template is in both splits, and that no measuring set repeats what monitors are
+    fitted on.
 
     Without a FILE, all data sets of the workspace: prompts, personas, monitors, traits and policies. A FILE
     of your own may be a trait (.jsonl, .yaml), a policy (.yaml), or queries for monitors (.jsonl). The exit
@@ -109,7 +112,13 @@ def import_(invocation: Invocation, paths: tuple[Path, ...], force: bool) -> Non
 )
 @click.option("--description", "-d", metavar="TEXT", help="Of an archetype: who it is.")
 @click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Another file.")
-@click.option("--replace", is_flag=True, help="Replace what is already in the file.")
+@click.option(
+    "--replace",
+    "--force",
+    "replace",
+    is_flag=True,
+    help="Replace what is already in the file, not add to it.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same records.")
 @pass_invocation
 def generate(

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from persona_tui.core.errors import WorkspaceError
+from persona_tui.core import files
 from persona_tui.core.printable import printable
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -27,18 +27,13 @@ def force_option(command: F) -> F:
 
 
 def check_free(*paths: Path | None, force: bool = False) -> None:
-    """Refuse to write over what is there; ask before anything takes long.
-
-    Args:
-        paths: of the files that will be written; None = not this one.
-        force: whether the user allows it.
+    """Refuse to write over what is there, unless the user allows it with `force_option`.
 
     Raises:
-        WorkspaceError: names the first that exists.
+        WorkspaceError: names the first of the files that exists.
     """
-    taken = next((path for path in paths if path is not None and path.exists()), None)
-    if taken is not None and not force:
-        raise WorkspaceError(f"{taken} exists: choose another name, or use --force to replace it.")
+    if not force:
+        files.check_free(*paths, advice=", or use --force to replace it")
 
 
 def echo(text: str = "", err: bool = False) -> None:

@@ -67,12 +67,13 @@ def _print_personas(personas: list[PersonaVector]) -> None:
     if personas:
         echo()
         rows = [_persona_row(persona) for persona in personas]
-        print_table(rows, header=["persona", "expression", "fluency drop", ""])
+        print_table(rows, header=["persona", "expression", "fluency drop", "floor leaves", ""])
 
 
 def _persona_row(persona: PersonaVector) -> list[str]:
     calibration = persona.calibration
     if calibration is None:
-        return [persona.name, "-", "-", "not calibrated"]
-    figures = [f"{calibration.expression:.2f}", f"{calibration.fluency_drop:+.2f}"]
+        return [persona.name, "-", "-", "-", "not calibrated"]
+    left = "-" if calibration.floor_leaves is None else f"{calibration.floor_leaves:.0%}"
+    figures = [f"{calibration.expression:.2f}", f"{calibration.fluency_drop:+.2f}", left]
     return [persona.name, *figures, str(persona.metadata.get("weak_reason") or "")]

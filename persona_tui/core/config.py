@@ -134,7 +134,9 @@ class GenerationSettings(_Section):
 class MonitoringSettings(_Section):
     """What judges the messages and replies of a chat."""
 
-    guard: Literal["off", "warn", "refuse"] = Field(default="off", description='"off", "warn" or "refuse"')
+    guard: Literal["off", "warn", "refuse", "critique"] = Field(
+        default="off", description='"off", "warn", "refuse" or "critique"'
+    )
     monitor: str = Field(
         default="default", pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$", description="the name of a monitor"
     )
@@ -254,6 +256,8 @@ def _explain(error: ValidationError) -> str:
     key = [str(part) for part in problem["loc"]]
     if problem["type"] in ("extra_forbidden", "invalid_key"):
         return _unknown_key(".".join(key[:2]))
+    if not key:
+        return f"{problem['msg']}."
     field = _field(key)
     if field is None:
         return f"{key[0]} must be a section with its own keys, not {_shown(problem['input'])}."

@@ -116,6 +116,7 @@ class Step:
         read_last: in the first step also the last prompt token, `[rows, layers, hidden]`.
         likeliest: the likeliest tokens at each place with their log-probabilities, the best first; None if
             not wanted.
+        read_parts: in the first step also the parts of each row's message, `[parts, layers, hidden]` each.
         nats: of those tokens, log-probability less that under the row's twin; None where there is none, or
             where log-probabilities are not wanted.
     """
@@ -132,6 +133,7 @@ class Step:
     read: Tensor | None = None
     read_last: Tensor | None = None
     likeliest: list[list[tuple[int, float]]] | None = None
+    read_parts: Sequence[Tensor] = ()
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,7 @@ class Batch:
         samplings: how each row's tokens are chosen; empty = all alike.
         stops: for each row what, once set, ends it without another token; empty = none has that.
         likeliest: how many of the likeliest tokens the steps tell.
+        parts: for a watch, the parts of these that are read on their own.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -161,6 +164,7 @@ class Batch:
     samplings: Sequence[Sampling] = ()
     stops: Sequence[threading.Event | None] = ()
     likeliest: int = 0
+    parts: Sequence[Sequence[range]] = ()
 
 
 def keep_top_p(probabilities: Tensor, top_p: float | Tensor) -> Tensor:
@@ -372,8 +376,8 @@ def plausible(logits: Tensor, plain: Tensor, plausibility: Tensor) -> Tensor:
     return logits.where(plain >= least, -torch.inf)
 
 
-# What layers of a cache keep row by row. Others keep more, or in another shape. Older releases of transformers
-# lack some of them.
+# What layers of a cache keep row by row. Others keep more, or in another shape. Older releases of
+# transformers lack some of them.
 _BY_ROW = tuple(
     getattr(cache_utils, name)
     for name in (
@@ -467,7 +471,16 @@ class _Decoding:
         self.row_ids = torch.tensor(self.rows)
         if self.hooks.capture is not None:
             weights = self._span_weights(width) if self.batch.watch is not None else None
-            self.hooks.capture.watch(self.row_ids, weights, torch.full((len(lengths),), width - 1))
+            last = torch.full((len(lengths),), width - 1)
+            self.hooks.capture.watch(self.row_ids, weights, last, self._padded_parts(width))
+
+    def _padded_parts(self, width: int) -> list[list[range]]:
+        """The parts of the prompts that a watch reads, as places in the padded prompts."""
+        shifts = (width - len(prompt) for prompt in self.batch.prompts)
+        return [
+            [range(part.start + shift, part.stop + shift) for part in parts]
+            for shift, parts in zip(shifts, self.batch.parts, strict=False)
+        ]
 
     def _span_weights(self, width: int) -> Tensor:
         """`[rows, width]`, 1 at the positions of the prompts that a watch reads."""
@@ -615,7 +628,11 @@ class _Decoding:
         if watch is None or capture is None:
             return {}
         if self.index == 0:
-            prompt = {"read": capture.means(), "read_last": capture.picked()}
+            prompt = {
+                "read": capture.means(),
+                "read_last": capture.picked(),
+                "read_parts": capture.part_means(),
+            }
             capture.reset()
             if watch.reply_layers is not None:
                 self.hooks.narrow_capture(watch.reply_layers)

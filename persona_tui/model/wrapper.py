@@ -29,6 +29,7 @@ from persona_tui.model.forced import (
 )
 from persona_tui.model.generation import Batch, Finish, Poll, Sampling, Step, Watch, check_fits, decode
 from persona_tui.model.interventions import Cap, Interventions
+from persona_tui.model.parts import message_parts
 from persona_tui.model.reread import Rereading, read_positions
 from persona_tui.model.residual import ResidualHooks
 from persona_tui.model.sketch import sketch
@@ -80,12 +81,14 @@ class Activations:
         response: mean over the response's tokens, `[layers, hidden]`; zero if there are none.
         prompt_last: at the last prompt token, `[layers, hidden]`.
         n_tokens: how many tokens are in the mean.
+        parts: means over the parts that were asked for, `[parts, layers, hidden]`.
     """
 
     layers: tuple[int, ...]
     response: Tensor
     prompt_last: Tensor
     n_tokens: int
+    parts: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -116,12 +119,14 @@ class Reading:
         mean: over the tokens of the message or the reply, `[layers, hidden]`.
         last: at the last prompt token, `[layers, hidden]`; None for a reply.
         n_tokens: how many tokens are in the mean.
+        parts: means over a message's parts, the whole first, `[parts, layers, hidden]`; None for a reply.
     """
 
     layers: tuple[int, ...]
     mean: Tensor
     last: Tensor | None
     n_tokens: int
+    parts: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -455,8 +460,8 @@ class ModelWrapper:
         if batch.watch is None or step.read is None or step.read_last is None:
             return
         for row in step.rows:
-            count = len(batch.spans[row])
-            reading = Reading(batch.watch.layers, step.read[row], step.read_last[row], count)
+            count, parts = len(batch.spans[row]), step.read_parts[row]
+            reading = Reading(batch.watch.layers, step.read[row], step.read_last[row], count, parts)
             yield TokenEvent(row, 0, -1, "", {}, 0.0, 0.0, None, reading=reading)
 
     def _reply_reading(self, step: Step, batch: Batch, row: int) -> Reading | None:
@@ -499,6 +504,12 @@ class ModelWrapper:
         prompts = [
             self.encode(each.messages) if each.prompt is None else list(each.prompt) for each in requests
         ]
+        spans: list[range] = []
+        if watch is not None:
+            spans = [
+                range(len(ids)) if each.raw else self._span(each.messages, ids)
+                for each, ids in zip(requests, prompts, strict=True)
+            ]
         return Batch(
             prompts=prompts,
             seeds=seeds,
@@ -506,12 +517,8 @@ class ModelWrapper:
             pad_token=text.pad_token(self.tokenizer, self._vocabulary),
             ended=self._spells_stop(requests) if any(map(self._stops_of, requests)) else None,
             watch=watch,
-            spans=[
-                range(len(ids)) if each.raw else self._span(each.messages, ids)
-                for each, ids in zip(requests, prompts, strict=True)
-            ]
-            if watch is not None
-            else (),
+            spans=spans,
+            parts=[self._parts(ids, span) for ids, span in zip(prompts, spans, strict=False)],
             samplings=[each.sampling or sampling for each in requests],
             stops=[each.stop for each in requests] if any(each.stop for each in requests) else (),
             likeliest=max(each.likeliest for each in requests),
@@ -522,6 +529,9 @@ class ModelWrapper:
 
     def _span(self, messages: Sequence[Message], ids: Sequence[int]) -> range:
         return text.message_span(self.tokenizer, messages, ids, self.rendering)
+
+    def _parts(self, ids: Sequence[int], span: range) -> list[range]:
+        return message_parts(ids, span, lambda some: text.decode_ids(self.tokenizer, some))
 
     def _hooks(
         self,
@@ -735,9 +745,11 @@ class ModelWrapper:
         for messages in conversations:
             ids = self.encode(messages)
             span = self._span(messages, ids)
-            passages.append(Passage(ids, span.start, len(ids) - 1, span.stop))
-        read = self._read(passages, layers, Interventions.none())
-        return [Reading(each.layers, each.response, each.prompt_last, each.n_tokens) for each in read]
+            passages.append(Passage(ids, span.start, len(ids) - 1, span.stop, self._parts(ids, span)))
+        return [
+            Reading(each.layers, each.response, each.prompt_last, each.n_tokens, each.parts)
+            for each in self._read(passages, layers, Interventions.none())
+        ]
 
     def _passage(self, item: str | list[Message]) -> Passage:
         if isinstance(item, str):
@@ -853,8 +865,9 @@ def _answered(prompt: Sequence[int], response: Sequence[int]) -> Passage:
 def _activations(hooks: ResidualHooks) -> list[Activations]:
     capture = hooks.capture
     assert capture is not None
-    rows = zip(capture.means(), capture.picked(), capture.counts.tolist(), strict=True)
-    return [Activations(capture.layers, mean, last, int(count)) for mean, last, count in rows]
+    parts: Sequence[Tensor | None] = capture.part_means() or [None] * len(capture.counts)
+    rows = zip(capture.means(), capture.picked(), capture.counts.tolist(), parts, strict=True)
+    return [Activations(capture.layers, mean, last, int(count), part) for mean, last, count, part in rows]
 
 
 def _rows_of(interventions: Interventions, rows: Sequence[int]) -> Interventions:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from persona_tui.monitors.guard import Guard, GuardMode
     from persona_tui.monitors.monitor import SelfMonitor
     from persona_tui.monitors.store import MonitorStore
+    from persona_tui.monitors.trade import Trade
     from persona_tui.steering.engine import SteeringEngine
     from persona_tui.traits.definition import TraitDefinition
     from persona_tui.traits.extract import Recipe
@@ -290,6 +291,7 @@ class Project:
             lambda: monitors.load(chosen.monitor, self.model),
             mode or chosen.guard,
             lambda: monitors.check_exists(chosen.monitor),
+            lambda: monitors.load(chosen.monitor).weakness,
         )
         self._guards.add(guard)
         return guard
@@ -388,7 +390,7 @@ class Project:
     def check_new_name(self, name: str, source: Source) -> None:
         """Raise what `create_persona` would, as far as that is known without the model."""
         from persona_tui.datasets.generator import check_description
-        from persona_tui.datasets.records import archetype_path, find_archetype, list_archetypes
+        from persona_tui.datasets.records import check_archetype_free, find_archetype
 
         path = self.personas.path_of(name)
         check_case(path)
@@ -401,13 +403,12 @@ class Project:
         elif isinstance(source, FromPrompts):
             if not any(prompt.strip() for prompt in source.prompts):
                 raise PersonaTuiError("a persona needs at least one system prompt")
-        elif name in list_archetypes(self.workspace) and _hand_written(self.workspace, name):
-            raise PersonaTuiError(
-                f"{archetype_path(self.workspace, name)} was written by hand and would be replaced: "
-                f"choose another name, or --from-archetype {name}"
-            )
         else:
             check_description(source.description)
+            if not source.by_model:
+                check_archetype_free(self.workspace, name, self._prompts_of(source))
+            elif f"persona-{name}" not in self.partial().interrupted():
+                check_archetype_free(self.workspace, name)
 
     def extract_axes(self, context: JobContext) -> tuple[Axes, list[PersonaVector]]:
         """Extract the model's axes and the archetypes' personas, replacing what there is.
@@ -511,6 +512,7 @@ class Project:
         like: Path | None = None,
         method: str = "auto",
         seed: int = 0,
+        trade: Trade | None = None,
     ) -> SelfMonitor:
         """Fit a monitor and save it, replacing what has its name.
 
@@ -520,8 +522,9 @@ class Project:
             which: the data to fit on (see `training.load_training`).
             file: labelled queries of the user's own instead.
             like: the file of a monitor, of this model or another, to take the data from instead.
-            method: the one to use; "auto" = the best in cross-validation.
+            method: the one to use; "auto" = the one with the fewest false alarms in cross-validation.
             seed: of the folds.
+            trade: what its threshold has to achieve; by default `Trade()`.
 
         Raises:
             DatasetError: the data are missing, bad or too few.
@@ -539,8 +542,8 @@ class Project:
             data = load_training(self.workspace, which, file)
         partial = self.partial(context.log)
         recipe = {"model": " ".join(self.model.identity), "data": repr(data.record())}
-        with partial.job(f"monitor-{name}", recipe):
-            monitor = SelfMonitor.fit(self.model, data, name, method, seed, context, partial)
+        with partial.job(f"monitor-{name}", recipe), partial.rendered(self.model):
+            monitor = SelfMonitor.fit(self.model, data, name, method, seed, context, partial, trade)
             processes().from_main(lambda: self.monitors.save(monitor))
         self.forget_monitor()
         return monitor
@@ -559,12 +562,8 @@ class Project:
         self.monitors.check_exists(name)  # before the model loads
         sets = load_sets(self.workspace)
         found = evaluate(self.monitors.load(name, self.model), sets, context)
-
-        def save() -> None:
-            found.save(self.monitors.evaluation_path(name))
-            self.monitors.write_summary()
-
-        processes().from_main(save)
+        processes().from_main(lambda: self.monitors.keep_evaluation(found))
+        self.forget_monitor()
         return found
 
     def extract_traits(
@@ -591,7 +590,8 @@ class Project:
         )
         made = []
         for definition in definitions:
-            with partial.job(f"trait-{definition.name}", self._trait_recipe(definition, recipe)):
+            parts = self._trait_recipe(definition, recipe)
+            with partial.job(f"trait-{definition.name}", parts), partial.rendered(self.model):
                 trait = extractor.extract(definition, recipe)
                 processes().from_main(lambda trait=trait: bool(self.traits.save(trait)))  # type: ignore[misc]
             made.append(trait)
@@ -653,12 +653,6 @@ class Project:
             more = f" ({len(problems) - 1} more: `persona-tui dataset validate`)" if problems[1:] else ""
             raise DatasetError(f"{problems[0]}{more}")
         return sum(report.count for report in reports)
-
-
-def _hand_written(workspace: Workspace, archetype: str) -> bool:
-    from persona_tui.datasets.records import read_archetype
-
-    return any(prompt.source is None for prompt in read_archetype(workspace, archetype))
 
 
 def _with_chosen_model(settings: Settings) -> Settings:

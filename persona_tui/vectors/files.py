@@ -19,10 +19,12 @@ from persona_tui.core.errors import VectorFileError
 from persona_tui.core.files import atomic_write_bytes
 from persona_tui.core.identity import EQUAL, FAR, ModelSketch
 from persona_tui.core.plain_files import open_plain, read_plain
+from persona_tui.vectors.metadata import fault_of
 
 METADATA_KEY = "persona_tui"
 SUFFIX = ".safetensors"
 FORMAT_VERSION = 1
+_PLACES = {"persona": "personas", "trait": "traits", "monitor": "monitors"}  # folders of a model, by kind
 
 # Far above anything real: 128 layers of 16384 in six kinds are 50 MB, a long calibration curve 100 kB.
 MAX_FILE_BYTES = 1 << 30
@@ -107,8 +109,10 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 def check_kind(path: Path, metadata: Mapping[str, Any], kind: str) -> None:
     """Raise VectorFileError unless the file says that it holds `kind`, in a format this version reads."""
-    if metadata.get("kind") != kind:
-        _refuse(path, f"it holds {metadata.get('kind', 'something else')!r}, not {kind!r}")
+    if (held := metadata.get("kind")) != kind:
+        place = _PLACES.get(str(held))
+        what_to_do = f"; it belongs into {place}/" if place else ""
+        _refuse(path, f"it holds {held or 'something else'!r}, not {kind!r}{what_to_do}")
     version = metadata.get("format_version")
     if version != FORMAT_VERSION:
         _refuse(path, f"its format version is {version!r}; this persona-tui reads {FORMAT_VERSION}")
@@ -149,6 +153,11 @@ def check_model(
         if theirs.shape != sketch.shape:
             name, model = f"{name} ({theirs.shape})", f"{model} ({sketch.shape})"
             raise VectorFileError(f"{file} was made on {name} and cannot be used with {model}.")
+        layers = metadata.get("layers") or [0]
+        if max(layers) >= sketch.shape.layers:
+            raise VectorFileError(
+                f"{file} cannot be used: it names layer {max(layers)}, and {model} has {sketch.shape.layers}."
+            )
         difference = theirs.difference(sketch)
         if difference is not None:
             return _judged(file, name, model, difference, same)
@@ -235,6 +244,8 @@ def _metadata(path: Path, header: Mapping[str, Any]) -> dict[str, Any]:
         raise VectorFileError(f"{path} cannot be used: its metadata is damaged.") from error
     if not isinstance(metadata, dict):
         _refuse(path, "its metadata is damaged")
+    if fault := fault_of(metadata):
+        _refuse(path, f"its metadata is wrong ({fault})")
     return metadata
 
 

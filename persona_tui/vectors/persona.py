@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from persona_tui.core.errors import VectorFileError
@@ -186,10 +186,9 @@ class PersonaVector:
         check_kind(path, metadata, "trait" if metadata.get("kind") == "trait" else "persona")
         calibration = metadata.pop("calibration", None)
         try:
-            _Metadata.model_validate(metadata)
             persona = cls(
-                name=str(metadata["name"]),
-                layers=_LAYERS.validate_python(metadata["layers"]),
+                name=metadata["name"],
+                layers=tuple(metadata["layers"]),
                 metadata=metadata,
                 calibration=_CALIBRATION.validate_python(calibration),
                 **{kind: by_recipe(tensors, kind) for kind in KINDS},
@@ -210,19 +209,6 @@ class PersonaVector:
             raise ValueError(f"it is calibrated for the layers {list(calibration.layers)}, which it lacks")
 
 
-class _Metadata(BaseModel):
-    """What is used of a file's metadata besides its calibration; anything else may be there."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    gain: float = Field(default=1.0, ge=GAIN.low, le=GAIN.high)
-    unguided_gain: float | None = Field(default=None, ge=GAIN.low, le=GAIN.high)
-    target_layers: list[int] | None = Field(default=None)
-    model_name: str | None = None
-    description: str | None = None
-
-
-_LAYERS: TypeAdapter[tuple[int, ...]] = TypeAdapter(tuple[int, ...])
 _CALIBRATION: TypeAdapter[Calibration | None] = TypeAdapter(Calibration | None)
 
 

@@ -54,7 +54,7 @@ def test_from_prompts_of_ones_own(cli: Cli, workspace: Path, tmp_path: Path) -> 
         (["new", "-d", "  "], "at least one word"),
         (["new", "-p", "nowhere.txt"], "nowhere.txt cannot be read"),
         (["new", "-a", "sage", "--samples", "0"], "num_samples_per_prompt must be"),
-        (["new", "-a", "sage", "--temperature", "9"], "temperature must be"),
+        (["new", "-a", "sage", "--temperature", "900"], "temperature must be"),
     ],
 )
 def test_what_cannot_be_made(cli: Cli, workspace: Path, args: list[str], message: str) -> None:
@@ -72,6 +72,22 @@ def test_an_archetype_that_people_wrote_is_not_overwritten(cli: Cli, workspace: 
     result = cli("create", "sage", "--description", "A wise man")
     assert result.status == 1 and "written by hand" in result.err
     assert prompts.read_text() == before
+
+
+@pytest.mark.parametrize("writing", [[], ["--write-prompts"]])
+def test_an_archetype_that_people_edited_is_not_overwritten(
+    cli: Cli, workspace: Path, writing: list[str]
+) -> None:
+    create = ("create", "grump", "-d", "A grumpy old wizard", "--no-calibrate", *writing)
+    assert cli(*create).status == 0
+    prompts = workspace / "datasets" / "personas" / "archetypes" / "grump.jsonl"
+    prompts.write_text(prompts.read_text().replace("grumpy", "cheerful"))
+    before = prompts.read_text()
+    assert cli("delete", "grump", "--yes").status == 0
+    result = cli(*create)
+    assert result.status == 1 and "--from-archetype grump" in result.err
+    assert prompts.read_text() == before
+    assert cli("create", "grump", "--from-archetype", "grump", "--no-calibrate").status == 0
 
 
 def test_the_model_writes_prompts_on_request(cli: Cli) -> None:
