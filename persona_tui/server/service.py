@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from persona_tui.core.errors import MonitorError
 from persona_tui.datasets.transcripts import BadLine, Transcript
 from persona_tui.model import Message, ModelWrapper, Request, Sampling, conversation
 from persona_tui.model.prompts import PromptEncoder
@@ -82,6 +83,8 @@ class Service:
         self._monitor: SelfMonitor | None = None
         self.turns: dict[str, Exchange] = {}
         self.started = int(time.time())
+        if project.settings.monitoring.guard == "critique":
+            raise MonitorError("a server has no critique: set monitoring.guard to warn or refuse")
         if project.settings.monitoring.guard != "off":
             _ = self.monitor
         self.worker = Worker(self._engine, self.limits)
