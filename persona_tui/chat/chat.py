@@ -197,9 +197,8 @@ class Chat:
             PersonaTuiError: one of its traits does not exist here.
         """
         if policy is not None:
-            policy.check_known(
-                [name.removeprefix(TRAIT_PREFIX) for name in self.project.personas.list_traits()]
-            )
+            names = [name.removeprefix(TRAIT_PREFIX) for name in self.project.personas.list_traits()]
+            policy = policy.among(names)
             for name in policy.traits:
                 self.project.personas.load(f"{TRAIT_PREFIX}{name}")
         self.policy = policy

@@ -71,7 +71,7 @@ def _policy(chat: Chat, rest: str) -> str:
     from persona_tui.traits.policy import Policy
 
     if rest:
-        chat.set_policy(None if rest.casefold() in OFF else Policy.read(_rules_or_file(chat, rest)))
+        chat.set_policy(None if rest.casefold() in OFF else Policy.read(_rules(rest), chat.project.workspace))
     policy = chat.policy
     if policy is None:
         return "No policy. /policy FILE, or rules: /policy harmful_validation>0.5"
@@ -79,16 +79,17 @@ def _policy(chat: Chat, rest: str) -> str:
     return f"Policy {policy.name}: replies are measured by {', '.join(policy.traits)}{each}."
 
 
-def _rules_or_file(chat: Chat, rest: str) -> list[str]:
-    """What `/policy` was given: rules, a file, or the name of one of the workspace's policies."""
+def _rules(rest: str) -> list[str]:
+    """What `/policy` was given: several rules, one by one; or else as it is."""
     if not Path(rest).expanduser().is_file() and any(sign in rest for sign in "<>"):
         return re.split(r"[\s,]+(?=\w+\s*[<>])", rest)
-    own = _policies(chat) / f"{rest}.yaml"
-    return [str(own if own.is_file() else Path(rest).expanduser())]
+    return [rest]
 
 
-def _policies(chat: Chat) -> Path:
-    return chat.project.workspace.datasets / "traits" / "policies"
+def _policies(chat: Chat) -> list[str]:
+    from persona_tui.traits.definition import list_policies
+
+    return list(list_policies(chat.project.workspace))
 
 
 _GUARDING = {
@@ -197,7 +198,7 @@ VOICE: tuple[Command, ...] = (
         "/policy FILE|RULE|off",
         "limits on trait scores; breaches get a badge",
         _policy,
-        lambda chat: ("off", *sorted(path.stem for path in _policies(chat).glob("*.yaml"))),
+        lambda chat: ("off", *_policies(chat)),
     ),
     Command(
         "floor",

@@ -17,6 +17,7 @@ from persona_tui.core.files import atomic_write_bytes, atomic_write_text
 from persona_tui.core.lock import change
 
 __all__ = [
+    "TRAIT_ALIASES",
     "TRAIT_PREFIX",
     "Workspace",
     "atomic_write_bytes",
@@ -33,6 +34,8 @@ PACKAGED = ("datasets", "vectors", CONFIG_NAME)
 
 # A persona of this name is a trait: `trait:patience` is vectors/<model>/traits/patience.safetensors.
 TRAIT_PREFIX = "trait:"
+# Other names of traits, for those who know them from elsewhere. A trait of that very name goes first.
+TRAIT_ALIASES = {"sycophancy_harmful_validation": "harmful_validation"}
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 # Windows opens a device instead of a file of this name, whatever its ending; workspaces travel.

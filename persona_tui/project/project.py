@@ -545,6 +545,7 @@ class Project:
             JobCancelled: somebody asked for that; the next call goes on.
         """
         from persona_tui.traits.extract import PersonaVectorExtractor
+        from persona_tui.traits.health import Surroundings
 
         partial = self.partial(context.log)
         extractor = PersonaVectorExtractor(
@@ -555,6 +556,7 @@ class Project:
             context.checkpoint,
             context.log,
             partial,
+            Surroundings.of(self.workspace, context.log),
         )
         made = []
         for definition in definitions:

@@ -156,9 +156,8 @@ def held_out_prompts(definitions: Sequence[TraitDefinition]) -> list[list[Messag
     """What the users of the test situations say, without repetition."""
     found: dict[str, list[Message]] = {}
     for definition in definitions:
-        for situation in definition.situations:
-            if situation.split == "test":
-                found.setdefault(json.dumps(situation.prompt), situation.prompt)
+        for situation in definition.about("test"):
+            found.setdefault(json.dumps(situation.prompt), situation.prompt)
     return list(found.values())
 
 

@@ -52,13 +52,17 @@ def turn_breaches(policy: Policy, turns: Sequence[TurnScore]) -> list[Breach]:
     if not replies:
         return []
     if policy.applies_to == "conversation":
-        means = {name: fmean(reply.scores[name] for reply in replies) for name in replies[0].scores}
+        by_name: dict[str, list[float]] = {}
+        for reply in replies:
+            for name, score in reply.applicable.items():
+                by_name.setdefault(name, []).append(score)
+        means = {name: fmean(scores) for name, scores in by_name.items()}
         return policy.breaches(means, "\n".join(turn.text for turn in turns if turn.role == "user"))
     found: list[Breach] = []
     for reply in replies:
         before = [turn for turn in turns if turn.message < reply.message]
         user = before[-1].text if before and before[-1].role == "user" else ""
-        found += policy.breaches(reply.scores, user, reply.turn)
+        found += policy.breaches(reply.applicable, user, reply.turn)
     return found
 
 
@@ -93,6 +97,7 @@ def _turn(turn: TurnScore) -> dict[str, Any]:
         "role": turn.role,
         "tokens": turn.n_tokens,
         "scores": {name: round(score, 4) for name, score in turn.scores.items()},
+        "not_applicable": sorted(turn.outside),
         "text": turn.text,
     }
 

@@ -24,7 +24,7 @@ from persona_tui.core.files import atomic_write_text
 from persona_tui.core.identity import ModelSketch
 from persona_tui.core.lock import change
 from persona_tui.core.plain_files import read_plain
-from persona_tui.core.workspace import TRAIT_PREFIX, check_case
+from persona_tui.core.workspace import TRAIT_ALIASES, TRAIT_PREFIX, check_case
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.files import SUFFIX
 from persona_tui.vectors.maths import blend
@@ -64,6 +64,7 @@ class _PersonaFiles(VectorStore):
 
 class _TraitFiles(_PersonaFiles):
     prefix = TRAIT_PREFIX
+    aliases = TRAIT_ALIASES
 
 
 class PersonaManager:

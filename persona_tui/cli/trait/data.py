@@ -17,6 +17,7 @@ from persona_tui.cli.trait.shared import (
     BadLines,
     conversations,
     strict_option,
+    tell_gateless,
     tell_notes,
     trait_scorer,
     trait_store,
@@ -80,8 +81,7 @@ def curate(
 
     check_free(output, reasons or reasons_beside(output), force=force)
     project = invocation.project
-    policy = Policy.read(rules)
-    policy.check_known(trait_store(project, loaded=False).names())
+    policy = Policy.read(rules, project.workspace).among(trait_store(project, loaded=False).names())
     done = work(lambda context: _curate(project, policy, data, (output, reasons), restart, context))
     if as_json:
         print_json(
@@ -114,9 +114,11 @@ def _curate(
 ) -> Curated:
     from persona_tui.traits.curate import Curation
 
+    scorer = trait_scorer(project, list(policy.traits))
+    tell_gateless(scorer.traits)
     curation = Curation(
-        trait_scorer(project, list(policy.traits)),
-        policy,
+        scorer,
+        policy.on_model(scorer.traits),
         data,
         *outputs,
         restart=restart,

@@ -133,13 +133,16 @@ def _listed(entry: dict[str, Any]) -> list[str]:
     return [entry["name"], str(entry["layer"]), figure, _range(entry["healthy"]), what]
 
 
-def _range(healthy: dict[str, float | None]) -> str:
-    low, high = healthy.get("min"), healthy.get("max")
+def _range(healthy: dict[str, float | str | None]) -> str:
+    low, high = (
+        f"{each:.3g}" if isinstance(each, float) else each
+        for each in (healthy.get("min"), healthy.get("max"))
+    )
     if low is None and high is None:
         return "-"
     if low is not None and high is not None:
-        return f"{low:g} to {high:g}"
-    return f"from {low:g}" if low is not None else f"up to {high:g}"
+        return f"{low} to {high}"
+    return f"from {low}" if low is not None else f"up to {high}"
 
 
 @click.command()
@@ -169,6 +172,7 @@ def calibrate(
 
     LABELLED is JSON Lines with messages and a label: 1 or "high", 0 or "low". The label is about the last
     reply. Without LABELLED, the trait's own test conversations are used; they then no longer test it.
+    From now on it is the trait's limit in `trait check`, and wherever a policy says `calibrated`.
     """
     from persona_tui.traits.thresholds import TEST, fit_threshold
 
@@ -182,7 +186,7 @@ def calibrate(
     fit = fit_threshold(trait, high, low, 1.0 if false_alarms is None else false_alarms)
     if not dry_run:
         source = "standard input" if labelled == "-" else Path(labelled).name if labelled else TEST
-        trait_store(project).save(trait.with_reading(threshold=fit.threshold, threshold_source=source))
+        trait_store(project).save(trait.calibrated(fit.threshold, source))
     if as_json:
         print_json({**fit.as_dict(), "n": [len(high), len(low)], "saved": not dry_run, "bad": problems.count})
         return

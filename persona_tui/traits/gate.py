@@ -1,0 +1,207 @@
+"""Gates: whether a conversation is about a trait at all.
+
+A trait's scale says where a reply lies between the two sides of its examples. In a talk about recipes a reply
+has a score, too, but the score means nothing. So each trait has a gate: a linear probe of the user's message,
+fitted on the trait's own messages against ordinary talk. It reads the mean over the message's tokens and the
+last token before the reply, at one layer. It needs no reply, so it can say before one is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from persona_tui.core.statistics import roc_auc
+from persona_tui.model import Message, Reading
+from persona_tui.model.backend import Backend
+
+Numbers = np.ndarray[Any, Any]
+
+FOLDS = 8
+RIDGE = 1.0  # times the mean of the squared lengths: strong, for there are few messages and many dimensions
+BEFORE = 6  # messages before one of the user's that it is read after
+KEPT = 0.95  # of the trait's own messages, left out of the fit, that a gate lets in at least
+
+
+class Gate(BaseModel):
+    """A fitted gate; stored in the trait's metadata.
+
+    Attributes:
+        layer: where messages are read.
+        weights: for the mean and then the last token, each `[hidden]`.
+        bias: added to the weighted sum.
+        threshold: from here on, a message is one for the trait.
+        auc: how well left-out messages are told from ordinary ones.
+        kept: the share of left-out messages of its own that it lets in.
+        let_in: the share of left-out ordinary messages that it lets in.
+        counts: messages that it was fitted on: its own, ordinary ones.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True, ignored_types=(cached_property,))
+
+    layer: int
+    weights: tuple[float, ...]
+    bias: float
+    threshold: float
+    auc: float
+    kept: float
+    let_in: float
+    counts: tuple[int, int]
+
+    @cached_property
+    def _weights(self) -> Tensor:
+        return torch.tensor(self.weights)
+
+    def reading(self, read: Reading) -> float:
+        """What a message comes to; above the threshold it is one for the trait."""
+        row = features(read, self.layer)
+        return float(row @ self._weights) + self.bias
+
+    def applies(self, read: Reading) -> bool:
+        """Whether a message is one that the trait is about."""
+        return self.reading(read) >= self.threshold
+
+
+class Gated(Protocol):
+    """What has a name and may have a gate: a trait."""
+
+    @property
+    def name(self) -> str:
+        """The trait's name."""
+
+    @property
+    def gate(self) -> Gate | None:
+        """Its gate, if it has one."""
+
+
+class Gates:
+    """Says of conversations which traits they are not about; one pass over the user's messages."""
+
+    def __init__(self, model: Backend, traits: Sequence[Gated]) -> None:
+        """
+        Args:
+            model: what reads.
+            traits: made on that model; those without a gate apply everywhere.
+        """
+        self._model = model
+        self._gates = {trait.name: trait.gate for trait in traits if trait.gate is not None}
+        self._layers = sorted({gate.layer for gate in self._gates.values()})
+
+    def outside(self, prompts: Sequence[Sequence[Message]]) -> list[frozenset[str]]:
+        """The traits that the last message of each prompt is not about.
+
+        A message is read after a few of the messages before it, and without a system prompt, as gates were
+        fitted. Where there is no message of the user's, or one that does not fit the context, nothing is
+        ruled out.
+        """
+        found = [frozenset[str]()] * len(prompts)
+        kept = {place: each for place, prompt in enumerate(prompts) if (each := self._kept(prompt))}
+        if not self._gates or not kept:
+            return found
+        for place, read in zip(
+            kept, self._model.read_messages(list(kept.values()), self._layers), strict=True
+        ):
+            found[place] = frozenset(name for name, gate in self._gates.items() if not gate.applies(read))
+        return found
+
+    def _kept(self, prompt: Sequence[Message]) -> list[Message] | None:
+        """As much of a prompt as is read; None if there is nothing to go by."""
+        if not prompt or prompt[-1]["role"] != "user" or not prompt[-1]["content"].strip():
+            return None
+        context = self._model.context_length
+        spoken = [message for message in prompt if message["role"] != "system"]
+        for messages in (recent(spoken), [prompt[-1]]):
+            if context is None or self._model.count_tokens(messages) <= context:
+                return messages
+        return None
+
+
+def recent(messages: Sequence[Message]) -> list[Message]:
+    """The last message, after the system prompt and the few before it that it is read after."""
+    opening = [message for message in messages[:1] if message["role"] == "system"]
+    start = max(len(opening), len(messages) - 1 - BEFORE)
+    while start < len(messages) - 1 and messages[start]["role"] != "user":
+        start += 1  # a conversation begins with its user
+    return [*opening, *messages[start:]]
+
+
+def features(read: Reading, layer: int) -> Tensor:
+    """A message as a gate reads it, `[2 * hidden]`: two unit vectors, so that neither outweighs the other."""
+    assert read.last is not None  # a message's reading has it
+    at = read.layers.index(layer)
+    both = (read.mean[at].float(), read.last[at].float())
+    return torch.cat([each / each.norm().clamp(min=1e-12) for each in both])
+
+
+def fit_gate(
+    own: Sequence[Reading], ordinary: Sequence[Reading], layers: Sequence[int]
+) -> tuple[Gate, list[bool]]:
+    """Fit a gate at the layer whose left-out messages are told apart best.
+
+    Args:
+        own: messages that the trait is about, at least two.
+        ordinary: messages that it is not about, at least two.
+        layers: the candidates.
+
+    Returns:
+        The gate, and of each ordinary message whether a gate that was fitted without it lets it in.
+    """
+    found = [_at(own, ordinary, layer) for layer in layers]
+    return max(found, key=lambda fitted: fitted[0].auc)
+
+
+def _at(own: Sequence[Reading], ordinary: Sequence[Reading], layer: int) -> tuple[Gate, list[bool]]:
+    rows = torch.stack([features(each, layer) for each in (*own, *ordinary)]).double().numpy()
+    sides = np.array([1.0] * len(own) + [-1.0] * len(ordinary))
+    left_out = _left_out(rows, sides)
+    inside, outside = left_out[sides > 0], left_out[sides < 0]
+    threshold = _threshold(inside, outside)
+    weights, bias = _ridge(rows, sides)
+    gate = Gate(
+        layer=layer,
+        weights=tuple(float(f"{each:.6g}") for each in weights),
+        bias=bias,
+        threshold=threshold,
+        auc=roc_auc(inside, outside),
+        kept=float((inside >= threshold).mean()),
+        let_in=float((outside >= threshold).mean()),
+        counts=(len(own), len(ordinary)),
+    )
+    return gate, (outside >= threshold).tolist()
+
+
+def _threshold(inside: Numbers, outside: Numbers) -> float:
+    """Low enough to let in most of what is the trait's; where there is a gap below that, in its middle."""
+    lowest = float(np.quantile(inside, 1 - KEPT, method="lower"))
+    highest = float(np.quantile(outside, KEPT, method="higher"))
+    return min(lowest, (lowest + highest) / 2)
+
+
+def _left_out(rows: Numbers, sides: Numbers) -> Numbers:
+    """Each row's value under weights that were fitted without it; folds have a like share of either side."""
+    values = np.zeros(len(rows))
+    folds = np.zeros(len(rows), dtype=int)
+    for side in (1.0, -1.0):
+        folds[sides == side] = np.arange(int((sides == side).sum())) % min(FOLDS, int((sides == side).sum()))
+    for fold in range(folds.max() + 1):
+        weights, bias = _ridge(rows[folds != fold], sides[folds != fold])
+        values[folds == fold] = rows[folds == fold] @ weights + bias
+    return values
+
+
+def _ridge(rows: Numbers, sides: Numbers) -> tuple[Numbers, float]:
+    """Ridge regression on the side, both sides with the same weight together; solved among the rows."""
+    share = np.where(sides > 0, 0.5 / (sides > 0).sum(), 0.5 / (sides < 0).sum()) * len(sides)
+    mean, middle = (rows * share[:, None]).mean(0), float((sides * share).mean())
+    scaled = (rows - mean) * np.sqrt(share)[:, None]
+    gram = scaled @ scaled.T
+    ridge = RIDGE * np.trace(gram) / len(rows)
+    solved = np.linalg.solve(gram + ridge * np.eye(len(rows)), (sides - middle) * np.sqrt(share))
+    weights = scaled.T @ solved
+    return weights, middle - float(mean @ weights)
