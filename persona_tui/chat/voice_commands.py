@@ -112,8 +112,11 @@ def _floor(chat: Chat, rest: str) -> str:
 def _axis(chat: Chat, rest: str) -> str:
     if rest:
         chat.change_mix(capping_axis=None if rest.casefold() in ("auto", *OFF) else rest.casefold())
-    axis = chat.mix.capping_axis
-    return f"The floor is on the {axis} axis." if axis else "The floor is on the axis from the settings."
+    axis, axes = chat.mix.capping_axis, chat.project.personas.axes
+    if axis is None:
+        return "The floor is on the axis from the settings."
+    weak = axes.weakness(axis) if axes is not None and axis in axes.names else None
+    return f"The floor is on the {axis} axis{f', which is weak: {weak}' if weak else ''}."
 
 
 def _layers(chat: Chat, rest: str) -> str:

@@ -16,6 +16,7 @@ from persona_tui.datasets.records import (
     list_archetypes,
     queries_path,
     questions_path,
+    refusals_path,
     roles_path,
     safety_path,
     scan_jsonl,
@@ -29,6 +30,7 @@ from persona_tui.datasets.schema import (
     Question,
     Record,
     SafePrompt,
+    SafetyReply,
     UnsafePrompt,
 )
 
@@ -110,6 +112,8 @@ def dataset_files(workspace: Workspace) -> Iterator[tuple[Path, type[Record]]]:
     """The data sets of a workspace, and what a line of each is."""
     yield safety_path(workspace, "safe"), SafePrompt
     yield safety_path(workspace, "unsafe"), UnsafePrompt
+    if refusals_path(workspace).is_file():
+        yield refusals_path(workspace), SafetyReply
     yield questions_path(workspace), Question
     for name in list_archetypes(workspace):
         yield archetype_path(workspace, name), ArchetypePrompt

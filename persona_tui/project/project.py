@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from persona_tui.core.mix import Mix
     from persona_tui.datasets.generator import DatasetGenerator, GenerationReport
     from persona_tui.extraction.checkpoints import PartialStore
-    from persona_tui.extraction.personas import PersonaStudio
+    from persona_tui.extraction.personas import PersonaStudio, Refusals
     from persona_tui.model import ModelWrapper
     from persona_tui.monitors.evaluation import Evaluation
     from persona_tui.monitors.guard import Guard
@@ -401,8 +401,14 @@ class Project:
         else:
             check_description(source.description)
 
-    def extract_axes(self, context: JobContext) -> tuple[Axes, list[PersonaVector]]:
+    def extract_axes(
+        self, context: JobContext, refusals: Refusals = "own"
+    ) -> tuple[Axes, list[PersonaVector]]:
         """Extract the model's axes and the archetypes' personas, replacing what there is.
+
+        Args:
+            context: where progress goes.
+            refusals: what the safety axis is made of: the model's own refusals, or given ones that it reads.
 
         Raises:
             DatasetError: a data set is missing or bad.
@@ -411,7 +417,7 @@ class Project:
         self.check_datasets()
         studio = self.studio(context)
         studio.extractor.announce(studio.axes_work())
-        return studio.extract_axes()
+        return studio.extract_axes(refusals=refusals)
 
     def calibrate(self, name: str, context: JobContext) -> PersonaVector:
         """Calibrate a persona or a trait (`trait:NAME`), and save it.
@@ -447,8 +453,12 @@ class Project:
         """
         return self.studio(context).find_band()
 
-    def init(self, context: JobContext) -> Prepared:
+    def init(self, context: JobContext, refusals: Refusals = "own") -> Prepared:
         """Make the workspace ready: data sets, axes, the archetypes' personas. What is there already stays.
+
+        Args:
+            context: where progress goes.
+            refusals: what the safety axis is made of, if it is made; see `extract_axes`.
 
         Raises:
             DatasetError: a data set is bad.
@@ -458,7 +468,7 @@ class Project:
         done.records = self.check_datasets()
         self.model  # noqa: B018  # from here on, vectors of another model are told from this one's
         if self.personas.axes is None or "axes" in self.partial().interrupted():
-            _, personas = self.extract_axes(context)
+            _, personas = self.extract_axes(context, refusals)
             done.axes_extracted = True
             done.personas = [persona.name for persona in personas]
         studio = self.studio(context)
@@ -596,6 +606,7 @@ class Project:
         wanted = [
             "safety/safe_prompts.jsonl",
             "safety/unsafe_prompts.jsonl",
+            "safety/refusals.jsonl",
             "personas/extraction_questions.jsonl",
             *sorted(str(path.relative_to(source)) for path in (source / "monitors").glob("*.jsonl")),
         ]

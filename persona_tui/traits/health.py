@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -104,7 +104,7 @@ class Health:
         self._around = around
         self._checkpoint = checkpoint
 
-    def found_for(self, trait: TraitVector, left_out: dict[Side, Sequence[float]]) -> TraitVector:
+    def found_for(self, trait: TraitVector, left_out: Mapping[Side, Sequence[float]]) -> TraitVector:
         """Return the trait with its gate, its healthy range in numbers, and its rates.
 
         Args:
@@ -124,11 +124,13 @@ class Health:
     def _gated(self, trait: TraitVector) -> tuple[TraitVector, list[bool]]:
         """The trait with its gate, and which of the ordinary messages it lets in."""
         own, ordinary = self._definition.about("train"), self._ordinary("train")
-        if min(len(own), len(ordinary)) < _FEWEST:
+        if self._definition.everywhere or min(len(own), len(ordinary)) < _FEWEST:
             return trait, [True] * len(ordinary)
         layers = range(self._model.n_layers // 4, self._model.n_layers)
-        read = [self._messages([each.prompt for each in part], layers) for part in (own, ordinary)]
-        gate, let_in = fit_gate(*read, layers)
+        read_own, read_ordinary = (
+            self._messages([each.prompt for each in part], layers) for part in (own, ordinary)
+        )
+        gate, let_in = fit_gate(read_own, read_ordinary, layers)
         return trait.with_reading(gate=gate), let_in
 
     def _messages(self, prompts: Sequence[list[Message]], layers: Sequence[int]) -> list[Reading]:
@@ -141,7 +143,7 @@ class Health:
     # The healthy range --------------------------------------------------------------------------------------
 
     def _healthy(
-        self, trait: TraitVector, left_out: dict[Side, Sequence[float]], let_in: Sequence[bool]
+        self, trait: TraitVector, left_out: Mapping[Side, Sequence[float]], let_in: Sequence[bool]
     ) -> Healthy:
         wanted = self._definition.healthy
         if CALIBRATED not in (wanted.min, wanted.max):
@@ -199,8 +201,13 @@ class Health:
         if not all(len(group.scores) for group in groups[:2]):
             return None
         caught, alarms, ordinary = (group.left(side, limit) for group in groups)
-        counts = tuple(len(group.scores) for group in groups)
-        return Rates(caught=caught, good=alarms, ordinary=ordinary if counts[2] else None, n=counts)
+        n_bad, n_good, n_ordinary = (len(group.scores) for group in groups)
+        return Rates(
+            caught=caught,
+            good=alarms,
+            ordinary=ordinary if n_ordinary else None,
+            n=(n_bad, n_good, n_ordinary),
+        )
 
 
 def good_side(healthy: Healthy) -> Side | None:

@@ -38,7 +38,7 @@ def sums(split: str) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def gated_definition(tmp_path_factory: pytest.TempPathFactory) -> TraitDefinition:
     path = tmp_path_factory.mktemp("gated") / "loudness.jsonl"
-    head = HEAD | {"healthy": {"max": "calibrated"}}
+    head = HEAD | {"healthy": {"max": "calibrated"}, "everywhere": False}
     lines = [head, *situations("train"), *situations("test"), *sums("train"), *sums("test")]
     return read_definition(write_lines(path, lines))
 
