@@ -59,8 +59,10 @@ def generate(
     with quick_interrupt():
         engine = project.engine
         if as_json:
-            reply = engine.reply(messages, mix=mix, system=system)
-            print_json({**_as_json(reply, mix, persona, blend is not None), "notes": project.notes})
+            sampling = engine.sampling.with_seed()
+            reply = engine.reply(messages, mix=mix, sampling=sampling, system=system)
+            answered = _as_json(reply, mix, persona, blend is not None)
+            print_json({**answered, "seed": sampling.seed, "notes": project.notes})
         else:
             write_stream(event.text for event in engine.stream(messages, mix=mix, system=system))
 

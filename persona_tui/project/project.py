@@ -345,11 +345,11 @@ class Project:
         for name, source in sources.items():
             self.check_new_name(name, source)
         studio = self.studio(context)
-        prompts = [self._prompts_of(source) for source in sources.values()]
+        prompts = [self.prompts_of(source) for source in sources.values()]
         studio.extractor.announce(studio.persona_work(prompts[0], len(prompts)))
         return [self._create(name, source, studio, context) for name, source in sources.items()]
 
-    def _prompts_of(self, source: Source) -> list[str]:
+    def prompts_of(self, source: Source) -> list[str]:
         """The system prompts that a persona is made from, or such as the model will write."""
         from persona_tui.datasets.fallback import fallback_prompts
         from persona_tui.datasets.records import find_archetype

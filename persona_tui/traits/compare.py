@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,23 @@ class TraitComparison:
             "left_out": self.left_out,
             "traits": [row.as_dict() for row in self.rows],
         }
+
+
+def compare_all(versions: Sequence[Sequence[Scored]]) -> list[TraitComparison]:
+    """Compare each later version with the first one; p is corrected for all traits of all of them together.
+
+    Args:
+        versions: sets of conversations, at least two; see `compare`.
+
+    Raises:
+        DatasetError: as `compare`.
+    """
+    found = [compare(versions[0], each) for each in versions[1:]]
+    corrected = iter(holm([row.p for each in found for row in each.rows]))
+    return [
+        replace(each, rows=tuple(replace(row, p_corrected=next(corrected)) for row in each.rows))
+        for each in found
+    ]
 
 
 def compare(a: Sequence[Scored], b: Sequence[Scored]) -> TraitComparison:

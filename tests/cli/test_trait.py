@@ -352,6 +352,10 @@ def test_two_sets_of_vectors(trait: Cli, root: Path, tmp_path: Path) -> None:
     assert result.status == 0, result.err
     assert result.json["n_a"] == 20 and result.json["traits"][0]["difference"]["value"] == 0
     assert trait("compare", folder, "builtin").status == 2
+    three = trait("compare", folder, other, folder, "--trait", "loudness", "--json").json
+    assert [each["b"] for each in three["versions"]] == [str(other), str(folder)]
+    assert [each["traits"][0]["difference"]["value"] for each in three["versions"]] == [0, 0]
+    assert trait("compare", folder).status == 2
 
 
 # Steering ---------------------------------------------------------------------------------------------------

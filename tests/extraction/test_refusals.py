@@ -22,8 +22,6 @@ def test_replies_that_refuse_are_told_from_others_that_look_like_it(label: str, 
 
 
 def test_only_the_beginning_counts() -> None:
-    assert not refuses(
-        "Here is how to bake bread. " + "Knead it well. " * 20 + "I cannot help with more."
-    )
+    assert not refuses("Here is how to bake bread. " + "Knead it well. " * 20 + "I cannot help with more.")
     assert refuses("I\u2019m sorry, but I can\u2019t help with that.")
     assert not refuses("")

@@ -112,8 +112,14 @@ def _entry(trait: TraitVector) -> dict[str, Any]:
 def list_(invocation: Invocation, /, as_json: bool) -> None:
     """List the traits, extracted or only described."""
     from persona_tui.traits.results import overview
+    from persona_tui.vectors.misplaced import misplaced
 
-    entries = overview(invocation.project.workspace, trait_store(invocation.project, loaded=False))
+    project = invocation.project
+    entries = overview(project.workspace, trait_store(project, loaded=False))
+    astray = misplaced(project.workspace.model_dir(project.slug))
+    lost = {path.stem for path, _ in astray if path.parent == project.traits.folder}
+    entries = [entry for entry in entries if not (entry["extracted"] and entry["name"] in lost)]
+    entries += [{"name": path.name, "extracted": False, "error": advice} for path, advice in astray]
     if as_json:
         print_json(entries)
     elif not entries:
