@@ -450,7 +450,7 @@ class Chat:
             return self._mix, []
         personas = self.project.personas
         recorded = Mix.from_record(conversation.mix)
-        there = {*personas.list_available(), *personas.list_traits()}
+        there = {*personas.list_available(), *personas.list_traits(), *personas.list_monitors()}
         gone = [name for name in speaking(recorded) if name not in there]
         mix = _without_silent(
             replace(recorded, weights={name: by for name, by in recorded.weights.items() if name in there})

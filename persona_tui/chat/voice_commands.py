@@ -45,11 +45,8 @@ def _strength(chat: Chat, rest: str) -> str:
 
 def _blend(chat: Chat, rest: str) -> str:
     if not rest:
-        return (
-            _speaking(chat)
-            if chat.mix.label
-            else "No persona. /blend sage:0.5,trickster:0.3 (only the proportions count)"
-        )
+        example = "/blend sage:0.5,trickster:0.3 (only the proportions count)"
+        return _speaking(chat) if chat.mix.label else f"No persona. {example}"
     weights = parse_blend(rest)
     for name in weights:
         chat.project.personas.get(name)

@@ -427,6 +427,9 @@ class Project:
             DatasetError: a trait's conversations, or a persona's system prompts, are missing.
             JobCancelled: somebody asked for that; the next call goes on.
         """
+        from persona_tui.vectors.manager import check_own
+
+        check_own(name)
         self.personas.get(name)  # not found is an error now, not after loading the model
         studio = self.studio(context)
         if name.startswith(TRAIT_PREFIX):

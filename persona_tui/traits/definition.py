@@ -159,6 +159,7 @@ class TraitDefinition(_Strict):
         description: what it is, in one line.
         high, low: what replies of each side do.
         healthy: the scores at which it is as it should be.
+        not_about: other traits whose messages this one is not about; as examples for its gate.
         everywhere: whether it is about every conversation, so that it needs no gate.
         high_prompts, low_prompts: system prompts that ask for each side, for the recipe "prompts".
         situations: what it is extracted from and tested on.
@@ -169,6 +170,7 @@ class TraitDefinition(_Strict):
     high: Text
     low: Text
     healthy: Healthy = Healthy()
+    not_about: tuple[Text, ...] = ()
     everywhere: bool = False
     high_prompts: tuple[Text, ...] = ()
     low_prompts: tuple[Text, ...] = ()

@@ -40,7 +40,7 @@ from persona_tui.extraction.plan import dataset_hash, item_seed
 from persona_tui.model import Message, ModelWrapper, Request, Sampling
 from persona_tui.model.spans import read_replies
 from persona_tui.traits.definition import FEWEST, SIDES, Side, Situation, Split, TraitDefinition
-from persona_tui.traits.health import Health, Surroundings
+from persona_tui.traits.health import Health, LeftOut, Surroundings
 from persona_tui.traits.thresholds import balanced_accuracy
 from persona_tui.traits.vector import (
     RECIPE,
@@ -242,7 +242,7 @@ class PersonaVectorExtractor:
 
     def _reading(
         self, definition: TraitDefinition, train: Sides, recipe: Recipe
-    ) -> tuple[TraitReading, dict[Side, list[float]]]:
+    ) -> tuple[TraitReading, dict[Side, LeftOut]]:
         """Layer, threshold and figures; and the left-out scores at that layer, by side."""
         columns = [self.layers.index(layer) for layer in self.candidates]
         high, low = (train[side].activations[:, columns].double() for side in SIDES)
@@ -280,7 +280,8 @@ class PersonaVectorExtractor:
             counts={side: len(train[side].situations) for side in SIDES},
             source_hash=dataset_hash([*texts, *definition.high_prompts, *definition.low_prompts]),
         )
-        return reading, {"high": own_high.tolist(), "low": own_low.tolist()}
+        left_out = {"high": own_high.tolist(), "low": own_low.tolist()}
+        return reading, {side: LeftOut(train[side].situations, left_out[side]) for side in SIDES}
 
     def _held_out(self, definition: TraitDefinition, trait: TraitVector) -> HeldOut | None:
         if not all(definition.count("test", side) for side in SIDES):

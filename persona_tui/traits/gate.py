@@ -9,6 +9,7 @@ last token before the reply, at one layer. It needs no reply, so it can say befo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -17,16 +18,15 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from persona_tui.core.statistics import roc_auc
+from persona_tui.core.statistics import best_threshold, roc_auc
 from persona_tui.model import Message, Reading
 from persona_tui.model.backend import Backend
 
 Numbers = np.ndarray[Any, Any]
 
 FOLDS = 8
-RIDGE = 1.0  # times the mean of the squared lengths: strong, for there are few messages and many dimensions
+RIDGE = 0.3  # times the mean of the squared lengths: strong, for there are few messages and many dimensions
 BEFORE = 6  # messages before one of the user's that it is read after
-KEPT = 0.95  # of the trait's own messages, left out of the fit, that a gate lets in at least
 
 
 class Gate(BaseModel):
@@ -39,8 +39,8 @@ class Gate(BaseModel):
         threshold: from here on, a message is one for the trait.
         auc: how well left-out messages are told from ordinary ones.
         kept: the share of left-out messages of its own that it lets in.
-        let_in: the share of left-out ordinary messages that it lets in.
-        counts: messages that it was fitted on: its own, ordinary ones.
+        let_in: the share of left-out other messages that it lets in.
+        counts: messages that it was fitted on: its own, others.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True, ignored_types=(cached_property,))
@@ -139,48 +139,58 @@ def features(read: Reading, layer: int) -> Tensor:
     return torch.cat([each / each.norm().clamp(min=1e-12) for each in both])
 
 
-def fit_gate(
-    own: Sequence[Reading], ordinary: Sequence[Reading], layers: Sequence[int]
-) -> tuple[Gate, list[bool]]:
+@dataclass(frozen=True)
+class FittedGate:
+    """A gate, and what it reads in the messages that it was fitted on, each left out of the fit.
+
+    Attributes:
+        gate: with a threshold that separates both kinds best.
+        own: by message that the trait is about.
+        other: by message that it is not about.
+    """
+
+    gate: Gate
+    own: Numbers
+    other: Numbers
+
+    def at(self, threshold: float) -> Gate:
+        """The gate with another threshold."""
+        shares = {
+            "kept": float((self.own >= threshold).mean()),
+            "let_in": float((self.other >= threshold).mean()),
+        }
+        return self.gate.model_copy(update={"threshold": threshold, **shares})
+
+
+def fit_gate(own: Sequence[Reading], other: Sequence[Reading], layers: Sequence[int]) -> FittedGate:
     """Fit a gate at the layer whose left-out messages are told apart best.
 
     Args:
         own: messages that the trait is about, at least two.
-        ordinary: messages that it is not about, at least two.
+        other: messages that it is not about, at least two.
         layers: the candidates.
-
-    Returns:
-        The gate, and of each ordinary message whether a gate that was fitted without it lets it in.
     """
-    found = [_at(own, ordinary, layer) for layer in layers]
-    return max(found, key=lambda fitted: fitted[0].auc)
+    return max((_at(own, other, layer) for layer in layers), key=lambda fitted: fitted.gate.auc)
 
 
-def _at(own: Sequence[Reading], ordinary: Sequence[Reading], layer: int) -> tuple[Gate, list[bool]]:
-    rows = torch.stack([features(each, layer) for each in (*own, *ordinary)]).double().numpy()
-    sides = np.array([1.0] * len(own) + [-1.0] * len(ordinary))
+def _at(own: Sequence[Reading], other: Sequence[Reading], layer: int) -> FittedGate:
+    rows = torch.stack([features(each, layer) for each in (*own, *other)]).double().numpy()
+    sides = np.array([1.0] * len(own) + [-1.0] * len(other))
     left_out = _left_out(rows, sides)
     inside, outside = left_out[sides > 0], left_out[sides < 0]
-    threshold = _threshold(inside, outside)
     weights, bias = _ridge(rows, sides)
     gate = Gate(
         layer=layer,
         weights=tuple(float(f"{each:.6g}") for each in weights),
         bias=bias,
-        threshold=threshold,
+        threshold=0.0,
         auc=roc_auc(inside, outside),
-        kept=float((inside >= threshold).mean()),
-        let_in=float((outside >= threshold).mean()),
-        counts=(len(own), len(ordinary)),
+        kept=0.0,
+        let_in=0.0,
+        counts=(len(own), len(other)),
     )
-    return gate, (outside >= threshold).tolist()
-
-
-def _threshold(inside: Numbers, outside: Numbers) -> float:
-    """Low enough to let in most of what is the trait's; where there is a gap below that, in its middle."""
-    lowest = float(np.quantile(inside, 1 - KEPT, method="lower"))
-    highest = float(np.quantile(outside, KEPT, method="higher"))
-    return min(lowest, (lowest + highest) / 2)
+    fitted = FittedGate(gate, inside, outside)
+    return replace(fitted, gate=fitted.at(best_threshold(inside, outside)))
 
 
 def _left_out(rows: Numbers, sides: Numbers) -> Numbers:

@@ -1,9 +1,10 @@
 """Where a trait's scores become a verdict: its gate, its healthy range, and how often that is right.
 
-1. The gate is fitted on the messages that the trait is about, against ordinary talk.
-2. A healthy range that is "calibrated" is set as strictly as false alarms allow: few of the trait's own good
-   replies, of ordinary replies and of the good replies of other traits may leave it. Replies that made the
-   vector are scored without their situation, ordinary messages read by gates that were fitted without them.
+1. The gate is fitted on the messages that the trait is about, against ordinary talk, near misses, and the
+   messages of the traits that its definition names as others.
+2. A healthy range that is "calibrated" is set together with the gate's threshold, so that they catch most bad
+   replies while few good ones raise a false alarm: its own, ordinary ones, and those of the other traits.
+   What the vector or the gate was made from is read by one that was made without it.
 3. How often the range is left is counted on test conversations, where nothing was chosen.
 """
 
@@ -11,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from statistics import fmean
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -22,7 +24,6 @@ from persona_tui.model import Message, ModelWrapper, Reading
 from persona_tui.traits.definition import (
     CALIBRATED,
     Healthy,
-    Limit,
     Side,
     Situation,
     Split,
@@ -31,14 +32,16 @@ from persona_tui.traits.definition import (
     list_definitions,
     ordinary_talk,
 )
-from persona_tui.traits.gate import fit_gate
+from persona_tui.traits.gate import FittedGate, fit_gate
+from persona_tui.traits.policy import Policy
 from persona_tui.traits.score import Scored, TraitScorer
 from persona_tui.traits.vector import Rates, TraitVector
 
 T = TypeVar("T")
+End = Literal["min", "max"]
+Numbers = np.ndarray[Any, np.dtype[Any]]
 
-MOST_GOOD = 0.05  # of a trait's own good replies that may leave the healthy range
-MOST_OTHER = 0.02  # of ordinary replies, of those to near misses, and of the good replies of other traits
+MOST_ALARMS = 0.05  # of good replies of one kind that may leave the healthy range
 
 _TOGETHER = 64  # messages or conversations between two checkpoints
 _FEWEST = 4  # messages of either kind that a gate is fitted on
@@ -77,16 +80,29 @@ class Surroundings:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Scores of training replies, each by a vector that was made without its situation.
+
+    Attributes:
+        situations: which situation each reply belongs to.
+        scores: as many.
+    """
+
+    situations: Sequence[str]
+    scores: Sequence[float]
+
+
+@dataclass(frozen=True)
 class _Group:
-    """Replies of one kind: their scores, and whether the trait is about each of them."""
+    """Replies of one kind: their scores, and what the gate reads in the messages that they answer."""
 
-    scores: np.ndarray[tuple[int], np.dtype[np.float64]]
-    judged: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    scores: Numbers
+    gate: Numbers
 
-    def left(self, side: Literal["min", "max"], limit: float) -> float:
-        """The share that leaves the healthy range at a limit."""
+    def left(self, side: End, limit: float, threshold: float) -> float:
+        """The share that the gate lets in and that leaves the healthy range."""
         beyond = self.scores < limit if side == "min" else self.scores > limit
-        return float((beyond & self.judged).mean()) if len(self.scores) else 0.0
+        return float((beyond & (self.gate >= threshold)).mean()) if len(self.scores) else 0.0
 
 
 class Health:
@@ -101,37 +117,48 @@ class Health:
     ) -> None:
         self._model = model
         self._definition = definition
-        self._around = around
+        self._ordinary_talk = around.ordinary
         self._checkpoint = checkpoint
+        self._own = self._that_fit(definition.about("train"))
+        self._ordinary = self._that_fit(self._ordinary_of("train"))
+        self._others = [
+            (situation, good_side(other.healthy))
+            for other in around.others
+            if other.name in definition.not_about
+            for situation in self._that_fit(other.about("train"))
+        ]
 
-    def found_for(self, trait: TraitVector, left_out: Mapping[Side, Sequence[float]]) -> TraitVector:
+    def found_for(self, trait: TraitVector, left_out: Mapping[Side, LeftOut]) -> TraitVector:
         """Return the trait with its gate, its healthy range in numbers, and its rates.
 
         Args:
             trait: as extracted.
-            left_out: scores of the training replies, each without its situation.
+            left_out: the scores of its training replies.
         """
-        trait, let_in = self._gated(trait)
-        trait = trait.with_reading(healthy=self._healthy(trait, left_out, let_in))
+        fitted = self._fitted_gate()
+        trait = trait.with_reading(**self._calibrated(trait, left_out, fitted))
         return trait.with_reading(rates=self._rates(trait))
 
     # The gate -----------------------------------------------------------------------------------------------
 
-    def _ordinary(self, split: Split) -> list[Situation]:
-        shared = [each for each in self._around.ordinary if each.split == split]
+    def _that_fit(self, situations: Sequence[Situation]) -> list[Situation]:
+        """Those whose messages the model can read at all."""
+        context, count = self._model.context_length, self._model.count_tokens
+        return [each for each in situations if context is None or count(each.prompt) <= context]
+
+    def _ordinary_of(self, split: Split) -> list[Situation]:
+        shared = [each for each in self._ordinary_talk if each.split == split]
         return [*shared, *self._definition.outside(split)]
 
-    def _gated(self, trait: TraitVector) -> tuple[TraitVector, list[bool]]:
-        """The trait with its gate, and which of the ordinary messages it lets in."""
-        own, ordinary = self._definition.about("train"), self._ordinary("train")
-        if self._definition.everywhere or min(len(own), len(ordinary)) < _FEWEST:
-            return trait, [True] * len(ordinary)
+    def _fitted_gate(self) -> FittedGate | None:
+        other = [*self._ordinary, *(situation for situation, _ in self._others)]
+        if self._definition.everywhere or min(len(self._own), len(other)) < _FEWEST:
+            return None
         layers = range(self._model.n_layers // 4, self._model.n_layers)
-        read_own, read_ordinary = (
-            self._messages([each.prompt for each in part], layers) for part in (own, ordinary)
+        read_own, read_other = (
+            self._messages([each.prompt for each in part], layers) for part in (self._own, other)
         )
-        gate, let_in = fit_gate(read_own, read_ordinary, layers)
-        return trait.with_reading(gate=gate), let_in
+        return fit_gate(read_own, read_other, layers)
 
     def _messages(self, prompts: Sequence[list[Message]], layers: Sequence[int]) -> list[Reading]:
         found: list[Reading] = []
@@ -142,47 +169,53 @@ class Health:
 
     # The healthy range --------------------------------------------------------------------------------------
 
-    def _healthy(
-        self, trait: TraitVector, left_out: Mapping[Side, Sequence[float]], let_in: Sequence[bool]
-    ) -> Healthy:
+    def _calibrated(
+        self, trait: TraitVector, left_out: Mapping[Side, LeftOut], fitted: FittedGate | None
+    ) -> dict[str, Any]:
+        """The gate and the healthy range, as fields of the reading."""
         wanted = self._definition.healthy
-        if CALIBRATED not in (wanted.min, wanted.max):
-            return wanted
-        ordinary = self._ordinary("train")
-        scores = self._judged(trait, _replies(ordinary)).scores
-        near = np.array([each in self._definition.situations for each in ordinary], dtype=bool)
-        inside = np.array(let_in, dtype=bool)
-        groups = [_Group(scores[part], inside[part]) for part in (near, ~near)]
-        groups.append(self._judged(trait, self._good_of_others("train")))
+        found: dict[str, Any] = {"gate": None if fitted is None else fitted.gate, "healthy": wanted}
+        good = good_side(wanted)
+        if CALIBRATED not in (wanted.min, wanted.max) or good is None:
+            return found
+        bad: Side = "low" if good == "high" else "high"
+        side: End = "min" if good == "high" else "max"
+        own = {each: self._own_replies(left_out[each], fitted) for each in (good, bad)}
+        groups = [own[good], *self._good_of_others(trait, fitted)]
+        limit, threshold = strictest(side, own[bad], groups)
+        found["healthy"] = Healthy(**{side: limit})
+        if fitted is not None:
+            found["gate"] = fitted.at(threshold)
+        return found
 
-        def number(side: Literal["min", "max"], limit: Limit | None) -> float | None:
-            if limit != CALIBRATED:
-                return limit
-            good = np.asarray(left_out["high" if side == "min" else "low"], dtype=np.float64)
-            return _strictest(side, _Group(good, np.ones(len(good), dtype=bool)), groups)
+    def _own_replies(self, left_out: LeftOut, fitted: FittedGate | None) -> _Group:
+        """Replies of the trait's own."""
+        scores = np.asarray(left_out.scores, dtype=np.float64)
+        if fitted is None:
+            return _Group(scores, np.zeros(len(scores)))
+        values = dict(zip([each.id for each in self._own], fitted.own, strict=True))
+        return _Group(scores, np.array([values[each] for each in left_out.situations]))
 
-        return Healthy(min=number("min", wanted.min), max=number("max", wanted.max))
+    def _good_of_others(self, trait: TraitVector, fitted: FittedGate | None) -> list[_Group]:
+        """Ordinary replies, and the good replies of other traits, in the order of the gate's messages."""
+        count = len(self._ordinary)
+        gate = np.zeros(count + len(self._others)) if fitted is None else fitted.other
+        ordinary = _Group(self._scores(trait, _replies(self._ordinary)), gate[:count])
+        said, values = list[list[Message]](), list[float]()
+        for (situation, side), value in zip(self._others, gate[count:], strict=True):
+            if side is not None and (reply := situation.reply(side)) is not None:
+                said.append([*situation.prompt, {"role": "assistant", "content": reply}])
+                values.append(float(value))
+        return [ordinary, *([_Group(self._scores(trait, said), np.array(values))] if said else [])]
 
-    def _good_of_others(self, split: Split) -> list[list[Message]]:
-        """The good replies of the other traits, to messages that this one may be about, too."""
-        return [
-            messages
-            for other in self._around.others
-            if other.name != self._definition.name and (side := good_side(other.healthy)) is not None
-            for _, messages in other.conversations(split, side)
-        ]
-
-    def _judged(self, trait: TraitVector, conversations: Sequence[list[Message]]) -> _Group:
-        """Scores, and which of them count, of the last replies. What cannot be read counts as nothing."""
-        scorer = TraitScorer(self._model, [trait])
-        scores, judged = [], []
+    def _scores(self, trait: TraitVector, conversations: Sequence[list[Message]]) -> Numbers:
+        """Scores of the last replies. What cannot be read scores 0."""
+        scorer, scores = TraitScorer(self._model, [trait.with_reading(gate=None)]), list[float]()
         for chunk in _chunks([Transcript(each, trait.name) for each in conversations]):
             self._checkpoint()
             for item in scorer.score(chunk):
-                found = item.replies[-1] if isinstance(item, Scored) else None
-                scores.append(0.0 if found is None else found.scores[trait.name])
-                judged.append(found is not None and trait.name not in found.outside)
-        return _Group(np.array(scores, dtype=np.float64), np.array(judged, dtype=bool))
+                scores.append(item.replies[-1].scores[trait.name] if isinstance(item, Scored) else 0.0)
+        return np.array(scores, dtype=np.float64)
 
     # Rates --------------------------------------------------------------------------------------------------
 
@@ -191,23 +224,29 @@ class Health:
         if good is None:
             return None
         bad: Side = "low" if good == "high" else "high"
-        side: Literal["min", "max"] = "min" if good == "high" else "max"
-        limit = trait.limit(side, CALIBRATED)
-        groups = [
-            self._judged(trait, [messages for _, messages in self._definition.conversations("test", each)])
-            for each in (bad, good)
+        policy = Policy.healthy([trait])
+        assert policy is not None
+        own = [
+            [messages for _, messages in self._definition.conversations("test", each)] for each in (bad, good)
         ]
-        groups.append(self._judged(trait, _replies(self._ordinary("test"))))
-        if not all(len(group.scores) for group in groups[:2]):
+        groups = [self._flagged(trait, policy, each) for each in (*own, _replies(self._ordinary_of("test")))]
+        n_bad, n_good, n_ordinary = (len(group) for group in groups)
+        if not (n_bad and n_good):
             return None
-        caught, alarms, ordinary = (group.left(side, limit) for group in groups)
-        n_bad, n_good, n_ordinary = (len(group.scores) for group in groups)
-        return Rates(
-            caught=caught,
-            good=alarms,
-            ordinary=ordinary if n_ordinary else None,
-            n=(n_bad, n_good, n_ordinary),
-        )
+        caught, alarms, ordinary = (fmean(group) if group else None for group in groups)
+        assert caught is not None and alarms is not None
+        return Rates(caught=caught, good=alarms, ordinary=ordinary, n=(n_bad, n_good, n_ordinary))
+
+    def _flagged(self, trait: TraitVector, policy: Policy, said: Sequence[list[Message]]) -> list[bool]:
+        """Of each conversation that can be read, whether its last reply breaks a policy."""
+        scorer, found = TraitScorer(self._model, [trait]), list[bool]()
+        for chunk in _chunks([Transcript(each, trait.name) for each in said]):
+            self._checkpoint()
+            for item in scorer.score(chunk):
+                if isinstance(item, Scored):
+                    last = item.replies[-1]
+                    found.append(bool(policy.breaches(last.applicable, last.user)))
+        return found
 
 
 def good_side(healthy: Healthy) -> Side | None:
@@ -217,18 +256,23 @@ def good_side(healthy: Healthy) -> Side | None:
     return "high" if healthy.max is None else "low"
 
 
-def _strictest(side: Literal["min", "max"], good: _Group, others: Sequence[_Group]) -> float:
-    """The limit that flags most and yet, of no group, more than it may."""
-    scores = np.concatenate([good.scores, *(each.scores[each.judged] for each in others)])
-    ends = np.unique(scores)
-    tried = ends[::-1] if side == "min" else ends
-    fits = (
-        float(limit)
-        for limit in tried
-        if good.left(side, limit) <= MOST_GOOD
-        and all(each.left(side, limit) <= MOST_OTHER for each in others)
-    )
-    return next(fits)  # at the outermost score, nothing lies beyond
+def strictest(side: End, bad: _Group, good: Sequence[_Group]) -> tuple[float, float]:
+    """Return the limit and the gate's threshold that catch most bad replies at few false alarms.
+
+    Of no group of good replies, more than `MOST_ALARMS` may be flagged. Among equals, the gate lets in most.
+    """
+    ends = np.unique(np.concatenate([bad.scores, *(each.scores for each in good)]))
+    limits = ends[::-1] if side == "min" else ends
+    lowest = np.sort(bad.gate)
+    best = (-1.0, float(limits[-1]), float(lowest[0]))
+    for threshold in np.unique(lowest[: max(1, len(lowest) // 2)]):
+        for limit in limits:
+            if all(each.left(side, limit, threshold) <= MOST_ALARMS for each in good):
+                caught = bad.left(side, limit, threshold)
+                if caught > best[0]:
+                    best = (caught, float(limit), float(threshold))
+                break
+    return best[1], best[2]
 
 
 def _replies(situations: Sequence[Situation]) -> list[list[Message]]:

@@ -15,7 +15,7 @@ from persona_tui.model import ModelWrapper
 from persona_tui.traits.definition import TraitDefinition, ordinary_talk, read_definition
 from persona_tui.traits.extract import PersonaVectorExtractor
 from persona_tui.traits.gate import Gates
-from persona_tui.traits.health import MOST_GOOD, MOST_OTHER, Surroundings
+from persona_tui.traits.health import MOST_ALARMS, Surroundings
 from persona_tui.traits.live import live_traits
 from persona_tui.traits.policy import Policy
 from persona_tui.traits.score import Scored, TraitScorer
@@ -118,7 +118,7 @@ def test_the_healthy_range_keeps_false_alarms_rare(
     good = [conversation for _, conversation in gated_definition.conversations("train", "low")]
     found = scored(model, gated, *(Transcript(each, "the test") for each in good))
     assert isinstance(limit, float)
-    assert sum(each.means["loudness"] > limit for each in found) <= MOST_GOOD * len(good)
+    assert sum(each.means["loudness"] > limit for each in found) <= MOST_ALARMS * len(good)
 
 
 def test_good_replies_of_other_traits_count(
@@ -131,9 +131,10 @@ def test_good_replies_of_other_traits_count(
             "healthy": gated_definition.healthy.model_copy(update={"min": 0.0, "max": None}),
         }
     )
-    around = Surroundings(others=(gated_definition, shouting))
-    trait = PersonaVectorExtractor(model, settings, around=around).extract(gated_definition)
-    assert trait.reading.rates is not None and trait.reading.rates.caught <= max(0.2, MOST_OTHER)
+    definition = gated_definition.model_copy(update={"not_about": ("shouting",)})
+    around = Surroundings(others=(definition, shouting))
+    trait = PersonaVectorExtractor(model, settings, around=around).extract(definition)
+    assert trait.reading.rates is not None and trait.reading.rates.caught <= 0.2
 
 
 def test_numbers_and_files_without_a_gate_are_kept(trait: TraitVector) -> None:

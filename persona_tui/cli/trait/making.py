@@ -52,7 +52,8 @@ def extract(
     NAME is a trait described in datasets/traits, or a file (.jsonl, .yaml) that describes one. Prints the
     layer that was chosen by cross-validation, strength (the length of the difference of both sides'
     means), separation (in standard deviations) and the area under the ROC curve: for left-out replies,
-    and for the held-out test.
+    and for the held-out test. Then the healthy range, and how often test replies leave it: bad ones are
+    caught, good and ordinary ones are false alarms.
     """
     project = invocation.project
     given = {"num_samples_per_prompt": samples, "max_new_tokens": max_new_tokens, "seed": seed}
@@ -77,7 +78,8 @@ def _definitions(project: Project, name: str | None, all_: bool) -> list[TraitDe
     return [find_definition(project.workspace, each) for each in names]
 
 
-_HEADER = ["trait", "layer", "strength", "separation", "AUC left out", "AUC held out", "n"]
+_HEADER = ["trait", "layer", "strength", "separation", "AUC left out", "AUC held out", "n", "healthy"]
+_HEADER += ["caught", "false alarms"]
 
 
 def _row(trait: TraitVector) -> list[str]:
@@ -92,7 +94,17 @@ def _row(trait: TraitVector) -> list[str]:
         "-" if held_out is None else _interval(held_out.auc),
         "+".join(str(reading.counts.get(side, 0)) for side in ("high", "low"))
         + ("" if held_out is None else f", {held_out.high}+{held_out.low}"),
+        _range(reading.healthy.model_dump()),
+        *_rates(None if reading.rates is None else reading.rates.model_dump()),
     ]
+
+
+def _rates(rates: dict[str, Any] | None) -> list[str]:
+    """What share of bad test replies leaves the healthy range, and of good and of ordinary ones."""
+    if rates is None:
+        return ["-", "-"]
+    ordinary = "" if rates["ordinary"] is None else f", {rates['ordinary']:.0%} of ordinary"
+    return [f"{rates['caught']:.0%}", f"{rates['good']:.0%} of good{ordinary}"]
 
 
 def _interval(interval: Any) -> str:
@@ -125,18 +137,20 @@ def list_(invocation: Invocation, /, as_json: bool) -> None:
     elif not entries:
         note("No traits are described yet.")
     else:
-        print_table([_listed(entry) for entry in entries], header=["trait", "layer", "AUC", "healthy", ""])
+        header = ["trait", "layer", "AUC", "healthy", "caught", "false alarms", ""]
+        print_table([_listed(entry) for entry in entries], header=header)
 
 
 def _listed(entry: dict[str, Any]) -> list[str]:
     if "error" in entry:
-        return [entry["name"], "", "", "", entry["error"]]
+        return [entry["name"], "", "", "", "", "", entry["error"]]
     if not entry["extracted"]:
-        return [entry["name"], "", "", _range(entry["healthy"]), "not extracted yet"]
+        return [entry["name"], "", "", _range(entry["healthy"]), "", "", "not extracted yet"]
     auc = (entry["held_out"] or entry)["auc"]
     figure = f"{auc['value']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]"
     what = "weak: " + entry["weak"] if entry["weak"] else entry["description"] or ""
-    return [entry["name"], str(entry["layer"]), figure, _range(entry["healthy"]), what]
+    known = [_range(entry["healthy"]), *_rates(entry["rates"])]
+    return [entry["name"], str(entry["layer"]), figure, *known, what]
 
 
 def _range(healthy: dict[str, float | str | None]) -> str:
