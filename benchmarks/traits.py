@@ -259,7 +259,7 @@ def defaults(model: str, examples: Path | None) -> str:
     verdict = (
         f"false alarms of at most {MOST_ALARMS}: {'reached' if alarms <= MOST_ALARMS else 'not reached'}"
     )
-    gate = "trait|gate layer|AUC|own let in|ordinary let in|healthy|caught|good flagged|ordinary flagged"
+    gate = "trait|gate layers|AUC|own let in|ordinary let in|healthy|caught|good flagged|ordinary flagged"
     return "\n\n".join(
         [
             table(gate.split("|"), gates),
@@ -277,7 +277,7 @@ def _gate_row(trait: TraitVector) -> tuple[object, ...]:
     caught = (rates.caught, rates.good, rates.ordinary)
     return (
         trait.name,
-        gate.layer,
+        " ".join(map(str, gate.layers)),
         *(f"{each:.2f}" for each in shares),
         limit,
         *(f"{each:.2f}" for each in caught),

@@ -41,6 +41,7 @@ from persona_tui.model import Message, ModelWrapper, Request, Sampling
 from persona_tui.model.spans import read_replies
 from persona_tui.traits.definition import FEWEST, SIDES, Side, Situation, Split, TraitDefinition
 from persona_tui.traits.health import Health, LeftOut, Surroundings
+from persona_tui.traits.readings import Readings
 from persona_tui.traits.thresholds import balanced_accuracy
 from persona_tui.traits.vector import (
     RECIPE,
@@ -122,6 +123,7 @@ class PersonaVectorExtractor:
         self.checkpoint = checkpoint or (lambda: None)
         self.partial = partial if partial is not None else PartialStore()
         self.around = around or Surroundings()
+        self.readings = Readings(model, self.layers, self.checkpoint)
         self._log = log or (lambda line: None)
 
     def extract(self, definition: TraitDefinition, recipe: Recipe = "conversations") -> TraitVector:
@@ -144,7 +146,7 @@ class PersonaVectorExtractor:
         reading, left_out = self._reading(definition, train, recipe)
         trait = TraitVector(self._vector(definition, train, figures), reading)
         trait = trait.with_reading(held_out=self._held_out(definition, trait))
-        return Health(self.model, definition, self.around, self.checkpoint).found_for(trait, left_out)
+        return Health(self.readings, definition, self.around).found_for(trait, left_out)
 
     # Reading ------------------------------------------------------------------------------------------------
 
@@ -180,6 +182,7 @@ class PersonaVectorExtractor:
                 self._log(f"{definition.name}: {situation} ({side}) is left out: {found.values[item]}")
                 continue
             means.append(found.rows[item])
+            self.readings.remember(asked[item], found.rows[item])
             situations.append(situation)
         if split == "train" and len(means) < FEWEST:
             raise GenerationError(
@@ -274,6 +277,7 @@ class PersonaVectorExtractor:
             auc=_interval(auc_estimate(own_high, own_low)),
             layers=layers,
             healthy=definition.healthy,
+            everywhere=definition.everywhere,
             high=definition.high,
             low=definition.low,
             recipe=recipe,

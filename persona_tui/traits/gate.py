@@ -2,8 +2,8 @@
 
 A trait's scale says where a reply lies between the two sides of its examples. In a talk about recipes a reply
 has a score, too, but the score means nothing. So each trait has a gate: a linear probe of the user's message,
-fitted on the trait's own messages against ordinary talk. It reads the mean over the message's tokens and the
-last token before the reply, at one layer. It needs no reply, so it can say before one is written.
+fitted on the trait's own messages against others. It reads the mean over the message's tokens and the last
+token before the reply, at some layers. It needs no reply, so it can say before one is written.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from persona_tui.model.backend import Backend
 Numbers = np.ndarray[Any, Any]
 
 FOLDS = 8
+LAYERS = 5  # that a gate reads: on a small real model better than any single one
 RIDGE = 0.3  # times the mean of the squared lengths: strong, for there are few messages and many dimensions
 BEFORE = 6  # messages before one of the user's that it is read after
 
@@ -33,19 +34,20 @@ class Gate(BaseModel):
     """A fitted gate; stored in the trait's metadata.
 
     Attributes:
-        layer: where messages are read.
-        weights: for the mean and then the last token, each `[hidden]`.
+        layers: where messages are read.
+        weights: by layer, for the mean and then the last token, each `[hidden]`.
         bias: added to the weighted sum.
         threshold: from here on, a message is one for the trait.
         auc: how well left-out messages are told from ordinary ones.
         kept: the share of left-out messages of its own that it lets in.
         let_in: the share of left-out other messages that it lets in.
         counts: messages that it was fitted on: its own, others.
+        yields_to: other traits. A message that one of them is surer of is theirs.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True, ignored_types=(cached_property,))
 
-    layer: int
+    layers: tuple[int, ...]
     weights: tuple[float, ...]
     bias: float
     threshold: float
@@ -53,6 +55,7 @@ class Gate(BaseModel):
     kept: float
     let_in: float
     counts: tuple[int, int]
+    yields_to: tuple[str, ...] = ()
 
     @cached_property
     def _weights(self) -> Tensor:
@@ -60,12 +63,8 @@ class Gate(BaseModel):
 
     def reading(self, read: Reading) -> float:
         """What a message comes to; above the threshold it is one for the trait."""
-        row = features(read, self.layer)
+        row = features(read, self.layers)
         return float(row @ self._weights) + self.bias
-
-    def applies(self, read: Reading) -> bool:
-        """Whether a message is one that the trait is about."""
-        return self.reading(read) >= self.threshold
 
 
 class Gated(Protocol):
@@ -91,7 +90,7 @@ class Gates:
         """
         self._model = model
         self._gates = {trait.name: trait.gate for trait in traits if trait.gate is not None}
-        self._layers = sorted({gate.layer for gate in self._gates.values()})
+        self._layers = sorted({layer for gate in self._gates.values() for layer in gate.layers})
 
     def outside(self, prompts: Sequence[Sequence[Message]]) -> list[frozenset[str]]:
         """The traits that the last message of each prompt is not about.
@@ -107,8 +106,18 @@ class Gates:
         for place, read in zip(
             kept, self._model.read_messages(list(kept.values()), self._layers), strict=True
         ):
-            found[place] = frozenset(name for name, gate in self._gates.items() if not gate.applies(read))
+            found[place] = self._outside(read)
         return found
+
+    def _outside(self, read: Reading) -> frozenset[str]:
+        values = {name: gate.reading(read) for name, gate in self._gates.items()}
+        inside = {name for name, gate in self._gates.items() if values[name] >= gate.threshold}
+        left_to_others = {
+            name
+            for name in inside
+            if any(values[other] > values[name] for other in inside.intersection(self._gates[name].yields_to))
+        }
+        return frozenset(self._gates) - (inside - left_to_others)
 
     def _kept(self, prompt: Sequence[Message]) -> list[Message] | None:
         """As much of a prompt as is read; None if there is nothing to go by."""
@@ -131,12 +140,17 @@ def recent(messages: Sequence[Message]) -> list[Message]:
     return [*opening, *messages[start:]]
 
 
-def features(read: Reading, layer: int) -> Tensor:
-    """A message as a gate reads it, `[2 * hidden]`: two unit vectors, so that neither outweighs the other."""
+def features(read: Reading, layers: Sequence[int]) -> Tensor:
+    """A message as a gate reads it, `[layers * 2 * hidden]`: unit vectors, so that none outweighs another."""
     assert read.last is not None  # a message's reading has it
-    at = read.layers.index(layer)
-    both = (read.mean[at].float(), read.last[at].float())
-    return torch.cat([each / each.norm().clamp(min=1e-12) for each in both])
+    rows = [each[read.layers.index(layer)].float() for layer in layers for each in (read.mean, read.last)]
+    return torch.cat([row / row.norm().clamp(min=1e-12) for row in rows])
+
+
+def gate_layers(n_layers: int) -> tuple[int, ...]:
+    """Where gates read: a few layers spread over the middle and late ones."""
+    ends = n_layers / 3, max(n_layers / 3, n_layers * 0.87)
+    return tuple(sorted({min(n_layers - 1, round(each)) for each in np.linspace(*ends, LAYERS)}))
 
 
 @dataclass(frozen=True)
@@ -162,32 +176,30 @@ class FittedGate:
         return self.gate.model_copy(update={"threshold": threshold, **shares})
 
 
-def fit_gate(own: Sequence[Reading], other: Sequence[Reading], layers: Sequence[int]) -> FittedGate:
-    """Fit a gate at the layer whose left-out messages are told apart best.
+def fit_gate(own: Sequence[Reading], other: Sequence[Reading], yields_to: Sequence[str] = ()) -> FittedGate:
+    """Fit a gate at all layers that were read.
 
     Args:
         own: messages that the trait is about, at least two.
         other: messages that it is not about, at least two.
-        layers: the candidates.
+        yields_to: other traits, whose messages are among those.
     """
-    return max((_at(own, other, layer) for layer in layers), key=lambda fitted: fitted.gate.auc)
-
-
-def _at(own: Sequence[Reading], other: Sequence[Reading], layer: int) -> FittedGate:
-    rows = torch.stack([features(each, layer) for each in (*own, *other)]).double().numpy()
+    layers = own[0].layers
+    rows = torch.stack([features(each, layers) for each in (*own, *other)]).double().numpy()
     sides = np.array([1.0] * len(own) + [-1.0] * len(other))
     left_out = _left_out(rows, sides)
     inside, outside = left_out[sides > 0], left_out[sides < 0]
     weights, bias = _ridge(rows, sides)
     gate = Gate(
-        layer=layer,
-        weights=tuple(float(f"{each:.6g}") for each in weights),
+        layers=layers,
+        weights=tuple(float(f"{each:.4g}") for each in weights),
         bias=bias,
         threshold=0.0,
         auc=roc_auc(inside, outside),
         kept=0.0,
         let_in=0.0,
         counts=(len(own), len(other)),
+        yields_to=tuple(yields_to),
     )
     fitted = FittedGate(gate, inside, outside)
     return replace(fitted, gate=fitted.at(best_threshold(inside, outside)))

@@ -10,17 +10,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.workspace import Workspace
-from persona_tui.datasets.transcripts import Transcript
-from persona_tui.model import Message, ModelWrapper, Reading
+from persona_tui.model import Message, Reading
 from persona_tui.traits.definition import (
     CALIBRATED,
     Healthy,
@@ -33,17 +31,14 @@ from persona_tui.traits.definition import (
     ordinary_talk,
 )
 from persona_tui.traits.gate import FittedGate, fit_gate
-from persona_tui.traits.policy import Policy
-from persona_tui.traits.score import Scored, TraitScorer
+from persona_tui.traits.readings import Readings
 from persona_tui.traits.vector import Rates, TraitVector
 
-T = TypeVar("T")
 End = Literal["min", "max"]
 Numbers = np.ndarray[Any, np.dtype[Any]]
 
-MOST_ALARMS = 0.05  # of good replies of one kind that may leave the healthy range
+MOST_ALARMS = 0.03  # of the training's good replies of one kind; on unseen ones that comes to about 5%
 
-_TOGETHER = 64  # messages or conversations between two checkpoints
 _FEWEST = 4  # messages of either kind that a gate is fitted on
 
 
@@ -108,17 +103,10 @@ class _Group:
 class Health:
     """Finds gate, healthy range and rates of one trait."""
 
-    def __init__(
-        self,
-        model: ModelWrapper,
-        definition: TraitDefinition,
-        around: Surroundings,
-        checkpoint: Callable[[], None],
-    ) -> None:
-        self._model = model
+    def __init__(self, readings: Readings, definition: TraitDefinition, around: Surroundings) -> None:
+        self._readings = readings
         self._definition = definition
         self._ordinary_talk = around.ordinary
-        self._checkpoint = checkpoint
         self._own = self._that_fit(definition.about("train"))
         self._ordinary = self._that_fit(self._ordinary_of("train"))
         self._others = [
@@ -143,7 +131,7 @@ class Health:
 
     def _that_fit(self, situations: Sequence[Situation]) -> list[Situation]:
         """Those whose messages the model can read at all."""
-        context, count = self._model.context_length, self._model.count_tokens
+        context, count = self._readings.model.context_length, self._readings.model.count_tokens
         return [each for each in situations if context is None or count(each.prompt) <= context]
 
     def _ordinary_of(self, split: Split) -> list[Situation]:
@@ -154,18 +142,10 @@ class Health:
         other = [*self._ordinary, *(situation for situation, _ in self._others)]
         if self._definition.everywhere or min(len(self._own), len(other)) < _FEWEST:
             return None
-        layers = range(self._model.n_layers // 4, self._model.n_layers)
         read_own, read_other = (
-            self._messages([each.prompt for each in part], layers) for part in (self._own, other)
+            self._readings.messages([each.prompt for each in part]) for part in (self._own, other)
         )
-        return fit_gate(read_own, read_other, layers)
-
-    def _messages(self, prompts: Sequence[list[Message]], layers: Sequence[int]) -> list[Reading]:
-        found: list[Reading] = []
-        for chunk in _chunks(prompts):
-            self._checkpoint()
-            found += self._model.read_messages(chunk, layers)
-        return found
+        return fit_gate(read_own, read_other, self._definition.not_about)
 
     # The healthy range --------------------------------------------------------------------------------------
 
@@ -181,7 +161,9 @@ class Health:
         bad: Side = "low" if good == "high" else "high"
         side: End = "min" if good == "high" else "max"
         own = {each: self._own_replies(left_out[each], fitted) for each in (good, bad)}
-        groups = [own[good], *self._good_of_others(trait, fitted)]
+        # The gate is no excuse for the trait's own good replies: unseen ones of them do get in.
+        let_in = replace(own[good], gate=np.full(len(own[good].scores), np.inf))
+        groups = [let_in, *self._good_of_others(trait, fitted)]
         limit, threshold = strictest(side, own[bad], groups)
         found["healthy"] = Healthy(**{side: limit})
         if fitted is not None:
@@ -200,7 +182,10 @@ class Health:
         """Ordinary replies, and the good replies of other traits, in the order of the gate's messages."""
         count = len(self._ordinary)
         gate = np.zeros(count + len(self._others)) if fitted is None else fitted.other
-        ordinary = _Group(self._scores(trait, _replies(self._ordinary)), gate[:count])
+        ordinary = _Group(
+            self._scores(trait, [_replied(each, each.ordinary) or [] for each in self._ordinary]),
+            gate[:count],
+        )
         said, values = list[list[Message]](), list[float]()
         for (situation, side), value in zip(self._others, gate[count:], strict=True):
             if side is not None and (reply := situation.reply(side)) is not None:
@@ -210,12 +195,14 @@ class Health:
 
     def _scores(self, trait: TraitVector, conversations: Sequence[list[Message]]) -> Numbers:
         """Scores of the last replies. What cannot be read scores 0."""
-        scorer, scores = TraitScorer(self._model, [trait.with_reading(gate=None)]), list[float]()
-        for chunk in _chunks([Transcript(each, trait.name) for each in conversations]):
-            self._checkpoint()
-            for item in scorer.score(chunk):
-                scores.append(item.replies[-1].scores[trait.name] if isinstance(item, Scored) else 0.0)
-        return np.array(scores, dtype=np.float64)
+        row = self._readings.layers.index(trait.reading.layer)
+        read = self._readings.replies(conversations)
+        return np.array(
+            [
+                0.0 if each is None else trait.score(trait.projections(each[row].unsqueeze(0))[0])
+                for each in read
+            ]
+        )
 
     # Rates --------------------------------------------------------------------------------------------------
 
@@ -224,29 +211,32 @@ class Health:
         if good is None:
             return None
         bad: Side = "low" if good == "high" else "high"
-        policy = Policy.healthy([trait])
-        assert policy is not None
-        own = [
-            [messages for _, messages in self._definition.conversations("test", each)] for each in (bad, good)
-        ]
-        groups = [self._flagged(trait, policy, each) for each in (*own, _replies(self._ordinary_of("test")))]
-        n_bad, n_good, n_ordinary = (len(group) for group in groups)
-        if not (n_bad and n_good):
+        side: End = "min" if good == "high" else "max"
+        limit, gate = trait.limit(side, CALIBRATED), trait.gate
+        situations = self._that_fit(self._definition.about("test"))
+        ordinary = self._that_fit(self._ordinary_of("test"))
+        said = [[_replied(each, each.reply(part)) for each in situations] for part in (bad, good)]
+        groups = []
+        for replies in (*said, [_replied(each, each.ordinary) for each in ordinary]):
+            known = [each for each in replies if each is not None]
+            values = np.zeros(len(known))
+            if gate is not None:
+                values = np.array([gate.reading(read) for read in self._messages_before(known)])
+            groups.append(_Group(self._scores(trait, known), values))
+        if not all(len(group.scores) for group in groups[:2]):
             return None
-        caught, alarms, ordinary = (fmean(group) if group else None for group in groups)
-        assert caught is not None and alarms is not None
-        return Rates(caught=caught, good=alarms, ordinary=ordinary, n=(n_bad, n_good, n_ordinary))
+        threshold = 0.0 if gate is None else gate.threshold
+        caught, alarms, let_go = (group.left(side, limit, threshold) for group in groups)
+        n_bad, n_good, n_ordinary = (len(group.scores) for group in groups)
+        return Rates(
+            caught=caught,
+            good=alarms,
+            ordinary=let_go if n_ordinary else None,
+            n=(n_bad, n_good, n_ordinary),
+        )
 
-    def _flagged(self, trait: TraitVector, policy: Policy, said: Sequence[list[Message]]) -> list[bool]:
-        """Of each conversation that can be read, whether its last reply breaks a policy."""
-        scorer, found = TraitScorer(self._model, [trait]), list[bool]()
-        for chunk in _chunks([Transcript(each, trait.name) for each in said]):
-            self._checkpoint()
-            for item in scorer.score(chunk):
-                if isinstance(item, Scored):
-                    last = item.replies[-1]
-                    found.append(bool(policy.breaches(last.applicable, last.user)))
-        return found
+    def _messages_before(self, conversations: Sequence[list[Message]]) -> list[Reading]:
+        return self._readings.messages([each[:-1] for each in conversations])
 
 
 def good_side(healthy: Healthy) -> Side | None:
@@ -259,7 +249,8 @@ def good_side(healthy: Healthy) -> Side | None:
 def strictest(side: End, bad: _Group, good: Sequence[_Group]) -> tuple[float, float]:
     """Return the limit and the gate's threshold that catch most bad replies at few false alarms.
 
-    Of no group of good replies, more than `MOST_ALARMS` may be flagged. Among equals, the gate lets in most.
+    Of no group of good replies, more than `MOST_ALARMS` may be flagged. Among equals, the gate lets in most; it
+    stands halfway down to the next message that it is to keep out.
     """
     ends = np.unique(np.concatenate([bad.scores, *(each.scores for each in good)]))
     limits = ends[::-1] if side == "min" else ends
@@ -272,17 +263,10 @@ def strictest(side: End, bad: _Group, good: Sequence[_Group]) -> tuple[float, fl
                 if caught > best[0]:
                     best = (caught, float(limit), float(threshold))
                 break
-    return best[1], best[2]
+    _, limit, threshold = best
+    out = np.concatenate([each.gate[each.gate < threshold] for each in good])
+    return limit, (threshold + float(out.max())) / 2 if len(out) else threshold
 
 
-def _replies(situations: Sequence[Situation]) -> list[list[Message]]:
-    return [
-        [*each.prompt, {"role": "assistant", "content": each.ordinary}]
-        for each in situations
-        if each.ordinary is not None
-    ]
-
-
-def _chunks(items: Sequence[T]) -> Iterator[list[T]]:
-    for at in range(0, len(items), _TOGETHER):
-        yield list(items[at : at + _TOGETHER])
+def _replied(situation: Situation, reply: str | None) -> list[Message] | None:
+    return None if reply is None else [*situation.prompt, {"role": "assistant", "content": reply}]

@@ -106,6 +106,7 @@ class TraitReading(BaseModel):
         healthy: the scores at which the trait is as it should be; numbers.
         gate: tells what the trait is about; None = every reply is judged.
         rates: how often the healthy range is left, on test conversations.
+        everywhere: whether the trait is about every conversation, and needs no gate.
         high, low: what both sides do, in words.
         recipe: "conversations" or "prompts".
         counts: how many replies of each side are in the means.
@@ -125,6 +126,7 @@ class TraitReading(BaseModel):
     healthy: Healthy = Healthy()
     gate: Gate | None = None
     rates: Rates | None = None
+    everywhere: bool = False
     high: str = ""
     low: str = ""
     recipe: str = "conversations"
@@ -323,7 +325,7 @@ def summary(trait: TraitVector) -> dict[str, Any]:
         "gate": None
         if reading.gate is None
         else {
-            "layer": reading.gate.layer,
+            "layers": list(reading.gate.layers),
             **{key: _short(getattr(reading.gate, key)) for key in ("auc", "kept", "let_in")},
         },
         "rates": None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from persona_tui.core.errors import VectorFileError
 from persona_tui.vectors.files import check_kind, load_tensors
-from persona_tui.vectors.persona import PersonaVector, default_gain
+from persona_tui.vectors.persona import PersonaVector, default_gains
 
 _POSITIONS = ("message", "prompt_last")
 _RECIPE = "response"
@@ -43,5 +43,5 @@ def monitor_direction(path: Path, name: str) -> PersonaVector:
         safe={_RECIPE: raw.clone()},
         metadata={**metadata, "kind": "persona", "source": "monitor", "target_layers": band},
     )
-    direction.metadata["gain"] = default_gain(direction, band)
+    direction.metadata.update(default_gains(direction, band))
     return direction

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from persona_tui.traits.vector import TraitVector
 from tests.model.conftest import make_model, make_tokenizer
 from tests.traits.conftest import LOUD, QUIET, WORDS, chat, write_definition, write_lines
 
@@ -255,11 +256,13 @@ def test_a_threshold_of_ones_own_is_what_checks_go_by(trait: Cli, tmp_path: Path
 
 
 def test_where_a_trait_does_not_apply(call: Cli, root: Path, gpt2: Path, trait: Cli, talk: Path) -> None:
-    old = trait("check", talk, "--policy", "loudness>0")
-    assert old.err.count("loudness has no gate, so every reply is judged by it") == 1
+    old = TraitVector.load(next((root / "vectors").glob("*/traits/loudness.safetensors")))
+    old.with_reading(everywhere=False).save(next((root / "vectors").glob("*/traits/loudness.safetensors")))
+    told = trait("check", talk, "--policy", "loudness>0").err
+    assert told.count("loudness has no gate, so every reply is judged by it") == 1
     write_definition(root / "datasets" / "traits" / "loudness.jsonl", everywhere=False)
     assert trait("extract", "loudness").status == 0
-    lines = [chat("Tell me about milk.", "YES, MILK IS GREAT"), chat("What is rain?", "YES, RAIN IS GREAT")]
+    lines = [chat("Tell me about salt (train).", "YES, IT IS"), chat("What is rain?", "YES, RAIN IS GREAT")]
     both = write_lines(talk, lines)
     new = trait("check", both, "--policy", "loudness>-9", "--json")
     assert new.json["not_applicable"] == {"loudness": 1} and new.json["replies"] == 2

@@ -58,7 +58,7 @@ def trait_scorer(project: Project, names: Sequence[str] = ()) -> TraitScorer:
 
 def tell_gateless(traits: Sequence[TraitVector]) -> None:
     """Say of traits without a gate, in one line, that they judge everything."""
-    names = [trait.name for trait in traits if trait.gate is None]
+    names = [trait.name for trait in traits if trait.gate is None and not trait.reading.everywhere]
     if names:
         one = len(names) == 1
         note(
