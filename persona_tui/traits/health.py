@@ -37,7 +37,7 @@ from persona_tui.traits.vector import Rates, TraitVector
 End = Literal["min", "max"]
 Numbers = np.ndarray[Any, np.dtype[Any]]
 
-MOST_ALARMS = 0.03  # of the training's good replies of one kind; on unseen ones that comes to about 5%
+MOST_ALARMS = 0.02  # of the training's good replies of one kind: unseen ones raise more
 
 _FEWEST = 4  # messages of either kind that a gate is fitted on
 
@@ -249,8 +249,8 @@ def good_side(healthy: Healthy) -> Side | None:
 def strictest(side: End, bad: _Group, good: Sequence[_Group]) -> tuple[float, float]:
     """Return the limit and the gate's threshold that catch most bad replies at few false alarms.
 
-    Of no group of good replies, more than `MOST_ALARMS` may be flagged. Among equals, the gate lets in most; it
-    stands halfway down to the next message that it is to keep out.
+    Of no group of good replies, more than `MOST_ALARMS` may be flagged. Among equals, the gate lets in most;
+    it stands halfway down to the next message that it is to keep out.
     """
     ends = np.unique(np.concatenate([bad.scores, *(each.scores for each in good)]))
     limits = ends[::-1] if side == "min" else ends
