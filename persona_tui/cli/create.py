@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from persona_tui.cli.options import extraction_options, override_extraction
-from persona_tui.cli.output import json_option, print_json, print_table
+from persona_tui.cli.output import echo, json_option, print_json, print_table
 from persona_tui.cli.progress import work
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.project.about import loudness_in_words
@@ -72,8 +72,8 @@ def create(
         project.check_new_name(chosen, source)
     created = work(lambda context: project.create_personas(sources, context))
     for each in created:
-        click.echo(describe_created(each))
-    click.echo(f"Hear it: persona-tui chat --persona {created[-1].persona.name}")
+        echo(describe_created(each))
+    echo(f"Hear it: persona-tui chat --persona {created[-1].persona.name}")
 
 
 def _sources(
@@ -107,7 +107,7 @@ def _sources(
         raise click.UsageError("Missing argument 'NAME'.", context)
     if prompts is not None:
         read = read_prompt_file(prompts.expanduser())
-        click.echo(f"{len(read)} prompt{'s' * (len(read) != 1)} in {prompts}.", err=True)
+        echo(f"{len(read)} prompt{'s' * (len(read) != 1)} in {prompts}.", err=True)
         return {name: FromPrompts(tuple(read))}
     return {name: FromDescription(str(description), write_prompts)}
 
@@ -117,12 +117,12 @@ def _ask(project: Project, name: str | None) -> tuple[str, Source]:
     from persona_tui.datasets.records import list_archetypes
     from persona_tui.project.project import FromArchetype, FromDescription
 
-    click.echo("A persona is a voice that the model can be steered towards.", err=True)
+    echo("A persona is a voice that the model can be steered towards.", err=True)
     while True:
         name = name or click.prompt("Its name (letters, digits, _ and -)", err=True)
         if (problem := _name_problem(project, str(name))) is None:
             break
-        click.echo(problem, err=True)
+        echo(problem, err=True)
         name = None
     known = list_archetypes(project.workspace)
     if (
@@ -132,7 +132,7 @@ def _ask(project: Project, name: str | None) -> tuple[str, Source]:
     ):
         chosen = str(click.prompt("Which one", type=click.Choice(known), err=True))
         return str(name), _shown_and_edited(project, FromArchetype(chosen), None)
-    click.echo("Who is it? One sentence: what it is like, how it speaks, what it cares about.", err=True)
+    echo("Who is it? One sentence: what it is like, how it speaks, what it cares about.", err=True)
     description = str(click.prompt("Description", err=True))
     return str(name), _shown_and_edited(project, FromDescription(description), description)
 
@@ -142,9 +142,9 @@ def _shown_and_edited(project: Project, source: Source, description: str | None)
     from persona_tui.project.project import FromPrompts
 
     prompts = project.prompts_of(source)
-    click.echo("These system prompts ask for it:", err=True)
+    echo("These system prompts ask for it:", err=True)
     for number, prompt in enumerate(prompts, start=1):
-        click.echo(f"  {number}. {prompt}", err=True)
+        echo(f"  {number}. {prompt}", err=True)
     edited = _edited(prompts)
     return source if edited == prompts else FromPrompts(tuple(edited), description)
 
@@ -227,7 +227,7 @@ def calibrate(
         if as_json:
             print_json({"name": name, **persona.metadata["loudness"], "gain": persona.metadata["gain"]})
         else:
-            click.echo(loudness_in_words(persona))
+            echo(loudness_in_words(persona))
         return
     if as_json:
         print_json({"name": name, **asdict(calibration), "weak_reason": reason})
@@ -236,18 +236,18 @@ def calibrate(
     layers = ", ".join(str(layer) for layer in calibration.layers)
     quiet = calibration.unguided_gain
     without = "" if quiet is None else f" ({quiet:.2f} without the guide)"
-    click.echo(
+    echo(
         f"\n{name}: {calibration.recipe} at layers {layers}, gain {calibration.gain:.2f}{without}: strength "
         f"{calibration.default_strength:g} gives expression {calibration.expression:.2f}, "
         f"fluency drop {calibration.fluency_drop:+.2f}."
     )
     if calibration.floor_leaves is not None:
-        click.echo(
+        echo(
             f"The floor on the {calibration.floor} axis leaves {calibration.floor_leaves:.0%} of what "
             "it expresses without one."
         )
     if reason:
-        click.echo(f"This is a weak persona: {reason}.")
+        echo(f"This is a weak persona: {reason}.")
 
 
 def _calibrate_band(project: Project, as_json: bool) -> None:

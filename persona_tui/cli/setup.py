@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from persona_tui.cli.options import extraction_options, override_extraction
-from persona_tui.cli.output import print_table
+from persona_tui.cli.output import echo, print_table
 from persona_tui.cli.progress import work
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.project.about import axes_in_words, prepared_in_words
@@ -40,7 +40,7 @@ def init(invocation: Invocation, /, refusals: Refusals, **options: Any) -> None:
     project = invocation.project
     override_extraction(project, options)
     done = work(lambda context: project.init(context, refusals))
-    click.echo(prepared_in_words(project, done))
+    echo(prepared_in_words(project, done))
 
 
 @click.command("extract-axes")
@@ -63,7 +63,7 @@ def extract_axes(invocation: Invocation, /, refusals: Refusals, **options: Any) 
 
 
 def _print_axes(project: Project, axes: Axes) -> None:
-    click.echo(f"Axes of {project.settings.model.name}, layers {axes.layers[0]} to {axes.layers[-1]}.")
+    echo(f"Axes of {project.settings.model.name}, layers {axes.layers[0]} to {axes.layers[-1]}.")
     settings = project.settings
     measured = axes.metadata.get("capping") or {}
     rows = [
@@ -82,7 +82,7 @@ def _print_axes(project: Project, axes: Axes) -> None:
         for name in axes.names
     ]
     print_table(rows, header=["capping axis", "unsafe", "safe", "+ side", "- side", "floor", ""])
-    click.echo(axes_in_words(axes))
+    echo(axes_in_words(axes))
 
 
 def _readings(axes: Axes, name: str, percentile: float) -> list[str]:
@@ -96,14 +96,15 @@ def _readings(axes: Axes, name: str, percentile: float) -> list[str]:
 
 def _print_personas(personas: list[PersonaVector]) -> None:
     if personas:
-        click.echo()
+        echo()
         rows = [_persona_row(persona) for persona in personas]
-        print_table(rows, header=["persona", "expression", "fluency drop", ""])
+        print_table(rows, header=["persona", "expression", "fluency drop", "floor leaves", ""])
 
 
 def _persona_row(persona: PersonaVector) -> list[str]:
     calibration = persona.calibration
     if calibration is None:
-        return [persona.name, "-", "-", "not calibrated"]
-    figures = [f"{calibration.expression:.2f}", f"{calibration.fluency_drop:+.2f}"]
+        return [persona.name, "-", "-", "-", "not calibrated"]
+    left = "-" if calibration.floor_leaves is None else f"{calibration.floor_leaves:.0%}"
+    figures = [f"{calibration.expression:.2f}", f"{calibration.fluency_drop:+.2f}", left]
     return [persona.name, *figures, str(persona.metadata.get("weak_reason") or "")]

@@ -17,13 +17,16 @@ KEYS = [
     "blend",
     "strength",
     "capping",
+    "floor",
     "plausibility",
+    "finish",
     "nats_from_plain",
     "prompt_tokens",
     "tokens",
     "seconds",
     "tokens_per_second",
     "seed",
+    "guard",
     "notes",
 ]
 
