@@ -404,7 +404,7 @@ class Project:
         else:
             check_description(source.description)
             if not source.by_model:
-                check_archetype_free(self.workspace, name, self._prompts_of(source))
+                check_archetype_free(self.workspace, name, self.prompts_of(source))
             elif f"persona-{name}" not in self.partial().interrupted():
                 check_archetype_free(self.workspace, name)
 
@@ -455,7 +455,7 @@ class Project:
         if name.startswith(TRAIT_PREFIX):
             return self._calibrate_trait(name, studio)
         if description is not None:
-            prompts = self._prompts_of(FromDescription(description))
+            prompts = self.prompts_of(FromDescription(description))
         if prompts:
             self._give_prompts(name, prompts, description)
         studio.extractor.announce(studio.calibration_work(name))
