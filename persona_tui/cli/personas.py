@@ -31,6 +31,8 @@ def list_(invocation: Invocation, loaded: bool, catalogue: bool, as_json: bool) 
     entries = [_entry(project, name, name in in_memory) for name in names]
     if not loaded:
         entries = _with_misplaced(project, entries)
+    for stranger in project.personas.strangers():
+        click.echo(stranger, err=True)
     if as_json:
         print_json(entries)
     elif not entries:

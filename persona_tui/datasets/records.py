@@ -28,7 +28,9 @@ R = TypeVar("R", bound=BaseModel)
 Safety = Literal["safe", "unsafe"]
 
 _REFUSALS = Path("safety", "refusals.jsonl")
-QUERY_SETS = ("training", "validation", "adversarial", "large")
+TRAINING = "training"
+FITTED_ON = (TRAINING, "large")  # of the second one, the training split
+QUERY_SETS = (TRAINING, "validation", "adversarial", "large", "languages")
 
 
 def questions_path(workspace: Workspace) -> Path:

@@ -8,7 +8,6 @@ from persona_tui.core.errors import VectorFileError
 from persona_tui.vectors.files import SUFFIX, read_metadata
 
 PLACES = {"persona": "personas", "trait": "traits", "monitor": "monitors"}
-TORCH_SUFFIXES = (".pt", ".pth")
 
 
 def misplaced(model_dir: Path) -> list[tuple[Path, str]]:
@@ -29,8 +28,6 @@ def misplaced(model_dir: Path) -> list[tuple[Path, str]]:
 
 def _advice(path: Path, model_dir: Path) -> str:
     """What to do about one file; "" if it is where it belongs."""
-    if path.suffix in TORCH_SUFFIXES:
-        return f"a PyTorch file is not read here: persona-tui import {path}"
     if path.suffix != SUFFIX or path.name.startswith("."):
         return ""
     try:

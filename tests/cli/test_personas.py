@@ -116,12 +116,10 @@ def test_what_lies_in_a_wrong_place_is_named_with_what_to_do(cli: Cli, workspace
     (folder / "traits").mkdir(exist_ok=True)
     persona_file(workspace, "sage").rename(folder / "traits" / "sage.safetensors")
     shutil.copy(persona_file(workspace, "fool"), folder.parent / "fool.safetensors")
-    (folder / "personas" / "theirs.pt").write_bytes(b"not looked into")
     (folder / "personas" / "broken.safetensors").write_bytes(b"nothing")
     entries = {entry["name"]: entry for entry in cli("list", "--json").json}
-    assert set(entries) == {"fool", "broken", "fool.safetensors", "sage.safetensors", "theirs.pt"}
+    assert set(entries) == {"fool", "broken", "fool.safetensors", "sage.safetensors"}
     assert entries["sage.safetensors"]["error"] == f"it is a persona: move it to {folder / 'personas'}"
-    assert "persona-tui import" in entries["theirs.pt"]["error"]
     assert "error" not in entries["fool"]
     listed = cli("trait", "list").out
     assert "it is a persona: move it to" in listed
