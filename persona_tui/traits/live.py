@@ -130,8 +130,7 @@ class LiveTraits:
     def _breaches(self) -> list[Breach]:
         if self.policy is None:
             return []
-        judged = {name: score for name, score in self.scores.items() if name not in self.outside}
-        return self.policy.breaches(judged, self._user, self._turn)
+        return self.policy.breaches(self.scores, self._user, self._turn, self.outside)
 
     def _new(self, breaches: list[Breach]) -> list[Breach]:
         new = [each for each in breaches if (each.trait, each.side) not in self._shown]

@@ -12,7 +12,8 @@ A policy is a YAML file:
 
 or a list of rules, each of which says what is *not* allowed: `harmful_validation>0.3`.
 
-A trait with a gate is judged only where the gate says that the conversation is about it.
+A trait with a gate is judged only where the gate says that the conversation is about it, unless its limits say
+`everywhere: true`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -31,7 +33,7 @@ from persona_tui.core.errors import ConfigError, nearest
 from persona_tui.core.plain_files import read_plain
 from persona_tui.core.workspace import TRAIT_ALIASES, Workspace
 from persona_tui.traits.definition import CALIBRATED, Limit, check_order, list_policies
-from persona_tui.traits.score import Scored
+from persona_tui.traits.score import ReplyScore, Scored, TurnScore
 from persona_tui.traits.vector import TraitVector
 
 _RULE = re.compile(
@@ -89,6 +91,7 @@ class Limits(BaseModel):
         reason: what a breach means, in words.
         when: if any, the limits hold only for replies to a message that has one of these words or phrases in
             it; capitals do not matter.
+        everywhere: whether they hold, too, where the trait's gate says that it is not about the conversation.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -97,6 +100,7 @@ class Limits(BaseModel):
     max: Limit | None = None
     reason: str = ""
     when: tuple[str, ...] = ()
+    everywhere: bool = False
 
     @model_validator(mode="after")
     def _sensible(self) -> Self:
@@ -221,20 +225,36 @@ class Policy(BaseModel):
         """All breaches of a conversation, in the order of its replies."""
         if self.applies_to == "conversation":
             users = "\n".join(reply.user for reply in scored.replies)
-            return self.breaches(scored.applicable_means, users)
+            return self.breaches(self.means(scored.replies), users)
         return [
             breach
             for reply in scored.replies
-            for breach in self.breaches(reply.applicable, reply.user, reply.turn)
+            for breach in self.breaches(reply.scores, reply.user, reply.turn, reply.outside)
         ]
 
-    def breaches(self, scores: Mapping[str, float], user: str = "", turn: int | None = None) -> list[Breach]:
+    def means(self, replies: Sequence[ReplyScore | TurnScore]) -> dict[str, float]:
+        """By trait, the mean over the replies that its limits hold for; without those that there is none of."""
+        found: dict[str, list[float]] = {}
+        for reply in replies:
+            for name, limits in self.traits.items():
+                if name in reply.scores and (limits.everywhere or name not in reply.outside):
+                    found.setdefault(name, []).append(reply.scores[name])
+        return {name: fmean(scores) for name, scores in found.items()}
+
+    def breaches(
+        self,
+        scores: Mapping[str, float],
+        user: str = "",
+        turn: int | None = None,
+        outside: Collection[str] = (),
+    ) -> list[Breach]:
         """The limits that some scores do not keep.
 
         Args:
             scores: by trait; a trait without a score is not judged.
             user: the message that was answered.
             turn: which reply it is, for the breaches.
+            outside: traits that the conversation is not about.
 
         Raises:
             ConfigError: a limit is "calibrated", and `on_model` has not said what that comes to.
@@ -242,7 +262,7 @@ class Policy(BaseModel):
         found = []
         for name, limits in self.traits.items():
             score = scores.get(name)
-            if score is None or not limits.concern(user):
+            if score is None or not limits.concern(user) or (name in outside and not limits.everywhere):
                 continue
             low, high = self._as_number(name, limits.min), self._as_number(name, limits.max)
             if high is not None and score > high:

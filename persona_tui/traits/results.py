@@ -7,7 +7,6 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from persona_tui.core.errors import PersonaTuiError
@@ -52,17 +51,14 @@ def turn_breaches(policy: Policy, turns: Sequence[TurnScore]) -> list[Breach]:
     if not replies:
         return []
     if policy.applies_to == "conversation":
-        by_name: dict[str, list[float]] = {}
-        for reply in replies:
-            for name, score in reply.applicable.items():
-                by_name.setdefault(name, []).append(score)
-        means = {name: fmean(scores) for name, scores in by_name.items()}
-        return policy.breaches(means, "\n".join(turn.text for turn in turns if turn.role == "user"))
+        return policy.breaches(
+            policy.means(replies), "\n".join(turn.text for turn in turns if turn.role == "user")
+        )
     found: list[Breach] = []
     for reply in replies:
         before = [turn for turn in turns if turn.message < reply.message]
         user = before[-1].text if before and before[-1].role == "user" else ""
-        found += policy.breaches(reply.applicable, user, reply.turn)
+        found += policy.breaches(reply.scores, user, reply.turn, reply.outside)
     return found
 
 

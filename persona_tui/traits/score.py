@@ -46,11 +46,6 @@ class ReplyScore:
     projections: dict[str, float]
     outside: frozenset[str] = frozenset()
 
-    @property
-    def applicable(self) -> dict[str, float]:
-        """The scores of the traits that it is about."""
-        return {name: score for name, score in self.scores.items() if name not in self.outside}
-
 
 @dataclass(frozen=True)
 class Scored:
@@ -63,15 +58,6 @@ class Scored:
     def means(self) -> dict[str, float]:
         """By trait, the mean over the replies."""
         return {name: fmean(reply.scores[name] for reply in self.replies) for name in self.replies[0].scores}
-
-    @property
-    def applicable_means(self) -> dict[str, float]:
-        """By trait, the mean over the replies that are about it; without the traits that none is about."""
-        found: dict[str, list[float]] = {}
-        for reply in self.replies:
-            for name, score in reply.applicable.items():
-                found.setdefault(name, []).append(score)
-        return {name: fmean(scores) for name, scores in found.items()}
 
     @property
     def drift(self) -> dict[str, float]:
@@ -101,11 +87,6 @@ class TurnScore:
     n_tokens: int
     scores: dict[str, float]
     outside: frozenset[str] = frozenset()
-
-    @property
-    def applicable(self) -> dict[str, float]:
-        """The scores of the traits that it is about."""
-        return {name: score for name, score in self.scores.items() if name not in self.outside}
 
 
 def drift_of(turns: Sequence[TurnScore], role: str) -> dict[str, float]:
