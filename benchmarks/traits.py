@@ -314,10 +314,8 @@ def _flagged(
     assert policy is not None
     scored = TraitScorer(model_of(model), traits).score([Transcript(each, "said") for each in said])
     last = [each.replies[-1] for each in scored if isinstance(each, Scored)]
-    return [
-        {breach.trait for breach in policy.breaches(each.scores, each.user, outside=each.outside)}
-        for each in last
-    ]
+    found = [policy.breaches(each.scores, each.user, outside=each.outside) for each in last]
+    return [{breach.trait for breach in breaches} for breaches in found]
 
 
 def _example_table(model: str, traits: Sequence[TraitVector], path: Path | None) -> str:

@@ -164,7 +164,7 @@ class Health:
         # The gate is no excuse for the trait's own good replies: unseen ones of them do get in.
         let_in = replace(own[good], gate=np.full(len(own[good].scores), np.inf))
         groups = [let_in, *self._good_of_others(trait, fitted)]
-        limit, threshold = strictest(side, own[bad], groups)
+        limit, threshold = strictest(side, own[bad], groups, 0.0 if fitted is None else fitted.gate.threshold)
         found["healthy"] = Healthy(**{side: limit})
         if fitted is not None:
             found["gate"] = fitted.at(threshold)
@@ -246,26 +246,24 @@ def good_side(healthy: Healthy) -> Side | None:
     return "high" if healthy.max is None else "low"
 
 
-def strictest(side: End, bad: _Group, good: Sequence[_Group]) -> tuple[float, float]:
+def strictest(side: End, bad: _Group, good: Sequence[_Group], usual: float) -> tuple[float, float]:
     """Return the limit and the gate's threshold that catch most bad replies at few false alarms.
 
-    Of no group of good replies, more than `MOST_ALARMS` may be flagged. Among equals, the gate lets in most;
-    it stands halfway down to the next message that it is to keep out.
+    Of no group of good replies, more than `MOST_ALARMS` may be flagged. The gate stays at its usual
+    threshold, which separates the messages best, unless another one catches more.
     """
     ends = np.unique(np.concatenate([bad.scores, *(each.scores for each in good)]))
     limits = ends[::-1] if side == "min" else ends
     lowest = np.sort(bad.gate)
-    best = (-1.0, float(limits[-1]), float(lowest[0]))
-    for threshold in np.unique(lowest[: max(1, len(lowest) // 2)]):
+    best = (-1.0, float(limits[-1]), usual)
+    for threshold in [usual, *np.unique(lowest[: max(1, len(lowest) // 2)])]:
         for limit in limits:
             if all(each.left(side, limit, threshold) <= MOST_ALARMS for each in good):
                 caught = bad.left(side, limit, threshold)
                 if caught > best[0]:
                     best = (caught, float(limit), float(threshold))
                 break
-    _, limit, threshold = best
-    out = np.concatenate([each.gate[each.gate < threshold] for each in good])
-    return limit, (threshold + float(out.max())) / 2 if len(out) else threshold
+    return best[1], best[2]
 
 
 def _replied(situation: Situation, reply: str | None) -> list[Message] | None:

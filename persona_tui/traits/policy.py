@@ -12,8 +12,8 @@ A policy is a YAML file:
 
 or a list of rules, each of which says what is *not* allowed: `harmful_validation>0.3`.
 
-A trait with a gate is judged only where the gate says that the conversation is about it, unless its limits say
-`everywhere: true`.
+A trait with a gate is judged only where the gate says that the conversation is about it, unless its limits
+say `everywhere: true`.
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ class Policy(BaseModel):
         ]
 
     def means(self, replies: Sequence[ReplyScore | TurnScore]) -> dict[str, float]:
-        """By trait, the mean over the replies that its limits hold for; without those that there is none of."""
+        """By trait, the mean over the replies that its limits hold for, if there are any."""
         found: dict[str, list[float]] = {}
         for reply in replies:
             for name, limits in self.traits.items():

@@ -51,9 +51,8 @@ def turn_breaches(policy: Policy, turns: Sequence[TurnScore]) -> list[Breach]:
     if not replies:
         return []
     if policy.applies_to == "conversation":
-        return policy.breaches(
-            policy.means(replies), "\n".join(turn.text for turn in turns if turn.role == "user")
-        )
+        users = "\n".join(turn.text for turn in turns if turn.role == "user")
+        return policy.breaches(policy.means(replies), users)
     found: list[Breach] = []
     for reply in replies:
         before = [turn for turn in turns if turn.message < reply.message]

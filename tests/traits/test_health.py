@@ -79,6 +79,8 @@ def test_what_is_outside_is_not_judged(model: ModelWrapper, gated: TraitVector) 
     assert [breach.trait for breach in policy.check(inside)] == ["loudness"]
     assert not policy.check(outside)
     assert outside.replies[0].outside == {"loudness"} and outside.replies[0].scores["loudness"] > 0
+    limits = {"loudness": policy.traits["loudness"].model_copy(update={"everywhere": True})}
+    assert policy.model_copy(update={"traits": limits}).check(outside)
     whole = policy.model_copy(update={"applies_to": "conversation"})
     assert whole.check(inside) and not whole.check(outside)
 
