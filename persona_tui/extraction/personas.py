@@ -128,8 +128,7 @@ class PersonaStudio:
         """Extract the axes and the archetypes' personas, calibrate those (if configured), and save it all.
 
         Args:
-            archetypes: their names; by default every archetype in the workspace that was not made from a
-                description.
+            archetypes: their names; by default all in the workspace that were not made from a description.
             refusals: whether the model writes them, or given ones are read, which every model can do.
 
         Raises:

@@ -30,7 +30,7 @@ RIDGE = 0.3  # times the mean of the squared lengths: strong, for there are few 
 BEFORE = 6  # messages before one of the user's that it is read after
 
 
-class Gate(BaseModel):
+class TraitGate(BaseModel):
     """A fitted gate; stored in the trait's metadata.
 
     Attributes:
@@ -75,7 +75,7 @@ class Gated(Protocol):
         """The trait's name."""
 
     @property
-    def gate(self) -> Gate | None:
+    def gate(self) -> TraitGate | None:
         """Its gate, if it has one."""
 
 
@@ -163,11 +163,11 @@ class FittedGate:
         other: by message that it is not about.
     """
 
-    gate: Gate
+    gate: TraitGate
     own: Numbers
     other: Numbers
 
-    def at(self, threshold: float) -> Gate:
+    def at(self, threshold: float) -> TraitGate:
         """The gate with another threshold."""
         shares = {
             "kept": float((self.own >= threshold).mean()),
@@ -190,7 +190,7 @@ def fit_gate(own: Sequence[Reading], other: Sequence[Reading], yields_to: Sequen
     left_out = _left_out(rows, sides)
     inside, outside = left_out[sides > 0], left_out[sides < 0]
     weights, bias = _ridge(rows, sides)
-    gate = Gate(
+    gate = TraitGate(
         layers=layers,
         weights=tuple(float(f"{each:.4g}") for each in weights),
         bias=bias,

@@ -32,7 +32,7 @@ from persona_tui.traits.definition import (
 )
 from persona_tui.traits.gate import FittedGate, fit_gate
 from persona_tui.traits.readings import Readings
-from persona_tui.traits.vector import Rates, TraitVector
+from persona_tui.traits.vector import AlarmRates, TraitVector
 
 End = Literal["min", "max"]
 Numbers = np.ndarray[Any, np.dtype[Any]]
@@ -206,7 +206,7 @@ class Health:
 
     # Rates --------------------------------------------------------------------------------------------------
 
-    def _rates(self, trait: TraitVector) -> Rates | None:
+    def _rates(self, trait: TraitVector) -> AlarmRates | None:
         good = good_side(trait.reading.healthy)
         if good is None:
             return None
@@ -228,7 +228,7 @@ class Health:
         threshold = 0.0 if gate is None else gate.threshold
         caught, alarms, let_go = (group.left(side, limit, threshold) for group in groups)
         n_bad, n_good, n_ordinary = (len(group.scores) for group in groups)
-        return Rates(
+        return AlarmRates(
             caught=caught,
             good=alarms,
             ordinary=let_go if n_ordinary else None,

@@ -20,7 +20,7 @@ from persona_tui.core.errors import VectorFileError
 from persona_tui.core.lock import change
 from persona_tui.core.workspace import TRAIT_ALIASES, TRAIT_PREFIX
 from persona_tui.traits.definition import CALIBRATED, Healthy, Limit
-from persona_tui.traits.gate import Gate
+from persona_tui.traits.gate import TraitGate
 from persona_tui.vectors.files import check_direction
 from persona_tui.vectors.persona import PersonaVector, explain_fault
 from persona_tui.vectors.scales import Sides, sides_of
@@ -75,7 +75,7 @@ class HeldOut(BaseModel):
     low: int
 
 
-class Rates(BaseModel):
+class AlarmRates(BaseModel):
     """How often the healthy range is left: by test conversations, read with the gate as in a check.
 
     Attributes:
@@ -125,8 +125,8 @@ class TraitReading(BaseModel):
     held_out: HeldOut | None = None
     layers: tuple[LayerFigures, ...] = ()
     healthy: Healthy = Healthy()
-    gate: Gate | None = None
-    rates: Rates | None = None
+    gate: TraitGate | None = None
+    rates: AlarmRates | None = None
     everywhere: bool = False
     high: str = ""
     low: str = ""
@@ -201,7 +201,7 @@ class TraitVector:
         return self.vector.name
 
     @property
-    def gate(self) -> Gate | None:
+    def gate(self) -> TraitGate | None:
         """What tells whether a conversation is about the trait; None = every one is taken to be."""
         return self.reading.gate
 

@@ -83,8 +83,10 @@ class Axes:
 
     def sides(self, name: str, layer: int) -> tuple[float, float] | None:
         """The mean projections of both sides of an axis, the positive one first; None if not recorded."""
-        row, recorded = self._row(name, layer), self.metadata.get("sides", {}).get(name)
-        return None if recorded is None else (recorded[0][row], recorded[1][row])
+        row, recorded = self._row(name, layer), self.metadata.get("sides", {}).get(name, [])
+        if [len(each) for each in recorded] != [len(self.layers)] * 2:
+            return None
+        return recorded[0][row], recorded[1][row]
 
     def axis(self, name: str, layer: int, recipe: str = "response") -> Tensor:
         """Return one axis at one layer, a unit vector `[hidden]`.
