@@ -424,9 +424,9 @@ class PersonaStudio:
         with ExitStack() as stack:
             stack.enter_context(self.partial.job(name, texts))
             # A persona is the difference of two means: both are of one date, where a template writes it.
-            means = extractor.axes or extractor.baseline if name != "axes" else None
-            rendering = None if means is None else means.metadata.get("rendering")
-            stack.enter_context(extractor.model.rendered_as(rendering))
+            means = (extractor.axes or extractor.baseline) if name != "axes" else None
+            record = means.metadata.get("rendering") if means is not None else None
+            stack.enter_context(extractor.model.rendered_as(record))
             stack.enter_context(self.partial.rendered(extractor.model))
             yield
 
