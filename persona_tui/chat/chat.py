@@ -202,9 +202,8 @@ class Chat:
             PersonaTuiError: one of its traits does not exist here.
         """
         if policy is not None:
-            policy.check_known(
-                [name.removeprefix(TRAIT_PREFIX) for name in self.project.personas.list_traits()]
-            )
+            names = [name.removeprefix(TRAIT_PREFIX) for name in self.project.personas.list_traits()]
+            policy = policy.among(names)
             for name in policy.traits:
                 self.project.personas.load(f"{TRAIT_PREFIX}{name}")
         self.policy = policy
@@ -457,7 +456,7 @@ class Chat:
             return self._mix, []
         personas = self.project.personas
         recorded = Mix.from_record(conversation.mix)
-        there = {*personas.list_available(), *personas.list_traits()}
+        there = {*personas.list_available(), *personas.list_traits(), *personas.list_monitors()}
         gone = [name for name in speaking(recorded) if name not in there]
         mix = _without_silent(
             replace(recorded, weights={name: by for name, by in recorded.weights.items() if name in there})

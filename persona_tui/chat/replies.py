@@ -3,7 +3,7 @@
 1. `ChatReply.to` is one row, written into a conversation as it comes. `ChatReply.beside` is one row per mix;
    none is in the conversation until `keep` puts them there, the chosen one on the path.
 2. `ChatReply.write` writes all rows, token by token, on the thread that owns the model.
-3. What has to be known to write it again is recorded on the way (see `replay`).
+3. What it takes to write it again is recorded (see `replay`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Self
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # torch is imported when a reply is written
     from persona_tui.monitors.second_opinion import Opinion
     from persona_tui.monitors.verdict import Verdict
     from persona_tui.steering import SteeringEngine
+    from persona_tui.traits.live import LiveTraits
     from persona_tui.traits.policy import Breach, Policy
 
 LETTERS = "AB"
@@ -288,8 +290,8 @@ class ChatReply:
         fixed = ExitStack()
         try:
             fixed.enter_context(engine.model.rendered_as(self._rendering))
-            measures = [self._measured_by(engine, policy) for _ in self.rows]
             prepared = self._prepare(engine, sampling)
+            measures = self._measured_by(engine, policy, prepared)
             started = time.monotonic()
             events = engine.stream_rows(
                 prepared.messages,
@@ -363,23 +365,24 @@ class ChatReply:
             row.changes.append(Change(index, described))
 
     def _measured_by(
-        self, engine: SteeringEngine, policy: Policy | None
-    ) -> Callable[[TokenEvent], TokenEvent]:
-        """Return what adds the breaches of a policy to one row's events; its traits are loaded for that."""
+        self, engine: SteeringEngine, policy: Policy | None, prepared: PreparedReply
+    ) -> list[Callable[[TokenEvent], TokenEvent]]:
+        """By row, what adds the breaches of a policy to its events; its traits are loaded for that."""
         if policy is None:
-            return lambda event: event
+            return [lambda event: event] * len(self.rows)
         from persona_tui.monitors.events import breaching
-        from persona_tui.traits.live import LiveTraits
+        from persona_tui.traits.live import live_traits
 
         for name in policy.traits:
             engine.personas.load(f"{TRAIT_PREFIX}{name}")
-        live = LiveTraits(policy, self.asked, self._turn)
+        vectors = [engine.personas.get(f"{TRAIT_PREFIX}{name}") for name in policy.traits]
+        lives = live_traits(policy, vectors, engine.model, prepared.messages, self._turn, len(self.rows))
 
-        def measure(event: TokenEvent) -> TokenEvent:
+        def measure(live: LiveTraits, event: TokenEvent) -> TokenEvent:
             found = [*live.feed(event), *(live.finish() if event.finish else [])]
             return breaching(event, found) if found else event
 
-        return measure
+        return [partial(measure, live) for live in lives]
 
     @property
     def _turn(self) -> int:

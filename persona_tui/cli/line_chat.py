@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from types import FrameType
 
+import click
+
 from persona_tui.chat.chat import Chat
 from persona_tui.chat.command import is_command, message_of
 from persona_tui.chat.commands import complete, execute
@@ -52,16 +54,23 @@ class Lines(Front):
 def line_chat(chat: Chat) -> None:
     """Talk until the input ends or somebody leaves.
 
+    In a pipe, a command that fails is told and the chat goes on; the exit status is then 1.
+
     Raises:
-        PersonaTuiError: something went wrong and there is nobody to try again.
+        PersonaTuiError: a reply could not be written, and there is nobody to try again.
+        Exit: a command has failed.
     """
     try:
-        _talk(chat, sys.stdin.isatty())
+        failed = _talk(chat, sys.stdin.isatty())
     finally:
         chat.close()
+    if failed:
+        raise click.exceptions.Exit(1)
 
 
-def _talk(chat: Chat, interactive: bool) -> None:
+def _talk(chat: Chat, interactive: bool) -> bool:
+    """Do line after line; whether a command has failed with nobody there to try again."""
+    failed = False
     if interactive:
         _greet(chat)
     while not chat.ended:
@@ -74,8 +83,11 @@ def _talk(chat: Chat, interactive: bool) -> None:
             answer(chat, line.strip())
         except (PersonaTuiError, JobCancelled) as error:
             if not interactive:
-                raise
+                if isinstance(error, JobCancelled) or not is_command(line.strip()):
+                    raise
+                failed = True
             note(f"Error: {error}")
+    return failed
 
 
 def read_line(prompt: str) -> str | None:
