@@ -14,7 +14,9 @@ from typing import Any
 from persona_tui import __version__
 from persona_tui.chat.conversation import Conversation
 from persona_tui.chat.log import Event, SessionLog, now, read_events
+from persona_tui.core import trash
 from persona_tui.core.errors import SessionError, WorkspaceError, nearest
+from persona_tui.core.trash import Trashed
 from persona_tui.core.workspace import Workspace, safe_name
 
 SUFFIX = ".jsonl"
@@ -116,20 +118,18 @@ class SessionStore:
         with SessionLog(self._existing(id)) as log:
             Conversation(log.record).rename(title)
 
-    def delete(self, id: str) -> None:
-        """Remove a session's file. Ask the user before.
+    def delete(self, id: str) -> Trashed:
+        """Move a session's file to the workspace's trash; `trash.restore` takes that back.
 
         Raises:
             SessionError: there is none, or it is open, here or elsewhere.
+            WorkspaceError: it cannot be moved.
         """
         path = self._existing(id)
         if self._writing(id):
             raise SessionError(f"session {id} is open: close it first")
         with SessionLog(path):  # an error if somebody else is writing
-            try:
-                path.unlink()
-            except OSError as error:
-                raise SessionError(f"{path} cannot be deleted: {error.strerror or error}") from error
+            return trash.discard(self.folder.parent, path)
 
     def _writing(self, id: str) -> bool:
         return id in self._open and self._open[id].writable

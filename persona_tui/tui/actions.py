@@ -135,15 +135,6 @@ class Actions(AppStage):
 
         self.push_screen(SessionsScreen(self.chat), chosen)
 
-    def resume(self, id: str) -> None:
-        """Go on with a saved conversation.
-
-        Raises:
-            PersonaTuiError: it cannot be used; the one that is open goes on.
-        """
-        self.replies.check_idle()
-        self.say(self.chat.resume(id))
-
     def action_mark(self, step: int) -> None:
         """Go to the messages, and mark one."""
         chat = self.main.chat
@@ -238,8 +229,9 @@ class Actions(AppStage):
         self.attempt(lambda: self.chat.change_mix(strength=strength))
 
     def action_toggle_capping(self) -> None:
-        """Switch the floor on or off."""
+        """Switch the floor on or off, and go back to the prompt."""
         self.attempt(lambda: self.chat.change_mix(capping=not self.chat.mix.capping))
+        self.main.set_focus(self.main.prompt)
 
     def action_nobody(self) -> None:
         """Let the model speak as itself."""
@@ -296,6 +288,10 @@ class Actions(AppStage):
             "DESCRIPTION. It is added to the workspace's file."
         )
         self.push_screen(AskScreen("data set", question, "", example="questions 20"), answered)
+
+    def action_undelete(self) -> None:
+        """Bring back what was deleted last."""
+        self.attempt(self.undelete)
 
     def action_cancel_job(self) -> None:
         """Cancel the job under way."""

@@ -148,7 +148,7 @@ class PersonaApp(Actions):
         self.theme = self._first_theme
         self.set_keymap({name: keys for name, keys in interface.keys.items() if name in known_ids()})
 
-    def on_ready(self) -> None:
+    async def on_ready(self) -> None:
         """Fill the screen, and load the model once the first paint is out."""
         self.main.prompt.sent = PromptHistory(SessionStore(self.project.workspace).folder / HISTORY_FILE)
         self.main.chat.note(welcome(self))
@@ -161,6 +161,7 @@ class PersonaApp(Actions):
         self.call_after_refresh(self.models.begin)
         if not self.is_headless:
             terminal.on_ending(self._told_to_end)
+        await self.take_early_keys()
 
     def _told_to_end(self, status: int) -> None:
         """Leave as `action_quit` does, with the exit status of a signal."""
@@ -197,11 +198,28 @@ class PersonaApp(Actions):
         self.replies.context.size = message.context
         self.people.model_ready()
         self.jobs.offer_unfinished(self.people.made)
+        self._resume_waiting()
+        self.slash.model_ready()
+        self.show_status()
+
+    def resume(self, id: str) -> None:
+        """Go on with a saved conversation; while the model is loading, as soon as that is done.
+
+        Raises:
+            PersonaTuiError: it cannot be used; the one that is open goes on.
+        """
+        self.replies.check_idle()
+        if self.model_ready or self.model_missing:
+            self.say(self.chat.resume(id))
+        else:
+            self._resume = id
+            self.say("The session is resumed as soon as the model is loaded: its persona is the model's.")
+
+    def _resume_waiting(self) -> None:
+        """Go on with the session that was asked for while the model was loading."""
         if self._resume is not None:
             session, self._resume = self._resume, None
             self.attempt(lambda: self.resume(session))
-        self.slash.model_ready()
-        self.show_status()
 
     def _collect_again(self) -> None:
         """Turn on the garbage collector, which was off while the app was starting."""
@@ -214,6 +232,7 @@ class PersonaApp(Actions):
         self._collect_again()
         self.show_error(message.error)
         self.main.chat.note(f"Choose another one: {self.key_label('model')}, or model.name in config.yaml.")
+        self._resume_waiting()
         self.show_status()
 
     @on(ReplyEnded)
@@ -255,6 +274,9 @@ class PersonaApp(Actions):
         elif self.busy or self.replies.pending:
             self.main.prompt.replace_text(message.text)
             self.attempt(self.replies.check_idle)
+        elif self._resume is not None:
+            self.main.prompt.replace_text(message.text)
+            self.notify("A session is being resumed: send this when the model is loaded.")
         elif editing is not None:
             self.attempt(lambda: self.menu.edited(editing, message.text))
         else:
@@ -301,6 +323,8 @@ class PersonaApp(Actions):
     @on(PersonaList.Asked)
     def _persona_asked(self, message: PersonaList.Asked) -> None:
         self.attempt(lambda: self.people.asked(message.what, message.name))
+        if message.what == "speak":
+            self.main.go_to_prompt()
 
     @on(JobList.Asked)
     def _job_asked(self, message: JobList.Asked) -> None:

@@ -63,12 +63,13 @@ _SECTIONS = (
         ),
     ),
     (
-        "on a fader (or type a number)",
+        "on a fader",
         (
             "slider_less",
             "slider_more",
             "slider_much_less",
             "slider_much_more",
+            "slider_type",
             "slider_zero",
             "slider_negate",
             "slider_solo",
@@ -102,7 +103,7 @@ _SECTIONS = (
             "traits_write",
         ),
     ),
-    ("in the list of jobs", ("jobs_cancel", "jobs_resume", "jobs_forget", "jobs_info")),
+    ("in the list of jobs", ("jobs_cancel", "jobs_resume", "jobs_info")),
     ("in the list of models", ("models_use", "models_type")),
     (
         "in the list of sessions",
@@ -110,7 +111,7 @@ _SECTIONS = (
     ),
     ("in the list of traces", ("traces_tick", "traces_use")),
     ("in a dialog", ("dialog_leave", "dialog_help", "setting_use", "write_use", "write_editor")),
-    ("where a question is asked", ("confirm_yes", "confirm_no")),
+    ("where a question is asked", ("confirm_choose", "confirm_no")),
 )
 
 _FIRST_STEPS = (

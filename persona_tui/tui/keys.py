@@ -91,6 +91,7 @@ ACTIONS = (
     Action("editor", "ctrl+g", "editor", "Own editor", "Continue writing in $EDITOR"),
     Action("palette", "ctrl+p", "command_palette", "Palette", "Find any action by name", palette=False),
     Action("quit", "ctrl+q", "quit", "Quit", "Quit, whatever is running"),
+    Action("undelete", "ctrl+t,ctrl+z", "undelete", "Bring back", "What was deleted last in this run"),
     Action("stop", "", "stop", "Stop the reply", "What was said so far is kept"),
     Action("continue", "", "continue", "Go on", "Continue the last reply where it ended"),
     Action("new_chat", "", "new_chat", "New conversation", "The current one stays in the sessions"),

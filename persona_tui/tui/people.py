@@ -186,14 +186,21 @@ class People:
             if yes:
                 self._app.attempt(lambda: self._delete(name))
 
-        self._app.push_screen(
-            ConfirmScreen(f"Delete the persona {name}? Its file is removed.", "Delete", "Keep"), answered
-        )
+        question = f"Delete {name}? {self._app.key_label('undelete')} brings it back."
+        self._app.push_screen(ConfirmScreen(question, "Delete", "Keep"), answered)
 
     def _delete(self, name: str) -> None:
-        personas.delete(self._app.chat, name)
+        chat, project = self._app.chat, self._app.project
+        deleted = personas.delete(chat, name)
         self.refresh()
-        self._app.notify(f"{name} is deleted.")
+
+        def restore() -> None:
+            if chat.project is not project:
+                raise PersonaTuiError(f"{name} belongs to another model: go back to that first")
+            personas.restore(chat, deleted)
+            self.refresh()
+
+        self._app.deleted(name, restore)
 
     # --- making
 

@@ -137,6 +137,8 @@ class Slash:
             self._people.write(*dataset_task(self._app.project, rest))
         elif name == "delete" and rest and " " not in rest:
             self._people.delete(rest)
+        elif name == "resume" and rest:
+            self._app.resume(self._app.chat.store.resolve(rest))
         elif name == "help" and (own := self._own.get(rest.removeprefix("/"))):
             self._app.say(f"{own.usage}  {own.help}")
         elif name in _SCREENS and not rest:

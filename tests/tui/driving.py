@@ -35,6 +35,7 @@ async def until(
     while not condition():
         if (crash := pilot.app._exception) is not None:
             raise crash
+        check_nothing_failed(pilot.app)
         assert asyncio.get_running_loop().time() < deadline, f"never happened: {what or condition}"
         await asyncio.sleep(0.01)
 
@@ -52,9 +53,16 @@ async def running(
         async with app.run_test(size=size) as pilot:
             await until(pilot, lambda: app.model_ready, "the model is loaded")
             yield app, pilot
+            check_nothing_failed(app)
     finally:
         assert app.worker.close(timeout=TIMEOUT), "the model's thread ends"
         app.chat.close()
+
+
+def check_nothing_failed(app: App[None]) -> None:
+    """What the app has survived is a mistake all the same."""
+    if isinstance(app, PersonaApp) and app.failures:
+        raise app.failures[0]
 
 
 async def press(pilot: Pilot[None], *keys: str) -> None:

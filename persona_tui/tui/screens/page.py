@@ -9,11 +9,13 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from persona_tui.tui.sturdy import Sturdy
+
 _WIDTH = 100
 _FRAME = 8  # border, padding, scrollbar
 
 
-class PageScreen(ModalScreen[None]):
+class PageScreen(Sturdy, ModalScreen[None]):
     """Shows text until it is closed; scrolls when it is long."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

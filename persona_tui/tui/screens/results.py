@@ -44,7 +44,7 @@ class ResultsScreen(Dialog[None]):
         ),
         Binding("alt+right", "turn(1)", "next view", id="lab_next"),
         Binding("alt+left", "turn(-1)", "view before", id="lab_before"),
-        Binding("c", "app.cancel_job", "cancel the job", show=False, id="lab_cancel"),
+        Binding("delete", "app.cancel_job", "cancel the job", show=False, id="lab_cancel"),
     ]
     TITLE = ""
     DEFAULT_CSS = """

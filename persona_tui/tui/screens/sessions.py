@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -18,12 +18,16 @@ from textual.widgets.option_list import Option
 from persona_tui.chat import SessionInfo
 from persona_tui.chat.chat import Chat
 from persona_tui.chat.export import write_export
+from persona_tui.core import trash
 from persona_tui.core.errors import PersonaTuiError, SessionError
 from persona_tui.tui.printable import printable
 from persona_tui.tui.screens.ask import AskScreen
 from persona_tui.tui.screens.confirm import ConfirmScreen
 from persona_tui.tui.screens.dialog import Dialog
 from persona_tui.tui.widgets.row_list import RowList
+
+if TYPE_CHECKING:
+    from persona_tui.tui.stage import AppStage
 
 _EMPTY = "There are no sessions yet: every conversation is saved here from its first message."
 _NONE_FOUND = "Nothing was found."
@@ -37,7 +41,7 @@ class SessionList(RowList):
         Binding("enter", "select", "resume it", id="sessions_resume"),
         Binding("r", "screen.rename", "rename", id="sessions_rename"),
         Binding("x", "screen.export", "export", id="sessions_export"),
-        Binding("d,delete", "screen.delete", "delete", id="sessions_delete"),
+        Binding("delete", "screen.delete", "delete", id="sessions_delete"),
         Binding("slash", "screen.search", "search", id="sessions_search"),
     ]
 
@@ -54,7 +58,7 @@ class SessionsScreen(Dialog[str]):
         """Return the dialog."""
         with Vertical(classes="dialog sessions") as dialog:
             dialog.border_title = "sessions"
-            dialog.border_subtitle = "enter resume · / search · r rename · x export · d delete · esc"
+            dialog.border_subtitle = "enter resume · / search · r rename · x export · del delete · esc"
             yield Input(placeholder="/ searches all messages", id="search", compact=True)
             yield SessionList(id="session-list", compact=True)
             yield Static("", id="session-note", markup=False)
@@ -165,11 +169,26 @@ class SessionsScreen(Dialog[str]):
 
         def answered(yes: bool | None) -> None:
             if yes:
-                self._try(lambda: self._store.delete(info.id))
+                self._try(lambda: self._trash(info))
                 self._look(self._wanted)
 
-        question = f"Delete the session {info.title!r}? Its {info.messages} messages will be lost."
+        question = f"Delete the session {info.title!r}? {self.owner.key_label('undelete')} brings it back."
         self.app.push_screen(ConfirmScreen(question, "Delete", "Keep"), answered)
+
+    def _trash(self, info: SessionInfo) -> None:
+        trashed = self._store.delete(info.id)
+
+        def restore() -> None:
+            trash.restore(trashed)
+            if self.is_attached:
+                self._look(self._wanted)
+
+        self.owner.deleted(f"The session {info.title!r}", restore)
+
+    @property
+    def owner(self) -> AppStage:
+        """The app, as what it is."""
+        return cast("AppStage", self.app)
 
     def _ask(self, screen: AskScreen, act: Callable[[str], object]) -> None:
         def answered(text: str | None) -> None:

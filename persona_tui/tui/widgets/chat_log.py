@@ -24,6 +24,7 @@ from textual.style import Style
 from textual.visual import Visual
 
 from persona_tui.tui.blocks import Block, MessageBlock, Note, Ruler
+from persona_tui.tui.sturdy import Sturdy
 
 SHOWN = 120  # blocks; older ones wait until the reader comes to the top
 _MORE = 100  # of them that appear then
@@ -31,20 +32,20 @@ _MARGIN = 2  # columns for the bar
 _BAR, _MARKED = "▌ ", "█ "
 
 
-class ChatLog(ScrollView, can_focus=True):
+class ChatLog(Sturdy, ScrollView, can_focus=True):
     """Messages, notes and rulers, oldest first. One message can be marked, to do something with it."""
 
     FOCUS_ON_CLICK: ClassVar[bool] = False  # a click, or marking text with the mouse, leaves the prompt alone
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "mark(-1)", "previous", show=False, id="chat_previous"),
-        Binding("down,j", "mark(1)", "next", show=False, id="chat_next"),
+        Binding("up", "mark(-1)", "previous", show=False, id="chat_previous"),
+        Binding("down", "mark(1)", "next", show=False, id="chat_next"),
         Binding("y", "ask('copy')", "copy", id="chat_copy"),
         Binding("c", "ask('code')", "copy code", id="chat_code"),
         Binding("e", "ask('edit')", "edit", id="chat_edit"),
-        Binding("left,left_square_bracket", "ask('before')", "‹ version", id="chat_before"),
-        Binding("right,right_square_bracket", "ask('after')", "version ›", id="chat_after"),
-        Binding("r", "ask('again')", "again", id="chat_again"),
-        Binding("g", "ask('continue')", "go on", show=False, id="chat_continue"),
+        Binding("left", "ask('before')", "‹ version", id="chat_before"),
+        Binding("right", "ask('after')", "version ›", id="chat_after"),
+        Binding("f5", "ask('again')", "again", id="chat_again"),
+        Binding("ctrl+o", "ask('continue')", "go on", show=False, id="chat_continue"),
     ]
     DEFAULT_CSS = "ChatLog { overflow-x: hidden; }"
 

@@ -8,6 +8,7 @@ from textual.content import Content
 from textual.widget import Widget
 
 from persona_tui.tui.fluency import Fluency
+from persona_tui.tui.sturdy import Sturdy
 from persona_tui.tui.widgets.chooser import LABEL_WIDTH
 
 _CELLS = 8
@@ -17,7 +18,7 @@ _MOST_PAIRS = 6
 _STRAINED = 0.7  # the level of fluency from which on it is said what strains it
 
 
-class Gauges(Widget):
+class Gauges(Sturdy, Widget):
     """Size and fluency, each with a bar; amber where it is too much."""
 
     DEFAULT_CSS = "Gauges { height: auto; width: 1fr; }"
@@ -71,7 +72,7 @@ class Gauges(Widget):
         return [row, _detail(reading.reason, amber=reading.broken)] if reading.level > _STRAINED else [row]
 
 
-class Likeness(Widget):
+class Likeness(Sturdy, Widget):
     """The cosines between the loaded personas, two by two."""
 
     DEFAULT_CSS = "Likeness { height: auto; width: 1fr; }"

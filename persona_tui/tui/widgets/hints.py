@@ -6,10 +6,12 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widget import Widget
 
+from persona_tui.tui.sturdy import Sturdy
+
 MOST = 6
 
 
-class HintBar(Widget):
+class HintBar(Sturdy, Widget):
     """Keys and what they do, the focused widget's first. Follows remapped keys by itself."""
 
     DEFAULT_CSS = """

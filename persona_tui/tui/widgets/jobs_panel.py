@@ -16,6 +16,7 @@ from textual.widgets.option_list import Option
 
 from persona_tui.core.jobs import LOG_LINES
 from persona_tui.tui.printable import printable
+from persona_tui.tui.sturdy import Sturdy
 from persona_tui.tui.widgets.row_list import RowList
 
 _NARROWEST = 40
@@ -104,15 +105,14 @@ class JobList(RowList):
     """The jobs, the latest first."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("c,delete", "ask('cancel')", "cancel", id="jobs_cancel"),
-        Binding("r", "ask('resume')", "resume/again", id="jobs_resume"),
-        Binding("x", "ask('forget')", "remove", id="jobs_forget"),
-        Binding("enter,i", "ask('info')", "details", id="jobs_info"),
+        Binding("delete", "ask('remove')", "cancel/remove", id="jobs_cancel"),
+        Binding("f5", "ask('resume')", "resume/again", id="jobs_resume"),
+        Binding("enter,right", "ask('info')", "details", id="jobs_info"),
     ]
 
     @dataclass
     class Asked(Message):
-        """The user wants something done with a job: cancel, resume, forget or info."""
+        """The user wants something done with a job: remove, resume or info."""
 
         what: str
         key: str
@@ -144,7 +144,7 @@ class JobList(RowList):
             self.replace_option_prompt(row.key, row.content())
 
 
-class JobLog(Log):
+class JobLog(Sturdy, Log):
     """The log. Its end stays in view until the reader scrolls away from it, also when the rows above grow."""
 
     def __init__(self, *, id: str | None = None) -> None:
@@ -172,7 +172,7 @@ class JobLog(Log):
             self._following = True
 
 
-class JobsPanel(Vertical):
+class JobsPanel(Sturdy, Vertical):
     """The jobs and the log below them."""
 
     BORDER_TITLE = "jobs"

@@ -16,6 +16,7 @@ from textual.widgets import Static
 
 from persona_tui.core.workspace import TRAIT_PREFIX
 from persona_tui.tui.fluency import Fluency
+from persona_tui.tui.sturdy import Sturdy
 from persona_tui.tui.widgets.chooser import Chooser
 from persona_tui.tui.widgets.field import FieldRow
 from persona_tui.tui.widgets.gauges import Gauges, Likeness
@@ -52,13 +53,13 @@ class MixerState:
     cosines: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
 
-class CappingSwitch(Static, can_focus=True):
+class CappingSwitch(Sturdy, Static, can_focus=True):
     """One row: capping on or off."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space,enter", "app.toggle_capping", "switch", id="capping_switch"),
-        Binding("down,j", "app.focus_next", "next", show=False, id="capping_next"),
-        Binding("up,k", "app.focus_previous", "previous", show=False, id="capping_previous"),
+        Binding("down", "app.focus_next", "next", show=False, id="capping_next"),
+        Binding("up", "app.focus_previous", "previous", show=False, id="capping_previous"),
     ]
 
     def show(self, on: bool) -> None:
@@ -72,7 +73,7 @@ class CappingSwitch(Static, can_focus=True):
         self.call_later(self.run_action, "app.toggle_capping")
 
 
-class MixerPanel(Container):
+class MixerPanel(Sturdy, Container):
     """The master strength, capping and layers; one fader for each loaded persona; what it comes to."""
 
     BORDER_TITLE = "strength and blend"

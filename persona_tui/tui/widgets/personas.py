@@ -14,6 +14,7 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from persona_tui.core.workspace import TRAIT_PREFIX
+from persona_tui.tui.sturdy import Sturdy
 from persona_tui.tui.widgets.row_list import RowList
 
 _ON_DISK, _LOADED, _SPEAKING, _TRACED = "○", "◐", "●", "~"
@@ -72,11 +73,11 @@ class PersonaList(RowList):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "ask('load')", "load/unload", id="personas_load"),
         Binding("enter", "ask('speak')", "speak as", id="personas_speak"),
-        Binding("n", "app.create_persona", "new", id="personas_new"),
-        Binding("i", "ask('info')", "details", id="personas_info"),
-        Binding("d,delete", "ask('delete')", "delete", id="personas_delete"),
-        Binding("c", "ask('calibrate')", "calibrate", show=False, id="personas_calibrate"),
-        Binding("t", "ask('trace')", "trace", show=False, id="personas_trace"),
+        Binding("insert,ctrl+n", "app.create_persona", "new", id="personas_new"),
+        Binding("right,f1", "ask('info')", "details", id="personas_info"),
+        Binding("delete", "ask('delete')", "delete", id="personas_delete"),
+        Binding("ctrl+k", "ask('calibrate')", "calibrate", show=False, id="personas_calibrate"),
+        Binding("ctrl+o", "ask('trace')", "trace", show=False, id="personas_trace"),
     ]
 
     rows: Mapping[str, PersonaRow] = {}
@@ -132,7 +133,7 @@ class PersonaList(RowList):
         self.show_rows(list(self.rows.values()))
 
 
-class PersonasPanel(Vertical):
+class PersonasPanel(Sturdy, Vertical):
     """The list, and a line on what its signs mean."""
 
     BORDER_TITLE = "personas"

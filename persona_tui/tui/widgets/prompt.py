@@ -8,10 +8,10 @@ from textual import events
 from textual.actions import SkipAction
 from textual.binding import Binding, BindingType
 from textual.message import Message
-from textual.widgets import TextArea
 
 from persona_tui.tui.history import PromptHistory
 from persona_tui.tui.widgets.completions import Completions
+from persona_tui.tui.widgets.text_pad import TextPad
 
 _PLACEHOLDER = "enter sends · ctrl+j new line · / for commands"
 _NOT_OURS = ("select_line", "select_all")  # TextArea has them on f6 and f7, which are the app's
@@ -19,7 +19,7 @@ _NOT_OURS = ("select_line", "select_all")  # TextArea has them on f6 and f7, whi
 Completer = Callable[[str], Sequence[tuple[str, str]]]
 
 
-class Prompt(TextArea):
+class Prompt(TextPad):
     """A text area that sends, remembers what was sent, and completes slash commands."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -4,8 +4,10 @@ from contextlib import suppress
 
 from textual.widgets import OptionList
 
+from persona_tui.tui.sturdy import Sturdy
 
-class RowList(OptionList):
+
+class RowList(Sturdy, OptionList):
     """Textual's list, in which (8.2) page up and page down raise while no row has been laid out."""
 
     def action_page_up(self) -> None:

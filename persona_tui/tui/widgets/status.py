@@ -6,6 +6,8 @@ from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
 
+from persona_tui.tui.sturdy import Sturdy
+
 _CELLS = 5
 _FULL, _EMPTY = "━", "─"
 
@@ -39,7 +41,7 @@ class Status:
     watched: str = ""
 
 
-class StatusLine(Widget):
+class StatusLine(Sturdy, Widget):
     """One row of facts; the least important go first when the row is narrow."""
 
     DEFAULT_CSS = """

@@ -10,6 +10,7 @@ from textual.content import Content
 from textual.widget import Widget
 
 from persona_tui.core.workspace import TRAIT_PREFIX
+from persona_tui.tui.sturdy import Sturdy
 
 ROWS = 2  # per trace: above the line, and below it
 _BARS = "▁▂▃▄▅▆▇█"
@@ -44,7 +45,7 @@ class Line:
     unit: str = ""
 
 
-class TraceView(Widget):
+class TraceView(Sturdy, Widget):
     """Two rows per trace: bars above the line reach into the upper one; ▴ marks tokens that were lifted."""
 
     DEFAULT_CSS = "TraceView { height: auto; width: 1fr; }"
