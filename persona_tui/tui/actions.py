@@ -177,6 +177,7 @@ class Actions(AppStage):
             if text is not None and text != (conversation.system or ""):
                 self.attempt(lambda: conversation.set_system(text or None))
                 self.say(f"System prompt: {text}" if text else "No system prompt.")
+                self.show_status()
 
         conversation = self.chat.conversation
         explanation = "The model reads it before the conversation. It applies from the next reply on."

@@ -364,6 +364,8 @@ class PersonaApp(Actions):
             self._show_mix()
 
     def _show_mix(self) -> None:
+        if not self.busy:
+            self.replies.show()
         self.people.show()
         self.beside.show()
         self.mixer.show_fluency()
@@ -381,13 +383,14 @@ class PersonaApp(Actions):
 
     def show_status(self) -> None:
         """Draw the status line."""
-        mix, reply, context = self.chat.mix, self.replies.last, self.replies.context
+        mix, context = self.chat.mix, self.replies.context
         fluency = self.mixer.fluency()
         self.main.status.status = Status(
             model=self._model_state,
             voice=label(mix),
-            capping=mix.capping,
-            speed=reply.speed if reply else None,
+            capping=mix.capping if self._has_floor() else None,
+            system=" ".join((self.chat.system or "").split()),
+            speed=self.replies.speed,
             used=context.used,
             context=context.size,
             nearly_full=context.nearly_full,
@@ -395,6 +398,10 @@ class PersonaApp(Actions):
             broken=fluency.reason if fluency.broken and self.busy else "",
             watched=self._watched(),
         )
+
+    def _has_floor(self) -> bool:
+        engine = self.project.loaded_engine if self.model_ready else None
+        return engine is not None and engine.can_cap
 
     def _watched(self) -> str:
         """Say what judges what is said: a guard, a policy."""

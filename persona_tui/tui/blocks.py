@@ -72,9 +72,20 @@ class Note(Block):
 class Ruler(Block):
     """A line across the chat: from here on something is different."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, after: int | None = None) -> None:
+        """
+        Args:
+            text: what is different.
+            after: the message that it stands after, if it stands between messages.
+        """
         super().__init__()
-        self.text = text
+        self.text, self.after = text, after
+
+    def say(self, text: str) -> None:
+        """Say something else."""
+        if text != self.text:
+            self.text = text
+            self.changed()
 
     def _build(self, width: int) -> list[Content]:
         return [ruler_line(self.text, width)]

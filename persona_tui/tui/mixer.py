@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from persona_tui.chat.voice import difference
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.mix import Mix, parse_layers
 from persona_tui.tui import collector
-from persona_tui.tui.blocks import Ruler
 from persona_tui.tui.fluency import Fluency, FluencyMeter, fluent_limit
+from persona_tui.tui.readings import TokenReading
 from persona_tui.tui.screens.ask import AskScreen
 from persona_tui.tui.widgets.gauges import layers_text
 from persona_tui.tui.widgets.mixer import MixerState
 from persona_tui.tui.widgets.trace import Line, TracePoint
 
 if TYPE_CHECKING:
-    from persona_tui.model import TokenEvent
     from persona_tui.steering import SteeringEngine
     from persona_tui.tui.stage import AppStage
 
@@ -32,9 +30,6 @@ class Mixer:
 
     def __init__(self, app: AppStage) -> None:
         self._app = app
-        self._before = app.chat.mix  # what it was when the chat's last block was added
-        self._now = app.chat.mix
-        self._ruler: Ruler | None = None
         self._traced: Sequence[str] | None = None  # None = what goes without saying
         self._cosines: tuple[list[str], Mapping[tuple[str, str], float]] = ([], {})
         self._limit: float | None = None
@@ -50,30 +45,11 @@ class Mixer:
         """Take note that the chat is spoken with another mix."""
         if self._engine is not None:
             self._limit = self._fluent_limit(mix)
-        self._rule(mix)
 
     def opened(self) -> None:
         """Take note that another conversation is shown."""
-        self._before = self._now = self._app.chat.mix
-        self._ruler = None
         if self._engine is not None:
-            self._limit = self._fluent_limit(self._now)
-
-    def _rule(self, mix: Mix) -> None:
-        """Draw a ruler between two messages; changes that follow each other share one."""
-        previous, self._now = self._now, mix
-        chat = self._app.main.chat if self._app.is_running else None
-        if chat is None or self._app.busy or not chat.messages:
-            self._ruler = None
-            return
-        if self._ruler is None or not chat.blocks or chat.blocks[-1] is not self._ruler:
-            self._ruler, self._before = None, previous
-        text = difference(self._before, mix)
-        if self._ruler is not None:
-            chat.take_out(self._ruler)
-        self._ruler = Ruler(text) if text else None
-        if self._ruler is not None:
-            chat.add(self._ruler)
+            self._limit = self._fluent_limit(self._app.chat.mix)
 
     def _fluent_limit(self, mix: Mix) -> float | None:
         if mix.layers is not None or not mix.weights:
@@ -163,15 +139,19 @@ class Mixer:
         self._app.main.trace.clear()
         self._meter.clear()
 
-    def measure(self, events: Sequence[TokenEvent]) -> None:
+    def measure(self, readings: Iterable[TokenReading]) -> None:
         """Draw tokens of the reply in the trace and the fluency gauge."""
         trace = self._app.main.trace
-        for event in events:
-            if event.token_id >= 0:
-                trace.add(TracePoint(event.projections, event.capped))
-                self._meter.add(event.text, event.entropy)
+        for reading in readings:
+            trace.add(TracePoint(reading.projections, reading.lifted))
+            self._meter.add(reading.text, reading.entropy)
         trace.refresh()
         self.show_fluency()
+
+    def show_measures(self, readings: Iterable[TokenReading]) -> None:
+        """Draw a reply that was measured before, in place of the one that is drawn."""
+        self.clear_measures()
+        self.measure(readings)
 
     def end_measuring(self) -> None:
         """Take note that the reply that was measured has ended."""

@@ -14,11 +14,12 @@ if TYPE_CHECKING:  # torch is not imported before the first paint
 
 @dataclass(frozen=True)
 class TokenReading:
-    """A token, its projections by direction, and how far the floor lifted it."""
+    """A token, its projections by direction, how far the floor lifted it, and the entropy of its choice."""
 
     text: str
     projections: Mapping[str, float]
     lifted: float = 0.0
+    entropy: float = 0.0
 
     def on(self, direction: str) -> TokenValue:
         """Return its value on one direction."""
@@ -28,7 +29,9 @@ class TokenReading:
 def readings_of(events: Iterable[TokenEvent]) -> list[TokenReading]:
     """Return the readings of tokens; events without one are left out."""
     return [
-        TokenReading(event.text, event.projections, event.capped) for event in events if event.token_id >= 0
+        TokenReading(event.text, event.projections, event.capped, event.entropy)
+        for event in events
+        if event.token_id >= 0
     ]
 
 

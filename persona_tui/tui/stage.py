@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from textual import events
+from textual.widget import Widget
 
 from persona_tui.chat.chat import Chat
 from persona_tui.core.errors import PersonaTuiError
@@ -137,6 +138,10 @@ class AppStage(SturdyApp):
         self.notify(f"{what} is back.", markup=False)
 
     # --- keys
+
+    def sets_off(self, target: Widget) -> bool:
+        """Whether a key may move the focus: beside the prompt."""
+        return self.screen is self.main and target is not self.main.prompt
 
     def aim(self, event: events.Key | events.Paste) -> None:
         """Have what is typed beside the chat go to the prompt."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from textual import events
 from textual.app import App
 from textual.message import Message
+from textual.widget import Widget
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 else:
     _Pump = object
 
+_LONGEST = 1.0  # seconds that a key may take, if nothing is heard of it
 MOST_FAILURES = 50  # outside of handlers and actions; a screen that cannot even be painted is of no use
 
 
@@ -36,6 +38,14 @@ class Sturdy(_Pump):
             app.failed(error)
 
 
+class KeySettled(Message, bubble=True):
+    """Goes the way that a key has gone, behind it."""
+
+    def __init__(self, target: Widget, key: int, rounds: int = 2) -> None:
+        super().__init__()
+        self.target, self.key, self.rounds = target, key, rounds
+
+
 class SturdyApp(Sturdy, App[None]):
     """An app that survives what fails, and loses no key that is pressed before its screen is there.
 
@@ -48,6 +58,9 @@ class SturdyApp(Sturdy, App[None]):
         self.failures: list[Exception] = []
         self._early: list[events.Event] | None = []  # what was typed before; None = the screen is there
         self._unhandled = 0
+        self._key = 0
+        self._under_way = False  # whether a key is
+        self._waiting: list[events.Event] = []  # keys behind it
 
     def failed(self, error: Exception) -> None:
         """Say in one line what failed, and write it to the log."""
@@ -68,10 +81,58 @@ class SturdyApp(Sturdy, App[None]):
         for event in early:
             await self._deliver(event)
 
+    # --- one key after the other
+
     async def _deliver(self, event: events.Event) -> None:
-        if isinstance(event, events.Key | events.Paste) and not event.is_forwarded:
+        """Hand an event on; a key waits until what the one before it has set off is done.
+
+        Textual looks a key's binding up when the key has come back from the focused widget. If the next one
+        has moved the focus by then, it would be looked up in the wrong place.
+        """
+        if not isinstance(event, events.Key | events.Paste) or event.is_forwarded:
+            await super().on_event(event)
+        elif self._under_way:
+            self._waiting.append(event)
+        else:
             self.aim(event)
-        await super().on_event(event)
+            target = self.focused
+            await super().on_event(event)
+            if target is not None and isinstance(event, events.Key) and self.sets_off(target):
+                self._wait_for(target)
+
+    def sets_off(self, target: Widget) -> bool:
+        """Whether a key that a widget is given may move the focus."""
+        return False
+
+    @property
+    def keys_waiting(self) -> bool:
+        """Whether a key is still under way to what it does."""
+        return self._under_way
+
+    def _wait_for(self, target: Widget) -> None:
+        self._key += 1
+        self._under_way = target.post_message(KeySettled(target, self._key))
+        key = self._key
+        self.set_timer(
+            _LONGEST, lambda: self._settled(key)
+        )  # the widget may be gone, and the message with it
+
+    async def on_key_settled(self, message: KeySettled) -> None:
+        """Go on when a key has gone its way, and then what it has posted."""
+        message.stop()
+        if message.rounds > 1 and message.target.post_message(
+            KeySettled(message.target, message.key, message.rounds - 1)
+        ):
+            return
+        await self._settled(message.key)
+
+    async def _settled(self, key: int) -> None:
+        if key != self._key or not self._under_way:
+            return
+        self._under_way = False
+        waiting, self._waiting = self._waiting, []
+        for event in waiting:
+            await self._deliver(event)
 
     async def run_action(
         self,

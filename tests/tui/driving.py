@@ -84,6 +84,8 @@ async def _settle(app: App[None]) -> None:
         start = app.focused if app.focused is not None else app.screen
         for node in list(start.ancestors_with_self):
             await _processed(node)
+    while isinstance(app, PersonaApp) and app.keys_waiting and app.is_running:
+        await asyncio.sleep(0)
 
 
 async def _processed(node: MessagePump) -> None:

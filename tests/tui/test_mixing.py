@@ -82,7 +82,7 @@ async def test_changes_between_replies_share_a_ruler(workspace: Path) -> None:
         await say(pilot, "/persona trickster")
         assert rulers(app) == ["sage → trickster"]
         await say(pilot, "/safety off")
-        assert rulers(app) == ["sage → trickster", "capping off"]
+        assert rulers(app) == ["sage → trickster · capping off"], "where the first of them happened"
 
 
 async def test_a_change_in_mid_reply_is_ruled_and_recorded_where_it_happened(workspace: Path) -> None:

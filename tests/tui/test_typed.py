@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,14 @@ async def test_keys_that_come_all_at_once_keep_their_order(workspace: Path) -> N
             app.post_message(events.Key("space" if letter == " " else letter, letter))
         await until(pilot, lambda: len(app.main.prompt.text) == len(text), "all has arrived")
         assert app.main.prompt.text == text
+
+
+async def test_keys_behind_one_that_moves_the_focus_wait_for_it(workspace: Path) -> None:
+    async with running(workspace) as (app, pilot):
+        for key in ("f2", "enter", *"daily"):
+            app.post_message(events.Key(key, key if len(key) == 1 else None))
+        await until(pilot, lambda: app.main.prompt.text == "daily", "typed, and not sent")
+        assert len(app.chat.mix.weights) == 1 and not app.main.chat.messages
 
 
 async def test_space_acts_only_where_a_panel_was_entered_by_its_key(workspace: Path) -> None:
@@ -201,17 +210,19 @@ async def test_a_session_resumed_while_the_model_loads_keeps_its_persona(workspa
         await reply(pilot, app, "What is bread?")
         session = app.chat.session_id
     assert session is not None
-    app = PersonaApp(Project.open(workspace))
+    app, loads = PersonaApp(Project.open(workspace)), threading.Event()
+    app.worker.submit_turn(lambda: loads.wait(TIMEOUT))  # the model is not loaded before that
     try:
         async with app.run_test() as pilot:
-            assert not app.model_ready
             app.resume(session)
             app.main.prompt.replace_text("And salt?")
             await press(pilot, "enter")  # too early: it must not go to another conversation, nor get lost
+            assert app.main.prompt.text == "And salt?"
+            loads.set()
             await until(pilot, lambda: app.model_ready, "loaded")
             await until(pilot, lambda: app.chat.session_id == session, "resumed")
             assert app.chat.mix.weights == {"sage": 1.0} and app.chat.mix.strength == 0.25
-            assert app.main.prompt.text == "And salt?" or len(app.main.chat.messages) > 2
+            assert app.main.prompt.text == "And salt?"
             assert any("resumed as soon as" in note for note in notes(app))
     finally:
         assert app.worker.close(timeout=TIMEOUT)

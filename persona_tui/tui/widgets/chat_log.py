@@ -23,7 +23,7 @@ from textual.strip import Strip
 from textual.style import Style
 from textual.visual import Visual
 
-from persona_tui.tui.blocks import Block, MessageBlock, Note, Ruler
+from persona_tui.tui.blocks import Block, MessageBlock, Note
 from persona_tui.tui.sturdy import Sturdy
 
 SHOWN = 120  # blocks; older ones wait until the reader comes to the top
@@ -89,9 +89,7 @@ class ChatLog(Sturdy, ScrollView, can_focus=True):
         return [block for block in self.blocks if isinstance(block, Note)]
 
     def add(self, block: Block) -> None:
-        """Add something at the end. A ruler takes the place of one that nothing has followed yet."""
-        if isinstance(block, Ruler) and self.blocks and isinstance(self.blocks[-1], Ruler):
-            self.blocks.pop()
+        """Add something at the end."""
         self.blocks.append(block)
         self._first = max(self._first, len(self.blocks) - SHOWN) if self.following else self._first
         self.rearrange()

@@ -9,6 +9,7 @@ from textual.widget import Widget
 from persona_tui.tui.sturdy import Sturdy
 
 _CELLS = 5
+_SYSTEM = 28  # cells of the system prompt
 _FULL, _EMPTY = "━", "─"
 
 
@@ -19,7 +20,8 @@ class Status:
     Attributes:
         model: its name, or what is happening to it.
         voice: the personas and their strength.
-        capping: whether the floor is enforced.
+        capping: whether the floor is enforced; None = there is no floor.
+        system: the system prompt in force; "" = none.
         speed: tokens per second of the latest reply; None = no reply yet.
         used: tokens in the context; None = not counted yet.
         context: how many fit; None = not known.
@@ -31,7 +33,8 @@ class Status:
 
     model: str = ""
     voice: str = ""
-    capping: bool = True
+    capping: bool | None = None
+    system: str = ""
     speed: float | None = None
     used: int | None = None
     context: int | None = None
@@ -61,6 +64,7 @@ class StatusLine(Sturdy, Widget):
         """Return the facts, the most important first."""
         status = self.status
         capping = ("capping on", "") if status.capping else ("capping off", "$text-warning")
+        system = Content(f"system: {status.system}").truncate(_SYSTEM, ellipsis=True)
         return [
             fact
             for fact in (
@@ -68,10 +72,11 @@ class StatusLine(Sturdy, Widget):
                 Content.styled(status.voice, "$text-accent"),
                 Content.styled(status.broken, "bold $text-warning"),
                 Content.styled(status.watched, "$text-success"),
+                system.stylize("$text-secondary") if status.system else Content(""),
                 Content.styled(status.job, "$text-warning"),
                 self._gauge(),
                 Content(f"{status.speed:.0f} tok/s" if status.speed is not None else ""),
-                Content.styled(*capping),
+                Content.styled(*capping) if status.capping is not None else Content(""),
             )
             if fact
         ]
