@@ -45,6 +45,7 @@ from persona_tui.tui.messages import (
     ModelFailed,
     ModelNote,
     ModelReady,
+    OrdinaryMeasured,
     PaceMeasured,
     ReplyEnded,
 )
@@ -251,6 +252,10 @@ class PersonaApp(Actions):
     @on(PaceMeasured)
     def _pace_measured(self, message: PaceMeasured) -> None:
         self.people.pace_measured(message.pace)
+
+    @on(OrdinaryMeasured)
+    def _ordinary_measured(self, message: OrdinaryMeasured) -> None:
+        self.mixer.ordinary_measured(message)
 
     @on(ModelNote)
     def _model_note(self, message: ModelNote) -> None:

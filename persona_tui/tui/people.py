@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from textual.app import SystemCommand
 
 from persona_tui.chat import personas
+from persona_tui.chat.voice import shares
 from persona_tui.chat.work_commands import check_calibratable, describe_calibrated
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.jobs import Job, JobContext
@@ -91,17 +92,17 @@ class People:
     def show(self) -> None:
         """Draw the list of personas, the faders and the traces."""
         app = self._app
-        weights, panel = app.chat.mix.weights, app.main.personas
-        panel.show_rows([self._row(name, weights.get(name, 0.0)) for name in self._names])
+        parts, panel = shares(app.chat.mix), app.main.personas
+        panel.show_rows([self._row(name, parts.get(name, 0.0)) for name in self._names])
         if not app.model_ready:
             panel.say(_LOADING)
         app.main.mixer.show(self._mixer.state(self._loaded))
         self._mixer.show_traces()
 
-    def _row(self, name: str, weight: float) -> PersonaRow:
+    def _row(self, name: str, share: float) -> PersonaRow:
         about = self._about.get(name, {})
         traced = name in self._app.main.trace.names
-        return PersonaRow(name, name in self._loaded, weight, kind_of(about), about_line(about), traced)
+        return PersonaRow(name, name in self._loaded, share, kind_of(about), about_line(about), traced)
 
     # --- what is asked of the list
 

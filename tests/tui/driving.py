@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from persona_tui.core.mix import Mix
 from persona_tui.project.project import Project
 from persona_tui.tui.app import PersonaApp
 
-TIMEOUT = 60.0
+TIMEOUT = float(os.environ.get("PERSONA_TUI_PATIENCE", 60))  # more, where much else is going on
 LONG = 300.0  # for jobs that compute
 _CHARACTERS = {"space": " ", "slash": "/"}
 LONGEST = 1500  # tokens in a reply that does not end by itself

@@ -13,6 +13,7 @@ from textual.message import Message
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
+from persona_tui.chat.voice import share_in_words
 from persona_tui.core.workspace import TRAIT_PREFIX
 from persona_tui.tui.sturdy import Sturdy
 from persona_tui.tui.widgets.row_list import RowList
@@ -28,7 +29,7 @@ class PersonaRow:
     Attributes:
         name: its name.
         loaded: whether it has a fader.
-        weight: of its fader; 0 unless it speaks.
+        share: of the blend; 0 unless it speaks, 1 if it speaks alone.
         kind: what it was made from, in a word.
         about: what to know about it, in a line or two.
         traced: whether its projection is drawn.
@@ -36,7 +37,7 @@ class PersonaRow:
 
     name: str
     loaded: bool
-    weight: float = 0.0
+    share: float = 0.0
     kind: str = ""
     about: str = ""
     traced: bool = False
@@ -47,8 +48,9 @@ class PersonaRow:
         return self.name.startswith(TRAIT_PREFIX)
 
     def content(self, width: int) -> Content:
-        """Return the row's text: sign, name, and on the right its weight or its kind."""
-        right = f"{self.weight:+.2f}" if self.weight else "" if self.kind == "trait" else self.kind
+        """Return the row's text: sign, name, and on the right its share of the blend or its kind."""
+        blended = share_in_words(self.share) if abs(self.share) < 1 or self.share < 0 else "speaks"
+        right = blended if self.share else "" if self.kind == "trait" else self.kind
         right = f"{_TRACED} {right}".rstrip() if self.traced else right
         sign, style, name_style = self._signs
         room = max(width - 2 - len(right) - 1, 4)
@@ -60,7 +62,7 @@ class PersonaRow:
 
     @property
     def _signs(self) -> tuple[str, str, str]:
-        if self.weight:
+        if self.share:
             return _SPEAKING, "$text-accent", "bold"
         if self.loaded:
             return _LOADED, "$text-primary", ""

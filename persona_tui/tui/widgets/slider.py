@@ -99,6 +99,7 @@ class FloatSlider(Sturdy, Widget, can_focus=True):
         self.label = label
         self._caption = label if caption is None else caption
         self.low, self.high = low, high
+        self.shown: str | None = None  # what is written in place of the value
         self._step, self._big_step = step, big_step
         self._shape = shape
         self._label_width = label_width
@@ -250,7 +251,7 @@ class FloatSlider(Sturdy, Widget, can_focus=True):
     def render(self) -> Content:
         """Return the row: label, bar, value."""
         name = Content(self._caption).truncate(self._label_width, ellipsis=True)
-        value = f"{self.typed}_" if self._typing else self._shape.format(self.value)
+        value = f"{self.typed}_" if self._typing else self.shown or self._shape.format(self.value)
         style = "$text-warning" if self._typing else "$text-primary" if self.value else "dim"
         return Content.assemble(
             name.pad_right(self._label_width - name.cell_length),
