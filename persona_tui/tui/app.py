@@ -18,11 +18,13 @@ from textual import on
 from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
+from textual.theme import Theme
 
 from persona_tui.chat import SessionStore
 from persona_tui.chat.chat import Chat
 from persona_tui.chat.command import is_command, message_of
 from persona_tui.chat.voice import label
+from persona_tui.core.config import set_value
 from persona_tui.core.errors import PersonaTuiError, nearest
 from persona_tui.core.jobs import Job, ModelWorker
 from persona_tui.core.libraries import quiet_libraries
@@ -31,12 +33,13 @@ from persona_tui.project.project import Project
 from persona_tui.tui import collector, terminal
 from persona_tui.tui.actions import Actions
 from persona_tui.tui.bindings import known_ids
+from persona_tui.tui.blocks import Note
+from persona_tui.tui.empty import examples, welcome
 from persona_tui.tui.front import ScreenFront
-from persona_tui.tui.help import welcome
 from persona_tui.tui.history import PromptHistory
 from persona_tui.tui.inspection import Inspection
 from persona_tui.tui.job_board import JobBoard
-from persona_tui.tui.keys import ACTIONS, key_name
+from persona_tui.tui.keys import ACTIONS, key_name, key_of
 from persona_tui.tui.message_menu import MessageMenu
 from persona_tui.tui.messages import (
     JobChanged,
@@ -47,6 +50,7 @@ from persona_tui.tui.messages import (
     ModelReady,
     OrdinaryMeasured,
     PaceMeasured,
+    PreparationPriced,
     ReplyEnded,
 )
 from persona_tui.tui.mixer import Mixer
@@ -94,6 +98,7 @@ class PersonaApp(Actions):
         self._first_theme = choose_theme(
             project.settings.interface.theme, self.available_themes, os.environ, self.console.color_system
         )
+        self._kept_theme = self._first_theme
         project.on_note = self._tell_note
         self.chat = Chat(project, mix, saves=saves)
         self.worker = ModelWorker()
@@ -114,6 +119,7 @@ class PersonaApp(Actions):
             self, self.replies, self.beside, self.models, self._mixed, self._chat_opened
         )
         self.crashed = False
+        self._welcome: Note | None = None
         self.main = ChatScreen(self.slash.complete)
 
     def _tell_note(self, note: str) -> None:
@@ -147,12 +153,24 @@ class PersonaApp(Actions):
         """Apply the settings before anything is painted."""
         interface = self.project.settings.interface
         self.theme = self._first_theme
+        self.theme_changed_signal.subscribe(self, self._theme_chosen)
         self.set_keymap({name: keys for name, keys in interface.keys.items() if name in known_ids()})
+
+    def welcome(self) -> None:
+        """Say in an empty chat which model this is, and what to do; or again, now that more is known."""
+        content = welcome(self, self.people.next_step())
+        if self._welcome is None or self._welcome not in self.main.chat.blocks:
+            self._welcome = self.main.chat.note(content)
+        else:
+            self._welcome.say(content)
+            self.main.chat.rearrange()
+        asked = len(self.chat.conversation) > 0
+        self.main.prompt.examples = () if asked else examples(self.project.settings.model.name)
 
     async def on_ready(self) -> None:
         """Fill the screen, and load the model once the first paint is out."""
         self.main.prompt.sent = PromptHistory(SessionStore(self.project.workspace).folder / HISTORY_FILE)
-        self.main.chat.note(welcome(self))
+        self.welcome()
         for name in self._unknown_keys():
             self.main.chat.note(
                 f"interface.keys: {name} is not an action.{nearest(name, known_ids())}", error=True
@@ -163,6 +181,13 @@ class PersonaApp(Actions):
         if not self.is_headless:
             terminal.on_ending(self._told_to_end)
         await self.take_early_keys()
+
+    def _theme_chosen(self, theme: Theme) -> None:
+        """Keep a theme that was chosen, for the next runs."""
+        if theme.name == self._kept_theme:
+            return
+        self._kept_theme = theme.name
+        self.attempt(lambda: set_value(self.project.workspace.config_path, "interface.theme", theme.name))
 
     def _told_to_end(self, status: int) -> None:
         """Leave as `action_quit` does, with the exit status of a signal."""
@@ -198,6 +223,7 @@ class PersonaApp(Actions):
         self._collect_again()
         self.replies.context.size = message.context
         self.people.model_ready()
+        self.welcome()
         self.jobs.offer_unfinished(self.people.made)
         self._resume_waiting()
         self.slash.model_ready()
@@ -257,6 +283,10 @@ class PersonaApp(Actions):
     def _ordinary_measured(self, message: OrdinaryMeasured) -> None:
         self.mixer.ordinary_measured(message)
 
+    @on(PreparationPriced)
+    def _preparation_priced(self, message: PreparationPriced) -> None:
+        self.people.preparation_priced(message)
+
     @on(ModelNote)
     def _model_note(self, message: ModelNote) -> None:
         self.say(message.text)
@@ -285,6 +315,7 @@ class PersonaApp(Actions):
         elif editing is not None:
             self.attempt(lambda: self.menu.edited(editing, message.text))
         else:
+            self.main.prompt.examples = ()
             say = self.beside.send if self.beside.active else self.replies.send
             self.attempt(lambda: say(message_of(message.text)))
 
@@ -346,7 +377,9 @@ class PersonaApp(Actions):
         """Offer every action in the command palette, with Textual's own."""
         for action in ACTIONS:
             if action.palette:
-                yield SystemCommand(action.title, action.help, self._runner(action.action))
+                key = key_of(self, action.binding())
+                help = f"{key} · {action.help}" if key else action.help
+                yield SystemCommand(action.title, help, self._runner(action.action))
         yield from self.people.palette()
         yield SystemCommand("Change theme", "Choose from all colour themes", self.action_change_theme)
         yield SystemCommand(

@@ -65,6 +65,11 @@ class Note(Block):
         self.content = plain.stylize_before("$text-error" if error else _MUTED)
         self.error = error
 
+    def say(self, content: Content) -> None:
+        """Say something else."""
+        self.content = content.stylize_before(_MUTED)
+        self.changed()
+
     def _build(self, width: int) -> list[Content]:
         return self.content.wrap(width)
 

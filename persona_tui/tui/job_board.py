@@ -272,7 +272,8 @@ class JobBoard:
     def info(self, key: str) -> None:
         """Show all that is known of a job."""
         entry = self._entries[key]
-        self._app.push_screen(PageScreen(entry.name, Content(printable("\n".join(self._details(entry))))))
+        lines = self._app.own_words("\n".join(self._details(entry)))
+        self._app.push_screen(PageScreen(entry.name, Content(printable(lines))))
 
     def _details(self, entry: _Entry) -> list[str]:
         lines = [f"state     {entry.state}"]

@@ -13,6 +13,8 @@ from persona_tui.chat.personas import there
 from persona_tui.chat.work_commands import dataset_task
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.project.project import FromDescription
+from persona_tui.tui.theme import NAMES as THEMES
+from persona_tui.tui.theme import choose_theme
 
 if TYPE_CHECKING:
     from persona_tui.tui.inspection import Inspection
@@ -72,6 +74,13 @@ class Slash:
         yield self._action("init", "prepare", "prepare this model: axes and personas")
         yield self._action("monitors", "monitors", "layers, scores, thresholds of the monitors")
         yield self._action("traits", "traits", "what this conversation scores; thresholds, limits")
+        yield self._command(
+            "theme",
+            "[NAME]",
+            "dark, light or another theme; it stays",
+            self._theme,
+            lambda: [*THEMES, *self._app.available_themes],
+        )
         yield self._action("cancel", "cancel_job", "cancel the running job")
 
     def _action(self, name: str, action: str, help: str) -> Command:
@@ -93,6 +102,12 @@ class Slash:
             return ""
 
         return Command(name, f"/{name} {usage}".rstrip(), help, handler, lambda _: words())
+
+    def _theme(self, rest: str) -> None:
+        if rest:
+            self._app.theme = choose_theme(rest, self._app.available_themes, {})
+        else:
+            self._app.call_later(self._app.run_action, "change_theme")
 
     def _trace(self, rest: str) -> None:
         if not rest:

@@ -13,7 +13,7 @@ from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.jobs import Job, ModelWorker
 from persona_tui.project.project import Project
 from persona_tui.tui.keys import ACTIONS, key_of
-from persona_tui.tui.mistakes import reason
+from persona_tui.tui.mistakes import in_app_words, reason
 from persona_tui.tui.screens.chat import ChatScreen
 from persona_tui.tui.sturdy import SturdyApp
 
@@ -60,6 +60,10 @@ class AppStage(SturdyApp):
         """Draw the status line."""
         raise NotImplementedError
 
+    def welcome(self) -> None:
+        """Say in an empty chat which model this is, and what to do; or again, now that more is known."""
+        raise NotImplementedError
+
     def show_personas(self) -> None:
         """Look at the disk, and draw who is there."""
         raise NotImplementedError
@@ -80,7 +84,16 @@ class AppStage(SturdyApp):
 
     def say(self, text: str, error: bool = False) -> None:
         """Show a note in the chat."""
-        self.main.chat.note(text, error=error)
+        self.main.chat.note(self.own_words(text), error=error)
+
+    def own_words(self, text: str) -> str:
+        """Return a text with the app's ways in place of the command line's."""
+        return in_app_words(text, self.way_to)
+
+    def way_to(self, action: str) -> str:
+        """Return what an action is called, and its key: `Prepare this model (ctrl+r)`."""
+        title, key = next(known.title for known in ACTIONS if known.id == action), self.key_label(action)
+        return f"{title} ({key or self.key_label('palette')})"
 
     def show_error(self, error: Exception) -> None:
         """Say in the chat what went wrong, in one line."""
@@ -98,7 +111,7 @@ class AppStage(SturdyApp):
         """Say in one line what failed, and write it to the log; of a mistake of ours, all that is known."""
         if not isinstance(error, PersonaTuiError):
             self.failures.append(error)
-        text = reason(error)
+        text = self.own_words(reason(error))
         self.notify(text[:1].upper() + text[1:], severity="error", markup=False)
         self.jobs.log_error(error)
 

@@ -6,7 +6,7 @@ from textual.app import App, ComposeResult
 from textual.geometry import Offset
 from textual.selection import Selection
 
-from persona_tui.tui.blocks import Badge, Heading, MessageBlock, Note, Ruler
+from persona_tui.tui.blocks import Badge, Heading, MessageBlock, Note
 from persona_tui.tui.widgets.chat_log import SHOWN, ChatLog
 
 LONG = "word " * 60

@@ -94,9 +94,11 @@ class ChatLog(Sturdy, ScrollView, can_focus=True):
         self._first = max(self._first, len(self.blocks) - SHOWN) if self.following else self._first
         self.rearrange()
 
-    def note(self, text: str | Content, *, error: bool = False) -> None:
-        """Add a note."""
-        self.add(Note(text, error=error))
+    def note(self, text: str | Content, *, error: bool = False) -> Note:
+        """Add a note, and return it."""
+        note = Note(text, error=error)
+        self.add(note)
+        return note
 
     def take_out(self, block: Block) -> None:
         """Remove something."""

@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.message import Message
-from textual.widgets import OptionList, Static
+from textual.widgets import Button, OptionList, Static
 from textual.widgets.option_list import Option
 
 from persona_tui.chat.voice import share_in_words
@@ -144,10 +144,24 @@ class PersonasPanel(Sturdy, Vertical):
         """Return the panel's parts."""
         yield PersonaList(id="persona-list", compact=True)
         yield Static("", id="persona-about", markup=False)
+        yield Button("", id="prepare", variant="primary", compact=True)
         yield Static("", id="persona-note", markup=False)
+
+    @on(Button.Pressed, "#prepare")
+    async def _prepare(self) -> None:
+        await self.app.run_action("prepare")
+
+    def offer(self, text: str) -> None:
+        """Offer to prepare the model, in these words; "" = it is prepared."""
+        button = self.query_one("#prepare", Button)
+        button.display = bool(text)
+        button.label = text
+        if text:
+            self.say("No personas yet.")
 
     def on_mount(self) -> None:
         """Say that nothing is known yet."""
+        self.offer("")
         self.say("The model is loading.")
 
     def say(self, text: str) -> None:
@@ -157,7 +171,7 @@ class PersonasPanel(Sturdy, Vertical):
     def show_rows(self, rows: Sequence[PersonaRow]) -> None:
         """Show these personas."""
         self.query_one(PersonaList).show_rows(rows)
-        self.say(_LEGEND if rows else "No personas yet. Press n to make one.")
+        self.say(_LEGEND if rows else "No personas yet.")
         self._tell_about_marked()
 
     @on(OptionList.OptionHighlighted)
