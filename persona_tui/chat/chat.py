@@ -52,6 +52,7 @@ class Chat:
         guard: judges messages and replies.
         policy: which scores of traits replies may have; None = any.
         saves: whether it is saved as a session: from the first message on.
+        piped: whether nobody types at a terminal; lists of sessions can leave those out.
         writing: the reply that is being written, or waits for the model.
         compared: answers side by side of which none was kept yet.
         ended: set when somebody asks to leave.
@@ -73,7 +74,7 @@ class Chat:
         self.sampling_changes: dict[str, Any] = {}
         self.guard = project.new_guard()
         self.policy: Policy | None = None
-        self.saves = saves
+        self.saves, self.piped = saves, False
         self.writing: ChatReply | None = None
         self.compared: ChatReply | None = None
         self.ended = False
@@ -404,9 +405,9 @@ class Chat:
         if not self.saves or self._log is not None:
             return
         engine = self.project.loaded_engine
-        known = {}
+        known: dict[str, Any] = {"piped": True} if self.piped else {}
         if engine is not None:
-            known = {"fingerprint": engine.model.fingerprint, "source": engine.model.source}
+            known |= {"fingerprint": engine.model.fingerprint, "source": engine.model.source}
         log = self.store.create(self.project.settings.model.name, **known)
         if self.system:
             log.record("system", text=self.system)

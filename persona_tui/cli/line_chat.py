@@ -55,6 +55,7 @@ def line_chat(chat: Chat) -> None:
     Raises:
         PersonaTuiError: something went wrong and there is nobody to try again.
     """
+    chat.piped = not sys.stdin.isatty()
     try:
         _talk(chat, sys.stdin.isatty())
     finally:

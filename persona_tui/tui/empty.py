@@ -49,8 +49,7 @@ def welcome(app: AppStage, step: str) -> Content:
     """
     name = app.project.settings.model.name
     good_for, questions = _KNOWN.get(name, _OTHER)
-    engine = app.project.loaded_engine if app.model_ready else None
-    size = f", {_in_millions(engine.model.n_parameters)} parameters" if engine is not None else ""
+    size = f", {_in_millions(app.project.model.n_parameters)} parameters" if app.model_ready else ""
     lines = [
         Content.assemble("You are talking to ", (name, "bold $text-accent"), f"{size}."),
         Content(good_for),

@@ -110,7 +110,14 @@ _SECTIONS = (
     ("in the list of models", ("models_use", "models_type")),
     (
         "in the list of sessions",
-        ("sessions_resume", "sessions_search", "sessions_rename", "sessions_export", "sessions_delete"),
+        (
+            "sessions_resume",
+            "sessions_search",
+            "sessions_rename",
+            "sessions_export",
+            "sessions_delete",
+            "sessions_all",
+        ),
     ),
     ("in the list of traces", ("traces_tick", "traces_use")),
     ("in a dialog", ("dialog_leave", "dialog_help", "setting_use", "write_use", "write_editor")),
@@ -120,7 +127,7 @@ _SECTIONS = (
 _LEGEND = (
     (
         "strength",
-        "how loud the voice is: 0 = the plain model, about 0.3 = clearly in character, 1 = far too much",
+        "how loud the voice is: 0 = the plain model, about 0.3 = in character, 1 = far too much",
     ),
     ("share", "of a blend: who gives how much of the direction; −38% is turned round"),
     ("σ", "the spread of ordinary replies along an axis: 0 = their mean, −2σ is rare among them"),
@@ -133,14 +140,14 @@ _LEGEND = (
     ("▴", "a token that the floor has lifted"),
     (
         "guide",
-        "a token may be said only if the plain model gives it at least this share of its likeliest one's",
+        "what the plain model gives less than this share of its likeliest token is not said",
     ),
     ("from plain", "nats a token: how much more probable steering made what was said; 0 = the plain model"),
     ("size", "how long the added vector is, as a share of the model's own activations there"),
     ("fluency", "whether it still is language: repetition, uncertainty above this model's own, loudness"),
     (
         "guard",
-        "safe 0.31 > 0.12: the score, and the threshold that it has to be above; the monitor says of what",
+        "safe 0.31 > 0.12: the score, and the threshold that it has to be above",
     ),
     ("● ◐ ○ ~", "speaking, loaded (can be blended), on disk, traced"),
 )

@@ -146,9 +146,7 @@ ACTIONS = (
     Action("layers", "", "layers", "Steering layers", "Where personas are added"),
     Action("traces", "", "traces", "Trace", "Choose which projections are drawn under the chat"),
     Action("create", "", "create_persona", "New persona", "From an archetype, a description or prompts"),
-    Action(
-        "prepare", "ctrl+r", "prepare", "Prepare this model", "Extract the axes and the archetypes' personas"
-    ),
+    Action("prepare", "ctrl+r", "prepare", "Prepare this model", "Make its axes and a few personas"),
     Action("dataset", "", "dataset", "Write a data set", "Have the model write prompts and questions"),
     Action("cancel_job", "", "cancel_job", "Cancel the job", "The one that runs"),
     Action("resume_job", "", "resume_job", "Resume the job", "A job that an earlier run did not finish"),

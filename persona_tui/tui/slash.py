@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from persona_tui.chat import commands
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from persona_tui.tui.stage import AppStage
 
 
+_MOST_PATHS = 50
 _CHANGES_MESSAGES = ("regenerate", "continue", "edit", "branch", "resume", "new")
 
 
@@ -193,7 +195,8 @@ class Slash:
             return [(text, what) for text, what in self._names() if text.startswith(line.casefold())]
         if not self._app.model_ready:
             return ()
-        return [(offer, "") for offer in commands.complete(self._app.chat, line, self._known())]
+        offers = commands.complete(self._app.chat, line, self._known())
+        return [(offer, "") for offer in offers or _paths(line)]
 
     def _names(self) -> list[tuple[str, str]]:
         """Return what may be typed: every name, with a space where something follows."""
@@ -211,6 +214,23 @@ class Slash:
 
 
 _SCREENS = {"help": "show_help", "sessions": "sessions", "model": "model", "system": "system"}
+
+
+def _paths(line: str) -> list[str]:
+    """Return what a line becomes if its last word, the beginning of a path, is completed."""
+    front, _, word = line.rpartition(" ")
+    if "/" not in word and not word.startswith((".", "~")):
+        return []
+    folder, _, begun = word.rpartition("/")
+    try:
+        found = sorted(Path(folder or "/").expanduser().iterdir()) if "/" in word else [Path(word)]
+        names = [f"{each.name}/" if each.is_dir() else each.name for each in found]
+    except OSError:
+        return []
+    visible = [name for name in names if name.startswith(begun) and (begun or not name.startswith("."))]
+    return [
+        f"{front} {folder}/{name}" if "/" in word else f"{front} {word}/" for name in visible[:_MOST_PATHS]
+    ]
 
 
 def _message(rest: str) -> int | None:

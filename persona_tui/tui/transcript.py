@@ -90,7 +90,7 @@ def dividers(path: Sequence[Node], conversation: Conversation) -> dict[int, str]
     """Return where the voice changed between two messages of a path, and how: by the message before it."""
     found: dict[int, str] = {}
     now: Mix | None = None
-    for node, following in zip(path, [*path[1:], None], strict=True):
+    for node, following in zip(path, [*path[1:], None], strict=False):
         now = last_mix(node) or now
         begun = mix_of(following.runs[0]) if following is not None and following.runs else None
         chosen = conversation.mix_after(node.id)

@@ -20,6 +20,7 @@ from persona_tui.chat.chat import Chat
 from persona_tui.chat.export import write_export
 from persona_tui.core import trash
 from persona_tui.core.errors import PersonaTuiError, SessionError
+from persona_tui.tui.model_switch import short
 from persona_tui.tui.printable import printable
 from persona_tui.tui.screens.ask import AskScreen
 from persona_tui.tui.screens.confirm import ConfirmScreen
@@ -43,6 +44,7 @@ class SessionList(RowList):
         Binding("x", "screen.export", "export", id="sessions_export"),
         Binding("delete", "screen.delete", "delete", id="sessions_delete"),
         Binding("slash", "screen.search", "search", id="sessions_search"),
+        Binding("a", "screen.all", "all", id="sessions_all"),
     ]
 
 
@@ -53,6 +55,7 @@ class SessionsScreen(Dialog[str]):
         super().__init__()
         self._chat, self._store = chat, chat.store
         self._infos: dict[str, SessionInfo] = {}
+        self._all = False  # whether slight ones are listed, too
 
     def compose(self) -> ComposeResult:
         """Return the dialog."""
@@ -90,9 +93,11 @@ class SessionsScreen(Dialog[str]):
             rows = list(reversed(found.values()))
         else:
             rows = [(info, "") for info in self._store.list()]
-        self.app.call_from_thread(self._show, text, rows)
+        hidden = 0 if self._all or text.strip() else sum(info.is_slight for info, _ in rows)
+        rows = [row for row in rows if not hidden or not row[0].is_slight]
+        self.app.call_from_thread(self._show, text, rows, hidden)
 
-    def _show(self, text: str, rows: Sequence[tuple[SessionInfo, str]]) -> None:
+    def _show(self, text: str, rows: Sequence[tuple[SessionInfo, str]], hidden: int) -> None:
         if text != self._wanted or not self.is_mounted:
             return
         self._infos = {info.id: info for info, _ in rows}
@@ -101,18 +106,28 @@ class SessionsScreen(Dialog[str]):
         options.set_options([Option(self._row(info, excerpt), id=info.id) for info, excerpt in rows])
         ids = list(self._infos)
         options.highlighted = (ids.index(marked.id) if marked and marked.id in ids else 0) if ids else None
-        self._say("" if rows else _NONE_FOUND if text else _EMPTY)
+        left_out = f"{hidden} of one question or none are left out: a lists them, too." if hidden else ""
+        self._say(left_out or ("" if rows else _NONE_FOUND if text else _EMPTY))
 
     def _row(self, info: SessionInfo, excerpt: str) -> Content:
         here = info.id == self._chat.session_id
-        about = info.problem or f"{info.messages} messages · {info.model}"
+        facts = [info.voice or "no persona", f"{info.messages} messages", short(info.model)]
+        about = info.problem or " · ".join(fact for fact in facts if fact)
+        below = excerpt if excerpt and excerpt != info.title else info.last
         return Content.assemble(
             ("● " if here else "  ", "$text-accent"),
             (f"{_when(info.used)}  ", "dim"),
             (printable(info.title), "bold" if here else ""),
             (f"  {printable(about)}", "$text-error" if info.problem else "dim"),
-            (f"\n      {printable(excerpt)}" if excerpt and excerpt != info.title else "", "dim italic"),
+            "\n              ",
+            self._matched(printable(below)),
         )
+
+    def _matched(self, text: str) -> Content:
+        """Return a line with the words that were searched for."""
+        line, wanted = Content.styled(text, "dim italic"), self._wanted.strip().casefold()
+        start = text.casefold().find(wanted) if wanted else -1
+        return line if start < 0 else line.stylize("$text-accent bold", start, start + len(wanted))
 
     # --- doing
 
@@ -129,6 +144,11 @@ class SessionsScreen(Dialog[str]):
     def action_search(self) -> None:
         """Go to the search field."""
         self.query_one("#search").focus()
+
+    def action_all(self) -> None:
+        """List all sessions, or leave out the slight ones again."""
+        self._all = not self._all
+        self._look(self._wanted)
 
     def action_rename(self) -> None:
         """Ask for another title."""

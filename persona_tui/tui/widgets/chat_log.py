@@ -30,6 +30,7 @@ SHOWN = 120  # blocks; older ones wait until the reader comes to the top
 _MORE = 100  # of them that appear then
 _MARGIN = 2  # columns for the bar
 _BAR, _MARKED = "▌ ", "█ "
+_NEW_BELOW = "  ↓ new text below · end"
 
 
 class ChatLog(Sturdy, ScrollView, can_focus=True):
@@ -124,10 +125,12 @@ class ChatLog(Sturdy, ScrollView, can_focus=True):
 
     def rearrange(self) -> None:
         """Find out again where every block is, after one of them changed; the end stays in view if it was."""
-        following = self.following
+        following, height = self.following, self._tops[-1]
         self._measure()
         if following:
             self.follow()
+        else:
+            self._new_below |= self._tops[-1] > height
         self.refresh()
 
     def _measure(self) -> None:
@@ -158,11 +161,13 @@ class ChatLog(Sturdy, ScrollView, can_focus=True):
             self.scroll_to(y=self._tops[min(place, len(self._tops) - 1)], animate=False, force=True)
 
     _was_following = True
+    _new_below = False  # whether text has come below what is in view
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         """Show older blocks when the reader comes to the top."""
         super().watch_scroll_y(old_value, new_value)
         self._was_following = self.following
+        self._new_below &= not self.following
         if new_value <= 0 < self._first and old_value > new_value:
             self._show_older()
 
@@ -234,7 +239,9 @@ class ChatLog(Sturdy, ScrollView, can_focus=True):
         return max(self.size.height - self._tops[-1], 0)
 
     def render_line(self, y: int) -> Strip:
-        """Draw one row of the screen."""
+        """Draw one row of the screen; the last one says that there is new text below it."""
+        if self._new_below and y == self.size.height - 1:
+            return self._strip(Content.styled(_NEW_BELOW, "$text-accent"), self._room + _MARGIN)
         row = self.scroll_offset.y + y - self._lead
         if not 0 <= row < self._tops[-1]:
             return Strip.blank(self._room + _MARGIN, self.rich_style)

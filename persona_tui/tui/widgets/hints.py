@@ -1,4 +1,4 @@
-"""The last row: as many keys that do something where the focus is as there is room for; they can be clicked."""
+"""The last row: the keys that do something where the focus is, as many as fit; they can be clicked."""
 
 from textual import events
 from textual.app import ComposeResult
