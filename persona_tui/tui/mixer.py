@@ -266,7 +266,7 @@ class Mixer:
     def _line(self, engine: SteeringEngine, name: str) -> Line:
         floor = engine.floor_reading(name)
         unit = "σ" if name in _AXES else "" if name.startswith(TRAIT_PREFIX) else " of its own"
-        return Line(0.0 if floor is None else floor, floor is not None, unit)
+        return Line(floor, unit)
 
 
 def _where(mix: Mix, loudness: Mapping[int, float]) -> str:

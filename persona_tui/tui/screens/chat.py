@@ -60,11 +60,11 @@ class ChatScreen(Sturdy, Screen[None]):
             with Vertical(id="centre"):
                 yield Split(id="talk")
                 yield TraceView(id="trace")
+                yield MixerPanel(id="mixer")
                 yield completions
                 yield Static("", id="prompt-note", markup=False)
                 yield Prompt(completions, self._completer, id="prompt")
                 yield JobsPanel(id="jobs")
-            yield MixerPanel(id="mixer")
             yield Inspector(id="inspector")
         yield HintBar(id="hints")
 

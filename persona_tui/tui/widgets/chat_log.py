@@ -26,6 +26,7 @@ from textual.visual import Visual
 from persona_tui.tui.blocks import Block, MessageBlock, Note
 from persona_tui.tui.sturdy import Sturdy
 
+WIDEST = 100  # cells of a line of text; longer ones are hard to read
 SHOWN = 120  # blocks; older ones wait until the reader comes to the top
 _MORE = 100  # of them that appear then
 _MARGIN = 2  # columns for the bar
@@ -135,7 +136,7 @@ class ChatLog(Sturdy, ScrollView, can_focus=True):
 
     def _measure(self) -> None:
         width = self.scrollable_content_region.width
-        self._room = max(width - _MARGIN, 1)
+        self._room = max(min(width - _MARGIN, WIDEST), 1)
         heights = [len(block.lines(self._room)) + block.gap for block in self.blocks[self._first :]]
         self._tops = [0, *accumulate(heights)]
         self.virtual_size = Size(width, self._tops[-1])
@@ -244,12 +245,12 @@ class ChatLog(Sturdy, ScrollView, can_focus=True):
             return self._strip(Content.styled(_NEW_BELOW, "$text-accent"), self._room + _MARGIN)
         row = self.scroll_offset.y + y - self._lead
         if not 0 <= row < self._tops[-1]:
-            return Strip.blank(self._room + _MARGIN, self.rich_style)
+            return Strip.blank(self.scrollable_content_region.width, self.rich_style)
         place = self._place(row)
         block, line = self.blocks[self._first + place], row - self._tops[place]
         lines = block.lines(self._room)
         if line >= len(lines):
-            return Strip.blank(self._room + _MARGIN, self.rich_style)
+            return Strip.blank(self.scrollable_content_region.width, self.rich_style)
         return self._draw(block, line, lines[line], row)
 
     def _draw(self, block: Block, number: int, line: Content, row: int) -> Strip:
@@ -261,7 +262,8 @@ class ChatLog(Sturdy, ScrollView, can_focus=True):
             strip = self._strip(self._selected(line, row, selection))
             if selection is None:
                 self._strips[key] = strip
-        return Strip.join([self._front(block, marked), strip.apply_offsets(0, row)])
+        whole = Strip.join([self._front(block, marked), strip.apply_offsets(0, row)])
+        return whole.adjust_cell_length(self.scrollable_content_region.width, self.rich_style)
 
     def _strip(self, line: Content, width: int | None = None) -> Strip:
         room = width or self._room

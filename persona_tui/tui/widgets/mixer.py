@@ -135,9 +135,9 @@ class MixerPanel(Sturdy, Container):
                 id="guide",
             )
             yield FieldRow("layers", id="layers")
-            yield Gauges(id="gauges")
         with VerticalScroll(id="mixer-voices", can_focus=False):
             yield Vertical(id="faders")
+            yield Gauges(id="gauges")
             yield Static(_NOTHING, id="mixer-note", markup=False)
             yield Likeness(id="likeness")
 
@@ -177,7 +177,7 @@ class MixerPanel(Sturdy, Container):
         for name, weight in weights.items():
             fader = faders.get(name)
             if fader is None:
-                fader = FloatSlider(name, weight, caption=name.removeprefix(TRAIT_PREFIX))
+                fader = FloatSlider(name, weight, label_width=None, caption=name.removeprefix(TRAIT_PREFIX))
                 box.mount(fader)
             fader.value, fader.shown = weight, share_in_words(shares.get(name, 0.0))
             fader.refresh()

@@ -78,7 +78,7 @@ class FloatSlider(Sturdy, Widget, can_focus=True):
         step: float = STEP,
         big_step: float = BIG_STEP,
         shape: str = "{:+.2f}",
-        label_width: int = 10,
+        label_width: int | None = 10,
         caption: str | None = None,
         id: str | None = None,
     ) -> None:
@@ -91,7 +91,7 @@ class FloatSlider(Sturdy, Widget, can_focus=True):
             step: what an arrow key moves it by.
             big_step: the same with shift.
             shape: how the value is written.
-            label_width: cells for the label.
+            label_width: cells for the label; None = a third of the row.
             caption: what is shown as its label, if not that.
             id: of the widget.
         """
@@ -102,7 +102,7 @@ class FloatSlider(Sturdy, Widget, can_focus=True):
         self.shown: str | None = None  # what is written in place of the value
         self._step, self._big_step = step, big_step
         self._shape = shape
-        self._label_width = label_width
+        self._given_width = label_width
         self._dragging = self._typing = False
         self._pause: Timer | None = None
         self.set_reactive(FloatSlider.value, value)
@@ -238,6 +238,10 @@ class FloatSlider(Sturdy, Widget, can_focus=True):
         self.choose(round((self.low + share * (self.high - self.low)) / self._step) * self._step)
 
     # --- drawing
+
+    @property
+    def _label_width(self) -> int:
+        return max(10, self.size.width // 3) if self._given_width is None else self._given_width
 
     @property
     def _bar_start(self) -> int:
