@@ -41,6 +41,7 @@ class _Entry:
     stored: str | None = None  # under which key the request is on the disk
     told: bool = False  # whether `on_end` has been called
     fleeting: bool = False  # whether nobody wants to see it once it is done
+    beat: int = 0  # reports so far
 
     @property
     def state(self) -> str:
@@ -209,8 +210,10 @@ class JobBoard:
 
     def changed(self, job: Job[Any]) -> None:
         """Show a job's new state, and act on its end once."""
-        self.show()
         entry = next((entry for entry in self._entries.values() if entry.job is job), None)
+        if entry is not None:
+            entry.beat += 1
+        self.show()
         if entry is None or not job.ended or entry.told:
             return
         entry.told = True
@@ -348,5 +351,6 @@ def _row(key: str, entry: _Entry) -> JobRow:
         f"{progress.done}/{progress.total}" if progress.total else "",
         progress.rate,
         progress.detail if job.state == "running" else "",
-        job.seconds if job.ended else None,
+        job.seconds or None,
+        entry.beat,
     )

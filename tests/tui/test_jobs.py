@@ -53,7 +53,7 @@ async def test_a_row_shows_progress_time_left_throughput_and_the_prompt(workspac
 
     async with running(workspace, (120, 40)) as (app, pilot):
         app.jobs.submit("ask", work, lambda job: None)
-        await until(pilot, lambda: "▸ ask ████░░░░ 50%" in rows(app), "how far it is")
+        await until(pilot, lambda: "ask ████░░░░ 50%" in rows(app), "how far it is")
         assert "asking · 2/4 · " in rows(app) and "Why is the sky blue?" in rows(app)
         assert "ask 50%" in app.main.status.render().plain
         await press(pilot, "f4", "enter")

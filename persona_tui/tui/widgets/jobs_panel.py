@@ -22,6 +22,7 @@ from persona_tui.tui.widgets.row_list import RowList
 _NARROWEST = 40
 _BAR_WIDTH = 8
 _SIGNS = {"queued": "·", "running": "▸", "done": "✓", "failed": "✗", "cancelled": "–", "unfinished": "↻"}
+_TURNING = "▸▹"
 _STYLES = {
     "done": "$text-success",
     "failed": "bold $text-error",
@@ -45,7 +46,8 @@ class JobRow:
         count: how many units are done, and of how many.
         rate: units per second.
         detail: what exactly is in hand, such as a prompt.
-        seconds: how long it took, None while it has not ended.
+        seconds: how long it has taken, None while it waits.
+        beat: grows with every report.
     """
 
     key: str
@@ -58,15 +60,15 @@ class JobRow:
     rate: float | None = None
     detail: str = ""
     seconds: float | None = None
+    beat: int = 0
 
     def content(self) -> Content:
         """Return the row's text."""
-        parts: list[str | tuple[str, str]] = [
-            (f"{_SIGNS[self.state]} {self.name}", _STYLES.get(self.state, "bold"))
-        ]
+        parts: list[str | tuple[str, str]] = [(f"{self._sign} {self.name}", _STYLES.get(self.state, "bold"))]
         if self.state == "running" and self.fraction is not None:
             left = f" · {clock(self.eta)} left" if self.eta else ""
-            parts += [" ", bar(self.fraction), f" {self.fraction:.0%}{left}"]
+            been = f" · {clock(self.seconds)}" if self.seconds else ""
+            parts += [" ", bar(self.fraction), f" {self.fraction:.0%}{been}{left}"]
         below = " · ".join(self._facts()) if self.state == "running" else ""
         note = self.note or self.state
         if self.seconds and self.state == "done":
@@ -76,6 +78,11 @@ class JobRow:
         else:
             parts.append((f"\n  {' '.join(printable(below).split())}", "dim"))
         return Content.assemble(*parts)
+
+    @property
+    def _sign(self) -> str:
+        """The sign of its state; of a job under way, one that turns with every report: it is alive."""
+        return _TURNING[self.beat % len(_TURNING)] if self.state == "running" else _SIGNS[self.state]
 
     def _facts(self) -> list[str]:
         """Return what stands on the second line, the longest last: it may be cut off."""
