@@ -26,12 +26,15 @@ from persona_tui.chat.voice import short_label, speaking
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.mix import Mix
 from persona_tui.core.workspace import TRAIT_PREFIX, model_slug
+from persona_tui.monitors.second_opinion import Validator, validator_of_environment
 from persona_tui.project import models
 from persona_tui.project.models import ModelChoice
 from persona_tui.project.project import Project
 
 if TYPE_CHECKING:  # torch is not imported before a reply is written
+    from persona_tui.chat.review import Review
     from persona_tui.model import Sampling, TokenEvent
+    from persona_tui.monitors.guard import Guard
     from persona_tui.steering import SteeringEngine
     from persona_tui.traits.policy import Policy
 
@@ -50,6 +53,8 @@ class Chat:
         conversation: what was said, with its system prompt.
         sampling_changes: fields of `Sampling` that differ from the settings.
         guard: judges messages and replies.
+        validator: has the last word on replies while the guard is on; None = nobody. A workspace's settings
+            cannot name one: a folder from somebody else must not run commands, nor send away what is said.
         policy: which scores of traits replies may have; None = any.
         saves: whether it is saved as a session: from the first message on.
         piped: whether nobody types at a terminal; lists of sessions can leave those out.
@@ -73,6 +78,7 @@ class Chat:
         self.conversation = Conversation()
         self.sampling_changes: dict[str, Any] = {}
         self.guard = project.new_guard()
+        self.validator: Validator | None = validator_of_environment()
         self.policy: Policy | None = None
         self.saves, self.piped = saves, False
         self.writing: ChatReply | None = None
@@ -183,7 +189,7 @@ class Chat:
         self.conversation.set_system(text)
 
     def set_guard(self, mode: str) -> None:
-        """Guard in another mode: off, warn or refuse.
+        """Guard in another mode: off, warn, refuse or critique.
 
         Raises:
             MonitorError: there is no such mode, or no monitor to guard with.
@@ -314,12 +320,35 @@ class Chat:
             except BaseException:
                 reply.end("failed")
                 raise
-            yield from reply.write(engine, sampling, self.guard, self.policy)
+            yield from reply.write(engine, sampling, self.guard, self.policy, self.review)
         finally:
             if self.writing is reply:
                 self.writing = None
             if self.compared is reply and reply.empty:
                 self.compared = None
+
+    @property
+    def review(self) -> Review | None:
+        """What replies go through once they are written, as guard and settings say; None = nothing."""
+        from persona_tui.chat.review import Review
+
+        mode = self.guard.mode
+        if mode == "off" or (self.validator is None and mode != "critique"):
+            return None
+        return Review(self.validator, refuses=mode != "warn", critiques=mode == "critique")
+
+    def answer_again(self, reply: ChatReply) -> ChatReply | None:
+        """Begin another answer beside a draft that the model itself objects to; give it to `events`.
+
+        Front ends call this when a reply has ended. None = the reply stands. The second answer always does.
+        """
+        from persona_tui.chat.review import objects
+
+        if reply.node is None or reply.revises or reply.taken_back or not objects(reply.rows[0]):
+            return None
+        self.check_free()
+        self.writing = ChatReply.again(reply, self._mix)
+        return self.writing
 
     def write(self, reply: ChatReply) -> str:
         """Have the front end write a reply; what to show at once."""
@@ -369,12 +398,11 @@ class Chat:
         self.check_free()
         said = [f"Now talking to {choice.name}."]
         mix, lost = mix_there(self._mix, other)
-        guard, policy = other.new_guard(), self.policy
+        guard, policy = other.new_guard(self.guard.mode), self.policy
         try:
-            guard.set_mode(self.guard.mode)
+            guard.set_mode(guard.mode)
         except PersonaTuiError as error:
-            guard.set_mode("off")
-            lost.append(f"The guard is off: {error}.")
+            lost.append(_guard_without_monitor(guard, error))
         lacking = lacking_traits(policy, other)
         if lacking:
             policy = None
@@ -486,6 +514,15 @@ class Chat:
         if self._log is not None:
             log, self._log, self.conversation.record = self._log, None, None
             log.close()
+
+
+def _guard_without_monitor(guard: Guard, error: PersonaTuiError) -> str:
+    """Keep a guard that was to refuse from letting everything pass; what to say about it."""
+    problem = str(error).rstrip(".")
+    if guard.mode == "refuse":
+        return f"The guard cannot judge anything here, so nothing is answered: {problem}; or /guard off."
+    guard.set_mode("off")
+    return f"The guard is off: {problem}."
 
 
 def _without_silent(mix: Mix) -> Mix:

@@ -29,6 +29,8 @@ class Front:
         """Have a reply written, here or in the background; return what to show at once."""
         for _ in chat.events(reply):
             pass
+        if (again := chat.answer_again(reply)) is not None:
+            return self.write(chat, again)
         return reply.rows[0].text.strip() if reply.node is not None else answers_in_words(reply)
 
     def run(self, name: str, work: Work) -> str:
@@ -66,7 +68,7 @@ def answers_in_words(reply: ChatReply) -> str:
     if refusal is not None and reply.empty:
         return refusal.refusal
     parts = [
-        f"{letter}: {setting_in_words(row.mix)}\n{row.text.strip()}"
+        f"{letter}: {setting_in_words(row.mix, row.floor is not None)}\n{row.text.strip()}"
         for letter, row in zip(LETTERS, reply.rows, strict=False)
     ]
     if refusal is not None:

@@ -58,13 +58,22 @@ def _blend(chat: Chat, rest: str) -> str:
 def _safety(chat: Chat, rest: str) -> str:
     if rest:
         chat.change_mix(capping=switch(rest, "/safety on|off"))
-    return f"Capping is {'on' if chat.mix.capping else 'off'}."
+    return _as_enforced(chat, f"Capping is {'on' if chat.mix.capping else 'off'}.")
+
+
+def _as_enforced(chat: Chat, said: str) -> str:
+    """Return what is said about the floor, or what of it cannot be enforced instead."""
+    engine = chat.project.loaded_engine
+    return (engine.unenforced(chat.mix) if engine is not None else "") or said
 
 
 def _guard(chat: Chat, rest: str) -> str:
     if rest:
         chat.set_guard(rest)
-    return f"The guard is {chat.guard.mode}: {_GUARDING[chat.guard.mode]}."
+    said = f"The guard is {chat.guard.mode}: {_GUARDING[chat.guard.mode]}."
+    if chat.guard.mode != "off" and (weakness := chat.guard.weakness):
+        return f"{said} But it is {weakness}."
+    return said
 
 
 def _policy(chat: Chat, rest: str) -> str:
@@ -95,6 +104,7 @@ _GUARDING = {
     "off": "nothing is judged",
     "warn": "messages and replies get a badge",
     "refuse": "dangerous messages are not answered, dangerous replies are stopped",
+    "critique": "the model reads its draft, and answers again if that helps to do harm",
 }
 
 
@@ -105,14 +115,15 @@ def _floor(chat: Chat, rest: str) -> str:
     percentile = chat.mix.percentile
     if percentile is None:
         percentile = chat.project.settings.steering.safety_floor_percentile
-    return f"The floor lies at percentile {percentile:g} of ordinary replies."
+    return _as_enforced(chat, f"The floor lies at percentile {percentile:g} of ordinary replies.")
 
 
 def _axis(chat: Chat, rest: str) -> str:
     if rest:
         chat.change_mix(capping_axis=None if rest.casefold() in ("auto", *OFF) else rest.casefold())
     axis = chat.mix.capping_axis
-    return f"The floor is on the {axis} axis." if axis else "The floor is on the axis from the settings."
+    said = f"The floor is on the {axis} axis." if axis else "The floor is on the axis from the settings."
+    return _as_enforced(chat, said)
 
 
 def _layers(chat: Chat, rest: str) -> str:
@@ -187,10 +198,10 @@ VOICE: tuple[Command, ...] = (
     ),
     Command(
         "guard",
-        "/guard off|warn|refuse",
+        "/guard off|warn|refuse|critique",
         "judge messages and replies by their activations",
         _guard,
-        lambda _: ("off", "warn", "refuse"),
+        lambda _: ("off", "warn", "refuse", "critique"),
     ),
     Command(
         "policy",

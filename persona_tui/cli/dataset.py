@@ -1,4 +1,4 @@
-"""`dataset generate` and `dataset validate`."""
+"""`dataset generate`, `dataset import` and `dataset validate`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from persona_tui.cli.output import json_option, print_json, print_table
+from persona_tui.cli.output import check_free, echo, force_option, json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.core.errors import JobCancelled
@@ -25,7 +25,10 @@ def dataset() -> None:
 @json_option
 @pass_invocation
 def validate(invocation: Invocation, /, files: tuple[Path, ...], as_json: bool) -> None:
-    """Check every line, id and category, and look for near-duplicates.
+    """Check every line and id, the categories of questions and queries, and look for near-duplicates.
+
+    Of queries, also that no template is in both splits, and that no measuring set repeats what monitors are
+    fitted on.
 
     Without a FILE, all data sets of the workspace: prompts, personas, monitors, traits and policies. A FILE
     of your own may be a trait (.jsonl, .yaml), a policy (.yaml), or queries for monitors (.jsonl). The exit
@@ -66,13 +69,39 @@ def validate(invocation: Invocation, /, files: tuple[Path, ...], as_json: bool) 
         )
         for report in reports:
             for problem in report.problems:
-                click.echo(f"{report.path}: {problem}")
+                echo(f"{report.path}: {problem}")
     if not all(report.ok for report in reports):
         click.get_current_context().exit(1)
 
 
 def _categories(counts: dict[str, int]) -> str:
     return ", ".join(f"{category} {count}" for category, count in sorted(counts.items()))
+
+
+@dataset.command("import")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path))
+@force_option
+@pass_invocation
+def import_(invocation: Invocation, paths: tuple[Path, ...], force: bool) -> None:
+    """Read roles and traits of assistant-axis or persona_vectors as archetypes.
+
+    PATH is a .json file or a folder of them. Each becomes an archetype of its name: make a persona of it with
+    create --from-archetype, or all of them with init.
+    """
+    from persona_tui.core.files import atomic_write_text
+    from persona_tui.datasets.records import archetype_path
+    from persona_tui.formats.roles import read_role_files
+
+    workspace = invocation.project.workspace
+    roles = [role for path in paths for role in read_role_files(path)]
+    files = {role.name: archetype_path(workspace, role.name) for role in roles}
+    check_free(*files.values(), force=force)
+    for role in roles:
+        atomic_write_text(files[role.name], role.lines())
+        if role.left_out:
+            note(f"{role.name}: left out {role.left_out}.")
+    names = ", ".join(role.name for role in roles[:5]) + (", ..." if roles[5:] else "")
+    echo(f"Imported {len(roles)} archetypes: {names}")
 
 
 @dataset.command("generate")
@@ -83,7 +112,13 @@ def _categories(counts: dict[str, int]) -> str:
 )
 @click.option("--description", "-d", metavar="TEXT", help="Of an archetype: who it is.")
 @click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Another file.")
-@click.option("--replace", is_flag=True, help="Replace what is already in the file.")
+@click.option(
+    "--replace",
+    "--force",
+    "replace",
+    is_flag=True,
+    help="Replace what is already in the file, not add to it.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same records.")
 @pass_invocation
 def generate(
@@ -114,7 +149,7 @@ def generate(
         if is_main():
             for line in written.notes:
                 note(line)
-            click.echo(written.summary)
+            echo(written.summary)
 
     write(
         DatasetTask(kind, name or "", description or "", count),

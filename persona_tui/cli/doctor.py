@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 State = Literal["ok", "note", "WRONG"]
 
 _MIN_COLUMNS, _MIN_LINES = 80, 24
+_PROBE = 1 << 16  # bytes that are written to see whether that can be done
 _LITTLE_MEMORY = 2 * 2**30
 
 
@@ -68,6 +69,7 @@ def _checks(invocation: Invocation) -> Iterator[Check]:
         yield model
         yield _guarded("axes", lambda: _axes(project))
         yield _guarded("personas", lambda: _personas(project))
+        yield _guarded("monitor", lambda: _monitor(project))
     yield _guarded("terminal", _terminal)
 
 
@@ -141,7 +143,7 @@ def _check_writable(folder: Path) -> None:
 
     probe = folder / f".doctor-{os.getpid()}"
     try:
-        atomic_write_text(probe, "")
+        atomic_write_text(probe, "x" * _PROBE)  # a file without a byte has room on a full disk, too
     finally:
         probe.unlink(missing_ok=True)
 
@@ -160,6 +162,8 @@ def _axes(project: Project) -> tuple[State, str]:
     axes = project.personas.axes
     if axes is None:
         return "WRONG", f"none for {project.settings.model.name}: run persona-tui init"
+    if project.model_loaded and (unenforced := project.engine.unenforced(project.default_mix())):
+        return "WRONG", unenforced
     return "ok", f"{' and '.join(axes.names)}, layers {axes.layers[0]} to {axes.layers[-1]}"
 
 
@@ -171,6 +175,20 @@ def _personas(project: Project) -> tuple[State, str]:
         return "note", "none yet: run persona-tui init"
     found = f"{len(names)}: {', '.join(names)}"
     return ("note", f"{found}. {' '.join(project.notes)}") if project.notes else ("ok", found)
+
+
+def _monitor(project: Project) -> tuple[State, str]:
+    settings = project.settings.monitoring
+    if settings.monitor not in project.monitors.names():
+        guarded = settings.guard != "off"
+        return ("WRONG" if guarded else "note"), "none yet: run persona-tui monitor fit"
+    monitor = project.monitors.load(settings.monitor, project.model)
+    caught = monitor.caught
+    if monitor.weakness:
+        return "note", monitor.weakness
+    if caught is None:
+        return "note", f"{monitor.name}, never measured: run persona-tui monitor evaluate"
+    return "ok", f"{monitor.name} catches {caught['value']:.2f} of plain dangerous requests ({caught['on']})"
 
 
 def _terminal() -> tuple[State, str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from persona_tui.cli.output import json_option, print_json, print_table
+from persona_tui.cli.output import echo, json_option, print_json, print_table
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.project.about import about, sections
 
@@ -29,11 +29,13 @@ def list_(invocation: Invocation, loaded: bool, catalogue: bool, as_json: bool) 
     in_memory = project.personas.list_loaded()
     names = in_memory if loaded else project.personas.list_available()
     entries = [_entry(project, name, name in in_memory) for name in names]
+    for stranger in project.personas.strangers():
+        click.echo(stranger, err=True)
     if as_json:
         print_json(entries)
     elif not entries:
         which = "loaded" if loaded else "there"
-        click.echo(f"No personas are {which} for {project.settings.model.name}.", err=True)
+        echo(f"No personas are {which} for {project.settings.model.name}.", err=True)
     else:
         print_table([_row(entry) for entry in entries], header=["name", "loaded", "expression", "made from"])
 
@@ -52,7 +54,7 @@ def _list_catalogue(project: Project, as_json: bool) -> None:
     if as_json:
         print_json(entries)
     elif not entries:
-        click.echo("There are no archetypes: run `persona-tui init` to write some.", err=True)
+        echo("There are no archetypes: run `persona-tui init` to write some.", err=True)
     else:
         rows = [
             [
@@ -106,18 +108,43 @@ def _shortened(text: str, width: int = 60) -> str:
 
 @click.command()
 @click.argument("name")
+@click.option(
+    "--tokens", is_flag=True, help="What NAME means to the model: tokens that it raises and lowers."
+)
 @json_option
 @pass_invocation
-def info(invocation: Invocation, name: str, as_json: bool) -> None:
+def info(invocation: Invocation, name: str, tokens: bool, as_json: bool) -> None:
     """Show a persona's details."""
+    if tokens:
+        _tokens(invocation.project, name, as_json)
+        return
     details = about(invocation.project, name)
     if as_json:
         print_json(details)
         return
     for title, rows in sections(details).items():
         if title:
-            click.echo(f"\n{title}")
+            echo(f"\n{title}")
         print_table([[f"  {key}" if title else key, value] for key, value in rows])
+
+
+def _tokens(project: Project, name: str, as_json: bool) -> None:
+    """The tokens that a direction raises and lowers most, layer by layer."""
+    from persona_tui.pictures.tokens import token_shifts
+
+    vector = project.personas.get(name)
+    found = token_shifts(project.model, vector)
+    if as_json:
+        print_json([{"layer": each.layer, "raised": each.raised, "lowered": each.lowered} for each in found])
+        return
+    rows = [
+        [
+            str(each.layer),
+            *(" ".join(token.strip() or "·" for token, _ in side) for side in (each.raised, each.lowered)),
+        ]
+        for each in found
+    ]
+    print_table(rows, header=["layer", "raises", "lowers"])
 
 
 @click.command()
@@ -126,7 +153,7 @@ def info(invocation: Invocation, name: str, as_json: bool) -> None:
 def load(invocation: Invocation, name: str) -> None:
     """Load a persona, now and in later runs."""
     invocation.project.personas.load(name)
-    click.echo(f"Loaded {name}.")
+    echo(f"Loaded {name}.")
 
 
 @click.command()
@@ -139,7 +166,7 @@ def unload(invocation: Invocation, name: str) -> None:
     personas = invocation.project.personas
     if not personas.unload(name):
         raise PersonaNotFoundError(f'"{name}" is not loaded.{nearest(name, personas.list_loaded())}')
-    click.echo(f"Unloaded {name}.")
+    echo(f"Unloaded {name}.")
 
 
 @click.command()
@@ -156,12 +183,12 @@ def delete(invocation: Invocation, name: str, yes: bool) -> None:
     if not yes:
         _confirm(name)
     file = deletion.delete(project, name).file
-    click.echo(f"Deleted {file.path}. It is in the trash: {file.kept}")
+    echo(f"Deleted {file.path}. It is in the trash: {file.kept}")
 
 
 def _confirm(name: str) -> None:
     if not sys.stdin.isatty():
         raise click.UsageError("There is no terminal to ask on: add --yes.", click.get_current_context())
     if not click.confirm(f"Delete {name}?", err=True):
-        click.echo(f"Kept {name}.", err=True)
+        echo(f"Kept {name}.", err=True)
         click.get_current_context().exit(1)

@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
+from persona_tui.core.errors import GenerationError
 from persona_tui.model.batching import MemoryLimit, batches
 from persona_tui.model.blocks import device_of, find_decoder, text_config
 from persona_tui.model.generation import accepted_arguments, clear_memory_errors
-from persona_tui.model.residual import ResidualHooks, StopForward
+from persona_tui.model.residual import NOT_FINITE, ResidualHooks, StopForward
 
 T = TypeVar("T")
 
@@ -38,12 +39,14 @@ class Passage:
         start: the first token that counts.
         pick: the position to read on its own.
         stop: the token after the last one that counts; None = all up to the end of the text do.
+        parts: stretches that are read on their own.
     """
 
     ids: list[int]
     start: int
     pick: int
     stop: int | None = None
+    parts: Sequence[range] = ()
 
 
 def in_batches(
@@ -81,7 +84,9 @@ def read_passages(
     weights = torch.zeros(tokens.shape)
     for row, passage in enumerate(passages):
         weights[row, passage.start : passage.stop or len(passage.ids)] = 1
-    hooks.capture.watch(torch.arange(len(passages)), weights, torch.tensor([each.pick for each in passages]))
+    parts = [each.parts for each in passages] if any(each.parts for each in passages) else ()
+    picked = torch.tensor([each.pick for each in passages])
+    hooks.capture.watch(torch.arange(len(passages)), weights, picked, parts)
     try:
         with hooks, clear_memory_errors():
             decoder(input_ids=tokens, use_cache=False)
@@ -107,7 +112,10 @@ def response_logprobs(
         else:
             logits = model(input_ids=tokens, use_cache=False).logits[:, keep]
         sums = [_sum(logits[row], tokens[row], passage, first) for row, passage in enumerate(passages)]
-    result: list[float] = torch.stack(sums).tolist()
+    summed = torch.stack(sums)
+    if summed.isnan().any():
+        raise GenerationError(NOT_FINITE)
+    result: list[float] = summed.tolist()
     return result
 
 

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from persona_tui.core.errors import GenerationError
+from persona_tui.core.ranges import PLAUSIBILITY
 from persona_tui.model.blocks import device_of
 from persona_tui.model.interventions import Cap, Interventions
+from persona_tui.model.parts import part_means
 
 
 class StopForward(Exception):
@@ -41,6 +43,8 @@ class Capture:
         self._rows = torch.arange(rows)
         self._weights: Tensor | None = None
         self._pick: Tensor | None = None
+        self._parts: Sequence[Sequence[range]] = ()
+        self._part_means: dict[int, list[Tensor]] = {}
         self._placed: dict[torch.device, tuple[Tensor, Tensor]] = {}
         self._all_count = False  # every row's only position counts: the usual token of a single reply
         self._devices: frozenset[torch.device] = frozenset()
@@ -51,20 +55,27 @@ class Capture:
         for layer in self.layers:
             self._sum(layer, devices[layer])
 
-    def watch(self, rows: Tensor, weights: Tensor | None = None, pick: Tensor | None = None) -> None:
+    def watch(
+        self,
+        rows: Tensor,
+        weights: Tensor | None = None,
+        pick: Tensor | None = None,
+        parts: Sequence[Sequence[range]] = (),
+    ) -> None:
         """Say what to read in the next forward pass.
 
         Args:
             rows: `[n]`, which of the capture's rows the pass is about.
             weights: `[n, positions]`, 1 where a position counts for the mean; None = none does.
             pick: `[n]`, the position to keep as it is for each row; None = keep nothing.
+            parts: by row of the pass, stretches of positions whose means are kept one by one.
         """
         if rows is not self._rows or weights is not self._weights:
             self._placed.clear()
             shape = (self._shape[0], 1)
             everyone = weights is not None and weights.shape == shape and bool((weights == 1).all())
             self._all_count = everyone and not self._devices  # a compiled pass has one way only
-        self._rows, self._weights, self._pick = rows, weights, pick
+        self._rows, self._weights, self._pick, self._parts = rows, weights, pick, parts
         if self._all_count:
             self.counts += 1
         elif weights is not None:
@@ -77,6 +88,10 @@ class Capture:
         if self._pick is not None:
             pick = self._pick.to(hidden.device)
             self._picked[layer] = hidden[torch.arange(len(pick), device=hidden.device), pick].float()
+        if self._parts:
+            self._part_means[layer] = [
+                part_means(row, parts) for row, parts in zip(hidden, self._parts, strict=True)
+            ]
         if self._all_count:
             self._sum(layer, hidden.device).add_(hidden[:, 0])
         elif self._weights is not None:
@@ -102,6 +117,7 @@ class Capture:
     def means(self) -> Tensor:
         """`[rows, layers, hidden]` float32 on the CPU; a row without a counted position is zero."""
         stacked = torch.stack([self._sum(layer, torch.device("cpu")).cpu() for layer in self.layers], dim=1)
+        _check_finite(stacked)
         return stacked / self.counts.clamp(min=1)[:, None, None]
 
     def reset(self) -> None:
@@ -110,9 +126,29 @@ class Capture:
             summed.zero_()
         self.counts.zero_()
 
+    def part_means(self) -> list[Tensor]:
+        """By row, what was kept of its parts: `[parts, layers, hidden]` float32 on the CPU. [] of none."""
+        if not self._part_means:
+            return []
+        by_layer = [[row.cpu() for row in self._part_means[layer]] for layer in self.layers]
+        return [torch.stack(list(row), dim=1) for row in zip(*by_layer, strict=True)]
+
     def picked(self) -> Tensor:
         """The picked position of every row: `[rows, layers, hidden]` float32 on the CPU."""
-        return torch.stack([self._picked[layer].cpu() for layer in self.layers], dim=1)
+        picked = torch.stack([self._picked[layer].cpu() for layer in self.layers], dim=1)
+        _check_finite(picked)
+        return picked
+
+
+NOT_FINITE = (
+    "The model's numbers overflowed: lower the strength, or load it with --dtype bfloat16 or float32."
+)
+
+
+def _check_finite(read: Tensor) -> None:
+    """Raise a GenerationError if what was read of a pass holds NaN or infinity: no score means anything."""
+    if not read.isfinite().all():
+        raise GenerationError(NOT_FINITE)
 
 
 class _Site:
@@ -359,7 +395,7 @@ class ResidualHooks:
                 f"{len(values)} plausibilities were given for a batch of {self._all_rows} rows."
             )
         if wrong := [each for each in values if not 0 <= each <= 1]:
-            raise GenerationError(f"plausibility is {wrong[0]}; it must be from 0 (off) to 1.")
+            raise GenerationError(f"plausibility must be {PLAUSIBILITY}, not {wrong[0]:g}.")
         return values
 
     @property
@@ -407,7 +443,9 @@ class ResidualHooks:
 
     def traces_everywhere(self, device: torch.device, rows: int, positions: int) -> Tensor:
         """What the last pass saw at each of its positions, `[rows, positions, 1 + axes]`; see `traces`."""
-        return self._traces(device, (rows, positions))
+        traces = self._traces(device, (rows, positions))
+        _check_finite(traces)
+        return traces
 
     def _traces(self, device: torch.device, shape: tuple[int, ...]) -> Tensor:
         lifts = [site.lift.to(device) for site in self._sites.values() if site.lift is not None]

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from persona_tui.core.errors import GenerationError
 from persona_tui.model.control import control_tokens, template_text
+from persona_tui.model.template import EndlessTemplate, apply_template
 
 Message = dict[str, str]
 
@@ -160,15 +161,7 @@ def _templated(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], 
     template = template_text(tokenizer)
     if rendering.date is not None and "strftime_now" in template:
         template = _on_that_day(template, datetime.fromisoformat(rendering.date))
-    # Thinking models are asked to answer at once: a response is what is heard, and what is measured.
-    text = tokenizer.apply_chat_template(
-        list(messages),
-        chat_template=template,
-        tokenize=False,
-        add_generation_prompt=True,
-        enable_thinking=False,
-    )
-    return str(text)
+    return apply_template(tokenizer, messages, template)
 
 
 def _on_that_day(template: str, day: datetime) -> str:
@@ -255,6 +248,9 @@ def _accepted(tokenizer: PreTrainedTokenizerBase, turns: list[Message], renderin
     for form in forms:
         try:
             text = _templated(tokenizer, form, rendering)
+        except EndlessTemplate as error:
+            refusal = error
+            break
         except _REFUSALS as error:
             refusal = refusal or error
             continue
@@ -343,8 +339,15 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> l
     return encode_marked(tokenizer, control_tokens(tokenizer).mark(text), special=special)
 
 
+MOST_CHARACTERS = 1 << 23  # a tokenizer needs more than a hundred bytes for each
+
+
 def encode_marked(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> list[int]:
     """Return the token ids of a text whose contents were marked, as by `render_marked`."""
+    if len(text) > MOST_CHARACTERS:
+        raise GenerationError(
+            f"A text has {len(text):,} characters; more than {MOST_CHARACTERS:,} are not read at once."
+        )
     return control_tokens(tokenizer).encode(text, special=special)
 
 

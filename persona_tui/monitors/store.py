@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from persona_tui.core.documents import json_value
 from persona_tui.core.errors import MonitorError
 from persona_tui.core.lock import change
+from persona_tui.core.plain_files import read_plain
 from persona_tui.core.workspace import Workspace, safe_name
 from persona_tui.vectors.store import SUMMARY_FILE, VectorStore
 
 if TYPE_CHECKING:
     from persona_tui.model import ModelWrapper
+    from persona_tui.monitors.evaluation import Evaluation
     from persona_tui.monitors.monitor import SelfMonitor
 
 
@@ -82,6 +84,14 @@ class MonitorStore(VectorStore):
         self.write_summary()
         return path
 
+    def keep_evaluation(self, evaluation: Evaluation) -> None:
+        """Write an evaluation on the shipped sets beside its monitor, and what it found into the monitor."""
+        name = evaluation.monitor
+        evaluation.save(self.evaluation_path(name))
+        if (measured := evaluation.measured()) is not None:
+            self.load(name).measured_as(measured).save(self.path_of(name), inside=self.folder)
+        self.write_summary()
+
     def set_threshold(self, name: str, method: str, threshold: float | None = None) -> SelfMonitor:
         """Have a monitor use a method, at a threshold that somebody chose; None = the fitted one again.
 
@@ -101,9 +111,13 @@ class MonitorStore(VectorStore):
         monitor = self.load(name).with_threshold(method, threshold)
         path = self.evaluation_path(name)
         evaluation = load_evaluation(path) if path.is_file() else None
+        if evaluation is not None:
+            evaluation = judged_by(evaluation, monitor)
+            if (measured := evaluation.measured()) is not None:
+                monitor = monitor.measured_as(measured)
         monitor.save(self.path_of(name), inside=self.folder)
         if evaluation is not None:
-            judged_by(evaluation, monitor).save(path)
+            evaluation.save(path)
         self.write_summary()
         return monitor
 
@@ -115,7 +129,7 @@ class MonitorStore(VectorStore):
     def _rows(self, name: str) -> list[dict[str, Any]] | None:
         """The table of a monitor's last evaluation, if there was one that can be read."""
         try:
-            rows = json.loads(self.evaluation_path(name).read_text(encoding="utf-8"))["rows"]
+            rows = json_value(read_plain(self.evaluation_path(name)))["rows"]
         except (OSError, ValueError, KeyError, TypeError):
             return None  # it can be made again at any time
         return rows if isinstance(rows, list) else None

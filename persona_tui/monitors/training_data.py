@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from persona_tui.core.errors import DatasetError, VectorFileError
+from persona_tui.core.plain_files import read_plain
 from persona_tui.core.workspace import Workspace
 from persona_tui.datasets.records import queries_path, read_queries, read_statements, statements_path
 from persona_tui.datasets.schema import MonitorQuery
@@ -37,14 +38,19 @@ class TrainingData:
     def record(self) -> dict[str, Any]:
         """All of it for a monitor's file, so that it can be fitted again on another model."""
         columns = zip(
-            self.examples.queries, self.examples.safe, self.examples.groups, self.examples.harms, strict=True
+            self.examples.queries,
+            self.examples.safe,
+            self.examples.groups,
+            self.examples.harms,
+            self.examples.kinds,
+            strict=True,
         )
         return {
             "sources": list(self.sources),
             "statements": list(self.statements) if self.statements else None,
             "queries": [
-                {"query": query, "safe": bool(safe), "group": group, "harm": harm}
-                for query, safe, group, harm in columns
+                {"query": query, "safe": bool(safe), "group": group, "harm": harm, "kind": kind}
+                for query, safe, group, harm, kind in columns
             ],
         }
 
@@ -62,6 +68,7 @@ class TrainingData:
                 np.array([bool(row["safe"]) for row in rows], dtype=bool),
                 tuple(str(row["group"]) for row in rows),
                 tuple(row.get("harm") for row in rows),
+                tuple(str(row.get("kind") or "") for row in rows),
             )
             return cls(examples, (str(said[0]), str(said[1])) if said else None, tuple(record["sources"]))
         except (KeyError, TypeError, IndexError) as error:
@@ -78,6 +85,7 @@ def examples_of(queries: Iterable[MonitorQuery]) -> Examples:
         np.array([query.label == "safe" for query in found], dtype=bool),
         tuple(group_of(query) for query in found),
         tuple(query.category for query in found),
+        tuple(query.kind for query in found),
     )
 
 
@@ -123,4 +131,4 @@ def _statements(workspace: Workspace) -> tuple[str, str] | None:
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(read_plain(path)).hexdigest()

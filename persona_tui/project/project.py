@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from persona_tui.extraction.personas import PersonaStudio
     from persona_tui.model import ModelWrapper
     from persona_tui.monitors.evaluation import Evaluation
-    from persona_tui.monitors.guard import Guard
+    from persona_tui.monitors.guard import Guard, GuardMode
     from persona_tui.monitors.monitor import SelfMonitor
     from persona_tui.monitors.store import MonitorStore
+    from persona_tui.monitors.trade import Trade
     from persona_tui.steering.engine import SteeringEngine
     from persona_tui.traits.definition import TraitDefinition
     from persona_tui.traits.extract import Recipe
@@ -114,7 +115,7 @@ class Project:
         asked_model: the model's name as the settings have it; `settings` has what that stands for.
         on_model_load: called with the model's name before it loads, which may take minutes.
         notes: what is worth knowing about the vectors in use: that they were made on a near copy of the
-            model.
+            model, that a loaded one is damaged, or that a floor cannot be enforced.
         on_note: called with each of them once, on the thread that reads the vectors.
     """
 
@@ -252,6 +253,7 @@ class Project:
 
             model = self.model
             self._engine = SteeringEngine(model, self.personas, self.settings)
+            self._engine.on_note = self._note
         return self._engine
 
     @property
@@ -273,15 +275,23 @@ class Project:
 
         return TraitStore(self.workspace.traits_dir(self.slug), *self._made_on())
 
-    def new_guard(self) -> Guard:
-        """What judges the messages and replies of one chat; as the settings say until its mode is changed."""
+    def new_guard(self, mode: GuardMode | None = None) -> Guard:
+        """What judges the messages and replies of one chat, or of one answer, in whichever front end.
+
+        Given to the engine (`stream_rows`, `reply`) or to `ChatReply.write`, it keeps what the settings
+        promise. Where there is no monitor, it fails closed: nothing is answered.
+
+        Args:
+            mode: to guard in; None = as the settings say. It can be changed.
+        """
         from persona_tui.monitors.guard import Guard
 
         chosen, monitors = self.settings.monitoring, self.monitors
         guard = Guard(
             lambda: monitors.load(chosen.monitor, self.model),
-            chosen.guard,
+            mode or chosen.guard,
             lambda: monitors.check_exists(chosen.monitor),
+            lambda: monitors.load(chosen.monitor).weakness,
         )
         self._guards.add(guard)
         return guard
@@ -381,7 +391,7 @@ class Project:
     def check_new_name(self, name: str, source: Source) -> None:
         """Raise what `create_persona` would, as far as that is known without the model."""
         from persona_tui.datasets.generator import check_description
-        from persona_tui.datasets.records import archetype_path, find_archetype, list_archetypes
+        from persona_tui.datasets.records import check_archetype_free, find_archetype
 
         path = self.personas.path_of(name)
         check_case(path)
@@ -394,13 +404,12 @@ class Project:
         elif isinstance(source, FromPrompts):
             if not any(prompt.strip() for prompt in source.prompts):
                 raise PersonaTuiError("a persona needs at least one system prompt")
-        elif name in list_archetypes(self.workspace) and _hand_written(self.workspace, name):
-            raise PersonaTuiError(
-                f"{archetype_path(self.workspace, name)} was written by hand and would be replaced: "
-                f"choose another name, or --from-archetype {name}"
-            )
         else:
             check_description(source.description)
+            if not source.by_model:
+                check_archetype_free(self.workspace, name, self._prompts_of(source))
+            elif f"persona-{name}" not in self.partial().interrupted():
+                check_archetype_free(self.workspace, name)
 
     def extract_axes(self, context: JobContext) -> tuple[Axes, list[PersonaVector]]:
         """Extract the model's axes and the archetypes' personas, replacing what there is.
@@ -414,8 +423,21 @@ class Project:
         studio.extractor.announce(studio.axes_work())
         return studio.extract_axes()
 
-    def calibrate(self, name: str, context: JobContext) -> PersonaVector:
+    def calibrate(
+        self,
+        name: str,
+        context: JobContext,
+        prompts: Sequence[str] | None = None,
+        description: str | None = None,
+    ) -> PersonaVector:
         """Calibrate a persona or a trait (`trait:NAME`), and save it.
+
+        Args:
+            name: of the persona.
+            context: where progress goes.
+            prompts: system prompts of the character that it should sound like, kept with it; for what was
+                imported, whose file has none.
+            description: who that is, instead of `prompts`.
 
         Raises:
             PersonaNotFoundError: no persona has this name.
@@ -426,8 +448,20 @@ class Project:
         studio = self.studio(context)
         if name.startswith(TRAIT_PREFIX):
             return self._calibrate_trait(name, studio)
+        if description is not None:
+            prompts = self._prompts_of(FromDescription(description))
+        if prompts:
+            self._give_prompts(name, prompts, description)
         studio.extractor.announce(studio.calibration_work(name))
         return studio.calibrate(name)
+
+    def _give_prompts(self, name: str, prompts: Sequence[str], description: str | None) -> None:
+        from dataclasses import replace
+
+        persona = self.personas.get(name)
+        said = {"prompts": list(prompts)} | ({"description": description} if description else {})
+        given = replace(persona, metadata={**persona.metadata, **said})
+        processes().from_main(lambda: bool(self.personas.save(given)))
 
     def _calibrate_trait(self, name: str, studio: PersonaStudio) -> PersonaVector:
         from persona_tui.traits.definition import SIDES, find_definition
@@ -482,6 +516,7 @@ class Project:
         like: Path | None = None,
         method: str = "auto",
         seed: int = 0,
+        trade: Trade | None = None,
     ) -> SelfMonitor:
         """Fit a monitor and save it, replacing what has its name.
 
@@ -491,8 +526,9 @@ class Project:
             which: the data to fit on (see `training.load_training`).
             file: labelled queries of the user's own instead.
             like: the file of a monitor, of this model or another, to take the data from instead.
-            method: the one to use; "auto" = the best in cross-validation.
+            method: the one to use; "auto" = the one with the fewest false alarms in cross-validation.
             seed: of the folds.
+            trade: what its threshold has to achieve; by default `Trade()`.
 
         Raises:
             DatasetError: the data are missing, bad or too few.
@@ -510,8 +546,8 @@ class Project:
             data = load_training(self.workspace, which, file)
         partial = self.partial(context.log)
         recipe = {"model": " ".join(self.model.identity), "data": repr(data.record())}
-        with partial.job(f"monitor-{name}", recipe):
-            monitor = SelfMonitor.fit(self.model, data, name, method, seed, context, partial)
+        with partial.job(f"monitor-{name}", recipe), partial.rendered(self.model):
+            monitor = SelfMonitor.fit(self.model, data, name, method, seed, context, partial, trade)
             processes().from_main(lambda: self.monitors.save(monitor))
         self.forget_monitor()
         return monitor
@@ -530,12 +566,8 @@ class Project:
         self.monitors.check_exists(name)  # before the model loads
         sets = load_sets(self.workspace)
         found = evaluate(self.monitors.load(name, self.model), sets, context)
-
-        def save() -> None:
-            found.save(self.monitors.evaluation_path(name))
-            self.monitors.write_summary()
-
-        processes().from_main(save)
+        processes().from_main(lambda: self.monitors.keep_evaluation(found))
+        self.forget_monitor()
         return found
 
     def extract_traits(
@@ -562,7 +594,8 @@ class Project:
         )
         made = []
         for definition in definitions:
-            with partial.job(f"trait-{definition.name}", self._trait_recipe(definition, recipe)):
+            parts = self._trait_recipe(definition, recipe)
+            with partial.job(f"trait-{definition.name}", parts), partial.rendered(self.model):
                 trait = extractor.extract(definition, recipe)
                 processes().from_main(lambda trait=trait: bool(self.traits.save(trait)))  # type: ignore[misc]
             made.append(trait)
@@ -624,12 +657,6 @@ class Project:
             more = f" ({len(problems) - 1} more: `persona-tui dataset validate`)" if problems[1:] else ""
             raise DatasetError(f"{problems[0]}{more}")
         return sum(report.count for report in reports)
-
-
-def _hand_written(workspace: Workspace, archetype: str) -> bool:
-    from persona_tui.datasets.records import read_archetype
-
-    return any(prompt.source is None for prompt in read_archetype(workspace, archetype))
 
 
 def _with_chosen_model(settings: Settings) -> Settings:

@@ -19,8 +19,9 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from persona_tui.core.config import Settings, resolve_layers
-from persona_tui.core.errors import WorkspaceError
-from persona_tui.core.mix import Mix, check_percentile
+from persona_tui.core.errors import PersonaTuiError, WorkspaceError
+from persona_tui.core.mix import Mix
+from persona_tui.core.ranges import PERCENTILE
 from persona_tui.extraction.axes import capping
 from persona_tui.model import (
     Backend,
@@ -44,6 +45,21 @@ OnMix = Callable[[int, dict[str, Any]], None]  # a token's index, and the mix fr
 
 
 @dataclass(frozen=True)
+class Floor:
+    """A floor that is enforced.
+
+    Attributes:
+        axis: under which projections it lies.
+        percentile: of ordinary responses, where it lies.
+        layers: where activations are held above it; never empty.
+    """
+
+    axis: str
+    percentile: float
+    layers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Reply:
     """A finished reply.
 
@@ -53,7 +69,8 @@ class Reply:
         prompt_tokens: the length of the prompt.
         seconds: from the request to the last token.
         capped_tokens: at how many of the tokens the floor had to act.
-        finish: "stop", "length" or "cancelled".
+        floor: what it was held above; None if nothing was capped.
+        finish: "stop", "length", "cancelled" or, by a guard, "refused".
         nats_from_plain: how much more probable steering made its tokens, on average, in nats; None if it was
             not guided. See `mean_nats`.
     """
@@ -65,6 +82,7 @@ class Reply:
     capped_tokens: int
     finish: Finish
     nats_from_plain: float | None = None
+    floor: Floor | None = None
 
 
 class StreamGuard(Protocol):
@@ -84,6 +102,10 @@ class SteeringEngine:
     """Generates with any mix of personas, and with a floor that holds them back.
 
     Generating belongs to one thread; `mix`, `set_mix` and the other setters may be used from any.
+
+    Attributes:
+        on_note: told, in one sentence, whenever a reply begins with less than was asked for: without a floor
+            where there is none, or without the trace of a damaged file.
     """
 
     def __init__(self, model_wrapper: Backend, persona_manager: PersonaManager, config: Settings) -> None:
@@ -105,6 +127,7 @@ class SteeringEngine:
             capping=steering.capping,
             plausibility=steering.plausibility,
         )
+        self.on_note: Callable[[str], None] = lambda note: None
         self._caps: dict[tuple[str, float], tuple[Axes, dict[int, Cap]]] = {}
         self._live = Interventions.none()
         self._version = 0
@@ -149,7 +172,7 @@ class SteeringEngine:
         Raises:
             PersonaTuiError: the percentile is out of range.
         """
-        check_percentile(percentile)
+        PERCENTILE.check("a percentile", percentile)
         with self._lock:
             self._percentile = float(percentile)
             self.set_mix(self._mix)
@@ -167,7 +190,7 @@ class SteeringEngine:
             PersonaNotFoundError: it names a persona that does not exist.
             VectorFileError: a persona's or the axes' file cannot be used.
         """
-        composite = self.personas.get_composite(mix.weights, mix.safe, mix.layers)
+        composite = self.personas.get_composite(mix.weights, mix.safe, mix.layers, mix.plausibility > 0)
         steering: Mapping[int, Tensor] = {}
         if mix.strength:
             steering = {layer: mix.strength * vector for layer, vector in composite.items()}
@@ -181,16 +204,33 @@ class SteeringEngine:
         percentile and layers of the floor (None if nothing is capped); `vectors`, by persona, and
         `floor.file`: the SHA-256 of the files that they came from.
         """
-        live, floor = self.interventions(mix), None
-        if live.capping:
-            floor = {
-                "axis": self.capping_axis(mix),
-                "percentile": self._percentile if mix.percentile is None else mix.percentile,
-                "layers": sorted(live.capping),
-                "file": self.personas.digest(),
-            }
+        live, enforced, floor = self.interventions(mix), self.floor_of(mix), None
+        if enforced is not None:
+            floor = {**asdict(enforced), "layers": list(enforced.layers), "file": self.personas.digest()}
         files = {name: self.personas.digest(name) for name, weight in mix.weights.items() if weight}
         return {**asdict(mix), "added_at": sorted(live.steering), "floor": floor, "vectors": files}
+
+    def floor_of(self, mix: Mix) -> Floor | None:
+        """Return the floor that is enforced when a mix speaks; None if nothing is capped, wished or not."""
+        caps, axis = self._capping(mix) if mix.capping else {}, self.capping_axis(mix)
+        if not caps or axis is None:
+            return None
+        percentile = self._percentile if mix.percentile is None else mix.percentile
+        return Floor(axis, percentile, tuple(sorted(caps)))
+
+    def unenforced(self, mix: Mix) -> str:
+        """Return what of a mix' capping cannot be enforced, as one sentence; "" if all of it is."""
+        if not mix.capping:
+            return ""
+        axes, floor = self.personas.axes, self.floor_of(mix)
+        advice = "`persona-tui extract-axes` makes it"
+        if axes is None:
+            return f"Capping is on, but nothing is capped: {self.model.name} has no axes yet; {advice}."
+        bare = [layer for layer in self.capping_layers if floor is None or layer not in floor.layers]
+        if not bare:
+            return ""
+        there = f"at layer{'s' if len(bare) > 1 else ''} {', '.join(map(str, bare))} there is no floor"
+        return f"Capping is on, but {'nothing is capped: ' if floor is None else ''}{there}; {advice}."
 
     def _load(self, mix: Mix) -> None:
         loaded = self.personas.list_loaded()
@@ -283,11 +323,12 @@ class SteeringEngine:
         sampling: Sampling | None = None,
         system: str | None = None,
         stop: threading.Event | None = None,
+        guard: StreamGuard | None = None,
     ) -> Reply:
         """Answer a conversation at once; the arguments are those of `stream`."""
         started = time.monotonic()
-        conversation = _with_system(messages, system)
-        events = list(self._write(conversation, [mix], sampling, {}, stop))
+        conversation, mix = _with_system(messages, system), mix or self._mix
+        events = list(self._write(conversation, [mix], sampling, {}, stop, guard=guard))
         said = [event for event in events if event.token_id >= 0]
         return Reply(
             text="".join(event.text for event in events).strip(),
@@ -297,6 +338,7 @@ class SteeringEngine:
             capped_tokens=sum(event.capped > 0 for event in said),
             finish=events[-1].finish or "stop" if events else "cancelled",
             nats_from_plain=mean_nats(events),
+            floor=self.floor_of(mix),
         )
 
     def stream(
@@ -361,7 +403,7 @@ class SteeringEngine:
             self._load(self._mix)
         traces = self.traces([mix for mix in mixes if mix is not None])
         events = self._write(_with_system(messages, system), mixes, sampling, traces, stop, on_mix, guard)
-        yield from _scaled(events, traces)
+        yield from scaled(events, traces)
 
     def repeat(
         self,
@@ -409,6 +451,9 @@ class SteeringEngine:
         guard: StreamGuard | None = None,
     ) -> Iterator[TokenEvent]:
         sampling = sampling or self.sampling
+        for mix in mixes:
+            if unenforced := self.unenforced(mix or self._mix):
+                self.on_note(unenforced)
         watch = guard.watch if guard is not None else None
         events = self.model.stream(
             _same_seed(conversation, len(mixes), sampling),
@@ -466,13 +511,21 @@ class SteeringEngine:
 
     # Traces -------------------------------------------------------------------------------------------------
 
-    def traces(self, mixes: Sequence[Mix] = ()) -> dict[str, TraceScale]:
-        """What a stream's tokens are compared with: the axes, and every persona and trait that is loaded or
-        that one of `mixes` speaks with.
+    def traces(self, mixes: Sequence[Mix] = (), names: Iterable[str] | None = None) -> dict[str, TraceScale]:
+        """What a stream's tokens are compared with: the axes, and personas and traits.
+
+        Args:
+            mixes: whoever speaks in one of them is among these.
+            names: the others; None = all that are loaded, but for damaged files, which are noted (`on_note`).
+
+        Raises:
+            PersonaNotFoundError: one of them does not exist.
+            VectorFileError: the file of one of them cannot be used.
         """
         spoken = [name for mix in mixes for name, weight in mix.weights.items() if weight]
-        names = dict.fromkeys([*self.personas.list_loaded(), *spoken])
-        found = {name: vector_scale(self.personas.get(name)) for name in names}
+        loaded = self.personas.list_loaded() if names is None else ()
+        found = {name: scale for name in loaded if (scale := self._scale_of(name))}
+        found |= {name: vector_scale(self.personas.get(name)) for name in [*(names or ()), *spoken]}
         axes = self.personas.axes
         if axes is not None:
             found |= {
@@ -481,6 +534,14 @@ class SteeringEngine:
                 if name in axes.projections
             }
         return {name: trace for name, trace in found.items() if trace.vectors}
+
+    def _scale_of(self, name: str) -> TraceScale | None:
+        """The scale of what is only traced; None of a damaged file, which keeps nobody from talking."""
+        try:
+            return vector_scale(self.personas.get(name))
+        except PersonaTuiError as error:
+            self.on_note(f"{name} is not traced: {error} `persona-tui unload {name}` unloads it.")
+            return None
 
     def reread_reply(
         self,
@@ -505,14 +566,14 @@ class SteeringEngine:
         axes = {name: trace.vectors for name, trace in traces.items()}
         changes = {index: self.interventions(mix) for index, mix in (mixes or {}).items()}
         events = self.model.reread_reply(_with_system(messages, system), reply, axes, changes)
-        return list(_scaled(iter(events), traces))
+        return list(scaled(iter(events), traces))
 
     def reread_message(self, messages: Sequence[Message], system: str | None = None) -> list[TokenEvent]:
         """The user's last message, token by token, read without a mix; see `Backend.reread_message`."""
         traces = self.traces()
         axes = {name: trace.vectors for name, trace in traces.items()}
         events = self.model.reread_message(_with_system(messages, system), axes)
-        return list(_scaled(iter(events), traces))
+        return list(scaled(iter(events), traces))
 
     def floor_reading(self, name: str, mix: Mix | None = None) -> float | None:
         """Where the floor of a mix (by default the present one) lies on the scale of a trace.
@@ -574,8 +635,8 @@ def _scheduled(rows: Sequence[Mapping[int, Interventions]]) -> Callable[[], Inte
     return poll
 
 
-def _scaled(events: Iterator[TokenEvent], traces: Mapping[str, TraceScale]) -> Iterator[TokenEvent]:
-    """Events with their projections counted from what is ordinary."""
+def scaled(events: Iterator[TokenEvent], traces: Mapping[str, TraceScale]) -> Iterator[TokenEvent]:
+    """Return the events with their projections counted from what is ordinary."""
     for event in events:
         projections = {name: value - traces[name].ordinary for name, value in event.projections.items()}
         yield replace(event, projections=projections)

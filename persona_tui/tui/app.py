@@ -158,17 +158,22 @@ class PersonaApp(Actions):
 
     def welcome(self) -> None:
         """Say in an empty chat which model this is, and what to do; or again, now that more is known."""
-        content = welcome(self, self.people.next_step())
-        if self._welcome is None or self._welcome not in self.main.chat.blocks:
-            self._welcome = self.main.chat.note(content)
-        else:
+        content, asked = welcome(self, self.people.next_step()), len(self.chat.conversation) > 0
+        if self._welcome is not None and self._welcome in self.main.chat.blocks:
             self._welcome.say(content)
             self.main.chat.rearrange()
-        asked = len(self.chat.conversation) > 0
+        elif not asked:
+            self._welcome = self.main.chat.note(content)
         self.main.prompt.examples = () if asked else examples(self.project.settings.model.name)
 
     async def on_ready(self) -> None:
-        """Fill the screen, and load the model once the first paint is out."""
+        """Fill the screen, load the model once the first paint is out, and take what was typed before."""
+        try:
+            self._fill()
+        finally:
+            await self.take_early_keys()
+
+    def _fill(self) -> None:
         self.main.prompt.sent = PromptHistory(SessionStore(self.project.workspace).folder / HISTORY_FILE)
         self.welcome()
         for name in self._unknown_keys():
@@ -180,7 +185,6 @@ class PersonaApp(Actions):
         self.call_after_refresh(self.models.begin)
         if not self.is_headless:
             terminal.on_ending(self._told_to_end)
-        await self.take_early_keys()
 
     def _theme_chosen(self, theme: Theme) -> None:
         """Keep a theme that was chosen, for the next runs."""
@@ -426,7 +430,8 @@ class PersonaApp(Actions):
         self.main.status.status = Status(
             model=self._model_state,
             voice=label(mix),
-            capping=mix.capping if self._has_floor() else None,
+            capping=mix.capping,
+            capped=self.mixer.capped if self.model_ready else None,
             system=" ".join((self.chat.system or "").split()),
             speed=self.replies.speed,
             used=context.used,
@@ -436,10 +441,6 @@ class PersonaApp(Actions):
             broken=fluency.reason if fluency.broken and self.busy else "",
             watched=self._watched(),
         )
-
-    def _has_floor(self) -> bool:
-        engine = self.project.loaded_engine if self.model_ready else None
-        return engine is not None and engine.can_cap
 
     def _watched(self) -> str:
         """Say what judges what is said: a guard, a policy."""
@@ -473,6 +474,7 @@ def run_app(
     """
     quiet_libraries()
     terminal.forgive_input()
+    terminal.clean_output()
     mix = project.default_mix()
     mix = replace(
         mix,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +115,7 @@ class Mixer:
         state: dict[str, Any] = {
             "strength": mix.strength,
             "capping": mix.capping,
+            "capped": self.capped,
             "weights": weights,
             "shares": shares(mix),
             "plausibility": mix.plausibility,
@@ -124,6 +126,15 @@ class Mixer:
         except PersonaTuiError:  # said in the chat already
             pass
         return MixerState(**state)
+
+    @property
+    def capped(self) -> bool:
+        """Whether a floor is enforced if one is asked for; taken for granted until the model is there."""
+        engine = self._engine
+        try:
+            return engine is None or engine.floor_of(replace(self._app.chat.mix, capping=True)) is not None
+        except PersonaTuiError:  # said in the chat already
+            return False
 
     def _measured(self, engine: SteeringEngine, mix: Mix, loaded: Sequence[str]) -> dict[str, Any]:
         axes = engine.personas.axes

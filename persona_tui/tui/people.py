@@ -47,6 +47,7 @@ class People:
         self._measuring = False
         self._preparation: float | None = None  # seconds
         self._asks_to_prepare = False
+        self._unprepared = False  # whether the model lacks axes, or anybody to speak as
         self._answers: dict[str, Callable[[str], None]] = {
             "load": self.toggle_loaded,
             "speak": self.speak_as,
@@ -78,14 +79,10 @@ class People:
             with contextlib.suppress(PersonaTuiError):  # the same, if it is not about who speaks
                 chat.change_mix(weights={})
         self.refresh()
-        if not is_prepared(self._app.project):
+        if self._unprepared:
             self._price_preparation()
 
     # --- preparing a model
-
-    @property
-    def _unprepared(self) -> bool:
-        return self._app.model_ready and not is_prepared(self._app.project)
 
     def prepare_in_words(self) -> str:
         """Return the one path of a model without vectors: `Prepare this model: about 9 minutes (ctrl+r)`."""
@@ -160,6 +157,8 @@ class People:
             self._names = [*self._manager.list_available(), *self._manager.list_traits()]
             self._loaded = self._manager.list_loaded()
             self._about = {name: _metadata(self._manager, name) for name in self._names}
+            with contextlib.suppress(PersonaTuiError):  # damaged axes: whoever uses them says so
+                self._unprepared = not is_prepared(project)
         else:
             folder = project.workspace.personas_dir(project.slug)
             self._names = sorted(path.stem for path in folder.glob("*.safetensors"))

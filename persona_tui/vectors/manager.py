@@ -6,7 +6,6 @@ the next command.
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from persona_tui.core.documents import json_value
 from persona_tui.core.errors import (
     GenerationError,
     PersonaNotFoundError,
@@ -23,7 +23,8 @@ from persona_tui.core.errors import (
 from persona_tui.core.files import atomic_write_text
 from persona_tui.core.identity import ModelSketch
 from persona_tui.core.lock import change
-from persona_tui.core.plain_files import read_plain
+from persona_tui.core.plain_files import open_plain, read_plain
+from persona_tui.core.ranges import WEIGHT
 from persona_tui.core.workspace import TRAIT_PREFIX, check_case
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.files import SUFFIX
@@ -144,6 +145,10 @@ class PersonaManager:
         """Return the names of all personas on the disk, sorted."""
         return self._persona_files.names()
 
+    def strangers(self) -> list[str]:
+        """Return a sentence about each file beside personas and traits that is only read by importing it."""
+        return [*self._persona_files.strangers(), *self._trait_files.strangers()]
+
     def list_traits(self) -> list[str]:
         """Return the names of all traits on the disk, sorted, each with its prefix: `trait:patience`.
 
@@ -248,7 +253,11 @@ class PersonaManager:
         return self.get(name).direction(safe) if name in self.list_loaded() else None
 
     def get_composite(
-        self, weights: Mapping[str, float], safe: bool = True, layers: Sequence[int] | None = None
+        self,
+        weights: Mapping[str, float],
+        safe: bool = True,
+        layers: Sequence[int] | None = None,
+        guided: bool = False,
     ) -> dict[int, Tensor]:
         """Return a blend of personas at strength 1, layer to `[hidden]`; empty when nothing has weight.
 
@@ -256,20 +265,19 @@ class PersonaManager:
         sum, size the weighted mean of their sizes. Personas that were calibrated for different layers, as in
         older files, are all spread over all of those layers where each has a vector (see
         `PersonaVector.direction`), so that each is heard at every layer of the blend. With `layers`, all of
-        them are added there instead.
+        them are added there instead. `guided` says whether replies are written with the guide.
 
         Raises:
             PersonaNotFoundError: one of the names is unknown.
-            PersonaTuiError: a weight is not a finite number.
+            PersonaTuiError: a weight is out of its range.
             VectorFileError: a persona was not extracted at one of `layers`.
         """
         for name, weight in weights.items():
-            if not math.isfinite(weight):
-                raise PersonaTuiError(f'The weight of "{name}" must be a number, not {weight}.')
+            WEIGHT.check(f'the weight of "{name}"', weight)
         parts = {name: self.get(name) for name, by in weights.items() if by}
         if layers is None:
             layers = _common_layers(list(parts.values()))
-        directions = [persona.direction(safe, layers) for persona in parts.values()]
+        directions = [persona.direction(safe, layers, guided) for persona in parts.values()]
         amounts = [weights[name] for name in parts]
         places = sorted(directions[0]) if directions else []
         return {layer: blend([direction[layer] for direction in directions], amounts) for layer in places}
@@ -306,9 +314,9 @@ class PersonaManager:
     def _read_state(self) -> list[str]:
         """Return the remembered names. A damaged file only loses a convenience, so it counts as empty."""
         try:
-            state = json.loads(read_plain(self.vectors_dir / STATE_FILE))
+            state = json_value(read_plain(self.vectors_dir / STATE_FILE))
             names = state["loaded"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError):
             return []
         return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
@@ -318,7 +326,7 @@ class PersonaManager:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -119,8 +119,11 @@ def test_methods_and_thresholds_can_be_chosen(monitor: SelfMonitor) -> None:
 
 def test_a_dangerous_verdict_names_a_harm(monitor: SelfMonitor) -> None:
     never = monitor.with_method("probe", 2.0)  # nothing is that probable
-    verdict = never.check(BOMB)
     assert monitor.harms is not None
+    known = replace(never, harms=replace(monitor.harms, accuracy=0.9))
+    guessing = replace(never, harms=replace(monitor.harms, accuracy=0.3))
+    assert guessing.check(BOMB).category is None
+    verdict = known.check(BOMB)
     assert verdict.category in monitor.harms.names and 0 < (verdict.category_probability or 0) <= 1
     sure = replace(verdict, category="self_harm", category_probability=0.9)
     assert sure.badge.startswith("dangerous") and sure.badge.endswith("(self harm)")
@@ -147,16 +150,16 @@ def test_damaged_files_are_refused(saved: Path, monitor: SelfMonitor, model: Mod
     tensors, metadata = load_tensors(saved)
     method = metadata["detectors"][monitor.method]
     broken = [
-        ({**metadata, "kind": "persona"}, tensors, "not 'monitor'"),
+        ({**metadata, "kind": "axes"}, tensors, "not 'monitor'"),
         ({**metadata, "detectors": {}}, tensors, "no method"),
-        ({**metadata, "reply": {}}, tensors, "is missing"),
+        ({**metadata, "reply": {}}, tensors, "reply.method: Field required"),
         ({**metadata, "detectors": [1]}, tensors, "cannot be used"),
         (metadata, {name: each for name, each in tensors.items() if "probe" not in name}, "is missing"),
         (metadata, {**tensors, "content.safe": torch.ones(3, 2)}, "does not fit"),
         (
             {**metadata, "detectors": {monitor.method: {**method, "position": "nowhere"}}},
             tensors,
-            "no position",
+            "position: Input should be 'message'",
         ),
     ]
     for wrong, values, problem in broken:

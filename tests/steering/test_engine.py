@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from persona_tui.core.config import Settings, override
-from persona_tui.core.errors import PersonaNotFoundError, PersonaTuiError
+from persona_tui.core.errors import GenerationError, PersonaNotFoundError, PersonaTuiError, VectorFileError
 from persona_tui.model import Interventions, ModelWrapper, Request, Sampling, conversation
+from persona_tui.model.blocks import find_blocks
 from persona_tui.steering import Mix, SteeringEngine
 from persona_tui.vectors.manager import PersonaManager
 
@@ -76,18 +77,20 @@ def test_personas_of_different_layers_are_each_heard_at_every_layer_of_a_blend(
 
 
 def test_the_plans_methods_are_replies(engine: SteeringEngine) -> None:
-    steered = engine.reply(ASKED, mix=Mix({"sage": 1}, 0.7, capping=False)).text
+    default = engine.mix  # with the guide
+    steered = engine.reply(ASKED, mix=replace(default, weights={"sage": 1}, strength=0.7, capping=False)).text
     assert engine.generate("Who are you?", "sage", 0.7, enable_safety_capping=False) == steered
     prompted = engine.reply(conversation("Who are you?", "Be brief."), mix=FREE).text
     assert engine.generate("Who are you?", None, None, False, "Be brief.") == prompted
     blend = {"sage": 0.5, "trickster": 0.5}
-    assert engine.generate_with_composite("Who are you?", blend) == engine.reply(ASKED, mix=Mix(blend)).text
+    blended = engine.reply(ASKED, mix=replace(default, weights=blend)).text
+    assert engine.generate_with_composite("Who are you?", blend) == blended
 
 
 def test_the_default_strength_is_used_where_none_is_given(engine: SteeringEngine) -> None:
     assert engine.default_strength == 0.3
     engine.set_default_strength(0.8)
-    louder = engine.reply(ASKED, mix=Mix({"sage": 1}, 0.8)).text
+    louder = engine.reply(ASKED, mix=replace(engine.mix, weights={"sage": 1})).text
     assert engine.generate("Who are you?", "sage") == louder
     assert engine.mix.strength == 0.8
 
@@ -312,6 +315,19 @@ def test_loudness_is_a_share_of_ordinary_activations(engine: SteeringEngine, man
     assert engine.loudness(Mix()) == {}
 
 
+def test_without_the_guide_a_persona_is_as_loud_as_that_allows(
+    engine: SteeringEngine, manager: PersonaManager
+) -> None:
+    sage = manager.get("sage")
+    assert sage.calibration is not None
+    both = replace(sage.calibration, plausibility=0.02, unguided_gain=sage.calibration.gain / 2)
+    manager.save(sage.with_calibration(both))
+    guided = Mix({"sage": 1}, 1, capping=False, plausibility=0.02)
+    loud, quiet = (engine.interventions(mix).steering for mix in (guided, replace(guided, plausibility=0.0)))
+    torch.testing.assert_close(loud[4], 2 * quiet[4])
+    torch.testing.assert_close(loud[4], sage.direction()[4])
+
+
 def test_other_layers_can_be_chosen(engine: SteeringEngine) -> None:
     own = engine.interventions(Mix({"sage": 1}, 1, capping=False)).steering
     chosen = engine.interventions(Mix({"sage": 1}, 1, capping=False, layers=(4, 3))).steering
@@ -327,3 +343,70 @@ def test_steering_towards_a_persona_shows_in_its_trace(engine: SteeringEngine) -
         return events[0].projections["sage"]
 
     assert trace(0.5) > trace(0.0) > trace(-0.5)
+
+
+def test_what_is_reported_of_the_floor_is_what_was_done(
+    engine: SteeringEngine, model: ModelWrapper, manager: PersonaManager, settings: Settings
+) -> None:
+    told: list[str] = []
+    engine.on_note = told.append
+    reply = engine.reply(ASKED, mix=Mix())
+    assert reply.floor is not None and reply.floor.layers == engine.capping_layers and not told
+    assert engine.reply(ASKED, mix=Mix(capping=False)).floor is None and not told
+
+    (manager.vectors_dir / "axes.safetensors").unlink()
+    bare = SteeringEngine(model, PersonaManager(manager.vectors_dir, model.fingerprint, model.name), settings)
+    bare.on_note = told.append
+    assert bare.reply(ASKED, mix=Mix()).floor is None
+    assert bare.describe(Mix())["floor"] is None
+    assert len(told) == 1 and "nothing is capped: tiny has no axes yet" in told[0]
+
+
+def test_layers_without_a_floor_are_named(
+    model: ModelWrapper, manager: PersonaManager, settings: Settings
+) -> None:
+    there = manager.axes.layers[-1] if manager.axes is not None else 0
+    for layers, words in (([0, there], "at layer 0 there is no floor"), ([0, 1], "nothing is capped")):
+        engine = SteeringEngine(model, manager, override(settings, {"steering.capping_layers": layers}))
+        floor = engine.floor_of(Mix())
+        assert (floor.layers if floor else ()) == tuple(layer for layer in layers if layer == there)
+        assert words in engine.unenforced(Mix())
+        assert engine.unenforced(Mix(capping=False)) == ""
+
+
+def test_one_damaged_file_that_is_loaded_keeps_nobody_from_talking(
+    engine: SteeringEngine, manager: PersonaManager, model: ModelWrapper, settings: Settings
+) -> None:
+    for name in ("sage", "explorer"):
+        manager.load(name)
+    path = manager.path_of("explorer")
+    path.write_bytes(path.read_bytes()[:200])
+    fresh = SteeringEngine(model, PersonaManager(manager.vectors_dir, model.fingerprint), settings)
+    told: list[str] = []
+    fresh.on_note = told.append
+    events = list(fresh.stream(ASKED, mix=SAGE))
+    assert "sage" in events[0].projections and "explorer" not in events[0].projections
+    assert len(told) == 1 and str(path) in told[0] and "persona-tui unload explorer" in told[0]
+    with pytest.raises(VectorFileError):  # who speaks must be there whole
+        list(fresh.stream(ASKED, mix=Mix({"explorer": 1})))
+    fresh.personas.unload("explorer")
+    told.clear()
+    list(fresh.stream(ASKED, mix=SAGE))
+    assert not told
+
+
+def test_numbers_that_overflow_end_in_one_line_however_they_are_read(
+    engine: SteeringEngine, model: ModelWrapper
+) -> None:
+    huge = Interventions({4: torch.full((model.hidden_size,), 3e38)})
+    with pytest.raises(GenerationError, match="numbers overflowed"):
+        model.generate([Request(ASKED)], engine.sampling, huge)
+    with pytest.raises(GenerationError, match="numbers overflowed"):
+        model.reread_reply(ASKED, "No.", {"there": {5: torch.ones(model.hidden_size)}}, {0: huge})
+    block = find_blocks(model.model)[2]
+    hook = block.register_forward_hook(lambda module, args, output: output * torch.nan)
+    try:
+        with pytest.raises(GenerationError, match="numbers overflowed"):
+            model.read([ASKED], [4])
+    finally:
+        hook.remove()

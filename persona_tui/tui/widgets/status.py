@@ -6,6 +6,7 @@ from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
 
+from persona_tui.chat.setting import capping_in_words
 from persona_tui.tui.sturdy import Sturdy
 
 _CELLS = 5
@@ -20,7 +21,8 @@ class Status:
     Attributes:
         model: its name, or what is happening to it.
         voice: the personas and their strength.
-        capping: whether the floor is enforced; None = there is no floor.
+        capping: whether a floor is asked for.
+        capped: whether it is enforced; None = not known yet.
         system: the system prompt in force; "" = none.
         speed: tokens per second of the latest reply; None = no reply yet.
         used: tokens in the context; None = not counted yet.
@@ -33,7 +35,8 @@ class Status:
 
     model: str = ""
     voice: str = ""
-    capping: bool | None = None
+    capping: bool = True
+    capped: bool | None = None
     system: str = ""
     speed: float | None = None
     used: int | None = None
@@ -63,7 +66,8 @@ class StatusLine(Sturdy, Widget):
     def _facts(self) -> list[Content]:
         """Return the facts, the most important first."""
         status = self.status
-        capping = ("capping on", "") if status.capping else ("capping off", "$text-warning")
+        words = "" if status.capped is None else capping_in_words(status.capping, status.capped)
+        capping = (words, "" if status.capping and status.capped else "$text-warning")
         system = Content(f"system: {status.system}").truncate(_SYSTEM, ellipsis=True)
         return [
             fact
@@ -76,7 +80,7 @@ class StatusLine(Sturdy, Widget):
                 Content.styled(status.job, "$text-warning"),
                 self._gauge(),
                 Content(f"{status.speed:.0f} tok/s" if status.speed is not None else ""),
-                Content.styled(*capping) if status.capping is not None else Content(""),
+                Content.styled(*capping),
             )
             if fact
         ]
