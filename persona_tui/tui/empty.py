@@ -54,15 +54,13 @@ def welcome(app: AppStage, step: str) -> Content:
         Content.assemble("You are talking to ", (name, "bold $text-accent"), f"{size}."),
         Content(good_for),
         Content(""),
-        Content.assemble(
-            "Type a message and press enter, or press ", ("tab", "$text-accent"), " for one of these:"
-        ),
+        Content.assemble("Type a message; ", ("tab", "$text-accent"), " writes one of these:"),
         *(Content.assemble("  › ", (question, "italic")) for question in questions),
         Content(""),
         Content.assemble(("Next: ", "bold"), step),
         Content.assemble(
             (app.key_label("help"), "$text-accent"),
-            " all keys, once more what the words mean · ",
+            " keys and words · ",
             ("/", "$text-accent"),
             " commands · ",
             (app.key_label("quit"), "$text-accent"),

@@ -21,6 +21,7 @@ _DOTS = 4  # of a braille character, one above the other
 _BRAILLE = 0x2800
 _LEFT, _RIGHT = (0x40, 0x04, 0x02, 0x01), (0x80, 0x20, 0x10, 0x08)  # its dots, from the bottom up
 _ZERO, _FLOOR, _LIFTED = "┈", "─", "▴"
+_ORDINARY = "0 ordinary"
 _Cell = tuple[str, str]
 
 
@@ -123,7 +124,8 @@ class TraceView(Sturdy, Widget):
         label = Content(name.removeprefix(TRAIT_PREFIX)).truncate(_LABEL_WIDTH - 1, ellipsis=True)
         first = label.pad_right(_LABEL_WIDTH - label.cell_length)
         facts = self._facts(name, line, scale)
-        facts[0] = (f"{latest:+.2f}{line.unit}" if latest is not None else "·", "")
+        said = f"{latest:+.2f}{line.unit}" if latest is not None else "·"
+        facts[0] = (f"{said} · {_ORDINARY}" if not scale.row(0.0) else said, "")
         return [
             Content.assemble(
                 first if not row else " " * _LABEL_WIDTH, *cells[row], " ", facts.get(row, ("", ""))
@@ -133,7 +135,8 @@ class TraceView(Sturdy, Widget):
 
     def _facts(self, name: str, line: Line, scale: _Scale) -> dict[int, _Cell]:
         """Say on the right what the lines are, by row; the first row is for the latest value."""
-        found = {max(scale.row(0.0), 1): ("0 ordinary", "dim")}
+        zero = scale.row(0.0)  # in the first row it is told beside the latest value
+        found = {zero: (_ORDINARY, "dim")} if zero else {}
         if name.startswith(TRAIT_PREFIX):
             found[self.rows - 1] = (self._reply_score(name), "dim")
         elif line.floor is not None:
