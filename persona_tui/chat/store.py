@@ -15,7 +15,7 @@ from typing import Any
 from persona_tui import __version__
 from persona_tui.chat.conversation import Conversation
 from persona_tui.chat.log import Event, SessionLog, now, read_events
-from persona_tui.chat.voice import short_label
+from persona_tui.chat.voice import NOBODY, label
 from persona_tui.core import trash
 from persona_tui.core.errors import PersonaTuiError, SessionError, WorkspaceError, nearest
 from persona_tui.core.mix import Mix
@@ -280,7 +280,8 @@ def _voice(events: Sequence[Event]) -> str:
     mixes += [(event.fields.get("settings") or {}).get("mix") for event in events if event.kind in _WRITTEN]
     recorded = next((mix for mix in reversed(mixes) if isinstance(mix, Mapping)), None)
     with suppress(PersonaTuiError, TypeError):
-        return short_label(Mix.from_record(recorded)) if recorded is not None else ""
+        voice = label(Mix.from_record(recorded)) if recorded is not None else NOBODY
+        return "" if voice == NOBODY else voice
     return ""
 
 

@@ -152,9 +152,9 @@ class AppStage(SturdyApp):
 
     # --- keys
 
-    def sets_off(self, target: Widget) -> bool:
-        """Whether a key may move the focus: beside the prompt."""
-        return self.screen is self.main and target is not self.main.prompt
+    def sets_off(self, target: Widget, key: events.Key) -> bool:
+        """Whether the keys behind one have to wait for it: not behind text that goes into the prompt."""
+        return self.screen is self.main and not (target is self.main.prompt and key.is_printable)
 
     def aim(self, event: events.Key | events.Paste) -> None:
         """Have what is typed beside the chat go to the prompt."""

@@ -97,11 +97,11 @@ class SturdyApp(Sturdy, App[None]):
             self.aim(event)
             target = self.focused
             await super().on_event(event)
-            if target is not None and isinstance(event, events.Key) and self.sets_off(target):
+            if target is not None and isinstance(event, events.Key) and self.sets_off(target, event):
                 self._wait_for(target)
 
-    def sets_off(self, target: Widget) -> bool:
-        """Whether a key that a widget is given may move the focus."""
+    def sets_off(self, target: Widget, key: events.Key) -> bool:
+        """Whether the keys behind one that a widget is given have to wait for it."""
         return False
 
     @property

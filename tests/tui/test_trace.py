@@ -23,7 +23,7 @@ def rows(app: Traces) -> list[str]:
     return str(app.trace.render()).splitlines()
 
 
-FLOOR = Line(-1.0, unit="σ")
+FLOOR = Line(-1.5, unit="σ")
 
 
 async def test_a_line_with_its_zero_and_its_floor_and_lifted_tokens_are_marked() -> None:
@@ -36,8 +36,8 @@ async def test_a_line_with_its_zero_and_its_floor_and_lifted_tokens_are_marked()
         first, zero, floor, last = rows(app)
         assert first.startswith("assistant  ") and first.endswith("+0.00σ") and "⠁" <= first[11] <= "⣿"
         assert "┈┈┈" in zero and zero.endswith("0 ordinary")
-        assert "───" in floor and floor.endswith("floor -1.00σ · 1/4 ▴")
-        assert "▴" in last[11:15] and app.trace.capped == 1 and app.trace.size.height == 4
+        assert "───" in floor and floor.endswith("floor -1.50σ · 1/4 ▴")
+        assert "▴" in floor[11:15] and last.strip() and app.trace.capped == 1 and app.trace.size.height == 4
 
 
 async def test_there_are_three_to_six_rows_as_the_terminal_has_room() -> None:

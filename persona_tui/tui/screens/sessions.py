@@ -61,7 +61,7 @@ class SessionsScreen(Dialog[str]):
         """Return the dialog."""
         with Vertical(classes="dialog sessions") as dialog:
             dialog.border_title = "sessions"
-            dialog.border_subtitle = "enter resume · / search · r rename · x export · del delete · esc"
+            dialog.border_subtitle = "enter resume · / search · r rename · x export · del delete · a all · q"
             yield Input(placeholder="/ searches all messages", id="search", compact=True)
             yield SessionList(id="session-list", compact=True)
             yield Static("", id="session-note", markup=False)

@@ -11,6 +11,7 @@ from persona_tui.tui.sturdy import Sturdy
 
 _CELLS = 5
 _SYSTEM = 28  # cells of the system prompt
+_ROOMY = 100  # columns from which on it is quoted
 _FULL, _EMPTY = "━", "─"
 
 
@@ -68,7 +69,8 @@ class StatusLine(Sturdy, Widget):
         status = self.status
         words = "" if status.capped is None else capping_in_words(status.capping, status.capped)
         capping = (words, "" if status.capping and status.capped else "$text-warning")
-        system = Content(f"system: {status.system}").truncate(_SYSTEM, ellipsis=True)
+        words_of_it = f"system: {status.system}" if self.size.width >= _ROOMY else "system prompt"
+        system = Content(words_of_it).truncate(_SYSTEM, ellipsis=True)
         return [
             fact
             for fact in (
