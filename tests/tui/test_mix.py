@@ -54,7 +54,7 @@ async def test_load_speak_and_unload(workspace: Path, size: tuple[int, int]) -> 
         await until(pilot, lambda: app.project.engine.mix.weights == {"explorer": 1.0}, "speaks")
         assert state(app, "explorer").startswith("●")
         await until(pilot, lambda: len(app.main.query("#faders FloatSlider")) == 2, "a fader each")
-        await press(pilot, "space")
+        await press(pilot, "f2", "space")
         await until(pilot, lambda: app.project.engine.mix.weights == {}, "unloaded, so nobody speaks")
 
 

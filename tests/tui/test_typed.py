@@ -215,6 +215,7 @@ async def test_a_session_resumed_while_the_model_loads_keeps_its_persona(workspa
     try:
         async with app.run_test() as pilot:
             app.resume(session)
+            assert "resumed as soon as" in notes(app)[-1]
             app.main.prompt.replace_text("And salt?")
             await press(pilot, "enter")  # too early: it must not go to another conversation, nor get lost
             assert app.main.prompt.text == "And salt?"
@@ -223,7 +224,6 @@ async def test_a_session_resumed_while_the_model_loads_keeps_its_persona(workspa
             await until(pilot, lambda: app.chat.session_id == session, "resumed")
             assert app.chat.mix.weights == {"sage": 1.0} and app.chat.mix.strength == 0.25
             assert app.main.prompt.text == "And salt?"
-            assert any("resumed as soon as" in note for note in notes(app))
     finally:
         assert app.worker.close(timeout=TIMEOUT)
         app.chat.close()
