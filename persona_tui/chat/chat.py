@@ -56,6 +56,7 @@ class Chat:
             cannot name one: a folder from somebody else must not run commands, nor send away what is said.
         policy: which scores of traits replies may have; None = any.
         saves: whether it is saved as a session: from the first message on.
+        piped: whether nobody types at a terminal; lists of sessions can leave those out.
         writing: the reply that is being written, or waits for the model.
         compared: answers side by side of which none was kept yet.
         ended: set when somebody asks to leave.
@@ -78,7 +79,7 @@ class Chat:
         self.guard = project.new_guard()
         self.validator: Validator | None = validator_of_environment()
         self.policy: Policy | None = None
-        self.saves = saves
+        self.saves, self.piped = saves, False
         self.writing: ChatReply | None = None
         self.compared: ChatReply | None = None
         self.ended = False
@@ -409,9 +410,9 @@ class Chat:
         if not self.saves or self._log is not None:
             return
         engine = self.project.loaded_engine
-        known = {}
+        known: dict[str, Any] = {"piped": True} if self.piped else {}
         if engine is not None:
-            known = {"fingerprint": engine.model.fingerprint, "source": engine.model.source}
+            known |= {"fingerprint": engine.model.fingerprint, "source": engine.model.source}
         log = self.store.create(self.project.settings.model.name, **known)
         if self.system:
             log.record("system", text=self.system)

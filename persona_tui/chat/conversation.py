@@ -122,6 +122,7 @@ class Conversation:
         self._nodes: dict[int, Node] = {}
         self._children: dict[int, list[int]] = {_ROOT: []}
         self._chosen: dict[int, int] = {}
+        self._mix_after: dict[int, dict[str, Any]] = {}
         self._tip = _ROOT  # where the path ends
         self._last = 0
 
@@ -214,6 +215,10 @@ class Conversation:
     def last_reply(self) -> Node | None:
         """The path's last reply, None if there is none."""
         return next((node for node in reversed(self.path()) if node.role == "assistant"), None)
+
+    def mix_after(self, id: int) -> dict[str, Any] | None:
+        """The mix that was chosen when a message was the last of the path; None if none was, there."""
+        return self._mix_after.get(id)
 
     # Growing ------------------------------------------------------------------------------------------------
 
@@ -454,6 +459,8 @@ class Conversation:
             raise ValueError("a mix is not a mapping")
         if node is not None:
             self._nodes[node].runs[-1].changes.append(Change(int(index or 0), mix))
+        elif (leaf := self._leaf()) is not None:
+            self._mix_after[leaf] = mix
         self.mix = mix
 
     def _apply_end(self, node: int, finish: str, stats: dict[str, Any] | None = None) -> None:

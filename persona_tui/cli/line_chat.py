@@ -60,6 +60,7 @@ def line_chat(chat: Chat) -> None:
         PersonaTuiError: a reply could not be written, and there is nobody to try again.
         Exit: a command has failed.
     """
+    chat.piped = not sys.stdin.isatty()
     try:
         failed = _talk(chat, sys.stdin.isatty())
     finally:

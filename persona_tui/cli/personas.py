@@ -187,20 +187,21 @@ def unload(invocation: Invocation, name: str) -> None:
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @pass_invocation
 def delete(invocation: Invocation, name: str, yes: bool) -> None:
-    """Delete a persona's file."""
-    personas = invocation.project.personas
-    path = personas.path_of(name)
-    if not path.is_file():
-        personas.get(name)  # raises, and offers the nearest name
+    """Delete a persona. Its file goes to the workspace's trash folder."""
+    from persona_tui.project import deletion
+
+    project = invocation.project
+    if not project.personas.path_of(name).is_file():
+        project.personas.get(name)  # raises, and offers the nearest name
     if not yes:
         _confirm(name)
-    personas.delete(name)
-    echo(f"Deleted {path}.")
+    file = deletion.delete(project, name).file
+    echo(f"Deleted {file.path}. It is in the trash: {file.kept}")
 
 
 def _confirm(name: str) -> None:
     if not sys.stdin.isatty():
         raise click.UsageError("There is no terminal to ask on: add --yes.", click.get_current_context())
-    if not click.confirm(f"Delete {name} from the disk?", err=True):
+    if not click.confirm(f"Delete {name}?", err=True):
         echo(f"Kept {name}.", err=True)
         click.get_current_context().exit(1)

@@ -77,6 +77,7 @@ class ActivationExtractor:
         partial: PartialStore | None = None,
         log: Callable[[str], None] | None = None,
         on_prompt: Callable[[str], None] | None = None,
+        on_reply: Callable[[str], None] | None = None,
     ) -> None:
         """
         Args:
@@ -90,6 +91,7 @@ class ActivationExtractor:
             partial: keeps what is finished, within its jobs. By default nothing is kept.
             log: told what happens on the way, in one line.
             on_prompt: told, before every batch, what its first request asks.
+            on_reply: told, after every batch, what its first request was answered.
         """
         self.model = model_wrapper
         self.settings = config
@@ -105,6 +107,7 @@ class ActivationExtractor:
         self._on_step = on_step
         self._log = log or (lambda line: None)
         self._on_prompt = on_prompt or (lambda prompt: None)
+        self._on_reply = on_reply or (lambda reply: None)
         self._memory = MemoryLimit(self._say_shortage)
         self.partial = partial if partial is not None else PartialStore()
         self.price = WRITING  # of a token that is written, in tokens that are read
@@ -532,6 +535,7 @@ class ActivationExtractor:
                     yield items, generations
                     done = sum((works[item] for item in items), Work()) * crew.count
                     self._advance(done.read, done.written)
+                    self._on_reply(generations[0].text)
                     self._report(note)
 
     @property

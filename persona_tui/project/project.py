@@ -332,6 +332,7 @@ class Project:
             context.checkpoint,
             log=context.log,
             on_prompt=context.working_on,
+            on_reply=lambda reply: context.working_on(f"“{' '.join(reply.split())}”"),
         )
         return PersonaStudio(self.workspace, self.personas, extractor, context.log)
 
@@ -508,7 +509,10 @@ class Project:
             _, personas = self.extract_axes(context, refusals)
             done.axes_extracted = True
             done.personas = [persona.name for persona in personas]
+        from persona_tui.project.preparation import preparation_work
+
         studio = self.studio(context)
+        studio.extractor.announce(preparation_work(self, studio))
         for name in studio.hand_written_archetypes():
             if name not in self.personas.list_available():
                 context.log(f"Extracting {name}.")

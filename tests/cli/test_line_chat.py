@@ -136,7 +136,7 @@ def test_an_error_does_not_end_it_and_deleting_asks(keyboard: Keyboard) -> None:
     keyboard.type("/nonsense\n")
     keyboard.wait_for("Error: there is no command /nonsense")
     keyboard.type("/delete sage\n")
-    keyboard.wait_for("Delete sage from the disk? [y/N] ")
+    keyboard.wait_for("Delete sage? [y/N] ")
     keyboard.type("n\n")
     keyboard.wait_for("Kept sage.")
     keyboard.type("/quit\n")

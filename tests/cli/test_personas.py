@@ -78,6 +78,8 @@ def test_delete_needs_a_yes(cli: Cli, workspace: Path, monkeypatch: pytest.Monke
     deleted = cli("delete", "sage", stdin="y\n")
     assert deleted.status == 0 and str(path) in deleted.out
     assert not path.exists()
+    (kept,) = (workspace / "trash").rglob("sage.safetensors")
+    assert str(kept) in deleted.out
     assert cli("delete", "fool", "--yes").status == 0
 
 

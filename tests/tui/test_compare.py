@@ -185,7 +185,7 @@ async def test_leaving_asks_before_answers_are_lost(workspace: Path) -> None:
         assert app.replies.pending, "no has the focus"
         await press(pilot, "escape")
         assert isinstance(app.screen, ConfirmScreen)
-        await press(pilot, "y")
+        await press(pilot, "right", "enter")
         await until(pilot, lambda: not app.beside.active, "left")
         assert app.main.chat.messages == [] and len(app.chat.conversation) == 0
         await reply(pilot, app, "And then?")
