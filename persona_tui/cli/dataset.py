@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from persona_tui.cli.options import via_option
 from persona_tui.cli.output import json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.root import Invocation, pass_invocation
@@ -85,6 +86,7 @@ def _categories(counts: dict[str, int]) -> str:
 @click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Another file.")
 @click.option("--replace", is_flag=True, help="Replace what is already in the file.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same records.")
+@via_option
 @pass_invocation
 def generate(
     invocation: Invocation,
@@ -96,11 +98,12 @@ def generate(
     output: Path | None,
     replace: bool,
     seed: int,
+    via: tuple[str, str] | None,
 ) -> None:
-    """Have the model write prompts, and add them to the workspace's file.
+    """Have a model write prompts, and add them to the workspace's file.
 
     KIND is safe, unsafe, questions or archetype; an archetype has a NAME and a --description. Every record
-    says that a model wrote it. Near-duplicates of existing records are left out.
+    says that a model wrote it, and which. Near-duplicates of existing records are left out.
     """
     from persona_tui.project.dataset_task import DatasetTask, Written, write
 
@@ -109,6 +112,9 @@ def generate(
             "NAME and --description are required for an archetype, and only for an archetype.",
             click.get_current_context(),
         )
+
+    if via is not None:
+        invocation.project.write_via(*via)
 
     def saved(written: Written) -> None:
         if is_main():

@@ -61,6 +61,17 @@ def override_extraction(project: Project, options: dict[str, Any]) -> None:
     project.override(given)
 
 
+def via_option(command: F) -> F:
+    """Add `--via URL MODEL`, which `Project.write_via` takes."""
+    return click.option(
+        "--via",
+        nargs=2,
+        metavar="URL MODEL",
+        help="Another model writes: one behind an OpenAI-compatible endpoint, such as Ollama's "
+        "http://localhost:11434/v1. An API key is read from OPENAI_API_KEY (see writing.key_variable).",
+    )(command)
+
+
 def answer_options(seed: str) -> Callable[[F], F]:
     """Return what adds the options of one answer: `--system`, and those that `override_sampling` takes.
 

@@ -121,6 +121,27 @@ class GenerationSettings(_Section):
     )
 
 
+class WritingSettings(_Section):
+    """Who writes data sets and system prompts: the model in use, or one behind an HTTP endpoint."""
+
+    url: str | None = Field(
+        default=None,
+        pattern=r"^https?://\S+$",
+        description='the address of an OpenAI-compatible endpoint ("http://localhost:11434/v1") or null',
+    )
+    model: str | None = Field(
+        default=None, min_length=1, description="the name of a model at writing.url, or null"
+    )
+    key_variable: str = Field(
+        default="OPENAI_API_KEY",
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="the name of the environment variable with the API key",
+    )
+    timeout: float = Field(
+        default=300, gt=0, le=86_400, description="how many seconds one answer may take, above 0"
+    )
+
+
 class MonitoringSettings(_Section):
     """What judges the messages and replies of a chat."""
 
@@ -158,6 +179,7 @@ class Settings(_Section):
     calibration: CalibrationSettings = CalibrationSettings()
     steering: SteeringSettings = SteeringSettings()
     generation: GenerationSettings = GenerationSettings()
+    writing: WritingSettings = WritingSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     paths: PathSettings = PathSettings()
     interface: InterfaceSettings = InterfaceSettings()

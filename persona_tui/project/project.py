@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from weakref import WeakSet
 
 from persona_tui.core.config import Settings, override
-from persona_tui.core.errors import DatasetError, PersonaTuiError
+from persona_tui.core.errors import ConfigError, DatasetError, PersonaTuiError
 from persona_tui.core.files import atomic_write_bytes
 from persona_tui.core.jobs import JobContext
 from persona_tui.core.processes import processes
@@ -24,7 +24,7 @@ from persona_tui.core.workspace import TRAIT_PREFIX, Workspace, check_case, mode
 if TYPE_CHECKING:
     from persona_tui.core.identity import ModelSketch
     from persona_tui.core.mix import Mix
-    from persona_tui.datasets.generator import DatasetGenerator, GenerationReport
+    from persona_tui.datasets.generator import DatasetGenerator, GenerationReport, PromptWriter
     from persona_tui.extraction.checkpoints import PartialStore
     from persona_tui.extraction.personas import PersonaStudio
     from persona_tui.model import ModelWrapper
@@ -56,8 +56,8 @@ class FromDescription:
 
     Attributes:
         description: who it is.
-        by_model: whether the model writes the system prompts; else they are put together from the
-            description.
+        by_model: whether a model writes the system prompts (the one in use, or the one that the settings
+            name); else they are put together from the description.
     """
 
     description: str
@@ -304,11 +304,29 @@ class Project:
 
     # Long work --------------------------------------------------------------------------------------------
 
+    def write_via(self, url: str, model: str) -> None:
+        """Have data sets and system prompts written by a model behind an HTTP endpoint, for this run.
+
+        Raises:
+            ConfigError: this is no address, or there is no name.
+        """
+        self.override({"writing.url": url, "writing.model": model})
+
     def generator(self, context: JobContext, seed: int = 0) -> DatasetGenerator:
-        """What writes data sets with the loaded model."""
+        """What writes data sets: with the model in use, or with the one that the settings name."""
         from persona_tui.datasets.generator import DatasetGenerator
 
-        return DatasetGenerator(self.model, context.progress, context.checkpoint, seed)
+        return DatasetGenerator(self._writer(), context.progress, context.checkpoint, seed)
+
+    def _writer(self) -> PromptWriter:
+        from persona_tui.datasets.endpoint import Endpoint
+
+        writing = self.settings.writing
+        if writing.url is None:
+            return self.model
+        if writing.model is None:
+            raise ConfigError(f"writing.model must be the name of a model at {writing.url}")
+        return Endpoint(writing.url, writing.model, writing.key_variable, writing.timeout)
 
     def studio(self, context: JobContext) -> PersonaStudio:
         """What makes personas and axes with the loaded model."""
