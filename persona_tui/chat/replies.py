@@ -261,6 +261,7 @@ class ChatReply:
         fixed = ExitStack()
         try:
             fixed.enter_context(engine.model.rendered_as(self._rendering))
+            fixed.enter_context(engine.as_in_chat())
             measures = [self._measured_by(engine, policy) for _ in self.rows]
             prepared = self._prepare(engine, sampling)
             started = time.monotonic()

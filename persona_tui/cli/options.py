@@ -61,6 +61,13 @@ def override_extraction(project: Project, options: dict[str, Any]) -> None:
     project.override(given)
 
 
+def no_think_option(command: F) -> F:
+    """Add `--no-think`, which sets `generation.think`."""
+    return click.option(
+        "--no-think", is_flag=True, help="Have a thinking model answer at once, if its template can."
+    )(command)
+
+
 def via_option(command: F) -> F:
     """Add `--via URL MODEL`, which `Project.write_via` takes."""
     return click.option(

@@ -119,6 +119,7 @@ class GenerationSettings(_Section):
         lt=2**63,
         description="a whole number, 0 or more, or null for a new seed each time",
     )
+    think: bool = Field(default=True, description="true or false")
 
 
 class WritingSettings(_Section):

@@ -25,7 +25,7 @@ _FIRST, _LAST = 0xF0000, 0xFFFFD  # a whole plane of private-use characters
 _SENTINELS = re.compile(f"[{chr(_FIRST)}-{chr(_LAST)}]")
 _BEFORE = "\ufdd0"  # no character at all
 # Written by thinking models as part of a reply; a template knows them, but they begin and end no turn.
-_THOUGHTS = ("<think>", "</think>")
+THOUGHTS = ("<think>", "</think>")
 
 
 _CONTROL_SHAPE = re.compile(r"<\|.+\|>")
@@ -49,7 +49,7 @@ class ControlTokens:
         longest_first = sorted(self.ids, key=len, reverse=True)
         private = f"[{chr(_FIRST)}-{chr(_LAST)}]"
         self._all = re.compile("|".join([*map(re.escape, longest_first), private]))
-        spoken = [token for token in longest_first if token not in _THOUGHTS]
+        spoken = [token for token in longest_first if token not in THOUGHTS]
         self._in_replies = re.compile("|".join([*map(re.escape, spoken), private]))
         self._sentinels: dict[str, str] = {}
         self._texts: dict[str, str] = {}

@@ -156,6 +156,7 @@ class Batch:
         ended: if given, whether a row's tokens so far contain the end of the turn, spelled as text.
         watch: what is read along the way, if anything; the hooks then capture at its layers.
         spans: for a watch, which of each prompt's positions it reads.
+        thoughts: the ids that begin and end thoughts, which are no part of what is captured of a reply.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -165,6 +166,7 @@ class Batch:
     ended: Callable[[list[int]], bool] | None = None
     watch: Watch | None = None
     spans: Sequence[range] = ()
+    thoughts: tuple[int, int] | None = None
 
 
 def keep_top_p(probabilities: Tensor, top_p: float) -> Tensor:
@@ -366,6 +368,12 @@ def _append(cache: Cache, other: Cache) -> None:
             }
 
 
+def _thinks(ids: Sequence[int], thoughts: tuple[int, int] | None) -> bool:
+    """Whether thoughts were begun and not ended."""
+    last = next((each for each in reversed(ids) if thoughts is not None and each in thoughts), None)
+    return thoughts is not None and last == thoughts[0]
+
+
 class _Decoding:
     """The state of one batch between two steps."""
 
@@ -392,6 +400,7 @@ class _Decoding:
         self.twins: list[int] = []  # whose twins are the rows after those, by their place
         self.index = 0
         self.spoken: list[bool] = []
+        self.thinking = [_thinks(prompt, batch.thoughts) for prompt in batch.prompts]  # of all rows
         self.sampler = Sampler(sampling, batch.seeds, self.device)
         self._prepare_prompts(max(self.limits))
 
@@ -590,7 +599,7 @@ class _Decoding:
     def _go_on(self, tokens: Tensor, finish: list[Finish | None]) -> None:
         """Make the tokens just written the next pass' input."""
         spoken = [
-            not done and len(self.outputs[row]) > self.index
+            not done and len(self.outputs[row]) > self.index and self._speaks(row)
             for row, done in zip(self.rows, self.done, strict=True)
         ]
         finished_before = self.done
@@ -609,6 +618,16 @@ class _Decoding:
             self._select(keep)
             spoken = [spoken[place] for place in keep]
         self._watch(spoken)
+
+    def _speaks(self, row: int) -> bool:
+        """Whether a row's newest token is not a thought, and no tag around one."""
+        if self.batch.thoughts is None:
+            return True
+        begin, end = self.batch.thoughts
+        token = self.outputs[row][-1]
+        was = self.thinking[row]
+        self.thinking[row] = token != end and (was or token == begin)
+        return not was and token not in (begin, end)
 
     def _select(self, keep: list[int]) -> None:
         """Go on with some of the rows only. A row stays for one pass after its last token, which reads it."""

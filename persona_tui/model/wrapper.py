@@ -267,13 +267,16 @@ class ModelWrapper:
 
     @contextmanager
     def rendered_as(self, record: Mapping[str, Any] | None) -> Iterator[None]:
-        """Within, the chat template writes the date and the default system prompt that were recorded.
+        """Within, the chat template writes the date and the default system prompt that were recorded, and has
+        the model think before it answers if it did so then.
 
         Args:
             record: what `Rendering.record` gave; without one, nothing changes.
         """
         before = self.rendering
-        self.rendering = text.Rendering.from_record(record) or before
+        rendering = text.Rendering.from_record(record) or before
+        thinking = rendering.thinking and text.can_think(self.tokenizer)
+        self.rendering = replace(rendering, thinking=thinking)
         try:
             yield
         finally:
@@ -336,7 +339,7 @@ class ModelWrapper:
             read = self._captured(hooks, batch, kept, outputs, capture_layers, interventions)
         return [
             Generation(
-                text.decode_ids(self.tokenizer, kept[row]).strip(),
+                self._opened(requests[row].messages) + text.decode_ids(self.tokenizer, kept[row]).strip(),
                 kept[row],
                 len(batch.prompts[row]),
                 finishes[row],
@@ -384,7 +387,10 @@ class ModelWrapper:
             hooks.apply(interventions)
         writers = [
             text.TextStream(
-                self.tokenizer, self._stops, prompt[-1:] if text.is_continued(each.messages) else ()
+                self.tokenizer,
+                self._stops,
+                prompt[-1:] if text.is_continued(each.messages) else (),
+                self._opened(each.messages),
             )
             for each, prompt in zip(requests, batch.prompts, strict=True)
         ]
@@ -461,7 +467,11 @@ class ModelWrapper:
             spans=[self._span(each.messages, ids) for each, ids in zip(requests, prompts, strict=True)]
             if watch is not None
             else (),
+            thoughts=text.thought_tokens(self.tokenizer),
         )
+
+    def _opened(self, messages: Sequence[Message]) -> str:
+        return text.opened_thought(self.tokenizer, messages, self.rendering)
 
     def _span(self, messages: Sequence[Message], ids: Sequence[int]) -> range:
         return text.message_span(self.tokenizer, messages, ids, self.rendering)
