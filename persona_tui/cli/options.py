@@ -21,6 +21,7 @@ _EXTRACTION = {
     "batch_size": "extraction.batch_size",
     "temperature": "extraction.temperature",
     "seed": "extraction.seed",
+    "baseline": "extraction.baseline",
 }
 
 
@@ -41,6 +42,11 @@ def extraction_options(command: F) -> F:
                 "--temperature", type=float, metavar="T", help="Sampling temperature of the responses."
             ),
             click.option("--seed", type=int, metavar="N", help="The same seed gives the same vectors."),
+            click.option(
+                "--baseline",
+                metavar="none|default|TEXT",
+                help="System prompt of the replies that personas are compared with; default: the template's.",
+            ),
             click.option("--no-calibrate", is_flag=True, help="Skip calibration."),
         )
     ):

@@ -19,16 +19,23 @@ if TYPE_CHECKING:
 
 
 @click.command()
+@click.option(
+    "--roles",
+    metavar="all|A,B,...",
+    help="Also keep the mean of archetypes, the catalogue's too: points of a map of persona space.",
+)
 @extraction_options
 @pass_invocation
-def init(invocation: Invocation, /, **options: Any) -> None:
+def init(invocation: Invocation, /, roles: str | None, **options: Any) -> None:
     """Prepare what is missing: data sets, axes, archetypes.
 
-    What is already there stays; extract-axes extracts the axes again.
+    What is already there stays; extract-axes extracts the axes again. --roles asks at most five short replies
+    of each archetype.
     """
     project = invocation.project
     override_extraction(project, options)
-    done = work(project.init)
+    wanted = None if roles == "all" else [each.strip() for each in (roles or "").split(",") if each.strip()]
+    done = work(lambda context: project.init(context, wanted))
     click.echo(prepared_in_words(project, done))
 
 

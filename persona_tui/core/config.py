@@ -80,6 +80,11 @@ class ExtractionSettings(_Section):
     temperature: float = Field(default=0.7, ge=0, le=2, description=TEMPERATURE_HELP)
     top_p: float = Field(default=1.0, gt=0, le=1, description=TOP_P_HELP)
     seed: int = Field(default=0, ge=0, lt=2**63, description="a whole number, 0 or more")
+    baseline: str = Field(
+        default="default",
+        min_length=1,
+        description='"default" (what the chat template inserts), "none" (an empty one) or a system prompt',
+    )
 
 
 class CalibrationSettings(_Section):

@@ -10,7 +10,7 @@ these functions together (`processes`).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -27,6 +27,7 @@ from persona_tui.datasets.records import (
     find_archetype,
     list_archetypes,
     read_archetype,
+    read_catalogue,
     read_questions,
     read_roles,
     read_safety,
@@ -43,11 +44,13 @@ from persona_tui.extraction.calibration import (
 from persona_tui.extraction.checkpoints import PartialStore
 from persona_tui.extraction.extractor import ActivationExtractor, completed
 from persona_tui.extraction.plan import Work
+from persona_tui.extraction.roles import role_means, roles_work, unknown
 from persona_tui.model import Message
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.files import check_model
 from persona_tui.vectors.manager import PROMPTS_PER_PERSONA, PersonaManager
 from persona_tui.vectors.persona import PersonaVector, default_gain
+from persona_tui.vectors.roles import RoleMeans
 
 AXES_JOB = "axes"
 BAND_FILE = "band.json"
@@ -163,6 +166,47 @@ class PersonaStudio:
         texts = {name: [each.system_prompt for each in found] for name, found in prompts.items()}
         calibration = sum((self._calibration_work(each) for each in texts.values()), Work())
         return work | ({"calibration": calibration} if calibration.tokens else {})
+
+    # Roles --------------------------------------------------------------------------------------------------
+
+    def roles(self, wanted: Sequence[str] | None = None) -> dict[str, list[str]]:
+        """The system prompts of archetypes, the workspace's and the catalogue's, by name.
+
+        Args:
+            wanted: their names; None = all.
+
+        Raises:
+            DatasetError: there is no such archetype, or a line is bad.
+        """
+        if wanted is None:
+            wanted = [
+                *self.hand_written_archetypes(),
+                *(each.name for each in read_catalogue(self.workspace)),
+            ]
+        return {
+            name: [each.system_prompt for each in find_archetype(self.workspace, name)]
+            for name in dict.fromkeys(wanted)
+        }
+
+    def roles_work(self, roles: Mapping[str, Sequence[str]]) -> dict[str, Work]:
+        """How much work `save_roles` is; nothing for what is known."""
+        work = roles_work(self.extractor, unknown(self.extractor, roles, self.manager.roles))
+        return {"roles": work} if work.tokens else {}
+
+    def save_roles(self, roles: Mapping[str, Sequence[str]]) -> RoleMeans:
+        """Find the mean of every role that is not known, and save them all; see `role_means`.
+
+        Raises:
+            DatasetError: there are no questions.
+            JobCancelled: somebody asked for that; the next call goes on.
+        """
+        known = self.manager.roles
+        if known is not None and not unknown(self.extractor, roles, known):
+            return known
+        with self._job("roles", roles=[[name, list(prompts)] for name, prompts in roles.items()]):
+            found = role_means(self.extractor, roles, known)
+            self._written(lambda: self.manager.save_roles(found))
+        return found
 
     def _complete(self) -> None:
         """Give the personas that were made before the axes their `safe` vectors."""
@@ -295,7 +339,7 @@ class PersonaStudio:
         extractor = self.extractor
         replies = extractor.work(extractor.persona_requests(list(prompts), "persona")) * count
         work = {"replies": replies}
-        if extractor.axes is None and not extractor.has_baseline:
+        if not (extractor.axes_serve or extractor.has_baseline):
             work = {"baseline": extractor.work(extractor.baseline_requests()), **work}
         calibration = self._calibration_work(prompts) * count
         return work | ({"calibration": calibration} if calibration.tokens else {})

@@ -114,5 +114,6 @@ def prepared_in_words(project: Project, done: Prepared) -> str:
             f"Axes of {project.settings.model.name}: {state}.",
             *([f"Extracted {', '.join(done.personas)}."] if done.personas else []),
             f"Personas: {', '.join(project.personas.list_available()) or 'none'}.",
+            *([f"Means of {done.roles} roles."] if done.roles is not None else []),
         ]
     )

@@ -97,12 +97,14 @@ class Prepared:
         records: records in all data sets.
         axes_extracted: whether the axes were extracted; False = they were there.
         personas: the personas that were extracted.
+        roles: how many roles there are means of; None = they were not asked for.
     """
 
     restored: list[Path] = field(default_factory=list)
     records: int = 0
     axes_extracted: bool = False
     personas: list[str] = field(default_factory=list)
+    roles: int | None = None
 
 
 class Project:
@@ -465,15 +467,24 @@ class Project:
         """
         return self.studio(context).find_band()
 
-    def init(self, context: JobContext) -> Prepared:
+    def init(self, context: JobContext, roles: Sequence[str] | None = ()) -> Prepared:
         """Make the workspace ready: data sets, axes, the archetypes' personas. What is there already stays.
+
+        Args:
+            context: where progress goes.
+            roles: archetypes that a mean is kept of, for a map of persona space; None = all, the catalogue's
+                too.
 
         Raises:
             DatasetError: a data set is bad.
             JobCancelled: somebody asked for that; what was finished stays.
         """
+        from persona_tui.datasets.records import find_archetype
+
         done = Prepared(restored=processes().from_main(self.restore_datasets))
         done.records = self.check_datasets()
+        for name in roles or ():
+            find_archetype(self.workspace, name)
         self.model  # noqa: B018  # from here on, vectors of another model are told from this one's
         if self.personas.axes is None or "axes" in self.partial().interrupted():
             _, personas = self.extract_axes(context)
@@ -485,6 +496,10 @@ class Project:
                 context.log(f"Extracting {name}.")
                 studio.create_from_archetype(name, name)
                 done.personas.append(name)
+        if roles is None or roles:
+            wanted = studio.roles(roles)
+            studio.extractor.announce(studio.roles_work(wanted))
+            done.roles = len(studio.save_roles(wanted).names)
         return done
 
     def fit_monitor(

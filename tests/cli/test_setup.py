@@ -81,3 +81,15 @@ def test_doctor_survives_a_broken_configuration(call: Cli, workspace: Path) -> N
     result = call("--workspace", workspace, "doctor")
     assert result.status == 1
     assert "workspace" in result.out and "terminal" in result.out
+
+
+def test_means_of_roles_are_kept_on_request(cli: Cli, workspace: Path) -> None:
+    before = cli("list", "--json").json
+    result = cli("init", "--roles", "sage,fool")
+    assert result.status == 0, result.err
+    assert "Means of 2 roles." in result.out
+    assert len(list(workspace.glob("vectors/*/roles.safetensors"))) == 1
+    assert cli("list", "--json").json == before
+    assert "roles" not in cli("init").out
+    refused = cli("init", "--roles", "sgae")
+    assert refused.status == 1 and 'Did you mean "sage"?' in refused.err
