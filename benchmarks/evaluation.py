@@ -1,4 +1,4 @@
-"""What the benchmarks on the built-in model share: held-out questions, replies, judges, tables."""
+"""What the benchmarks on the tiny model share: held-out questions, replies, judges, tables."""
 
 from __future__ import annotations
 

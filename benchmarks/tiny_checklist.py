@@ -1,4 +1,4 @@
-"""The testing checklist as figures: what steering, capping and blending do on the built-in model.
+"""The testing checklist as figures: what steering, capping and blending do on the tiny model.
 
     python benchmarks/tiny_checklist.py [-o tiny-checklist.md]
 

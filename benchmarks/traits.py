@@ -1,4 +1,4 @@
-"""Traits on the built-in model: how well they separate what they never saw, and what scoring costs.
+"""Traits on the tiny model: how well they separate what they never saw, and what scoring costs.
 
     python benchmarks/traits.py [--only quality|prompts|steering|speed|memory] [-o traits.md]
 

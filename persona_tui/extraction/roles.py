@@ -1,7 +1,7 @@
 """Means of many roles at three layers, from few and short replies: a map of one model's persona space.
 
-1. A role is asked one question for each of its system prompts, up to five; the Assistant is asked ten times as
-   many.
+1. A role is asked one question for each of its system prompts, up to five; the Assistant is asked ten
+   times as many.
 2. What is known of a role with the same prompts stays.
 """
 

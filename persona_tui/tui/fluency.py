@@ -21,7 +21,7 @@ _TOKENS = 24  # looked back at for uncertainty
 _FEWEST = 8  # tokens before anything is said about them
 
 MOST_REPETITION = 0.2
-# Nats a token. The built-in model's unsteered replies have 0.3 to 0.6; at strength 0.3 0.4 to 0.8; at 0.7,
+# Nats a token. The tiny model's unsteered replies have 0.3 to 0.6; at strength 0.3 0.4 to 0.8; at 0.7,
 # where sentences fall apart, 1.1 to 2.1.
 MOST_ENTROPY = 1.5
 ABOVE_ORDINARY = 1.0

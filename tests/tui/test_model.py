@@ -144,7 +144,7 @@ async def test_a_model_that_is_missing_at_the_start_can_be_replaced(workspace: P
             await say(pilot, "Hello")
             assert not app.main.chat.messages and not app.busy
             await say(pilot, "/model builtin")
-            await until(pilot, lambda: app.model_ready, "the built-in model")
+            await until(pilot, lambda: app.model_ready, "the tiny model")
             await reply(pilot, app, "Hello")
             assert app.main.chat.messages[-1].source
     finally:
