@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from weakref import WeakSet
 
 from persona_tui.core.config import Settings, override
-from persona_tui.core.errors import ConfigError, DatasetError, PersonaTuiError
+from persona_tui.core.errors import ConfigError, DatasetError, PersonaTuiError, WorkspaceError
 from persona_tui.core.files import atomic_write_bytes
 from persona_tui.core.jobs import JobContext
 from persona_tui.core.processes import processes
@@ -118,6 +118,7 @@ class Project:
         notes: what is worth knowing about the vectors in use: that they were made on a near copy of the
             model.
         on_note: called with each of them once, on the thread that reads the vectors.
+        opens_without: whether a model folder that does not exist is an error only when it is loaded.
     """
 
     def __init__(self, workspace: Workspace, settings: Settings) -> None:
@@ -127,6 +128,7 @@ class Project:
         self.on_model_load: Callable[[str], None] = lambda name: None
         self.notes: list[str] = []
         self.on_note: Callable[[str], None] = lambda note: None
+        self.opens_without = False
         self._model: ModelWrapper | None = None
         self._personas: PersonaManager | None = None
         self._engine: SteeringEngine | None = None
@@ -187,7 +189,12 @@ class Project:
         from persona_tui.model.sources import STARTER, STARTER_REPO
 
         name = self.settings.model.name
-        slug = self.workspace.slug(name)
+        try:
+            slug = self.workspace.slug(name)
+        except WorkspaceError:
+            if not self.opens_without:
+                raise
+            return model_slug(name)
         original = name == STARTER_REPO and not (self.workspace.vectors / slug).is_dir()
         return STARTER if original else slug
 

@@ -94,6 +94,7 @@ class PersonaApp(Actions):
             project.settings.interface.theme, self.available_themes, os.environ, self.console.color_system
         )
         project.on_note = self._tell_note
+        project.opens_without = True  # another model can be chosen here
         self.chat = Chat(project, mix, saves=saves)
         self.worker = ModelWorker()
         self.model_ready = self.model_missing = False
