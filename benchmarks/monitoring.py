@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from evaluation import table
+from measuring import table
 
 from persona_tui.core.statistics import labelled_auc, share
 from persona_tui.core.workspace import Workspace, packaged_root

@@ -89,5 +89,5 @@ def setting_as_text(mix: Mix) -> str:
 def setting_in_words(mix: Mix) -> str:
     """A setting in a few words: `sage 0.30, capping on`."""
     voice = f"{mix.label} {mix.strength:.2f}" if mix.label else "no persona"
-    guide = f", guide {mix.plausibility:g}" if mix.plausibility else ""
+    guide = f", guide {mix.plausibility:g}" if mix.label and mix.plausibility else ""
     return f"{voice}, capping {'on' if mix.capping else 'off'}{guide}"

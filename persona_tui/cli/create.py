@@ -158,22 +158,42 @@ def _name_problem(project: Project, name: str) -> str | None:
 @click.command()
 @click.argument("name", required=False)
 @click.option("--band", is_flag=True, help="Find the layers that suit this model, and fit every persona.")
+@click.option(
+    "--prompts",
+    "-p",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="System prompts of whom an imported NAME should sound like.",
+)
+@click.option("--description", "-d", metavar="TEXT", help="The same, in a sentence.")
 @json_option
 @pass_invocation
-def calibrate(invocation: Invocation, name: str | None, band: bool, as_json: bool) -> None:
+def calibrate(
+    invocation: Invocation,
+    name: str | None,
+    band: bool,
+    prompts: Path | None,
+    description: str | None,
+    as_json: bool,
+) -> None:
     """Calibrate NAME: find the gain at which it is clear and still fluent.
 
     NAME is a persona, or a trait as trait:NAME. Expression: 0 = unsteered, 1 = what its system prompts
     achieve. Fluency drop: nats per token. --band tries bands of layers with the existing personas (at least
     three), keeps the best band for this model, and calibrates every persona for it.
     """
+    from persona_tui.datasets.records import read_prompt_file
+
     project = invocation.project
     if band == (name is not None):
         raise click.UsageError("Give either NAME or --band.", click.get_current_context())
     if name is None:
         _calibrate_band(project, as_json)
         return
-    persona = work(lambda context: project.calibrate(name, context))
+    if prompts is not None and description is not None:
+        raise click.UsageError("Give either --prompts or --description.", click.get_current_context())
+    texts = read_prompt_file(prompts) if prompts is not None else None
+    persona = work(lambda context: project.calibrate(name, context, texts, description))
     calibration = persona.calibration
     reason = persona.metadata.get("weak_reason")
     if calibration is None:  # without system prompts, there is no expression
@@ -187,8 +207,10 @@ def calibrate(invocation: Invocation, name: str | None, band: bool, as_json: boo
         return
     _print_curve(calibration)
     layers = ", ".join(str(layer) for layer in calibration.layers)
+    quiet = calibration.unguided_gain
+    without = "" if quiet is None else f" ({quiet:.2f} without the guide)"
     click.echo(
-        f"\n{name}: {calibration.recipe} at layers {layers}, gain {calibration.gain:.2f}: strength "
+        f"\n{name}: {calibration.recipe} at layers {layers}, gain {calibration.gain:.2f}{without}: strength "
         f"{calibration.default_strength:g} gives expression {calibration.expression:.2f}, "
         f"fluency drop {calibration.fluency_drop:+.2f}."
     )

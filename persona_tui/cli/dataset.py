@@ -1,4 +1,4 @@
-"""`dataset generate` and `dataset validate`."""
+"""`dataset generate`, `dataset import` and `dataset validate`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from persona_tui.cli.options import via_option
-from persona_tui.cli.output import json_option, print_json, print_table
+from persona_tui.cli.output import check_free, force_option, json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.core.errors import JobCancelled
@@ -74,6 +74,32 @@ def validate(invocation: Invocation, /, files: tuple[Path, ...], as_json: bool) 
 
 def _categories(counts: dict[str, int]) -> str:
     return ", ".join(f"{category} {count}" for category, count in sorted(counts.items()))
+
+
+@dataset.command("import")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path))
+@force_option
+@pass_invocation
+def import_(invocation: Invocation, paths: tuple[Path, ...], force: bool) -> None:
+    """Read roles and traits of assistant-axis or persona_vectors as archetypes.
+
+    PATH is a .json file or a folder of them. Each becomes an archetype of its name: make a persona of it with
+    create --from-archetype, or all of them with init.
+    """
+    from persona_tui.core.files import atomic_write_text
+    from persona_tui.datasets.records import archetype_path
+    from persona_tui.formats.roles import read_role_files
+
+    workspace = invocation.project.workspace
+    roles = [role for path in paths for role in read_role_files(path)]
+    files = {role.name: archetype_path(workspace, role.name) for role in roles}
+    check_free(*files.values(), force=force)
+    for role in roles:
+        atomic_write_text(files[role.name], role.lines())
+        if role.left_out:
+            note(f"{role.name}: left out {role.left_out}.")
+    names = ", ".join(role.name for role in roles[:5]) + (", ..." if roles[5:] else "")
+    click.echo(f"Imported {len(roles)} archetypes: {names}")
 
 
 @dataset.command("generate")

@@ -106,10 +106,16 @@ def _shortened(text: str, width: int = 60) -> str:
 
 @click.command()
 @click.argument("name")
+@click.option(
+    "--tokens", is_flag=True, help="What NAME means to the model: tokens that it raises and lowers."
+)
 @json_option
 @pass_invocation
-def info(invocation: Invocation, name: str, as_json: bool) -> None:
+def info(invocation: Invocation, name: str, tokens: bool, as_json: bool) -> None:
     """Show a persona's details."""
+    if tokens:
+        _tokens(invocation.project, name, as_json)
+        return
     details = about(invocation.project, name)
     if as_json:
         print_json(details)
@@ -118,6 +124,25 @@ def info(invocation: Invocation, name: str, as_json: bool) -> None:
         if title:
             click.echo(f"\n{title}")
         print_table([[f"  {key}" if title else key, value] for key, value in rows])
+
+
+def _tokens(project: Project, name: str, as_json: bool) -> None:
+    """The tokens that a direction raises and lowers most, layer by layer."""
+    from persona_tui.pictures.tokens import token_shifts
+
+    vector = project.personas.get(name)
+    found = token_shifts(project.model, vector)
+    if as_json:
+        print_json([{"layer": each.layer, "raised": each.raised, "lowered": each.lowered} for each in found])
+        return
+    rows = [
+        [
+            str(each.layer),
+            *(" ".join(token.strip() or "·" for token, _ in side) for side in (each.raised, each.lowered)),
+        ]
+        for each in found
+    ]
+    print_table(rows, header=["layer", "raises", "lowers"])
 
 
 @click.command()

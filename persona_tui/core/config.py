@@ -109,7 +109,7 @@ class SteeringSettings(_Section):
     )
     capping_layers: LayerList = Field(default="auto", description=LAYERS_HELP)
     safety_floor_percentile: float = Field(default=25, ge=0, le=100, description="a number from 0 to 100")
-    plausibility: float = Field(default=0.0, ge=0, le=1, description="a number from 0 (off) to 1")
+    plausibility: float = Field(default=0.005, ge=0, le=1, description="a number from 0 (off) to 1")
 
 
 class GenerationSettings(_Section):

@@ -6,9 +6,14 @@
    replies after the bare question, steered or not, and after the question with the system prompt. No reply
    is sampled for it: one forward pass for each size that is tried. Too much steering lowers it as well, so
    its maximum is a sane size by itself.
-2. The model then answers the same questions at a few multiples of that size, with the floor that is in
-   force by default. Between them, the size is read off at which the persona is clear and still fluent: that
-   is strength 0.3. At one multiple it also answers without the floor, which shows what the floor takes.
+2. The model then answers the same questions at a few multiples of that size, with the floor and the guide
+   that are in force by default. On straight lines through what they give, the size is read off at which the
+   persona is clear and still fluent: that is strength 0.3. At one multiple it also answers without the floor,
+   which shows what the floor takes.
+
+The guide lets the size go to two or three times the maximum of the likelihood; without it, little more than
+the maximum itself is fluent (`benchmarks/guide.py`). So a persona that is calibrated with the guide has a
+second gain, for speaking without it: a fixed multiple of that maximum.
 
 No judge is needed. Expression is the log-likelihood ratio of a reply with and without the persona's system
 prompt, under the unsteered model; fluency is its log-likelihood with it. Both are means per token, in nats.
@@ -22,7 +27,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from statistics import fmean
+from statistics import fmean, linear_regression
 from typing import Any
 
 import torch
@@ -40,8 +45,10 @@ RECIPE = "response"  # what is added to every token is the mean over tokens
 # The first sizes that the search tries: shares of the default dose.
 START = (0.25, 0.5, 1.0)
 MOST_STEPS = 5  # how often the search goes on beyond either end
-MULTIPLES = (1.0, 1.6, 2.5)  # of the likeliest size, for the sweep
-UNCAPPED = 1.6  # the multiple that is also measured without the floor
+GUIDED = (2.0, 2.7, 3.6)  # of the likeliest size, for the sweep with the guide
+MULTIPLES = (1.0, 1.6, 2.5)  # and for one without it
+UNCAPPED = 1  # which of them is also measured without the floor
+WITHOUT = 1.4  # of the likeliest size: what a persona that is calibrated with the guide gets without it
 CONTRASTED = (0.5, 1.0, 1.6, 2.5)  # the same where loudness is all that is measured
 UNGUIDED = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the usual dose, where nothing says what size is right
 CONTRAST_REPLIES = 16  # of each side
@@ -51,7 +58,7 @@ COST_SHARE = 0.5  # of what the extraction cost, in tokens that pass through the
 CLEAR = 0.5  # an expression below this is weak
 _ENOUGH = 1.0  # no reward for a persona louder than its own system prompt
 _TIE = 0.02  # expressions as close as this are equal
-_MORE_REPETITION = 0.15  # share of repeated phrases that a fluent reply may have above a prompted one
+_MORE_REPETITION = 0.05  # share of repeated phrases that a fluent reply may have above a prompted one
 _LEAST_EFFECT = 0.02  # nats per token; system prompts that do less leave nothing to express
 _READINGS = 25  # sizes between two measured ones at which the curve is read
 _CANDIDATES = 5  # sizes that a search usually tries
@@ -112,10 +119,11 @@ def calibrate(
     bench = Bench(extractor, persona, band)
     sizes = likeliest(bench.recovered, bench.coefficient(DEFAULT_DOSE))
     size = max(sizes, key=lambda each: sizes[each])
-    points = bench.sweep([size * multiple for multiple in MULTIPLES])
-    uncapped = bench.sweep([size * UNCAPPED], capped=False)[0] if bench.floor else None
-    margin = extractor.settings.calibration.fluency_margin
-    chosen = choose(between(points), margin)
+    margin, guide = extractor.settings.calibration.fluency_margin, extractor.settings.steering.plausibility
+    tried = [size * multiple for multiple in (GUIDED if guide else MULTIPLES)]
+    points = bench.sweep(tried, guide)
+    uncapped = bench.sweep([tried[UNCAPPED]], guide, capped=False)[0] if bench.floor else None
+    chosen = choose(fitted(points), margin)
     return Calibration(
         recipe=RECIPE,
         layers=bench.band,
@@ -125,13 +133,15 @@ def calibrate(
         fluency_drop=chosen.fluency_drop,
         curve=[
             *(bench.record(each, "sweep") for each in points),
-            bench.record(chosen, "between", chosen=True),
+            bench.record(chosen, "fitted", chosen=True),
         ],
         recovered=round(sizes[size], 4),
         recovery=[(round(each, 5), round(sizes[each], 4)) for each in sorted(sizes)],
         floor=bench.floor_name,
-        floor_leaves=_share(points[MULTIPLES.index(UNCAPPED)], uncapped),
+        floor_leaves=_share(points[UNCAPPED], uncapped),
         questions=len(bench.trials),
+        plausibility=guide,
+        unguided_gain=size * WITHOUT / DEFAULT_STRENGTH if guide else None,
     )
 
 
@@ -146,7 +156,8 @@ def weakness(calibration: Calibration) -> str | None:
     """Why a calibrated persona may disappoint, in one line; None if it is clear and fluent."""
     chosen = next((point for point in calibration.curve if point["chosen"]), None)
     if chosen is not None and not chosen["fluent"]:
-        return f"no gain was fluent; this one costs {calibration.fluency_drop:.2f} nats per token"
+        repeated = f" and repeats {chosen['repetition']:.0%} more" if chosen.get("repetition", 0) > 0 else ""
+        return f"no gain was fluent; this one costs {calibration.fluency_drop:.2f} nats per token{repeated}"
     if calibration.expression < CLEAR:
         return f"it reaches only {calibration.expression:.0%} of what its system prompts achieve"
     return None
@@ -195,7 +206,11 @@ def fit_contrast(
         "fluent": chosen.fluent(margin),
         "gained": round(gains[size], 4) if gains else None,
     }
-    placed = {"gain": chosen.coefficient / DEFAULT_STRENGTH, "target_layers": list(bench.band)}
+    placed = {
+        "gain": chosen.coefficient / DEFAULT_STRENGTH,
+        "unguided_gain": None,  # the same
+        "target_layers": list(bench.band),
+    }
     return replace(vector, metadata={**vector.metadata, **placed, "loudness": found}, calibration=None)
 
 
@@ -257,6 +272,20 @@ def between(points: Sequence[Point]) -> list[Point]:
                 )
             )
     return found
+
+
+def fitted(points: Sequence[Point]) -> list[Point]:
+    """What lies on the straight lines that fit the measured points best, over the size's logarithm.
+
+    A dozen replies tell fluency to a tenth of a nat or two: a line through all sizes tells more than each.
+    """
+    sizes = [math.log(each.coefficient) for each in points]
+    lines = [
+        linear_regression(sizes, [getattr(each, name) for each in points])
+        for name in ("expression", "fluency_drop", "repetition")
+    ]
+    steps = (sizes[0] + (sizes[-1] - sizes[0]) * step / _READINGS for step in range(_READINGS + 1))
+    return [Point(math.exp(at), *(line.intercept + line.slope * at for line in lines)) for at in steps]
 
 
 def choose(points: Sequence[Point], margin: float) -> Point:
@@ -344,6 +373,8 @@ class Bench:
         self.extractor = extractor
         self.persona = persona
         self.band = tuple(layer for layer in band or extractor.band if layer in persona.layers)
+        if not self.band and persona.metadata.get("source") == "imported":
+            self.band = persona.steering_layers
         if not self.band:
             raise VectorFileError(
                 f'"{persona.name}" has no vectors where this model is steered: create it again'
@@ -410,14 +441,16 @@ class Bench:
         ]
         return scores[0] - scores[1]
 
-    def sweep(self, coefficients: Sequence[float], capped: bool = True) -> list[Point]:
-        """Answer every question at every size."""
+    def sweep(
+        self, coefficients: Sequence[float], plausibility: float = 0.0, *, capped: bool = True
+    ) -> list[Point]:
+        """Answer every question at every size, with the guide at `plausibility` (0 = without one)."""
         floor = self.floor if capped else {}
-        ways = [Interventions(self._steering(each), floor) for each in coefficients]
+        ways = [Interventions(self._steering(each), floor, plausibility) for each in coefficients]
         requests = [Request(trial.bare, trial.seed) for _ in ways for trial in self.trials]
         count = len(self.trials)
         caps = [[layer, cap.floor, cap.axis] for layer, cap in sorted(floor.items())]
-        what = [*self._vectors(), list(coefficients), *(part for cap in caps for part in cap)]
+        what = [*self._vectors(), [*coefficients, plausibility], *(part for cap in caps for part in cap)]
         texts = self._texts(requests, [way for way in ways for _ in range(count)], what)
         readings = self._read(texts)
         return [
@@ -479,6 +512,7 @@ class Bench:
             sampling=self.sampling,
             interventions=lambda rows: Interventions.by_row([ways[row] for row in rows]),
             what=what,
+            twins=[bool(way.plausibility) for way in ways],
         )
 
     def _read(self, texts: Sequence[str]) -> list[ReplyFigures]:
@@ -571,10 +605,11 @@ def question_cost(extractor: ActivationExtractor, prompts: Sequence[str]) -> tup
         count(conversation(each.question, prompts[at % len(prompts)])) for at, each in enumerate(questions)
     )
     reply = reply_tokens(extractor)
-    sampled = len(MULTIPLES) + (1 if _axis(extractor) else 0) + 1  # the last one without steering
-    scored = sampled + 1
-    read = prompted + bare * sampled + (prompted + bare + 2 * reply) * scored + (bare + reply) * _CANDIDATES
-    return round(read), (sampled + 1) * reply
+    sampled = len(GUIDED) + (1 if _axis(extractor) else 0)  # at all sizes, and once without the floor
+    rows = sampled * (2 if extractor.settings.steering.plausibility else 1) + 1  # twins; and once unsteered
+    scored = sampled + 2
+    read = prompted + bare * rows + (prompted + bare + 2 * reply) * scored + (bare + reply) * _CANDIDATES
+    return round(read), (rows + 1) * reply
 
 
 def repetition(text: str) -> float:

@@ -48,7 +48,7 @@ from persona_tui.model import (
 from persona_tui.model.batching import MemoryLimit, batches
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.maths import normalize, orthogonalize_persona
-from persona_tui.vectors.persona import RECIPES, PersonaVector, default_gain
+from persona_tui.vectors.persona import RECIPES, PersonaVector, default_gains
 
 Progress = Callable[[int, int, str], None]
 Checkpoint = Callable[[], None]
@@ -363,7 +363,7 @@ class ActivationExtractor:
             },
         }
         persona = completed(PersonaVector(name, sums.layers, mean, raw, dict(raw), metadata), self.axes)
-        persona.metadata["gain"] = default_gain(persona, self.band)
+        persona.metadata.update(default_gains(persona, self.band))
         return persona
 
     def provenance(self) -> dict[str, Any]:
@@ -466,6 +466,7 @@ class ActivationExtractor:
         sampling: Sampling | None = None,
         interventions: RowInterventions | None = None,
         what: Sequence[object] = (),
+        twins: Sequence[bool] = (),
     ) -> list[str]:
         """Answer requests; the answers in the requests' order.
 
@@ -475,10 +476,11 @@ class ActivationExtractor:
             sampling: by default as `extraction` says.
             interventions: given the numbers of a batch's requests, what is done to its rows.
             what: everything that the interventions depend on, tensors included, to know them again by.
+            twins: for each request, whether the guide's twin reads along; empty = nowhere.
         """
         sampling = sampling or self.sampling
         stage = self._stage(["texts", *what], requests, sampling)
-        for items, generations in self._answers(stage, requests, note, sampling, interventions):
+        for items, generations in self._answers(stage, requests, note, sampling, interventions, twins=twins):
             said = {item: each.text for item, each in zip(items, generations, strict=True)}
             stage.add(Tally(frozenset(items), values=said))
         values = stage.everyones().values
@@ -529,15 +531,17 @@ class ActivationExtractor:
         sampling: Sampling,
         interventions: RowInterventions | None = None,
         capture: Sequence[int] = (),
+        twins: Sequence[bool] = (),
     ) -> Iterator[tuple[list[int], list[Generation]]]:
         """Answer what is not yet answered, or this process' share of it: numbers of requests, answers."""
         prompts = [self.model.count_tokens(each.messages) for each in requests]
         lengths = [prompt + sampling.max_new_tokens for prompt in prompts]
         usual = usual_tokens(sampling.max_new_tokens)
-        planned_work = Work(sum(prompts), usual * len(requests)).cost(self.price)
-        self._total = max(self._total, self._done + planned_work)
+        rows = [1 + twin for twin in twins] or [1] * len(requests)  # that pass through the model
+        works = [Work(prompt, usual) * count for prompt, count in zip(prompts, rows, strict=True)]
+        self._total = max(self._total, self._done + sum(works, Work()).cost(self.price))
         for item in stage.done:
-            self._advance(prompts[item], usual)
+            self._advance(works[item].read, works[item].written)
         self._report(note)
         if len(stage.done) == len(requests):
             return
@@ -559,10 +563,13 @@ class ActivationExtractor:
         with crew.own_share():
             for batch in crew.share(left):
                 for items, generations in self._memory.run(batch, lengths, answer):
-                    self.tokens += sum(each.prompt_tokens + len(each.token_ids) for each in generations)
+                    self.tokens += sum(
+                        rows[item] * (each.prompt_tokens + len(each.token_ids))
+                        for item, each in zip(items, generations, strict=True)
+                    )
                     yield items, generations
-                    read = sum(prompts[item] for item in items)
-                    self._advance(read * crew.count, usual * len(items) * crew.count)
+                    done = sum((works[item] for item in items), Work()) * crew.count
+                    self._advance(done.read, done.written)
                     self._report(note)
 
     @property

@@ -49,11 +49,12 @@ from persona_tui.model import Message
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.files import check_model
 from persona_tui.vectors.manager import PROMPTS_PER_PERSONA, PersonaManager
-from persona_tui.vectors.persona import PersonaVector, default_gain
+from persona_tui.vectors.persona import PersonaVector, default_gains
 from persona_tui.vectors.roles import RoleMeans
 
 AXES_JOB = "axes"
 BAND_FILE = "band.json"
+_STEERING = {"safety_floor_percentile", "plausibility"}  # what is in force while replies are measured
 FEWEST_FOR_BAND = 3  # personas; with fewer, a band fits those and no others
 
 
@@ -421,11 +422,13 @@ class PersonaStudio:
         self._written(lambda: atomic_write_text(path, text, inside=self.manager.vectors_dir))
         self.extractor.band = band
         for persona in usable:
-            placed = {**persona.metadata, "target_layers": list(band), "gain": default_gain(persona, band)}
+            placed = {**persona.metadata, "target_layers": list(band), **default_gains(persona, band)}
             self._calibrated(replace(persona, metadata=placed))
         return band, table
 
     def _check_layers(self, persona: PersonaVector) -> None:
+        if persona.metadata.get("source") == "imported":  # it has the layers that its file has
+            return
         if not set(self.extractor.layers) >= set(persona.layers):
             raise VectorFileError(
                 f'"{persona.name}" was extracted for other layers than the settings ask for: create it again'
@@ -451,7 +454,9 @@ class PersonaStudio:
             **_flat("extraction", settings.extraction.model_dump(exclude={"batch_size", "target_layers"})),
             **_flat("calibration", settings.calibration.model_dump()),
             **_flat("generation", settings.generation.model_dump(include={"temperature", "top_p"})),
-            **_flat("steering", settings.steering.model_dump(include={"safety_floor_percentile"})),
+            **_flat(
+                "steering", settings.steering.model_dump(include={"safety_floor_percentile", "plausibility"})
+            ),
         }
         return self.partial.job(name, {part: json.dumps(value) for part, value in recipe.items()})
 

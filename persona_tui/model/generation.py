@@ -23,17 +23,8 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, PreTrainedModel
-from transformers.cache_utils import (
-    DummyLayer,
-    DynamicLayer,
-    DynamicSlidingWindowLayer,
-    LinearAttentionAndFullAttentionLayer,
-    LinearAttentionAndSlidingWindowAttentionLayer,
-    LinearAttentionLayer,
-    StaticLayer,
-    StaticSlidingWindowLayer,
-)
+from transformers import Cache, DynamicCache, PreTrainedModel, cache_utils
+from transformers.cache_utils import StaticLayer
 
 from persona_tui.core.errors import GenerationError, MemoryShortage
 from persona_tui.core.ranges import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
@@ -339,16 +330,21 @@ def plausible(logits: Tensor, plain: Tensor, plausibility: Tensor) -> Tensor:
     return logits.where(plain >= least, -torch.inf)
 
 
-# What layers of a cache keep row by row. Others keep more, or in another shape.
-_BY_ROW = (
-    DummyLayer,
-    DynamicLayer,
-    DynamicSlidingWindowLayer,
-    StaticLayer,
-    StaticSlidingWindowLayer,
-    LinearAttentionLayer,
-    LinearAttentionAndFullAttentionLayer,
-    LinearAttentionAndSlidingWindowAttentionLayer,
+# What layers of a cache keep row by row. Others keep more, or in another shape. Older releases of transformers
+# lack some of them.
+_BY_ROW = tuple(
+    getattr(cache_utils, name)
+    for name in (
+        "DummyLayer",
+        "DynamicLayer",
+        "DynamicSlidingWindowLayer",
+        "StaticLayer",
+        "StaticSlidingWindowLayer",
+        "LinearAttentionLayer",
+        "LinearAttentionAndFullAttentionLayer",
+        "LinearAttentionAndSlidingWindowAttentionLayer",
+    )
+    if hasattr(cache_utils, name)
 )
 
 

@@ -440,8 +440,21 @@ class Project:
         studio.extractor.announce(studio.axes_work())
         return studio.extract_axes()
 
-    def calibrate(self, name: str, context: JobContext) -> PersonaVector:
+    def calibrate(
+        self,
+        name: str,
+        context: JobContext,
+        prompts: Sequence[str] | None = None,
+        description: str | None = None,
+    ) -> PersonaVector:
         """Calibrate a persona or a trait (`trait:NAME`), and save it.
+
+        Args:
+            name: of the persona.
+            context: where progress goes.
+            prompts: system prompts of the character that it should sound like, kept with it; for what was
+                imported, whose file has none.
+            description: who that is, instead of `prompts`.
 
         Raises:
             PersonaNotFoundError: no persona has this name.
@@ -452,8 +465,20 @@ class Project:
         studio = self.studio(context)
         if name.startswith(TRAIT_PREFIX):
             return self._calibrate_trait(name, studio)
+        if description is not None:
+            prompts = self._prompts_of(FromDescription(description))
+        if prompts:
+            self._give_prompts(name, prompts, description)
         studio.extractor.announce(studio.calibration_work(name))
         return studio.calibrate(name)
+
+    def _give_prompts(self, name: str, prompts: Sequence[str], description: str | None) -> None:
+        from dataclasses import replace
+
+        persona = self.personas.get(name)
+        said = {"prompts": list(prompts)} | ({"description": description} if description else {})
+        given = replace(persona, metadata={**persona.metadata, **said})
+        processes().from_main(lambda: bool(self.personas.save(given)))
 
     def _calibrate_trait(self, name: str, studio: PersonaStudio) -> PersonaVector:
         from persona_tui.traits.definition import SIDES, find_definition

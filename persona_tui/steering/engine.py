@@ -168,7 +168,7 @@ class SteeringEngine:
             PersonaNotFoundError: it names a persona that does not exist.
             VectorFileError: a persona's or the axes' file cannot be used.
         """
-        composite = self.personas.get_composite(mix.weights, mix.safe, mix.layers)
+        composite = self.personas.get_composite(mix.weights, mix.safe, mix.layers, mix.plausibility > 0)
         steering: Mapping[int, Tensor] = {}
         if mix.strength:
             steering = {layer: mix.strength * vector for layer, vector in composite.items()}

@@ -121,12 +121,17 @@ def _calibration(
         _row("recipe", calibration.recipe),
         _row("added at", f"layer {_span(calibration.layers)}"),
         _row("gain", f"{calibration.gain:.2f}, so that {calibration.default_strength:g} is clear and fluent"),
+        *_without_guide(calibration.unguided_gain),
         _row("expression", f"{calibration.expression:.2f}  (1 = what its system prompts achieve)"),
         _row("fluency", f"{calibration.fluency_drop:+.2f} nats per token lost"),
     ]
     if weakness:
         lines.append(_row("weak", weakness).stylize("$text-warning"))
     return [*lines, Content(""), *_curve(calibration, strength)]
+
+
+def _without_guide(gain: float | None) -> list[Content]:
+    return [] if gain is None else [_row("", f"{gain:.2f} without the guide")]
 
 
 def _curve(calibration: Calibration, strength: float | None) -> list[Content]:

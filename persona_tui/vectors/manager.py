@@ -269,7 +269,11 @@ class PersonaManager:
         return self.get(name).direction(safe) if name in self.list_loaded() else None
 
     def get_composite(
-        self, weights: Mapping[str, float], safe: bool = True, layers: Sequence[int] | None = None
+        self,
+        weights: Mapping[str, float],
+        safe: bool = True,
+        layers: Sequence[int] | None = None,
+        guided: bool = False,
     ) -> dict[int, Tensor]:
         """Return a blend of personas at strength 1, layer to `[hidden]`; empty when nothing has weight.
 
@@ -277,7 +281,7 @@ class PersonaManager:
         sum, size the weighted mean of their sizes. Personas that were calibrated for different layers, as in
         older files, are all spread over all of those layers where each has a vector (see
         `PersonaVector.direction`), so that each is heard at every layer of the blend. With `layers`, all of
-        them are added there instead.
+        them are added there instead. `guided` says whether replies are written with the guide.
 
         Raises:
             PersonaNotFoundError: one of the names is unknown.
@@ -290,7 +294,7 @@ class PersonaManager:
         parts = {name: self.get(name) for name, by in weights.items() if by}
         if layers is None:
             layers = _common_layers(list(parts.values()))
-        directions = [persona.direction(safe, layers) for persona in parts.values()]
+        directions = [persona.direction(safe, layers, guided) for persona in parts.values()]
         amounts = [weights[name] for name in parts]
         places = sorted(directions[0]) if directions else []
         return {layer: blend([direction[layer] for direction in directions], amounts) for layer in places}

@@ -16,19 +16,22 @@ RECIPES = ("response", "prompt_last")
 KINDS = ("mean", "raw", "safe")
 
 DEFAULT_STRENGTH = 0.3  # where on the strength scale a persona is clear
-# What an uncalibrated persona adds at that strength: see `dose`. On SmolLM2-135M-Instruct calibration finds
-# 0.28 for a described character (`benchmarks/calibration.py`); the tiny model needs ten times that.
-DEFAULT_DOSE = 0.25
+# What an uncalibrated persona adds at that strength, with the guide and without it: see `dose`. Four personas
+# of SmolLM2-135M-Instruct are clear and fluent at 0.23 to 0.36 with it, at 0.12 to 0.23 without
+# (`benchmarks/guide.py`); the tiny model needs ten times that.
+DEFAULT_DOSE = 0.3
+UNGUIDED_DOSE = 0.18
 
 
 @dataclass(frozen=True)
 class Calibration:
     """Which recipe, layers and gain make a persona audible, and how that was found.
 
-    `gain` is set so that `default_strength` is where the persona is clear and the text still fluent.
-    `expression` is 0 for unsteered replies and 1 for what the system prompt itself achieves; `fluency_drop`
-    is in nats per token against prompted replies. `curve` holds the figures of generated replies at every
-    size that was tried.
+    `gain` is set so that `default_strength` is where the persona is clear and the text still fluent, with the
+    guide at `plausibility` (0 = without one, as in older files). `unguided_gain` does the same without the
+    guide, which allows less; None = there is only one gain. `expression` is 0 for unsteered replies and 1 for
+    what the system prompt itself achieves; `fluency_drop` is in nats per token against prompted replies; both
+    are measured with `gain`. `curve` holds the figures of generated replies at every size that was tried.
 
     Older files lack the rest. `recovered` is the share of the system prompts' effect on the likelihood of
     their own replies that steering recovers at its best size, `recovery` that share for every coefficient
@@ -49,6 +52,8 @@ class Calibration:
     floor: str | None = None
     floor_leaves: float | None = None
     questions: int | None = None
+    plausibility: float = 0.0
+    unguided_gain: float | None = None
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no single answer to ==
@@ -58,7 +63,8 @@ class PersonaVector:
     `mean`, `raw` and `safe` have one tensor per recipe, `[len(layers), hidden]`, float32 on the CPU, with
     their natural size. `metadata` is what the file records: model_name, model_fingerprint, source,
     description, counts, recipe settings, created; `target_layers`, if there, are where an uncalibrated vector
-    is added, `gain` how many times; `kind` is "trait" for a trait.
+    is added, `gain` how many times (`unguided_gain`, if there, without the guide); `kind` is "trait" for a
+    trait.
 
     Raises:
         ValueError: the layers are not ascending, or the shapes, recipes or calibration do not fit together.
@@ -103,7 +109,17 @@ class PersonaVector:
         targets = set(self.metadata.get("target_layers", ()))
         return tuple(layer for layer in self.layers if layer in targets) or self.layers
 
-    def direction(self, safe: bool = True, layers: Sequence[int] | None = None) -> dict[int, Tensor]:
+    def gain(self, guided: bool = False) -> float:
+        """Return how many times the vector is added at strength 1, with or without the guide."""
+        if self.calibration is not None:
+            loud, quiet = self.calibration.gain, self.calibration.unguided_gain
+        else:
+            loud, quiet = float(self.metadata.get("gain", 1.0)), self.metadata.get("unguided_gain")
+        return loud if guided or quiet is None else float(quiet)
+
+    def direction(
+        self, safe: bool = True, layers: Sequence[int] | None = None, guided: bool = False
+    ) -> dict[int, Tensor]:
         """Return what is added at strength 1: steering layer to `gain` times the vector, `[hidden]`.
 
         Args:
@@ -111,12 +127,12 @@ class PersonaVector:
             layers: where to add it instead of at its own layers. What is added at one layer is still there at
                 the next, so that more layers get less each (and fewer more): by the square root, as in
                 calibration.
+            guided: whether replies are written with the guide, which allows a larger gain.
 
         Raises:
             VectorFileError: it was not extracted at one of `layers`.
         """
-        own = float(self.metadata.get("gain", 1.0))
-        gain = self.calibration.gain if self.calibration is not None else own
+        gain = self.gain(guided)
         stack = (self.safe if safe else self.raw)[self.recipe]
         chosen = self.steering_layers if layers is None else self._known(layers)
         share = (len(self.steering_layers) / len(chosen)) ** 0.5
@@ -191,10 +207,11 @@ def dose(persona: PersonaVector, layers: Sequence[int], recipe: str) -> float:
     return float((persona.safe[recipe][rows].norm(dim=-1) / ordinary.clamp(min=1e-12)).sum())
 
 
-def default_gain(persona: PersonaVector, layers: Sequence[int]) -> float:
-    """Return the gain of a persona that is not calibrated, for steering at `layers` with its own recipe."""
+def default_gains(persona: PersonaVector, layers: Sequence[int]) -> dict[str, float]:
+    """Return metadata for a persona that is not calibrated: its gains for `layers`, with its own recipe."""
     own = dose(persona, layers, persona.recipe)
-    return DEFAULT_DOSE / (DEFAULT_STRENGTH * own) if own > 0 else 1.0
+    doses = {"gain": DEFAULT_DOSE, "unguided_gain": UNGUIDED_DOSE}
+    return {name: each / (DEFAULT_STRENGTH * own) if own > 0 else 1.0 for name, each in doses.items()}
 
 
 # --- checks that axes share ------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 from persona_tui import model
 from persona_tui.chat import SessionStore
 from persona_tui.chat.replay import replay, stretches
+from persona_tui.core.config import Settings
 from persona_tui.core.mix import Mix
 from persona_tui.core.workspace import Workspace, packaged_root
 from persona_tui.project.project import Project
@@ -194,7 +195,7 @@ async def spoken_as(front: Front, workspace: Path, name: str) -> str:
     """A session in which somebody speaks; its id."""
     async with front(workspace) as talk:
         await talk.do(f"/persona {name}")
-        assert talk.mix == Mix({name: 1.0})
+        assert talk.mix == Mix({name: 1.0}, plausibility=Settings().steering.plausibility)
         await talk.say("What is bread?")
         session = talk.session_id
         await talk.do("/new")

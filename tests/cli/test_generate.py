@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from persona_tui.cli.generate import trimmed
+from persona_tui.core.config import Settings
 from persona_tui.core.printable import printable
 
 from .conftest import Cli
@@ -109,10 +110,11 @@ def test_the_guide(cli: Cli) -> None:
         result = cli("generate", "Who are you?", "-p", "sage", "-s", "2", "--seed", "1", "--json", *options)
         return result.json
 
-    free, guided = answer(), answer("--plausibility", "0.5")
+    free, guided = answer("--plausibility", "0"), answer("--plausibility", "0.5")
     assert free["plausibility"] == 0 and free["nats_from_plain"] is None
     assert guided["plausibility"] == 0.5 and isinstance(guided["nats_from_plain"], float)
     assert guided["response"] != free["response"]
+    assert answer()["plausibility"] == Settings().steering.plausibility > 0
     cli("config", "set", "steering.plausibility", "0.5")
     assert answer()["response"] == guided["response"]
     assert answer("--plausibility", "0")["response"] == free["response"]

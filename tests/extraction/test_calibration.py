@@ -14,6 +14,9 @@ from persona_tui.core.workspace import Workspace, packaged_root
 from persona_tui.datasets.records import read_questions
 from persona_tui.extraction import ActivationExtractor, PersonaStudio, calibrate, weakness
 from persona_tui.extraction.calibration import (
+    GUIDED,
+    MULTIPLES,
+    WITHOUT,
     Bench,
     Point,
     bands,
@@ -21,6 +24,7 @@ from persona_tui.extraction.calibration import (
     choose,
     find_band,
     fit_contrast,
+    fitted,
     likeliest,
     question_cost,
     question_count,
@@ -31,9 +35,10 @@ from persona_tui.project.project import Project
 from persona_tui.vectors.persona import (
     DEFAULT_DOSE,
     DEFAULT_STRENGTH,
+    UNGUIDED_DOSE,
     Calibration,
     PersonaVector,
-    default_gain,
+    default_gains,
     dose,
 )
 
@@ -73,6 +78,15 @@ def test_the_size_is_read_off_between_two_measured_ones() -> None:
     found = choose(between([point(0.2, 0.1, 1.0), point(0.8, 0.5, 4.0)]), MARGIN)
     assert found.coefficient == pytest.approx(2.0, rel=0.05)  # half-way, in equal ratios
     assert found.expression == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_line_through_all_sizes_tells_more_than_each() -> None:
+    losses = (0.1, 0.4, 0.2)  # by chance, the middle one looks worse than the loudest
+    found = fitted([point(0.5 + 0.1 * at, losses[at], 2.0**at) for at in range(3)])
+    assert (found[0].coefficient, found[-1].coefficient) == pytest.approx((1.0, 4.0))
+    assert [each.fluency_drop for each in found] == sorted(each.fluency_drop for each in found)
+    assert choose(found, MARGIN).coefficient > 3.5
+    assert found[-1].expression == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize("top", [0.02, 0.3, 0.8, 3.0, 10.0])
@@ -175,7 +189,7 @@ def test_a_calibration_records_what_was_tried_and_marks_one(
     assert calibration is not None
     assert calibration.layers == extracted.extractor.band
     chosen = [point for point in calibration.curve if point["chosen"]]
-    assert len(chosen) == 1 and chosen[0]["stage"] == "between"
+    assert len(chosen) == 1 and chosen[0]["stage"] == "fitted"
     assert calibration.gain * DEFAULT_STRENGTH == pytest.approx(chosen[0]["coefficient"], abs=1e-3)
     measured = [point["coefficient"] for point in calibration.curve if point["stage"] == "sweep"]
     assert min(measured) <= chosen[0]["coefficient"] <= max(measured)
@@ -196,20 +210,54 @@ def test_it_is_measured_with_the_floor_that_is_in_force(
     assert free.recovered == pytest.approx(sage.calibration.recovered, abs=1e-3)
 
 
-def test_an_uncalibrated_persona_has_the_usual_dose(extracted: PersonaStudio, sage: PersonaVector) -> None:
+def test_with_the_guide_a_louder_gain_is_found_and_a_quieter_one_kept_for_without(
+    extracted: PersonaStudio, sage: PersonaVector
+) -> None:
+    assert sage.calibration is not None
+    off = override(extracted.extractor.settings, {"steering.plausibility": 0.0})
+    extractor = ActivationExtractor(extracted.extractor.model, off, axes=extracted.manager.axes)
+    extractor.held_out_questions = extracted.extractor.held_out_questions
+    free = calibrate(extractor, sage)
+    assert (free.plausibility, free.unguided_gain) == (0.0, None)
+    assert sage.calibration.plausibility == Settings().steering.plausibility > 0
+    assert sage.calibration.unguided_gain < sage.calibration.gain
+    quietest = [
+        next(point["coefficient"] for point in each.curve if point["stage"] == "sweep")
+        for each in (sage.calibration, free)
+    ]
+    assert quietest[0] / quietest[1] == pytest.approx(GUIDED[0] / MULTIPLES[0], rel=1e-3)
+    without = sage.calibration.unguided_gain * DEFAULT_STRENGTH
+    assert without / quietest[1] == pytest.approx(WITHOUT / MULTIPLES[0], rel=1e-3)
+
+
+def test_a_twin_counts_as_tokens_that_pass(shipped: tuple[ActivationExtractor, PersonaVector]) -> None:
+    bench, extractor = Bench(*shipped), shipped[0]
+    bench.sweep([0.0], capped=False)  # also what all are compared with
+    passed = []
+    for plausibility in (0.0, 1e-9):  # allows whatever is likely at all: the words are nearly the same
+        before = extractor.tokens
+        bench.sweep([0.0], plausibility, capped=False)
+        passed.append(extractor.tokens - before)
+    asked = sum(extractor.model.count_tokens(trial.bare) for trial in bench.trials)
+    assert passed[1] - passed[0] > asked
+
+
+@pytest.mark.parametrize(("guided", "usual"), [(True, DEFAULT_DOSE), (False, UNGUIDED_DOSE)])
+def test_an_uncalibrated_persona_has_the_usual_dose(
+    extracted: PersonaStudio, sage: PersonaVector, guided: bool, usual: float
+) -> None:
     plain, band = sage.with_calibration(None), extracted.extractor.band
     assert plain.steering_layers == band
     added = sum(
         DEFAULT_STRENGTH
         * float(vector.norm())
         / float((plain.mean["response"] - plain.raw["response"])[row].norm())
-        for layer, vector in plain.direction().items()
+        for layer, vector in plain.direction(guided=guided).items()
         for row in [plain.layers.index(layer)]
     )
-    assert added == pytest.approx(DEFAULT_DOSE, rel=1e-4)
-    assert default_gain(plain, band) * DEFAULT_STRENGTH * dose(plain, band, "response") == pytest.approx(
-        DEFAULT_DOSE
-    )
+    assert added == pytest.approx(usual, rel=1e-4)
+    gains = default_gains(plain, band)
+    assert gains["gain"] * DEFAULT_STRENGTH * dose(plain, band, "response") == pytest.approx(DEFAULT_DOSE)
 
 
 def test_a_small_extraction_gets_a_small_calibration(extracted: PersonaStudio, sage: PersonaVector) -> None:

@@ -76,18 +76,20 @@ def test_personas_of_different_layers_are_each_heard_at_every_layer_of_a_blend(
 
 
 def test_the_plans_methods_are_replies(engine: SteeringEngine) -> None:
-    steered = engine.reply(ASKED, mix=Mix({"sage": 1}, 0.7, capping=False)).text
+    default = engine.mix  # with the guide
+    steered = engine.reply(ASKED, mix=replace(default, weights={"sage": 1}, strength=0.7, capping=False)).text
     assert engine.generate("Who are you?", "sage", 0.7, enable_safety_capping=False) == steered
     prompted = engine.reply(conversation("Who are you?", "Be brief."), mix=FREE).text
     assert engine.generate("Who are you?", None, None, False, "Be brief.") == prompted
     blend = {"sage": 0.5, "trickster": 0.5}
-    assert engine.generate_with_composite("Who are you?", blend) == engine.reply(ASKED, mix=Mix(blend)).text
+    blended = engine.reply(ASKED, mix=replace(default, weights=blend)).text
+    assert engine.generate_with_composite("Who are you?", blend) == blended
 
 
 def test_the_default_strength_is_used_where_none_is_given(engine: SteeringEngine) -> None:
     assert engine.default_strength == 0.3
     engine.set_default_strength(0.8)
-    louder = engine.reply(ASKED, mix=Mix({"sage": 1}, 0.8)).text
+    louder = engine.reply(ASKED, mix=replace(engine.mix, weights={"sage": 1})).text
     assert engine.generate("Who are you?", "sage") == louder
     assert engine.mix.strength == 0.8
 
@@ -310,6 +312,19 @@ def test_loudness_is_a_share_of_ordinary_activations(engine: SteeringEngine, man
     half = pytest.approx(float(0.5 * added / ordinary), rel=1e-5)
     assert engine.loudness(Mix({"sage": 1}, 0.5)) == {4: half}
     assert engine.loudness(Mix()) == {}
+
+
+def test_without_the_guide_a_persona_is_as_loud_as_that_allows(
+    engine: SteeringEngine, manager: PersonaManager
+) -> None:
+    sage = manager.get("sage")
+    assert sage.calibration is not None
+    both = replace(sage.calibration, plausibility=0.02, unguided_gain=sage.calibration.gain / 2)
+    manager.save(sage.with_calibration(both))
+    guided = Mix({"sage": 1}, 1, capping=False, plausibility=0.02)
+    loud, quiet = (engine.interventions(mix).steering for mix in (guided, replace(guided, plausibility=0.0)))
+    torch.testing.assert_close(loud[4], 2 * quiet[4])
+    torch.testing.assert_close(loud[4], sage.direction()[4])
 
 
 def test_other_layers_can_be_chosen(engine: SteeringEngine) -> None:

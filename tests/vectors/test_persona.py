@@ -1,5 +1,6 @@
 """Personas: files, steering directions, and shapes that do not fit."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,20 @@ def test_a_file_with_a_wrong_shape_is_refused_with_both_sizes(make: Make, tmp_pa
     save_tensors(path, tensors | {"safe.response": make.stack(columns=HIDDEN - 1)}, metadata)
     with pytest.raises(VectorFileError, match=rf"\[3, {HIDDEN - 1}\], not \[3, {HIDDEN}\]"):
         PersonaVector.load(path)
+
+
+def test_with_the_guide_a_persona_may_be_louder(make: Make, tmp_path: Path) -> None:
+    both = replace(CALIBRATION, gain=6.0, plausibility=0.02, unguided_gain=2.5)
+    make.persona(calibration=both).save(tmp_path / "x")
+    persona = PersonaVector.load(tmp_path / "x")
+    assert persona.calibration == both
+    torch.testing.assert_close(persona.direction(guided=True)[4], 6.0 * persona.safe["prompt_last"][2])
+    torch.testing.assert_close(persona.direction()[4], 2.5 * persona.safe["prompt_last"][2])
+    assert (persona.gain(guided=True), persona.gain()) == (6.0, 2.5)
+
+
+def test_a_file_with_one_gain_is_as_loud_with_the_guide_as_without(make: Make) -> None:
+    for persona in (make.persona(calibration=CALIBRATION), make.persona(metadata={"gain": 2.5})):
+        assert persona.gain(guided=True) == persona.gain() == 2.5
+    uncalibrated = make.persona(metadata={"gain": 3.0, "unguided_gain": 1.5})
+    assert (uncalibrated.gain(guided=True), uncalibrated.gain()) == (3.0, 1.5)

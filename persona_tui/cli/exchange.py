@@ -1,0 +1,145 @@
+"""`export` and `import`: vectors for other programs, and theirs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from persona_tui.cli.options import chosen_weights
+from persona_tui.cli.output import check_free, force_option, json_option, print_json
+from persona_tui.cli.progress import work
+from persona_tui.cli.root import Invocation, pass_invocation
+
+_FORMATS = ("gguf", "hotwire", "persona-vectors", "assistant-axis", "capping", "pt", "safetensors", "baked")
+
+
+@click.command("export")
+@click.argument("name", required=False)
+@click.option("--blend", metavar="A:W,B:W", help="A blend instead of NAME.")
+@click.option("--format", "-f", "form", type=click.Choice(_FORMATS), required=True, help="See below.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), metavar="PATH", help="[default: NAME, here]")
+@click.option("--strength", type=float, metavar="S", help="Multiplied in. [default: 0.3]")
+@click.option("--raw", is_flag=True, help="The vectors with their safety component.")
+@force_option
+@json_option
+@pass_invocation
+def export(
+    invocation: Invocation,
+    name: str | None,
+    blend: str | None,
+    form: str,
+    output: Path | None,
+    strength: float | None,
+    raw: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write NAME for another program.
+
+    NAME is a persona, trait:NAME, axis:assistant or axis:safety.
+
+    \b
+    gguf             control vector: llama.cpp, repeng, saklas
+    hotwire          hotwire-vllm, with the request that speaks with it
+    persona-vectors  [layers + 1, hidden]: persona_vectors
+    assistant-axis   axis or role: assistant-axis
+    capping          an axis with its floors: assistant-axis
+    pt               one dictionary with the vectors by layer
+    safetensors      one tensor for each layer
+    baked            a whole model with the steering in its weights
+    """
+    from persona_tui.formats.write import SUFFIXES
+    from persona_tui.project.exchange import AXIS_PREFIX, export_vectors
+
+    if (name is None) == (blend is None):
+        raise click.UsageError("Give either NAME or --blend.", click.get_current_context())
+    project = invocation.project
+    axis = name.removeprefix(AXIS_PREFIX) if name is not None and name.startswith(AXIS_PREFIX) else None
+    weights = {} if axis is not None else chosen_weights(project, name, blend)
+    called = (axis or "+".join(weights)).replace(":", "-")
+    path = output or Path(f"{called}{'' if form == 'baked' else SUFFIXES.get(form, '.pt')}")
+    check_free(path, force=force and form != "baked")
+    written, doses = export_vectors(project, weights, form, path, strength, safe=not raw, axis=axis)
+    if as_json:
+        print_json(
+            {
+                "path": str(written.path),
+                "format": form,
+                "notes": list(written.notes),
+                "request": written.request,
+                "dose": {str(layer): round(dose, 4) for layer, dose in doses.items()},
+            }
+        )
+        return
+    click.echo(f"Wrote {written.path}.")
+    for note in written.notes:
+        click.echo(f"  {note}")
+    if doses:
+        shares = ", ".join(f"{layer}: {dose:.1%}" for layer, dose in doses.items())
+        click.echo(f"Dose by layer, of ordinary replies' length: {shares}; {sum(doses.values()):.0%} in all.")
+    if written.request is not None:
+        click.echo(written.request["vllm_xargs"]["hotwire"])
+
+
+@click.command("import")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--name", metavar="NAME", help="What to call it. [default: what the file says]")
+@click.option("--only", metavar="NAME", help="Of a file with several directions, this one.")
+@click.option("--layer", type=int, metavar="N", help="Where a vector belongs whose file does not say.")
+@click.option(
+    "--indices",
+    type=click.Choice(["auto", "blocks", "hidden-states"]),
+    default="auto",
+    show_default=True,
+    help="What the rows of a .pt count.",
+)
+@json_option
+@pass_invocation
+def import_(
+    invocation: Invocation,
+    path: Path,
+    name: str | None,
+    only: str | None,
+    layer: int | None,
+    indices: Any,
+    as_json: bool,
+) -> None:
+    """Read the vectors in PATH as personas of the model.
+
+    PATH is a control vector (.gguf), a .pt of persona_vectors, assistant-axis, hotwire-vllm or a script that
+    saves one vector by layer, an .svec, .safetensors with a tensor for each layer, or a folder of saklas'.
+    A .pt is never unpickled: only tensors and plain values are read.
+
+    What was imported is uncalibrated: it gets a usual size. Calibrate it with `calibrate NAME`, best with
+    --prompts or --description, which say whom it should sound like.
+    """
+    from persona_tui.project.exchange import import_vectors
+
+    project = invocation.project
+    saved = work(
+        lambda context: import_vectors(
+            project, path, context, name, layer=layer, indices=indices, wanted=only
+        )
+    )
+    if as_json:
+        print_json(
+            [
+                {
+                    "name": each.name,
+                    "layers": list(each.layers),
+                    "target_layers": each.metadata["target_layers"],
+                    "gain": each.metadata["gain"],
+                    **each.metadata["imported"],
+                }
+                for each in saved
+            ]
+        )
+        return
+    for each in saved:
+        about = each.metadata["imported"]
+        click.echo(f"Imported {each.name}: {about['format']}, layers {each.layers[0]} to {each.layers[-1]}.")
+        for note in about.get("notes", []):
+            click.echo(f"  {note}")
+    click.echo(f"Not calibrated yet: persona-tui calibrate {saved[-1].name}")

@@ -1,0 +1,117 @@
+"""One prompt at several strengths, as the rows of one batch, with what each strength says and costs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from persona_tui.core.mix import Mix
+from persona_tui.extraction.calibration import repetition
+from persona_tui.model import Interventions
+
+if TYPE_CHECKING:
+    from persona_tui.model import Message, Sampling
+    from persona_tui.steering.engine import SteeringEngine
+
+STRENGTHS = (0.0, 0.15, 0.3, 0.5, 0.8)
+_LEAST_EFFECT = 0.02  # nats per token; system prompts that do less leave nothing to express
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """What one strength says.
+
+    Attributes:
+        strength: how loud.
+        text: the reply.
+        nats: from plain: the mean over its tokens of how much more probable steering made them.
+        repetition: the share of its three-word phrases that repeat an earlier one.
+        expression: 0 = unsteered, 1 = what the persona's system prompt achieves on this prompt; None for
+            what has no system prompts.
+    """
+
+    strength: float
+    text: str
+    nats: float | None
+    repetition: float
+    expression: float | None
+
+
+def sweep(
+    engine: SteeringEngine,
+    messages: Sequence[Message],
+    mix: Mix,
+    strengths: Sequence[float] = STRENGTHS,
+    sampling: Sampling | None = None,
+    stop: threading.Event | None = None,
+) -> list[SweepRow]:
+    """Answer a conversation once per strength, with the same random numbers.
+
+    Args:
+        engine: with the model.
+        messages: the conversation; the last message is the user's.
+        mix: what is spoken with, but for its strength.
+        strengths: one row for each.
+        sampling: by default as the settings say.
+        stop: when set, no further token is written.
+
+    Raises:
+        PersonaNotFoundError: the mix names a persona that does not exist.
+        GenerationError: the conversation is too long, or memory ran out.
+    """
+    mixes = [replace(mix, strength=each) for each in strengths]
+    texts = [""] * len(mixes)
+    for event in engine.stream_rows(messages, mixes, sampling=sampling, stop=stop):
+        texts[event.row] += event.text
+    texts = [text.strip() for text in texts]
+    nats = [_nats(engine, messages, text, each) for text, each in zip(texts, mixes, strict=True)]
+    expressions = _expressions(engine, messages, mix, texts, sampling)
+    return [
+        SweepRow(each.strength, text, about, repetition(text), expressed)
+        for each, text, about, expressed in zip(mixes, texts, nats, expressions, strict=True)
+    ]
+
+
+def _nats(engine: SteeringEngine, messages: Sequence[Message], text: str, mix: Mix) -> float | None:
+    """How much more probable steering made a reply, in nats per token; 0 where nothing was done."""
+    if not text:
+        return None
+    live = engine.interventions(mix)
+    if not live.steering and not live.capping:
+        return 0.0
+    pair = [(list(messages), text)]
+    done = Interventions(live.steering, live.capping)
+    return engine.model.score(pair, done)[0].logprob - engine.model.score(pair)[0].logprob
+
+
+def _expressions(
+    engine: SteeringEngine,
+    messages: Sequence[Message],
+    mix: Mix,
+    texts: Sequence[str],
+    sampling: Sampling | None,
+) -> list[float | None]:
+    """The replies' expression, against an unsteered and a prompted reply to the same prompt."""
+    names = [name for name, weight in mix.weights.items() if weight]
+    prompts = engine.personas.get(names[0]).metadata.get("prompts") if len(names) == 1 else None
+    if not prompts:
+        return [None] * len(texts)
+    asked = [{"role": "system", "content": str(prompts[0])}, *_without_system(messages)]
+    prompted = engine.reply(asked, mix=Mix(), sampling=sampling).text
+    plain = engine.reply(messages, mix=Mix(), sampling=sampling).text
+    said = [text for text in (prompted, plain, *texts) if text]
+    with_prompt = engine.model.score([(asked, text) for text in said])
+    without = engine.model.score([(list(messages), text) for text in said])
+    ratios = {
+        text: one.logprob - other.logprob for text, one, other in zip(said, with_prompt, without, strict=True)
+    }
+    top, nothing = ratios.get(prompted), ratios.get(plain)
+    if top is None or nothing is None or top - nothing < _LEAST_EFFECT:
+        return [None] * len(texts)
+    return [(ratios[text] - nothing) / (top - nothing) if text else None for text in texts]
+
+
+def _without_system(messages: Sequence[Message]) -> list[Message]:
+    return [message for message in messages if message["role"] != "system"]

@@ -1,0 +1,84 @@
+"""What a direction means to the model itself: the tokens that it raises and lowers most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from persona_tui.core.errors import GenerationError
+from persona_tui.core.printable import printable
+
+if TYPE_CHECKING:
+    from persona_tui.model import ModelWrapper
+    from persona_tui.vectors.persona import PersonaVector
+
+_NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm", "norm_f", "ln_out", "output_norm")
+
+
+@dataclass(frozen=True)
+class TokenShift:
+    """What a direction does to the next token at one layer, read through the unembedding.
+
+    Attributes:
+        layer: where the direction is added.
+        raised: tokens whose logit rises most, each with by how much, the largest first.
+        lowered: those whose logit falls most.
+    """
+
+    layer: int
+    raised: tuple[tuple[str, float], ...]
+    lowered: tuple[tuple[str, float], ...]
+
+
+def token_shifts(model: ModelWrapper, vector: PersonaVector, count: int = 10) -> list[TokenShift]:
+    """Read a persona's or trait's direction through the model's unembedding, layer by layer.
+
+    The unit direction is scaled by the final norm's weight and multiplied with the unembedding: what adding
+    it would do to the logits if no later layer answered (the logit lens, of a difference). The mean over the
+    vocabulary is taken off, since it changes no probability.
+
+    Args:
+        model: the model that the vector belongs to.
+        vector: a persona or a trait.
+        count: how many tokens of either side.
+
+    Raises:
+        GenerationError: the model has no unembedding.
+    """
+    head: object = model.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    weight = getattr(head, "weight", None)
+    if not isinstance(weight, Tensor):
+        raise GenerationError(f"{model.name} has no unembedding to read a direction through.")
+    scale = _final_scale(model.model)
+    found = []
+    with torch.no_grad():
+        for layer, direction in vector.direction().items():
+            unit = direction / direction.norm().clamp(min=1e-12)
+            unit = unit.to(weight.device, torch.float32) * (scale if scale is not None else 1.0)
+            shifts = weight.float() @ unit
+            found.append(_shift(model, layer, shifts - shifts.mean(), count))
+    return found
+
+
+def _shift(model: ModelWrapper, layer: int, shifts: Tensor, count: int) -> TokenShift:
+    """The ends of the vocabulary's shifts, as text."""
+    sides = []
+    for largest in (True, False):
+        top = shifts.topk(min(count, len(shifts)), largest=largest)
+        pairs = zip(top.values.tolist(), top.indices.tolist(), strict=True)
+        told = ((str(model.tokenizer.decode([at])), float(value)) for value, at in pairs)
+        sides.append(tuple((printable(token), value) for token, value in told))
+    return TokenShift(layer, sides[0], sides[1])
+
+
+def _final_scale(model: nn.Module) -> Tensor | None:
+    """The weight of the norm before the unembedding; None if the model has none that is found."""
+    for module in (model, getattr(model, "model", None), getattr(model, "transformer", None)):
+        for name in _NORMS:
+            weight = getattr(getattr(module, name, None), "weight", None)
+            if isinstance(weight, Tensor):
+                return weight.detach().float()
+    return None

@@ -1,0 +1,174 @@
+"""What a request asks for, and the vectors that it stands for: no vllm in here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from persona_tui.core.config import resolve_layers
+from persona_tui.core.errors import PersonaTuiError, VectorFileError
+from persona_tui.core.mix import Mix, parse_blend
+from persona_tui.core.workspace import Workspace
+from persona_tui.extraction.axes import capping
+from persona_tui.model import Cap
+from persona_tui.vectors.manager import PersonaManager
+
+KEY = "persona_tui"  # in a request's extra arguments
+WORKSPACE = "PERSONA_TUI_WORKSPACE"
+MODEL = "PERSONA_TUI_MODEL"  # whose vectors to use, where that is not the model's own name
+_KNOWN = {"persona", "blend", "strength", "capping", "percentile", "safe", "capping_axis"}
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """What is done to one request's residual stream.
+
+    Attributes:
+        added: by layer, the vector that is added, `[hidden]` float32, strength and gain included.
+        caps: by layer, the floor.
+        axis: the name of the axis that the floors are on; None = there are none.
+    """
+
+    added: Mapping[int, Tensor]
+    caps: Mapping[int, Cap]
+    axis: str | None = None
+
+
+class Bank:
+    """The personas of one workspace, for one model.
+
+    Args:
+        root: the workspace.
+        model: the name whose folder of vectors is used.
+        n_layers: of the model that runs.
+        hidden_size: of the model that runs; vectors of another width are refused.
+    """
+
+    def __init__(self, root: Path, model: str, n_layers: int, hidden_size: int) -> None:
+        self.workspace = Workspace.find(root)
+        self.settings = self.workspace.settings
+        self.personas = PersonaManager(self.workspace.model_dir(model), model_name=model)
+        self._n_layers = n_layers
+        self._hidden_size = hidden_size
+        self._capping_layers = tuple(resolve_layers(self.settings, n_layers).capping)
+
+    @classmethod
+    def from_environment(cls, model: str, n_layers: int, hidden_size: int) -> Bank | None:
+        """The bank that the operator named in `PERSONA_TUI_WORKSPACE`; None if there is none.
+
+        Raises:
+            WorkspaceError: the workspace cannot be used.
+        """
+        root = os.environ.get(WORKSPACE)
+        return cls(Path(root), os.environ.get(MODEL, model), n_layers, hidden_size) if root else None
+
+    def mix_of(self, request: object) -> Mix:
+        """The mix that a request asks for.
+
+        Args:
+            request: a mapping with `persona` or `blend` ("A:0.5,B:0.5", or a mapping of weights), `strength`,
+                `capping`, `percentile`, `capping_axis` and `safe`, or the same as JSON text.
+
+        Raises:
+            PersonaTuiError: it cannot be read, names nobody that is known, or asks for what cannot be done.
+        """
+        asked = _parsed(request)
+        if "plausibility" in asked:
+            raise PersonaTuiError(
+                "the guide (plausibility) needs a second row per request and is not available in vLLM"
+            )
+        unknown = sorted(set(asked) - _KNOWN)
+        if unknown:
+            raise PersonaTuiError(
+                f'"{KEY}" has an unknown field "{unknown[0]}"; known: {", ".join(sorted(_KNOWN))}'
+            )
+        weights = _weights(asked)
+        for name in weights:
+            self.personas.get(name)
+        steering = self.settings.steering
+        known = {each.name for each in fields(Mix)}
+        own = {key: value for key, value in asked.items() if key in known}
+        try:
+            return Mix(
+                **{
+                    "strength": steering.default_strength,
+                    "capping": steering.capping,
+                    **own,
+                    "weights": weights,
+                }
+            )
+        except TypeError as error:
+            raise PersonaTuiError(f'"{KEY}" has a value of the wrong type: {error}') from None
+
+    def slot(self, mix: Mix) -> Slot:
+        """The vectors and floors of a mix.
+
+        Raises:
+            PersonaNotFoundError: it names a persona that does not exist.
+            VectorFileError: a file cannot be used, or does not fit the model.
+        """
+        composite = self.personas.get_composite(mix.weights, mix.safe, mix.layers) if mix.strength else {}
+        added = {layer: mix.strength * vector for layer, vector in composite.items()}
+        for layer, vector in added.items():
+            if layer >= self._n_layers or vector.shape[0] != self._hidden_size:
+                names, width = ", ".join(mix.weights), vector.shape[0]
+                raise VectorFileError(
+                    f"the vectors of {names} are {width} wide at layer {layer}; this model is "
+                    f"{self._hidden_size} wide and has layers 0 to {self._n_layers - 1}"
+                )
+        return Slot(added, *self._caps(mix))
+
+    def _caps(self, mix: Mix) -> tuple[dict[int, Cap], str | None]:
+        axes = self.personas.axes
+        if axes is None or not mix.capping:
+            return {}, None
+        configured = self.settings.steering.capping_axis
+        name = mix.capping_axis or (configured if configured != "auto" else axes.default_capping_axis)
+        percentile = (
+            self.settings.steering.safety_floor_percentile if mix.percentile is None else mix.percentile
+        )
+        return capping(axes, name, self._capping_layers, percentile), name
+
+    def key(self, mix: Mix) -> str:
+        """What tells two mixes apart that do different things: also the salt of the prefix cache.
+
+        A file that has changed on the disk gives another key only after this process has read it again.
+        """
+        files = {name: self.personas.digest(name) for name, weight in mix.weights.items() if weight}
+        floor = self.personas.digest() if mix.capping and self.personas.axes is not None else None
+        record = {each.name: getattr(mix, each.name) for each in fields(Mix)}
+        text = json.dumps([record, files, floor], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _parsed(request: object) -> dict[str, Any]:
+    if isinstance(request, str):
+        try:
+            request = json.loads(request)
+        except (ValueError, RecursionError):
+            raise PersonaTuiError(f'"{KEY}" is not valid JSON') from None
+    if not isinstance(request, Mapping):
+        raise PersonaTuiError(f'"{KEY}" must be an object such as {{"persona": "sage", "strength": 0.3}}')
+    return {str(key): value for key, value in request.items()}
+
+
+def _weights(asked: dict[str, Any]) -> dict[str, float]:
+    persona, blend = asked.get("persona"), asked.get("blend")
+    if persona is not None and blend is not None:
+        raise PersonaTuiError(f'"{KEY}" has both "persona" and "blend"')
+    if isinstance(persona, str):
+        return {persona: 1.0}
+    if isinstance(blend, str):
+        return parse_blend(blend)
+    if isinstance(blend, Mapping) and all(isinstance(each, int | float) for each in blend.values()):
+        return {str(name): float(weight) for name, weight in blend.items()}
+    if persona is None and blend is None:
+        return {}
+    raise PersonaTuiError(f'"{KEY}" names nobody: "persona" is a name, "blend" a mapping of names to weights')

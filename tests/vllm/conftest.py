@@ -1,0 +1,105 @@
+"""A small random Llama, a workspace with vectors for it, and vLLM with the plugin, on a CPU.
+
+These tests need vLLM, in an environment of its own: `make test-vllm`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip(
+    "vllm", reason="vLLM is not installed here: `make test-vllm` makes an environment that has it"
+)
+
+os.environ.update(
+    VLLM_CPU_KVCACHE_SPACE="1",
+    VLLM_CPU_OMP_THREADS_BIND="nobind",
+    VLLM_NO_USAGE_STATS="1",
+    VLLM_ENABLE_V1_MULTIPROCESSING="0",  # in this process: errors are seen, and it starts in half the time
+    HF_HUB_OFFLINE="1",
+)
+
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from persona_tui.vectors.axes import Axes
+from persona_tui.vectors.manager import PersonaManager
+from persona_tui.vectors.maths import normalize
+from persona_tui.vectors.persona import PersonaVector
+from persona_tui.vllm.bank import MODEL, WORKSPACE
+from tests.model.conftest import make_tokenizer
+
+LAYERS, WIDTH = 4, 64
+NAME = "random"
+
+
+def drawn(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama with a byte-level tokenizer."""
+    folder = tmp_path_factory.mktemp("models") / NAME
+    tokenizer = make_tokenizer()
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=128,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        max_position_embeddings=512,
+        initializer_range=0.2,
+        eos_token_id=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with two personas and axes for the random model."""
+    root = tmp_path_factory.mktemp("workspaces") / "vllm"
+    root.mkdir()
+    (root / "config.yaml").write_text("steering: {capping_layers: [2, 3]}\n")
+    manager = PersonaManager(root / "vectors" / NAME)
+    layers = tuple(range(LAYERS))
+    for seed, name in enumerate(("sage", "fool")):
+        raw = 4 * drawn(LAYERS, WIDTH, seed=seed)
+        stacks = {"mean": {"response": raw + 1}, "raw": {"response": raw}, "safe": {"response": raw}}
+        manager.save(
+            PersonaVector(name, layers, metadata={"kind": "persona", "target_layers": [1, 2]}, **stacks)
+        )
+    axis = normalize(drawn(LAYERS, WIDTH, seed=7))
+    projections = {"safety": drawn(LAYERS, 50, seed=8).abs().sort(dim=1).values}
+    manager.save_axes(Axes(layers, {"response": torch.ones(LAYERS, WIDTH)}, {"response": axis}, projections))
+    return root
+
+
+@pytest.fixture(scope="session", params=[True, False], ids=["eager", "compiled"])
+def llm(request: pytest.FixtureRequest, model_folder: Path, workspace: Path) -> Iterator[Any]:
+    """vLLM with the plugin and the random model, in float32."""
+    from vllm import LLM
+
+    os.environ[WORKSPACE], os.environ[MODEL] = str(workspace), NAME
+    yield LLM(
+        model=str(model_folder),
+        dtype="float32",
+        enforce_eager=request.param,
+        max_model_len=256,
+        max_num_seqs=33,
+        enable_prefix_caching=True,
+        block_size=16,
+    )
+    for name in (WORKSPACE, MODEL):
+        del os.environ[name]

@@ -1,0 +1,138 @@
+"""What a request asks for is what is done to it, inside vLLM as in our own engine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from persona_tui.core.config import Settings
+from persona_tui.core.mix import Mix
+from persona_tui.model import ModelWrapper, Sampling
+from persona_tui.steering.engine import SteeringEngine
+from persona_tui.vectors.manager import PersonaManager
+from persona_tui.vllm.bank import KEY
+
+from .conftest import NAME
+
+TOKENS = 16
+MIXES: dict[str, dict[str, Any]] = {
+    "plain": {"capping": False},
+    "steered": {"persona": "sage", "strength": 0.5, "capping": False},
+    "away": {"persona": "sage", "strength": -0.5, "capping": False},
+    "blended": {"blend": "sage:0.5,fool:0.5", "strength": 0.7, "capping": False},
+    "floored": {"strength": 0, "capping": True, "percentile": 90},
+    "both": {"blend": {"sage": 1, "fool": -1}, "strength": 0.4, "capping": True, "percentile": 60},
+}
+
+
+@pytest.fixture(scope="session")
+def engine(model_folder: Path, workspace: Path) -> SteeringEngine:
+    """Our own engine, on the same model and vectors."""
+    settings = Settings.model_validate({"steering": {"capping_layers": [2, 3]}})
+    model = ModelWrapper.load(str(model_folder), device="cpu", dtype="float32")
+    return SteeringEngine(model, PersonaManager(workspace / "vectors" / NAME), settings)
+
+
+def ids_of(engine: SteeringEngine, question: str) -> list[int]:
+    return engine.model.encode([{"role": "user", "content": question}])
+
+
+def ask(llm: Any, prompts: list[list[int]], mixes: list[dict[str, Any] | None]) -> list[Any]:
+    from vllm import SamplingParams, TokensPrompt
+
+    params = [
+        SamplingParams(
+            temperature=0, max_tokens=TOKENS, logprobs=0, extra_args=None if mix is None else {KEY: mix}
+        )
+        for mix in mixes
+    ]
+    return list(llm.generate([TokensPrompt(prompt_token_ids=ids) for ids in prompts], params, use_tqdm=False))
+
+
+def said(output: Any) -> tuple[list[int], list[float]]:
+    best = output.outputs[0]
+    return list(best.token_ids), [
+        each[token].logprob for each, token in zip(best.logprobs, best.token_ids, strict=True)
+    ]
+
+
+def ours(engine: SteeringEngine, question: str, mix: dict[str, Any]) -> tuple[list[int], list[float]]:
+    from persona_tui.core.mix import parse_blend
+
+    blend = mix.get("blend", {mix["persona"]: 1.0} if "persona" in mix else {})
+    weights = parse_blend(blend) if isinstance(blend, str) else blend
+    other = {key: value for key, value in mix.items() if key not in ("persona", "blend")}
+    events = engine.stream(
+        [{"role": "user", "content": question}],
+        mix=Mix(weights, **other),
+        sampling=Sampling(max_new_tokens=TOKENS, temperature=0),
+    )
+    spoken = [event for event in events if event.token_id >= 0]
+    return [event.token_id for event in spoken], [event.logprob for event in spoken]
+
+
+@pytest.mark.parametrize("mix", MIXES.values(), ids=MIXES.keys())
+def test_it_is_our_engine(llm: Any, engine: SteeringEngine, mix: dict[str, Any]) -> None:
+    for question in ("What is bread?", "Who are you, and why?"):
+        tokens, logprobs = said(ask(llm, [ids_of(engine, question)], [mix])[0])
+        expected, wanted = ours(engine, question, mix)
+        assert tokens == expected
+        torch.testing.assert_close(torch.tensor(logprobs), torch.tensor(wanted), rtol=0, atol=1e-4)
+
+
+def test_every_request_has_its_own_mix(llm: Any, engine: SteeringEngine) -> None:
+    mixes = [{"persona": "sage", "strength": at / 20, "capping": at % 2 == 0} for at in range(32)]
+    ids = ids_of(engine, "What is bread?")
+    together = [said(each)[0] for each in ask(llm, [ids] * 32, list(mixes))]
+    alone = [said(ask(llm, [ids], [mix])[0])[0] for mix in mixes]
+    assert together == alone
+    assert len({tuple(each) for each in together}) > 4
+
+
+def test_a_plain_request_beside_a_steered_one_is_plain(llm: Any, engine: SteeringEngine) -> None:
+    ids = ids_of(engine, "What is bread?")
+    alone = said(ask(llm, [ids], [None])[0])
+    beside = ask(llm, [ids, ids], [{"persona": "sage", "strength": 2}, None])
+    assert said(beside[1]) == alone and said(beside[0])[0] != alone[0]
+
+
+def test_the_prefix_cache_knows_what_was_done(llm: Any, engine: SteeringEngine) -> None:
+    """A steered request reads again what a plain one has read; one of its own kind does not."""
+    ids = ids_of(engine, "What is bread? " * 8)
+    mix = {"persona": "fool", "strength": 1.5, "capping": False}
+    plain = ask(llm, [ids], [None])[0]
+    steered = ask(llm, [ids], [mix])[0]
+    assert said(steered)[0] == ours(engine, "What is bread? " * 8, mix)[0]
+    assert steered.num_cached_tokens == 0
+    assert ask(llm, [ids], [mix])[0].num_cached_tokens > 0
+    assert ask(llm, [ids], [None])[0].num_cached_tokens > 0
+    assert said(plain)[0] != said(steered)[0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ({"persona": "nobody"}, "nobody"),
+        ({"persona": "sage", "strength": "loud"}, "strength|type"),
+        ({"persona": "sage", "strength": float("nan")}, "strength"),
+        ({"persona": "sage", "blend": "sage:1"}, "both"),
+        ({"persona": "../../etc/passwd"}, "name"),
+        ({"persona": "sage", "plausibility": 0.02}, "not available"),
+        ({"persona": "sage", "file": "/etc/passwd"}, 'unknown field "file"'),
+        ("{", "not valid JSON"),
+        (json.dumps([1]), "must be an object"),
+        ({"blend": {"sage": "x"}}, "names nobody"),
+        ({"percentile": 1000}, "percentile"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_alone(
+    llm: Any, engine: SteeringEngine, asked: Any, reason: str
+) -> None:
+    ids = ids_of(engine, "What is bread?")
+    with pytest.raises(ValueError, match=reason):
+        ask(llm, [ids], [asked])
+    assert said(ask(llm, [ids], [None])[0])[0]  # the server goes on
