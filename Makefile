@@ -41,7 +41,7 @@ lint: .venv/.installed-dev
 	@$(BIN)/lint-imports
 
 stress: .venv/.installed-dev
-	@$(BIN)/python -m pytest -m "stress or not stress" tests/stress tests/tui/test_soak.py tests/model/test_families.py $(ARGS)
+	@$(BIN)/python -m pytest --stress tests/stress tests/tui/test_soak.py tests/model/test_families.py $(ARGS)
 
 check: lint test
 

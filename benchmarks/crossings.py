@@ -140,9 +140,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         workspace = Path(folder)
         shutil.copytree(packaged_root() / "vectors", workspace / "vectors")
-        (workspace / "config.yaml").write_text(
-            "model: {name: tiny}\ngeneration: {max_new_tokens: 12, seed: 1}\n"
-        )
+        settings = "model: {name: tiny}\ngeneration: {max_new_tokens: 12, seed: 1}\n"
+        (workspace / "config.yaml").write_text(settings)
         line, app = on_the_command_line(workspace), in_the_app(workspace)
     sys.setprofile(None)
     print(f"generate: {len(line.named())} modules, {line.calls.total()} calls between them")

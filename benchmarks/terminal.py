@@ -137,9 +137,9 @@ class Terminal:
         self.process.wait(10)
         os.close(self._master)
 
-    def send(self, text: str) -> None:
-        """Type."""
-        os.write(self._master, text.encode())
+    def send(self, text: str | bytes) -> None:
+        """Type; bytes go as they are."""
+        os.write(self._master, text.encode() if isinstance(text, str) else text)
 
     def resize(self, columns: int, rows: int) -> None:
         """Change the size; the system tells the program."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from persona_tui.core.errors import VectorFileError
 from persona_tui.core.identity import ModelSketch
+from persona_tui.core.ranges import STRENGTH
 from persona_tui.model.blocks import find_blocks, hidden_size, n_layers
 from persona_tui.model.fingerprint import fingerprint
 from persona_tui.model.interventions import Interventions
@@ -74,11 +75,13 @@ def apply(
         VectorFileError: the persona is of a model of another size or with wholly other weights, or has no
             vector at one of `layers`.
         ModelLoadError: the model is not a decoder.
+        PersonaTuiError: the strength is out of its range.
 
     Warns:
         UserWarning: the persona was made on a near copy of this model; or on one of this size with other
             weights, and its file is too old to say how far those are.
     """
+    STRENGTH.check("strength", strength)
     blocks, vector = find_blocks(model), _vector(persona)
     _check(vector, model, caller=4)
     added = {layer: strength * each for layer, each in vector.direction(safe, layers).items()}

@@ -7,7 +7,21 @@ import signal
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+STRESS = "--stress"
+
+# The same examples in every run, however slow the machine is; the first that fails is shown as it is.
+for _profile, _examples in (("ordinary", 25), ("stress", 500)):
+    hypothesis.settings.register_profile(
+        _profile,
+        max_examples=_examples,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+    )
 
 # A shell that runs the tests in the background has interrupts ignored, and programs inherit that. The tests
 # that interrupt a program need it to hear them.
@@ -21,6 +35,26 @@ os.environ["XDG_CACHE_HOME"] = str(_CACHE)
 os.environ["PERSONA_TUI_MODELS"] = str(_CACHE / "models")
 os.environ["OLLAMA_MODELS"] = str(_CACHE / "ollama")
 os.environ["HF_HUB_CACHE"] = str(_CACHE / "hub")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Have an option and not `-m`, so that `-m` is the user's own to choose by."""
+    parser.addoption(STRESS, action="store_true", help="run the long form of the robustness tests, too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Try more examples under stress."""
+    hypothesis.settings.load_profile("stress" if config.getoption(STRESS) else "ordinary")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the long tests out."""
+    if config.getoption(STRESS):
+        return
+    long = [item for item in items if item.get_closest_marker("stress")]
+    if long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
 
 
 @pytest.fixture(scope="session")

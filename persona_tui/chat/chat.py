@@ -32,6 +32,7 @@ from persona_tui.project.project import Project
 
 if TYPE_CHECKING:  # torch is not imported before a reply is written
     from persona_tui.model import Sampling, TokenEvent
+    from persona_tui.monitors.guard import Guard
     from persona_tui.steering import SteeringEngine
     from persona_tui.traits.policy import Policy
 
@@ -368,12 +369,11 @@ class Chat:
         self.check_free()
         said = [f"Now talking to {choice.name}."]
         mix, lost = mix_there(self._mix, other)
-        guard, policy = other.new_guard(), self.policy
+        guard, policy = other.new_guard(self.guard.mode), self.policy
         try:
-            guard.set_mode(self.guard.mode)
+            guard.set_mode(guard.mode)
         except PersonaTuiError as error:
-            guard.set_mode("off")
-            lost.append(f"The guard is off: {error}.")
+            lost.append(_guard_without_monitor(guard, error))
         lacking = lacking_traits(policy, other)
         if lacking:
             policy = None
@@ -485,6 +485,15 @@ class Chat:
         if self._log is not None:
             log, self._log, self.conversation.record = self._log, None, None
             log.close()
+
+
+def _guard_without_monitor(guard: Guard, error: PersonaTuiError) -> str:
+    """Keep a guard that was to refuse from letting everything pass; what to say about it."""
+    problem = str(error).rstrip(".")
+    if guard.mode == "refuse":
+        return f"The guard cannot judge anything here, so nothing is answered: {problem}; or /guard off."
+    guard.set_mode("off")
+    return f"The guard is off: {problem}."
 
 
 def _without_silent(mix: Mix) -> Mix:

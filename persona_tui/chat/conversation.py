@@ -122,6 +122,7 @@ class Conversation:
         self._nodes: dict[int, Node] = {}
         self._children: dict[int, list[int]] = {_ROOT: []}
         self._chosen: dict[int, int] = {}
+        self._tip = _ROOT  # where the path ends
         self._last = 0
 
     # Reading ------------------------------------------------------------------------------------------------
@@ -379,8 +380,7 @@ class Conversation:
         return self._last
 
     def _leaf(self) -> int | None:
-        path = self.path()
-        return path[-1].id if path else None
+        return None if self._tip == _ROOT else self._tip
 
     def _apply_message(
         self, node: int, parent: int | None, role: Role, text: str, edit_of: int | None = None
@@ -418,11 +418,25 @@ class Conversation:
         self._children[node.id] = []
         self._last = max(self._last, node.id)
         family.append(node.id)
-        self._choose(node.id)
+        above = node.parent or _ROOT
+        if above in (self._tip, self._above(self._tip)):  # the path leads there already
+            self._chosen[above] = self._tip = node.id
+        else:
+            self._choose(node.id)
+
+    def _above(self, id: int) -> int:
+        return _ROOT if id == _ROOT else self._nodes[id].parent or _ROOT
 
     def _choose(self, id: int) -> None:
         for node in self.lineage(id):
             self._chosen[node.parent or _ROOT] = node.id
+        self._follow(id)
+
+    def _follow(self, id: int) -> None:
+        """Find the path's end from a message on it."""
+        while id in self._chosen:
+            id = self._chosen[id]
+        self._tip = id
 
     def _apply_tokens(self, node: int, ids: Sequence[int], texts: Sequence[str]) -> None:
         reply = self._nodes[node]
@@ -462,6 +476,8 @@ class Conversation:
             del self._chosen[parent]
             if family:
                 self._chosen[parent] = family[max(place - 1, 0)]
+        if self._tip == node:
+            self._follow(parent)
 
     def _apply_system(self, text: str | None) -> None:
         self.system = text

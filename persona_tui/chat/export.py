@@ -10,9 +10,9 @@ from typing import Any
 
 from persona_tui import __version__
 from persona_tui.chat.conversation import Conversation, Node
+from persona_tui.chat.setting import capping_in_words
 from persona_tui.chat.store import SessionInfo, SessionStore
-from persona_tui.core.errors import SessionError
-from persona_tui.core.files import atomic_write_text
+from persona_tui.core.files import atomic_write_text, check_free
 
 _ENDINGS = {
     "cancelled": "stopped",
@@ -37,9 +37,10 @@ def voice_of_record(mix: Mapping[str, Any] | None) -> str:
 
 
 def floor_of_record(mix: Mapping[str, Any]) -> str:
-    """What a transcript says of the floor: `capping assistant 25%`, or `capping off`."""
-    floor = mix.get("floor")
-    return f"capping {floor['axis']} {floor['percentile']:g}%" if floor else "capping off"
+    """What a transcript says of the floor: `capping assistant 25%`, `capping off` or `no floor to cap at`."""
+    if floor := mix.get("floor"):
+        return f"capping {floor['axis']} {floor['percentile']:g}%"
+    return capping_in_words(bool(mix.get("capping")), capped=False)
 
 
 def export_json(conversation: Conversation, info: SessionInfo) -> dict[str, Any]:
@@ -113,12 +114,12 @@ def write_export(
     """Write a chat to a file, as JSON or Markdown; by default JSON if its name ends in `.json`.
 
     Raises:
-        SessionError: there is no such chat, or the file exists and is not to be replaced.
-        WorkspaceError: the file cannot be written.
+        SessionError: there is no such chat.
+        WorkspaceError: the file exists and is not to be replaced, or cannot be written.
     """
     target = path.expanduser()
-    if target.exists() and not replace:
-        raise SessionError(f"{target} exists: choose another name")
+    if not replace:
+        check_free(target)
     chosen = target.suffix.casefold() == ".json" if as_json is None else as_json
     atomic_write_text(target, exported(store, id, chosen))
     return target

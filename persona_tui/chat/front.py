@@ -66,7 +66,7 @@ def answers_in_words(reply: ChatReply) -> str:
     if refusal is not None and reply.empty:
         return refusal.refusal
     parts = [
-        f"{letter}: {setting_in_words(row.mix)}\n{row.text.strip()}"
+        f"{letter}: {setting_in_words(row.mix, row.floor is not None)}\n{row.text.strip()}"
         for letter, row in zip(LETTERS, reply.rows, strict=False)
     ]
     if refusal is not None:

@@ -26,6 +26,7 @@ from typing import Any, Self
 
 from persona_tui import __version__
 from persona_tui.chat.schema import fault_of
+from persona_tui.core.documents import json_value
 from persona_tui.core.errors import SessionError
 from persona_tui.core.lock import lock_handle
 from persona_tui.core.plain_files import lines_of, read_plain
@@ -243,8 +244,8 @@ def _mend(file: int, path: Path) -> None:
 def _parsed(line: bytes) -> dict[str, Any] | None:
     """A line's event, None if it is none."""
     try:
-        event = json.loads(line.decode("utf-8", "surrogatepass"))
-    except (ValueError, RecursionError):
+        event = json_value(line.decode("utf-8", "surrogatepass"))
+    except ValueError:
         return None
     return event if isinstance(event, dict) and isinstance(event.get("kind"), str) else None
 

@@ -43,6 +43,7 @@ class ReplyRow:
         changes: other mixes that took effect meanwhile, in order.
         verdicts: a guard's latest ones, about the message and about the reply.
         breaches: the limits of a policy that it was found to break.
+        floor: the floor that is enforced, as a transcript has it; None = nothing is capped.
     """
 
     mix: Mix
@@ -51,6 +52,7 @@ class ReplyRow:
     changes: list[Change] = field(default_factory=list)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     breaches: list[Breach] = field(default_factory=list)
+    floor: Mapping[str, Any] | None = None
 
     @property
     def text(self) -> str:
@@ -302,6 +304,8 @@ class ChatReply:
         self.forgotten = prepared.forgotten
         if self.node is None:
             self._settings["rows"] = [engine.describe(row.mix) for row in self.rows]
+            for row, described in zip(self.rows, self._settings["rows"], strict=True):
+                row.floor = described["floor"]
         else:
             conversation.settle(self.node, self._settings)
         return prepared
@@ -321,7 +325,7 @@ class ChatReply:
         row = self.rows[self._follower]
         if row.finish is not None:
             return
-        row.mix = Mix.from_record(described)
+        row.mix, row.floor = Mix.from_record(described), described["floor"]
         if self.node is not None:
             self.conversation.change_mix(described, self.node, index)
             row.changes = list(self.conversation.node(self.node).runs[-1].changes)

@@ -6,24 +6,41 @@ Unknown fields pass: another version may have written them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from persona_tui.core import ranges
+from persona_tui.core.ranges import Range
+from persona_tui.vectors.metadata import RenderingRecord
 
 
 class _Recorded(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
 
+def _within(range: Range) -> Any:
+    return Field(ge=range.low, le=range.high)
+
+
+_Strength = Annotated[float, _within(ranges.STRENGTH)]
+_Weight = Annotated[float, _within(ranges.WEIGHT)]
+_Percentile = Annotated[float, _within(ranges.PERCENTILE)]
+_Plausibility = Annotated[float, _within(ranges.PLAUSIBILITY)]
+_Temperature = Annotated[float, _within(ranges.TEMPERATURE)]
+
+
 class _Floor(_Recorded):
     axis: str
-    percentile: FiniteFloat
+    percentile: _Percentile
     layers: list[int] = []
 
 
 class _Mix(_Recorded):
-    weights: dict[str, FiniteFloat] | None = None
-    strength: FiniteFloat = 0.0
+    weights: dict[str, _Weight] | None = None
+    strength: _Strength = 0.0
+    percentile: _Percentile | None = None
+    plausibility: _Plausibility = 0.0
     floor: _Floor | None = None
     vectors: dict[str, Any] = {}
 
@@ -33,11 +50,17 @@ class _Change(_Recorded):
     mix: _Mix
 
 
+class _Sampling(_Recorded):
+    temperature: _Temperature = 0.0
+    max_new_tokens: int = 1
+
+
 class _Settings(_Recorded):
     model: str | None = None
     system: str | None = None
     mix: _Mix | None = None
-    sampling: dict[str, Any] = {}
+    sampling: _Sampling | None = None
+    rendering: RenderingRecord | None = None
     forgotten: int = 0
     prompt_tokens: int = 0
     rows: list[_Mix] = []

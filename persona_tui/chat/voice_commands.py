@@ -58,7 +58,13 @@ def _blend(chat: Chat, rest: str) -> str:
 def _safety(chat: Chat, rest: str) -> str:
     if rest:
         chat.change_mix(capping=switch(rest, "/safety on|off"))
-    return f"Capping is {'on' if chat.mix.capping else 'off'}."
+    return _as_enforced(chat, f"Capping is {'on' if chat.mix.capping else 'off'}.")
+
+
+def _as_enforced(chat: Chat, said: str) -> str:
+    """Return what is said about the floor, or what of it cannot be enforced instead."""
+    engine = chat.project.loaded_engine
+    return (engine.unenforced(chat.mix) if engine is not None else "") or said
 
 
 def _guard(chat: Chat, rest: str) -> str:
@@ -105,14 +111,15 @@ def _floor(chat: Chat, rest: str) -> str:
     percentile = chat.mix.percentile
     if percentile is None:
         percentile = chat.project.settings.steering.safety_floor_percentile
-    return f"The floor lies at percentile {percentile:g} of ordinary replies."
+    return _as_enforced(chat, f"The floor lies at percentile {percentile:g} of ordinary replies.")
 
 
 def _axis(chat: Chat, rest: str) -> str:
     if rest:
         chat.change_mix(capping_axis=None if rest.casefold() in ("auto", *OFF) else rest.casefold())
     axis = chat.mix.capping_axis
-    return f"The floor is on the {axis} axis." if axis else "The floor is on the axis from the settings."
+    said = f"The floor is on the {axis} axis." if axis else "The floor is on the axis from the settings."
+    return _as_enforced(chat, said)
 
 
 def _layers(chat: Chat, rest: str) -> str:

@@ -32,7 +32,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if not is_main():
         _point_at_nothing(sys.stdout)
     end_when_told()
-    status = run(args, _logged())
+    status = run(args, _logged()) if _is_somewhere() else _fail(_NOWHERE, FAILED, False)
     if status in (HUNG_UP, INTERRUPTED, TERMINATED):
         leave(status)
     try:
@@ -42,6 +42,18 @@ def main(args: Sequence[str] | None = None) -> None:
         if not isinstance(error, BrokenPipeError):  # a full disk: results are missing
             status = _fail(f"the output cannot be written: {error.strerror or error}", FAILED, False)
     sys.exit(status)
+
+
+_NOWHERE = "the working directory has been deleted: change to another one"
+
+
+def _is_somewhere() -> bool:
+    """Whether the working directory exists; without one, libraries fail in words of their own."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _logged() -> Invocation:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from persona_tui.cli.generate import prompt_text
+from persona_tui.cli.generate import guard_as_json, prompt_text
 from persona_tui.cli.interrupt import quick_interrupt
 from persona_tui.cli.options import answer_options, override_sampling
-from persona_tui.cli.output import json_option, print_json
+from persona_tui.cli.output import floor_as_json, json_option, print_json
+from persona_tui.cli.progress import note
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.core.printable import printable
 
@@ -66,14 +67,24 @@ def compare(
         for name in mix.weights:
             project.personas.get(name)
     reply = ChatReply.beside(Conversation(system=system), mixes, prompt_text(prompt))
+    guard = project.new_guard()
     with quick_interrupt():
         engine = project.engine
-        for _ in reply.write(engine, engine.sampling):
+        for _ in reply.write(engine, engine.sampling, guard):
             pass
     if as_json:
-        print_json({**_as_json(reply), "notes": project.notes})
+        print_json({**_as_json(reply), "guard": guard_as_json(guard), "notes": project.notes})
+    elif guard.refused and reply.empty:
+        note(reply.refusal.refusal if reply.refusal is not None else "Not answered.")
     else:
         click.echo(side_by_side(reply.rows, shutil.get_terminal_size().columns))
+        for row in reply.rows:
+            for verdict in row.verdicts.values():
+                note(f"guard: {verdict.about} {verdict.badge}")
+        if reply.refusal is not None:
+            note(reply.refusal.refusal)
+    if guard.refused:
+        click.get_current_context().exit(1)
 
 
 def _as_json(reply: ChatReply) -> dict[str, Any]:
@@ -85,9 +96,11 @@ def _as_json(reply: ChatReply) -> dict[str, Any]:
                 "response": answer.text.strip(),
                 "weights": dict(answer.mix.weights),
                 "strength": answer.mix.strength,
-                "capping": answer.mix.capping,
+                "capping": answer.floor is not None,
+                "floor": floor_as_json(answer.floor),
                 "plausibility": answer.mix.plausibility,
                 "nats_from_plain": answer.nats_from_plain,
+                "finish": answer.finish,
                 "tokens": answer.tokens,
                 "capped_tokens": answer.capped,
                 "seconds": round(answer.seconds, 3),
@@ -101,7 +114,10 @@ def side_by_side(answers: list[ReplyRow], width: int) -> str:
     """Two answers in columns, or one above the other where there is no room."""
     from persona_tui.chat.setting import setting_in_words
 
-    heads = [f"{letter}: {setting_in_words(each.mix)}" for letter, each in zip("AB", answers, strict=False)]
+    heads = [
+        f"{letter}: {setting_in_words(each.mix, each.floor is not None)}"
+        for letter, each in zip("AB", answers, strict=False)
+    ]
     on_screen = sys.stdout.isatty()
     texts = [printable(each.text.strip()) if on_screen else each.text.strip() for each in answers]
     if width < _NARROWEST or not on_screen:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from persona_tui.cli.output import json_option, print_json
+from persona_tui.cli.output import echo, json_option, print_json
 from persona_tui.cli.root import Invocation, pass_invocation
 
 
@@ -27,11 +27,11 @@ def show(invocation: Invocation, /, as_json: bool) -> None:
     if as_json:
         print_json(settings)
         return
-    click.echo(f"# {project.workspace.config_path}")
+    echo(f"# {project.workspace.config_path}")
     for section, values in settings.items():
-        click.echo(f"{section}:")
+        echo(f"{section}:")
         for key, value in values.items():
-            click.echo(f"  {key}: {_scalar(value)}")
+            echo(f"  {key}: {_scalar(value)}")
 
 
 def _scalar(value: Any) -> str:
@@ -52,7 +52,7 @@ def set_(invocation: Invocation, /, key: str, value: str) -> None:
     before = _value(load_settings(path).model_dump(), key)
     after = _value(set_value(path, key, value).model_dump(), key)
     was = "as before" if before == after else f"was {_scalar(before)}"
-    click.echo(f"{key}: {_scalar(after)} ({was})")
+    echo(f"{key}: {_scalar(after)} ({was})")
 
 
 def _value(settings: dict[str, Any], key: str) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from persona_tui.cli.options import extraction_options, override_extraction, via_option
-from persona_tui.cli.output import json_option, print_json, print_table
+from persona_tui.cli.output import echo, json_option, print_json, print_table
 from persona_tui.cli.progress import work
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.project.about import loudness_in_words
@@ -74,8 +74,8 @@ def create(
         project.check_new_name(chosen, source)
     created = work(lambda context: project.create_personas(sources, context))
     for each in created:
-        click.echo(describe_created(each))
-    click.echo(f"Hear it: persona-tui chat --persona {created[-1].persona.name}")
+        echo(describe_created(each))
+    echo(f"Hear it: persona-tui chat --persona {created[-1].persona.name}")
 
 
 def _sources(
@@ -113,7 +113,7 @@ def _sources(
         raise click.UsageError("Missing argument 'NAME'.", context)
     if prompts is not None:
         read = read_prompt_file(prompts.expanduser())
-        click.echo(f"{len(read)} prompt{'s' * (len(read) != 1)} in {prompts}.", err=True)
+        echo(f"{len(read)} prompt{'s' * (len(read) != 1)} in {prompts}.", err=True)
         return {name: FromPrompts(tuple(read))}
     return {name: FromDescription(str(description), write_prompts)}
 
@@ -123,12 +123,12 @@ def _ask(project: Project, name: str | None, by_model: bool) -> tuple[str, Sourc
     from persona_tui.datasets.records import list_archetypes
     from persona_tui.project.project import FromArchetype, FromDescription
 
-    click.echo("A persona is a voice that the model can be steered towards.", err=True)
+    echo("A persona is a voice that the model can be steered towards.", err=True)
     while True:
         name = name or click.prompt("Its name (letters, digits, _ and -)", err=True)
         if (problem := _name_problem(project, str(name))) is None:
             break
-        click.echo(problem, err=True)
+        echo(problem, err=True)
         name = None
     known = list_archetypes(project.workspace)
     if (
@@ -138,7 +138,7 @@ def _ask(project: Project, name: str | None, by_model: bool) -> tuple[str, Sourc
     ):
         chosen = click.prompt("Which one", type=click.Choice(known), err=True)
         return str(name), FromArchetype(str(chosen))
-    click.echo("Who is it? One sentence: what it is like, how it speaks, what it cares about.", err=True)
+    echo("Who is it? One sentence: what it is like, how it speaks, what it cares about.", err=True)
     return str(name), FromDescription(str(click.prompt("Description", err=True)), by_model)
 
 
@@ -200,7 +200,7 @@ def calibrate(
         if as_json:
             print_json({"name": name, **persona.metadata["loudness"], "gain": persona.metadata["gain"]})
         else:
-            click.echo(loudness_in_words(persona))
+            echo(loudness_in_words(persona))
         return
     if as_json:
         print_json({"name": name, **asdict(calibration), "weak_reason": reason})
@@ -209,18 +209,18 @@ def calibrate(
     layers = ", ".join(str(layer) for layer in calibration.layers)
     quiet = calibration.unguided_gain
     without = "" if quiet is None else f" ({quiet:.2f} without the guide)"
-    click.echo(
+    echo(
         f"\n{name}: {calibration.recipe} at layers {layers}, gain {calibration.gain:.2f}{without}: strength "
         f"{calibration.default_strength:g} gives expression {calibration.expression:.2f}, "
         f"fluency drop {calibration.fluency_drop:+.2f}."
     )
     if calibration.floor_leaves is not None:
-        click.echo(
+        echo(
             f"The floor on the {calibration.floor} axis leaves {calibration.floor_leaves:.0%} of what "
             "it expresses without one."
         )
     if reason:
-        click.echo(f"This is a weak persona: {reason}.")
+        echo(f"This is a weak persona: {reason}.")
 
 
 def _calibrate_band(project: Project, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from persona_tui.cli.options import via_option
-from persona_tui.cli.output import check_free, force_option, json_option, print_json, print_table
+from persona_tui.cli.output import check_free, echo, force_option, json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.core.errors import JobCancelled
@@ -67,7 +67,7 @@ def validate(invocation: Invocation, /, files: tuple[Path, ...], as_json: bool) 
         )
         for report in reports:
             for problem in report.problems:
-                click.echo(f"{report.path}: {problem}")
+                echo(f"{report.path}: {problem}")
     if not all(report.ok for report in reports):
         click.get_current_context().exit(1)
 
@@ -99,7 +99,7 @@ def import_(invocation: Invocation, paths: tuple[Path, ...], force: bool) -> Non
         if role.left_out:
             note(f"{role.name}: left out {role.left_out}.")
     names = ", ".join(role.name for role in roles[:5]) + (", ..." if roles[5:] else "")
-    click.echo(f"Imported {len(roles)} archetypes: {names}")
+    echo(f"Imported {len(roles)} archetypes: {names}")
 
 
 @dataset.command("generate")
@@ -110,7 +110,13 @@ def import_(invocation: Invocation, paths: tuple[Path, ...], force: bool) -> Non
 )
 @click.option("--description", "-d", metavar="TEXT", help="Of an archetype: who it is.")
 @click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Another file.")
-@click.option("--replace", is_flag=True, help="Replace what is already in the file.")
+@click.option(
+    "--replace",
+    "--force",
+    "replace",
+    is_flag=True,
+    help="Replace what is already in the file, not add to it.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same records.")
 @via_option
 @pass_invocation
@@ -146,7 +152,7 @@ def generate(
         if is_main():
             for line in written.notes:
                 note(line)
-            click.echo(written.summary)
+            echo(written.summary)
 
     write(
         DatasetTask(kind, name or "", description or "", count),

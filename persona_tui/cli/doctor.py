@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 State = Literal["ok", "note", "WRONG"]
 
 _MIN_COLUMNS, _MIN_LINES = 80, 24
+_PROBE = 1 << 16  # bytes that are written to see whether that can be done
 _LITTLE_MEMORY = 2 * 2**30
 
 
@@ -141,7 +142,7 @@ def _check_writable(folder: Path) -> None:
 
     probe = folder / f".doctor-{os.getpid()}"
     try:
-        atomic_write_text(probe, "")
+        atomic_write_text(probe, "x" * _PROBE)  # a file without a byte has room on a full disk, too
     finally:
         probe.unlink(missing_ok=True)
 
@@ -160,6 +161,8 @@ def _axes(project: Project) -> tuple[State, str]:
     axes = project.personas.axes
     if axes is None:
         return "WRONG", f"none for {project.settings.model.name}: run persona-tui init"
+    if project.model_loaded and (unenforced := project.engine.unenforced(project.default_mix())):
+        return "WRONG", unenforced
     return "ok", f"{' and '.join(axes.names)}, layers {axes.layers[0]} to {axes.layers[-1]}"
 
 

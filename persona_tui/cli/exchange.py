@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from persona_tui.cli.options import chosen_weights
-from persona_tui.cli.output import check_free, force_option, json_option, print_json
+from persona_tui.cli.output import check_free, echo, force_option, json_option, print_json
 from persona_tui.cli.progress import work
 from persona_tui.cli.root import Invocation, pass_invocation
 
@@ -73,14 +73,14 @@ def export(
             }
         )
         return
-    click.echo(f"Wrote {written.path}.")
+    echo(f"Wrote {written.path}.")
     for note in written.notes:
-        click.echo(f"  {note}")
+        echo(f"  {note}")
     if doses:
         shares = ", ".join(f"{layer}: {dose:.1%}" for layer, dose in doses.items())
-        click.echo(f"Dose by layer, of ordinary replies' length: {shares}; {sum(doses.values()):.0%} in all.")
+        echo(f"Dose by layer, of ordinary replies' length: {shares}; {sum(doses.values()):.0%} in all.")
     if written.request is not None:
-        click.echo(written.request["vllm_xargs"]["hotwire"])
+        echo(written.request["vllm_xargs"]["hotwire"])
 
 
 @click.command("import")
@@ -139,7 +139,7 @@ def import_(
         return
     for each in saved:
         about = each.metadata["imported"]
-        click.echo(f"Imported {each.name}: {about['format']}, layers {each.layers[0]} to {each.layers[-1]}.")
+        echo(f"Imported {each.name}: {about['format']}, layers {each.layers[0]} to {each.layers[-1]}.")
         for note in about.get("notes", []):
-            click.echo(f"  {note}")
-    click.echo(f"Not calibrated yet: persona-tui calibrate {saved[-1].name}")
+            echo(f"  {note}")
+    echo(f"Not calibrated yet: persona-tui calibrate {saved[-1].name}")

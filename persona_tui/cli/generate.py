@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,13 +18,19 @@ from persona_tui.cli.options import (
     persona_options,
 )
 from persona_tui.cli.output import json_option, print_json
+from persona_tui.cli.progress import note
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.printable import printable
 
 if TYPE_CHECKING:
     from persona_tui.core.mix import Mix
+    from persona_tui.model import TokenEvent
+    from persona_tui.monitors.guard import Guard
+    from persona_tui.monitors.verdict import Verdict
     from persona_tui.steering.engine import Reply
+
+_MOST_CHARACTERS = 1 << 26  # of standard input, which may have no end
 
 
 @click.command()
@@ -66,21 +72,33 @@ def generate(
         plausibility=mix.plausibility if plausibility is None else plausibility,
     )
     messages = [{"role": "user", "content": prompt_text(prompt)}]
+    guard = project.new_guard()
     with quick_interrupt():
         engine = project.engine
         if as_json:
-            reply = engine.reply(messages, mix=mix, system=system)
-            print_json({**_as_json(reply, mix, persona, blend is not None), "notes": project.notes})
+            reply = engine.reply(messages, mix=mix, system=system, guard=guard)
+            answer = _as_json(reply, mix, persona, blend is not None)
+            print_json({**answer, "guard": guard_as_json(guard), "notes": project.notes})
         else:
-            write_stream(event.text for event in engine.stream(messages, mix=mix, system=system))
+            events = engine.stream(messages, mix=mix, system=system, guard=guard)
+            write_stream(with_badges(events) if guard.mode != "off" else (event.text for event in events))
+    if guard.refused:
+        click.get_current_context().exit(1)
 
 
 def prompt_text(prompt: str) -> str:
     """The prompt, from stdin if it is a dash."""
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = sys.stdin.read(_MOST_CHARACTERS + 1) if prompt == "-" else prompt
+    if len(text) > _MOST_CHARACTERS:
+        raise PersonaTuiError(f"the prompt is longer than {_MOST_CHARACTERS:,} characters")
     if not text.strip():
         raise click.UsageError("The prompt is empty.", click.get_current_context())
     return text.strip()
+
+
+def guard_as_json(guard: Guard) -> dict[str, Any] | None:
+    """Return what a guard found, as results have it; None = it was off."""
+    return None if guard.mode == "off" else {**guard.record(), "refused": guard.refused}
 
 
 def _as_json(reply: Reply, mix: Mix, persona: str | None, blended: bool) -> dict[str, Any]:
@@ -93,8 +111,10 @@ def _as_json(reply: Reply, mix: Mix, persona: str | None, blended: bool) -> dict
         "persona": persona,
         "blend": dict(mix.weights) if blended else None,
         "strength": mix.strength,
-        "capping": mix.capping,
+        "capping": reply.floor is not None,
+        "floor": None if reply.floor is None else asdict(reply.floor),
         "plausibility": mix.plausibility,
+        "finish": reply.finish,
         "nats_from_plain": None if reply.nats_from_plain is None else round(reply.nats_from_plain, 4),
         "prompt_tokens": reply.prompt_tokens,
         "tokens": reply.tokens,
@@ -118,6 +138,28 @@ def write_stream(pieces: Iterable[str]) -> None:
         raise
     sys.stdout.write(f"{_NORMAL}\n" if on_screen else "\n")
     sys.stdout.flush()
+
+
+def with_badges(events: Iterable[TokenEvent]) -> Iterator[str]:
+    """The texts of a reply; what a guard says of the message, a policy on the way and the guard at last of
+    the reply is noted.
+    """
+    from persona_tui.monitors.events import breaches_of
+    from persona_tui.monitors.guard import verdict_of
+
+    last: Verdict | None = None
+    for event in events:
+        verdict = verdict_of(event)
+        if verdict is not None and verdict.about == "message":
+            note(f"guard: message {verdict.badge}")
+        if verdict is not None and event.finish == "refused":
+            note(verdict.refusal)
+        for breach in breaches_of(event):
+            note(f"policy: {breach}")
+        last = verdict or last
+        yield event.text
+    if last is not None and last.about == "reply":
+        note(f"guard: reply {last.badge}")
 
 
 _DIM, _NORMAL = "\x1b[2m", "\x1b[22m"

@@ -9,25 +9,20 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING
 
 from persona_tui.chat.chat import Chat
 from persona_tui.chat.command import is_command, message_of
 from persona_tui.chat.commands import complete, execute
 from persona_tui.chat.front import Front, Work
 from persona_tui.chat.replies import ChatReply
-from persona_tui.cli.generate import write_stream
+from persona_tui.cli.generate import with_badges, write_stream
 from persona_tui.cli.interrupt import quick_interrupt
 from persona_tui.cli.progress import note, patient_work
 from persona_tui.core.errors import JobCancelled, PersonaTuiError
-from persona_tui.monitors.guard import verdict_of
-
-if TYPE_CHECKING:
-    from persona_tui.model import TokenEvent
-    from persona_tui.monitors.verdict import Verdict
+from persona_tui.core.plain_files import LONGEST_LINE
 
 
 class Lines(Front):
@@ -88,7 +83,9 @@ def read_line(prompt: str) -> str | None:
     if sys.stdin.isatty():
         sys.stderr.write(prompt)
         sys.stderr.flush()
-    line = sys.stdin.readline()
+    line = sys.stdin.readline(LONGEST_LINE)
+    if len(line) == LONGEST_LINE:
+        raise PersonaTuiError(f"a line is longer than {LONGEST_LINE:,} characters")
     return line.rstrip("\r\n") if line else None
 
 
@@ -131,28 +128,7 @@ def _show(chat: Chat, reply: ChatReply) -> None:
     """Write a reply to stdout as it comes. On a terminal ctrl-c ends it, and keeps what was said."""
     guard = _interrupt_stops(reply) if sys.stdin.isatty() else quick_interrupt()
     with guard, closing(chat.events(reply)) as events:
-        write_stream(_with_badges(events))
-
-
-def _with_badges(events: Iterable[TokenEvent]) -> Iterator[str]:
-    """The texts of a reply; what a guard says of the message, a policy on the way and the guard at last of
-    the reply is noted.
-    """
-    from persona_tui.monitors.events import breaches_of
-
-    last: Verdict | None = None
-    for event in events:
-        verdict = verdict_of(event)
-        if verdict is not None and verdict.about == "message":
-            note(f"guard: message {verdict.badge}")
-        if verdict is not None and event.finish == "refused":
-            note(verdict.refusal)
-        for breach in breaches_of(event):
-            note(f"policy: {breach}")
-        last = verdict or last
-        yield event.text
-    if last is not None and last.about == "reply":
-        note(f"guard: reply {last.badge}")
+        write_stream(with_badges(events))
 
 
 @contextmanager

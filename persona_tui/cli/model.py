@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from persona_tui.cli.output import json_option, print_json, print_table
+from persona_tui.cli.output import echo, json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def fetch(given: Path | None) -> None:
     from persona_tui.model import starter
 
     found = work(lambda context: starter.fetch(_told(context), note, given))
-    click.echo(str(found.folder))
+    echo(str(found.folder))
 
 
 def _told(context: Any) -> Any:
@@ -98,4 +98,4 @@ def remove(name: str) -> None:
     from persona_tui.model.catalogue import remove
 
     folder = remove(name)
-    click.echo(f"Removed {folder}.")
+    echo(f"Removed {folder}.")

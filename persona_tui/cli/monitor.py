@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +11,10 @@ import click
 
 from persona_tui.cli.interrupt import quick_interrupt
 from persona_tui.cli.monitor_results import dimensions, layers, results, threshold
-from persona_tui.cli.output import check_free, force_option, json_option, print_json, print_table
+from persona_tui.cli.output import check_free, echo, force_option, json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.root import Invocation, pass_invocation
+from persona_tui.core.documents import json_value
 from persona_tui.core.errors import MonitorError, PersonaTuiError
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def fit(
     if as_json:
         print_json(made.summary())
         return
-    click.echo(f"Wrote {project.monitors.path_of(name)}")
+    echo(f"Wrote {project.monitors.path_of(name)}")
     _print_methods(made)
 
 
@@ -104,7 +104,7 @@ def _print_methods(made: SelfMonitor) -> None:
     print_table(rows, ["method", "position", "layers", "threshold", "accuracy", "AUC (cross-validated)", ""])
     reply = made.reply
     layers = ", ".join(map(str, reply.layers))
-    click.echo(f"Replies are judged by {reply.method}, layers {layers}, threshold {reply.threshold:.4g}.")
+    echo(f"Replies are judged by {reply.method}, layers {layers}, threshold {reply.threshold:.4g}.")
 
 
 # Checking ---------------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def _print_verdict(verdict: Verdict, as_json: bool) -> None:
     harm = ""
     if verdict.category is not None and verdict.category_probability is not None:
         harm = f"; likeliest {verdict.category}, {verdict.category_probability:.0%}"
-    click.echo(f"{verdict.label}: {verdict.reason}{harm}")
+    echo(f"{verdict.label}: {verdict.reason}{harm}")
 
 
 def _check_lines(loaded: SelfMonitor, method: str | None, field: str | None) -> None:
@@ -169,7 +169,7 @@ def _check_lines(loaded: SelfMonitor, method: str | None, field: str | None) -> 
         except PersonaTuiError as error:
             bad += 1
             found = {"line": number, "error": str(error)}
-        click.echo(json.dumps(found, ensure_ascii=False))
+        print_json(found, indent=None)
         sys.stdout.flush()
     if bad:
         note(f"{bad} of {lines} lines could not be judged.")
@@ -178,9 +178,11 @@ def _check_lines(loaded: SelfMonitor, method: str | None, field: str | None) -> 
 
 def _input_lines() -> Iterator[bytes]:
     """The lines of stdin as they are: what is no text is a line's own problem."""
+    from persona_tui.datasets.transcripts import bounded_lines
+
     raw = getattr(sys.stdin, "buffer", None)
     if raw is not None:
-        yield from raw
+        yield from (line for _, line in bounded_lines(raw))
     else:
         yield from (line.encode() for line in sys.stdin)
 
@@ -200,8 +202,8 @@ def _text_of(line: bytes, field: str | None) -> str:
     if field is None:
         return text
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = json_value(text)
+    except ValueError:
         raise MonitorError("the line is not JSON") from None
     found = value.get(field) if isinstance(value, dict) else None
     if not isinstance(found, str):
@@ -266,7 +268,7 @@ def evaluate(
 
 
 def _print_evaluation(evaluation: Evaluation) -> None:
-    click.echo(f"Monitor {evaluation.monitor} of {evaluation.model}, which uses {evaluation.method}.")
+    echo(f"Monitor {evaluation.monitor} of {evaluation.model}, which uses {evaluation.method}.")
     rows = [
         [row["method"], row["set"], str(row["n"])]
         + [_figure(row[name]) for name in ("accuracy", "false_positives", "false_negatives", "area")]
@@ -277,10 +279,10 @@ def _print_evaluation(evaluation: Evaluation) -> None:
     )
     harms = evaluation.categories()
     if harms is not None:
-        click.echo(f"Categories named correctly: {_figure(harms['accuracy'])} of {harms['n']}.")
+        echo(f"Categories named correctly: {_figure(harms['accuracy'])} of {harms['n']}.")
     wrong = evaluation.most_wrong(count=5)
     if wrong:
-        click.echo(f"Worst errors with {evaluation.method}:")
+        echo(f"Worst errors with {evaluation.method}:")
         print_table(
             [[f"  {query.label}", f"{query.scores[evaluation.method]:.3g}", query.query] for query in wrong]
         )

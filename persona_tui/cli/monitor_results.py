@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from persona_tui.cli.output import json_option, print_json, print_table
+from persona_tui.cli.output import echo, json_option, print_json, print_table
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.core.errors import MonitorError
 
@@ -86,9 +86,9 @@ def threshold(
         )
         return
     print_table([_row(each, of) for each, of in found.items()], header=_HEADER)
-    click.echo(f"{chosen} at {found['all'].threshold:.4g}; cross-validation chose {fitted:.4g}.")
+    echo(f"{chosen} at {found['all'].threshold:.4g}; cross-validation chose {fitted:.4g}.")
     if save or reset:
-        click.echo(f"Saved with {monitor.name}.")
+        echo(f"Saved with {monitor.name}.")
 
 
 _HEADER = ["set", "n", "accuracy", "FPR", "FNR", "caught", "missed", "passed", "flagged"]
@@ -163,7 +163,7 @@ def dimensions(
     print_table(
         [[str(place), f"{found.values[place]:+.4g}"] for place in found.top], header=["dimension", "value"]
     )
-    click.echo(
+    echo(
         f"{found.method}, {found.position}, layer {found.layer}: {len(found.values)} dimensions, length "
         f"{found.norm:.4g}; these are {found.share(found.top):.0%} of its square."
     )
@@ -196,4 +196,4 @@ def results(
         print_json(written)
     else:
         for path in written:
-            click.echo(f"Wrote {path}")
+            echo(f"Wrote {path}")

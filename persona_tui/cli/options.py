@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from persona_tui.core.ranges import PLAUSIBILITY, STRENGTH, Range
 
 if TYPE_CHECKING:
     from persona_tui.project.project import Project
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Within(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
+    """A number within a range."""
+
+    name = "float"
+
+    def __init__(self, range: Range) -> None:
+        self._range = range
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read a number, or fail with what it must be."""
+        with suppress(ValueError, TypeError):
+            if (number := float(value)) in self._range:
+                return number
+        self.fail(f"it must be {self._range}, not {value}.", param, ctx)
+
 
 # Option -> the setting that it overrides.
 _EXTRACTION = {
@@ -125,14 +144,12 @@ def persona_options(command: F) -> F:
             click.option(
                 "--strength",
                 "-s",
-                type=float,
-                callback=_finite,
+                type=Within(STRENGTH),
                 help="0 = unsteered, 0.3 = clear, 1 = far too much.",
             ),
             click.option(
                 "--plausibility",
-                type=click.FloatRange(0, 1),
-                callback=_finite,
+                type=Within(PLAUSIBILITY),
                 help="The guide: how plausible each token must be unsteered; 0 = off.",
             ),
             click.option("--blend", "-b", metavar="SPEC", help="Several personas: sage:0.5,trickster:0.3."),
@@ -140,13 +157,6 @@ def persona_options(command: F) -> F:
     ):
         command = option(command)
     return command
-
-
-def _finite(ctx: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
-    """Refuse what `float` takes for a number and nobody else does."""
-    if value is not None and not math.isfinite(value):
-        raise click.BadParameter(f"{value} is not a number.", ctx, parameter)
-    return value
 
 
 def chosen_weights(project: Project, persona: str | None, blend: str | None) -> dict[str, float]:

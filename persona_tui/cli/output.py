@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from persona_tui.core.errors import WorkspaceError
+from persona_tui.core import files
 from persona_tui.core.printable import printable
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -27,25 +27,30 @@ def force_option(command: F) -> F:
 
 
 def check_free(*paths: Path | None, force: bool = False) -> None:
-    """Refuse to write over what is there; ask before anything takes long.
-
-    Args:
-        paths: of the files that will be written; None = not this one.
-        force: whether the user allows it.
+    """Refuse to write over what is there, unless the user allows it with `force_option`.
 
     Raises:
-        WorkspaceError: names the first that exists.
+        WorkspaceError: names the first of the files that exists.
     """
-    taken = next((path for path in paths if path is not None and path.exists()), None)
-    if taken is not None and not force:
-        raise WorkspaceError(f"{taken} exists: choose another name, or use --force to replace it.")
+    if not force:
+        files.check_free(*paths, advice=", or use --force to replace it")
 
 
-def print_json(value: Any) -> None:
-    """Print one JSON document."""
-    text = json.dumps(value, ensure_ascii=False, indent=2)
+def echo(text: str = "", err: bool = False) -> None:
+    """Print text for people, made safe for a terminal: names, titles and errors may come from strangers."""
+    click.echo(printable(text), err=err)
+
+
+def print_json(value: Any, indent: int | None = 2) -> None:
+    """Print one JSON document; without an indent, on one line."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
     # JSON escapes the controls below space by itself; those of C1 move some terminals' cursors, too.
     click.echo(re.sub("[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text))
+
+
+def floor_as_json(floor: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the floor that was enforced as results have it; None = nothing was capped."""
+    return None if floor is None else {key: floor[key] for key in ("axis", "percentile", "layers")}
 
 
 def print_table(rows: Sequence[Sequence[str]], header: Sequence[str] | None = None) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from persona_tui.core.documents import json_value, yaml_value
 from persona_tui.core.errors import DatasetError
-from persona_tui.core.plain_files import lines_of
+from persona_tui.core.plain_files import lines_of, read_plain
 from persona_tui.datasets.schema import (
     ArchetypePrompt,
     MonitorQuery,
@@ -56,8 +55,8 @@ def validate_own(path: Path) -> FileReport:
 
 def _yaml_keys(path: Path) -> list[str]:
     try:
-        document = YAML(typ="safe").load(path)
-    except (YAMLError, OSError, ValueError, RecursionError):
+        document = yaml_value(read_plain(path).decode("utf-8-sig"))
+    except (YAMLError, OSError, ValueError):
         return []  # checking it as a trait tells the line
     return [str(key) for key in document] if isinstance(document, dict) else []
 
@@ -67,8 +66,8 @@ def _first(path: Path) -> dict[str, Any] | None:
     try:
         for line in lines_of(path):
             try:
-                value = json.loads(line.decode("utf-8-sig"))
-            except (ValueError, RecursionError):
+                value = json_value(line.decode("utf-8-sig"))
+            except ValueError:
                 continue
             if isinstance(value, dict):
                 return value

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from persona_tui.cli.output import json_option, print_json, print_table
+from persona_tui.cli.output import echo, json_option, print_json, print_table
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.project.about import about, sections
 
@@ -33,7 +33,7 @@ def list_(invocation: Invocation, loaded: bool, catalogue: bool, as_json: bool) 
         print_json(entries)
     elif not entries:
         which = "loaded" if loaded else "there"
-        click.echo(f"No personas are {which} for {project.settings.model.name}.", err=True)
+        echo(f"No personas are {which} for {project.settings.model.name}.", err=True)
     else:
         print_table([_row(entry) for entry in entries], header=["name", "loaded", "expression", "made from"])
 
@@ -52,7 +52,7 @@ def _list_catalogue(project: Project, as_json: bool) -> None:
     if as_json:
         print_json(entries)
     elif not entries:
-        click.echo("There are no archetypes: run `persona-tui init` to write some.", err=True)
+        echo("There are no archetypes: run `persona-tui init` to write some.", err=True)
     else:
         rows = [
             [
@@ -122,7 +122,7 @@ def info(invocation: Invocation, name: str, tokens: bool, as_json: bool) -> None
         return
     for title, rows in sections(details).items():
         if title:
-            click.echo(f"\n{title}")
+            echo(f"\n{title}")
         print_table([[f"  {key}" if title else key, value] for key, value in rows])
 
 
@@ -151,7 +151,7 @@ def _tokens(project: Project, name: str, as_json: bool) -> None:
 def load(invocation: Invocation, name: str) -> None:
     """Load a persona, now and in later runs."""
     invocation.project.personas.load(name)
-    click.echo(f"Loaded {name}.")
+    echo(f"Loaded {name}.")
 
 
 @click.command()
@@ -164,7 +164,7 @@ def unload(invocation: Invocation, name: str) -> None:
     personas = invocation.project.personas
     if not personas.unload(name):
         raise PersonaNotFoundError(f'"{name}" is not loaded.{nearest(name, personas.list_loaded())}')
-    click.echo(f"Unloaded {name}.")
+    echo(f"Unloaded {name}.")
 
 
 @click.command()
@@ -180,12 +180,12 @@ def delete(invocation: Invocation, name: str, yes: bool) -> None:
     if not yes:
         _confirm(name)
     personas.delete(name)
-    click.echo(f"Deleted {path}.")
+    echo(f"Deleted {path}.")
 
 
 def _confirm(name: str) -> None:
     if not sys.stdin.isatty():
         raise click.UsageError("There is no terminal to ask on: add --yes.", click.get_current_context())
     if not click.confirm(f"Delete {name} from the disk?", err=True):
-        click.echo(f"Kept {name}.", err=True)
+        echo(f"Kept {name}.", err=True)
         click.get_current_context().exit(1)

@@ -11,7 +11,7 @@ import click
 from persona_tui.cli.generate import prompt_text
 from persona_tui.cli.interrupt import quick_interrupt
 from persona_tui.cli.options import answer_options, chosen_weights, override_sampling
-from persona_tui.cli.output import check_free, force_option, json_option, print_json
+from persona_tui.cli.output import check_free, echo, force_option, json_option, print_json
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.core.errors import PersonaTuiError
 
@@ -83,7 +83,7 @@ def plot(
         _drift(project, conversation, name, output)
     elif conversation is not None:
         _layers(project, conversation, str(name), output)
-    click.echo(f"Wrote {output}.")
+    echo(f"Wrote {output}.")
 
 
 def _conversation(project: Project, session: str) -> Conversation:
@@ -142,7 +142,7 @@ def _drift(project: Project, conversation: Conversation, name: str | None, outpu
     draw_drift(found, output)
     for each in found:
         if each.left_at is not None:
-            click.echo(f"{each.name}: leaves the range of ordinary replies at reply {each.left_at}.")
+            echo(f"{each.name}: leaves the range of ordinary replies at reply {each.left_at}.")
 
 
 def _layers(project: Project, conversation: Conversation, name: str, output: Path) -> None:
@@ -196,6 +196,8 @@ def sweep(
 
     Beside each reply: nats from plain (how much more probable steering made its words), the share of repeated
     phrases, and expression: 0 = unsteered, 1 = what the persona's system prompt achieves on this prompt.
+
+    A guard in the settings is not asked: what comes out is for measuring.
     """
     from persona_tui.core.mix import Mix
     from persona_tui.pictures import sweep as sweeping
@@ -222,7 +224,7 @@ def sweep(
         figures += [f"expression {row.expression:.2f}"] if row.expression is not None else []
         figures += [f"{row.nats:+.2f} nats from plain"] if row.nats is not None else []
         figures += [f"repetition {row.repetition:.0%}"]
-        click.echo(f"--- {', '.join(figures)}\n{row.text}\n")
+        echo(f"--- {', '.join(figures)}\n{row.text}\n")
 
 
 def _numbers(text: str) -> list[float]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from persona_tui.cli.interrupt import quick_interrupt
-from persona_tui.cli.output import json_option, print_json
+from persona_tui.cli.output import echo, json_option, print_json
 from persona_tui.cli.progress import note, prepare_model
 from persona_tui.cli.root import Invocation, pass_invocation
 
@@ -44,9 +44,9 @@ def replay(invocation: Invocation, /, session: str, as_json: bool) -> None:
     if as_json:
         print_json({"session": id, "equal": equal == len(results), "replies": [*map(_as_json, results)]})
     elif not results:
-        click.echo("It has no replies to replay.", err=True)
+        echo("It has no replies to replay.", err=True)
     else:
-        click.echo(f"{equal} of {len(results)} replies came out the same, token for token.")
+        echo(f"{equal} of {len(results)} replies came out the same, token for token.")
     if equal < len(results):
         click.get_current_context().exit(1)
 
@@ -118,7 +118,7 @@ def _shown(result: Replayed, quiet: bool) -> Replayed:
     if not quiet:
         total = len(result.stretch.tokens)
         said = f"equal, {total} tokens" if result.equal else _difference(result)
-        click.echo(f"{result.stretch.name}: {said}")
+        echo(f"{result.stretch.name}: {said}")
     return result
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from persona_tui.cli.output import check_free, force_option, json_option, print_json, print_table
+from persona_tui.cli.output import check_free, echo, force_option, json_option, print_json, print_table
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.core.printable import printable
 
@@ -40,7 +40,7 @@ def list_(invocation: Invocation, /, as_json: bool) -> None:
     if as_json:
         print_json([asdict(info) for info in found])
     elif not found:
-        click.echo("There are no sessions yet: chats are saved automatically.", err=True)
+        echo("There are no sessions yet: chats are saved automatically.", err=True)
     else:
         print_table([_row(info) for info in found], ["id", "used (UTC)", "messages", "model", "title"])
 
@@ -78,7 +78,7 @@ def search(invocation: Invocation, /, text: str, as_json: bool) -> None:
     elif found:
         print_table([[hit.session.id, _place(hit.node), hit.role, shown(hit.excerpt)] for hit in found])
     if not found:
-        click.echo(f'No session contains "{text}".', err=True)
+        echo(f'No session contains "{text}".', err=True)
         click.get_current_context().exit(1)
 
 
@@ -103,7 +103,7 @@ def show(invocation: Invocation, /, session: str, as_json: bool) -> None:
         return
     print_table(_about(store, info, conversation))
     for node in conversation.path():
-        click.echo(f"\n{_heading(conversation, node)}\n{shown(_with_rulers(node))}")
+        click.echo(shown(f"\n{_heading(conversation, node)}\n{_with_rulers(node)}"))
 
 
 def _about(store: SessionStore, info: SessionInfo, conversation: Conversation) -> list[list[str]]:
@@ -146,7 +146,7 @@ def rename(invocation: Invocation, /, session: str, title: str) -> None:
     store = _store(invocation)
     id = store.resolve(session)
     store.rename(id, title)
-    click.echo(f"{id}: {store.info(id).title}")
+    echo(f"{id}: {store.info(id).title}")
 
 
 @sessions.command("delete")
@@ -161,7 +161,7 @@ def delete(invocation: Invocation, /, session: tuple[str, ...], yes: bool) -> No
         _confirm(store, ids)
     for id in ids:
         store.delete(id)
-        click.echo(f"Deleted {id}.")
+        echo(f"Deleted {id}.")
 
 
 def _confirm(store: SessionStore, ids: list[str]) -> None:
@@ -169,7 +169,7 @@ def _confirm(store: SessionStore, ids: list[str]) -> None:
         raise click.UsageError("There is no terminal to ask on: add --yes.", click.get_current_context())
     titles = ", ".join(shown(store.info(id).title or id) for id in ids)
     if not click.confirm(f"Delete {titles}?", err=True):
-        click.echo("Kept.", err=True)
+        echo("Kept.", err=True)
         click.get_current_context().exit(1)
 
 
@@ -197,7 +197,7 @@ def export(
     else:
         check_free(output, force=force)
         as_json = None if kind is None else kind == "json"
-        click.echo(f"Wrote {write_export(store, id, output, replace=force, as_json=as_json)}.", err=True)
+        echo(f"Wrote {write_export(store, id, output, replace=force, as_json=as_json)}.", err=True)
 
 
 def shown(text: str) -> str:

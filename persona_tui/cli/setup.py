@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from persona_tui.cli.options import extraction_options, override_extraction
-from persona_tui.cli.output import print_table
+from persona_tui.cli.output import echo, print_table
 from persona_tui.cli.progress import work
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.project.about import prepared_in_words
@@ -36,7 +36,7 @@ def init(invocation: Invocation, /, roles: str | None, **options: Any) -> None:
     override_extraction(project, options)
     wanted = None if roles == "all" else [each.strip() for each in (roles or "").split(",") if each.strip()]
     done = work(lambda context: project.init(context, wanted))
-    click.echo(prepared_in_words(project, done))
+    echo(prepared_in_words(project, done))
 
 
 @click.command("extract-axes")
@@ -56,7 +56,7 @@ def extract_axes(invocation: Invocation, /, **options: Any) -> None:
 
 
 def _print_axes(project: Project, axes: Axes) -> None:
-    click.echo(f"Axes of {project.settings.model.name}, layers {axes.layers[0]} to {axes.layers[-1]}.")
+    echo(f"Axes of {project.settings.model.name}, layers {axes.layers[0]} to {axes.layers[-1]}.")
     measured = axes.metadata.get("capping") or {}
     rows = [
         [
@@ -72,14 +72,15 @@ def _print_axes(project: Project, axes: Axes) -> None:
 
 def _print_personas(personas: list[PersonaVector]) -> None:
     if personas:
-        click.echo()
+        echo()
         rows = [_persona_row(persona) for persona in personas]
-        print_table(rows, header=["persona", "expression", "fluency drop", ""])
+        print_table(rows, header=["persona", "expression", "fluency drop", "floor leaves", ""])
 
 
 def _persona_row(persona: PersonaVector) -> list[str]:
     calibration = persona.calibration
     if calibration is None:
-        return [persona.name, "-", "-", "not calibrated"]
-    figures = [f"{calibration.expression:.2f}", f"{calibration.fluency_drop:+.2f}"]
+        return [persona.name, "-", "-", "-", "not calibrated"]
+    left = "-" if calibration.floor_leaves is None else f"{calibration.floor_leaves:.0%}"
+    figures = [f"{calibration.expression:.2f}", f"{calibration.fluency_drop:+.2f}", left]
     return [persona.name, *figures, str(persona.metadata.get("weak_reason") or "")]

@@ -17,10 +17,12 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 
+from persona_tui.core.documents import yaml_value
 from persona_tui.core.errors import ConfigError, nearest
 from persona_tui.core.files import atomic_write_text
 from persona_tui.core.lock import change
 from persona_tui.core.plain_files import read_plain
+from persona_tui.core.ranges import NEW_TOKENS, PERCENTILE, PLAUSIBILITY, STRENGTH, TEMPERATURE, TOP_P
 
 _MOST_BYTES = 1 << 20  # of a config.yaml
 _BOM = "\ufeff"
@@ -29,8 +31,6 @@ LayerNumber = Annotated[int, Field(ge=0)]
 LayerList = Literal["auto"] | Annotated[list[LayerNumber], Field(min_length=1)]
 
 LAYERS_HELP = '"auto" or a list of layer numbers counted from 0, for example [14, 15, 16]'
-TEMPERATURE_HELP = "a number from 0 (always the likeliest token) to 2"
-TOP_P_HELP = "a number above 0, up to 1"
 
 
 class _Section(BaseModel):
@@ -77,8 +77,10 @@ class ExtractionSettings(_Section):
     questions: int = Field(default=100, ge=1, le=10_000, description="a whole number from 1 to 10000")
     max_new_tokens: int = Field(default=256, ge=1, le=4096, description="a whole number from 1 to 4096")
     batch_size: int = Field(default=32, ge=1, le=1024, description="a whole number from 1 to 1024")
-    temperature: float = Field(default=0.7, ge=0, le=2, description=TEMPERATURE_HELP)
-    top_p: float = Field(default=1.0, gt=0, le=1, description=TOP_P_HELP)
+    temperature: float = Field(
+        default=0.7, ge=TEMPERATURE.low, le=TEMPERATURE.high, description=str(TEMPERATURE)
+    )
+    top_p: float = Field(default=1.0, gt=TOP_P.low, le=TOP_P.high, description=str(TOP_P))
     seed: int = Field(default=0, ge=0, lt=2**63, description="a whole number, 0 or more")
     baseline: str = Field(
         default="default",
@@ -102,22 +104,30 @@ class CalibrationSettings(_Section):
 class SteeringSettings(_Section):
     """How loud a persona speaks, and what holds it back."""
 
-    default_strength: float = Field(default=0.3, ge=-2, le=2, description="a number from -2 to 2")
+    default_strength: float = Field(default=0.3, ge=STRENGTH.low, le=STRENGTH.high, description=str(STRENGTH))
     capping: bool = Field(default=True, description="true or false")
     capping_axis: Literal["auto", "assistant", "safety"] = Field(
         default="auto", description='"auto", "assistant" or "safety"'
     )
     capping_layers: LayerList = Field(default="auto", description=LAYERS_HELP)
-    safety_floor_percentile: float = Field(default=25, ge=0, le=100, description="a number from 0 to 100")
-    plausibility: float = Field(default=0.005, ge=0, le=1, description="a number from 0 (off) to 1")
+    safety_floor_percentile: float = Field(
+        default=25, ge=PERCENTILE.low, le=PERCENTILE.high, description=str(PERCENTILE)
+    )
+    plausibility: float = Field(
+        default=0.005, ge=PLAUSIBILITY.low, le=PLAUSIBILITY.high, description=str(PLAUSIBILITY)
+    )
 
 
 class GenerationSettings(_Section):
     """How replies are sampled in a chat."""
 
-    max_new_tokens: int = Field(default=256, ge=1, le=32_768, description="a whole number from 1 to 32768")
-    temperature: float = Field(default=0.7, ge=0, le=2, description=TEMPERATURE_HELP)
-    top_p: float = Field(default=0.95, gt=0, le=1, description=TOP_P_HELP)
+    max_new_tokens: int = Field(
+        default=256, ge=int(NEW_TOKENS.low), le=int(NEW_TOKENS.high), description=str(NEW_TOKENS)
+    )
+    temperature: float = Field(
+        default=0.7, ge=TEMPERATURE.low, le=TEMPERATURE.high, description=str(TEMPERATURE)
+    )
+    top_p: float = Field(default=0.95, gt=TOP_P.low, le=TOP_P.high, description=str(TOP_P))
     seed: int | None = Field(
         default=None,
         ge=0,
@@ -243,12 +253,12 @@ def _read(path: Path) -> str:
 def _parse(text: str, source: str) -> dict[str, Any]:
     """Return the mapping in a YAML text; a section whose keys are all commented out counts as empty."""
     try:
-        data = YAML(typ="safe", pure=True).load(text)
+        data = yaml_value(text)
     except MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{source}{line}: not valid YAML: {error.problem or error.context}.") from error
-    except (YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{source} is not valid YAML.") from error
+    except (YAMLError, ValueError) as error:
+        raise ConfigError(f"{source} is not valid YAML: {str(error) or type(error).__name__}.") from error
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -272,6 +282,8 @@ def _explain(error: ValidationError) -> str:
     key = [str(part) for part in problem["loc"]]
     if problem["type"] in ("extra_forbidden", "invalid_key"):
         return _unknown_key(".".join(key[:2]))
+    if not key:
+        return f"{problem['msg']}."
     field = _field(key)
     if field is None:
         return f"{key[0]} must be a section with its own keys, not {_shown(problem['input'])}."
@@ -360,8 +372,8 @@ def _readings(value: str) -> list[object]:
     Text without quotes is taken as it is: a " #" in the name of a folder is no comment.
     """
     try:
-        parsed = YAML(typ="safe", pure=True).load(value)
-    except (YAMLError, ValueError, RecursionError):
+        parsed = yaml_value(value)
+    except (YAMLError, ValueError):
         return [value]
     if isinstance(parsed, str) and not value.lstrip().startswith(("'", '"')):
         return [value]

@@ -37,6 +37,21 @@ def atomic_write_bytes(path: Path, data: bytes, *, inside: Path | None = None) -
             temporary.unlink(missing_ok=True)
 
 
+def check_free(*paths: Path | None, advice: str = "") -> None:
+    """Refuse to write over what is there; call it before anything takes long.
+
+    Args:
+        paths: of the files that will be written; None = not this one.
+        advice: how the user allows it.
+
+    Raises:
+        WorkspaceError: names the first that exists.
+    """
+    taken = next((path for path in paths if path is not None and path.exists()), None)
+    if taken is not None:
+        raise WorkspaceError(f"{taken} exists: choose another name{advice}.")
+
+
 def _resolved_inside(path: Path, folder: Path) -> Path:
     try:
         target, home = path.resolve(), folder.resolve()

@@ -20,6 +20,7 @@ SHORT = 20.0  # seconds that a change of a small file waits for others to finish
 NAME = ".lock"
 _POLL = 0.02  # seconds between two tries
 _NO_LINKS: int = getattr(os, "O_NOFOLLOW", 0)
+_NO_WAITING: int = getattr(os, "O_NONBLOCK", 0)  # for the other end of a pipe
 _ELSEWHERE = 1 << 30  # the byte that `lock_handle` locks on Windows; those with the content stay readable
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # some network drives have none
 
@@ -75,7 +76,7 @@ def _acquired(path: Path, wait: float) -> FileLock:
 
 
 def _sign(path: Path, what: str) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_TRUNC | _NO_LINKS)
+    handle = os.open(path, os.O_WRONLY | os.O_TRUNC | _NO_LINKS | _NO_WAITING)
     try:
         os.write(handle, json.dumps({"pid": os.getpid(), "what": what}).encode())
     finally:
@@ -109,7 +110,7 @@ def lock_handle(handle: int) -> bool:
 
 def _busy(path: Path) -> str:
     try:
-        handle = os.open(path, os.O_RDONLY | _NO_LINKS)
+        handle = os.open(path, os.O_RDONLY | _NO_LINKS | _NO_WAITING)
         try:
             holder = json.loads(os.read(handle, 4096))
         finally:

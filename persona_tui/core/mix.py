@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from persona_tui.core.errors import PersonaTuiError
+from persona_tui.core.ranges import PERCENTILE, PLAUSIBILITY, STRENGTH, WEIGHT
 from persona_tui.core.workspace import TRAIT_PREFIX
 
 
@@ -30,8 +30,7 @@ class Mix:
             many times the probability of its own best token; 0 = off. It is off, too, where nobody speaks.
 
     Raises:
-        PersonaTuiError: a number is not finite, the percentile, a layer or the plausibility is out of range,
-            or there is no such axis.
+        PersonaTuiError: a number is out of its range (`core.ranges`), or there is no such layer or axis.
     """
 
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -46,12 +45,11 @@ class Mix:
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", dict(self.weights))  # nobody changes it behind our back
         for name, weight in self.weights.items():
-            if not math.isfinite(weight):
-                raise PersonaTuiError(f'the weight of "{name}" must be a number, not {weight}')
-        if not math.isfinite(self.strength):
-            raise PersonaTuiError(f"strength must be a number, not {self.strength}")
-        check_percentile(self.percentile)
-        check_plausibility(self.plausibility)
+            WEIGHT.check(f'the weight of "{name}"', weight)
+        STRENGTH.check("strength", self.strength)
+        if self.percentile is not None:
+            PERCENTILE.check("a percentile", self.percentile)
+        PLAUSIBILITY.check("plausibility", self.plausibility)
         if self.capping_axis not in (None, "assistant", "safety"):
             raise PersonaTuiError(f'the capping axis is "assistant" or "safety", not "{self.capping_axis}"')
         if self.layers is not None:
@@ -91,18 +89,6 @@ class Mix:
         return ",".join(f"{name}:{weight:g}" for name, weight in active.items())
 
 
-def check_percentile(percentile: float | None) -> None:
-    """Raise PersonaTuiError unless the percentile is None or lies between 0 and 100."""
-    if percentile is not None and not 0 <= percentile <= 100:
-        raise PersonaTuiError(f"a percentile must be from 0 to 100, not {percentile:g}")
-
-
-def check_plausibility(plausibility: float) -> None:
-    """Raise PersonaTuiError unless the plausibility lies between 0 and 1."""
-    if not 0 <= plausibility <= 1:
-        raise PersonaTuiError(f"plausibility lies between 0 (off) and 1, not at {plausibility:g}")
-
-
 def parse_blend(text: str) -> dict[str, float]:
     """Read `sage:0.5,trickster:0.3`; a name without a number weighs 1.
 
@@ -132,9 +118,8 @@ def _parse_part(part: str, text: str) -> tuple[str, float]:
     try:
         weight = float(number)
     except ValueError:
-        weight = math.nan
-    if not math.isfinite(weight):
-        raise PersonaTuiError(f'the weight of "{name}" must be a number, not "{number}"')
+        raise PersonaTuiError(f'the weight of "{name}" must be {WEIGHT}, not "{number}"') from None
+    WEIGHT.check(f'the weight of "{name}"', weight)
     return name, weight
 
 

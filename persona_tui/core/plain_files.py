@@ -10,14 +10,14 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 MOST_BYTES = 1 << 28  # of a file that is read whole
 LONGEST_LINE = 1 << 24
 
 
-def open_plain(path: Path) -> BinaryIO:
+def open_plain(path: Path) -> BufferedReader:
     """Open an ordinary file to read it; links are followed.
 
     Raises:

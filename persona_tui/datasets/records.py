@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -84,6 +84,20 @@ def read_archetype(workspace: Workspace, name: str) -> list[ArchetypePrompt]:
         there = f" There are {', '.join(known)}." if known else " Run `persona-tui init`."
         raise DatasetError(f'there is no archetype "{name}".{nearest(name, known) or there}')
     return _read_all(archetype_path(workspace, name), ArchetypePrompt)
+
+
+def check_archetype_free(workspace: Workspace, name: str, texts: Sequence[str] = ()) -> None:
+    """Refuse to write over an archetype with other prompts than `texts`: people may have edited them.
+
+    Raises:
+        DatasetError: there is one, or its file is damaged.
+    """
+    path = archetype_path(workspace, name)
+    if path.is_file() and [each.system_prompt for each in read_archetype(workspace, name)] != list(texts):
+        raise DatasetError(
+            f"{path} may have been written by hand and would be replaced: choose another name, delete the "
+            f"file, or use it: --from-archetype {name}"
+        )
 
 
 def catalogue_path(workspace: Workspace) -> Path:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from persona_tui.core.documents import json_value
 from persona_tui.core.errors import DatasetError
 from persona_tui.core.plain_files import LONGEST_LINE, lines_of, read_plain
 
@@ -56,9 +57,9 @@ def parse_json(data: bytes) -> Any:
     """
     text = decode(data).strip()
     try:
-        value = json.loads(text.removesuffix(",") if text.endswith(("},", "],")) else text)
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"not valid JSON ({getattr(error, 'msg', 'too deeply nested')})") from None
+        value = json_value(text.removesuffix(",") if text.endswith(("},", "],")) else text)
+    except ValueError as error:
+        raise DatasetError(f"not valid JSON ({getattr(error, 'msg', error)})") from None
     if _ESCAPED_HALF.search(data) and _HALF.search(json.dumps(value, ensure_ascii=False)):
         raise DatasetError("half a character in a text (a lone surrogate, for example half an emoji)")
     return value

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from persona_tui.core.errors import DatasetError
-from persona_tui.core.plain_files import open_plain
+from persona_tui.core.plain_files import MOST_BYTES, open_plain
 from persona_tui.datasets.rows import TABLES, UTF16, Problem, parse_json, table_rows
 from persona_tui.datasets.turns import (
     TranscriptError,
@@ -237,7 +237,7 @@ def read_stream(stream: BinaryIO, name: str, json_lines: bool = False) -> Iterat
     if first is None:
         raise DatasetError(f"{name} is empty")
     if first[1].startswith(UTF16):
-        text = _decoded(first[1] + b"".join(line for _, line in lines), name)
+        text = _decoded(first[1] + _joined(lines, name), name)
         yield from read_stream(io.BytesIO(text.encode()), name, json_lines)
         return
     if b"\0" in first[1]:
@@ -245,7 +245,7 @@ def read_stream(stream: BinaryIO, name: str, json_lines: bool = False) -> Iterat
     if json_lines or _is_json_line(first[1]):
         yield from _json_lines(first, lines, name)
         return
-    rest = b"\n" * (first[0] - 1) + first[1] + b"".join(line for _, line in lines)
+    rest = b"\n" * (first[0] - 1) + first[1] + _joined(lines, name)
     if _is_table(first[1], name):
         yield from _table(rest, name)
     elif first[1].removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"["):
@@ -275,14 +275,28 @@ class LineReader(Protocol):
         ...
 
 
+def _joined(lines: Iterator[tuple[int, bytes]], name: str) -> bytes:
+    """Return all lines as one text, which has to come to an end."""
+    found, size = [], 0
+    for _, line in lines:
+        size += len(line)
+        if size > MOST_BYTES:
+            raise DatasetError(f"{name} is too large to be read as one text: give it as JSON Lines")
+        found.append(line)
+    return b"".join(found)
+
+
 def bounded_lines(stream: LineReader, first: int = 1) -> Iterator[tuple[int, bytes]]:
     """Lines with their numbers. Of one that is too long only a beginning is kept, which still is too long."""
     number = first - 1
     while line := stream.readline(LONGEST_LINE + 1):
         number += 1
-        more = line
+        more, size = line, len(line)
         while more and not more.endswith(b"\n") and len(more) > LONGEST_LINE:
             more = stream.readline(LONGEST_LINE + 1)
+            size += len(more)
+            if size > MOST_BYTES:
+                raise DatasetError(f"line {number} does not come to an end")
         yield number, line
 
 

@@ -80,11 +80,14 @@ class Baseline:
         tensors, metadata = load_tensors(path)
         check_kind(path, metadata, "baseline")
         try:
-            layers = tuple(int(layer) for layer in metadata["layers"])
-            mean = by_recipe(tensors, "baseline")
+            layers = tuple(metadata["layers"])
+            mean, kept = by_recipe(tensors, "baseline"), tensors["kept"]
             check_layers(layers)
             check_stacks(len(layers), {"baseline": mean})
-            return cls(layers, mean, tensors["kept"], int(metadata["count"]), metadata)
+            expected = next(iter(mean.values())).shape
+            if kept.ndim != 3 or kept.shape[1:] != expected:
+                raise ValueError(f'its "kept" replies are {list(kept.shape)}, not [n, {list(expected)}]')
+            return cls(layers, mean, kept, metadata["count"], metadata)
         except (KeyError, ValueError, TypeError) as error:
             raise VectorFileError(f"{path} cannot be used: {explain_fault(error)}.") from error
 

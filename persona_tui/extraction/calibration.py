@@ -45,9 +45,9 @@ RECIPE = "response"  # what is added to every token is the mean over tokens
 # The first sizes that the search tries: shares of the default dose.
 START = (0.25, 0.5, 1.0)
 MOST_STEPS = 5  # how often the search goes on beyond either end
-GUIDED = (2.0, 2.7, 3.6)  # of the likeliest size, for the sweep with the guide
-MULTIPLES = (1.0, 1.6, 2.5)  # and for one without it
-UNCAPPED = 1  # which of them is also measured without the floor
+GUIDED = (2.0, 3.2)  # of the likeliest size, for the sweep with the guide
+MULTIPLES = (1.0, 1.6)  # and for one without it
+LOUDER = 1.4  # times the second size: the third, where that is not loud enough; else it lies between both
 WITHOUT = 1.4  # of the likeliest size: what a persona that is calibrated with the guide gets without it
 CONTRASTED = (0.5, 1.0, 1.6, 2.5)  # the same where loudness is all that is measured
 UNGUIDED = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the usual dose, where nothing says what size is right
@@ -56,7 +56,7 @@ FEWEST_QUESTIONS = 6
 COST_SHARE = 0.5  # of what the extraction cost, in tokens that pass through the model
 
 CLEAR = 0.5  # an expression below this is weak
-_ENOUGH = 1.0  # no reward for a persona louder than its own system prompt
+_ENOUGH = 0.9  # nearly what its system prompts achieve; a persona needs not be louder
 _TIE = 0.02  # expressions as close as this are equal
 _MORE_REPETITION = 0.05  # share of repeated phrases that a fluent reply may have above a prompted one
 _LEAST_EFFECT = 0.02  # nats per token; system prompts that do less leave nothing to express
@@ -120,9 +120,11 @@ def calibrate(
     sizes = likeliest(bench.recovered, bench.coefficient(DEFAULT_DOSE))
     size = max(sizes, key=lambda each: sizes[each])
     margin, guide = extractor.settings.calibration.fluency_margin, extractor.settings.steering.plausibility
-    tried = [size * multiple for multiple in (GUIDED if guide else MULTIPLES)]
-    points = bench.sweep(tried, guide)
-    uncapped = bench.sweep([tried[UNCAPPED]], guide, capped=False)[0] if bench.floor else None
+    quiet, loud = (size * multiple for multiple in (GUIDED if guide else MULTIPLES))
+    points = bench.sweep([quiet, loud], guide)
+    wanting = points[1].fluent(margin) and points[1].expression < _ENOUGH
+    points += bench.sweep([loud * LOUDER if wanting else math.sqrt(quiet * loud)], guide)
+    uncapped = bench.sweep([loud], guide, capped=False)[0] if bench.floor else None
     chosen = choose(fitted(points), margin)
     return Calibration(
         recipe=RECIPE,
@@ -132,13 +134,13 @@ def calibrate(
         expression=chosen.expression,
         fluency_drop=chosen.fluency_drop,
         curve=[
-            *(bench.record(each, "sweep") for each in points),
+            *(bench.record(each, "sweep") for each in sorted(points, key=lambda each: each.coefficient)),
             bench.record(chosen, "fitted", chosen=True),
         ],
         recovered=round(sizes[size], 4),
         recovery=[(round(each, 5), round(sizes[each], 4)) for each in sorted(sizes)],
         floor=bench.floor_name,
-        floor_leaves=_share(points[UNCAPPED], uncapped),
+        floor_leaves=_share(points[1], uncapped),
         questions=len(bench.trials),
         plausibility=guide,
         unguided_gain=size * WITHOUT / DEFAULT_STRENGTH if guide else None,
@@ -280,11 +282,12 @@ def fitted(points: Sequence[Point]) -> list[Point]:
     A dozen replies tell fluency to a tenth of a nat or two: a line through all sizes tells more than each.
     """
     sizes = [math.log(each.coefficient) for each in points]
+    low, high = min(sizes), max(sizes)
     lines = [
         linear_regression(sizes, [getattr(each, name) for each in points])
         for name in ("expression", "fluency_drop", "repetition")
     ]
-    steps = (sizes[0] + (sizes[-1] - sizes[0]) * step / _READINGS for step in range(_READINGS + 1))
+    steps = (low + (high - low) * step / _READINGS for step in range(_READINGS + 1))
     return [Point(math.exp(at), *(line.intercept + line.slope * at for line in lines)) for at in steps]
 
 
@@ -605,7 +608,7 @@ def question_cost(extractor: ActivationExtractor, prompts: Sequence[str]) -> tup
         count(conversation(each.question, prompts[at % len(prompts)])) for at, each in enumerate(questions)
     )
     reply = reply_tokens(extractor)
-    sampled = len(GUIDED) + (1 if _axis(extractor) else 0)  # at all sizes, and once without the floor
+    sampled = 4 if _axis(extractor) else 3  # at three sizes, and once without the floor
     rows = sampled * (2 if extractor.settings.steering.plausibility else 1) + 1  # twins; and once unsteered
     scored = sampled + 2
     read = prompted + bare * rows + (prompted + bare + 2 * reply) * scored + (bare + reply) * _CANDIDATES

@@ -26,19 +26,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import torch
 from safetensors.torch import save as serialize_tensors
 from torch import Tensor
 
+from persona_tui.core.documents import json_value
 from persona_tui.core.errors import JobCancelled, PersonaTuiError, VectorFileError, WorkspaceError
 from persona_tui.core.files import atomic_write_bytes, atomic_write_text
 from persona_tui.core.lock import only_writer
 from persona_tui.core.plain_files import read_plain
 from persona_tui.core.processes import processes
 from persona_tui.vectors.files import FORMAT_VERSION, METADATA_KEY, SUFFIX, check_kind, load_stored
+
+if TYPE_CHECKING:
+    from persona_tui.model.backend import Backend
 
 FOLDER = "partial"
 SAVE_SECONDS = 2.0  # at most this much work is lost
@@ -221,6 +225,26 @@ class PartialStore:
                 _OPEN.discard(self)
                 self._job, self._stages = None, []
 
+    @contextmanager
+    def rendered(self, model: Backend) -> Iterator[None]:
+        """Within a job, have the chat template write the date on which the job began.
+
+        Args:
+            model: what the job is done with.
+        """
+        record = model.rendering.record()
+        began = record if self._job is None else processes().from_main(lambda: self._began(record))
+        with model.rendered_as(began):
+            yield
+
+    def _began(self, record: dict[str, str]) -> dict[str, str]:
+        """What the template wrote when the job began, which is now unless it was interrupted."""
+        path = self.folder / f"{self._job}.rendering.json"
+        known = _read_manifest(path)
+        if known is None:
+            atomic_write_text(path, json.dumps(record, indent=1), inside=self.folder)
+        return known or record
+
     def stage(self, recipe: Iterable[object]) -> Stage:
         """Begin a stage, or go on with it.
 
@@ -389,7 +413,7 @@ def _raw(tensor: Tensor) -> bytes:
 
 def _read_manifest(path: Path) -> dict[str, str] | None:
     try:
-        found = json.loads(read_plain(path))
+        found = json_value(read_plain(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError):

@@ -415,7 +415,11 @@ class ActivationExtractor:
         self._log(f"About {work.tokens:,} tokens through the model ({where}){how_long}.")
 
     def time_a_batch(self) -> float:
-        """Find the price of writing; the seconds that reading one token takes."""
+        """Find the price of writing; the seconds that reading one token takes.
+
+        A batch takes as many steps as its longest reply, which mostly is as long as allowed; and the later a
+        step, the more there is to look back at.
+        """
         requests = self.baseline_requests()[: self.settings.extraction.batch_size]
         times = [time.monotonic()]
         sampling = replace(self.sampling, max_new_tokens=_TIMED_TOKENS)
@@ -424,7 +428,9 @@ class ActivationExtractor:
         )
         first = (times[1] - times[0]) / sum(self.model.count_tokens(each.messages) for each in requests)
         if len(times) > 2:
-            self.price = (times[-1] - times[1]) / (len(times) - 2) / len(requests) / first
+            most = self.settings.extraction.max_new_tokens
+            step = (times[-1] - times[1]) / (len(times) - 2) * most / usual_tokens(most)
+            self.price = step / len(requests) / first
         return first
 
     def expect(self, work: Work) -> None:

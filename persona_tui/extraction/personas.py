@@ -10,11 +10,12 @@ these functions together (`processes`).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from persona_tui.core.documents import json_value
 from persona_tui.core.errors import GenerationError, PersonaTuiError, VectorFileError
 from persona_tui.core.files import atomic_write_text
 from persona_tui.core.plain_files import read_plain
@@ -24,6 +25,7 @@ from persona_tui.datasets.fallback import fallback_prompts
 from persona_tui.datasets.generator import DatasetGenerator, check_description
 from persona_tui.datasets.records import (
     archetype_path,
+    check_archetype_free,
     find_archetype,
     list_archetypes,
     read_archetype,
@@ -109,7 +111,7 @@ class PersonaStudio:
         if extractor.settings.extraction.target_layers != "auto" or not path.is_file():
             return extractor.band
         try:
-            layers = tuple(int(layer) for layer in json.loads(read_plain(path))["layers"])
+            layers = tuple(int(layer) for layer in json_value(read_plain(path))["layers"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             self._say(f"{path} cannot be read; using the default band.")
             return extractor.band
@@ -282,8 +284,8 @@ class PersonaStudio:
             replace_old: whether a persona of that name may be replaced.
 
         Raises:
-            PersonaTuiError: the name is taken, and the old persona is not to be replaced; or people wrote an
-                archetype of that name, which is never replaced.
+            PersonaTuiError: the name is taken, and the old persona is not to be replaced.
+            DatasetError: there is an archetype of that name with other prompts, which is never replaced.
             GenerationError: no system prompts could be made from the description.
             VectorFileError: the model's axes are for other layers than the settings ask for.
             JobCancelled: somebody asked for that; the next call goes on.
@@ -291,13 +293,16 @@ class PersonaStudio:
         if generator is None:
             prompts = self.write_prompts(name, description, replace_old=replace_old)
             return self._create(name, prompts, description, "generated", replace_old)
-        self._check_describable(name, description)
+        check_description(description)
+        if f"persona-{name}" not in self.partial.interrupted():
+            check_archetype_free(self.workspace, name)
         self._check_free(name, None, replace_old)
         generator.partial = self.partial
         with self._job(f"persona-{name}", description=description):
             prompts = generator.generate_persona_prompts(description, PROMPTS_PER_PERSONA)
             if not prompts:
                 raise GenerationError(f"no system prompts could be made from the description of {name}")
+            check_archetype_free(self.workspace, name, [each["system_prompt"] for each in prompts])
             # Before the persona, whose file says that all is done.
             self._written(lambda: generator.save_jsonl(prompts, archetype_path(self.workspace, name)))
             enabled = self.extractor.settings.calibration.enabled
@@ -311,8 +316,9 @@ class PersonaStudio:
 
         The arguments and errors are those of `create_from_description`.
         """
-        self._check_describable(name, description)
+        check_description(description)
         texts = fallback_prompts(description, PROMPTS_PER_PERSONA)
+        check_archetype_free(self.workspace, name, [each["system_prompt"] for each in texts])
         self._check_free(name, [each["system_prompt"] for each in texts], replace_old)
         prompts: list[dict[str, Any]] = [
             {"id": f"prompt_{number:03d}", **each, "source": "fallback"}
@@ -322,13 +328,6 @@ class PersonaStudio:
         lines = "".join(f"{json.dumps(each, ensure_ascii=False)}\n" for each in prompts)
         self._written(lambda: atomic_write_text(path, lines))
         return prompts
-
-    def _check_describable(self, name: str, description: str) -> None:
-        if name in self.hand_written_archetypes():
-            raise PersonaTuiError(
-                f'an archetype "{name}" already exists: choose another name, or create from it'
-            )
-        check_description(description)
 
     def persona_work(self, prompts: Sequence[str], count: int = 1) -> dict[str, Work]:
         """How much work it is to make personas, by what it is for.
@@ -442,7 +441,8 @@ class PersonaStudio:
         ):
             return self._saved(calibrated(self.extractor, persona))
 
-    def _job(self, name: str, **parts: object) -> AbstractContextManager[None]:
+    @contextmanager
+    def _job(self, name: str, **parts: object) -> Iterator[None]:
         """A job on this model's vectors; the recipe is what is given here, the settings and the questions."""
         extractor, settings = self.extractor, self.extractor.settings
         recipe = {
@@ -458,7 +458,14 @@ class PersonaStudio:
                 "steering", settings.steering.model_dump(include={"safety_floor_percentile", "plausibility"})
             ),
         }
-        return self.partial.job(name, {part: json.dumps(value) for part, value in recipe.items()})
+        texts = {part: json.dumps(value) for part, value in recipe.items()}
+        with ExitStack() as stack:
+            stack.enter_context(self.partial.job(name, texts))
+            # A persona is the difference of two means: both are of one date, where a template writes it.
+            means = extractor.axes or extractor.baseline if name != "axes" else None
+            stack.enter_context(extractor.model.rendered_as(means and means.metadata.get("rendering")))
+            stack.enter_context(self.partial.rendered(extractor.model))
+            yield
 
     def _written(self, write: Callable[[], object]) -> None:
         """Have the one process write that does."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as parse_tensors
 from torch import Tensor
 
+from persona_tui.core.documents import json_value
 from persona_tui.core.plain_files import open_plain, read_plain
 from persona_tui.formats.direction import Direction, refuse
 from persona_tui.formats.pickled import MOST_BYTES, Indices, read_pickled
@@ -101,13 +101,13 @@ def _gguf(path: Path, n_layers: int) -> Direction:
 
 def _svec(path: Path, n_layers: int) -> Direction:
     try:
-        content = json.loads(read_plain(path))
+        content = json_value(read_plain(path))
         rows = {
             int(layer): torch.tensor(row, dtype=torch.float32) for layer, row in content["directions"].items()
         }
     except OSError as error:
         refuse(path, error.strerror or str(error))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         refuse(path, f"it is not a steering vector in JSON ({type(error).__name__})")
     # Its numbers count blocks, as ours do: hidden state i + 1 is read for layer i.
     placed = {layer + n_layers if layer < 0 else layer: row for layer, row in rows.items()}
@@ -142,8 +142,8 @@ def _tensors(path: Path, n_layers: int, name: str) -> Direction:
 def _saklas(folder: Path, n_layers: int) -> Direction:
     """A pack of saklas': its fit, if that is a plain vector at every layer."""
     try:
-        about: Any = json.loads(read_plain(folder / "manifold.json"))
-    except (OSError, ValueError, RecursionError):
+        about: Any = json_value(read_plain(folder / "manifold.json"))
+    except (OSError, ValueError):
         refuse(folder, "it is a folder without a readable manifold.json, so no pack of saklas'")
     fits = sorted(folder.glob("*.safetensors"))
     if not fits:

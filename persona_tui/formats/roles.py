@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from persona_tui.core.documents import json_value
 from persona_tui.core.errors import DatasetError
 from persona_tui.core.plain_files import read_plain
 from persona_tui.core.workspace import safe_name
@@ -54,10 +55,10 @@ def read_role_files(path: Path) -> Iterator[ForeignRole]:
 
 def _read(path: Path) -> ForeignRole:
     try:
-        content = json.loads(read_plain(path).decode("utf-8-sig"))
+        content = json_value(read_plain(path).decode("utf-8-sig"))
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DatasetError(f"{path} is not a JSON document") from error
     pairs = content.get("instruction") if isinstance(content, dict) else None
     if not isinstance(pairs, list):

@@ -21,6 +21,8 @@ from jinja2 import TemplateError
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from persona_tui.model.template import apply_template
+
 _FIRST, _LAST = 0xF0000, 0xFFFFD  # a whole plane of private-use characters
 _SENTINELS = re.compile(f"[{chr(_FIRST)}-{chr(_LAST)}]")
 _BEFORE = "\ufdd0"  # no character at all
@@ -166,8 +168,7 @@ def _rendered(tokenizer: PreTrainedTokenizerBase) -> str:
     texts = []
     for messages in (turns, [{"role": "system", "content": "x"}, *turns]):
         with contextlib.suppress(TemplateError, TypeError, ValueError):
-            rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            texts.append(str(rendered))
+            texts.append(apply_template(tokenizer, messages))
     return "\n".join(texts)
 
 

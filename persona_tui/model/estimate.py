@@ -6,7 +6,6 @@ weights = numbers x bytes each; in 8 and 4 bits that holds for the matrices of t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,9 @@ from typing import Any
 
 from huggingface_hub import get_safetensors_metadata, hf_hub_download
 
+from persona_tui.core.documents import json_value
 from persona_tui.core.errors import ModelLoadError
+from persona_tui.core.plain_files import read_plain
 from persona_tui.model.files import (
     TensorInfo,
     check_folder,
@@ -160,7 +161,7 @@ def _packed(source: Source) -> ModelFacts:
 
 def _on_the_hub(name: str) -> ModelFacts:
     try:
-        config = json.loads(Path(hf_hub_download(name, "config.json")).read_text(encoding="utf-8"))
+        config = json_value(read_plain(Path(hf_hub_download(name, "config.json"))))
     except Exception as error:
         raise ModelLoadError(
             f"{name} is not on this machine, and huggingface.co does not show it: {_first_line(error)}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import Any
 
 from huggingface_hub import constants
 
+from persona_tui.core.documents import json_value
 from persona_tui.core.errors import ModelLoadError
+from persona_tui.core.plain_files import open_plain, read_plain
 
 CONFIG = "config.json"
 # The kinds of weights, the one that is used first; and what lists their parts, where they are several.
@@ -54,7 +55,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json_value(read_plain(path))
     except FileNotFoundError as error:
         raise ModelLoadError(f"{folder} is not a model folder: it has no {CONFIG}.") from error
     except (OSError, ValueError) as error:
@@ -80,7 +81,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _listed(folder: Path, index: str) -> list[Path]:
     try:
-        names = json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values()
+        names = json_value(read_plain(folder / index))["weight_map"].values()
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise ModelLoadError(f"{folder / index} cannot be read: it lists no weights.") from error
     paths = [folder / str(name) for name in sorted(set(names))]
@@ -98,11 +99,11 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         ModelLoadError: it is damaged, or cut short.
     """
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             length = int.from_bytes(file.read(8), "little")
             if not 0 < length <= min(_LONGEST_HEADER, path.stat().st_size):
                 raise ValueError("its header is too long")
-            tensors = tensor_infos(json.loads(file.read(length)))
+            tensors = tensor_infos(json_value(file.read(length)))
             size = path.stat().st_size - 8 - length
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelLoadError(f"{path} cannot be read: {error}") from error
@@ -155,7 +156,7 @@ def check_loadable(folder: Path, name: str, trusted: bool) -> str | None:
     Raises:
         ModelLoadError: one line with the reason.
     """
-    _refuse_pointers(folder, name)
+    _refuse_odd_files(folder, name)
     _refuse_adapters(folder, name)
     config = read_config(folder)
     if "bits" in (config.get("quantization") or ()) and "quantization_config" not in config:
@@ -177,10 +178,14 @@ def check_loadable(folder: Path, name: str, trusted: bool) -> str | None:
     return str(packed.get("quant_method")) if isinstance(packed, dict) else None
 
 
-def _refuse_pointers(folder: Path, name: str) -> None:
-    """Refuse a clone without Git LFS: small text files in the place of the large ones."""
+def _refuse_odd_files(folder: Path, name: str) -> None:
+    """Refuse pipes and devices, which whoever loads the model would wait for or read for ever; and a clone
+    without Git LFS: small text files in the place of the large ones.
+    """
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.stat().st_size < 1024 and path.read_bytes().startswith(_LFS_POINTER):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise ModelLoadError(f"{path.name} of {name} is not an ordinary file: remove it from the folder.")
+        if path.is_file() and path.stat().st_size < 1024 and read_plain(path).startswith(_LFS_POINTER):
             raise ModelLoadError(
                 f"{path.name} of {name} is a Git LFS pointer, not the file itself: "
                 "run `git lfs pull` in the folder."
@@ -192,7 +197,7 @@ def _refuse_adapters(folder: Path, name: str) -> None:
     if not (folder / _ADAPTER).is_file():
         return
     try:
-        base = json.loads((folder / _ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
+        base = json_value(read_plain(folder / _ADAPTER))["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError):
         base = "its base model"
     merge = f"merge it with {base} (peft: PeftModel.from_pretrained(...).merge_and_unload()) and save that"

@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
+from persona_tui.core.errors import GenerationError
 from persona_tui.model.batching import MemoryLimit, batches
 from persona_tui.model.blocks import device_of, find_decoder, text_config
 from persona_tui.model.generation import accepted_arguments, clear_memory_errors
-from persona_tui.model.residual import ResidualHooks, StopForward
+from persona_tui.model.residual import NOT_FINITE, ResidualHooks, StopForward
 
 T = TypeVar("T")
 
@@ -107,7 +108,10 @@ def response_logprobs(
         else:
             logits = model(input_ids=tokens, use_cache=False).logits[:, keep]
         sums = [_sum(logits[row], tokens[row], passage, first) for row, passage in enumerate(passages)]
-    result: list[float] = torch.stack(sums).tolist()
+    summed = torch.stack(sums)
+    if summed.isnan().any():
+        raise GenerationError(NOT_FINITE)
+    result: list[float] = summed.tolist()
     return result
 
 

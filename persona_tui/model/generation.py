@@ -27,11 +27,11 @@ from transformers import Cache, DynamicCache, PreTrainedModel, cache_utils
 from transformers.cache_utils import StaticLayer
 
 from persona_tui.core.errors import GenerationError, MemoryShortage
-from persona_tui.core.ranges import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
+from persona_tui.core.ranges import LOWEST_TEMPERATURE, NEW_TOKENS, TEMPERATURE, TOP_P
 from persona_tui.model.blocks import context_length, device_of
 from persona_tui.model.compiled import CompiledForward
 from persona_tui.model.interventions import Interventions
-from persona_tui.model.residual import ResidualHooks, StopForward
+from persona_tui.model.residual import NOT_FINITE, ResidualHooks, StopForward
 
 Finish = Literal["stop", "length", "cancelled", "refused"]  # the last one: by a guard that watched
 Poll = Callable[[], Interventions | None]
@@ -63,14 +63,9 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise GenerationError(f"max_new_tokens is {self.max_new_tokens}; at least 1 is needed.")
-        if not 0 <= self.temperature <= HIGHEST_TEMPERATURE:
-            raise GenerationError(
-                f"temperature is {self.temperature}; it must be from 0 to {HIGHEST_TEMPERATURE:g}."
-            )
-        if not 0 < self.top_p <= 1:
-            raise GenerationError(f"top_p is {self.top_p}; it must be above 0 and at most 1.")
+        NEW_TOKENS.check("max_new_tokens", self.max_new_tokens, GenerationError)
+        TEMPERATURE.check("temperature", self.temperature, GenerationError)
+        TOP_P.check("top_p", self.top_p, GenerationError)
 
     def with_seed(self) -> Self:
         """The same with a seed, drawn now if there is none, so that it can be done again."""
@@ -301,11 +296,6 @@ def check_finite(logits: Tensor) -> None:
         raise GenerationError(NOT_FINITE)
 
 
-NOT_FINITE = (
-    "The model's numbers overflowed: lower the strength, or load it with --dtype bfloat16 or float32."
-)
-
-
 def _likelihoods(logits: Tensor, tokens: Tensor) -> Tensor:
     """The tokens' log-probabilities and the entropies of the choice, `[rows, 2]`."""
     logprobs = logits.log_softmax(-1)
@@ -330,8 +320,8 @@ def plausible(logits: Tensor, plain: Tensor, plausibility: Tensor) -> Tensor:
     return logits.where(plain >= least, -torch.inf)
 
 
-# What layers of a cache keep row by row. Others keep more, or in another shape. Older releases of transformers
-# lack some of them.
+# What layers of a cache keep row by row. Others keep more, or in another shape. Older releases of
+# transformers lack some of them.
 _BY_ROW = tuple(
     getattr(cache_utils, name)
     for name in (

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from persona_tui.core.errors import JobCancelled, ModelLoadError
+from persona_tui.core.plain_files import open_plain
 from persona_tui.model.sources import Report, Source, SourceRecord, folder_of, seen_at, write_record
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def _convert(file: Path, folder: Path, report: Report) -> str:
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    with file.open("rb") as opened:
+    with open_plain(file) as opened:
         if opened.read(4) != _MAGIC:
             raise ModelLoadError(f"{file} is not a GGUF file.")
     reader = GGUFReader(file)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from persona_tui.core.errors import GenerationError
+from persona_tui.core.ranges import PLAUSIBILITY
 from persona_tui.model.blocks import device_of
 from persona_tui.model.interventions import Cap, Interventions
 
@@ -102,6 +103,7 @@ class Capture:
     def means(self) -> Tensor:
         """`[rows, layers, hidden]` float32 on the CPU; a row without a counted position is zero."""
         stacked = torch.stack([self._sum(layer, torch.device("cpu")).cpu() for layer in self.layers], dim=1)
+        _check_finite(stacked)
         return stacked / self.counts.clamp(min=1)[:, None, None]
 
     def reset(self) -> None:
@@ -112,7 +114,20 @@ class Capture:
 
     def picked(self) -> Tensor:
         """The picked position of every row: `[rows, layers, hidden]` float32 on the CPU."""
-        return torch.stack([self._picked[layer].cpu() for layer in self.layers], dim=1)
+        picked = torch.stack([self._picked[layer].cpu() for layer in self.layers], dim=1)
+        _check_finite(picked)
+        return picked
+
+
+NOT_FINITE = (
+    "The model's numbers overflowed: lower the strength, or load it with --dtype bfloat16 or float32."
+)
+
+
+def _check_finite(read: Tensor) -> None:
+    """Raise a GenerationError if what was read of a pass holds NaN or infinity: no score means anything."""
+    if not read.isfinite().all():
+        raise GenerationError(NOT_FINITE)
 
 
 class _Site:
@@ -359,7 +374,7 @@ class ResidualHooks:
                 f"{len(values)} plausibilities were given for a batch of {self._all_rows} rows."
             )
         if wrong := [each for each in values if not 0 <= each <= 1]:
-            raise GenerationError(f"plausibility is {wrong[0]}; it must be from 0 (off) to 1.")
+            raise GenerationError(f"plausibility must be {PLAUSIBILITY}, not {wrong[0]:g}.")
         return values
 
     @property
@@ -407,7 +422,9 @@ class ResidualHooks:
 
     def traces_everywhere(self, device: torch.device, rows: int, positions: int) -> Tensor:
         """What the last pass saw at each of its positions, `[rows, positions, 1 + axes]`; see `traces`."""
-        return self._traces(device, (rows, positions))
+        traces = self._traces(device, (rows, positions))
+        _check_finite(traces)
+        return traces
 
     def _traces(self, device: torch.device, shape: tuple[int, ...]) -> Tensor:
         lifts = [site.lift.to(device) for site in self._sites.values() if site.lift is not None]

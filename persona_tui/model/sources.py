@@ -29,8 +29,10 @@ from typing import Any, Literal
 
 from platformdirs import user_cache_dir
 
+from persona_tui.core.documents import json_value
 from persona_tui.core.errors import ModelLoadError, WorkspaceError, nearest
 from persona_tui.core.files import atomic_write_text
+from persona_tui.core.plain_files import open_plain, read_plain
 
 AUTO, STARTER, TINY, BUILTIN = "auto", "starter", "tiny", "builtin"
 OLLAMA = "ollama:"
@@ -275,7 +277,7 @@ def sha256_of(path: Path, report: Report | None = None) -> str:
     digest, done = hashlib.sha256(), 0
     try:
         size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             while block := file.read(_CHUNK):
                 digest.update(block)
                 done += len(block)
@@ -300,7 +302,7 @@ def unpacked() -> Iterator[tuple[Path, SourceRecord]]:
 def read_record(folder: Path) -> SourceRecord | None:
     """Return what a folder's record says; None if it has none that can be read."""
     try:
-        return SourceRecord(**json.loads((folder / RECORD).read_text(encoding="utf-8")))
+        return SourceRecord(**json_value(read_plain(folder / RECORD)))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -368,7 +370,7 @@ def _ollama(name: str) -> Source:
 def _model_digest(manifest: Path, name: str) -> str:
     """The SHA-256 of the GGUF file that a manifest names."""
     try:
-        layers: list[dict[str, Any]] = json.loads(manifest.read_text(encoding="utf-8"))["layers"]
+        layers: list[dict[str, Any]] = json_value(read_plain(manifest))["layers"]
         found = [str(each["digest"]) for each in layers if each.get("mediaType") == _MODEL_LAYER]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelLoadError(f"Ollama's manifest {manifest} cannot be read: {error}") from error

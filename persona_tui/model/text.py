@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from persona_tui.core.errors import GenerationError
 from persona_tui.model.control import THOUGHTS, control_tokens, template_text
+from persona_tui.model.template import EndlessTemplate, apply_template
 
 Message = dict[str, str]
 
@@ -172,15 +173,7 @@ def _templated(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], 
     template = template_text(tokenizer)
     if rendering.date is not None and "strftime_now" in template:
         template = _on_that_day(template, datetime.fromisoformat(rendering.date))
-    text = str(
-        tokenizer.apply_chat_template(
-            list(messages),
-            chat_template=template,
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=rendering.thinking,
-        )
-    )
+    text = apply_template(tokenizer, messages, template, thinking=rendering.thinking)
     if not rendering.thinking and text.rstrip().endswith(_THOUGHT):  # a template without such a switch
         text = f"{text.rstrip()}\n\n{_THOUGHT_END}\n\n"
     return text
@@ -289,6 +282,9 @@ def _accepted(tokenizer: PreTrainedTokenizerBase, turns: list[Message], renderin
     for form in forms:
         try:
             text = _templated(tokenizer, form, rendering)
+        except EndlessTemplate as error:
+            refusal = error
+            break
         except _REFUSALS as error:
             refusal = refusal or error
             continue
@@ -377,8 +373,15 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> l
     return encode_marked(tokenizer, control_tokens(tokenizer).mark(text), special=special)
 
 
+MOST_CHARACTERS = 1 << 23  # a tokenizer needs more than a hundred bytes for each
+
+
 def encode_marked(tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool) -> list[int]:
     """Return the token ids of a text whose contents were marked, as by `render_marked`."""
+    if len(text) > MOST_CHARACTERS:
+        raise GenerationError(
+            f"A text has {len(text):,} characters; more than {MOST_CHARACTERS:,} are not read at once."
+        )
     return control_tokens(tokenizer).encode(text, special=special)
 
 

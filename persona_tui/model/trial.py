@@ -21,8 +21,10 @@ import transformers
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from persona_tui.core.documents import json_value
 from persona_tui.core.errors import GenerationError, ModelLoadError, WorkspaceError
 from persona_tui.core.files import atomic_write_text
+from persona_tui.core.plain_files import read_plain
 from persona_tui.model import text
 from persona_tui.model.blocks import device_of, find_blocks, hidden_size
 from persona_tui.model.generation import (
@@ -229,7 +231,7 @@ def _key(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, identity: t
 def _remembered(path: Path) -> dict[str, Trial]:
     """What is kept; nothing if the file is missing or damaged, and everything is then tried again."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json_value(read_plain(path))
         return {str(key): Trial(**value) for key, value in found.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}

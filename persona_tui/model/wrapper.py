@@ -37,6 +37,8 @@ from persona_tui.model.trial import tried
 
 Axes = Mapping[str, Mapping[int, Tensor]]
 
+_LONG = 100_000  # characters; from there on it is estimated whether they can fit at all
+
 
 @dataclass(frozen=True)
 class Request:
@@ -258,12 +260,30 @@ class ModelWrapper:
         return text.render(self.tokenizer, messages, self.rendering)
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        """The token ids of `render`; what looks like a control token in a message is text."""
+        """The token ids of `render`; what looks like a control token in a message is text.
+
+        Raises:
+            GenerationError: the template refuses it; or it cannot fit the context, which is found out before
+                it is rendered if it is long.
+        """
+        check_fits(self._least_tokens(messages), self.context_length)
         return text.encode_prompt(self.tokenizer, messages, self.rendering)
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        """How much of the context a conversation takes."""
+        """How much of the context a conversation takes; one that cannot fit may take still more."""
+        least = self._least_tokens(messages)
+        if self.context_length is not None and least > self.context_length:
+            return least
         return len(self.encode(messages))
+
+    def _least_tokens(self, messages: Sequence[Message]) -> int:
+        """How many tokens a conversation has at least; tokenizing takes a hundred times its size."""
+        characters = sum(len(each.get("content") or "") for each in messages)
+        return characters // self._longest_token if characters > _LONG else 0
+
+    @cached_property
+    def _longest_token(self) -> int:
+        return max(map(len, self.tokenizer.get_vocab()), default=1)
 
     @contextmanager
     def rendered_as(self, record: Mapping[str, Any] | None) -> Iterator[None]:

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from persona_tui.vectors.files import check_direction
 from persona_tui.vectors.maths import normalize
 
 
@@ -37,11 +38,16 @@ class Cosines:
 
     def by_layer(self, activations: Tensor) -> Tensor:
         """`[n, layers, hidden]` to `[n, layers]`."""
-        return (normalize(activations) * (self.safe - self.dangerous)).sum(-1)
+        return (normalize(activations) * self.vectors).sum(-1)
 
     def scores(self, activations: Tensor) -> Tensor:
         """`[n, layers, hidden]` to `[n]`."""
         return self.by_layer(activations).mean(-1)
+
+    @property
+    def vectors(self) -> Tensor:
+        """What activations are compared with, `[layers, hidden]`: from dangerous to safe."""
+        return self.safe - self.dangerous
 
     def tensors(self) -> dict[str, Tensor]:
         """What to store."""
@@ -70,6 +76,11 @@ class Linear:
         """`[n, layers, hidden]` to `[n]`."""
         mean = self.by_layer(activations).mean(-1)
         return mean.sigmoid() if self.probability else mean
+
+    @property
+    def vectors(self) -> Tensor:
+        """What activations are multiplied by, `[layers, hidden]`."""
+        return self.weights
 
     def tensors(self) -> dict[str, Tensor]:
         """What to store."""
@@ -125,18 +136,22 @@ class Detector:
         """The opposite of `record` and `Form.tensors`.
 
         Raises:
-            KeyError, TypeError, ValueError: something is missing or of the wrong shape.
+            KeyError, ValueError: a tensor is missing or of the wrong shape.
         """
-        layers = tuple(int(layer) for layer in record["layers"])
+        layers = tuple(record["layers"])
         form: Form
         if record["form"] == "cosines":
             form = Cosines(tensors["safe"], tensors["dangerous"])
             _check_rows(len(layers), form.safe, form.dangerous)
         else:
-            form = Linear(tensors["weights"], tensors["bias"], bool(record["probability"]))
-            _check_rows(len(layers), form.weights, form.bias.unsqueeze(-1).expand_as(form.weights))
-        position, threshold = str(record["position"]), float(record["threshold"])
-        return cls(str(record["method"]), position, layers, form, threshold, dict(record.get("fit") or {}))
+            form = Linear(tensors["weights"], tensors["bias"], record["probability"])
+            if form.bias.shape != (len(layers),):
+                raise ValueError(f"a bias of shape {list(form.bias.shape)} does not fit {len(layers)} layers")
+            _check_rows(len(layers), form.weights)
+        told = form.safe - form.dangerous if isinstance(form, Cosines) else form.weights
+        check_direction(f"what {record['method']} scores with", told.flatten())
+        position, threshold = record["position"], float(record["threshold"])
+        return cls(record["method"], position, layers, form, threshold, dict(record["fit"]))
 
 
 def _check_rows(layers: int, *tensors: Tensor) -> None:

@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from persona_tui.core.documents import json_value
 from persona_tui.core.errors import MonitorError
 from persona_tui.core.files import atomic_write_text
 from persona_tui.core.jobs import JobContext
+from persona_tui.core.plain_files import read_plain
 from persona_tui.core.statistics import (
     FIGURES,
     Flags,
@@ -193,7 +195,7 @@ def load_evaluation(path: Path) -> Evaluation:
         MonitorError: the file is missing or damaged.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json_value(read_plain(path))
         return Evaluation(
             str(data["monitor"]),
             str(data["model"]),

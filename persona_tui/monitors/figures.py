@@ -14,7 +14,6 @@ import numpy as np
 from persona_tui.core.errors import MonitorError
 from persona_tui.core.statistics import Numbers, performance
 from persona_tui.model import conversation
-from persona_tui.monitors.detectors import Cosines
 from persona_tui.monitors.evaluation import Evaluation, ScoredQuery
 from persona_tui.monitors.fitter import CONSENSUS, PROBE
 from persona_tui.monitors.monitor import SelfMonitor
@@ -331,11 +330,8 @@ def dimensions(monitor: SelfMonitor, method: str, layer: int | None = None, coun
     name = f"{method}.{detector.position}"
     if f"{name}.safe" in monitor.stacks:
         vector = monitor.stacks[f"{name}.safe"][at] - monitor.stacks[f"{name}.dangerous"][at]
-    elif isinstance(detector.form, Cosines):
-        row = detector.layers.index(at)
-        vector = detector.form.safe[row] - detector.form.dangerous[row]
     else:
-        vector = detector.form.weights[detector.layers.index(at)]
+        vector = detector.form.vectors[detector.layers.index(at)]
     values: Numbers = vector.double().numpy()
     top = np.argsort(-np.abs(values), kind="stable")[:count]
     return Dimensions(method, detector.position, at, values, tuple(int(place) for place in top))

@@ -127,6 +127,12 @@ class Guard:
             if close is not None:
                 close()
 
+    @property
+    def refused(self) -> bool:
+        """Whether it has ended the last stream."""
+        judged = [verdict for verdict in (self.message, self.reply) if verdict is not None]
+        return self._mode == "refuse" and any(not verdict.safe for verdict in judged)
+
     def _remember(self, verdict: Verdict) -> None:
         if verdict.about == "message":
             self.message = verdict

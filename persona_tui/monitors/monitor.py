@@ -18,7 +18,6 @@ from persona_tui.model import ModelWrapper, Reading, Request, Sampling, Watch, c
 from persona_tui.monitors.detectors import Detector, Harms
 from persona_tui.monitors.fitter import FittedMethods, fit
 from persona_tui.monitors.readings import (
-    MESSAGE,
     PROMPT_LAST,
     REPLY,
     read_as_replies,
@@ -133,7 +132,8 @@ class SelfMonitor:
         if any(not text.strip() for text in texts):
             raise MonitorError("an empty text cannot be checked")
         layers = self.layers_of(method)
-        read = self.model.read_messages([conversation(text) for text in texts], layers) if texts else []
+        with self.model.rendered_as(self.metadata.get("rendering")):  # as when it was fitted
+            read = self.model.read_messages([conversation(text) for text in texts], layers) if texts else []
         return [self.judge(reading, "message", method) for reading in read]
 
     def judge(self, reading: Reading, about: About, method: str | None = None) -> Verdict:
@@ -284,7 +284,7 @@ class SelfMonitor:
             note = check_model(path, metadata, model.fingerprint, model.name, model.sketch)
         try:
             return replace(_restored(path.stem, tensors, metadata, model), note=note)
-        except (KeyError, TypeError, ValueError, AttributeError, PersonaTuiError) as error:
+        except (KeyError, ValueError, PersonaTuiError) as error:
             problem = f"{error} is missing" if isinstance(error, KeyError) else error
             raise VectorFileError(f"{path} cannot be used: {problem}.") from error
 
@@ -314,6 +314,7 @@ def _metadata(model: ModelWrapper, data: TrainingData, found: FittedMethods, see
         "model_fingerprint": model.fingerprint,
         "model_source": model.source,
         **model.sketch.record(),
+        "rendering": model.rendering.record(),
         "hidden_size": model.hidden_size,
         "layers": list(range(model.n_layers)),
         "training": data.record(),
@@ -336,29 +337,52 @@ def _restored(
     detectors = {
         method: Detector.restore(record, of(method)) for method, record in metadata["detectors"].items()
     }
-    harms, reply = metadata.get("harms"), Detector.restore(metadata["reply"], of(REPLY))
-    for detector in (*detectors.values(), reply):
-        if detector.position not in (MESSAGE, PROMPT_LAST, REPLY):
-            raise ValueError(f"there is no position {detector.position!r}")
-    return SelfMonitor(
+    found, reply = metadata.get("harms"), Detector.restore(metadata["reply"], of(REPLY))
+    harms = None
+    if found is not None:
+        place, weights = (
+            (found["position"], found["layer"]),
+            (tensors["harms.weights"], tensors["harms.bias"]),
+        )
+        harms = Harms(tuple(found["names"]), *place, *weights, found["accuracy"])
+    monitor = SelfMonitor(
         name=name,
         detectors=detectors,
-        method=_known(str(metadata["method"]), detectors),
+        method=_known(metadata["method"], detectors),
         reply=reply,
-        harms=Harms(
-            tuple(harms["names"]),
-            str(harms["position"]),
-            int(harms["layer"]),
-            tensors["harms.weights"],
-            tensors["harms.bias"],
-            float(harms["accuracy"]),
-        )
-        if harms is not None
-        else None,
+        harms=harms,
         stacks=of("stack"),
         metadata=metadata,
         model=model,
     )
+    _check_shapes(monitor)
+    return monitor
+
+
+def _check_shapes(monitor: SelfMonitor) -> None:
+    """Raise ValueError unless all parts are of one width, and at layers of the model."""
+    layers, hidden = monitor.metadata["layers"], next(iter(monitor.reply.form.tensors().values())).shape[-1]
+    for detector in (*monitor.detectors.values(), monitor.reply):
+        if not set(detector.layers) <= set(layers):
+            raise ValueError(
+                f"{detector.method} is fitted at the layers {list(detector.layers)}, not all there"
+            )
+        if detector.form.vectors.shape[-1] != hidden:
+            raise ValueError(f"{detector.method} is {detector.form.vectors.shape[-1]} wide, not {hidden}")
+    for name, stack in monitor.stacks.items():
+        if stack.shape != (len(layers), hidden):
+            raise ValueError(f'its "{name}" vectors are {list(stack.shape)}, not {[len(layers), hidden]}')
+    pairs = {name.removesuffix(".safe").removesuffix(".dangerous") for name in monitor.stacks}
+    if missing := {f"{each}.{side}" for each in pairs for side in ("safe", "dangerous")} - set(
+        monitor.stacks
+    ):
+        raise ValueError(f'its "{min(missing)}" vectors are missing')
+    harms = monitor.harms
+    if harms is not None:
+        if harms.layer not in layers or harms.weights.shape != (len(harms.names), hidden) or not harms.names:
+            raise ValueError("its harms do not fit their vectors")
+        if harms.bias.shape != (len(harms.names),):
+            raise ValueError("its harms do not fit their biases")
 
 
 def _passing_ordinary_replies(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from persona_tui.core.documents import json_value
 from persona_tui.core.errors import MonitorError
 from persona_tui.core.lock import change
+from persona_tui.core.plain_files import read_plain
 from persona_tui.core.workspace import Workspace, safe_name
 from persona_tui.vectors.store import SUMMARY_FILE, VectorStore
 
@@ -115,7 +116,7 @@ class MonitorStore(VectorStore):
     def _rows(self, name: str) -> list[dict[str, Any]] | None:
         """The table of a monitor's last evaluation, if there was one that can be read."""
         try:
-            rows = json.loads(self.evaluation_path(name).read_text(encoding="utf-8"))["rows"]
+            rows = json_value(read_plain(self.evaluation_path(name)))["rows"]
         except (OSError, ValueError, KeyError, TypeError):
             return None  # it can be made again at any time
         return rows if isinstance(rows, list) else None

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from persona_tui.core.errors import DatasetError, VectorFileError
+from persona_tui.core.plain_files import read_plain
 from persona_tui.core.workspace import Workspace
 from persona_tui.datasets.records import queries_path, read_queries, read_statements, statements_path
 from persona_tui.datasets.schema import MonitorQuery
@@ -123,4 +124,4 @@ def _statements(workspace: Workspace) -> tuple[str, str] | None:
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(read_plain(path)).hexdigest()

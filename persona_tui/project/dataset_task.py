@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from persona_tui.core.documents import json_value
 from persona_tui.core.errors import DatasetError, JobCancelled
 from persona_tui.core.plain_files import read_plain
 from persona_tui.core.processes import processes
@@ -102,7 +103,7 @@ class DatasetTask:
             return []
         list(records.read_jsonl(path, self.record))
         lines = read_plain(path).decode("utf-8-sig").splitlines()
-        return [json.loads(line) for line in lines if line.strip()]
+        return [json_value(line) for line in lines if line.strip()]
 
     def recipe(self, known: list[Item], seed: int) -> dict[str, str]:
         """What its result depends on."""
@@ -181,7 +182,8 @@ def write(
         nonlocal generator
         generator = project.generator(context, seed)
         generator.partial = partial
-        task.generate(generator, [main_text(record) for record in known])
+        with partial.rendered(project.model):
+            task.generate(generator, [main_text(record) for record in known])
 
     saved: Written | None = None
     with partial.job(task.job, task.recipe(known, seed)):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from persona_tui.core.config import Settings, override
+from persona_tui.core.documents import json_value
 from persona_tui.core.errors import JobCancelled
 from persona_tui.core.files import atomic_write_text
 from persona_tui.core.jobs import JobContext
@@ -63,7 +64,7 @@ class RecentModels:
     def list(self) -> list[ModelChoice]:
         """The models; none if the file is missing or holds something else."""
         with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
-            records: list[Mapping[str, Any]] = json.loads(read_plain(self._path))
+            records: list[Mapping[str, Any]] = json_value(read_plain(self._path))
             return [ModelChoice(**record) for record in records]
         return []
 

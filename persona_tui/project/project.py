@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from persona_tui.extraction.personas import PersonaStudio
     from persona_tui.model import ModelWrapper
     from persona_tui.monitors.evaluation import Evaluation
-    from persona_tui.monitors.guard import Guard
+    from persona_tui.monitors.guard import Guard, GuardMode
     from persona_tui.monitors.monitor import SelfMonitor
     from persona_tui.monitors.store import MonitorStore
     from persona_tui.steering.engine import SteeringEngine
@@ -116,7 +116,7 @@ class Project:
         asked_model: the model's name as the settings have it; `settings` has what that stands for.
         on_model_load: called with the model's name before it loads, which may take minutes.
         notes: what is worth knowing about the vectors in use: that they were made on a near copy of the
-            model.
+            model, that a loaded one is damaged, or that a floor cannot be enforced.
         on_note: called with each of them once, on the thread that reads the vectors.
         opens_without: whether a model folder that does not exist is an error only when it is loaded.
     """
@@ -261,6 +261,7 @@ class Project:
 
             model = self.model
             self._engine = SteeringEngine(model, self.personas, self.settings)
+            self._engine.on_note = self._note
         return self._engine
 
     @property
@@ -282,14 +283,21 @@ class Project:
 
         return TraitStore(self.workspace.traits_dir(self.slug), *self._made_on())
 
-    def new_guard(self) -> Guard:
-        """What judges the messages and replies of one chat; as the settings say until its mode is changed."""
+    def new_guard(self, mode: GuardMode | None = None) -> Guard:
+        """What judges the messages and replies of one chat, or of one answer, in whichever front end.
+
+        Given to the engine (`stream_rows`, `reply`) or to `ChatReply.write`, it keeps what the settings
+        promise. Where there is no monitor, it fails closed: nothing is answered.
+
+        Args:
+            mode: to guard in; None = as the settings say. It can be changed.
+        """
         from persona_tui.monitors.guard import Guard
 
         chosen, monitors = self.settings.monitoring, self.monitors
         guard = Guard(
             lambda: monitors.load(chosen.monitor, self.model),
-            chosen.guard,
+            mode or chosen.guard,
             lambda: monitors.check_exists(chosen.monitor),
         )
         self._guards.add(guard)
@@ -407,7 +415,7 @@ class Project:
     def check_new_name(self, name: str, source: Source) -> None:
         """Raise what `create_persona` would, as far as that is known without the model."""
         from persona_tui.datasets.generator import check_description
-        from persona_tui.datasets.records import archetype_path, find_archetype, list_archetypes
+        from persona_tui.datasets.records import check_archetype_free, find_archetype
 
         path = self.personas.path_of(name)
         check_case(path)
@@ -420,13 +428,12 @@ class Project:
         elif isinstance(source, FromPrompts):
             if not any(prompt.strip() for prompt in source.prompts):
                 raise PersonaTuiError("a persona needs at least one system prompt")
-        elif name in list_archetypes(self.workspace) and _hand_written(self.workspace, name):
-            raise PersonaTuiError(
-                f"{archetype_path(self.workspace, name)} was written by hand and would be replaced: "
-                f"choose another name, or --from-archetype {name}"
-            )
         else:
             check_description(source.description)
+            if not source.by_model:
+                check_archetype_free(self.workspace, name, self._prompts_of(source))
+            elif f"persona-{name}" not in self.partial().interrupted():
+                check_archetype_free(self.workspace, name)
 
     def extract_axes(self, context: JobContext) -> tuple[Axes, list[PersonaVector]]:
         """Extract the model's axes and the archetypes' personas, replacing what there is.
@@ -571,7 +578,7 @@ class Project:
             data = load_training(self.workspace, which, file)
         partial = self.partial(context.log)
         recipe = {"model": " ".join(self.model.identity), "data": repr(data.record())}
-        with partial.job(f"monitor-{name}", recipe):
+        with partial.job(f"monitor-{name}", recipe), partial.rendered(self.model):
             monitor = SelfMonitor.fit(self.model, data, name, method, seed, context, partial)
             processes().from_main(lambda: self.monitors.save(monitor))
         self.forget_monitor()
@@ -623,7 +630,8 @@ class Project:
         )
         made = []
         for definition in definitions:
-            with partial.job(f"trait-{definition.name}", self._trait_recipe(definition, recipe)):
+            parts = self._trait_recipe(definition, recipe)
+            with partial.job(f"trait-{definition.name}", parts), partial.rendered(self.model):
                 trait = extractor.extract(definition, recipe)
                 processes().from_main(lambda trait=trait: bool(self.traits.save(trait)))  # type: ignore[misc]
             made.append(trait)
@@ -685,12 +693,6 @@ class Project:
             more = f" ({len(problems) - 1} more: `persona-tui dataset validate`)" if problems[1:] else ""
             raise DatasetError(f"{problems[0]}{more}")
         return sum(report.count for report in reports)
-
-
-def _hand_written(workspace: Workspace, archetype: str) -> bool:
-    from persona_tui.datasets.records import read_archetype
-
-    return any(prompt.source is None for prompt in read_archetype(workspace, archetype))
 
 
 def _with_chosen_model(settings: Settings) -> Settings:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import TypeAdapter
 
+from persona_tui.core.documents import json_value
 from persona_tui.core.errors import PersonaTuiError, WorkspaceError
 from persona_tui.core.files import atomic_write_text
 from persona_tui.core.jobs import JobContext
@@ -227,5 +228,5 @@ def _is_free(folder: Path) -> bool:
 def _requests(folder: Path) -> Iterator[JobRequest]:
     """The requests in a folder, oldest first; what is none is passed over."""
     for path in sorted(folder.glob(f"*{_SUFFIX}")):
-        with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
-            yield JobRequest(**json.loads(read_plain(path)))
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            yield JobRequest(**json_value(read_plain(path)))

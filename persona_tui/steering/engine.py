@@ -20,8 +20,9 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from persona_tui.core.config import Settings, resolve_layers
-from persona_tui.core.errors import WorkspaceError
-from persona_tui.core.mix import Mix, check_percentile
+from persona_tui.core.errors import PersonaTuiError, WorkspaceError
+from persona_tui.core.mix import Mix
+from persona_tui.core.ranges import PERCENTILE
 from persona_tui.extraction.axes import capping
 from persona_tui.model import (
     Backend,
@@ -45,6 +46,21 @@ OnMix = Callable[[int, dict[str, Any]], None]  # a token's index, and the mix fr
 
 
 @dataclass(frozen=True)
+class Floor:
+    """A floor that is enforced.
+
+    Attributes:
+        axis: under which projections it lies.
+        percentile: of ordinary responses, where it lies.
+        layers: where activations are held above it; never empty.
+    """
+
+    axis: str
+    percentile: float
+    layers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Reply:
     """A finished reply.
 
@@ -54,7 +70,8 @@ class Reply:
         prompt_tokens: the length of the prompt.
         seconds: from the request to the last token.
         capped_tokens: at how many of the tokens the floor had to act.
-        finish: "stop", "length" or "cancelled".
+        floor: what it was held above; None if nothing was capped.
+        finish: "stop", "length", "cancelled" or, by a guard, "refused".
         nats_from_plain: how much more probable steering made its tokens, on average, in nats; None if it was
             not guided. See `mean_nats`.
     """
@@ -66,6 +83,7 @@ class Reply:
     capped_tokens: int
     finish: Finish
     nats_from_plain: float | None = None
+    floor: Floor | None = None
 
 
 class StreamGuard(Protocol):
@@ -85,6 +103,10 @@ class SteeringEngine:
     """Generates with any mix of personas, and with a floor that holds them back.
 
     Generating belongs to one thread; `mix`, `set_mix` and the other setters may be used from any.
+
+    Attributes:
+        on_note: told, in one sentence, whenever a reply begins with less than was asked for: without a floor
+            where there is none, or without the trace of a damaged file.
     """
 
     def __init__(self, model_wrapper: Backend, persona_manager: PersonaManager, config: Settings) -> None:
@@ -106,6 +128,7 @@ class SteeringEngine:
             capping=steering.capping,
             plausibility=steering.plausibility,
         )
+        self.on_note: Callable[[str], None] = lambda note: None
         self._caps: dict[tuple[str, float], tuple[Axes, dict[int, Cap]]] = {}
         self._live = Interventions.none()
         self._version = 0
@@ -150,7 +173,7 @@ class SteeringEngine:
         Raises:
             PersonaTuiError: the percentile is out of range.
         """
-        check_percentile(percentile)
+        PERCENTILE.check("a percentile", percentile)
         with self._lock:
             self._percentile = float(percentile)
             self.set_mix(self._mix)
@@ -182,16 +205,33 @@ class SteeringEngine:
         percentile and layers of the floor (None if nothing is capped); `vectors`, by persona, and
         `floor.file`: the SHA-256 of the files that they came from.
         """
-        live, floor = self.interventions(mix), None
-        if live.capping:
-            floor = {
-                "axis": self.capping_axis(mix),
-                "percentile": self._percentile if mix.percentile is None else mix.percentile,
-                "layers": sorted(live.capping),
-                "file": self.personas.digest(),
-            }
+        live, enforced, floor = self.interventions(mix), self.floor_of(mix), None
+        if enforced is not None:
+            floor = {**asdict(enforced), "layers": list(enforced.layers), "file": self.personas.digest()}
         files = {name: self.personas.digest(name) for name, weight in mix.weights.items() if weight}
         return {**asdict(mix), "added_at": sorted(live.steering), "floor": floor, "vectors": files}
+
+    def floor_of(self, mix: Mix) -> Floor | None:
+        """Return the floor that is enforced when a mix speaks; None if nothing is capped, wished or not."""
+        caps, axis = self._capping(mix) if mix.capping else {}, self.capping_axis(mix)
+        if not caps or axis is None:
+            return None
+        percentile = self._percentile if mix.percentile is None else mix.percentile
+        return Floor(axis, percentile, tuple(sorted(caps)))
+
+    def unenforced(self, mix: Mix) -> str:
+        """Return what of a mix' capping cannot be enforced, as one sentence; "" if all of it is."""
+        if not mix.capping:
+            return ""
+        axes, floor = self.personas.axes, self.floor_of(mix)
+        advice = "`persona-tui extract-axes` makes it"
+        if axes is None:
+            return f"Capping is on, but nothing is capped: {self.model.name} has no axes yet; {advice}."
+        bare = [layer for layer in self.capping_layers if floor is None or layer not in floor.layers]
+        if not bare:
+            return ""
+        there = f"at layer{'s' if len(bare) > 1 else ''} {', '.join(map(str, bare))} there is no floor"
+        return f"Capping is on, but {'nothing is capped: ' if floor is None else ''}{there}; {advice}."
 
     def _load(self, mix: Mix) -> None:
         loaded = self.personas.list_loaded()
@@ -284,12 +324,13 @@ class SteeringEngine:
         sampling: Sampling | None = None,
         system: str | None = None,
         stop: threading.Event | None = None,
+        guard: StreamGuard | None = None,
     ) -> Reply:
         """Answer a conversation at once; the arguments are those of `stream`."""
         started = time.monotonic()
-        conversation = _with_system(messages, system)
+        conversation, mix = _with_system(messages, system), mix or self._mix
         with self.as_in_chat():
-            events = list(self._write(conversation, [mix], sampling, {}, stop))
+            events = list(self._write(conversation, [mix], sampling, {}, stop, guard=guard))
             prompt_tokens = self.model.count_tokens(conversation)
         said = [event for event in events if event.token_id >= 0]
         return Reply(
@@ -300,6 +341,7 @@ class SteeringEngine:
             capped_tokens=sum(event.capped > 0 for event in said),
             finish=events[-1].finish or "stop" if events else "cancelled",
             nats_from_plain=mean_nats(events),
+            floor=self.floor_of(mix),
         )
 
     def stream(
@@ -422,6 +464,9 @@ class SteeringEngine:
         guard: StreamGuard | None = None,
     ) -> Iterator[TokenEvent]:
         sampling = sampling or self.sampling
+        for mix in mixes:
+            if unenforced := self.unenforced(mix or self._mix):
+                self.on_note(unenforced)
         watch = guard.watch if guard is not None else None
         events = self.model.stream(
             _same_seed(conversation, len(mixes), sampling),
@@ -481,11 +526,11 @@ class SteeringEngine:
 
     def traces(self, mixes: Sequence[Mix] = ()) -> dict[str, TraceScale]:
         """What a stream's tokens are compared with: the axes, and every persona and trait that is loaded or
-        that one of `mixes` speaks with.
+        that one of `mixes` speaks with. A loaded file that is damaged is left out, and noted (`on_note`).
         """
         spoken = [name for mix in mixes for name, weight in mix.weights.items() if weight]
-        names = dict.fromkeys([*self.personas.list_loaded(), *spoken])
-        found = {name: vector_scale(self.personas.get(name)) for name in names}
+        found = {name: scale for name in self.personas.list_loaded() if (scale := self._scale_of(name))}
+        found |= {name: vector_scale(self.personas.get(name)) for name in spoken}
         axes = self.personas.axes
         if axes is not None:
             found |= {
@@ -494,6 +539,14 @@ class SteeringEngine:
                 if name in axes.projections
             }
         return {name: trace for name, trace in found.items() if trace.vectors}
+
+    def _scale_of(self, name: str) -> TraceScale | None:
+        """The scale of what is only traced; None of a damaged file, which keeps nobody from talking."""
+        try:
+            return vector_scale(self.personas.get(name))
+        except PersonaTuiError as error:
+            self.on_note(f"{name} is not traced: {error} `persona-tui unload {name}` unloads it.")
+            return None
 
     def reread_reply(
         self,

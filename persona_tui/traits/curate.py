@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -20,10 +21,11 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
+from persona_tui.core.documents import json_value
 from persona_tui.core.errors import DatasetError, WorkspaceError
 from persona_tui.core.files import atomic_write_text
 from persona_tui.core.lock import only_writer
-from persona_tui.core.plain_files import open_plain
+from persona_tui.core.plain_files import open_plain, read_plain
 from persona_tui.datasets.rows import UTF16
 from persona_tui.datasets.transcripts import (
     BadLine,
@@ -38,6 +40,9 @@ from persona_tui.traits.score import CHUNK, CHUNK_CHARACTERS, Scored, TraitScore
 REJECTED = "rejected"  # the part of a preference that is not to be learnt
 _SAVE_EVERY = 1.0  # seconds
 _HASHED_AT_ONCE = 1 << 20
+
+# What only writing comes to; such an error names no file.
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -164,7 +169,7 @@ class Curation:
                     os.replace(_partial(path), path)
                 self._state.unlink(missing_ok=True)
         except OSError as error:
-            where = error.filename or self.source
+            where = error.filename or (self.output if error.errno in _NO_SPACE else self.source)
             kind = DatasetError if str(where) == str(self.source) else WorkspaceError
             raise kind(f"{where}: {error.strerror or error}") from error
         count, seconds = self._count, time.monotonic() - started
@@ -227,7 +232,7 @@ class Curation:
     def _read_state(self) -> dict[str, Any] | None:
         """What an interrupted run left. A damaged file counts as none."""
         try:
-            state = json.loads(self._state.read_text(encoding="utf-8"))
+            state = json_value(read_plain(self._state))
             known = {each.name for each in fields(Count)}
             return state if set(state["count"]) == known and "identity" in state else None
         except (OSError, ValueError, KeyError, TypeError):

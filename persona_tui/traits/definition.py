@@ -11,7 +11,6 @@ In YAML the description's keys stand at the top, and `situations` is a list. A s
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,9 +18,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
-from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from persona_tui.core.documents import json_value, yaml_value
 from persona_tui.core.errors import DatasetError, PersonaTuiError, nearest
 from persona_tui.core.plain_files import read_plain
 from persona_tui.core.workspace import Workspace, packaged_root
@@ -255,19 +254,19 @@ def _jsonl_items(text: str) -> Iterator[tuple[int, Any]]:
         if not line.strip():
             continue
         try:
-            yield number, json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield number, _Mistake(f"not valid JSON ({getattr(error, 'msg', 'too deeply nested')})")
+            yield number, json_value(line)
+        except ValueError as error:
+            yield number, _Mistake(f"not valid JSON ({getattr(error, 'msg', error)})")
 
 
 def _yaml_items(path: Path, text: str) -> Iterator[tuple[int, Any]]:
     try:
-        document = YAML().load(text)  # the round-trip loader: it knows the lines
+        document = yaml_value(text, round_trip=True)  # which knows the lines
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise DatasetError(f"{path}:{line}: not valid YAML: {error.problem or error.context}") from error
-    except (YAMLError, ValueError, RecursionError) as error:
-        raise DatasetError(f"{path} is not valid YAML") from error
+    except (YAMLError, ValueError) as error:
+        raise DatasetError(f"{path} is not valid YAML: {str(error) or type(error).__name__}") from error
     if not isinstance(document, Mapping):
         raise DatasetError(f"{path}:1: a mapping with keys is needed")
     yield 1, {key: value for key, value in document.items() if key != "situations"}

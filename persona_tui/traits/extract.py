@@ -204,6 +204,7 @@ class PersonaVectorExtractor:
             "model_fingerprint": self.model.fingerprint,
             "model_source": self.model.source,
             **self.model.sketch.record(),
+            "rendering": self.model.rendering.record(),
             "hidden_size": self.model.hidden_size,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "source": "trait",

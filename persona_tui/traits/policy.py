@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from persona_tui.core.documents import yaml_value
 from persona_tui.core.errors import ConfigError, nearest
+from persona_tui.core.plain_files import read_plain
 from persona_tui.traits.score import Scored
 from persona_tui.traits.vector import TraitVector
 
@@ -228,7 +229,7 @@ def _number(text: str, rule: str) -> float:
 
 def _parse(path: Path) -> Any:
     try:
-        document = YAML().load(path.read_text(encoding="utf-8-sig"))
+        document = yaml_value(read_plain(path).decode("utf-8-sig"), round_trip=True)
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist: a policy file is needed, or rules like a>0.3.") from None
     except UnicodeDecodeError as error:
@@ -238,8 +239,8 @@ def _parse(path: Path) -> Any:
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem or error.context}.") from error
-    except (YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not valid YAML.") from error
+    except (YAMLError, ValueError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {str(error) or type(error).__name__}.") from error
     if not isinstance(document, Mapping):
         raise ConfigError(f'{path}:1: a mapping with "traits" is needed.')
     return document

@@ -20,6 +20,7 @@ from persona_tui.core.errors import VectorFileError
 from persona_tui.core.lock import change
 from persona_tui.core.workspace import TRAIT_PREFIX
 from persona_tui.traits.definition import Healthy
+from persona_tui.vectors.files import check_direction
 from persona_tui.vectors.persona import PersonaVector, explain_fault
 from persona_tui.vectors.scales import Sides, sides_of
 from persona_tui.vectors.store import SUMMARY_FILE, VectorStore
@@ -31,7 +32,7 @@ RECIPE = "response"  # the recipe of persona files that traits use: the mean ove
 class Interval(BaseModel):
     """A figure with its 95% interval."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
     value: float
     low: float
@@ -48,7 +49,7 @@ class LayerFigures(BaseModel):
         auc: the chance that a left-out high reply scores above a left-out low one.
     """
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
     layer: int
     strength: float
@@ -65,7 +66,7 @@ class HeldOut(BaseModel):
         high, low: how many of each.
     """
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
     auc: Interval
     accuracy: float
@@ -91,7 +92,7 @@ class TraitReading(BaseModel):
         source_hash: of the conversations.
     """
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
     layer: int
     threshold: float = 0.0
@@ -146,6 +147,11 @@ class TraitVector:
             raise VectorFileError(f'The trait "{name}" cannot be used: {explain_fault(error)}.') from error
         if reading.layer not in vector.layers or RECIPE not in vector.raw:
             raise VectorFileError(f'The trait "{name}" has no vector for layer {reading.layer}.')
+        try:
+            row = vector.layers.index(reading.layer)
+            check_direction(f"its vector at layer {reading.layer}", vector.raw[RECIPE][row])
+        except ValueError as error:
+            raise VectorFileError(f'The trait "{name}" cannot be used: {error}.') from error
         return cls(replace(vector, name=name), reading)
 
     @classmethod

@@ -364,6 +364,7 @@ class PersonaApp(Actions):
             model=self._model_state,
             voice=label(mix),
             capping=mix.capping,
+            capped=self.mixer.capped,
             speed=reply.speed if reply else None,
             used=context.used,
             context=context.size,
@@ -405,6 +406,7 @@ def run_app(
     """
     quiet_libraries()
     terminal.forgive_input()
+    terminal.clean_output()
     mix = project.default_mix()
     mix = replace(
         mix,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from persona_tui.core.documents import json_value
 from persona_tui.core.files import atomic_write_text
+from persona_tui.core.plain_files import read_plain
 
 KEPT = 500  # texts in the file
 
@@ -65,7 +67,7 @@ class PromptHistory:
 def _read(path: Path) -> list[str]:
     """Return the texts of a file; lines that are none are passed over: at worst one is forgotten."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_plain(path).decode("utf-8", "replace").splitlines()
     except OSError:
         return []
     return [text for line in lines if (text := _parsed(line))]
@@ -73,7 +75,7 @@ def _read(path: Path) -> list[str]:
 
 def _parsed(line: str) -> str | None:
     try:
-        text = json.loads(line)
+        text = json_value(line)
     except ValueError:
         return None
     return text if isinstance(text, str) else None

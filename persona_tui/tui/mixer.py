@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from persona_tui.chat.voice import difference
@@ -122,13 +123,27 @@ class Mixer:
         """
         mix, engine = self._app.chat.mix, self._engine
         weights = {name: mix.weights.get(name, 0.0) for name in loaded}
-        state: dict[str, Any] = {"strength": mix.strength, "capping": mix.capping, "weights": weights}
+        state: dict[str, Any] = {
+            "strength": mix.strength,
+            "capping": mix.capping,
+            "capped": self.capped,
+            "weights": weights,
+        }
         try:
             if engine is not None:
                 state |= self._measured(engine, mix, loaded)
         except PersonaTuiError:  # said in the chat already
             pass
         return MixerState(**state)
+
+    @property
+    def capped(self) -> bool:
+        """Whether a floor is enforced if one is asked for; taken for granted until the model is there."""
+        engine = self._engine
+        try:
+            return engine is None or engine.floor_of(replace(self._app.chat.mix, capping=True)) is not None
+        except PersonaTuiError:  # said in the chat already
+            return False
 
     def _measured(self, engine: SteeringEngine, mix: Mix, loaded: Sequence[str]) -> dict[str, Any]:
         axes = engine.personas.axes

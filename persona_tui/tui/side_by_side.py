@@ -172,7 +172,8 @@ class SideBySide:
         mixes = [row.mix for row in rows] or self.mixes()
         for place, head in enumerate(self._split.heads):
             facts = _facts(rows[place]) if rows else self._origin(place)
-            words = setting_in_words(mixes[place])
+            capped = rows[place].floor if rows else self._app.project.engine.floor_of(mixes[place])
+            words = setting_in_words(mixes[place], capped is not None)
             who = mixes[place].label or words.partition(",")[0]
             head.show(who, words.removeprefix(who), facts)
         self._split.say(self._advice(rows))

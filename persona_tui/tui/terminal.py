@@ -5,14 +5,23 @@ not enough; and Textual draws on `sys.__stderr__` and measures `sys.__stdout__`,
 pointing at the terminal.
 """
 
+from __future__ import annotations
+
 import asyncio
 import codecs
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def forgive_input() -> None:
@@ -29,6 +38,29 @@ def forgive_input() -> None:
         return lambda: codecs.getincrementaldecoder(encoding)(errors="replace")
 
     linux_driver.getincrementaldecoder = decoder  # type: ignore[assignment, attr-defined]
+
+
+def clean_output() -> None:
+    """Have Textual leave out control characters of what it draws, wherever a text came from.
+
+    It writes its own control sequences beside the texts. A text that brings one is a stranger's: a name in a
+    file, a title, a reply.
+    """
+    from rich.segment import Segment
+    from textual.strip import Strip
+
+    draw = Strip.render
+    if getattr(draw, "cleans", False):
+        return
+
+    def render(strip: Strip, console: Console) -> str:
+        if any(_CONTROLS.search(segment.text) for segment in strip):
+            clean = [Segment(_CONTROLS.sub("", each.text), each.style, each.control) for each in strip]
+            return draw(Strip(clean), console)
+        return draw(strip, console)
+
+    render.cleans = True  # type: ignore[attr-defined]
+    Strip.render = render  # type: ignore[method-assign, assignment]
 
 
 def on_ending(leave: Callable[[int], None]) -> None:

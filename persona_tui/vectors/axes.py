@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
 from torch import Tensor
 
 from persona_tui.core.errors import VectorFileError, nearest
@@ -110,7 +109,7 @@ class Axes:
         check_kind(path, metadata, "axes")
         try:
             return cls(
-                layers=_LAYERS.validate_python(metadata["layers"]),
+                layers=tuple(metadata["layers"]),
                 baseline=by_recipe(tensors, "baseline"),
                 safety=by_recipe(tensors, "safety"),
                 assistant=by_recipe(tensors, "assistant") or None,
@@ -143,9 +142,6 @@ class Axes:
                 )
             if (rows.diff(dim=1) < 0).any():
                 raise ValueError(f'its "{name}" projections are not sorted')
-
-
-_LAYERS: TypeAdapter[tuple[int, ...]] = TypeAdapter(tuple[int, ...])
 
 
 def _projections(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

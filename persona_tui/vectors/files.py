@@ -14,10 +14,12 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as serialize_tensors
 from torch import Tensor
 
+from persona_tui.core.documents import json_value
 from persona_tui.core.errors import VectorFileError
 from persona_tui.core.files import atomic_write_bytes
 from persona_tui.core.identity import EQUAL, FAR, ModelSketch
-from persona_tui.core.plain_files import read_plain
+from persona_tui.core.plain_files import open_plain, read_plain
+from persona_tui.vectors.metadata import fault_of
 
 METADATA_KEY = "persona_tui"
 SUFFIX = ".safetensors"
@@ -26,6 +28,10 @@ FORMAT_VERSION = 1
 # Far above anything real: 128 layers of 16384 in six kinds are 50 MB, a long calibration curve 100 kB.
 MAX_FILE_BYTES = 1 << 30
 MAX_HEADER_BYTES = 8 << 20
+
+# Far below and above anything that a model's activations, or their differences, come to.
+SHORTEST = 1e-9
+LARGEST = 1e9
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -58,7 +64,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a file that `save_tensors` wrote; return its tensors (float32, CPU) and its metadata.
 
     Raises:
-        VectorFileError: the file is missing, cut off, too large, of another kind, or holds NaN or infinity.
+        VectorFileError: the file is missing, cut off, too large, of another kind, or holds NaN, infinity or
+            numbers that no model writes.
     """
     stored, metadata = load_stored(path)
     for name, tensor in stored.items():
@@ -90,7 +97,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
         VectorFileError: the file is missing, cut off in its header, or of another kind.
     """
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             front = file.read(8)
             length = min(int.from_bytes(front, "little"), MAX_HEADER_BYTES + 1)
             data = front + file.read(length)
@@ -143,6 +150,11 @@ def check_model(
         if theirs.shape != sketch.shape:
             name, model = f"{name} ({theirs.shape})", f"{model} ({sketch.shape})"
             raise VectorFileError(f"{file} was made on {name} and cannot be used with {model}.")
+        layers = metadata.get("layers") or [0]
+        if max(layers) >= sketch.shape.layers:
+            raise VectorFileError(
+                f"{file} cannot be used: it names layer {max(layers)}, and {model} has {sketch.shape.layers}."
+            )
         difference = theirs.difference(sketch)
         if difference is not None:
             return _judged(file, name, model, difference, same)
@@ -210,8 +222,8 @@ def _header(path: Path, data: bytes) -> dict[str, Any]:
     if length > len(data) - 8:
         _refuse(path, "it is cut off within its header")
     try:
-        header = json.loads(data[8 : 8 + length])
-    except (ValueError, RecursionError) as error:
+        header = json_value(data[8 : 8 + length])
+    except ValueError as error:
         raise VectorFileError(f"{path} cannot be used: its header is damaged.") from error
     if not isinstance(header, dict):
         _refuse(path, "its header is damaged")
@@ -224,16 +236,14 @@ def _metadata(path: Path, header: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(text, str):
         _refuse(path, "it has no persona-tui metadata; `persona-tui import` reads other programs' files")
     try:
-        metadata = json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+        metadata = json_value(text, constants=False)
+    except ValueError as error:
         raise VectorFileError(f"{path} cannot be used: its metadata is damaged.") from error
     if not isinstance(metadata, dict):
         _refuse(path, "its metadata is damaged")
+    if fault := fault_of(metadata):
+        _refuse(path, f"its metadata is wrong ({fault})")
     return metadata
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -242,6 +252,15 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             _refuse(path, f'its tensor "{name}" holds NaN or infinity')
+        if tensor.numel() and tensor.abs().max() > LARGEST:
+            _refuse(path, f'its tensor "{name}" holds numbers above {LARGEST:g}, which no model writes')
+
+
+def check_direction(what: str, vectors: Tensor) -> None:
+    """Raise ValueError unless each of some vectors `[..., hidden]` is long enough to point anywhere."""
+    shortest = float(vectors.float().norm(dim=-1).min())
+    if not shortest >= SHORTEST:
+        raise ValueError(f"{what} has the length {shortest:g}: it is no direction")
 
 
 def _refuse(path: Path, reason: str) -> NoReturn:

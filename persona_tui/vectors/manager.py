@@ -6,7 +6,6 @@ the next command.
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from persona_tui.core.documents import json_value
 from persona_tui.core.errors import (
     GenerationError,
     PersonaNotFoundError,
@@ -23,7 +23,8 @@ from persona_tui.core.errors import (
 from persona_tui.core.files import atomic_write_text
 from persona_tui.core.identity import ModelSketch
 from persona_tui.core.lock import change
-from persona_tui.core.plain_files import read_plain
+from persona_tui.core.plain_files import open_plain, read_plain
+from persona_tui.core.ranges import WEIGHT
 from persona_tui.core.workspace import TRAIT_PREFIX, check_case
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.files import SUFFIX
@@ -285,12 +286,11 @@ class PersonaManager:
 
         Raises:
             PersonaNotFoundError: one of the names is unknown.
-            PersonaTuiError: a weight is not a finite number.
+            PersonaTuiError: a weight is out of its range.
             VectorFileError: a persona was not extracted at one of `layers`.
         """
         for name, weight in weights.items():
-            if not math.isfinite(weight):
-                raise PersonaTuiError(f'The weight of "{name}" must be a number, not {weight}.')
+            WEIGHT.check(f'the weight of "{name}"', weight)
         parts = {name: self.get(name) for name, by in weights.items() if by}
         if layers is None:
             layers = _common_layers(list(parts.values()))
@@ -331,9 +331,9 @@ class PersonaManager:
     def _read_state(self) -> list[str]:
         """Return the remembered names. A damaged file only loses a convenience, so it counts as empty."""
         try:
-            state = json.loads(read_plain(self.vectors_dir / STATE_FILE))
+            state = json_value(read_plain(self.vectors_dir / STATE_FILE))
             names = state["loaded"]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError):
             return []
         return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
@@ -343,7 +343,7 @@ class PersonaManager:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -9,7 +9,8 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from persona_tui.core.errors import VectorFileError
-from persona_tui.vectors.files import FORMAT_VERSION, check_kind, load_tensors, save_tensors
+from persona_tui.core.ranges import GAIN
+from persona_tui.vectors.files import FORMAT_VERSION, check_direction, check_kind, load_tensors, save_tensors
 
 # The positions a vector is taken from: the mean over the response, or the last token before it.
 RECIPES = ("response", "prompt_last")
@@ -106,7 +107,7 @@ class PersonaVector:
         """Where the vector is added: the calibrated layers, else the target layers, else all of them."""
         if self.calibration is not None:
             return self.calibration.layers
-        targets = set(self.metadata.get("target_layers", ()))
+        targets = set(self.metadata.get("target_layers") or ())
         return tuple(layer for layer in self.layers if layer in targets) or self.layers
 
     def gain(self, guided: bool = False) -> float:
@@ -145,6 +146,15 @@ class PersonaVector:
                 raise VectorFileError(f'"{self.name}" has no vector at layer {layer}, only at {there}.')
         return tuple(layers)
 
+    def check_directions(self) -> None:
+        """Raise ValueError if a vector that is steered or measured with points nowhere.
+
+        A trait is measured at one layer; where else it would be added is checked, too.
+        """
+        rows = [self.layers.index(layer) for layer in self.steering_layers]
+        for kind in ("raw", "safe"):
+            check_direction(f'its "{kind}" vector', getattr(self, kind)[self.recipe][rows])
+
     def with_calibration(self, calibration: Calibration | None) -> "PersonaVector":
         """Return this persona with another calibration, or with none."""
         return replace(self, calibration=calibration)
@@ -176,24 +186,29 @@ class PersonaVector:
         check_kind(path, metadata, "trait" if metadata.get("kind") == "trait" else "persona")
         calibration = metadata.pop("calibration", None)
         try:
-            return cls(
-                name=str(metadata["name"]),
-                layers=_LAYERS.validate_python(metadata["layers"]),
+            persona = cls(
+                name=metadata["name"],
+                layers=tuple(metadata["layers"]),
                 metadata=metadata,
                 calibration=_CALIBRATION.validate_python(calibration),
                 **{kind: by_recipe(tensors, kind) for kind in KINDS},
             )
+            persona.check_directions()
+            return persona
         except (KeyError, ValueError, TypeError) as error:
             raise VectorFileError(f"{path} cannot be used: {explain_fault(error)}.") from error
 
     def _check_calibration(self, calibration: Calibration) -> None:
         if calibration.recipe not in self.safe:
             raise ValueError(f'it is calibrated for the recipe "{calibration.recipe}", which it lacks')
+        for name in ("gain", "unguided_gain"):
+            gain = getattr(calibration, name)
+            if gain is not None and gain not in GAIN:
+                raise ValueError(f"calibration.{name} must be {GAIN}, not {gain}")
         if not calibration.layers or not set(calibration.layers) <= set(self.layers):
             raise ValueError(f"it is calibrated for the layers {list(calibration.layers)}, which it lacks")
 
 
-_LAYERS: TypeAdapter[tuple[int, ...]] = TypeAdapter(tuple[int, ...])
 _CALIBRATION: TypeAdapter[Calibration | None] = TypeAdapter(Calibration | None)
 
 

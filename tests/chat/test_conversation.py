@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from persona_tui.chat import Conversation, fit_context
+from persona_tui.chat import Conversation, Node, fit_context
 from persona_tui.core.errors import SessionError
 
 from .conftest import answer, say
@@ -251,3 +251,35 @@ def test_the_system_prompt_and_what_was_begun_stay() -> None:
     begun = [*TURNS[:-1], {"role": "assistant", "content": "x" * 5}]
     assert fit_context(begun, count, 30, 10).messages == begun[6:]
     assert fit_context(ASKED, count, 60, 20, begun=15).forgotten == 8
+
+
+class _Counted(Conversation):
+    """Counts the messages that are walked through while it grows."""
+
+    steps = 0
+
+    def lineage(self, id: int) -> list[Node]:
+        found = super().lineage(id)
+        self.steps += len(found)
+        return found
+
+    def path(self) -> list[Node]:
+        found = super().path()
+        self.steps += len(found)
+        return found
+
+
+def test_a_long_conversation_grows_without_being_walked_through() -> None:
+    conversation = _Counted()
+    for turn in range(2000):
+        conversation.add_user(f"question {turn}")
+        conversation.finish(conversation.begin_reply())
+        conversation.finish(conversation.regenerate())
+    assert conversation.steps == 0 and len(conversation.path()) == 4000
+    assert [node.id for node in conversation.path()][:5] == [1, 3, 4, 6, 7]
+    last = conversation.path()[-1].id
+    conversation.drop(last)
+    assert conversation.path()[-1].id == last - 1
+    conversation.go_to(2)
+    conversation.add_user("elsewhere")
+    assert [node.id for node in conversation.path()] == [1, 2, last + 1]

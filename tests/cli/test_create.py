@@ -81,6 +81,22 @@ def test_an_archetype_that_people_wrote_is_not_overwritten(cli: Cli, workspace: 
     assert prompts.read_text() == before
 
 
+@pytest.mark.parametrize("writing", [[], ["--write-prompts"]])
+def test_an_archetype_that_people_edited_is_not_overwritten(
+    cli: Cli, workspace: Path, writing: list[str]
+) -> None:
+    create = ("create", "grump", "-d", "A grumpy old wizard", "--no-calibrate", *writing)
+    assert cli(*create).status == 0
+    prompts = workspace / "datasets" / "personas" / "archetypes" / "grump.jsonl"
+    prompts.write_text(prompts.read_text().replace("grumpy", "cheerful"))
+    before = prompts.read_text()
+    assert cli("delete", "grump", "--yes").status == 0
+    result = cli(*create)
+    assert result.status == 1 and "--from-archetype grump" in result.err
+    assert prompts.read_text() == before
+    assert cli("create", "grump", "--from-archetype", "grump", "--no-calibrate").status == 0
+
+
 def test_the_model_writes_prompts_on_request(cli: Cli) -> None:
     result = cli("create", "grump", "-d", "A grumpy old wizard", "--write-prompts", "--no-calibrate")
     assert result.status == 0, result.err

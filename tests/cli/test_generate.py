@@ -17,12 +17,15 @@ KEYS = [
     "blend",
     "strength",
     "capping",
+    "floor",
     "plausibility",
+    "finish",
     "nats_from_plain",
     "prompt_tokens",
     "tokens",
     "seconds",
     "tokens_per_second",
+    "guard",
     "notes",
 ]
 

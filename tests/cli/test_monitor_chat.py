@@ -59,3 +59,40 @@ def test_a_guard_without_a_monitor_says_what_to_do(talk: Cli, cli: Cli) -> None:
     cli("config", "set", "monitoring.guard", "warn")
     result = cli("chat", stdin="hello\n")
     assert result.status == 1 and "`persona-tui monitor fit` makes it" in result.err
+
+
+def test_the_configured_guard_holds_in_generate_and_compare(talk: Cli) -> None:
+    compared = ("compare", "hello there", "--a", "strength=0.3")
+    assert talk("generate", "hello there", "--json").json["guard"] is None
+    talk("config", "set", "monitoring.guard", "warn")
+    warned = talk("generate", "hello there", "--json").json
+    assert warned["response"] and warned["guard"]["message"] and not warned["guard"]["refused"]
+    assert "guard: message " in talk("generate", "hello there").err
+    assert "guard: message " in talk(*compared).err
+    talk("config", "set", "monitoring.guard", "refuse")
+    talk("config", "set", "monitoring.monitor", "strict")
+    for command in (("generate", "hello there"), compared):
+        shown, result = talk(*command), talk(*command, "--json")
+        assert shown.status == result.status == 1
+        assert not shown.out.strip() and "Not answered: the message scored" in shown.err
+        assert result.json["guard"]["refused"] and not result.json["guard"]["message"]["safe"]
+        answers = result.json.get("answers", [result.json])
+        assert {(each["response"], each["finish"]) for each in answers if each["finish"]} == {("", "refused")}
+
+
+@pytest.mark.parametrize("command", [("generate", "hi"), ("compare", "hi", "--a", "strength=0.3")])
+def test_a_guard_without_a_monitor_answers_nothing(command: tuple[str, ...], cli: Cli) -> None:
+    cli("config", "set", "monitoring.guard", "refuse")
+    result = cli(*command)
+    assert result.status == 1 and not result.out and "`persona-tui monitor fit` makes it" in result.err
+
+
+def test_a_model_without_a_monitor_answers_nothing_where_the_guard_refuses(
+    talk: Cli, tiny_model: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(tiny_model, tmp_path / "other")
+    lines = f"/guard refuse\n/model {other}\n/guard\nhello\n"
+    result = talk("chat", stdin=lines)
+    assert result.status == 1 and not result.out.strip(), result.err
+    assert "so nothing is answered" in result.err and "The guard is refuse" in result.err
+    assert talk("chat", stdin=f"/guard warn\n/model {other}\nhello\n").out.strip()

@@ -42,6 +42,7 @@ def test_extract_axes_shows_what_capping_costs(cli: Cli) -> None:
     assert [row[0] for row in rows if row[0] in ("assistant", "safety")] == ["assistant", "safety"]
     assert sum("default" in row for row in rows) == 1
     assert {"sage", "fool"} <= {row[0] for row in rows}
+    assert "floor leaves" in result.out
 
 
 def test_doctor_finds_everything_in_order(cli: Cli) -> None:

@@ -75,9 +75,9 @@ def test_every_field_can_say_what_is_allowed() -> None:
         ("stering: {capping: true}", ["stering is not a setting", '"steering"']),
         ("model: {seed: 4}", ["model.seed is not a setting", "Did you mean"]),
         ("zzz: 1", ["zzz is not a setting", "model, extraction"]),
-        ("steering: {default_strength: loud}", ["steering.default_strength", "from -2 to 2", '"loud"']),
+        ("steering: {default_strength: loud}", ["steering.default_strength", "from -100 to 100", '"loud"']),
         ('steering: {default_strength: "0.3"}', ["steering.default_strength", "a number", '"0.3"']),
-        ("steering: {default_strength: .nan}", ["steering.default_strength", "from -2 to 2"]),
+        ("steering: {default_strength: .nan}", ["steering.default_strength", "from -100 to 100"]),
         ("steering: {safety_floor_percentile: 101}", ["safety_floor_percentile", "from 0 to 100", "101"]),
         ("extraction: {questions: true}", ["extraction.questions", "whole number", "True"]),
         ("extraction: {questions: 0}", ["extraction.questions", "from 1", "not 0"]),
@@ -173,7 +173,7 @@ def test_set_value_makes_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "part"),
     [
-        ("steering.default_strength", "9", "from -2 to 2"),
+        ("steering.default_strength", "900", "from -100 to 100"),
         ("steering.strength", "0.3", '"steering.default_strength"'),
         ("steering", "0.3", "is a section"),
         ("default_strength", "0.3", '"steering.default_strength"'),

@@ -99,6 +99,25 @@ def test_an_extraction_stopped_again_and_again_ends_with_the_same_vectors(
     assert not studio.partial.folder.exists()
 
 
+def test_a_job_goes_on_with_the_date_on_which_it_began(
+    make_studio: MakeStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_studio().extractor.model
+    plain = model.tokenizer.chat_template
+    monkeypatch.setattr(model.tokenizer, "chat_template", "{{ strftime_now('%d %b %Y') }}\n" + plain)
+    began, later = {"date": "2024-02-29T12:00:00"}, {"date": "2031-12-01T12:00:00"}
+    with model.rendered_as(began), pytest.raises(JobCancelled):
+        make_studio(UNCALIBRATED, checkpoint=stops_after(7, JobCancelled("cancelled"))).extract_axes()
+    with model.rendered_as(later):
+        axes, personas = make_studio(UNCALIBRATED).extract_axes()
+        # Neither is the date of the mean that a new persona's is compared with another one.
+        new = make_studio(UNCALIBRATED).create_from_prompts("brave", ["Be brave."])
+        assert [each.metadata["rendering"] for each in (axes, *personas, new)] == [began] * 4
+        assert model.rendering.record() == later
+        again, _ = make_studio({**UNCALIBRATED, "extraction.seed": 1}).extract_axes()
+        assert again.metadata["rendering"] == later
+
+
 def test_an_interrupt_in_the_middle_of_a_batch_loses_that_batch_only(
     make_studio: MakeStudio, extracted: PersonaStudio
 ) -> None:

@@ -274,3 +274,18 @@ def test_the_default_system_prompt_is_known_and_can_be_used_again() -> None:
 def test_templates_without_one_have_no_default_system_prompt() -> None:
     for name in ("llama3", "gemma", "mistral", "phi3"):
         assert "default_system" not in Rendering.now(FAMILIES[name][0]()).record()
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [
+        "{% for a in range(9999) %}{% for b in range(9999) %}{% set c = b %}{% endfor %}{% endfor %}",
+        "{% macro again(n) %}{% for x in range(99) %}{{ again(n) }}{% endfor %}{% endmacro %}{{ again(1) }}",
+    ],
+)
+def test_a_template_that_loops_ends_in_one_line(loop: str) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = loop + "{{ messages[0]['content'] }}"
+    with pytest.raises(GenerationError, match="refuses this conversation") as refusal:
+        text.render(tokenizer, [{"role": "user", "content": "Hi"}])
+    assert "\n" not in str(refusal.value)

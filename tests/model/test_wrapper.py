@@ -411,3 +411,22 @@ def test_steering_in_bfloat16(random_vector: Vectors) -> None:
     generation = wrapper.generate(ask("Hi"), GREEDY, interventions, capture_layers=[1])[0]
     assert generation.activations is not None
     assert float(generation.activations.prompt_last[0] @ axis) >= 3.0 - 0.1
+
+
+def test_what_cannot_fit_is_refused_before_it_is_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ModelWrapper(make_model("qwen2", max_position_embeddings=256), make_tokenizer(), "tiny")
+    rendered: list[int] = []
+    plain = type(model.tokenizer).apply_chat_template
+
+    def counted(self: object, messages: list[dict[str, str]], *args: object, **options: object) -> object:
+        rendered.append(len(messages[0]["content"]))
+        return plain(self, messages, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(model.tokenizer), "apply_chat_template", counted)
+    model.tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    asked = [{"role": "user", "content": "x" * 3_000_000}]
+    with pytest.raises(GenerationError, match="context holds 256"):
+        model.encode(asked)
+    assert model.count_tokens(asked) > 256
+    assert max(rendered, default=0) < 3_000_000
+    assert model.count_tokens([{"role": "user", "content": "x" * 100}]) >= 100

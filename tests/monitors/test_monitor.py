@@ -147,16 +147,16 @@ def test_damaged_files_are_refused(saved: Path, monitor: SelfMonitor, model: Mod
     tensors, metadata = load_tensors(saved)
     method = metadata["detectors"][monitor.method]
     broken = [
-        ({**metadata, "kind": "persona"}, tensors, "not 'monitor'"),
+        ({**metadata, "kind": "axes"}, tensors, "not 'monitor'"),
         ({**metadata, "detectors": {}}, tensors, "no method"),
-        ({**metadata, "reply": {}}, tensors, "is missing"),
+        ({**metadata, "reply": {}}, tensors, "reply.method: Field required"),
         ({**metadata, "detectors": [1]}, tensors, "cannot be used"),
         (metadata, {name: each for name, each in tensors.items() if "probe" not in name}, "is missing"),
         (metadata, {**tensors, "content.safe": torch.ones(3, 2)}, "does not fit"),
         (
             {**metadata, "detectors": {monitor.method: {**method, "position": "nowhere"}}},
             tensors,
-            "no position",
+            "position: Input should be 'message'",
         ),
     ]
     for wrong, values, problem in broken:

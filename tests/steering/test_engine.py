@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from persona_tui.core.config import Settings, override
-from persona_tui.core.errors import PersonaNotFoundError, PersonaTuiError
+from persona_tui.core.errors import GenerationError, PersonaNotFoundError, PersonaTuiError, VectorFileError
 from persona_tui.model import Interventions, ModelWrapper, Request, Sampling, conversation
+from persona_tui.model.blocks import find_blocks
 from persona_tui.steering import Mix, SteeringEngine
 from persona_tui.vectors.manager import PersonaManager
 
@@ -342,3 +343,70 @@ def test_steering_towards_a_persona_shows_in_its_trace(engine: SteeringEngine) -
         return events[0].projections["sage"]
 
     assert trace(0.5) > trace(0.0) > trace(-0.5)
+
+
+def test_what_is_reported_of_the_floor_is_what_was_done(
+    engine: SteeringEngine, model: ModelWrapper, manager: PersonaManager, settings: Settings
+) -> None:
+    told: list[str] = []
+    engine.on_note = told.append
+    reply = engine.reply(ASKED, mix=Mix())
+    assert reply.floor is not None and reply.floor.layers == engine.capping_layers and not told
+    assert engine.reply(ASKED, mix=Mix(capping=False)).floor is None and not told
+
+    (manager.vectors_dir / "axes.safetensors").unlink()
+    bare = SteeringEngine(model, PersonaManager(manager.vectors_dir, model.fingerprint, model.name), settings)
+    bare.on_note = told.append
+    assert bare.reply(ASKED, mix=Mix()).floor is None
+    assert bare.describe(Mix())["floor"] is None
+    assert len(told) == 1 and "nothing is capped: tiny has no axes yet" in told[0]
+
+
+def test_layers_without_a_floor_are_named(
+    model: ModelWrapper, manager: PersonaManager, settings: Settings
+) -> None:
+    there = manager.axes.layers[-1] if manager.axes is not None else 0
+    for layers, words in (([0, there], "at layer 0 there is no floor"), ([0, 1], "nothing is capped")):
+        engine = SteeringEngine(model, manager, override(settings, {"steering.capping_layers": layers}))
+        floor = engine.floor_of(Mix())
+        assert (floor.layers if floor else ()) == tuple(layer for layer in layers if layer == there)
+        assert words in engine.unenforced(Mix())
+        assert engine.unenforced(Mix(capping=False)) == ""
+
+
+def test_one_damaged_file_that_is_loaded_keeps_nobody_from_talking(
+    engine: SteeringEngine, manager: PersonaManager, model: ModelWrapper, settings: Settings
+) -> None:
+    for name in ("sage", "explorer"):
+        manager.load(name)
+    path = manager.path_of("explorer")
+    path.write_bytes(path.read_bytes()[:200])
+    fresh = SteeringEngine(model, PersonaManager(manager.vectors_dir, model.fingerprint), settings)
+    told: list[str] = []
+    fresh.on_note = told.append
+    events = list(fresh.stream(ASKED, mix=SAGE))
+    assert "sage" in events[0].projections and "explorer" not in events[0].projections
+    assert len(told) == 1 and str(path) in told[0] and "persona-tui unload explorer" in told[0]
+    with pytest.raises(VectorFileError):  # who speaks must be there whole
+        list(fresh.stream(ASKED, mix=Mix({"explorer": 1})))
+    fresh.personas.unload("explorer")
+    told.clear()
+    list(fresh.stream(ASKED, mix=SAGE))
+    assert not told
+
+
+def test_numbers_that_overflow_end_in_one_line_however_they_are_read(
+    engine: SteeringEngine, model: ModelWrapper
+) -> None:
+    huge = Interventions({4: torch.full((model.hidden_size,), 3e38)})
+    with pytest.raises(GenerationError, match="numbers overflowed"):
+        model.generate([Request(ASKED)], engine.sampling, huge)
+    with pytest.raises(GenerationError, match="numbers overflowed"):
+        model.reread_reply(ASKED, "No.", {"there": {5: torch.ones(model.hidden_size)}}, {0: huge})
+    block = find_blocks(model.model)[2]
+    hook = block.register_forward_hook(lambda module, args, output: output * torch.nan)
+    try:
+        with pytest.raises(GenerationError, match="numbers overflowed"):
+            model.read([ASKED], [4])
+    finally:
+        hook.remove()

@@ -270,7 +270,7 @@ def test_a_record_has_it_and_an_old_one_is_not_guided(engine: SteeringEngine) ->
 
 @pytest.mark.parametrize("wrong", [-0.1, 1.1, math.nan])
 def test_it_lies_between_0_and_1(model: ModelWrapper, wrong: float) -> None:
-    with pytest.raises(PersonaTuiError, match=r"plausibility lies between 0 \(off\) and 1"):
+    with pytest.raises(PersonaTuiError, match=r"plausibility must be a number from 0 \(off\) to 1"):
         Mix(plausibility=wrong)
     with pytest.raises(PersonaTuiError, match="plausibility is"):
         model.generate([Request(ASKED)], SAMPLING, Interventions(plausibility=wrong))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Result, call, cli, prepared, tiny_model, workspace
+from tests.conftest import STRESS
 
 __all__ = ["call", "cli", "prepared", "tiny_model", "workspace"]
 
@@ -23,7 +24,7 @@ Check = Callable[[Result, object], None]
 @pytest.fixture
 def say(capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> Say:
     """Print a count past pytest's capture, in `make stress`."""
-    wanted = "stress" in str(request.config.getoption("markexpr")).replace("not stress", "")
+    wanted = request.config.getoption(STRESS)
 
     def say(line: str) -> None:
         if wanted:

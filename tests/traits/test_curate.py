@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from persona_tui.core.errors import DatasetError, JobCancelled
+from persona_tui.core.errors import DatasetError, JobCancelled, WorkspaceError
 from persona_tui.traits import curate
 from persona_tui.traits.curate import Curated, Curation
 from persona_tui.traits.policy import Policy
@@ -195,3 +195,12 @@ def test_of_preferences_only_the_chosen_reply_is_judged(curation: Curation, data
     done = curation.run()
     assert (done.lines, done.flagged, done.bad) == (3, 1, 0)
     assert json.loads(done.output.read_text()) == lines[1]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_blames_the_output(curation: Curation) -> None:
+    output = curation.output
+    output.parent.mkdir()
+    output.with_name(f".{output.name}.partial").symlink_to("/dev/full")
+    with pytest.raises(WorkspaceError, match=r"flagged\.jsonl: No space left"):
+        curation.run()

@@ -258,7 +258,7 @@ class Extractor:
         return self.make.persona(name)
 
     def calibrated(self, persona: PersonaVector) -> PersonaVector:
-        return replace(persona, metadata={**persona.metadata, "loudness": "found"})
+        return replace(persona, metadata={**persona.metadata, "weak_reason": "quiet"})
 
 
 def test_a_description_becomes_a_loaded_persona(manager: PersonaManager, make: Make) -> None:
@@ -269,7 +269,7 @@ def test_a_description_becomes_a_loaded_persona(manager: PersonaManager, make: M
     assert (name, len(prompts), description, source) == ("wizard", 5, "a gruff wizard", "generated")
     assert prompts[0] == {"system_prompt": "Be gruff 0.", "seen": "a gruff wizard"}
     assert another(manager).list_loaded() == ["wizard"]
-    assert another(manager).get("wizard").metadata["loudness"] == "found"
+    assert another(manager).get("wizard").metadata["weak_reason"] == "quiet"
 
 
 def test_a_creation_that_fails_or_is_cancelled_leaves_nothing(manager: PersonaManager, make: Make) -> None:

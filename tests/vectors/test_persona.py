@@ -18,7 +18,16 @@ CALIBRATION = Calibration(
     default_strength=0.3,
     expression=0.9,
     fluency_drop=0.2,
-    curve=[{"layers": [2, 4], "strength": 0.3, "expression": 0.9}],
+    curve=[
+        {
+            "recipe": "prompt_last",
+            "layers": [2, 4],
+            "coefficient": 0.3,
+            "expression": 0.9,
+            "fluency_drop": 0.1,
+            "chosen": True,
+        }
+    ],
 )
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from persona_tui.cli.output import check_free, force_option, json_option, print_json, print_table
+from persona_tui.cli.options import Within
+from persona_tui.cli.output import check_free, echo, force_option, json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.cli.trait.shared import (
@@ -22,6 +23,7 @@ from persona_tui.cli.trait.shared import (
     trait_store,
 )
 from persona_tui.core.errors import DatasetError, VectorFileError
+from persona_tui.core.ranges import TEMPERATURE
 
 if TYPE_CHECKING:
     from persona_tui.core.jobs import JobContext
@@ -97,11 +99,11 @@ def curate(
         )
         return
     if done.resumed_at is not None:
-        click.echo(f"Resumed at line {done.resumed_at}.")
-    click.echo(f"{done.flagged} of {done.lines} lines are flagged: {done.output}")
-    click.echo(f"Why: {done.reasons}")
+        echo(f"Resumed at line {done.resumed_at}.")
+    echo(f"{done.flagged} of {done.lines} lines are flagged: {done.output}")
+    echo(f"Why: {done.reasons}")
     if done.bad:
-        click.echo(f"{done.bad} lines could not be read; the reasons file lists them.")
+        echo(f"{done.bad} lines could not be read; the reasons file lists them.")
 
 
 def _curate(
@@ -160,7 +162,7 @@ class _Run:
 )
 @strict_option
 @click.option("--max-new-tokens", type=click.IntRange(1), default=96, show_default=True, metavar="N")
-@click.option("--temperature", type=click.FloatRange(0, 2), default=0.7, show_default=True, metavar="T")
+@click.option("--temperature", type=Within(TEMPERATURE), default=0.7, show_default=True, metavar="T")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N")
 @json_option
 @pass_invocation
@@ -323,7 +325,7 @@ def _print(result: TraitComparison, a: str, b: str) -> None:
         how += f", {result.left_out} conversations without a partner" if result.left_out else ""
     else:
         how = f"{result.n_a} and {result.n_b} conversations, of different prompts: not paired"
-    click.echo(how)
+    echo(how)
     rows = [
         [
             row.trait,

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from persona_tui.cli.output import json_option, print_json, print_table
+from persona_tui.cli.options import Within
+from persona_tui.cli.output import echo, json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.cli.trait.shared import BadLines, conversations, strict_option, trait_scorer, trait_store
+from persona_tui.core.ranges import Range
 
 if TYPE_CHECKING:
     from persona_tui.datasets.transcripts import BadLine
@@ -147,7 +149,7 @@ def _range(healthy: dict[str, float | None]) -> str:
 @click.argument("labelled", required=False)
 @click.option(
     "--false-alarms",
-    type=click.FloatRange(0, 1),
+    type=Within(Range(0, 1)),
     metavar="SHARE",
     help="At most this share of low replies may count as high.",
 )
@@ -195,7 +197,7 @@ def calibrate(
         ["labelled low", f"{fit.confusion['true_low']} right, {fit.confusion['false_high']} wrong"],
     ]
     print_table([*rows, ["lines not used", str(problems.count)]] if problems.count else rows)
-    click.echo("Nothing was changed." if dry_run else f"Saved with {trait.name}.")
+    echo("Nothing was changed." if dry_run else f"Saved with {trait.name}.")
 
 
 def _labelled(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from persona_tui.cli.output import json_option, print_json, print_table
+from persona_tui.cli.output import echo, json_option, print_json, print_table
 from persona_tui.cli.progress import work
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.cli.trait.shared import (
@@ -190,7 +190,7 @@ def _print_scores(found: list[Scored], traits: list[TraitVector]) -> None:
     print_table(rows, header=["where", *header] if len(found) > 1 else header)
     if len(found) > 1:
         means = (f"{name} {signed(fmean(each.means[name] for each in found))}" for name in names)
-        click.echo(f"{len(found)} conversations: {', '.join(means)}")
+        echo(f"{len(found)} conversations: {', '.join(means)}")
 
 
 @click.command()
@@ -226,10 +226,10 @@ def check(
     else:
         for scored, each in broken:
             for breach in each:
-                click.echo(f"{scored.conversation.where}: {breach}")
+                echo(f"{scored.conversation.where}: {breach}")
         unread = bad.count or not found
         verdict = "breach" if broken else "no verdict: not everything could be read" if unread else "pass"
-        click.echo(f"{verdict}: {len(broken)} of {len(found)} conversations break {policy.name}")
+        echo(f"{verdict}: {len(broken)} of {len(found)} conversations break {policy.name}")
     status = 2 if bad.count or not found else 1 if broken else 0
     click.get_current_context().exit(status)
 

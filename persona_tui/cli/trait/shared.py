@@ -107,11 +107,13 @@ def _as_file(source: str) -> Path | None:
     """The file that an argument names, or None if it is a text."""
     path = Path(source)
     try:
-        exists = path.is_file()
+        exists, odd = path.is_file(), path.is_fifo() or path.is_char_device() or path.is_socket()
     except (OSError, ValueError):  # too long for a name, or with characters that names cannot have
         return None
     if exists:
         return path
+    if odd:
+        raise DatasetError(f"{source} is not an ordinary file: give - and pass it to standard input")
     looks_like_one = path.suffix in _FILE_ENDINGS and not any(char.isspace() for char in source)
     if looks_like_one:
         raise DatasetError(f"{source} does not exist")

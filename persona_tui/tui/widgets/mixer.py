@@ -31,7 +31,8 @@ class MixerState:
 
     Attributes:
         strength: of the master.
-        capping: whether the floor is enforced.
+        capping: whether a floor is asked for.
+        capped: whether it is enforced.
         axes: what it could be enforced on; none while there are no axes.
         axis: what it is enforced on.
         percentile: where the floor lies.
@@ -43,6 +44,7 @@ class MixerState:
 
     strength: float = 0.3
     capping: bool = True
+    capped: bool = True
     axes: Sequence[str] = ()
     axis: str = ""
     percentile: float = 25
@@ -61,9 +63,11 @@ class CappingSwitch(Static, can_focus=True):
         Binding("up,k", "app.focus_previous", "previous", show=False, id="capping_previous"),
     ]
 
-    def show(self, on: bool) -> None:
-        """Show where it stands."""
+    def show(self, on: bool, capped: bool) -> None:
+        """Show where it stands, and whether there is a floor."""
         state = ("on", "bold $text-success") if on else ("off", "bold $text-warning")
+        if on and not capped:
+            state = ("no floor", "bold $text-warning")
         mark = ("━━●", "$text-success") if on else ("●──", "$text-warning")
         self.update(Content.assemble("capping    ", mark, " ", state))
 
@@ -127,7 +131,7 @@ class MixerPanel(Container):
     def show(self, state: MixerState) -> None:
         """Show a mix."""
         self.query_one("#master", FloatSlider).value = state.strength
-        self.query_one(CappingSwitch).show(state.capping)
+        self.query_one(CappingSwitch).show(state.capping, state.capped)
         self._show_floor(state)
         self.query_one("#layers", FieldRow).value = state.layers
         self.query_one(Gauges).show_loudness(state.loudness)

@@ -6,6 +6,8 @@ from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
 
+from persona_tui.chat.setting import capping_in_words
+
 _CELLS = 5
 _FULL, _EMPTY = "━", "─"
 
@@ -17,7 +19,8 @@ class Status:
     Attributes:
         model: its name, or what is happening to it.
         voice: the personas and their strength.
-        capping: whether the floor is enforced.
+        capping: whether a floor is asked for.
+        capped: whether it is enforced.
         speed: tokens per second of the latest reply; None = no reply yet.
         used: tokens in the context; None = not counted yet.
         context: how many fit; None = not known.
@@ -30,6 +33,7 @@ class Status:
     model: str = ""
     voice: str = ""
     capping: bool = True
+    capped: bool = True
     speed: float | None = None
     used: int | None = None
     context: int | None = None
@@ -58,7 +62,8 @@ class StatusLine(Widget):
     def _facts(self) -> list[Content]:
         """Return the facts, the most important first."""
         status = self.status
-        capping = ("capping on", "") if status.capping else ("capping off", "$text-warning")
+        words = capping_in_words(status.capping, status.capped)
+        capping = (words, "" if status.capping and status.capped else "$text-warning")
         return [
             fact
             for fact in (

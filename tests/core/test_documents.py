@@ -1,0 +1,48 @@
+"""JSON and YAML from strangers: what is too deep, or stands for too much, is refused where it is read."""
+
+from __future__ import annotations
+
+import pytest
+from ruamel.yaml.error import YAMLError
+
+from persona_tui.core.documents import DEEPEST, MOST_YAML, json_value, yaml_value
+
+BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"a{level}: &a{level} [{','.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 12)
+)
+BLOCK = "a:\n" + "\n".join(f"{' ' * level}- " for level in range(1, 500))
+DEEP = {
+    "flow": "[" * 5000,
+    "block": BLOCK,
+    "bomb": BOMB,
+    "itself": "a: &a [*a]",
+    "long": "#" * MOST_YAML + "\n",
+}
+
+
+@pytest.mark.parametrize("round_trip", [True, False])
+@pytest.mark.parametrize("text", DEEP.values(), ids=DEEP)
+def test_yaml_that_grows_without_end_is_refused(text: str, round_trip: bool) -> None:
+    with pytest.raises(YAMLError):
+        yaml_value(text, round_trip)
+
+
+@pytest.mark.parametrize("round_trip", [True, False])
+def test_ordinary_aliases_and_levels_are_read(round_trip: bool) -> None:
+    assert yaml_value("a: &x [1, 2]\nb: *x\nc: {d: *x}\n", round_trip)["c"]["d"] == [1, 2]
+    value = yaml_value("[" * (DEEPEST - 1) + "]" * (DEEPEST - 1), round_trip)
+    assert isinstance(value, list)
+
+
+@pytest.mark.parametrize("levels", [DEEPEST + 1, 900, 5000, 100_000])
+def test_json_that_is_too_deep_is_refused(levels: int) -> None:
+    for text in ("[" * levels + "]" * levels, '{"a":' * levels + "1" + "}" * levels):
+        with pytest.raises(ValueError, match="levels deep"):
+            json_value(text)
+        with pytest.raises(ValueError, match="levels deep"):
+            json_value(text.encode())
+
+
+def test_json_within_the_limit_is_read() -> None:
+    assert json_value("[" * DEEPEST + "]" * DEEPEST)
+    assert json_value('[{"a": [1, 2]}' + ',{"a": [1]}' * 500 + "]")[0] == {"a": [1, 2]}
