@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from persona_tui.core.errors import VectorFileError, nearest
@@ -19,21 +18,6 @@ from persona_tui.vectors.files import FORMAT_VERSION, SUFFIX, check_kind, load_t
 from persona_tui.vectors.persona import check_layers, explain_fault
 
 ROLES_FILE = f"roles{SUFFIX}"
-
-
-@dataclass(frozen=True)
-class RoleMap:
-    """Roles in the plane (or space) in which they differ most.
-
-    Attributes:
-        places: by role, where it is, `[dimensions]`.
-        assistant: where the Assistant is, `[dimensions]`.
-        shares: how much of the roles' variance each dimension shows, 0 to 1.
-    """
-
-    places: dict[str, Tensor]
-    assistant: Tensor
-    shares: tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,31 +61,6 @@ class RoleMeans:
         if name not in self.names:
             raise VectorFileError(f'There is no mean of a role "{name}".{nearest(name, self.names)}')
         return self.means[self.names.index(name)] - self.baseline
-
-    def map(self, layer: int | None = None, dimensions: int = 2) -> RoleMap:
-        """Return the roles' places along their principal components at a layer, by default the middle one.
-
-        Raises:
-            VectorFileError: there is no such layer, or there are fewer roles than dimensions.
-        """
-        layer = self.layers[len(self.layers) // 2] if layer is None else layer
-        if layer not in self.layers:
-            raise VectorFileError(f"Roles were read at layers {', '.join(map(str, self.layers))}.")
-        if not 0 < dimensions <= min(len(self.names), self.means.shape[-1]):
-            raise VectorFileError(f"{len(self.names)} roles cannot be shown in {dimensions} dimensions.")
-        row = self.layers.index(layer)
-        points, middle = self.means[:, row].double(), self.means[:, row].double().mean(0)
-        _, sizes, directions = torch.linalg.svd(points - middle, full_matrices=False)
-        # Signs are arbitrary: the largest part of each direction is positive.
-        largest = directions.gather(1, directions.abs().argmax(1, keepdim=True)).sign()
-        kept = (directions * largest)[:dimensions]
-        places = ((points - middle) @ kept.T).float()
-        variance = sizes.square().sum().clamp(min=torch.finfo(torch.float64).tiny)
-        return RoleMap(
-            dict(zip(self.names, places, strict=True)),
-            ((self.baseline[row].double() - middle) @ kept.T).float(),
-            tuple((sizes[:dimensions].square() / variance).tolist()),
-        )
 
     def save(self, path: Path, *, inside: Path | None = None) -> None:
         """Write everything to one file; see `files.save_tensors` for `inside` and the errors."""
