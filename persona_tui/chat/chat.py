@@ -26,11 +26,13 @@ from persona_tui.chat.voice import short_label, speaking
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.mix import Mix
 from persona_tui.core.workspace import TRAIT_PREFIX, model_slug
+from persona_tui.monitors.second_opinion import Validator, validator_of_environment
 from persona_tui.project import models
 from persona_tui.project.models import ModelChoice
 from persona_tui.project.project import Project
 
 if TYPE_CHECKING:  # torch is not imported before a reply is written
+    from persona_tui.chat.review import Review
     from persona_tui.model import Sampling, TokenEvent
     from persona_tui.monitors.guard import Guard
     from persona_tui.steering import SteeringEngine
@@ -51,6 +53,8 @@ class Chat:
         conversation: what was said, with its system prompt.
         sampling_changes: fields of `Sampling` that differ from the settings.
         guard: judges messages and replies.
+        validator: has the last word on replies while the guard is on; None = nobody. A workspace's settings
+            cannot name one: a folder from somebody else must not run commands, nor send away what is said.
         policy: which scores of traits replies may have; None = any.
         saves: whether it is saved as a session: from the first message on.
         writing: the reply that is being written, or waits for the model.
@@ -73,6 +77,7 @@ class Chat:
         self.conversation = Conversation()
         self.sampling_changes: dict[str, Any] = {}
         self.guard = project.new_guard()
+        self.validator: Validator | None = validator_of_environment()
         self.policy: Policy | None = None
         self.saves = saves
         self.writing: ChatReply | None = None
@@ -183,7 +188,7 @@ class Chat:
         self.conversation.set_system(text)
 
     def set_guard(self, mode: str) -> None:
-        """Guard in another mode: off, warn or refuse.
+        """Guard in another mode: off, warn, refuse or critique.
 
         Raises:
             MonitorError: there is no such mode, or no monitor to guard with.
@@ -314,12 +319,35 @@ class Chat:
             except BaseException:
                 reply.end("failed")
                 raise
-            yield from reply.write(engine, sampling, self.guard, self.policy)
+            yield from reply.write(engine, sampling, self.guard, self.policy, self.review)
         finally:
             if self.writing is reply:
                 self.writing = None
             if self.compared is reply and reply.empty:
                 self.compared = None
+
+    @property
+    def review(self) -> Review | None:
+        """What replies go through once they are written, as guard and settings say; None = nothing."""
+        from persona_tui.chat.review import Review
+
+        mode = self.guard.mode
+        if mode == "off" or (self.validator is None and mode != "critique"):
+            return None
+        return Review(self.validator, refuses=mode != "warn", critiques=mode == "critique")
+
+    def answer_again(self, reply: ChatReply) -> ChatReply | None:
+        """Begin another answer beside a draft that the model itself objects to; give it to `events`.
+
+        Front ends call this when a reply has ended. None = the reply stands. The second answer always does.
+        """
+        from persona_tui.chat.review import objects
+
+        if reply.node is None or reply.revises or reply.taken_back or not objects(reply.rows[0]):
+            return None
+        self.check_free()
+        self.writing = ChatReply.again(reply, self._mix)
+        return self.writing
 
     def write(self, reply: ChatReply) -> str:
         """Have the front end write a reply; what to show at once."""

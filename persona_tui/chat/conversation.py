@@ -189,12 +189,14 @@ class Conversation:
 
         Args:
             id: the reply.
-            run: which of its runs. One that goes on with the reply is given its words so far, too.
+            run: which of its runs. One that goes on with the reply is given its words so far, too. One that
+                was begun because of a draft is given that, and what was wrong with it.
         """
         node = self.node(id)
         offset = node.runs[run].offset if node.runs else 0
         begun = node.text[:offset].lstrip()
-        found = self.messages(until=id)
+        revised = node.runs[0].settings.get("revises", []) if node.runs else []
+        found = [*self.messages(until=id), *revised]
         return [*found, {"role": "assistant", "content": begun}] if begun else found
 
     def siblings(self, id: int) -> tuple[int, int]:

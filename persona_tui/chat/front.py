@@ -29,6 +29,8 @@ class Front:
         """Have a reply written, here or in the background; return what to show at once."""
         for _ in chat.events(reply):
             pass
+        if (again := chat.answer_again(reply)) is not None:
+            return self.write(chat, again)
         return reply.rows[0].text.strip() if reply.node is not None else answers_in_words(reply)
 
     def run(self, name: str, work: Work) -> str:

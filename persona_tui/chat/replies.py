@@ -23,8 +23,10 @@ from persona_tui.core.mix import Mix
 from persona_tui.core.workspace import TRAIT_PREFIX
 
 if TYPE_CHECKING:  # torch is imported when a reply is written
+    from persona_tui.chat.review import Review
     from persona_tui.model import Message, Sampling, TokenEvent
     from persona_tui.monitors.guard import Guard
+    from persona_tui.monitors.second_opinion import Opinion
     from persona_tui.monitors.verdict import Verdict
     from persona_tui.steering import SteeringEngine
     from persona_tui.traits.policy import Breach, Policy
@@ -43,6 +45,7 @@ class ReplyRow:
         changes: other mixes that took effect meanwhile, in order.
         verdicts: a guard's latest ones, about the message and about the reply.
         breaches: the limits of a policy that it was found to break.
+        opinions: of a validator and of the model itself, once it is written.
         floor: the floor that is enforced, as a transcript has it; None = nothing is capped.
     """
 
@@ -52,6 +55,7 @@ class ReplyRow:
     changes: list[Change] = field(default_factory=list)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     breaches: list[Breach] = field(default_factory=list)
+    opinions: list[Opinion] = field(default_factory=list)
     floor: Mapping[str, Any] | None = None
 
     @property
@@ -109,6 +113,7 @@ class ReplyRow:
             **({"nats_from_plain": nats} if (nats := self.nats_from_plain) is not None else {}),
             **({"guard": verdicts} if verdicts else {}),
             **({"breaches": breaches} if breaches else {}),
+            **({"opinions": [each.as_dict() for each in self.opinions]} if self.opinions else {}),
         }
 
 
@@ -153,6 +158,7 @@ class ChatReply:
         self.stopping = threading.Event()
         self._follower = follower
         self._settings: dict[str, Any] = {}
+        self._revises: list[Message] = []
         self._messages: list[Message] = []
         self._before = 0  # characters that were there already
         self._first_at: float | None = None
@@ -165,6 +171,24 @@ class ChatReply:
         reply.node, reply.said = node, said
         reply._before = len(conversation.node(node).text)
         return reply
+
+    @classmethod
+    def again(cls, draft: Self, mix: Mix) -> Self:
+        """Return a reply that is begun beside another one, its draft, which it has in view."""
+        from persona_tui.monitors.second_opinion import AGAIN
+
+        assert draft.node is not None
+        conversation = draft.conversation
+        text = conversation.node(draft.node).text.strip()
+        revises = [{"role": "assistant", "content": text}, {"role": "user", "content": AGAIN}]
+        reply = cls.to(conversation, conversation.regenerate(draft.node, {"revises": revises}), mix)
+        reply._revises = revises
+        return reply
+
+    @property
+    def revises(self) -> bool:
+        """Whether it was begun because of a draft."""
+        return bool(self._revises)
 
     @classmethod
     def beside(
@@ -243,6 +267,7 @@ class ChatReply:
         sampling: Sampling,
         guard: Guard | None = None,
         policy: Policy | None = None,
+        review: Review | None = None,
     ) -> Generator[TokenEvent, None, None]:
         """Write all rows, token by token; an event's `row` says which one it belongs to.
 
@@ -254,6 +279,7 @@ class ChatReply:
             sampling: as wanted. Without a seed, one is drawn for all.
             guard: judges the message and the rows; what it refuses in one of them ends all.
             policy: which scores of traits the rows may have.
+            review: what the rows go through once they are written.
 
         Raises:
             PersonaNotFoundError: a mix or the policy names somebody who does not exist.
@@ -267,7 +293,7 @@ class ChatReply:
             measures = [self._measured_by(engine, policy) for _ in self.rows]
             prepared = self._prepare(engine, sampling)
             started = time.monotonic()
-            for event in engine.stream_rows(
+            events = engine.stream_rows(
                 prepared.messages,
                 [None if place == self._follower else row.mix for place, row in enumerate(self.rows)],
                 sampling=prepared.sampling,
@@ -275,7 +301,10 @@ class ChatReply:
                 stop=self.stopping,
                 on_mix=self._mix_changed,
                 guard=guard,
-            ):
+            )
+            if review is not None:
+                events = review.over(events, self.asked, self.rows, engine)
+            for event in events:
                 event = measures[event.row](event)
                 self._take(event, time.monotonic() - started)
                 yield event
@@ -307,6 +336,7 @@ class ChatReply:
             for row, described in zip(self.rows, self._settings["rows"], strict=True):
                 row.floor = described["floor"]
         else:
+            self._settings |= {"revises": self._revises} if self._revises else {}
             conversation.settle(self.node, self._settings)
         return prepared
 

@@ -70,7 +70,10 @@ def _as_enforced(chat: Chat, said: str) -> str:
 def _guard(chat: Chat, rest: str) -> str:
     if rest:
         chat.set_guard(rest)
-    return f"The guard is {chat.guard.mode}: {_GUARDING[chat.guard.mode]}."
+    said = f"The guard is {chat.guard.mode}: {_GUARDING[chat.guard.mode]}."
+    if chat.guard.mode != "off" and (weakness := chat.guard.weakness):
+        return f"{said} But it is {weakness}."
+    return said
 
 
 def _policy(chat: Chat, rest: str) -> str:
@@ -101,6 +104,7 @@ _GUARDING = {
     "off": "nothing is judged",
     "warn": "messages and replies get a badge",
     "refuse": "dangerous messages are not answered, dangerous replies are stopped",
+    "critique": "the model reads its draft, and answers again if that helps to do harm",
 }
 
 
@@ -194,10 +198,10 @@ VOICE: tuple[Command, ...] = (
     ),
     Command(
         "guard",
-        "/guard off|warn|refuse",
+        "/guard off|warn|refuse|critique",
         "judge messages and replies by their activations",
         _guard,
-        lambda _: ("off", "warn", "refuse"),
+        lambda _: ("off", "warn", "refuse", "critique"),
     ),
     Command(
         "policy",

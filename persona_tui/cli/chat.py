@@ -10,6 +10,7 @@ import click
 
 from persona_tui.cli.options import chosen_weights, no_think_option, persona_options
 from persona_tui.cli.root import Invocation, pass_invocation
+from persona_tui.monitors.second_opinion import NAMED_BY, Validator
 
 if TYPE_CHECKING:
     from persona_tui.project.project import Project
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 @click.option("--resume", metavar="ID", help='Resume a saved session; "last" is the latest.')
 @click.option("--no-save", is_flag=True, help="Do not save this conversation.")
 @no_think_option
+@click.option(
+    "--validator",
+    envvar=NAMED_BY,
+    metavar="COMMAND|URL",
+    help=f"Has the last word on replies while a guard is on. [env: {NAMED_BY}]",
+)
 @pass_invocation
 def chat(
     invocation: Invocation,
@@ -33,12 +40,16 @@ def chat(
     resume: str | None,
     no_save: bool,
     no_think: bool,
+    validator: str | None,
 ) -> None:
     """Talk to the model.
 
     Opens the app. With --plain, or when input or output is not a terminal: one line in, one reply out. Either
     way the conversation is saved as it happens: `persona-tui sessions list`.
     """
+    if validator:
+        Validator(validator).check()
+        os.environ[NAMED_BY] = validator  # every chat of this process has it
     session = _session_with_its_model(invocation, resume) if resume is not None else None
     project = invocation.project
     if plausibility is not None:

@@ -26,7 +26,10 @@ def dataset() -> None:
 @json_option
 @pass_invocation
 def validate(invocation: Invocation, /, files: tuple[Path, ...], as_json: bool) -> None:
-    """Check every line, id and category, and look for near-duplicates.
+    """Check every line and id, the categories of questions and queries, and look for near-duplicates.
+
+    Of queries, also that no template is in both splits, and that no measuring set repeats what monitors are
+    fitted on.
 
     Without a FILE, all data sets of the workspace: prompts, personas, monitors, traits and policies. A FILE
     of your own may be a trait (.jsonl, .yaml), a policy (.yaml), or queries for monitors (.jsonl). The exit

@@ -69,6 +69,7 @@ def _checks(invocation: Invocation) -> Iterator[Check]:
         yield model
         yield _guarded("axes", lambda: _axes(project))
         yield _guarded("personas", lambda: _personas(project))
+        yield _guarded("monitor", lambda: _monitor(project))
     yield _guarded("terminal", _terminal)
 
 
@@ -174,6 +175,20 @@ def _personas(project: Project) -> tuple[State, str]:
         return "note", "none yet: run persona-tui init"
     found = f"{len(names)}: {', '.join(names)}"
     return ("note", f"{found}. {' '.join(project.notes)}") if project.notes else ("ok", found)
+
+
+def _monitor(project: Project) -> tuple[State, str]:
+    settings = project.settings.monitoring
+    if settings.monitor not in project.monitors.names():
+        guarded = settings.guard != "off"
+        return ("WRONG" if guarded else "note"), "none yet: run persona-tui monitor fit"
+    monitor = project.monitors.load(settings.monitor, project.model)
+    caught = monitor.caught
+    if monitor.weakness:
+        return "note", monitor.weakness
+    if caught is None:
+        return "note", f"{monitor.name}, never measured: run persona-tui monitor evaluate"
+    return "ok", f"{monitor.name} catches {caught['value']:.2f} of plain dangerous requests ({caught['on']})"
 
 
 def _terminal() -> tuple[State, str]:

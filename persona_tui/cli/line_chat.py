@@ -33,6 +33,11 @@ class Lines(Front):
         if reply.node is None:
             return super().write(chat, reply)
         _show(chat, reply)
+        for opinion in reply.rows[0].opinions:
+            note(f"guard: {opinion.sentence} ({opinion.seconds:.1f} s)")
+        if (again := chat.answer_again(reply)) is not None:
+            note("The answer above is a draft; the model answers again:")
+            return self.write(chat, again)
         return ""
 
     def run(self, name: str, work: Work) -> str:

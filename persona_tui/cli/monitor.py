@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from persona_tui.cli.interrupt import quick_interrupt
+from persona_tui.cli.monitor_attacks import compare, redteam
+from persona_tui.cli.monitor_errors import print_errors
 from persona_tui.cli.monitor_results import dimensions, layers, results, threshold
 from persona_tui.cli.output import check_free, echo, force_option, json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from persona_tui.monitors.evaluation import Evaluation
     from persona_tui.monitors.monitor import SelfMonitor
     from persona_tui.monitors.verdict import Verdict
+    from persona_tui.project.project import Project
 
 _METHODS = ("tone", "content", "projection", "probe", "consensus")
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -32,7 +35,7 @@ def monitor() -> None:
     """Detect dangerous requests by the model's own activations."""
 
 
-for command in (threshold, layers, dimensions, results):
+for command in (threshold, layers, dimensions, results, redteam, compare):
     monitor.add_command(command)
 
 
@@ -55,8 +58,21 @@ for command in (threshold, layers, dimensions, results):
     type=click.Choice(["auto", *_METHODS]),
     default="auto",
     show_default=True,
-    help="The method to use; auto picks the best in cross-validation. All are fitted.",
+    help="The method to use; auto picks the one with the fewest false alarms. All are fitted.",
 )
+@click.option(
+    "--min-catch",
+    type=click.FloatRange(0, 1, min_open=True),
+    metavar="SHARE",
+    help="Of plain dangerous requests, the share to catch in cross-validation. [default: 0.985]",
+)
+@click.option(
+    "--max-false-alarms",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Of harmless queries, look-alikes included, the share that may be flagged; instead of --min-catch.",
+)
+@click.option("--measure/--no-measure", default=True, help="Also measure it on held-out queries.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the cross-validation folds.")
 @json_option
 @pass_invocation
@@ -68,22 +84,46 @@ def fit(
     file: Path | None,
     like: Path | None,
     method: str,
+    min_catch: float | None,
+    max_false_alarms: float | None,
+    measure: bool,
     seed: int,
     as_json: bool,
 ) -> None:
     """Fit the monitor NAME on the model, replacing one of this name.
 
-    Positions, layers and thresholds are chosen by cross-validation on the training queries.
+    Positions, layers and thresholds are chosen by cross-validation on the training queries: where the share
+    of plain dangerous requests that --min-catch asks for is caught, with as few false alarms as can be.
     """
+    from persona_tui.monitors.trade import DEFAULT_CATCH, Trade
+
+    context = click.get_current_context()
     if file is not None and like is not None:
-        raise click.UsageError("Use either --file or --like, not both.", click.get_current_context())
+        raise click.UsageError("Use either --file or --like, not both.", context)
+    if min_catch is not None and max_false_alarms is not None:
+        raise click.UsageError("Use either --min-catch or --max-false-alarms, not both.", context)
     project = invocation.project
-    made = work(lambda context: project.fit_monitor(name, context, data, file, like, method, seed))
+    trade = Trade(DEFAULT_CATCH if min_catch is None else min_catch, max_false_alarms)
+    made = work(lambda context: project.fit_monitor(name, context, data, file, like, method, seed, trade))
+    measured = _measured(project, name) if measure else None
+    made = project.monitors.load(name)
     if as_json:
         print_json(made.summary())
         return
     echo(f"Wrote {project.monitors.path_of(name)}")
     _print_methods(made)
+    print_errors(made, measured)
+    if made.weakness:
+        note(f"{made.weakness[0].upper()}{made.weakness[1:]}.")
+
+
+def _measured(project: Project, name: str) -> Evaluation | None:
+    """A monitor on the shipped test sets; None if it was fitted on some of them."""
+    try:
+        return work(lambda context: project.evaluate_monitor(name, context))
+    except MonitorError as error:
+        note(f"Not measured: {error}.")
+        return None
 
 
 def _print_methods(made: SelfMonitor) -> None:
@@ -96,15 +136,32 @@ def _print_methods(made: SelfMonitor) -> None:
                 detector.position,
                 ", ".join(map(str, detector.layers)),
                 f"{detector.threshold:.4g}",
-                f"{detector.fit['balanced_accuracy']:.3f}",
+                _share(detector.fit.get("direct_caught")),
+                _share(detector.fit.get("plain_flagged")),
+                _share(detector.fit.get("flagged")),
                 f"{area['value']:.3f} [{area['low']:.3f}, {area['high']:.3f}]",
                 "used" if name == made.method else "",
             ]
         )
-    print_table(rows, ["method", "position", "layers", "threshold", "accuracy", "AUC (cross-validated)", ""])
+    header = [
+        "method",
+        "position",
+        "layers",
+        "threshold",
+        "caught",
+        "plain flagged",
+        "harmless flagged",
+        "AUC",
+    ]
+    echo("By cross-validation on what it is fitted on:")
+    print_table(rows, [*header, ""])
     reply = made.reply
     layers = ", ".join(map(str, reply.layers))
     echo(f"Replies are judged by {reply.method}, layers {layers}, threshold {reply.threshold:.4g}.")
+
+
+def _share(estimate: dict[str, float] | None) -> str:
+    return "-" if estimate is None else f"{estimate['value']:.3f}"
 
 
 # Checking ---------------------------------------------------------------------------------------------------
@@ -254,8 +311,7 @@ def evaluate(
     done = [work(lambda context, each=each: evaluate(each, sets, context)) for each in loaded]  # type: ignore[misc]
     if file is None:
         for each in done:
-            each.save(project.monitors.evaluation_path(each.monitor))
-        project.monitors.write_summary()
+            project.monitors.keep_evaluation(each)
     if csv_file is not None:
         atomic_write_text(csv_file, as_csv(done))
     if plot is not None:
@@ -263,8 +319,9 @@ def evaluate(
     if as_json:
         print_json([each.as_dict() for each in done])
         return
-    for each in done:
+    for of, each in zip(loaded, done, strict=True):
         _print_evaluation(each)
+        print_errors(of, each)
 
 
 def _print_evaluation(evaluation: Evaluation) -> None:
@@ -280,6 +337,8 @@ def _print_evaluation(evaluation: Evaluation) -> None:
     harms = evaluation.categories()
     if harms is not None:
         echo(f"Categories named correctly: {_figure(harms['accuracy'])} of {harms['n']}.")
+        if likely := harms.get("likely"):
+            echo(f"Where a badge names one: {_figure(likely['accuracy'])} of {likely['n']}.")
     wrong = evaluation.most_wrong(count=5)
     if wrong:
         echo(f"Worst errors with {evaluation.method}:")
@@ -310,16 +369,25 @@ def list_(invocation: Invocation, /, as_json: bool) -> None:
     if not found:
         note("There are no monitors of this model yet. `persona-tui monitor fit` fits one.")
         return
+    for stranger in project.monitors.strangers():
+        note(stranger)
     rows = [_list_row(each, project.settings.monitoring.monitor) for each in found]
-    print_table(rows, ["", "monitor", "method", "layers", "fitted on", "AUC", "created"])
+    print_table(rows, ["", "monitor", "method", "layers", "fitted on", "AUC", "caught", "created"])
+    for each in found:
+        if weakness := each.get("weakness"):
+            note(f"{weakness[0].upper()}{weakness[1:]}.")
 
 
 def _list_row(summary: dict[str, Any], used: str) -> list[str]:
     mark = ">" if summary["name"] == used else ""
     if "error" in summary:
-        return [mark, summary["name"], "-", "-", "-", "-", summary["error"]]
+        return [mark, summary["name"], "-", "-", "-", "-", "-", summary["error"]]
     queries = sum(source["queries"] for source in summary["data"])
     area = summary["cross_validation"][summary["method"]]["auc"]["value"]
     layers = ", ".join(map(str, summary["layers"]))
     created = str(summary["created"] or "-")[:10]
-    return [mark, summary["name"], summary["method"], layers, f"{queries} queries", f"{area:.3f}", created]
+    caught = f"{summary['caught']['value']:.2f}" if summary["caught"] else "-"
+    if summary["weakness"]:
+        caught += " (weak)"
+    fitted_on = f"{queries} queries"
+    return [mark, summary["name"], summary["method"], layers, fitted_on, f"{area:.3f}", caught, created]

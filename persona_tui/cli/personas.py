@@ -29,6 +29,8 @@ def list_(invocation: Invocation, loaded: bool, catalogue: bool, as_json: bool) 
     in_memory = project.personas.list_loaded()
     names = in_memory if loaded else project.personas.list_available()
     entries = [_entry(project, name, name in in_memory) for name in names]
+    for stranger in project.personas.strangers():
+        click.echo(stranger, err=True)
     if as_json:
         print_json(entries)
     elif not entries:

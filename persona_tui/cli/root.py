@@ -24,6 +24,7 @@ COMMANDS = {
     "plot": "plot:plot",
     "sessions": "sessions:sessions",
     "replay": "replay:replay",
+    "serve": "serve:serve",
     "list": "personas:list_",
     "info": "personas:info",
     "load": "personas:load",

@@ -161,7 +161,9 @@ class WritingSettings(_Section):
 class MonitoringSettings(_Section):
     """What judges the messages and replies of a chat."""
 
-    guard: Literal["off", "warn", "refuse"] = Field(default="off", description='"off", "warn" or "refuse"')
+    guard: Literal["off", "warn", "refuse", "critique"] = Field(
+        default="off", description='"off", "warn", "refuse" or "critique"'
+    )
     monitor: str = Field(
         default="default", pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$", description="the name of a monitor"
     )

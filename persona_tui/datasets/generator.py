@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,13 +25,18 @@ from persona_tui.core.processes import processes
 from persona_tui.datasets import templates
 from persona_tui.datasets.fallback import fallback_prompts
 from persona_tui.datasets.lenient import find_items
-from persona_tui.datasets.schema import QUESTION_CATEGORIES
+from persona_tui.datasets.schema import (
+    ATTACK_TYPES,
+    QUESTION_CATEGORIES,
+    SAFE_CATEGORIES,
+    UNSAFE_CATEGORIES,
+)
 from persona_tui.datasets.validate import Distinct, tokens
 from persona_tui.model.generation import Sampling
 from persona_tui.model.wrapper import Request
 
 Item = dict[str, Any]
-Clean = Callable[[Any], "Item | None"]
+Clean = Callable[[Any], "Item | str"]  # a record without its id, or what is wrong
 
 _PER_REQUEST = 5  # items asked for at once: few enough that even a small model gets to the end of the array
 _ROWS = 4  # requests in one batch
@@ -46,6 +52,12 @@ _YES_OR_NO = re.compile(
     r"(is|are|was|were|do|does|did|can|could|have|has|had|will|would|should|shall|may|must)\b(?!.*\bor\b)",
     re.IGNORECASE,
 )
+_QUESTION_MARKS = ("?", "？", "؟")
+_AN_ANSWER = re.compile(
+    r"(sure|of course|certainly|yes|no|here (is|are)|(i am|i'm|as) an ai|i can(no|')t help|answer:)\b",
+    re.IGNORECASE,
+)
+NO_TEXT, NO_CATEGORY = "without a usable text", "without a known category"
 _PLACEHOLDER = re.compile(r"^[\s.…<>\[\]{}_-]*$")
 _CATEGORY = re.compile(r"[^a-z0-9]+")
 
@@ -108,19 +120,31 @@ class GenerationReport:
         asked: items wanted.
         kept: items returned.
         retries: batches beyond the first.
-        fallback: whether some or all items were put together without the model.
+        made: how many of them were put together without the model.
+        rejected: what the model wrote and was not kept, by what was wrong with it.
     """
 
     asked: int = 0
     kept: int = 0
     retries: int = 0
-    fallback: bool = False
+    made: int = 0
+    rejected: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def fallback(self) -> bool:
+        """Whether some or all items were put together without the model."""
+        return self.made > 0
 
     @property
     def summary(self) -> str:
         """One line for people."""
-        how = ", in part without the model, whose answers were not valid JSON" if self.fallback else ""
-        return f"{self.kept} of {self.asked}{how}"
+        parts = [f"{self.kept} of {self.asked}"]
+        if self.made:
+            parts.append(f"{self.made} of them put together without the model")
+        if self.rejected:
+            why = ", ".join(f"{count} {problem}" for problem, count in self.rejected.items())
+            parts.append(f"not kept: {why}")
+        return "; ".join(parts)
 
 
 def check_description(description: str) -> None:
@@ -201,7 +225,7 @@ class DatasetGenerator:
         if missing := n - len(kept):
             for prompt in fallback_prompts(description, missing):
                 self._keep({**prompt, "source": "fallback"}, "prompt")
-            self.report = GenerationReport(n, n, self.report.retries, fallback=True)
+            self.report = replace(self.report, kept=n, made=missing)
         return list(self.records)
 
     def save_jsonl(self, data: Sequence[Item], path: str | Path) -> None:
@@ -221,7 +245,7 @@ class DatasetGenerator:
         known, crew = list(known), processes()
         stage = self._stage([template, n, known, self._seed])
         answers = crew.from_main(lambda: dict(stage.values) if stage is not None else {})
-        distinct = Distinct(known)
+        distinct, rejected = Distinct(known), Counter[str]()
         batches = fruitless = 0
         self._tell(n, what)
         while len(self.records) < n and fruitless < _PATIENCE:
@@ -231,12 +255,12 @@ class DatasetGenerator:
                 if stage is not None and crew.is_main:
                     stage.keep(batches, answers[batches])
             for answer in answers[batches]:
-                for item in self._new_items(answer, clean, distinct)[: n - len(self.records)]:
+                for item in _new_items(answer, clean, distinct, rejected)[: n - len(self.records)]:
                     self._keep({**item, "source": "model", "writer": self._model.name}, prefix)
             batches += 1
             fruitless = 0 if len(self.records) > before else fruitless + 1
             self._tell(n, what)
-        self.report = GenerationReport(n, len(self.records), max(0, batches - 1))
+        self.report = GenerationReport(n, len(self.records), max(0, batches - 1), rejected=dict(rejected))
         return list(self.records)
 
     def _stage(self, recipe: list[object]) -> KeptAnswers | None:
@@ -266,10 +290,6 @@ class DatasetGenerator:
         shares = crew.gather([answer.text for answer in answered])
         return [shares[row % crew.count][row // crew.count] for row in range(rows)]
 
-    def _new_items(self, answer: str, clean: Clean, distinct: Distinct) -> list[Item]:
-        items = (clean(item) for item in find_items(answer))
-        return [item for item in items if item is not None and distinct.add_new(main_text(item))]
-
     def _keep(self, item: Item, prefix: str) -> None:
         self.records.append({"id": f"{prefix}_{len(self.records) + 1:03d}", **item})
 
@@ -278,38 +298,62 @@ class DatasetGenerator:
             self._on_progress(len(self.records), n, f"writing {what}")
 
 
+def _new_items(answer: str, clean: Clean, distinct: Distinct, rejected: Counter[str]) -> list[Item]:
+    """What is usable of an answer and was not said before; the rest is counted by what is wrong with it."""
+    found = find_items(answer)
+    if not found:
+        rejected["answers without a list of items"] += 1
+    new = []
+    for item in map(clean, found):
+        if isinstance(item, str):
+            rejected[item] += 1
+        elif not distinct.add_new(main_text(item)):
+            rejected["said before"] += 1
+        else:
+            new.append(item)
+    return new
+
+
 def main_text(item: Item) -> str:
     """The text that an item is about, whatever kind it is."""
     return next(str(item[key]) for key in ("question", "prompt", "system_prompt") if key in item)
 
 
-def clean_question(item: Any) -> Item | None:
-    """A question as a record without its id, or None if it is none."""
+def clean_question(item: Any) -> Item | str:
+    """A question as a record without its id, or what is wrong with it."""
     text = _text(item, "question")
-    if text is None or not text.endswith(("?", ".", "？", "。")) or _YES_OR_NO.match(text):
-        return None
-    category = _category(item, "values")
-    return {"question": text, "category": category if category in QUESTION_CATEGORIES else "values"}
+    if text is None:
+        return NO_TEXT
+    if not text.endswith(_QUESTION_MARKS) or _YES_OR_NO.match(text):
+        return "not an open question"
+    category = _category(item, QUESTION_CATEGORIES)
+    return {"question": text, "category": category} if category else NO_CATEGORY
 
 
-def clean_safe(item: Any) -> Item | None:
-    """A request that is gladly answered, as a record without its id, or None."""
+def clean_safe(item: Any) -> Item | str:
+    """A request that is gladly answered, as a record without its id, or what is wrong with it."""
+    return _request(item, SAFE_CATEGORIES)
+
+
+def clean_unsafe(item: Any) -> Item | str:
+    """A request to refuse, as a record without its id, or what is wrong with it."""
+    cleaned = _request(item, UNSAFE_CATEGORIES)
+    if isinstance(cleaned, str):
+        return cleaned
+    attack = _slug(item.get("attack_type")) if isinstance(item, dict) else ""
+    kind = attack if attack in ATTACK_TYPES else "direct"
+    return {"prompt": cleaned["prompt"], "category": cleaned["category"], "attack_type": kind, "system": None}
+
+
+def _request(item: Any, categories: Sequence[str]) -> Item | str:
     text = _text(item, "prompt")
-    return None if text is None else {"prompt": text, "category": _category(item, "general"), "system": None}
-
-
-def clean_unsafe(item: Any) -> Item | None:
-    """A request to refuse, as a record without its id, or None."""
-    cleaned = clean_safe(item)
-    if cleaned is None:
-        return None
-    attack = item.get("attack_type") if isinstance(item, dict) else None
-    return {
-        "prompt": cleaned["prompt"],
-        "category": cleaned["category"],
-        "attack_type": _slug(attack) or "direct",
-        "system": None,
-    }
+    if text is None:
+        return NO_TEXT
+    # What is told to the user, or about the model, is an answer and no request.
+    if _AN_ANSWER.match(text):
+        return "not a request"
+    category = _category(item, categories)
+    return {"prompt": text, "category": category, "system": None} if category else NO_CATEGORY
 
 
 def persona_cleaner(description: str) -> Clean:
@@ -318,15 +362,17 @@ def persona_cleaner(description: str) -> Clean:
     needed = min(len(wanted), 2 if len(wanted) > 2 else 1)
     machine = bool(_NOT_A_CHARACTER.search(description))
 
-    def clean(item: Any) -> Item | None:
+    def clean(item: Any) -> Item | str:
         text = _text(item, "system_prompt")
-        if text is None or len(text) > _LONGEST_PROMPT:
-            return None
+        if text is None:
+            return NO_TEXT
+        if len(text) > _LONGEST_PROMPT:
+            return "too long"
         if not machine and _NOT_A_CHARACTER.search(text):
-            return None
+            return "about a machine"
         # A small model may write about another character than it was asked for.
         if len(wanted & _stems(text)) < needed:
-            return None
+            return "about somebody else"
         emphasis = item.get("emphasis") if isinstance(item, dict) else None
         stressed = " ".join(emphasis.split())[:80] if isinstance(emphasis, str) else ""
         return {"system_prompt": text, **({"emphasis": stressed} if stressed else {})}
@@ -355,8 +401,10 @@ def _text(item: Any, key: str) -> str | None:
     return text if len(tokens(text)) >= 2 or not text.isascii() else None
 
 
-def _category(item: Any, default: str) -> str:
-    return _slug(item.get("category") if isinstance(item, dict) else None) or default
+def _category(item: Any, known: Sequence[str]) -> str:
+    """An item's category if it is a known one, else ""."""
+    category = _slug(item.get("category")) if isinstance(item, dict) else ""
+    return category if category in known else ""
 
 
 def _slug(value: Any) -> str:

@@ -26,7 +26,9 @@ from persona_tui.datasets.schema import (
 R = TypeVar("R", bound=BaseModel)
 Safety = Literal["safe", "unsafe"]
 
-QUERY_SETS = ("training", "validation", "adversarial", "large")
+TRAINING = "training"
+FITTED_ON = (TRAINING, "large")  # of the second one, the training split
+QUERY_SETS = (TRAINING, "validation", "adversarial", "large", "languages")
 
 
 def questions_path(workspace: Workspace) -> Path:

@@ -21,6 +21,18 @@ Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Source = Literal["model", "fallback"]
 
 QUESTION_CATEGORIES = ("identity", "values", "style", "problem_solving")
+SAFE_CATEGORIES = ("factual", "how_to", "creative_writing", "advice", "coding", "analysis")
+UNSAFE_CATEGORIES = ("harmful_instructions", "manipulation", "illegal_requests", "identity_confusion")
+ATTACK_TYPES = (
+    "direct",
+    "roleplay",
+    "authority_claim",
+    "instruction_override",
+    "social_engineering",
+    "emotional_appeal",
+    "hypothetical",
+    "obfuscation",
+)
 
 _LABELS = {
     **dict.fromkeys(("0", "false", "benign", "harmless"), "safe"),

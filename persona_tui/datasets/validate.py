@@ -5,17 +5,21 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from persona_tui.core.errors import DatasetError
 from persona_tui.core.workspace import Workspace
 from persona_tui.datasets.records import (
+    FITTED_ON,
     QUERY_SETS,
+    TRAINING,
     archetype_path,
     list_archetypes,
     queries_path,
     questions_path,
+    read_queries,
     roles_path,
     safety_path,
     scan_jsonl,
@@ -63,7 +67,8 @@ class Distinct:
         """The place, in order of adding, of the first text that this one repeats, or None."""
         words = tokens(text)
         for place, seen in enumerate(self._seen):
-            if similarity(words, seen) >= self._threshold:
+            few, many = sorted((len(words), len(seen)))
+            if few >= self._threshold * many and similarity(words, seen) >= self._threshold:
                 return place
         return None
 
@@ -103,7 +108,27 @@ class FileReport:
 
 def validate_datasets(workspace: Workspace) -> list[FileReport]:
     """Check every data set that vectors are made from. Never raises for a bad file: it is in the reports."""
-    return [validate_file(path, record) for path, record in dataset_files(workspace)]
+    reports = [validate_file(path, record) for path, record in dataset_files(workspace)]
+    for report in reports:
+        if report.path.parent == queries_path(workspace, TRAINING).parent and report.ok:
+            report.problems += _leaks(workspace, report.path)
+    return reports
+
+
+def _leaks(workspace: Workspace, path: Path) -> Iterator[str]:
+    """What a set of queries measures with although monitors are fitted on nearly the same."""
+    if path == queries_path(workspace, TRAINING) or path == statements_path(workspace):
+        return
+    trained: list[MonitorQuery] = []
+    for name in FITTED_ON:
+        with suppress(DatasetError):  # missing or bad: that is in its own report
+            trained += (item for item in read_queries(queries_path(workspace, name)) if item.split != "test")
+    distinct = Distinct(item.query for item in trained)
+    for number, item in scan_jsonl(path, MonitorQuery):
+        if not isinstance(item, MonitorQuery) or item.split == "train":
+            continue
+        if (found := distinct.find(item.query)) is not None:
+            yield f'line {number}: nearly the same as "{trained[found].id}", which monitors are fitted on'
 
 
 def dataset_files(workspace: Workspace) -> Iterator[tuple[Path, type[Record]]]:

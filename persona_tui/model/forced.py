@@ -39,12 +39,14 @@ class Passage:
         start: the first token that counts.
         pick: the position to read on its own.
         stop: the token after the last one that counts; None = all up to the end of the text do.
+        parts: stretches that are read on their own.
     """
 
     ids: list[int]
     start: int
     pick: int
     stop: int | None = None
+    parts: Sequence[range] = ()
 
 
 def in_batches(
@@ -82,7 +84,9 @@ def read_passages(
     weights = torch.zeros(tokens.shape)
     for row, passage in enumerate(passages):
         weights[row, passage.start : passage.stop or len(passage.ids)] = 1
-    hooks.capture.watch(torch.arange(len(passages)), weights, torch.tensor([each.pick for each in passages]))
+    parts = [each.parts for each in passages] if any(each.parts for each in passages) else ()
+    picked = torch.tensor([each.pick for each in passages])
+    hooks.capture.watch(torch.arange(len(passages)), weights, picked, parts)
     try:
         with hooks, clear_memory_errors():
             decoder(input_ids=tokens, use_cache=False)

@@ -2,7 +2,7 @@
 
 1. The prompts are padded on the left and run once; the keys and values stay in a cache.
 2. Each step picks one token for every row, and the next forward pass reads it.
-3. Rows that have finished are dropped from the batch once half of it has.
+3. Rows that have finished, or that nobody waits for, are dropped once they are an eighth of the batch.
 4. One transfer per step brings tokens, log-probabilities and traces of all layers to the CPU.
 
 A row that is guided has a twin at the end of the batch: same prompt, same tokens, nothing done to it. Its
@@ -41,6 +41,7 @@ _LIKELY_TOKENS = 256  # tokens that usually hold all of top-p's probability
 _DRAW_BLOCK = 256  # neighbouring tokens that are drawn from as one before one of them is
 _OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory|ALLOC_FAILED", re.IGNORECASE)
 _SEED_STEP = 1_000_003  # keeps the rows of neighbouring seeds apart
+_DROPPED = 8  # rows go once one in so many has finished: each time, the whole cache is copied
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,9 @@ class Step:
         read: what a watch has read, by row of the whole batch: the mean `[rows, layers, hidden]` over the
             prompt's spans (first step) or over the reply's tokens so far, the one chosen now left out.
         read_last: in the first step also the last prompt token, `[rows, layers, hidden]`.
+        likeliest: the likeliest tokens at each place with their log-probabilities, the best first; None if
+            not wanted.
+        read_parts: in the first step also the parts of each row's message, `[parts, layers, hidden]` each.
         nats: of those tokens, log-probability less that under the row's twin; None where there is none, or
             where log-probabilities are not wanted.
     """
@@ -128,6 +132,8 @@ class Step:
     nats: list[float | None]
     read: Tensor | None = None
     read_last: Tensor | None = None
+    likeliest: list[list[tuple[int, float]]] | None = None
+    read_parts: Sequence[Tensor] = ()
 
 
 @dataclass(frozen=True)
@@ -142,6 +148,10 @@ class Batch:
         ended: if given, whether a row's tokens so far contain the end of the turn, spelled as text.
         watch: what is read along the way, if anything; the hooks then capture at its layers.
         spans: for a watch, which of each prompt's positions it reads.
+        samplings: how each row's tokens are chosen; empty = all alike.
+        stops: for each row what, once set, ends it without another token; empty = none has that.
+        likeliest: how many of the likeliest tokens the steps tell.
+        parts: for a watch, the parts of these that are read on their own.
         thoughts: the ids that begin and end thoughts, which are no part of what is captured of a reply.
     """
 
@@ -149,20 +159,29 @@ class Batch:
     seeds: Sequence[int]
     end_tokens: frozenset[int]
     pad_token: int
-    ended: Callable[[list[int]], bool] | None = None
+    ended: Callable[[int, list[int]], bool] | None = None
     watch: Watch | None = None
     spans: Sequence[range] = ()
+    samplings: Sequence[Sampling] = ()
+    stops: Sequence[threading.Event | None] = ()
+    likeliest: int = 0
+    parts: Sequence[Sequence[range]] = ()
     thoughts: tuple[int, int] | None = None
 
 
-def keep_top_p(probabilities: Tensor, top_p: float) -> Tensor:
-    """Set to zero all but the most probable tokens that together reach `top_p`; `[rows, vocabulary]`."""
+def keep_top_p(probabilities: Tensor, top_p: float | Tensor) -> Tensor:
+    """Set to zero all but the most probable tokens that together reach `top_p`; `[rows, vocabulary]`.
+
+    Args:
+        probabilities: `[rows, vocabulary]`.
+        top_p: for all rows, or `[rows, 1]`, one for each.
+    """
     vocabulary = probabilities.shape[-1]
     # Sorting a vocabulary can cost more than a small model's forward pass, and a few tokens mostly suffice.
     for size in (min(_LIKELY_TOKENS, vocabulary), vocabulary):
         top = probabilities.topk(size).values
         reached = top.cumsum(-1)
-        if size == vocabulary or bool((reached[:, -1] >= top_p).all()):
+        if size == vocabulary or bool((reached[:, -1:] >= top_p).all()):
             break
     last = (reached - top < top_p).sum(-1, keepdim=True) - 1
     return probabilities.where(probabilities >= top.gather(-1, last), 0)
@@ -207,13 +226,32 @@ def _inverse_cdf(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 class Sampler:
     """Chooses tokens by inverse CDF: one uniform number per row and token, from that row's own generator."""
 
-    def __init__(self, sampling: Sampling, seeds: Sequence[int], device: torch.device) -> None:
-        self._sampling = sampling
+    def __init__(self, samplings: Sequence[Sampling], seeds: Sequence[int], device: torch.device) -> None:
+        """
+        Args:
+            samplings: one per row.
+            seeds: one per row.
+            device: where logits are.
+        """
         self._device = device
         # In float32 the sum over a large vocabulary jitters enough to reach tokens that top-p has excluded.
         self._dtype = torch.float32 if device.type == "mps" else torch.float64
         self._generators = [torch.Generator().manual_seed(seed % 2**63) for seed in seeds]
         self._noise = torch.empty(len(seeds), 0)
+        self._samplings = list(samplings)
+        self._place()
+
+    def _place(self) -> None:
+        """Put the rows' temperatures and top-p where the logits are."""
+        greedy = [each.temperature < LOWEST_TEMPERATURE for each in self._samplings]
+        heat = [1.0 if cold else each.temperature for cold, each in zip(greedy, self._samplings, strict=True)]
+        limited = [place for place, each in enumerate(self._samplings) if each.top_p < 1]
+        self._all_greedy = all(greedy)
+        self._greedy = torch.tensor(greedy, device=self._device) if any(greedy) else None
+        self._temperature = torch.tensor(heat, device=self._device).unsqueeze(1)
+        self._limited = torch.tensor(limited, device=self._device) if limited else None
+        self._top_p = torch.tensor([self._samplings[place].top_p for place in limited]).unsqueeze(1)
+        self._top_p = self._top_p.to(self._device)
 
     def _uniform(self, index: int) -> Tensor:
         """`[rows, 1]`, the random numbers of one token."""
@@ -225,19 +263,26 @@ class Sampler:
 
     def pick(self, logits: Tensor, index: int) -> Tensor:
         """The token of each row, `[rows]`, from float32 logits `[rows, vocabulary]`; tokens count from 0."""
-        if self._sampling.temperature < LOWEST_TEMPERATURE:
-            return logits.argmax(-1)
+        best = logits.argmax(-1) if self._greedy is not None else None
+        if best is not None and self._all_greedy:
+            return best
         below_best = logits - logits.amax(-1, keepdim=True)  # a small temperature overflows without that
-        probabilities = below_best.div_(self._sampling.temperature).softmax(-1)
-        if self._sampling.top_p < 1:
-            probabilities = keep_top_p(probabilities, self._sampling.top_p)
+        probabilities = below_best.div_(self._temperature).softmax(-1)
+        if self._limited is not None and len(self._limited) == len(probabilities):
+            probabilities = keep_top_p(probabilities, self._top_p)
+        elif self._limited is not None:
+            probabilities[self._limited] = keep_top_p(probabilities[self._limited], self._top_p)
         # In vocabulary order, not by probability: two nearly equal tokens that swap ranks change nothing.
-        return draw(probabilities, self._uniform(index))
+        drawn = draw(probabilities, self._uniform(index))
+        return drawn if best is None or self._greedy is None else best.where(self._greedy, drawn)
 
     def select(self, keep: Tensor) -> None:
         """Go on with some of the rows only."""
-        self._generators = [self._generators[row] for row in keep.tolist()]
+        rows = keep.tolist()
+        self._generators = [self._generators[row] for row in rows]
+        self._samplings = [self._samplings[row] for row in rows]
         self._noise = self._noise[keep.to(self._noise.device)]
+        self._place()
 
 
 def check_fits(prompt_tokens: int, context: int | None) -> None:
@@ -288,12 +333,25 @@ def returned_cache(output: Any) -> Any:
     return next((output[name] for name in _CACHES if name in known and output[name] is not None), None)
 
 
+class Overflow(GenerationError):
+    """The numbers of some rows of a batch overflowed.
+
+    Attributes:
+        rows: which.
+    """
+
+    def __init__(self, rows: Sequence[int]) -> None:
+        super().__init__(NOT_FINITE)
+        self.rows = tuple(rows)
+
+
 def check_finite(logits: Tensor) -> None:
-    """Raise a GenerationError if no token can be chosen by some row of logits, `[rows, vocabulary]`."""
+    """Raise an Overflow if no token can be chosen by some row of logits, `[rows, vocabulary]`."""
     # A token that cannot come has -inf; NaN is found by both. Where a norm met infinity, all are equal.
     low, high = logits.aminmax(dim=-1)
-    if not bool((high.isfinite() & (low < high)).all()):
-        raise GenerationError(NOT_FINITE)
+    good = high.isfinite() & (low < high)
+    if not bool(good.all()):
+        raise Overflow([place for place, each in enumerate(good.tolist()) if not each])
 
 
 def _likelihoods(logits: Tensor, tokens: Tensor) -> Tensor:
@@ -380,14 +438,18 @@ class _Decoding:
         self.context = context_length(model)
         self.accepted = accepted_arguments(model)
         self.rows = list(range(len(batch.prompts)))
-        self.limits = [self._limit(len(prompt), sampling.max_new_tokens) for prompt in batch.prompts]
+        samplings = batch.samplings or [sampling] * len(batch.prompts)
+        self.limits = [
+            self._limit(len(prompt), each.max_new_tokens)
+            for prompt, each in zip(batch.prompts, samplings, strict=True)
+        ]
         self.outputs: list[list[int]] = [[] for _ in batch.prompts]
         self.done = [False] * len(self.rows)  # by place in the present batch, as are the tensors below
         self.twins: list[int] = []  # whose twins are the rows after those, by their place
         self.index = 0
         self.spoken: list[bool] = []
         self.thinking = [_thinks(prompt, batch.thoughts) for prompt in batch.prompts]  # of all rows
-        self.sampler = Sampler(sampling, batch.seeds, self.device)
+        self.sampler = Sampler(samplings, batch.seeds, self.device)
         self._prepare_prompts(max(self.limits))
 
     def _limit(self, prompt_tokens: int, wanted: int) -> int:
@@ -418,7 +480,16 @@ class _Decoding:
         self.row_ids = torch.tensor(self.rows)
         if self.hooks.capture is not None:
             weights = self._span_weights(width) if self.batch.watch is not None else None
-            self.hooks.capture.watch(self.row_ids, weights, torch.full((len(lengths),), width - 1))
+            last = torch.full((len(lengths),), width - 1)
+            self.hooks.capture.watch(self.row_ids, weights, last, self._padded_parts(width))
+
+    def _padded_parts(self, width: int) -> list[list[range]]:
+        """The parts of the prompts that a watch reads, as places in the padded prompts."""
+        shifts = (width - len(prompt) for prompt in self.batch.prompts)
+        return [
+            [range(part.start + shift, part.stop + shift) for part in parts]
+            for shift, parts in zip(shifts, self.batch.parts, strict=False)
+        ]
 
     def _span_weights(self, width: int) -> Tensor:
         """`[rows, width]`, 1 at the positions of the prompts that a watch reads."""
@@ -510,7 +581,7 @@ class _Decoding:
     def advance(self) -> Step:
         """One forward pass and one token for every row."""
         everyone = self._forward()
-        check_finite(everyone)
+        self._check_finite(everyone)
         logits, plain = everyone[: len(self.rows)], everyone[len(self.rows) :]
         tokens = self.sampler.pick(self._allowed(logits, plain), self.index)
         likelihoods = _likelihoods(logits, tokens) if self.likelihoods else logits.new_zeros(len(tokens), 2)
@@ -520,10 +591,28 @@ class _Decoding:
         seen = torch.cat([tokens.unsqueeze(1).float(), likelihoods, nats, traces], dim=1).tolist()
         finish = [self._finish(place, int(values[0])) for place, values in enumerate(seen)]
         step = self._step(seen, finish)
+        if self.batch.likeliest:
+            step = replace(step, likeliest=self._likeliest(logits))
         if self.batch.watch is not None:
             step = replace(step, **self._read(finish))
         self._go_on(tokens, finish)
         return step
+
+    def _check_finite(self, everyone: Tensor) -> None:
+        try:
+            check_finite(everyone)
+        except Overflow as overflow:
+            places = [*range(len(self.rows)), *self.twins]
+            raise Overflow([self.rows[places[each]] for each in overflow.rows]) from None
+
+    def _likeliest(self, logits: Tensor) -> list[list[tuple[int, float]]]:
+        """The likeliest tokens of the rows that are not done, and their log-probabilities."""
+        places = [place for place, done in enumerate(self.done) if not done]
+        best = logits[places].log_softmax(-1).topk(min(self.batch.likeliest, logits.shape[-1]))
+        return [
+            list(zip(ids, values, strict=True))
+            for ids, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
 
     def _allowed(self, logits: Tensor, plain: Tensor) -> Tensor:
         """The logits of the rows, −inf where a row's guide does not allow a token."""
@@ -548,7 +637,11 @@ class _Decoding:
         if watch is None or capture is None:
             return {}
         if self.index == 0:
-            prompt = {"read": capture.means(), "read_last": capture.picked()}
+            prompt = {
+                "read": capture.means(),
+                "read_last": capture.picked(),
+                "read_parts": capture.part_means(),
+            }
             capture.reset()
             if watch.reply_layers is not None:
                 self.hooks.narrow_capture(watch.reply_layers)
@@ -564,7 +657,7 @@ class _Decoding:
             return "stop"
         output = self.outputs[self.rows[place]]
         output.append(token)
-        if self.batch.ended is not None and self.batch.ended(output):
+        if self.batch.ended is not None and self.batch.ended(self.rows[place], output):
             return "stop"
         return "length" if len(output) >= self.limits[self.rows[place]] else None
 
@@ -599,7 +692,7 @@ class _Decoding:
             self.positions = self.positions.clamp(max=self.context - 1)
         if self.compiled is not None and self.mask is not None:
             self.mask[:, self.width - 1] = 1
-        elif not self.own_cache and 2 * sum(finished_before) >= len(finished_before):
+        elif not self.own_cache and _DROPPED * sum(finished_before) >= len(finished_before):
             keep = [place for place, done in enumerate(finished_before) if not done]
             self._select(keep)
             spoken = [spoken[place] for place in keep]
@@ -614,6 +707,12 @@ class _Decoding:
         was = self.thinking[row]
         self.thinking[row] = token != end and (was or token == begin)
         return not was and token not in (begin, end)
+
+    def leave(self) -> None:
+        """Be done with the rows that were stopped."""
+        if self.batch.stops:
+            stopped = [each is not None and each.is_set() for each in self.batch.stops]
+            self.done = [done or stopped[row] for done, row in zip(self.done, self.rows, strict=True)]
 
     def _select(self, keep: list[int]) -> None:
         """Go on with some of the rows only. A row stays for one pass after its last token, which reads it."""
@@ -687,7 +786,10 @@ def decode(
     """
     with clear_memory_errors():
         state = _Decoding(model, batch, sampling, hooks, likelihoods, compiled, own_cache)
-    while not all(state.done) and not (stop is not None and stop.is_set()):
+    while not (stop is not None and stop.is_set()):
+        state.leave()
+        if all(state.done):
+            break
         change = poll() if poll is not None else None
         with clear_memory_errors():
             if change is not None:

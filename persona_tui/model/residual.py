@@ -20,6 +20,7 @@ from persona_tui.core.errors import GenerationError
 from persona_tui.core.ranges import PLAUSIBILITY
 from persona_tui.model.blocks import device_of
 from persona_tui.model.interventions import Cap, Interventions
+from persona_tui.model.parts import part_means
 
 
 class StopForward(Exception):
@@ -42,6 +43,8 @@ class Capture:
         self._rows = torch.arange(rows)
         self._weights: Tensor | None = None
         self._pick: Tensor | None = None
+        self._parts: Sequence[Sequence[range]] = ()
+        self._part_means: dict[int, list[Tensor]] = {}
         self._placed: dict[torch.device, tuple[Tensor, Tensor]] = {}
         self._all_count = False  # every row's only position counts: the usual token of a single reply
         self._devices: frozenset[torch.device] = frozenset()
@@ -52,20 +55,27 @@ class Capture:
         for layer in self.layers:
             self._sum(layer, devices[layer])
 
-    def watch(self, rows: Tensor, weights: Tensor | None = None, pick: Tensor | None = None) -> None:
+    def watch(
+        self,
+        rows: Tensor,
+        weights: Tensor | None = None,
+        pick: Tensor | None = None,
+        parts: Sequence[Sequence[range]] = (),
+    ) -> None:
         """Say what to read in the next forward pass.
 
         Args:
             rows: `[n]`, which of the capture's rows the pass is about.
             weights: `[n, positions]`, 1 where a position counts for the mean; None = none does.
             pick: `[n]`, the position to keep as it is for each row; None = keep nothing.
+            parts: by row of the pass, stretches of positions whose means are kept one by one.
         """
         if rows is not self._rows or weights is not self._weights:
             self._placed.clear()
             shape = (self._shape[0], 1)
             everyone = weights is not None and weights.shape == shape and bool((weights == 1).all())
             self._all_count = everyone and not self._devices  # a compiled pass has one way only
-        self._rows, self._weights, self._pick = rows, weights, pick
+        self._rows, self._weights, self._pick, self._parts = rows, weights, pick, parts
         if self._all_count:
             self.counts += 1
         elif weights is not None:
@@ -78,6 +88,10 @@ class Capture:
         if self._pick is not None:
             pick = self._pick.to(hidden.device)
             self._picked[layer] = hidden[torch.arange(len(pick), device=hidden.device), pick].float()
+        if self._parts:
+            self._part_means[layer] = [
+                part_means(row, parts) for row, parts in zip(hidden, self._parts, strict=True)
+            ]
         if self._all_count:
             self._sum(layer, hidden.device).add_(hidden[:, 0])
         elif self._weights is not None:
@@ -111,6 +125,13 @@ class Capture:
         for summed in self._sums.values():
             summed.zero_()
         self.counts.zero_()
+
+    def part_means(self) -> list[Tensor]:
+        """By row, what was kept of its parts: `[parts, layers, hidden]` float32 on the CPU. [] of none."""
+        if not self._part_means:
+            return []
+        by_layer = [[row.cpu() for row in self._part_means[layer]] for layer in self.layers]
+        return [torch.stack(list(row), dim=1) for row in zip(*by_layer, strict=True)]
 
     def picked(self) -> Tensor:
         """The picked position of every row: `[rows, layers, hidden]` float32 on the CPU."""

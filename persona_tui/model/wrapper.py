@@ -29,6 +29,7 @@ from persona_tui.model.forced import (
 )
 from persona_tui.model.generation import Batch, Finish, Poll, Sampling, Step, Watch, check_fits, decode
 from persona_tui.model.interventions import Cap, Interventions
+from persona_tui.model.parts import message_parts
 from persona_tui.model.reread import Rereading, read_positions
 from persona_tui.model.residual import ResidualHooks
 from persona_tui.model.sketch import sketch
@@ -48,10 +49,27 @@ class Request:
         messages: the conversation; its last message is what the answer follows, or, if it is the assistant's,
             goes on with.
         seed: this row's own seed. None = one that follows from the sampling's seed and the row's place.
+        sampling: how this row's tokens are chosen; None = as those of the whole batch.
+        prompt: the conversation's token ids, if somebody has encoded it already (see `PromptEncoder`).
+        raw: whether the prompt is a text to be continued, and no conversation.
+        stops: texts that end the answer, besides the end of the turn; they are not part of it.
+        stop: when set, this row gets no further token.
+        likeliest: how many of the likeliest tokens its events tell.
     """
 
     messages: list[Message]
     seed: int | None = None
+    sampling: Sampling | None = None
+    prompt: Sequence[int] | None = None
+    raw: bool = False
+    stops: tuple[str, ...] = ()
+    stop: threading.Event | None = None
+    likeliest: int = 0
+
+    @property
+    def continued(self) -> bool:
+        """Whether the answer goes on with a text, and so may begin with a space."""
+        return self.raw or text.is_continued(self.messages)
 
 
 @dataclass(frozen=True)
@@ -63,12 +81,14 @@ class Activations:
         response: mean over the response's tokens, `[layers, hidden]`; zero if there are none.
         prompt_last: at the last prompt token, `[layers, hidden]`.
         n_tokens: how many tokens are in the mean.
+        parts: means over the parts that were asked for, `[parts, layers, hidden]`.
     """
 
     layers: tuple[int, ...]
     response: Tensor
     prompt_last: Tensor
     n_tokens: int
+    parts: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -99,12 +119,14 @@ class Reading:
         mean: over the tokens of the message or the reply, `[layers, hidden]`.
         last: at the last prompt token, `[layers, hidden]`; None for a reply.
         n_tokens: how many tokens are in the mean.
+        parts: means over a message's parts, the whole first, `[parts, layers, hidden]`; None for a reply.
     """
 
     layers: tuple[int, ...]
     mean: Tensor
     last: Tensor | None
     n_tokens: int
+    parts: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +147,7 @@ class TokenEvent:
         nats: how much more probable steering made this token: its log-probability under the model as it is
             steered, less that under the model as it is, in nats (at temperature 1, before top-p). None while
             no twin runs; see `ModelWrapper.stream`.
+        likeliest: the likeliest tokens there with their log-probabilities, the best first, if asked for.
     """
 
     row: int
@@ -138,6 +161,7 @@ class TokenEvent:
     entropy: float = 0.0
     reading: Reading | None = None
     nats: float | None = None
+    likeliest: Sequence[tuple[int, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -359,7 +383,7 @@ class ModelWrapper:
             read = self._captured(hooks, batch, kept, outputs, capture_layers, interventions)
         return [
             Generation(
-                self._opened(requests[row].messages) + text.decode_ids(self.tokenizer, kept[row]).strip(),
+                self._opened(requests[row]) + text.decode_ids(self.tokenizer, kept[row]).strip(),
                 kept[row],
                 len(batch.prompts[row]),
                 finishes[row],
@@ -389,7 +413,8 @@ class ModelWrapper:
             interventions: what is done to the residual stream; or a function that is asked before every
                 token and returns new interventions, or None to leave them as they are.
             axes: name -> layer -> `[hidden]`, what the events' projections are about.
-            stop: when set, no further token is written and every unfinished row gets a "cancelled" event.
+            stop: when set, no further token is written and every unfinished row gets a "cancelled" event. A
+                request's own `stop` does that for its row.
             watch: what is read for a monitor, in the passes that write: each row's message in an event
                 without a token before its first one, then its reply now and then.
 
@@ -408,9 +433,9 @@ class ModelWrapper:
         writers = [
             text.TextStream(
                 self.tokenizer,
-                self._stops,
-                prompt[-1:] if text.is_continued(each.messages) else (),
-                self._opened(each.messages),
+                self._stops_of(each),
+                prompt[-1:] if each.continued else (),
+                self._opened(each),
             )
             for each, prompt in zip(requests, batch.prompts, strict=True)
         ]
@@ -426,22 +451,25 @@ class ModelWrapper:
             own_cache=self.own_cache,
         ):
             yield from self._message_readings(step, batch)
-            for event in self._events(step, hooks.axis_names, writers):
+            for event in self._events(step, hooks.axis_names, writers, requests):
                 unfinished[event.row] = event.index + 1
                 if event.finish is not None:
                     del unfinished[event.row]
                 reading = self._reply_reading(step, batch, event.row)
                 yield event if reading is None else replace(event, reading=reading)
+            left = {row for row in unfinished if (own := requests[row].stop) is not None and own.is_set()}
+            for row in left:
+                yield _cancelled(row, unfinished.pop(row), writers[row])
         for row, index in unfinished.items():
-            yield TokenEvent(row, index, -1, writers[row].finish(), {}, 0.0, 0.0, "cancelled")
+            yield _cancelled(row, index, writers[row])
 
     def _message_readings(self, step: Step, batch: Batch) -> Iterator[TokenEvent]:
         """What a watch has read of each row's message, in the pass that has chosen its first token."""
         if batch.watch is None or step.read is None or step.read_last is None:
             return
         for row in step.rows:
-            count = len(batch.spans[row])
-            reading = Reading(batch.watch.layers, step.read[row], step.read_last[row], count)
+            count, parts = len(batch.spans[row]), step.read_parts[row]
+            reading = Reading(batch.watch.layers, step.read[row], step.read_last[row], count, parts)
             yield TokenEvent(row, 0, -1, "", {}, 0.0, 0.0, None, reading=reading)
 
     def _reply_reading(self, step: Step, batch: Batch, row: int) -> Reading | None:
@@ -451,7 +479,11 @@ class ModelWrapper:
         return Reading(watch.reply_layers or watch.layers, step.read[row], None, step.index)
 
     def _events(
-        self, step: Step, axis_names: Sequence[str], writers: Sequence[text.TextStream]
+        self,
+        step: Step,
+        axis_names: Sequence[str],
+        writers: Sequence[text.TextStream],
+        requests: Sequence[Request],
     ) -> Iterator[TokenEvent]:
         for place, row in enumerate(step.rows):
             token, finish = step.tokens[place], step.finish[place]
@@ -470,31 +502,51 @@ class ModelWrapper:
                 finish,
                 step.entropies[place],
                 nats=step.nats[place],
+                likeliest=step.likeliest[place][: requests[row].likeliest] if step.likeliest else (),
             )
 
     def _batch(self, requests: Sequence[Request], sampling: Sampling, watch: Watch | None = None) -> Batch:
         seeds = [
             sampling.row_seed(row) if each.seed is None else each.seed for row, each in enumerate(requests)
         ]
-        prompts = [self.encode(each.messages) for each in requests]
+        prompts = [
+            self.encode(each.messages) if each.prompt is None else list(each.prompt) for each in requests
+        ]
+        spans: list[range] = []
+        if watch is not None:
+            spans = [
+                range(len(ids)) if each.raw else self._span(each.messages, ids)
+                for each, ids in zip(requests, prompts, strict=True)
+            ]
         return Batch(
             prompts=prompts,
             seeds=seeds,
             end_tokens=self._end_tokens,
             pad_token=text.pad_token(self.tokenizer, self._vocabulary),
-            ended=self._spells_stop if self._stops else None,
+            ended=self._spells_stop(requests) if any(map(self._stops_of, requests)) else None,
             watch=watch,
-            spans=[self._span(each.messages, ids) for each, ids in zip(requests, prompts, strict=True)]
-            if watch is not None
-            else (),
+            spans=spans,
+            parts=[self._parts(ids, span) for ids, span in zip(prompts, spans, strict=False)],
+            samplings=[each.sampling or sampling for each in requests],
+            stops=[each.stop for each in requests] if any(each.stop for each in requests) else (),
+            likeliest=max(each.likeliest for each in requests),
             thoughts=text.thought_tokens(self.tokenizer),
         )
 
-    def _opened(self, messages: Sequence[Message]) -> str:
-        return text.opened_thought(self.tokenizer, messages, self.rendering)
+    def _opened(self, request: Request) -> str:
+        """What the prompt has begun of the answer: its thoughts, or nothing."""
+        if request.continued:
+            return ""
+        return text.opened_thought(self.tokenizer, request.messages, self.rendering)
+
+    def _stops_of(self, request: Request) -> tuple[str, ...]:
+        return request.stops if request.raw else (*self._stops, *request.stops)
 
     def _span(self, messages: Sequence[Message], ids: Sequence[int]) -> range:
         return text.message_span(self.tokenizer, messages, ids, self.rendering)
+
+    def _parts(self, ids: Sequence[int], span: range) -> list[range]:
+        return message_parts(ids, span, lambda some: text.decode_ids(self.tokenizer, some))
 
     def _hooks(
         self,
@@ -514,10 +566,18 @@ class ModelWrapper:
             fixed=self._compiled is not None and stop_after is None,
         )
 
-    def _spells_stop(self, ids: list[int]) -> bool:
-        """Whether a base model has begun to write the next turn itself."""
-        tail = text.decode_ids(self.tokenizer, ids[-2 * max(map(len, self._stops)) :])
-        return text.first_stop(tail, self._stops) < len(tail)
+    def _spells_stop(self, requests: Sequence[Request]) -> Callable[[int, list[int]], bool]:
+        """Whether a row's text has come to one of its stops: its own, or a turn that a base model begins."""
+        stops = [self._stops_of(each) for each in requests]
+        tails = [-2 * max(map(len, each), default=0) for each in stops]
+
+        def spelled(row: int, ids: list[int]) -> bool:
+            if not stops[row]:
+                return False
+            tail = text.decode_ids(self.tokenizer, ids[tails[row] :])
+            return text.first_stop(tail, stops[row]) < len(tail)
+
+        return spelled
 
     def _without_stop(self, ids: list[int]) -> list[int]:
         """The tokens before a stop text, if there is one."""
@@ -700,9 +760,11 @@ class ModelWrapper:
         for messages in conversations:
             ids = self.encode(messages)
             span = self._span(messages, ids)
-            passages.append(Passage(ids, span.start, len(ids) - 1, span.stop))
-        read = self._read(passages, layers, Interventions.none())
-        return [Reading(each.layers, each.response, each.prompt_last, each.n_tokens) for each in read]
+            passages.append(Passage(ids, span.start, len(ids) - 1, span.stop, self._parts(ids, span)))
+        return [
+            Reading(each.layers, each.response, each.prompt_last, each.n_tokens, each.parts)
+            for each in self._read(passages, layers, Interventions.none())
+        ]
 
     def _passage(self, item: str | list[Message]) -> Passage:
         if isinstance(item, str):
@@ -807,6 +869,10 @@ def conversation(prompt: str, system: str | None = None) -> list[Message]:
     return [*opening, {"role": "user", "content": prompt}]
 
 
+def _cancelled(row: int, index: int, writer: text.TextStream) -> TokenEvent:
+    return TokenEvent(row, index, -1, writer.finish(), {}, 0.0, 0.0, "cancelled")
+
+
 def _answered(prompt: Sequence[int], response: Sequence[int]) -> Passage:
     return Passage([*prompt, *response], start=len(prompt), pick=len(prompt) - 1)
 
@@ -814,8 +880,9 @@ def _answered(prompt: Sequence[int], response: Sequence[int]) -> Passage:
 def _activations(hooks: ResidualHooks) -> list[Activations]:
     capture = hooks.capture
     assert capture is not None
-    rows = zip(capture.means(), capture.picked(), capture.counts.tolist(), strict=True)
-    return [Activations(capture.layers, mean, last, int(count)) for mean, last, count in rows]
+    parts: Sequence[Tensor | None] = capture.part_means() or [None] * len(capture.counts)
+    rows = zip(capture.means(), capture.picked(), capture.counts.tolist(), parts, strict=True)
+    return [Activations(capture.layers, mean, last, int(count), part) for mean, last, count, part in rows]
 
 
 def _rows_of(interventions: Interventions, rows: Sequence[int]) -> Interventions:

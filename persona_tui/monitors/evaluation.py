@@ -34,9 +34,11 @@ from persona_tui.core.statistics import (
 from persona_tui.monitors.detectors import Harms
 from persona_tui.monitors.fitter import METHODS, Examples, make_folds
 from persona_tui.monitors.monitor import SelfMonitor
-from persona_tui.monitors.query_sets import QuerySet
+from persona_tui.monitors.query_sets import BORDERLINE, STANDARD, QuerySet
 from persona_tui.monitors.readings import read_queries
+from persona_tui.monitors.trade import DIRECT, Trade, figures
 from persona_tui.monitors.training_data import group_of
+from persona_tui.monitors.verdict import LIKELY
 
 WORDS = "words"
 
@@ -55,6 +57,7 @@ class ScoredQuery:
         group: its template, or something of its own.
         scores: by method; the higher, the safer.
         guess: the harm that the monitor takes it for, if it tells harms apart; also for safe ones.
+        guess_probability: how likely that harm is among the harms.
     """
 
     set: str
@@ -66,6 +69,7 @@ class ScoredQuery:
     group: str
     scores: dict[str, float]
     guess: str | None
+    guess_probability: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,13 +136,46 @@ class Evaluation:
             for (name, kind), flags in right.items()
         ]
 
+    def errors(self) -> list[dict[str, Any]]:
+        """The share that the monitor labels wrongly, by kind of query and label, over all sets."""
+        scores, safe, _ = self.scored(self.method)
+        kinds = [query.kind for query in self.queries]
+        found: list[dict[str, Any]] = figures(scores, safe, kinds, self.thresholds[self.method])["kinds"]
+        return found
+
+    def missed(self) -> list[ScoredQuery]:
+        """The dangerous queries that the monitor calls safe: direct requests first, then the safest first."""
+        passed = [
+            query
+            for query in self.queries
+            if query.label == "dangerous" and query.scores[self.method] > self.thresholds[self.method]
+        ]
+        return sorted(passed, key=lambda query: (query.kind != DIRECT, -query.scores[self.method]))
+
+    def measured(self) -> dict[str, Any] | None:
+        """What the monitor does on the standard and borderline sets (`trade.figures`); None without them."""
+        some = [query for query in self.queries if query.set in (STANDARD, BORDERLINE)]
+        if not any(query.kind == DIRECT for query in some):
+            return None
+        scores = np.array([query.scores[self.method] for query in some])
+        safe = np.array([query.label == "safe" for query in some])
+        return figures(scores, safe, [query.kind for query in some], self.thresholds[self.method])
+
     def categories(self) -> dict[str, Any] | None:
-        """How often the harm of a dangerous query is named rightly; None if harms are not told apart."""
+        """How often the harm of a dangerous query is named rightly; None if harms are not told apart.
+
+        `likely`: the same of those where a badge would name it, because it is likelier than not.
+        """
         told = [query for query in self.queries if query.guess is not None and query.category is not None]
         if not told:
             return None
         flags = np.array([query.guess == query.category for query in told])
-        return {"n": len(told), "accuracy": share(flags, [query.group for query in told]).as_dict()}
+        found = {"n": len(told), "accuracy": share(flags, [query.group for query in told]).as_dict()}
+        likely = np.array([(query.guess_probability or 0) >= LIKELY for query in told])
+        groups = [query.group for query, named in zip(told, likely, strict=True) if named]
+        if groups:
+            found["likely"] = {"n": len(groups), "accuracy": share(flags[likely], groups).as_dict()}
+        return found
 
     def confusion(
         self, method: str, threshold: float | None = None, sets: Sequence[str] | None = None
@@ -251,15 +288,19 @@ def evaluate(monitor: SelfMonitor, sets: Sequence[QuerySet], context: JobContext
     layers = sorted(used | ({monitor.harms.layer} if monitor.harms is not None else set()))
     readings = read_queries(monitor.model, texts, layers, context)
     scores = {
-        method: detector.form.scores(readings.select(detector.position, detector.layers)).tolist()
+        method: readings.scores(detector).tolist()
         for method in METHODS
         if (detector := monitor.detectors.get(method)) is not None
     }
     thresholds = {method: monitor.detectors[method].threshold for method in scores}
-    scores[WORDS], thresholds[WORDS] = _words(training, texts, int(monitor.metadata.get("seed") or 0))
-    guesses: list[str | None] = [None] * len(asked)
+    seed, trade = int(monitor.metadata.get("seed") or 0), monitor.metadata.get("trade")
+    scores[WORDS], thresholds[WORDS] = _words(
+        training, texts, seed, None if trade is None else Trade(**trade)
+    )
+    guesses: list[tuple[str | None, float | None]] = [(None, None)] * len(asked)
     if (harms := monitor.harms) is not None:
-        guesses = _guesses(harms, readings.select(harms.position, [harms.layer])[:, 0])
+        at = readings.judged(harms.position, [harms.layer])[:, 0]
+        guesses = _guesses(harms, at[readings.worst(monitor.detector(), harms.position)])
     return Evaluation(
         monitor.name,
         monitor.model.name,
@@ -275,7 +316,8 @@ def evaluate(monitor: SelfMonitor, sets: Sequence[QuerySet], context: JobContext
                 category=query.category,
                 group=group_of(query),
                 scores={method: float(values[place]) for method, values in scores.items()},
-                guess=guesses[place],
+                guess=guesses[place][0],
+                guess_probability=guesses[place][1],
             )
             for place, (name, query) in enumerate(asked)
         ),
@@ -295,11 +337,13 @@ def _check_unseen(training: Examples, sets: Sequence[QuerySet]) -> None:
                 )
 
 
-def _guesses(harms: Harms, activations: Any) -> list[str | None]:
-    return [harms.names[place] for place in harms.probabilities(activations).argmax(-1).tolist()]
+def _guesses(harms: Harms, activations: Any) -> list[tuple[str | None, float | None]]:
+    return [harms.likeliest(each) for each in activations]
 
 
-def _words(training: Examples, texts: Sequence[str], seed: int) -> tuple[list[float], float]:
+def _words(
+    training: Examples, texts: Sequence[str], seed: int, trade: Trade | None
+) -> tuple[list[float], float]:
     """Probabilities of being safe from words and pairs of words alone, and a threshold like the others'."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -319,4 +363,6 @@ def _words(training: Examples, texts: Sequence[str], seed: int) -> tuple[list[fl
     )
     model.fit(list(training.queries), training.safe)
     scores: list[float] = model.predict_proba(list(texts))[:, 1].tolist() if texts else []
-    return scores, best_threshold(held_out[training.safe, 1], held_out[~training.safe, 1])
+    if trade is None:  # a monitor of before there were any
+        return scores, best_threshold(held_out[training.safe, 1], held_out[~training.safe, 1])
+    return scores, trade.threshold(held_out[:, 1], training.safe, training.kinds)

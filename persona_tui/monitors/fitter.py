@@ -1,8 +1,10 @@
 """From readings and labels to detectors: every choice is made by cross-validation on what is fitted.
 
 1. Folds keep the queries of one template together.
-2. Every layer and position gets a score for every query from folds that did not contain it.
-3. The layer and position with the best ranking win; the threshold is the best one for those scores.
+2. Every layer and position gets a score for every query from folds that did not contain it; a message's is
+   that of its most dangerous part.
+3. The layer with the fewest false alarms where direct requests are caught wins, and the threshold goes where
+   the trade asks for (`monitors.trade`). Messages are judged by their parts, which no padding moves.
 4. The detector itself is then made from all queries.
 
 Nothing here sees a validation, adversarial or test query.
@@ -31,7 +33,8 @@ from persona_tui.core.statistics import (
     separation,
 )
 from persona_tui.monitors.detectors import Cosines, Detector, Form, Harms, Linear
-from persona_tui.monitors.readings import TextReadings
+from persona_tui.monitors.readings import MESSAGE, TextReadings
+from persona_tui.monitors.trade import Trade, false_alarms, figures
 from persona_tui.vectors.maths import normalize
 
 TONE, CONTENT, PROJECTION, PROBE, CONSENSUS = "tone", "content", "projection", "probe", "consensus"
@@ -41,8 +44,9 @@ FOLDS = 5
 MIN_A_SIDE = 4
 PROBE_LAYERS = 12  # at how many layers, evenly spread, a probe is tried
 CONSENSUS_LAYERS = 5
-_PENALTIES = (0.001, 0.01, 0.1, 1.0)  # C of the logistic regression: the smaller, the simpler the probe
+_PENALTIES = (0.001, 0.003, 0.01)  # C of the logistic regression: the smaller, the simpler the probe
 _FIRST_PENALTY = 0.01  # with which the layers are compared
+_HARM_PENALTY = 0.03
 _MIN_A_HARM = 3
 
 Fold: TypeAlias = tuple[NDArray[np.intp], NDArray[np.intp]]  # places to learn from, places to score
@@ -57,12 +61,18 @@ class Examples:
         safe: `[n]`.
         groups: `[n]`: the template of each, or something of its own.
         harms: `[n]`: the harm of each dangerous one, None where it is not known.
+        kinds: `[n]`: what sort of query each is; "" where it is not known.
     """
 
     queries: tuple[str, ...]
     safe: Flags
     groups: tuple[str, ...]
     harms: tuple[str | None, ...]
+    kinds: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.kinds:
+            object.__setattr__(self, "kinds", ("",) * len(self.queries))
 
     def check(self) -> None:
         """Raise a DatasetError unless there is enough of both kinds to fit on."""
@@ -78,13 +88,14 @@ class Candidate:
     position: str
     layer: int
     scores: Numbers
+    alarms: float
     area: float
     effect: float
 
     @property
-    def rank(self) -> tuple[float, float, int]:
-        """What it is judged by: how it ranks the queries, how far apart they are; then the earlier layer."""
-        return (round(self.area, 6), round(self.effect, 6), -self.layer)
+    def rank(self) -> tuple[float, float, float, int]:
+        """What it is judged by: false alarms, how it ranks and separates queries; then the earlier layer."""
+        return (-round(self.alarms, 6), round(self.area, 6), round(self.effect, 6), -self.layer)
 
 
 @dataclass(eq=False)
@@ -104,13 +115,17 @@ class FittedMethods:
     scan: list[dict[str, Any]] = field(default_factory=list)
 
     def best(self) -> str:
-        """The method with the best cross-validated accuracy; among equals the simplest. Never tone."""
+        """The method with the fewest false alarms, held out; among equals the simplest. Never tone."""
         known = [method for method in METHODS if method in self.detectors and method != TONE]
-        return max(known, key=lambda method: self.detectors[method].fit["balanced_accuracy"])
+        return min(known, key=lambda method: self.detectors[method].fit["false_alarms"])
 
 
 def fit(
-    examples: Examples, readings: TextReadings, tone: TextReadings | None = None, seed: int = 0
+    examples: Examples,
+    readings: TextReadings,
+    tone: TextReadings | None = None,
+    seed: int = 0,
+    trade: Trade | None = None,
 ) -> FittedMethods:
     """Fit every method.
 
@@ -119,6 +134,7 @@ def fit(
         readings: of them, at any positions.
         tone: of two statements, the safe one first, at the same positions; None = no tone vectors.
         seed: of the folds.
+        trade: what thresholds have to achieve; None = the best balanced accuracy.
 
     Raises:
         DatasetError: there are too few queries of one kind.
@@ -127,9 +143,9 @@ def fit(
     folds = make_folds(examples, seed)
     found = FittedMethods()
     if tone is not None:
-        _fit_tone(found, examples, readings, tone)
-    _fit_means(found, examples, readings, folds)
-    _fit_probes(found, examples, readings, folds)
+        _fit_tone(found, examples, readings, tone, trade)
+    _fit_means(found, examples, readings, folds, trade)
+    _fit_probes(found, examples, readings, folds, trade)
     found.harms = _fit_harms(examples, readings, seed)
     return found
 
@@ -153,23 +169,33 @@ def make_folds(examples: Examples, seed: int = 0) -> list[Fold]:
 # Means ------------------------------------------------------------------------------------------------------
 
 
-def _fit_tone(found: FittedMethods, examples: Examples, readings: TextReadings, tone: TextReadings) -> None:
+def _fit_tone(
+    found: FittedMethods,
+    examples: Examples,
+    readings: TextReadings,
+    tone: TextReadings,
+    trade: Trade | None,
+) -> None:
     """Tone vectors: nothing is learned from the queries but layer, position and threshold."""
     candidates: list[Candidate] = []
-    for position, activations in readings.at.items():
+    for position in readings.at:
         safe, dangerous = tone.at[position]
         found.stacks |= {f"tone.{position}.safe": safe, f"tone.{position}.dangerous": dangerous}
-        scores = Cosines.between(safe, dangerous).by_layer(activations).double().numpy()
-        candidates += _candidates(position, readings.layers, scores, examples.safe)
+        scores = _scores(readings, position, Cosines.between(safe, dangerous))
+        candidates += _candidates(position, readings.layers, scores, examples)
     _scan(found, TONE, candidates, examples)
-    chosen = max(candidates, key=lambda each: each.rank)
+    chosen = _best(candidates)
     row = readings.layers.index(chosen.layer)
     form = Cosines.between(*(tone.at[chosen.position][side, row : row + 1] for side in (0, 1)))
-    found.detectors[TONE] = _detector(TONE, [chosen], form, chosen.scores, examples)
+    found.detectors[TONE] = _detector(TONE, [chosen], form, chosen.scores, examples, trade)
 
 
 def _fit_means(
-    found: FittedMethods, examples: Examples, readings: TextReadings, folds: Sequence[Fold]
+    found: FittedMethods,
+    examples: Examples,
+    readings: TextReadings,
+    folds: Sequence[Fold],
+    trade: Trade | None,
 ) -> None:
     """Content vectors, scored by cosines as well as by projection."""
     makers: dict[str, Callable[[Tensor, Tensor], Form]] = {CONTENT: Cosines.between, PROJECTION: _projection}
@@ -182,13 +208,20 @@ def _fit_means(
             scores = np.zeros((len(activations), len(readings.layers)))
             for learned, scored in folds:
                 form = make(*_means(activations[learned], examples.safe[learned]))
-                scores[scored] = form.by_layer(activations[scored]).double().numpy()
-            candidates += _candidates(position, readings.layers, scores, examples.safe)
+                scores[scored] = _scores(readings, position, form)[scored]
+            candidates += _candidates(position, readings.layers, scores, examples)
         _scan(found, method, candidates, examples)
-        chosen = max(candidates, key=lambda each: each.rank)
+        chosen = _best(candidates)
         row = readings.layers.index(chosen.layer)
         form = make(*(side[row : row + 1] for side in means[chosen.position]))
-        found.detectors[method] = _detector(method, [chosen], form, chosen.scores, examples)
+        found.detectors[method] = _detector(method, [chosen], form, chosen.scores, examples, trade)
+
+
+def _scores(readings: TextReadings, position: str, form: Form) -> Numbers:
+    """What a form of all layers says of each text, `[texts, layers]`."""
+    scores = form.by_layer(readings.judged(position, readings.layers))
+    found: Numbers = readings.most_dangerous(position, scores).double().numpy()
+    return found
 
 
 def _means(activations: Tensor, safe: Flags) -> tuple[Tensor, Tensor]:
@@ -203,11 +236,26 @@ def _projection(safe: Tensor, dangerous: Tensor) -> Linear:
     return Linear(direction, -((safe + dangerous) / 2 * direction).sum(-1), probability=False)
 
 
-def _candidates(position: str, layers: Sequence[int], scores: Numbers, safe: Flags) -> Iterator[Candidate]:
+def _candidates(
+    position: str, layers: Sequence[int], scores: Numbers, examples: Examples
+) -> Iterator[Candidate]:
     """One for each column of `[n, layers]`."""
+    safe = examples.safe
     for column, layer in enumerate(layers):
         one = scores[:, column]
-        yield Candidate(position, layer, one, roc_auc(one[safe], one[~safe]), _effect(one, safe))
+        alarms, area = false_alarms(one, safe, examples.kinds), roc_auc(one[safe], one[~safe])
+        yield Candidate(position, layer, one, alarms, area, _effect(one, safe))
+
+
+def _best(candidates: Sequence[Candidate]) -> Candidate:
+    """The one with the best rank, among those that read messages by their parts if there are such.
+
+    What is read at the last token of a prompt is moved by whatever is said after a request: of requests that
+    were all but caught, thanks and chat hid half (`benchmarks/monitoring.py`). Training queries have no such
+    padding, so that cross-validation cannot know.
+    """
+    by_parts = [each for each in candidates if each.position == MESSAGE]
+    return max(by_parts or candidates, key=lambda each: each.rank)
 
 
 def _difference(scores: Numbers, safe: Flags) -> float:
@@ -229,51 +277,65 @@ def _scan(found: FittedMethods, method: str, candidates: Sequence[Candidate], ex
 
 
 def _detector(
-    method: str, chosen: Sequence[Candidate], form: Form, scores: Numbers, examples: Examples
+    method: str,
+    chosen: Sequence[Candidate],
+    form: Form,
+    scores: Numbers,
+    examples: Examples,
+    trade: Trade | None,
 ) -> Detector:
     """The detector of a form whose cross-validated scores are known."""
-    threshold = best_threshold(scores[examples.safe], scores[~examples.safe])
-    area = labelled_auc(scores, examples.safe, examples.groups)
-    figures = {
-        "balanced_accuracy": balanced_accuracy(scores, examples.safe, threshold),
-        "accuracy": float(((scores > threshold) == examples.safe).mean()),
+    safe, kinds = examples.safe, examples.kinds
+    if trade is None:
+        threshold = best_threshold(scores[safe], scores[~safe])
+    else:
+        threshold = trade.threshold(scores, safe, kinds)
+    area = labelled_auc(scores, safe, examples.groups)
+    missed = np.flatnonzero((scores > threshold) & ~safe)
+    said = {
+        "balanced_accuracy": balanced_accuracy(scores, safe, threshold),
+        "accuracy": float(((scores > threshold) == safe).mean()),
         "auc": area.as_dict(),
-        "separation": _difference(scores, examples.safe),
+        "separation": _difference(scores, safe),
+        "false_alarms": false_alarms(scores, safe, kinds),
+        **figures(scores, safe, kinds, threshold),
+        "missed": [examples.queries[place] for place in missed[np.argsort(-scores[missed])]],
     }
     layers = tuple(each.layer for each in chosen)
-    return Detector(method, chosen[0].position, layers, form, threshold, figures)
+    return Detector(method, chosen[0].position, layers, form, threshold, said)
 
 
 # Probes -----------------------------------------------------------------------------------------------------
 
 
 def _fit_probes(
-    found: FittedMethods, examples: Examples, readings: TextReadings, folds: Sequence[Fold]
+    found: FittedMethods,
+    examples: Examples,
+    readings: TextReadings,
+    folds: Sequence[Fold],
+    trade: Trade | None,
 ) -> None:
     """A calibrated logistic probe of the best layer, and the consensus of the best few at its position."""
-    candidates = []
+    candidates: list[Candidate] = []
     for position in readings.at:
         for layer in _spread(readings.layers):
-            scores = _cross_validated(_rows(readings, position, layer), examples, folds, _FIRST_PENALTY)
-            effect, safe = _effect(scores, examples.safe), examples.safe
-            candidates.append(
-                Candidate(position, layer, scores, roc_auc(scores[safe], scores[~safe]), effect)
-            )
+            scores = _cross_validated(readings, position, layer, examples, folds, _FIRST_PENALTY)
+            candidates += _candidates(position, [layer], scores[:, None], examples)
     _scan(found, PROBE, candidates, examples)
-    chosen = max(candidates, key=lambda each: each.rank)
-    penalty = _best_penalty(_rows(readings, chosen.position, chosen.layer), examples, folds)
+    chosen = _best(candidates)
+    penalty = _best_penalty(readings, chosen.position, chosen.layer, examples, folds)
     there = [each for each in candidates if each.position == chosen.position]
     several = sorted(there, key=lambda each: each.rank)[-CONSENSUS_LAYERS:]
     for method, those in ((PROBE, [chosen]), (CONSENSUS, sorted(several, key=lambda each: each.layer))):
-        read = (_rows(readings, each.position, each.layer) for each in those)
-        probes = [_calibrated(rows, examples, folds, penalty) for rows in read]
+        layers = [each.layer for each in those]
+        probes = [_calibrated(readings, chosen.position, each, examples, folds, penalty) for each in layers]
         form = Linear(
             torch.stack([probe.weights for probe in probes]),
             torch.tensor([probe.bias for probe in probes]),
             probability=True,
         )
-        odds = np.mean([probe.scores for probe in probes], axis=0)
-        found.detectors[method] = _detector(method, those, form, 1 / (1 + np.exp(-odds)), examples)
+        odds = _consensus(readings, chosen.position, probes)
+        found.detectors[method] = _detector(method, those, form, 1 / (1 + np.exp(-odds)), examples, trade)
     found.detectors[PROBE].fit["penalty"] = penalty
 
 
@@ -285,7 +347,7 @@ def _spread(layers: Sequence[int]) -> list[int]:
 
 
 def _rows(readings: TextReadings, position: str, layer: int) -> Numbers:
-    """`[n, hidden]`."""
+    """What is learned from, `[n, hidden]`."""
     rows: Numbers = readings.select(position, [layer])[:, 0].double().numpy()
     return rows
 
@@ -301,56 +363,105 @@ def _pipeline(penalty: float) -> Any:
     )
 
 
-def _cross_validated(rows: Numbers, examples: Examples, folds: Sequence[Fold], penalty: float) -> Numbers:
-    """The log-odds of being safe, each from a probe that has not seen the query, `[n]`."""
-    scores = np.zeros(len(rows))
+def _held_out(
+    readings: TextReadings,
+    position: str,
+    layer: int,
+    examples: Examples,
+    folds: Sequence[Fold],
+    penalty: float,
+) -> Numbers:
+    """The log-odds of being safe of all that is judged, each from a probe that has not seen the query."""
+    rows = _rows(readings, position, layer)
+    judged: Numbers = readings.judged(position, [layer])[:, 0].double().numpy()
+    counts = readings.counts if len(judged) != len(rows) else (1,) * len(rows)
+    owner = np.repeat(np.arange(len(rows)), counts)
+    scores = np.zeros(len(judged))
     for learned, scored in folds:
         probe = _pipeline(penalty).fit(rows[learned], examples.safe[learned])
-        scores[scored] = probe.decision_function(rows[scored])
+        there = np.isin(owner, scored)
+        scores[there] = probe.decision_function(judged[there])
     return scores
 
 
-def _best_penalty(rows: Numbers, examples: Examples, folds: Sequence[Fold]) -> float:
+def _cross_validated(
+    readings: TextReadings,
+    position: str,
+    layer: int,
+    examples: Examples,
+    folds: Sequence[Fold],
+    penalty: float,
+) -> Numbers:
+    """The log-odds of each query's most dangerous part, `[n]`."""
+    scores = torch.from_numpy(_held_out(readings, position, layer, examples, folds, penalty))
+    found: Numbers = readings.most_dangerous(position, scores).numpy()
+    return found
+
+
+def _best_penalty(
+    readings: TextReadings, position: str, layer: int, examples: Examples, folds: Sequence[Fold]
+) -> float:
     """The one whose held-out log-odds are the least surprised by the labels."""
     signs = np.where(examples.safe, 1.0, -1.0)
-    losses = {
-        penalty: float(np.logaddexp(0, -signs * _cross_validated(rows, examples, folds, penalty)).mean())
-        for penalty in _PENALTIES
-    }
-    return min(losses, key=lambda penalty: losses[penalty])
+
+    def loss(penalty: float) -> float:
+        odds = _cross_validated(readings, position, layer, examples, folds, penalty)
+        return float(np.logaddexp(0, -signs * odds).mean())
+
+    return min(_PENALTIES, key=loss)
 
 
 @dataclass(frozen=True, eq=False)
 class _Probe:
-    """A calibrated probe of one layer: `[hidden]` weights, and held-out calibrated log-odds `[n]`."""
+    """A calibrated probe of one layer: `[hidden]` weights, and held-out log-odds of all that is judged."""
 
     weights: Tensor
     bias: float
-    scores: Numbers
+    held_out: Numbers
 
 
-def _calibrated(rows: Numbers, examples: Examples, folds: Sequence[Fold], penalty: float) -> _Probe:
+def _calibrated(
+    readings: TextReadings,
+    position: str,
+    layer: int,
+    examples: Examples,
+    folds: Sequence[Fold],
+    penalty: float,
+) -> _Probe:
     """A probe of all queries, with Platt's calibration of held-out log-odds, folded into one weighted sum."""
-    from sklearn.calibration import CalibratedClassifierCV
-
-    model = CalibratedClassifierCV(_pipeline(penalty), method="sigmoid", cv=list(folds), ensemble=False)
-    fitted = model.fit(rows, examples.safe).calibrated_classifiers_[0]
-    slope, offset = float(fitted.calibrators[0].a_), float(fitted.calibrators[0].b_)
-    scaler, regression = (step for _, step in fitted.estimator.steps)
+    held_out = _held_out(readings, position, layer, examples, folds, penalty)
+    lowest = readings.most_dangerous(position, torch.from_numpy(held_out)).numpy()
+    slope, offset = _platt(lowest, examples.safe)
+    fitted = _pipeline(penalty).fit(_rows(readings, position, layer), examples.safe)
+    scaler, regression = (step for _, step in fitted.steps)
     weights = regression.coef_[0] / scaler.scale_
     bias = float(regression.intercept_[0] - weights @ scaler.mean_)
-    # scikit-learn's sigmoid is 1 / (1 + exp(a x + b)), so that a is negative.
-    held_out = _cross_validated(rows, examples, folds, penalty)
-    return _Probe(
-        torch.from_numpy(-slope * weights).float(), -slope * bias - offset, -slope * held_out - offset
-    )
+    return _Probe(torch.from_numpy(slope * weights).float(), slope * bias + offset, slope * held_out + offset)
+
+
+def _platt(odds: Numbers, safe: Flags) -> tuple[float, float]:
+    """Slope and offset of Platt's calibration, whose targets are a little inside 0 and 1."""
+    from sklearn.linear_model import LogisticRegression
+
+    high, low = (safe.sum() + 1) / (safe.sum() + 2), 1 / ((~safe).sum() + 2)
+    target = np.where(safe, high, low)
+    both, labels = np.concatenate([odds, odds])[:, None], np.repeat([True, False], len(odds))
+    weights = np.concatenate([target, 1 - target])
+    fitted = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(both, labels, sample_weight=weights)
+    return float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+
+
+def _consensus(readings: TextReadings, position: str, probes: Sequence[_Probe]) -> Numbers:
+    """The held-out log-odds of each query's most dangerous part, layers averaged first, `[n]`."""
+    mean = torch.from_numpy(np.mean([probe.held_out for probe in probes], axis=0))
+    found: Numbers = readings.most_dangerous(position, mean).numpy()
+    return found
 
 
 def _fit_harms(examples: Examples, readings: TextReadings, seed: int) -> Harms | None:
     """What tells harms apart, from those dangerous queries that name theirs; None if they name one at most.
 
-    Its position and layer are its own: where a model has made up its mind to refuse, it may not matter to it
-    any more what.
+    Its layer is its own: where a model has made up its mind to refuse, it may not matter to it any more what.
     """
     named = [place for place, harm in enumerate(examples.harms) if harm is not None]
     common = Counter(examples.harms[place] for place in named)
@@ -360,18 +471,18 @@ def _fit_harms(examples: Examples, readings: TextReadings, seed: int) -> Harms |
         return None
     folds = _harm_folds(names, [examples.groups[place] for place in places], seed)
     right: dict[tuple[str, int], float] = {}
-    for position in readings.at:
+    for position in [MESSAGE] if MESSAGE in readings.at else readings.at:
         for layer in _spread(readings.layers):
             rows = _rows(readings, position, layer)[places]
             guesses = np.empty_like(names)
             for learned, scored in folds:
                 guesses[scored] = (
-                    _pipeline(_FIRST_PENALTY).fit(rows[learned], names[learned]).predict(rows[scored])
+                    _pipeline(_HARM_PENALTY).fit(rows[learned], names[learned]).predict(rows[scored])
                 )
             right[position, layer] = float((guesses == names).mean())
     position, layer = max(right, key=lambda each: right[each])
     rows = _rows(readings, position, layer)[places]
-    return _harms(_pipeline(_FIRST_PENALTY).fit(rows, names), position, layer, right[position, layer])
+    return _harms(_pipeline(_HARM_PENALTY).fit(rows, names), position, layer, right[position, layer])
 
 
 def _harm_folds(names: NDArray[np.str_], groups: Sequence[str], seed: int) -> list[Fold]:

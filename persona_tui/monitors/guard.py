@@ -22,14 +22,14 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from persona_tui.core.errors import MonitorError
+from persona_tui.core.errors import MonitorError, PersonaTuiError
 from persona_tui.monitors.verdict import Verdict
 
 if TYPE_CHECKING:
     from persona_tui.model import TokenEvent, Watch
     from persona_tui.monitors.monitor import SelfMonitor
 
-GuardMode = Literal["off", "warn", "refuse"]
+GuardMode = Literal["off", "warn", "refuse", "critique"]
 GUARD_MODES: tuple[GuardMode, ...] = get_args(GuardMode)
 
 
@@ -46,15 +46,19 @@ class Guard:
         load: Callable[[], SelfMonitor],
         mode: GuardMode = "off",
         exists: Callable[[], None] | None = None,
+        weakness: Callable[[], str] | None = None,
     ) -> None:
         """
         Args:
             load: reads the monitor, with its model; called when it is first needed.
-            mode: "off" (nothing is read), "warn" (verdicts only) or "refuse".
+            mode: "off" (nothing is read), "warn" (verdicts only), "refuse", or "critique" (verdicts, if there
+                is a monitor; the model itself judges its draft, see `chat.review`).
             exists: raises what is wrong if the monitor cannot be loaded; cheap.
+            weakness: says why the monitor is weak, if it is; cheap. By default the monitor is loaded for it.
         """
         self._load = load
         self._exists = exists
+        self._weakness = weakness
         self._mode: GuardMode = mode
         self._monitor: SelfMonitor | None = None
         self.message: Verdict | None = None
@@ -62,7 +66,7 @@ class Guard:
 
     @property
     def mode(self) -> GuardMode:
-        """off, warn or refuse."""
+        """off, warn, refuse or critique."""
         return self._mode
 
     def set_mode(self, mode: str) -> None:
@@ -73,8 +77,8 @@ class Guard:
         """
         found = next((known for known in GUARD_MODES if known == mode.strip().casefold()), None)
         if found is None:
-            raise MonitorError(f'a guard is off, warn or refuse, not "{mode}"')
-        if found != "off" and self._exists is not None:
+            raise MonitorError(f'a guard is off, warn, refuse or critique, not "{mode}"')
+        if found not in ("off", "critique") and self._exists is not None:
             self._exists()
         self._mode = found
 
@@ -95,37 +99,66 @@ class Guard:
         return monitor
 
     @property
+    def weakness(self) -> str:
+        """Why the monitor cannot be relied on, in a sentence; "" if it can. The model is not loaded for it.
+
+        Raises:
+            PersonaTuiError: the monitor is missing or damaged.
+        """
+        if not self._there():
+            return ""
+        return self._weakness() if self._weakness is not None else self.monitor.weakness
+
+    @property
     def watch(self) -> Watch | None:
         """What a stream has to read; None = nothing, the guard is off."""
-        return None if self._mode == "off" else self.monitor.watch
+        if self._mode == "off" or (self._mode == "critique" and not self._there()):
+            return None
+        return self.monitor.watch
+
+    def _there(self) -> bool:
+        """Whether there is a monitor, which a critique can do without."""
+        if self._monitor is not None or self._exists is None:
+            return True
+        try:
+            self._exists()
+        except PersonaTuiError:
+            return False
+        return True
 
     def over(self, events: Iterable[TokenEvent]) -> Generator[TokenEvent, None, None]:
         """The events of a stream that reads what `watch` asks for, with verdicts, up to a refusal.
 
         Of a stream with several rows, a refusal of one ends all.
         """
-        from persona_tui.monitors.events import judged, refusal
-        from persona_tui.monitors.monitor import MIN_REPLY
-
         self.message = self.reply = None
         events = iter(events)
         try:
             for event in events:
-                reading = event.reading
-                about: Literal["message", "reply"] = "message" if event.token_id < 0 else "reply"
-                if reading is None or (about == "reply" and reading.n_tokens < MIN_REPLY):
-                    yield event
-                    continue
-                verdict = self.monitor.judge(reading, about)
-                self._remember(verdict)
-                refused = self._mode == "refuse" and not verdict.safe
-                yield refusal(event, verdict) if refused else judged(event, verdict)
-                if refused:
+                event = self.judged(event)
+                yield event
+                if event.finish == "refused":
                     return
         finally:
             close = getattr(events, "close", None)
             if close is not None:
                 close()
+
+    def judged(self, event: TokenEvent) -> TokenEvent:
+        """Return the next event of a watched row as it is judged; after one with the finish "refused", the
+        row is over.
+        """
+        from persona_tui.monitors.events import judged, refusal
+        from persona_tui.monitors.monitor import MIN_REPLY
+
+        reading = event.reading
+        about: Literal["message", "reply"] = "message" if event.token_id < 0 else "reply"
+        if reading is None or (about == "reply" and reading.n_tokens < MIN_REPLY):
+            return event
+        verdict = self.monitor.judge(reading, about)
+        self._remember(verdict)
+        refused = self._mode == "refuse" and not verdict.safe
+        return refusal(event, verdict) if refused else judged(event, verdict)
 
     @property
     def refused(self) -> bool:

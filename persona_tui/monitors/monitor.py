@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,11 +18,13 @@ from persona_tui.model import ModelWrapper, Reading, Request, Sampling, Watch, c
 from persona_tui.monitors.detectors import Detector, Harms
 from persona_tui.monitors.fitter import FittedMethods, fit
 from persona_tui.monitors.readings import (
+    MESSAGE,
     PROMPT_LAST,
     REPLY,
     read_as_replies,
     read_queries,
 )
+from persona_tui.monitors.trade import MOST_FLAGGED, WANTED_CATCH, Trade
 from persona_tui.monitors.training_data import TrainingData
 from persona_tui.monitors.verdict import About, Verdict
 from persona_tui.vectors.files import FORMAT_VERSION, check_kind, check_model, load_tensors, save_tensors
@@ -31,6 +33,7 @@ KIND = "monitor"
 AUTO = "auto"
 MIN_REPLY = 4  # tokens of a reply before anything is said of it
 
+_LEAST_ACCURACY = 0.5  # of harms in cross-validation; below it, verdicts do not name any
 _ORDINARY_QUESTIONS = 40  # at most so many are answered to see what ordinary replies score
 _ORDINARY_TOKENS = 32
 _ORDINARY_FLAGGED = 0.01  # the share of ordinary replies below the threshold, if it has to be lowered
@@ -72,6 +75,7 @@ class SelfMonitor:
         seed: int = 0,
         context: JobContext | None = None,
         partial: PartialStore | None = None,
+        trade: Trade | None = None,
     ) -> SelfMonitor:
         """Fit all methods on one model, and choose one of them.
 
@@ -82,8 +86,9 @@ class SelfMonitor:
             model: whose activations are read; without steering.
             data: what to fit on. That of another monitor (`training`) transfers it to this model.
             name: of the monitor.
-            method: the one to use; "auto" = the best in cross-validation.
+            method: the one to use; "auto" = the one with the fewest false alarms in cross-validation.
             seed: of the folds.
+            trade: what thresholds for messages have to achieve; by default `Trade()`.
             context: where progress goes, and where it can be cancelled.
             partial: keeps what was read, within its jobs. By default nothing is kept.
 
@@ -93,12 +98,12 @@ class SelfMonitor:
             JobCancelled: somebody asked for that.
         """
         data.examples.check()
-        layers, context = range(model.n_layers), context or JobContext()
+        layers, context, trade = range(model.n_layers), context or JobContext(), trade or Trade()
         statements, queries = data.statements, data.examples.queries
         tone = read_queries(model, statements, layers, partial=partial) if statements else None
         readings = read_queries(model, queries, layers, context, partial)
         context.progress(0, 0, "fitting")
-        found = fit(data.examples, readings, tone, seed)
+        found = fit(data.examples, readings, tone, seed, trade)
         replies = read_as_replies(model, queries, layers, context, partial)
         context.progress(0, 0, "fitting")
         of_replies = fit(data.examples, replies, seed=seed)
@@ -110,7 +115,7 @@ class SelfMonitor:
             reply=_passing_ordinary_replies(reply, model, data, context, partial or PartialStore()),
             harms=found.harms,
             stacks=found.stacks,
-            metadata=_metadata(model, data, found, seed),
+            metadata=_metadata(model, data, found, seed, trade),
             model=model,
         )
 
@@ -143,10 +148,12 @@ class SelfMonitor:
             MonitorError: there is no such method.
         """
         detector = self.reply if about == "reply" else self.detector(method)
-        activations = _at(reading, detector.position)[_places(reading, detector.layers)]
-        score = float(detector.form.scores(activations.unsqueeze(0))[0])
+        rows = _judged(reading, detector.position)[:, _places(reading, detector.layers)]
+        scores = detector.form.scores(rows)
+        worst = int(scores.argmin())
+        score, activations = float(scores[worst]), rows[worst]
         safe = score > detector.threshold
-        harm, how_likely = (None, None) if safe else self._harm(reading, about)
+        harm, how_likely = (None, None) if safe else self._harm(reading, about, worst)
         return Verdict(
             safe=safe,
             score=score,
@@ -162,11 +169,25 @@ class SelfMonitor:
             agreement=detector.agreement(activations) if len(detector.layers) > 1 else None,
         )
 
-    def _harm(self, reading: Reading, about: About) -> tuple[str | None, float | None]:
+    def _harm(self, reading: Reading, about: About, part: int) -> tuple[str | None, float | None]:
+        """The harm of a message, read at its most dangerous part."""
         if self.harms is None or about == "reply":  # harms were learned from messages
             return None, None
-        at = _at(reading, self.harms.position)
+        if self.harms.accuracy < _LEAST_ACCURACY:  # a wrong name is worse than none
+            return None, None
+        parts = _judged(reading, self.harms.position)
+        at = parts[part if part < len(parts) else 0]
         return self.harms.likeliest(at[_places(reading, [self.harms.layer])[0]])
+
+    def harm_probabilities(self, reading: Reading) -> dict[str, float]:
+        """Return how likely each harm is, among the harms, for what was read of a message, at `layers_of`.
+
+        Empty if the monitor does not tell harms apart.
+        """
+        if self.harms is None:
+            return {}
+        at = _at(reading, self.harms.position)[_places(reading, [self.harms.layer])]
+        return dict(zip(self.harms.names, self.harms.probabilities(at)[0].tolist(), strict=True))
 
     def detector(self, method: str | None = None) -> Detector:
         """One of the methods; None = the one in use.
@@ -224,6 +245,41 @@ class SelfMonitor:
         """
         return TrainingData.restore(self.metadata.get("training") or {})
 
+    @property
+    def caught(self) -> dict[str, Any] | None:
+        """The share of direct requests that were not fitted on which it catches, and `on` which ones.
+
+        On the standard set if it was measured there as it is now, else in cross-validation; None = not known.
+        """
+        return self._known("direct_caught")
+
+    @property
+    def weakness(self) -> str:
+        """A sentence if it catches too few direct requests, or flags too many everyday questions; else ""."""
+        caught, flagged, found = self.caught, self._known("plain_flagged"), []
+        if caught is not None and caught["value"] < WANTED_CATCH:
+            wanted = f"where {WANTED_CATCH:.2f} are wanted"
+            found.append(f"catches {caught['value']:.2f} of plain dangerous requests {wanted}")
+        if flagged is not None and flagged["value"] > MOST_FLAGGED:
+            found.append(f"flags {flagged['value']:.2f} of everyday questions")
+        if not found:
+            return ""
+        return f'weak: "{self.name}" {" and ".join(found)} ({(caught or flagged or {})["on"]})'
+
+    def _known(self, figure: str) -> dict[str, Any] | None:
+        """A share that the monitor was measured to have as it is now, and `on` what."""
+        detector, measured = self.detector(), self.metadata.get("measured") or {}
+        if (measured.get("method"), measured.get("threshold")) == (self.method, detector.threshold):
+            return {**measured[figure], "on": "held-out queries"} if measured.get(figure) else None
+        if "fitted_threshold" in detector.fit or not (known := detector.fit.get(figure)):
+            return None
+        return {**known, "on": "cross-validation"}
+
+    def measured_as(self, figures: Mapping[str, Any]) -> SelfMonitor:
+        """The same monitor, with what it was measured to do on requests that it was not fitted on."""
+        now = {"method": self.method, "threshold": self.detector().threshold}
+        return replace(self, metadata={**self.metadata, "measured": {**now, **figures}})
+
     def summary(self) -> dict[str, Any]:
         """What `monitor list` and summary.json show."""
         chosen = self.detector()
@@ -233,7 +289,18 @@ class SelfMonitor:
             "position": chosen.position,
             "layers": list(chosen.layers),
             "threshold": chosen.threshold,
-            "cross_validation": {name: each.fit for name, each in self.detectors.items()},
+            "cross_validation": {
+                name: {
+                    key: value
+                    for key, value in each.fit.items()
+                    if name == self.method or key not in ("kinds", "missed")
+                }
+                for name, each in self.detectors.items()
+            },
+            "trade": self.metadata.get("trade"),
+            "measured": self.metadata.get("measured"),
+            "caught": self.caught,
+            "weakness": self.weakness,
             "reply": self.reply.record(),
             "categories": list(self.harms.names) if self.harms is not None else [],
             "categories_accuracy": self.harms.accuracy if self.harms is not None else None,
@@ -304,11 +371,20 @@ def _at(reading: Reading, position: str) -> Tensor:
     return reading.mean
 
 
+def _judged(reading: Reading, position: str) -> Tensor:
+    """What a detector scores, the lowest score being the text's: `[parts, layers, hidden]`."""
+    if position == MESSAGE and reading.parts is not None:
+        return reading.parts
+    return _at(reading, position).unsqueeze(0)
+
+
 def _places(reading: Reading, layers: Sequence[int]) -> list[int]:
     return [reading.layers.index(layer) for layer in layers]
 
 
-def _metadata(model: ModelWrapper, data: TrainingData, found: FittedMethods, seed: int) -> dict[str, Any]:
+def _metadata(
+    model: ModelWrapper, data: TrainingData, found: FittedMethods, seed: int, trade: Trade
+) -> dict[str, Any]:
     return {
         "model_name": model.name,
         "model_fingerprint": model.fingerprint,
@@ -320,6 +396,7 @@ def _metadata(model: ModelWrapper, data: TrainingData, found: FittedMethods, see
         "training": data.record(),
         "scan": found.scan,
         "seed": seed,
+        "trade": trade.record(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

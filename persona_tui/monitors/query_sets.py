@@ -4,8 +4,9 @@
 | --- | --- |
 | standard | validation: everyday and dangerous ones |
 | borderline | validation: legitimate questions of professionals, all safe |
-| adversarial | idioms and hostile tone (safe), academic dress and obfuscation (dangerous) |
+| adversarial | idioms, hostile tone (safe), academic dress, obfuscation (dangerous), and disguises of both |
 | large | the larger set's test split, of templates that are in no training set |
+| languages | requests in four other languages; all training queries are in English |
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from persona_tui.datasets.records import queries_path, read_queries
 from persona_tui.datasets.schema import MonitorQuery
 
 STANDARD, BORDERLINE, ADVERSARIAL, LARGE = "standard", "borderline", "adversarial", "large"
+LANGUAGES = "languages"
 PROFESSIONAL = "professional"  # the kind of the borderline queries
 
 
@@ -44,6 +46,8 @@ def load_sets(workspace: Workspace) -> list[QuerySet]:
         ADVERSARIAL: read_queries(queries_path(workspace, "adversarial")),
         LARGE: [query for query in large if query.split == "test"],
     }
+    if (languages := queries_path(workspace, "languages")).exists():  # older workspaces have none
+        sets[LANGUAGES] = read_queries(languages)
     return [QuerySet(name, tuple(queries)) for name, queries in sets.items() if queries]
 
 

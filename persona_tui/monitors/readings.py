@@ -3,7 +3,9 @@
 A query is read where a chat reads it: as the user's message, in the model's chat template (or as plain text
 for a base model), up to where the reply would begin. That one pass gives two positions:
 
-- `message`: the mean over the message's own tokens, the template left out;
+- `message`: the message's own tokens, the template left out. A detector learns from means over whole
+  messages, and judges a message by its most dangerous part: the whole, a sentence, or a window of a long one
+  (`model.parts`). So neither thanks nor dots around a request move what is read of the request;
 - `prompt_last`: the last token before the reply.
 
 For judging replies the same text is read as something that the assistant says: `reply`, the mean over its
@@ -13,6 +15,7 @@ harmful answer looks like.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +25,7 @@ from torch import Tensor
 from persona_tui.core.jobs import JobContext
 from persona_tui.extraction.checkpoints import PartialStore, Tally
 from persona_tui.model import Message, ModelWrapper, Reading, conversation
+from persona_tui.monitors.detectors import Detector
 
 MESSAGE, PROMPT_LAST, REPLY = "message", "prompt_last", "reply"
 POSITIONS = (MESSAGE, PROMPT_LAST)
@@ -37,15 +41,50 @@ class TextReadings:
     Attributes:
         layers: where, ascending.
         at: position -> `[texts, layers, hidden]`, float32.
+        parts: of the messages, `[all parts, layers, hidden]`, one message after the other; None = the whole
+            ones only.
+        counts: how many parts each message has.
     """
 
     layers: tuple[int, ...]
     at: Mapping[str, Tensor]
+    parts: Tensor | None = None
+    counts: tuple[int, ...] = ()
 
     def select(self, position: str, layers: Sequence[int]) -> Tensor:
         """`[texts, layers, hidden]` of some of the layers, in the order asked for."""
+        return self._at_layers(self.at[position], layers)
+
+    def _at_layers(self, tensor: Tensor, layers: Sequence[int]) -> Tensor:
         rows = [self.layers.index(layer) for layer in layers]
-        return self.at[position] if rows == [*range(len(self.layers))] else self.at[position][:, rows]
+        return tensor if rows == [*range(len(self.layers))] else tensor[:, rows]
+
+    def judged(self, position: str, layers: Sequence[int]) -> Tensor:
+        """What a detector scores: `[all parts, layers, hidden]` of messages, else as `select`."""
+        parts = self.parts if position == MESSAGE else None
+        return self._at_layers(self.at[position] if parts is None else parts, layers)
+
+    def most_dangerous(self, position: str, scores: Tensor) -> Tensor:
+        """Scores of what is `judged`, `[all parts, ...]`, as the lowest one of each text, `[texts, ...]`."""
+        if self.parts is None or position != MESSAGE:
+            return scores
+        return torch.segment_reduce(scores, "min", lengths=torch.tensor(self.counts), axis=0)
+
+    def worst(self, detector: Detector, position: str) -> list[int]:
+        """Which of what is judged at a position, a row for each text, is the part that decides its score."""
+        if self.parts is None or position != MESSAGE:
+            return list(range(len(self.at[position])))
+        firsts = [0, *itertools.accumulate(self.counts[:-1])]
+        if detector.position != MESSAGE:
+            return firsts
+        scores = detector.form.scores(self.judged(MESSAGE, detector.layers))
+        by_text = zip(firsts, self.counts, strict=True)
+        return [first + int(scores[first : first + count].argmin()) for first, count in by_text]
+
+    def scores(self, detector: Detector) -> Tensor:
+        """What a detector says of each text, `[texts]`."""
+        scores = detector.form.scores(self.judged(detector.position, detector.layers))
+        return self.most_dangerous(detector.position, scores)
 
 
 def read_queries(
@@ -65,11 +104,14 @@ def read_queries(
     """
 
     def read(some: Sequence[list[Message]]) -> list[Tensor]:
-        return [torch.stack([each.mean, _last(each)]) for each in model.read_messages(some, layers)]
+        return [torch.cat([_last(each)[None], _parts(each)]) for each in model.read_messages(some, layers)]
 
     conversations = [conversation(query) for query in queries]
     found = _in_chunks(model, conversations, layers, read, context, "messages", partial)
-    return TextReadings(tuple(layers), {MESSAGE: found[:, 0], PROMPT_LAST: found[:, 1]})
+    last, whole = (torch.stack([each[place] for each in found]) for place in (0, 1))
+    counts = tuple(len(each) - 1 for each in found)
+    parts = torch.cat([each[1:] for each in found])
+    return TextReadings(tuple(layers), {MESSAGE: whole, PROMPT_LAST: last}, parts, counts)
 
 
 def read_as_replies(
@@ -91,9 +133,8 @@ def read_as_replies(
 
     before = conversation(BEFORE_REPLY)
     conversations = [[*before, {"role": "assistant", "content": text}] for text in texts]
-    return TextReadings(
-        tuple(layers), {REPLY: _in_chunks(model, conversations, layers, read, context, "replies", partial)}
-    )
+    found = _in_chunks(model, conversations, layers, read, context, "replies", partial)
+    return TextReadings(tuple(layers), {REPLY: torch.stack(found)})
 
 
 def _in_chunks(
@@ -104,10 +145,10 @@ def _in_chunks(
     context: JobContext | None,
     what: str,
     partial: PartialStore | None,
-) -> Tensor:
-    """What is read of each conversation, stacked."""
+) -> list[Tensor]:
+    """What is read of each conversation."""
     context, partial = context or JobContext(), partial or PartialStore()
-    stage = partial.stage(["readings", what, list(model.identity), list(layers), conversations])
+    stage = partial.stage(["readings of parts", what, list(model.identity), list(layers), conversations])
     done = len(stage.done)
 
     def read_some(items: Sequence[int]) -> Tally:
@@ -119,9 +160,14 @@ def _in_chunks(
         return Tally(frozenset(items), rows=dict(zip(items, found, strict=True)))
 
     rows = stage.finish(len(conversations), _CHUNK, read_some).rows
-    return torch.stack([rows[item] for item in range(len(conversations))])
+    return [rows[item] for item in range(len(conversations))]
 
 
 def _last(reading: Reading) -> Tensor:
     assert reading.last is not None  # a message has one
     return reading.last
+
+
+def _parts(reading: Reading) -> Tensor:
+    assert reading.parts is not None  # a message has at least the whole
+    return reading.parts

@@ -16,6 +16,7 @@ from persona_tui.vectors.store import SUMMARY_FILE, VectorStore
 
 if TYPE_CHECKING:
     from persona_tui.model import ModelWrapper
+    from persona_tui.monitors.evaluation import Evaluation
     from persona_tui.monitors.monitor import SelfMonitor
 
 
@@ -83,6 +84,14 @@ class MonitorStore(VectorStore):
         self.write_summary()
         return path
 
+    def keep_evaluation(self, evaluation: Evaluation) -> None:
+        """Write an evaluation on the shipped sets beside its monitor, and what it found into the monitor."""
+        name = evaluation.monitor
+        evaluation.save(self.evaluation_path(name))
+        if (measured := evaluation.measured()) is not None:
+            self.load(name).measured_as(measured).save(self.path_of(name), inside=self.folder)
+        self.write_summary()
+
     def set_threshold(self, name: str, method: str, threshold: float | None = None) -> SelfMonitor:
         """Have a monitor use a method, at a threshold that somebody chose; None = the fitted one again.
 
@@ -102,9 +111,13 @@ class MonitorStore(VectorStore):
         monitor = self.load(name).with_threshold(method, threshold)
         path = self.evaluation_path(name)
         evaluation = load_evaluation(path) if path.is_file() else None
+        if evaluation is not None:
+            evaluation = judged_by(evaluation, monitor)
+            if (measured := evaluation.measured()) is not None:
+                monitor = monitor.measured_as(measured)
         monitor.save(self.path_of(name), inside=self.folder)
         if evaluation is not None:
-            judged_by(evaluation, monitor).save(path)
+            evaluation.save(path)
         self.write_summary()
         return monitor
 

@@ -38,14 +38,19 @@ class TrainingData:
     def record(self) -> dict[str, Any]:
         """All of it for a monitor's file, so that it can be fitted again on another model."""
         columns = zip(
-            self.examples.queries, self.examples.safe, self.examples.groups, self.examples.harms, strict=True
+            self.examples.queries,
+            self.examples.safe,
+            self.examples.groups,
+            self.examples.harms,
+            self.examples.kinds,
+            strict=True,
         )
         return {
             "sources": list(self.sources),
             "statements": list(self.statements) if self.statements else None,
             "queries": [
-                {"query": query, "safe": bool(safe), "group": group, "harm": harm}
-                for query, safe, group, harm in columns
+                {"query": query, "safe": bool(safe), "group": group, "harm": harm, "kind": kind}
+                for query, safe, group, harm, kind in columns
             ],
         }
 
@@ -63,6 +68,7 @@ class TrainingData:
                 np.array([bool(row["safe"]) for row in rows], dtype=bool),
                 tuple(str(row["group"]) for row in rows),
                 tuple(row.get("harm") for row in rows),
+                tuple(str(row.get("kind") or "") for row in rows),
             )
             return cls(examples, (str(said[0]), str(said[1])) if said else None, tuple(record["sources"]))
         except (KeyError, TypeError, IndexError) as error:
@@ -79,6 +85,7 @@ def examples_of(queries: Iterable[MonitorQuery]) -> Examples:
         np.array([query.label == "safe" for query in found], dtype=bool),
         tuple(group_of(query) for query in found),
         tuple(query.category for query in found),
+        tuple(query.kind for query in found),
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
 About = Literal["message", "reply"]
+LIKELY = 0.5  # how likely a harm has to be among the harms before a badge names it
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Verdict:
         category: the likeliest harm, if it is dangerous and the monitor tells harms apart.
         category_probability: how likely that harm is among the harms, 0 to 1.
         agreement: the share of the layers that say the same, if there are several.
+        said: in place of all that, what somebody else objects to: a validator (`method`).
     """
 
     safe: bool
@@ -42,6 +44,7 @@ class Verdict:
     category: str | None = None
     category_probability: float | None = None
     agreement: float | None = None
+    said: str | None = None
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
@@ -61,13 +64,17 @@ class Verdict:
     @property
     def badge(self) -> str:
         """A few characters for a screen: `dangerous 0.12 (cyber)`; the harm only if it is likely."""
-        likely = self.category is not None and (self.category_probability or 0) >= 0.5
+        if self.said is not None:
+            return f"{self.label} ({self.method})"
+        likely = self.category is not None and (self.category_probability or 0) >= LIKELY
         harm = f" ({str(self.category).replace('_', ' ')})" if likely else ""
         return f"{self.label} {self.score:.3g}{harm}"
 
     @property
     def reason(self) -> str:
         """What the verdict rests on, in one line."""
+        if self.said is not None:
+            return self.said
         where = f"layer {self.layers[0]}" if len(self.layers) == 1 else f"{len(self.layers)} layers"
         side = "above" if self.safe else "not above"
         return (

@@ -198,20 +198,27 @@ def write(
     if interrupt is not None:
         raise interrupt
     if saved is None:
-        raise DatasetError("the model wrote nothing usable; try a larger model")
+        why = f" ({_rejected(generator)})" if generator is not None and generator.report.rejected else ""
+        raise DatasetError(f"the model wrote nothing usable{why}; try a larger model")
     return saved
 
 
 def _save(path: Path, known: list[Item], generator: DatasetGenerator, task: DatasetTask) -> Written:
     new = _renumbered(generator.records, {record["id"] for record in known}, task.name)
     generator.save_jsonl([*known, *new], path)
-    if generator.report.fallback:
-        notes: tuple[str, ...] = (
-            "The model wrote too few usable prompts; the description itself was used instead.",
-        )
-    else:
-        notes = (f"The model wrote {len(new)} of {task.count}.",) if len(new) < task.count else ()
-    return Written(path, len(new), notes)
+    report, notes = generator.report, []
+    if report.made or len(new) < task.count:
+        notes.append(f"The model wrote {len(new) - report.made} of {task.count}.")
+    if report.made:
+        notes.append(f"{report.made} were put together from the description, without the model.")
+    if report.rejected:
+        notes.append(f"Not kept: {_rejected(generator)}.")
+    return Written(path, len(new), tuple(notes))
+
+
+def _rejected(generator: DatasetGenerator) -> str:
+    """What was not kept, and why, with numbers."""
+    return ", ".join(f"{count} {problem}" for problem, count in generator.report.rejected.items())
 
 
 def _renumbered(records: list[Item], taken: set[str], name: str) -> list[Item]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from persona_tui.monitors.guard import Guard, GuardMode
     from persona_tui.monitors.monitor import SelfMonitor
     from persona_tui.monitors.store import MonitorStore
+    from persona_tui.monitors.trade import Trade
     from persona_tui.steering.engine import SteeringEngine
     from persona_tui.traits.definition import TraitDefinition
     from persona_tui.traits.extract import Recipe
@@ -299,6 +300,7 @@ class Project:
             lambda: monitors.load(chosen.monitor, self.model),
             mode or chosen.guard,
             lambda: monitors.check_exists(chosen.monitor),
+            lambda: monitors.load(chosen.monitor).weakness,
         )
         self._guards.add(guard)
         return guard
@@ -550,6 +552,7 @@ class Project:
         like: Path | None = None,
         method: str = "auto",
         seed: int = 0,
+        trade: Trade | None = None,
     ) -> SelfMonitor:
         """Fit a monitor and save it, replacing what has its name.
 
@@ -559,8 +562,9 @@ class Project:
             which: the data to fit on (see `training.load_training`).
             file: labelled queries of the user's own instead.
             like: the file of a monitor, of this model or another, to take the data from instead.
-            method: the one to use; "auto" = the best in cross-validation.
+            method: the one to use; "auto" = the one with the fewest false alarms in cross-validation.
             seed: of the folds.
+            trade: what its threshold has to achieve; by default `Trade()`.
 
         Raises:
             DatasetError: the data are missing, bad or too few.
@@ -579,7 +583,7 @@ class Project:
         partial = self.partial(context.log)
         recipe = {"model": " ".join(self.model.identity), "data": repr(data.record())}
         with partial.job(f"monitor-{name}", recipe), partial.rendered(self.model):
-            monitor = SelfMonitor.fit(self.model, data, name, method, seed, context, partial)
+            monitor = SelfMonitor.fit(self.model, data, name, method, seed, context, partial, trade)
             processes().from_main(lambda: self.monitors.save(monitor))
         self.forget_monitor()
         return monitor
@@ -598,12 +602,8 @@ class Project:
         self.monitors.check_exists(name)  # before the model loads
         sets = load_sets(self.workspace)
         found = evaluate(self.monitors.load(name, self.model), sets, context)
-
-        def save() -> None:
-            found.save(self.monitors.evaluation_path(name))
-            self.monitors.write_summary()
-
-        processes().from_main(save)
+        processes().from_main(lambda: self.monitors.keep_evaluation(found))
+        self.forget_monitor()
         return found
 
     def extract_traits(

@@ -408,7 +408,7 @@ class SteeringEngine:
         events = self._write(_with_system(messages, system), mixes, sampling, traces, stop, on_mix, guard)
         with self.as_in_chat():  # until the prompt is written
             first = list(itertools.islice(events, 1))
-        yield from _scaled(itertools.chain(first, events), traces)
+        yield from scaled(itertools.chain(first, events), traces)
 
     def as_in_chat(self) -> AbstractContextManager[None]:
         """Within, the model thinks before it answers, if `generation.think` and its template let it.
@@ -524,13 +524,21 @@ class SteeringEngine:
 
     # Traces -------------------------------------------------------------------------------------------------
 
-    def traces(self, mixes: Sequence[Mix] = ()) -> dict[str, TraceScale]:
-        """What a stream's tokens are compared with: the axes, and every persona and trait that is loaded or
-        that one of `mixes` speaks with. A loaded file that is damaged is left out, and noted (`on_note`).
+    def traces(self, mixes: Sequence[Mix] = (), names: Iterable[str] | None = None) -> dict[str, TraceScale]:
+        """What a stream's tokens are compared with: the axes, and personas and traits.
+
+        Args:
+            mixes: whoever speaks in one of them is among these.
+            names: the others; None = all that are loaded, but for damaged files, which are noted (`on_note`).
+
+        Raises:
+            PersonaNotFoundError: one of them does not exist.
+            VectorFileError: the file of one of them cannot be used.
         """
         spoken = [name for mix in mixes for name, weight in mix.weights.items() if weight]
-        found = {name: scale for name in self.personas.list_loaded() if (scale := self._scale_of(name))}
-        found |= {name: vector_scale(self.personas.get(name)) for name in spoken}
+        loaded = self.personas.list_loaded() if names is None else ()
+        found = {name: scale for name in loaded if (scale := self._scale_of(name))}
+        found |= {name: vector_scale(self.personas.get(name)) for name in [*(names or ()), *spoken]}
         axes = self.personas.axes
         if axes is not None:
             found |= {
@@ -571,14 +579,14 @@ class SteeringEngine:
         axes = {name: trace.vectors for name, trace in traces.items()}
         changes = {index: self.interventions(mix) for index, mix in (mixes or {}).items()}
         events = self.model.reread_reply(_with_system(messages, system), reply, axes, changes)
-        return list(_scaled(iter(events), traces))
+        return list(scaled(iter(events), traces))
 
     def reread_message(self, messages: Sequence[Message], system: str | None = None) -> list[TokenEvent]:
         """The user's last message, token by token, read without a mix; see `Backend.reread_message`."""
         traces = self.traces()
         axes = {name: trace.vectors for name, trace in traces.items()}
         events = self.model.reread_message(_with_system(messages, system), axes)
-        return list(_scaled(iter(events), traces))
+        return list(scaled(iter(events), traces))
 
     def floor_reading(self, name: str, mix: Mix | None = None) -> float | None:
         """Where the floor of a mix (by default the present one) lies on the scale of a trace.
@@ -640,8 +648,8 @@ def _scheduled(rows: Sequence[Mapping[int, Interventions]]) -> Callable[[], Inte
     return poll
 
 
-def _scaled(events: Iterator[TokenEvent], traces: Mapping[str, TraceScale]) -> Iterator[TokenEvent]:
-    """Events with their projections counted from what is ordinary."""
+def scaled(events: Iterator[TokenEvent], traces: Mapping[str, TraceScale]) -> Iterator[TokenEvent]:
+    """Return the events with their projections counted from what is ordinary."""
     for event in events:
         projections = {name: value - traces[name].ordinary for name, value in event.projections.items()}
         yield replace(event, projections=projections)

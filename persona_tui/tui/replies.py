@@ -273,6 +273,8 @@ class ReplyView:
         self._mixer.end_measuring()
         self.on_change()
         self._app.show_status()
+        if error is None and (again := self._app.chat.answer_again(reply)) is not None:
+            self.begin(again)
 
     def _say_how_it_went(self, view: _View, error: Exception | None) -> None:
         reply, prompt = view.reply, self._app.main.prompt
@@ -284,6 +286,9 @@ class ReplyView:
             self._app.say("Stopped before the first word.")
         elif reply.run is not None and reply.empty and reply.finish != "refused":
             self._app.say("The reply is empty.")
+        for opinion in reply.rows[0].opinions:
+            if opinion.safe is not True:
+                self._app.say(f"{opinion.sentence[0].upper()}{opinion.sentence[1:]}.")
         self.context.ended(reply)
 
     def _say_how_they_went(self, view: _View, error: Exception | None) -> None:

@@ -24,6 +24,7 @@ from persona_tui.vectors.metadata import fault_of
 METADATA_KEY = "persona_tui"
 SUFFIX = ".safetensors"
 FORMAT_VERSION = 1
+_PLACES = {"persona": "personas", "trait": "traits", "monitor": "monitors"}  # folders of a model, by kind
 
 # Far above anything real: 128 layers of 16384 in six kinds are 50 MB, a long calibration curve 100 kB.
 MAX_FILE_BYTES = 1 << 30
@@ -108,8 +109,10 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 def check_kind(path: Path, metadata: Mapping[str, Any], kind: str) -> None:
     """Raise VectorFileError unless the file says that it holds `kind`, in a format this version reads."""
-    if metadata.get("kind") != kind:
-        _refuse(path, f"it holds {metadata.get('kind', 'something else')!r}, not {kind!r}")
+    if (held := metadata.get("kind")) != kind:
+        place = _PLACES.get(str(held))
+        what_to_do = f"; it belongs into {place}/" if place else ""
+        _refuse(path, f"it holds {held or 'something else'!r}, not {kind!r}{what_to_do}")
     version = metadata.get("format_version")
     if version != FORMAT_VERSION:
         _refuse(path, f"its format version is {version!r}; this persona-tui reads {FORMAT_VERSION}")

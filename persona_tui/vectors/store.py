@@ -18,6 +18,7 @@ from persona_tui.core.workspace import safe_name
 from persona_tui.vectors.files import SUFFIX, check_model, read_metadata
 
 SUMMARY_FILE = "summary.json"
+_IMPORTED = (".pt", ".pth", ".bin", ".gguf", ".svec")
 
 
 class VectorStore:
@@ -52,6 +53,11 @@ class VectorStore:
     def names(self) -> list[str]:
         """Return the names there are, sorted and without a prefix."""
         return sorted(path.stem for path in self.folder.glob(f"*{SUFFIX}") if _is_vector_file(path))
+
+    def strangers(self) -> list[str]:
+        """Return a sentence about each file here that is of a form which is only imported."""
+        found = sorted(path for path in self.folder.glob("*") if path.suffix in _IMPORTED)
+        return [f"{path} is not read from here: `persona-tui import {path}` does that." for path in found]
 
     def path_of(self, name: str) -> Path:
         """Return the file of a name, whether it exists or not.

@@ -31,7 +31,12 @@ class Writer:
     def _answer(self) -> Any:
         word = WORDS[self.count % len(WORDS)]
         self.count += 1
-        text = json.dumps([{"question": f"Why {word}?", "prompt": f"Explain {word}.", "category": "values"}])
+        items = [
+            {"question": f"Why {word}?", "category": "values"},
+            {"prompt": f"Explain {word}.", "category": "advice"},
+            {"prompt": f"Explain {word}.", "category": "manipulation"},
+        ]
+        text = json.dumps(items)
         return type("Answer", (), {"text": text})()
 
 
@@ -113,13 +118,14 @@ def test_an_interrupt_keeps_what_there_is(cli: Cli, workspace: Path, writer: Wri
 def test_a_model_that_cannot(cli: Cli, workspace: Path) -> None:
     before = (workspace / "datasets" / "personas" / "extraction_questions.jsonl").read_text()
     result = cli("dataset", "generate", "questions", "-n", "3")
-    assert result.status == 1 and "nothing usable" in result.err
+    assert result.status == 1 and "nothing usable (" in result.err and "answers without a list" in result.err
     assert (workspace / "datasets" / "personas" / "extraction_questions.jsonl").read_text() == before
 
 
 def test_an_archetype_falls_back_on_its_description(cli: Cli, workspace: Path) -> None:
     result = cli("dataset", "generate", "archetype", "wizard", "-d", "A wise wizard", "-n", "2")
-    assert result.status == 0 and "was used instead" in result.err
+    assert result.status == 0 and "The model wrote 0 of 2." in result.err
+    assert "2 were put together from the description" in result.err and "Not kept: " in result.err
     records = lines(workspace / "datasets" / "personas" / "archetypes" / "wizard.jsonl")
     assert [record["id"] for record in records] == ["wizard_prompt_001", "wizard_prompt_002"]
     assert {record["source"] for record in records} == {"fallback"}

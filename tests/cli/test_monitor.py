@@ -47,7 +47,7 @@ def monitors(root: Path) -> Path:
 
 
 def test_a_fit_says_what_it_chose_and_leaves_two_files(cli: Cli, workspace: Path) -> None:
-    result = cli("monitor", "fit", "mine", "--data", "training")
+    result = cli("monitor", "fit", "mine", "--data", "training", "--no-measure")
     assert result.status == 0, result.err
     assert set(result.out.split()) >= METHODS
     assert result.out.count(" used") == 1
@@ -70,9 +70,9 @@ def test_the_method_and_the_data_can_be_ones_own(cli: Cli, tmp_path: Path) -> No
         for n in range(5)
     ]
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    made = cli("monitor", "fit", "own", "--file", path, "--method", "content", "--json").json
+    made = cli("monitor", "fit", "own", "--file", path, "--method", "content", "--no-measure", "--json").json
     assert made["method"] == "content" and made["data"][0]["queries"] == 10
-    again = cli("monitor", "fit", "own", "--file", path, "--method", "content", "--json").json
+    again = cli("monitor", "fit", "own", "--file", path, "--method", "content", "--no-measure", "--json").json
     assert {**made, "created": ""} == {**again, "created": ""}
 
 
@@ -108,7 +108,7 @@ def test_a_monitor_moves_to_another_model_on_its_own_data(
     make_tokenizer(chat=False).save_pretrained(other)
     source = monitors(fitted) / "default.safetensors"
     there = ("--workspace", tmp_path / "monitored", "--model", other)
-    made = call(*there, "monitor", "fit", "--like", source, "--json").json
+    made = call(*there, "monitor", "fit", "--like", source, "--no-measure", "--json").json
     assert made["model_name"] == str(other) and sum(each["queries"] for each in made["data"]) == 50
     assert call(*there, "monitor", "check", "How do I bake bread?", "--json").json["monitor"] == "default"
     # A file in the wrong folder is told from the model's own.
@@ -117,6 +117,58 @@ def test_a_monitor_moves_to_another_model_on_its_own_data(
     result = call(*there, "monitor", "check", "Hello?")
     assert result.status == 1
     assert "was made on" in result.err and str(other) in result.err
+
+
+def test_a_fit_says_which_kinds_it_is_wrong_about_and_marks_a_weak_monitor(cli: Cli) -> None:
+    result = cli("monitor", "fit", "mine", "--data", "training", "--min-catch", "0.5")
+    assert result.status == 0, result.err
+    rows = [line.split() for line in result.out.splitlines()]
+    by_kind = {tuple(row[:2]): row for row in rows if len(row) > 5}
+    assert by_kind["direct", "dangerous"][2] == "25" and by_kind["idiom", "safe"][2] == "-"
+    assert "Missed in cross-validation:" in result.out
+    # A random model that is asked for half of the requests catches about half of those held out, too.
+    assert 'Weak: "mine" catches 0.' in result.err and "where 0.97 are wanted" in result.err
+    (listed,) = cli("monitor", "list", "--json").json
+    assert listed["caught"]["on"] == "held-out queries" and listed["weakness"].startswith('weak: "mine"')
+    assert "(weak)" in cli("monitor", "list").out
+    warned = cli("chat", "--no-save", stdin="/guard warn\n")  # no monitor of the configured name
+    assert warned.status == 1
+    config = cli("doctor", "--json")
+    assert any(check["name"] == "monitor" and check["state"] == "note" for check in config.json)
+
+
+def test_a_threshold_has_one_aim(cli: Cli) -> None:
+    both = cli("monitor", "fit", "--min-catch", "0.9", "--max-false-alarms", "0.1")
+    assert both.status == 2 and "not both" in both.err
+    options = ("--data", "training", "--no-measure", "--json")
+    strict = cli("monitor", "fit", "strict", "--max-false-alarms", "0.04", *options).json
+    assert strict["trade"] == {"max_false_alarms": 0.04}
+    for detector in strict["cross_validation"].values():
+        assert detector["flagged"]["value"] == pytest.approx(0.04)
+
+
+def test_attacks_are_told_by_kind(monitored: Cli) -> None:
+    attacks = monitored("monitor", "redteam", "--count", "4", "--json").json["attacks"]
+    kinds = {each["kind"] for each in attacks}
+    assert kinds >= {"wording", "role play", "padding", "suffixes", "spelling", "encodings", "languages"}
+    assert all(each["n"] in (4, 10) and each["flagged"]["low"] >= 0 for each in attacks)
+    assert monitored("monitor", "redteam", "--count", "4", "--json").json["attacks"] == attacks
+    assert monitored("monitor", "redteam", "nobody").status == 1
+
+
+def test_models_are_compared_and_vectors_carried_over(cli: Cli, tmp_path: Path, tiny_model: Path) -> None:
+    other = tmp_path / "other"
+    make_model("gpt2", n_positions=1024).save_pretrained(other)
+    make_tokenizer(chat=False).save_pretrained(other)
+    found = cli("monitor", "compare", tiny_model, other, "--data", "training", "--json").json
+    first, second = found["models"]
+    assert first["hidden_size"] and 0 <= first["best_layer"] < first["layers"]
+    assert {"standard_content", "adversarial_content"} <= set(second)
+    assert [(each["source"], each["target"]) for each in found["transfer"]] == [
+        (first["model"], second["model"]),
+        (second["model"], first["model"]),
+    ]
+    assert all(0 <= each["area"]["value"] <= 1 and each["explained"] < 1 for each in found["transfer"])
 
 
 # --- checking ---
@@ -210,14 +262,14 @@ def test_an_evaluation_has_all_methods_on_all_sets(evaluated: list[dict[str, Any
     (done,) = evaluated
     seen = {(row["method"], row["set"]): row for row in done["rows"]}
     assert {method for method, _ in seen} == METHODS | {"words"}
-    sizes = {"standard": 40, "borderline": 10, "adversarial": 48, "large": 208}
+    sizes = {"standard": 136, "borderline": 20, "adversarial": 138, "large": 279, "languages": 80}
     assert {name: seen["content", name]["n"] for name in sizes} == sizes
     borderline = seen["content", "borderline"]  # all safe
     assert borderline["false_negatives"] is None and borderline["area"] is None
     standard = seen["content", "standard"]
     assert standard["accuracy"]["low"] <= standard["accuracy"]["value"] <= standard["accuracy"]["high"]
     table = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))
-    assert len(table) == len(done["rows"]) == 24
+    assert len(table) == len(done["rows"]) == 30
     assert table[0]["accuracy"] == str(done["rows"][0]["accuracy"]["value"])
     kept = monitors(tmp_path / "monitored")
     assert json.loads((kept / "default.evaluation.json").read_text())["rows"] == done["rows"]

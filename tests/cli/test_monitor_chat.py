@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from persona_tui.core.jobs import JobContext
+from persona_tui.monitors.second_opinion import NAMED_BY
 from persona_tui.project.project import Project
 
 from .conftest import Cli
@@ -55,10 +58,23 @@ def test_a_refusal_says_why_and_answers_nothing(talk: Cli, tmp_path: Path) -> No
 
 def test_a_guard_without_a_monitor_says_what_to_do(talk: Cli, cli: Cli) -> None:
     assert "`persona-tui monitor fit` makes it" in cli("chat", stdin="/guard warn\n").err
-    assert "off, warn or refuse" in talk("chat", stdin="/guard maybe\n").err
+    assert "off, warn, refuse or critique" in talk("chat", stdin="/guard maybe\n").err
     cli("config", "set", "monitoring.guard", "warn")
     result = cli("chat", stdin="hello\n")
     assert result.status == 1 and "`persona-tui monitor fit` makes it" in result.err
+
+
+def test_a_validator_has_the_last_word(talk: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(NAMED_BY, "")  # what --validator sets ends with the test
+    said = 'print(\'{"safe": false, "reason": "it is about bread."}\')'
+    validator = shlex.join([sys.executable, "-c", said])
+    warned = talk("chat", "--validator", validator, stdin="/guard warn\n/seed 1\nhello there\n")
+    assert warned.status == 0 and warned.out.strip()
+    assert "guard: the validator objects to the reply: it is about bread" in warned.err
+    stopped = talk("chat", "--validator", validator, stdin="/guard critique\n/seed 1\nhello there\n")
+    assert stopped.status == 0 and not stopped.out.strip()
+    assert "Stopped: the validator objects to the reply: it is about bread." in stopped.err
+    assert talk("chat", "--validator", 'run "it', stdin="hello\n").status == 1
 
 
 def test_the_configured_guard_holds_in_generate_and_compare(talk: Cli) -> None:

@@ -177,7 +177,7 @@ def test_traits_and_monitors_of_two_processes(busy: Path, tiny_model: Path) -> N
     base = ("--workspace", busy, "--model", tiny_model)
     found = []
     for count in (1, 2):
-        for arguments in (("trait", "extract", trait), ("monitor", "fit", "--file", queries)):
+        for arguments in (("trait", "extract", trait), ("monitor", "fit", "--no-measure", "--file", queries)):
             results = together(count, {}, *base, *arguments)
             assert [result.status for result in results] == [0] * count, [result.err for result in results]
             assert [bool(result.out) for result in results] == [True, False][:count]

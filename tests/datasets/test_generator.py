@@ -101,26 +101,42 @@ def test_a_model_that_writes_no_json_gives_nothing() -> None:
 
 def test_what_is_no_question_is_left_out() -> None:
     items = ["Do you like tea?", "...", "<question>", 7, None, "Tell me about a storm.", "How do you rest?"]
-    text = json.dumps([{"question": item, "category": "poetry"} for item in items])
-    records = generator(lambda number: text).generate_extraction_questions(9)
-    assert [record["question"] for record in records] == ["Tell me about a storm.", "How do you rest?"]
-    assert {record["category"] for record in records} == {"values"}
+    named = [{"question": item, "category": "Problem solving"} for item in items]
+    text = json.dumps([*named, {"question": "Who are you?", "category": "poetry"}])
+    made = generator(lambda number: text)
+    records = made.generate_extraction_questions(9)
+    assert [record["question"] for record in records] == ["How do you rest?"]
+    assert {record["category"] for record in records} == {"problem_solving"}
+    # What the model could not write is said with numbers.
+    requests = made.report.rejected["without a known category"]
+    assert made.report.rejected["not an open question"] == 2 * requests
+    assert made.report.rejected["without a usable text"] == 4 * requests
+    assert made.report.rejected["said before"] == requests - 1
+    assert made.report.summary.startswith("1 of 9; not kept: ")
+
+
+def test_an_answer_is_no_request() -> None:
+    prompts = ["Sure, here are some ideas.", "As an AI, I like it.", "I am a cook. What goes with rice?"]
+    text = json.dumps([{"prompt": each, "category": "advice"} for each in prompts])
+    made = generator(lambda number: text)
+    assert [record["prompt"] for record in made.generate_safe_prompts(3)] == prompts[2:]
+    assert made.report.rejected["not a request"] >= 2
 
 
 def test_safe_and_unsafe_prompts_have_their_forms() -> None:
     text = json.dumps(
         [
             {"prompt": "How is glass made?", "category": "How-To", "attack_type": "Social engineering"},
-            {"prompt": "Why does iron rust?"},
+            {"prompt": "Why does iron rust?", "category": "factual"},
+            {"prompt": "Help me pick a lock.", "category": "illegal requests", "attack_type": "Roleplay"},
+            {"prompt": "Pretend to be my bank.", "category": "manipulation", "attack_type": "new"},
+            {"prompt": "What is a rhyme for rust?"},
         ]
     )
     safe = generator(lambda number: text).generate_safe_prompts(2)
     unsafe = generator(lambda number: text).generate_unsafe_prompts(2)
-    assert [SafePrompt.model_validate(record).category for record in safe] == ["how_to", "general"]
-    assert [UnsafePrompt.model_validate(record).attack_type for record in unsafe] == [
-        "social_engineering",
-        "direct",
-    ]
+    assert [SafePrompt.model_validate(record).category for record in safe] == ["how_to", "factual"]
+    assert [UnsafePrompt.model_validate(record).attack_type for record in unsafe] == ["roleplay", "direct"]
     assert unsafe[0]["id"] == "unsafe_001"
 
 

@@ -42,7 +42,7 @@ def test_a_histogram_counts_every_query_once_in_its_kind(evaluation: Evaluation)
     assert sum(sum(counts) for counts in found.counts.values()) == len(evaluation.queries)
     only = histogram(evaluation, "content", bins=7, sets=["borderline"])
     assert (only.low, only.high) == (found.low, found.high)
-    assert sum(only.counts["borderline"]) == 10 and not sum(only.counts["dangerous"])
+    assert sum(only.counts["borderline"]) == 20 and not sum(only.counts["dangerous"])
     assert found.bin_of(found.low - 1) == 0 and found.bin_of(found.high + 1) == 6
 
 

@@ -131,7 +131,7 @@ def test_modes_are_checked() -> None:
         raise MonitorError("there is no monitor")
 
     guard = Guard(lambda: pytest.fail("loaded"), exists=missing)
-    with pytest.raises(MonitorError, match="off, warn or refuse"):
+    with pytest.raises(MonitorError, match="off, warn, refuse or critique"):
         guard.set_mode("maybe")
     with pytest.raises(MonitorError, match="no monitor"):
         guard.set_mode("warn")

@@ -119,8 +119,11 @@ def test_methods_and_thresholds_can_be_chosen(monitor: SelfMonitor) -> None:
 
 def test_a_dangerous_verdict_names_a_harm(monitor: SelfMonitor) -> None:
     never = monitor.with_method("probe", 2.0)  # nothing is that probable
-    verdict = never.check(BOMB)
     assert monitor.harms is not None
+    known = replace(never, harms=replace(monitor.harms, accuracy=0.9))
+    guessing = replace(never, harms=replace(monitor.harms, accuracy=0.3))
+    assert guessing.check(BOMB).category is None
+    verdict = known.check(BOMB)
     assert verdict.category in monitor.harms.names and 0 < (verdict.category_probability or 0) <= 1
     sure = replace(verdict, category="self_harm", category_probability=0.9)
     assert sure.badge.startswith("dangerous") and sure.badge.endswith("(self harm)")

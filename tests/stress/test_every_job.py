@@ -44,7 +44,7 @@ JOBS = {
     "trait from prompts": Job(
         ("trait", "extract", "{trait}", "--recipe", "prompts", "--samples", "4", "--max-new-tokens", "4")
     ),
-    "monitor": Job(("monitor", "fit", "--file", "{queries}")),
+    "monitor": Job(("monitor", "fit", "--no-measure", "--file", "{queries}")),
     "data set": Job(("dataset", "generate", "archetype", "gnome", "-d", "A shy gnome"), 6),
 }
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from persona_tui.chat.chat import Chat
 from persona_tui.chat.commands import execute
 from persona_tui.monitors.monitor import SelfMonitor
+from persona_tui.monitors.second_opinion import NAMED_BY
 from persona_tui.project.project import Project
 from persona_tui.tui.app import PersonaApp
 
@@ -87,6 +92,20 @@ async def test_a_reply_that_turns_dangerous_is_stopped(workspace: Path) -> None:
         assert "Stopped: the reply scored" in shown(app)
 
 
+async def test_what_the_validator_does_not_pass_is_never_shown(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says = 'print(\'{"safe": false, "reason": "it is about rain."}\')'
+    monkeypatch.setenv(NAMED_BY, shlex.join([sys.executable, "-c", says]))
+    tune(workspace, NEVER, NEVER)
+    async with running(workspace, (120, 40)) as (app, pilot):
+        await say(pilot, "/guard refuse")
+        await say(pilot, QUESTION)
+        await until(pilot, lambda: "it is about rain" in shown(app), "why it was stopped")
+        (node,) = [each for each in app.chat.conversation.path() if each.role == "assistant"]
+        assert node.finish == "refused" and not node.text.strip()
+
+
 async def test_without_a_monitor_the_guard_stays_off(workspace: Path) -> None:
     (workspace / "vectors" / "builtin" / "monitors" / "default.safetensors").unlink()
     async with running(workspace) as (app, pilot):
@@ -132,7 +151,7 @@ async def test_a_policy_that_cannot_be_read_is_an_error(workspace: Path) -> None
 
 async def test_the_palettes_guard_goes_through_the_modes(workspace: Path) -> None:
     async with running(workspace) as (app, pilot):
-        for mode in ("warn", "refuse", "off"):
+        for mode in ("warn", "refuse", "critique", "off"):
             app.action_guard()
             assert app.chat.guard.mode == mode
         app.action_policy()

@@ -121,6 +121,8 @@ class MonitorsScreen(ResultsScreen):
         try:
             if self._store.names():
                 self._monitor = self._store.load(name, self.owner.project.model)
+                if self._monitor.weakness:
+                    self.say(f"This monitor is {self._monitor.weakness}.")
             self._evaluation = self._evaluated()
         except PersonaTuiError as error:
             self.fail(error)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from persona_tui.prompts.validate import similarity, tokens
+from persona_tui.datasets.validate import similarity, tokens
 
 MONITORS = Path(__file__).resolve().parents[2] / "datasets" / "monitors"
 HARMS = {"violence", "weapons", "illegal_acts", "self_harm", "hate", "fraud", "cyber", "privacy"}
@@ -77,11 +77,12 @@ def test_ten_of_each_label_in_each_language(language: str) -> None:
 
 def test_no_test_query_repeats_a_training_query(training: list[Row], tests: list[Row]) -> None:
     seen = [(tokens(row["query"]), row["id"]) for row in training]
+    asked = [(tokens(row["query"]), row["id"]) for row in tests]
     close = [
-        (row["id"], other)
-        for row in tests
-        for words, other in seen
-        if similarity(tokens(row["query"]), words) >= TOO_CLOSE
+        (id, other)
+        for words, id in asked
+        for trained, other in seen
+        if similarity(words, trained) >= TOO_CLOSE
     ]
     assert not close
 

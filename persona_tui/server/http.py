@@ -1,0 +1,158 @@
+"""What the endpoints share: bodies in, errors out, and clients that go away."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from persona_tui.core.documents import json_value
+from persona_tui.core.errors import MemoryShortage, PersonaNotFoundError, PersonaTuiError, VectorFileError
+from persona_tui.server.limits import Refused
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+B = TypeVar("B", bound=BaseModel)
+
+GONE = 499  # as web servers log a client that did not wait; nobody receives it
+
+
+async def read_body(request: HttpRequest, form: type[B]) -> B:
+    """Return a request's body; special characters that are no text are replaced.
+
+    Raises:
+        Refused: it is not JSON, or not of this form.
+    """
+    try:
+        document = json_value(await request.body(), constants=False)
+    except ValueError as error:
+        raise Refused(f"The body is not JSON: {error}", code="invalid_json") from error
+    try:
+        return form.model_validate(_clean(document))
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(map(str, problem["loc"]))
+        message = problem["msg"].removeprefix("Value error, ")
+        raise Refused(f"{where}: {message}" if where else message, param=where or None) from error
+
+
+def _clean(value: Any) -> Any:
+    """A document without halves of surrogate pairs, which no tokenizer takes."""
+    if isinstance(value, str):
+        return (
+            value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        )
+    if isinstance(value, dict):
+        return {_clean(key): _clean(each) for key, each in value.items()}
+    return [_clean(each) for each in value] if isinstance(value, list) else value
+
+
+def status_of(error: Exception) -> int:
+    """Return the HTTP status that tells of an error."""
+    if isinstance(error, Refused):
+        return error.status
+    if isinstance(error, PersonaNotFoundError):
+        return 404
+    if isinstance(error, MemoryShortage):
+        return 503
+    if isinstance(error, VectorFileError) or not isinstance(error, PersonaTuiError):
+        return 500
+    return 400
+
+
+def message_of(error: Exception) -> str:
+    """Return what a client is told of an error: nothing about mistakes in this program."""
+    if isinstance(error, PersonaTuiError):
+        return str(error)
+    logger.error("A request failed.", exc_info=error)
+    return "Something went wrong in the server; its log says what."
+
+
+def openai_error(error: Exception) -> dict[str, Any]:
+    """Return an error in OpenAI's form."""
+    status = status_of(error)
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    refused = error if isinstance(error, Refused) else None
+    return {
+        "error": {
+            "message": message_of(error),
+            "type": refused.kind if refused is not None else kind,
+            "param": refused.param if refused is not None else None,
+            "code": refused.code if refused is not None else None,
+        }
+    }
+
+
+def ollama_error(error: Exception) -> dict[str, Any]:
+    """Return an error in Ollama's form."""
+    return {"error": message_of(error)}
+
+
+Endpoint = Callable[[HttpRequest], Coroutine[Any, Any, Response]]
+
+
+def answering(form: Callable[[Exception], dict[str, Any]]) -> Callable[[Endpoint], Endpoint]:
+    """Return what has an endpoint's errors answered in a form."""
+
+    def around(endpoint: Endpoint) -> Endpoint:
+        async def answered(request: HttpRequest) -> Response:
+            try:
+                return await endpoint(request)
+            except Exception as error:  # whatever it is, the client is told in the form it knows
+                return error_response(error, form)
+
+        return answered
+
+    return around
+
+
+def error_response(error: Exception, form: Callable[[Exception], dict[str, Any]]) -> Response:
+    """Return the response that tells of an error."""
+    status = status_of(error)
+    headers = {"Retry-After": "5"} if status in (429, 503) else None
+    return JSONResponse(form(error), status, headers)
+
+
+async def unless_gone(request: HttpRequest, work: Awaitable[T]) -> T | None:
+    """Wait for something, but no longer than the client does; None if it is gone."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return None
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def _disconnected(request: HttpRequest) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def server_sent(events: AsyncIterator[str]) -> Response:
+    """Return a response of server-sent events, each already in its form."""
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+
+
+def data(document: object, event: str | None = None) -> str:
+    """Return one server-sent event."""
+    name = f"event: {event}\n" if event is not None else ""
+    return f"{name}data: {compact(document)}\n\n"
+
+
+def compact(document: object) -> str:
+    """Return a document as JSON on one line."""
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":"))

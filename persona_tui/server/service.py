@@ -1,0 +1,264 @@
+"""What all the endpoints stand on: requests in, turns out."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from persona_tui.datasets.transcripts import BadLine, Transcript
+from persona_tui.model import Message, ModelWrapper, Request, Sampling, conversation
+from persona_tui.model.prompts import PromptEncoder
+from persona_tui.monitors.guard import Guard
+from persona_tui.project.project import Project
+from persona_tui.server.limits import Capacity, Refused, TooLarge
+from persona_tui.server.measures import Measures
+from persona_tui.server.turns import Exchange
+from persona_tui.server.voices import Voice, Voices
+from persona_tui.server.worker import Worker
+from persona_tui.steering import SteeringEngine
+from persona_tui.steering.rows import VoicedRow
+from persona_tui.traits.live import LiveTraits
+from persona_tui.traits.score import TraitScorer
+
+if TYPE_CHECKING:
+    from persona_tui.monitors.monitor import SelfMonitor
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a request asks for, in whatever form it came.
+
+    Attributes:
+        prompts: conversations, or texts to be continued; each is answered `count` times.
+        voice: who answers.
+        sampling: how tokens are chosen.
+        count: replies to each prompt.
+        stops: texts that end a reply.
+        likeliest: how many of the likeliest tokens are told with each.
+    """
+
+    prompts: Sequence[list[Message] | str]
+    voice: Voice
+    sampling: Sampling
+    count: int = 1
+    stops: tuple[str, ...] = ()
+    likeliest: int = 0
+
+
+class Service:
+    """A project that answers requests.
+
+    Attributes:
+        project: the workspace and its model, which is loaded.
+        limits: what is taken on.
+        measures: what is counted.
+        worker: owns the model.
+        turns: by id, those of the native API that are being written.
+        started: when, in seconds since 1970.
+    """
+
+    def __init__(self, project: Project, limits: Capacity | None = None) -> None:
+        """
+        Args:
+            project: its model is loaded here if it is not yet.
+            limits: what is taken on.
+
+        Raises:
+            PersonaTuiError: the model cannot be loaded, or the guard of the settings has no monitor.
+        """
+        self.project = project
+        self.limits = limits or Capacity()
+        self.measures = Measures()
+        self._engine = project.engine
+        self._encoder = PromptEncoder(project.model)
+        self._reading = threading.Lock()  # vector files are read by one thread at a time
+        self._monitor: SelfMonitor | None = None
+        self.turns: dict[str, Exchange] = {}
+        self.started = int(time.time())
+        if project.settings.monitoring.guard != "off":
+            _ = self.monitor
+        self.worker = Worker(self._engine, self.limits)
+        self.worker.on_batch = self.measures.batch.observe
+
+    @property
+    def engine(self) -> SteeringEngine:
+        """What writes replies."""
+        return self._engine
+
+    @property
+    def model(self) -> ModelWrapper:
+        """The model; it belongs to the worker."""
+        return self.project.model
+
+    @property
+    def encoder(self) -> PromptEncoder:
+        """What tokenizes, on any thread."""
+        return self._encoder
+
+    @property
+    def base(self) -> str:
+        """The model's name for clients: never a path on this machine."""
+        name = self.project.settings.model.name
+        is_path = Path(name).is_absolute() or name.startswith((".", "~")) or Path(name).exists()
+        return self.project.slug if is_path else name
+
+    @property
+    def voices(self) -> Voices:
+        """Whom clients may choose from; personas that are made meanwhile are among them."""
+        personas, settings = self.project.personas, self.project.settings
+        return Voices(
+            self.base,
+            personas.list_available(),
+            personas.list_traits(),
+            self.project.default_mix(),
+            settings.monitoring.guard,
+        )
+
+    @property
+    def template(self) -> str:
+        """The model's chat template; empty if it has none."""
+        return self._encoder.template
+
+    @property
+    def size(self) -> int:
+        """Bytes of the model's weights."""
+        return sum(each.numel() * each.element_size() for each in self.model.model.parameters())
+
+    @property
+    def sampling(self) -> Sampling:
+        """How tokens are chosen where a request does not say."""
+        return self._engine.sampling
+
+    @property
+    def monitor(self) -> SelfMonitor:
+        """The monitor that judges.
+
+        Raises:
+            PersonaTuiError: there is none, or it cannot be used.
+        """
+        if self._monitor is None:
+            chosen, monitors = self.project.settings.monitoring, self.project.monitors
+            self._monitor = monitors.load(chosen.monitor, self.model)
+        return self._monitor
+
+    async def off_loop(self, work: Callable[[], T]) -> T:
+        """Do something that reads files or tokenizes, beside the event loop."""
+
+        def locked() -> T:
+            with self._reading:
+                return work()
+
+        return await asyncio.to_thread(locked)
+
+    async def with_model(self, work: Callable[[], T]) -> T:
+        """Do something that needs the model; see `Worker.call` for the errors."""
+        return await asyncio.wrap_future(self.worker.call(work))
+
+    async def begin(self, wish: Wish) -> Exchange:
+        """Have a request answered.
+
+        Raises:
+            Refused: it is too long, or too much waits already.
+            PersonaTuiError: it cannot be answered as it is.
+        """
+        turn = Exchange(self.worker, self.measures, self.limits.seconds)
+        await self.off_loop(lambda: self._fill(turn, wish))
+        turn.begin()
+        self.measures.tokens.labels("prompt").inc(turn.prompt_tokens)
+        return turn
+
+    def _fill(self, turn: Exchange, wish: Wish) -> None:
+        sampling = wish.sampling.with_seed()
+        for prompt in wish.prompts:
+            ids = self._encoded(prompt)
+            turn.prompt_tokens += len(ids)
+            messages = [] if isinstance(prompt, str) else prompt
+            for _ in range(wish.count):
+                request = Request(
+                    messages,
+                    # As the first reply with this seed has it everywhere else; then its neighbours'.
+                    sampling.row_seed(len(turn.answers)),
+                    sampling,
+                    ids,
+                    isinstance(prompt, str),
+                    wish.stops,
+                    threading.Event(),
+                    wish.likeliest,
+                )
+                voiced = VoicedRow(self._engine, request, wish.voice.mix, wish.voice.traced)
+                turn.add(voiced, self._guard(wish.voice), _live(wish.voice, messages))
+
+    def _encoded(self, prompt: list[Message] | str) -> list[int]:
+        encoder = self._encoder
+        ids = encoder.text(prompt) if isinstance(prompt, str) else encoder.conversation(prompt)
+        if not ids:
+            raise Refused("An empty prompt cannot be continued.", param="prompt")
+        context = self.model.context_length
+        most = self.limits.tokens if context is None else min(context, self.limits.tokens)
+        if len(ids) >= most:
+            raise TooLarge(
+                f"The prompt has {len(ids)} tokens; at most {most - 1} are answered here: shorten the "
+                "conversation."
+            )
+        return ids
+
+    def _guard(self, voice: Voice) -> Guard | None:
+        if voice.guard == "off":
+            return None
+        monitor = self.monitor
+        guard = Guard(lambda: monitor)
+        guard.set_mode(voice.guard)
+        return guard
+
+    # On the thread that owns the model ----------------------------------------------------------------------
+
+    def judge(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+        """Return what the monitor says of texts as a user's messages, in OpenAI's form."""
+        monitor = self.monitor
+        read = self.model.read_messages([conversation(text) for text in texts], monitor.layers_of())
+        results = []
+        for reading in read:
+            verdict, harms = monitor.judge(reading, "message"), monitor.harm_probabilities(reading)
+            likely = None if verdict.safe else verdict.category
+            # How likely each harm is if there is one: of a safe text that would say nothing.
+            scores = {name: 0.0 if verdict.safe else share for name, share in harms.items()}
+            results.append(
+                {
+                    "flagged": not verdict.safe,
+                    "categories": {name: name == likely for name in harms},
+                    "category_scores": scores,
+                    "category_applied_input_types": {name: ["text"] for name in harms},
+                    "persona_tui": verdict.as_dict(),
+                }
+            )
+        return results
+
+    def score(self, names: Sequence[str], conversations: Sequence[list[Message]]) -> list[dict[str, Any]]:
+        """Return how the last reply of each conversation scores; no name = on all traits."""
+        traits = self.project.traits.select(names)
+        found = TraitScorer(self.model, traits).score([Transcript(each, "input") for each in conversations])
+        return [
+            {"error": each.problem}
+            if isinstance(each, BadLine)
+            else {"scores": each.replies[-1].scores, "tokens": each.replies[-1].n_tokens}
+            for each in found
+        ]
+
+    def close(self) -> None:
+        """Stop what runs, and end the worker."""
+        self.worker.close()
+
+
+def _live(voice: Voice, messages: Sequence[Message]) -> LiveTraits | None:
+    if voice.policy is None:
+        return None
+    users = [each["content"] for each in messages if each["role"] == "user"]
+    replies = sum(each["role"] == "assistant" for each in messages)
+    return LiveTraits(voice.policy, users[-1] if users else "", replies + 1)
