@@ -10,7 +10,7 @@ these functions together (`processes`).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -29,7 +29,6 @@ from persona_tui.datasets.records import (
     find_archetype,
     list_archetypes,
     read_archetype,
-    read_catalogue,
     read_questions,
     read_roles,
     read_safety,
@@ -46,13 +45,11 @@ from persona_tui.extraction.calibration import (
 from persona_tui.extraction.checkpoints import PartialStore
 from persona_tui.extraction.extractor import ActivationExtractor, completed
 from persona_tui.extraction.plan import Work
-from persona_tui.extraction.roles import role_means, roles_work, unknown
 from persona_tui.model import Message
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.files import check_model
 from persona_tui.vectors.manager import PROMPTS_PER_PERSONA, PersonaManager
 from persona_tui.vectors.persona import PersonaVector, default_gains
-from persona_tui.vectors.roles import RoleMeans
 
 AXES_JOB = "axes"
 BAND_FILE = "band.json"
@@ -138,7 +135,7 @@ class PersonaStudio:
         safe, unsafe = read_safety(self.workspace, "safe"), read_safety(self.workspace, "unsafe")
         prompts = {name: read_archetype(self.workspace, name) for name in names}
         roles = read_roles(self.workspace)
-        with self._job(
+        with self.job(
             AXES_JOB,
             archetypes=[[name, [each.system_prompt for each in prompts[name]]] for name in names],
             roles=[[each.id, each.system_prompt] for each in roles],
@@ -169,47 +166,6 @@ class PersonaStudio:
         texts = {name: [each.system_prompt for each in found] for name, found in prompts.items()}
         calibration = sum((self._calibration_work(each) for each in texts.values()), Work())
         return work | ({"calibration": calibration} if calibration.tokens else {})
-
-    # Roles --------------------------------------------------------------------------------------------------
-
-    def roles(self, wanted: Sequence[str] | None = None) -> dict[str, list[str]]:
-        """The system prompts of archetypes, the workspace's and the catalogue's, by name.
-
-        Args:
-            wanted: their names; None = all.
-
-        Raises:
-            DatasetError: there is no such archetype, or a line is bad.
-        """
-        if wanted is None:
-            wanted = [
-                *self.hand_written_archetypes(),
-                *(each.name for each in read_catalogue(self.workspace)),
-            ]
-        return {
-            name: [each.system_prompt for each in find_archetype(self.workspace, name)]
-            for name in dict.fromkeys(wanted)
-        }
-
-    def roles_work(self, roles: Mapping[str, Sequence[str]]) -> dict[str, Work]:
-        """How much work `save_roles` is; nothing for what is known."""
-        work = roles_work(self.extractor, unknown(self.extractor, roles, self.manager.roles))
-        return {"roles": work} if work.tokens else {}
-
-    def save_roles(self, roles: Mapping[str, Sequence[str]]) -> RoleMeans:
-        """Find the mean of every role that is not known, and save them all; see `role_means`.
-
-        Raises:
-            DatasetError: there are no questions.
-            JobCancelled: somebody asked for that; the next call goes on.
-        """
-        known = self.manager.roles
-        if known is not None and not unknown(self.extractor, roles, known):
-            return known
-        with self._job("roles", roles=[[name, list(prompts)] for name, prompts in roles.items()]):
-            found = role_means(self.extractor, roles, known)
-            self._written(lambda: self.manager.save_roles(found))
-        return found
 
     def _complete(self) -> None:
         """Give the personas that were made before the axes their `safe` vectors."""
@@ -298,7 +254,7 @@ class PersonaStudio:
             check_archetype_free(self.workspace, name)
         self._check_free(name, None, replace_old)
         generator.partial = self.partial
-        with self._job(f"persona-{name}", description=description):
+        with self.job(f"persona-{name}", description=description):
             prompts = generator.generate_persona_prompts(description, PROMPTS_PER_PERSONA)
             if not prompts:
                 raise GenerationError(f"no system prompts could be made from the description of {name}")
@@ -376,7 +332,7 @@ class PersonaStudio:
         """
         vector = self.manager.get(name)
         job = f"calibration-{name.replace(':', '-')}"
-        with self._job(job, persona=vector.metadata.get("created"), sides=[list(high), list(low)]):
+        with self.job(job, persona=vector.metadata.get("created"), sides=[list(high), list(low)]):
             return self._saved(fit_contrast(self.extractor, vector, high, low))
 
     def calibration_work(self, name: str) -> dict[str, Work]:
@@ -410,7 +366,7 @@ class PersonaStudio:
                 f"the search for a band needs {FEWEST_FOR_BAND} personas with system prompts, "
                 f"and {self.extractor.model.name} has {len(usable)}"
             )
-        with self._job("band", personas=[[each.name, each.metadata.get("created")] for each in usable]):
+        with self.job("band", personas=[[each.name, each.metadata.get("created")] for each in usable]):
             band, table = find_band(self.extractor, usable)
         record = {
             "layers": list(band),
@@ -434,7 +390,7 @@ class PersonaStudio:
             )
 
     def _calibrated(self, persona: PersonaVector) -> PersonaVector:
-        with self._job(
+        with self.job(
             f"calibration-{persona.name}",
             persona=persona.metadata.get("created"),
             band=list(self.extractor.band),
@@ -442,7 +398,7 @@ class PersonaStudio:
             return self._saved(calibrated(self.extractor, persona))
 
     @contextmanager
-    def _job(self, name: str, **parts: object) -> Iterator[None]:
+    def job(self, name: str, **parts: object) -> Iterator[None]:
         """A job on this model's vectors; the recipe is what is given here, the settings and the questions."""
         extractor, settings = self.extractor, self.extractor.settings
         recipe = {
@@ -506,7 +462,7 @@ class PersonaStudio:
         persona = self._check_free(name, texts, replace_old)
         enabled = self.extractor.settings.calibration.enabled
         if persona is None:
-            with self._job(f"persona-{name}", prompts=texts):
+            with self.job(f"persona-{name}", prompts=texts):
                 persona = self._extracted(name, prompts, description, source, pending=enabled)
         return self._calibrated(persona) if enabled else persona
 

@@ -9,15 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from persona_tui.core.config import override
+from persona_tui.core.processes import processes
 from persona_tui.extraction.extractor import ActivationExtractor
 from persona_tui.extraction.plan import Work, dataset_hash, persona_requests
 from persona_tui.model import Request
 from persona_tui.vectors.roles import RoleMeans
+
+if TYPE_CHECKING:
+    from persona_tui.extraction.personas import PersonaStudio
 
 REPLIES_PER_ROLE = 5  # at most; fewer if `extraction.num_samples_per_prompt` is smaller
 _BASELINE_REPLIES = 50
@@ -31,11 +36,25 @@ def role_layers(extractor: ActivationExtractor) -> tuple[int, ...]:
     return tuple(sorted({min(extractor.layers, key=lambda layer: abs(layer - each)) for each in wanted}))
 
 
-def roles_work(extractor: ActivationExtractor, roles: Mapping[str, Sequence[str]]) -> Work:
-    """How much work `role_means` is, where nothing is known yet."""
-    reader = _reader(extractor)
-    asked = [_requests(reader, prompts) for prompts in roles.values()]
-    return sum((reader.work(each) for each in [*asked, _ordinary(reader)]), Work()) if roles else Work()
+def roles_work(studio: PersonaStudio, roles: Mapping[str, Sequence[str]]) -> dict[str, Work]:
+    """How much work `save_roles` is; nothing for what is known."""
+    reader = _reader(studio.extractor)
+    missing = unknown(studio.extractor, roles, studio.manager.roles)
+    if not missing:
+        return {}
+    asked = [_requests(reader, prompts) for prompts in missing.values()]
+    return {"roles": sum((reader.work(each) for each in [*asked, _ordinary(reader)]), Work())}
+
+
+def save_roles(studio: PersonaStudio, roles: Mapping[str, Sequence[str]]) -> RoleMeans:
+    """Find the mean of every role that is not known, and save them all; see `role_means`."""
+    known = studio.manager.roles
+    if known is not None and not unknown(studio.extractor, roles, known):
+        return known
+    with studio.job("roles", roles=[[name, list(prompts)] for name, prompts in roles.items()]):
+        found = role_means(studio.extractor, roles, known)
+        processes().from_main(lambda: bool(studio.manager.save_roles(found)))
+    return found
 
 
 def unknown(

@@ -172,6 +172,14 @@ def _rendered(tokenizer: PreTrainedTokenizerBase) -> str:
     return "\n".join(texts)
 
 
+def thought_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int] | None:
+    """The ids that begin and end thoughts; None if the tokenizer has none of its own."""
+    known = tokenizer.get_added_vocab()
+    if not all(name in known for name in THOUGHTS):
+        return None
+    return int(known[THOUGHTS[0]]), int(known[THOUGHTS[1]])
+
+
 _known: WeakKeyDictionary[PreTrainedTokenizerBase, ControlTokens] = WeakKeyDictionary()
 
 

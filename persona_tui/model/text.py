@@ -415,14 +415,6 @@ def _written_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     )
 
 
-def thought_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int] | None:
-    """The ids that begin and end thoughts; None if the tokenizer has none of its own."""
-    known = tokenizer.get_added_vocab()
-    if not all(name in known for name in THOUGHTS):
-        return None
-    return int(known[_THOUGHT]), int(known[_THOUGHT_END])
-
-
 def pad_token(tokenizer: PreTrainedTokenizerBase, rows: int) -> int:
     """An id to fill rows up with, one of an embedding's `rows`. It is masked, so any will do."""
     for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):

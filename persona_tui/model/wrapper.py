@@ -18,6 +18,7 @@ from persona_tui.core.identity import ModelSketch
 from persona_tui.core.workspace import model_slug
 from persona_tui.model import blocks, loader, sources, text
 from persona_tui.model.compiled import CompiledForward
+from persona_tui.model.control import thought_tokens
 from persona_tui.model.fingerprint import fingerprint
 from persona_tui.model.forced import (
     Passage,
@@ -530,7 +531,7 @@ class ModelWrapper:
             samplings=[each.sampling or sampling for each in requests],
             stops=[each.stop for each in requests] if any(each.stop for each in requests) else (),
             likeliest=max(each.likeliest for each in requests),
-            thoughts=text.thought_tokens(self.tokenizer),
+            thoughts=thought_tokens(self.tokenizer),
         )
 
     def _opened(self, request: Request) -> str:

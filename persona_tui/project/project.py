@@ -520,12 +520,12 @@ class Project:
             DatasetError: a data set is bad.
             JobCancelled: somebody asked for that; what was finished stays.
         """
-        from persona_tui.datasets.records import find_archetype
+        from persona_tui.datasets.records import archetype_prompts
+        from persona_tui.extraction.roles import roles_work, save_roles
 
         done = Prepared(restored=processes().from_main(self.restore_datasets))
         done.records = self.check_datasets()
-        for name in roles or ():
-            find_archetype(self.workspace, name)
+        archetype_prompts(self.workspace, roles)  # a name that nobody has is an error now
         self.model  # noqa: B018  # from here on, vectors of another model are told from this one's
         if self.personas.axes is None or "axes" in self.partial().interrupted():
             _, personas = self.extract_axes(context)
@@ -538,9 +538,9 @@ class Project:
                 studio.create_from_archetype(name, name)
                 done.personas.append(name)
         if roles is None or roles:
-            wanted = studio.roles(roles)
-            studio.extractor.announce(studio.roles_work(wanted))
-            done.roles = len(studio.save_roles(wanted).names)
+            wanted = archetype_prompts(self.workspace, roles)
+            studio.extractor.announce(roles_work(studio, wanted))
+            done.roles = len(save_roles(studio, wanted).names)
         return done
 
     def fit_monitor(
