@@ -53,7 +53,11 @@ def save_roles(studio: PersonaStudio, roles: Mapping[str, Sequence[str]]) -> Rol
         return known
     with studio.job("roles", roles=[[name, list(prompts)] for name, prompts in roles.items()]):
         found = role_means(studio.extractor, roles, known)
-        processes().from_main(lambda: bool(studio.manager.save_roles(found)))
+
+        def save() -> None:
+            studio.manager.save_roles(found)
+
+        processes().from_main(save)
     return found
 
 
