@@ -54,7 +54,7 @@ def test_from_prompts_of_ones_own(cli: Cli, workspace: Path, tmp_path: Path) -> 
         (["new", "-d", "  "], "at least one word"),
         (["new", "-p", "nowhere.txt"], "nowhere.txt cannot be read"),
         (["new", "-a", "sage", "--samples", "0"], "num_samples_per_prompt must be"),
-        (["new", "-a", "sage", "--temperature", "9"], "temperature must be"),
+        (["new", "-a", "sage", "--temperature", "900"], "temperature must be"),
     ],
 )
 def test_what_cannot_be_made(cli: Cli, workspace: Path, args: list[str], message: str) -> None:
