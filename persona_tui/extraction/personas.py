@@ -419,7 +419,8 @@ class PersonaStudio:
             stack.enter_context(self.partial.job(name, texts))
             # A persona is the difference of two means: both are of one date, where a template writes it.
             means = extractor.axes or extractor.baseline if name != "axes" else None
-            stack.enter_context(extractor.model.rendered_as(means and means.metadata.get("rendering")))
+            rendering = None if means is None else means.metadata.get("rendering")
+            stack.enter_context(extractor.model.rendered_as(rendering))
             stack.enter_context(self.partial.rendered(extractor.model))
             yield
 
