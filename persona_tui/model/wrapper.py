@@ -476,6 +476,8 @@ class ModelWrapper:
     def _reply_reading(self, step: Step, batch: Batch, row: int) -> Reading | None:
         if batch.watch is None or step.read is None or step.index == 0:
             return None
+        if not step.read[row].any():  # so far, it has only been thought
+            return None
         watch = batch.watch
         return Reading(watch.reply_layers or watch.layers, step.read[row], None, step.index)
 

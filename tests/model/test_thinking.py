@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from persona_tui.model import ModelWrapper, Sampling, conversation, text
+from persona_tui.model import ModelWrapper, Sampling, Watch, conversation, text
 from persona_tui.model.text import Rendering
 from persona_tui.model.wrapper import Request
 
@@ -99,6 +99,18 @@ def test_what_is_read_of_a_reply_leaves_its_thoughts_out(model: ModelWrapper) ->
         rows = read.hidden_states[2][0, [len(prompt) + place for place in spoken]]
         torch.testing.assert_close(reply.activations.response[0], rows.mean(0), atol=1e-4, rtol=1e-4)
     assert ended > 2 and unended > 2, "both happen"
+
+
+def test_a_watch_does_not_read_thoughts(model: ModelWrapper) -> None:
+    watch = Watch(layers=(1,), after=1, every=1)
+    requests = [Request(HI, seed=seed) for seed in range(20)]
+    with model.rendered_as({"thinking": True}):
+        events = list(model.stream(requests, Sampling(12, 1.0, 1.0), watch=watch))
+    end = model.tokenizer.convert_tokens_to_ids("</think>")
+    thinking = {event.row for event in events} - {event.row for event in events if event.token_id == end}
+    assert len(thinking) > 10
+    read = {event.row for event in events if event.reading is not None and event.token_id >= 0}
+    assert not read & thinking
 
 
 def test_the_token_that_a_template_writes_behind_a_reply_ends_a_turn() -> None:
