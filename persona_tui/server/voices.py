@@ -184,8 +184,7 @@ class Voices:
             raise Refused(
                 f"policy.{'.'.join(map(str, problem['loc']))}: {problem['msg']}", param="persona_tui"
             ) from error
-        policy.check_known([name.removeprefix(TRAIT_PREFIX) for name in self.traits])
-        return policy
+        return policy.among([name.removeprefix(TRAIT_PREFIX) for name in self.traits])
 
 
 def _no_model(message: str) -> Refused:

@@ -57,7 +57,7 @@ def test_a_voice_by_its_name_says_what_the_engine_says(server: Server, client: O
 def test_a_request_says_how_loud_and_hears_what_happened(client: OpenAI) -> None:
     reply = client.chat.completions.create(
         model="tiny",
-        messages=ASKED,  # type: ignore[arg-type]
+        messages=[{"role": "user", "content": "I feel so lonely, and I cannot stop crying."}],
         extra_body={
             "persona_tui": {
                 "persona": "sage",
