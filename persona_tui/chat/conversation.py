@@ -122,6 +122,7 @@ class Conversation:
         self._nodes: dict[int, Node] = {}
         self._children: dict[int, list[int]] = {_ROOT: []}
         self._chosen: dict[int, int] = {}
+        self._mix_after: dict[int, dict[str, Any]] = {}
         self._tip = _ROOT  # where the path ends
         self._last = 0
 
@@ -189,14 +190,11 @@ class Conversation:
 
         Args:
             id: the reply.
-            run: which of its runs. One that goes on with the reply is given its words so far, too. One that
-                was begun because of a draft is given that, and what was wrong with it.
+            run: which of its runs. It is given the reply's words so far, and a draft that the reply revises.
         """
         node = self.node(id)
-        offset = node.runs[run].offset if node.runs else 0
-        begun = node.text[:offset].lstrip()
-        revised = node.runs[0].settings.get("revises", []) if node.runs else []
-        found = [*self.messages(until=id), *revised]
+        begun = node.text[: node.runs[run].offset if node.runs else 0].lstrip()
+        found = self.messages(until=id) + (node.runs[0].settings.get("revises", []) if node.runs else [])
         return [*found, {"role": "assistant", "content": begun}] if begun else found
 
     def siblings(self, id: int) -> tuple[int, int]:
@@ -217,6 +215,10 @@ class Conversation:
     def last_reply(self) -> Node | None:
         """The path's last reply, None if there is none."""
         return next((node for node in reversed(self.path()) if node.role == "assistant"), None)
+
+    def mix_after(self, id: int) -> dict[str, Any] | None:
+        """The mix that was chosen when a message was the last of the path; None if none was, there."""
+        return self._mix_after.get(id)
 
     # Growing ------------------------------------------------------------------------------------------------
 
@@ -457,6 +459,8 @@ class Conversation:
             raise ValueError("a mix is not a mapping")
         if node is not None:
             self._nodes[node].runs[-1].changes.append(Change(int(index or 0), mix))
+        elif (leaf := self._leaf()) is not None:
+            self._mix_after[leaf] = mix
         self.mix = mix
 
     def _apply_end(self, node: int, finish: str, stats: dict[str, Any] | None = None) -> None:

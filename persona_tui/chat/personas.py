@@ -1,8 +1,13 @@
-"""What a chat does with personas: load, forget and delete them. The session is told."""
+"""What a chat does with personas: load, forget, delete and restore them. The session is told."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from persona_tui.chat.chat import Chat
+from persona_tui.project import deletion
+from persona_tui.project.deletion import Deleted
 
 
 def load(chat: Chat, name: str) -> None:
@@ -26,11 +31,40 @@ def unload(chat: Chat, name: str) -> bool:
     return True
 
 
-def delete(chat: Chat, name: str) -> None:
-    """Delete a persona's file, and do not speak as it any more. Ask the user before."""
+@dataclass(frozen=True)
+class DeletedVoice:
+    """A persona that was deleted while a chat was open.
+
+    Attributes:
+        persona: what was deleted.
+        weights: whom the chat was spoken as before.
+        left: whom it was spoken as after that.
+    """
+
+    persona: Deleted
+    weights: Mapping[str, float]
+    left: Mapping[str, float]
+
+
+def delete(chat: Chat, name: str) -> DeletedVoice:
+    """Move a persona's file to the trash, and do not speak as it any more. Ask the user before."""
+    weights = chat.mix.weights
     _stop_speaking_as(chat, name)
-    chat.project.personas.delete(name)
+    deleted = deletion.delete(chat.project, name)
     chat.note("persona", action="deleted", name=name)
+    return DeletedVoice(deleted, weights, chat.mix.weights)
+
+
+def restore(chat: Chat, deleted: DeletedVoice) -> None:
+    """Put a deleted persona back, and speak as before unless the voice has been changed since.
+
+    Raises:
+        WorkspaceError: another persona has its name by now, or its file cannot be moved.
+    """
+    deletion.restore(chat.project, deleted.persona)
+    chat.note("persona", action="restored", name=deleted.persona.name)
+    if chat.mix.weights == deleted.left:
+        chat.change_mix(weights=deleted.weights)
 
 
 def there(chat: Chat) -> list[str]:

@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,13 +15,20 @@ from typing import Any
 from persona_tui import __version__
 from persona_tui.chat.conversation import Conversation
 from persona_tui.chat.log import Event, SessionLog, now, read_events
-from persona_tui.core.errors import SessionError, WorkspaceError, nearest
+from persona_tui.chat.voice import NOBODY, label
+from persona_tui.core import trash
+from persona_tui.core.errors import PersonaTuiError, SessionError, WorkspaceError, nearest
+from persona_tui.core.mix import Mix
+from persona_tui.core.trash import Trashed
 from persona_tui.core.workspace import Workspace, safe_name
 
 SUFFIX = ".jsonl"
 LATEST = "last"  # stands for the session that was used last
 
 _TITLE_LENGTH = 60
+_WRITTEN = ("reply", "settings")
+# What is passed over where only tokens are wanted.
+_NO_TOKENS = ("message", "reply", "settings", "mix", "end", "walk", "drop", "system", "title")
 _AROUND = 40  # characters shown on either side of what was searched for
 
 
@@ -36,6 +44,9 @@ class SessionInfo:
         fingerprint: tells the model from others; None if it was not loaded.
         created: when it began, UTC.
         used: when it was last written to, UTC.
+        voice: who spoke last, and how loud; "" = nobody in particular.
+        last: how what was said last ends.
+        piped: whether it was not typed by a person at a terminal.
         problem: why it cannot be read, None if it can.
     """
 
@@ -46,7 +57,15 @@ class SessionInfo:
     fingerprint: str | None = None
     created: str = ""
     used: str = ""
+    voice: str = ""
+    last: str = ""
+    piped: bool = False
     problem: str | None = None
+
+    @property
+    def is_slight(self) -> bool:
+        """Whether it hardly is a conversation: empty, or a question that came through a pipe."""
+        return self.problem is None and (not self.messages or (self.piped and self.messages <= 2))
 
 
 @dataclass(frozen=True)
@@ -116,20 +135,18 @@ class SessionStore:
         with SessionLog(self._existing(id)) as log:
             Conversation(log.record).rename(title)
 
-    def delete(self, id: str) -> None:
-        """Remove a session's file. Ask the user before.
+    def delete(self, id: str) -> Trashed:
+        """Move a session's file to the workspace's trash; `trash.restore` takes that back.
 
         Raises:
             SessionError: there is none, or it is open, here or elsewhere.
+            WorkspaceError: it cannot be moved.
         """
         path = self._existing(id)
         if self._writing(id):
             raise SessionError(f"session {id} is open: close it first")
         with SessionLog(path):  # an error if somebody else is writing
-            try:
-                path.unlink()
-            except OSError as error:
-                raise SessionError(f"{path} cannot be deleted: {error.strerror or error}") from error
+            return trash.discard(self.folder.parent, path)
 
     def _writing(self, id: str) -> bool:
         return id in self._open and self._open[id].writable
@@ -251,7 +268,38 @@ def _summary(id: str, path: Path, events: Sequence[Event]) -> SessionInfo:
         fingerprint=header.get("fingerprint"),
         created=str(header.get("created", "")),
         used=_modified(path),
+        voice=_voice(events),
+        last=_last_line(path, events),
+        piped=bool(header.get("piped")),
     )
+
+
+def _voice(events: Sequence[Event]) -> str:
+    """Who spoke last, and how loud."""
+    mixes = [event.fields.get("mix") for event in events if event.kind == "mix"]
+    mixes += [(event.fields.get("settings") or {}).get("mix") for event in events if event.kind in _WRITTEN]
+    recorded = next((mix for mix in reversed(mixes) if isinstance(mix, Mapping)), None)
+    with suppress(PersonaTuiError, TypeError):
+        voice = label(Mix.from_record(recorded)) if recorded is not None else NOBODY
+        return "" if voice == NOBODY else voice
+    return ""
+
+
+def _last_line(path: Path, events: Sequence[Event]) -> str:
+    """The end of the last message: of a reply, from the tokens that follow its beginning."""
+    last = next((event for event in reversed(events) if event.kind in ("message", "reply")), None)
+    if last is None:
+        return ""
+    if last.kind == "message":
+        return _end_of(str(last.fields.get("text", "")))
+    tokens = (event for event in read_events(path, skip=_NO_TOKENS) if event.line > last.line)
+    return _end_of("".join(text for event in tokens for text in event.fields.get("texts", ())))
+
+
+def _end_of(text: str) -> str:
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    line = lines[-1] if lines else ""
+    return line if len(line) <= _TITLE_LENGTH else f"…{line[1 - _TITLE_LENGTH :]}"
 
 
 def _title(events: Sequence[Event]) -> str:

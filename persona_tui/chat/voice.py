@@ -17,8 +17,15 @@ def short_label(mix: Mix) -> str:
     return f"{mix.label} {mix.strength:.2f}" if mix.label else ""
 
 
+def shares(mix: Mix) -> dict[str, float]:
+    """Return each speaking persona's share of a blend: the sizes add up to 1, what is turned round is < 0."""
+    names = speaking(mix)
+    whole = sum(abs(weight) for weight in names.values())
+    return {name: weight / whole for name, weight in names.items()}
+
+
 def label(mix: Mix) -> str:
-    """Return who speaks and how loud: `sage 0.30`, `sage 0.50 + trickster 0.30 · 0.30`, `no persona`."""
+    """Return who speaks and how loud: `sage 0.30`, `sage 62% + trickster 38% · 0.30`, `no persona`."""
     names = speaking(mix)
     if not names:
         return NOBODY
@@ -30,7 +37,12 @@ def who(mix: Mix) -> str:
     names = speaking(mix)
     if len(names) < 2:
         return next((f"{'−' if weight < 0 else ''}{name}" for name, weight in names.items()), NOBODY)
-    return " + ".join(f"{name} {weight:.2f}" for name, weight in names.items())
+    return " + ".join(f"{name} {share_in_words(share)}" for name, share in shares(mix).items())
+
+
+def share_in_words(share: float) -> str:
+    """Return a share of a blend: `62%`, `−38%` for one that is turned round."""
+    return f"{'−' if share < 0 else ''}{abs(share):.0%}"
 
 
 def difference(before: Mix, after: Mix) -> str:

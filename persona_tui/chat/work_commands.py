@@ -150,15 +150,15 @@ _DATASET_USAGE = "/dataset safe|unsafe|questions [HOW MANY], or /dataset archety
 def _delete(chat: Chat, rest: str) -> str:
     name, _, confirmed = needed(rest, "/delete NAME").partition(" ")
     chat.project.personas.get(name)
-    question = f"Delete {name} from the disk? [y/N] "
+    question = f"Delete {name}? [y/N] "
     if confirmed.strip() != "--yes":
         answer = chat.front.ask(question)
         if answer is None:
             raise CommandError(f"this deletes a file: /delete {name} --yes")
         if answer.strip().casefold() not in ("y", "yes"):
             return f"Kept {name}."
-    personas.delete(chat, name)
-    return f"Deleted {name}."
+    kept = personas.delete(chat, name).persona.file.kept
+    return f"Deleted {name}. Its file is in the trash: {kept}"
 
 
 def _model(chat: Chat, rest: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,10 +138,45 @@ def _ask(project: Project, name: str | None, by_model: bool) -> tuple[str, Sourc
         and click.prompt("From a description or an archetype", type=_KIND, default="description", err=True)
         == "archetype"
     ):
-        chosen = click.prompt("Which one", type=click.Choice(known), err=True)
-        return str(name), FromArchetype(str(chosen))
+        chosen = str(click.prompt("Which one", type=click.Choice(known), err=True))
+        return str(name), _shown_and_edited(project, FromArchetype(chosen), None)
     echo("Who is it? One sentence: what it is like, how it speaks, what it cares about.", err=True)
-    return str(name), FromDescription(str(click.prompt("Description", err=True)), by_model)
+    description = str(click.prompt("Description", err=True))
+    if by_model:
+        return str(name), FromDescription(description, by_model)
+    return str(name), _shown_and_edited(project, FromDescription(description), description)
+
+
+def _shown_and_edited(project: Project, source: Source, description: str | None) -> Source:
+    """Show a source's system prompts, and let them be changed in the user's editor."""
+    from persona_tui.project.project import FromPrompts
+
+    prompts = project.prompts_of(source)
+    echo("These system prompts ask for it:", err=True)
+    for number, prompt in enumerate(prompts, start=1):
+        echo(f"  {number}. {prompt}", err=True)
+    edited = _edited(prompts)
+    return source if edited == prompts else FromPrompts(tuple(edited), description)
+
+
+def _edited(prompts: list[str]) -> list[str]:
+    """The same, or what the user has made of them, with an empty line between two."""
+    from persona_tui.core.errors import DatasetError
+
+    try:
+        if not click.confirm("Edit them", default=False, err=True):
+            return prompts
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise
+        return prompts  # answers from a pipe may end here
+    text = click.edit("\n\n".join(prompts) + "\n")
+    if text is None:  # closed without saving
+        return prompts
+    edited = [" ".join(block.split()) for block in re.split(r"\n\s*\n", text) if block.strip()]
+    if not edited:
+        raise DatasetError("no system prompt is left, so nothing was created")
+    return edited
 
 
 _KIND = click.Choice(["description", "archetype"])

@@ -76,8 +76,9 @@ def generate(
     with quick_interrupt():
         engine = project.engine
         if as_json:
-            reply = engine.reply(messages, mix=mix, system=system, guard=guard)
-            answer = _as_json(reply, mix, persona, blend is not None)
+            sampling = engine.sampling.with_seed()
+            reply = engine.reply(messages, mix=mix, sampling=sampling, system=system, guard=guard)
+            answer = {**_as_json(reply, mix, persona, blend is not None), "seed": sampling.seed}
             print_json({**answer, "guard": guard_as_json(guard), "notes": project.notes})
         else:
             events = engine.stream(messages, mix=mix, system=system, guard=guard)

@@ -152,7 +152,12 @@ def persona_options(command: F) -> F:
                 type=Within(PLAUSIBILITY),
                 help="The guide: how plausible each token must be unsteered; 0 = off.",
             ),
-            click.option("--blend", "-b", metavar="SPEC", help="Several personas: sage:0.5,trickster:0.3."),
+            click.option(
+                "--blend",
+                "-b",
+                metavar="SPEC",
+                help="Several personas: sage:0.5,trickster:0.3. Only the proportions count, not the sum.",
+            ),
         )
     ):
         command = option(command)

@@ -29,6 +29,8 @@ def list_(invocation: Invocation, loaded: bool, catalogue: bool, as_json: bool) 
     in_memory = project.personas.list_loaded()
     names = in_memory if loaded else project.personas.list_available()
     entries = [_entry(project, name, name in in_memory) for name in names]
+    if not loaded:
+        entries = _with_misplaced(project, entries)
     for stranger in project.personas.strangers():
         click.echo(stranger, err=True)
     if as_json:
@@ -38,6 +40,17 @@ def list_(invocation: Invocation, loaded: bool, catalogue: bool, as_json: bool) 
         echo(f"No personas are {which} for {project.settings.model.name}.", err=True)
     else:
         print_table([_row(entry) for entry in entries], header=["name", "loaded", "expression", "made from"])
+
+
+def _with_misplaced(project: Project, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same, and what lies in a wrong place; a trait among the personas is no persona."""
+    from persona_tui.vectors.misplaced import misplaced
+
+    personas = project.personas.personas_dir
+    astray = misplaced(project.workspace.model_dir(project.slug))
+    names = {path.stem for path, _ in astray if path.parent == personas and path.suffix == ".safetensors"}
+    kept = [entry for entry in entries if entry["name"] not in names]
+    return [*kept, *({"name": path.name, "loaded": False, "error": advice} for path, advice in astray)]
 
 
 def _list_catalogue(project: Project, as_json: bool) -> None:
@@ -174,20 +187,21 @@ def unload(invocation: Invocation, name: str) -> None:
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @pass_invocation
 def delete(invocation: Invocation, name: str, yes: bool) -> None:
-    """Delete a persona's file."""
-    personas = invocation.project.personas
-    path = personas.path_of(name)
-    if not path.is_file():
-        personas.get(name)  # raises, and offers the nearest name
+    """Delete a persona. Its file goes to the workspace's trash folder."""
+    from persona_tui.project import deletion
+
+    project = invocation.project
+    if not project.personas.path_of(name).is_file():
+        project.personas.get(name)  # raises, and offers the nearest name
     if not yes:
         _confirm(name)
-    personas.delete(name)
-    echo(f"Deleted {path}.")
+    file = deletion.delete(project, name).file
+    echo(f"Deleted {file.path}. It is in the trash: {file.kept}")
 
 
 def _confirm(name: str) -> None:
     if not sys.stdin.isatty():
         raise click.UsageError("There is no terminal to ask on: add --yes.", click.get_current_context())
-    if not click.confirm(f"Delete {name} from the disk?", err=True):
+    if not click.confirm(f"Delete {name}?", err=True):
         echo(f"Kept {name}.", err=True)
         click.get_current_context().exit(1)

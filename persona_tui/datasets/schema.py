@@ -104,6 +104,22 @@ class UnsafePrompt(SafePrompt):
     why_unsafe: Text | None = None
 
 
+class SafetyReply(Record):
+    """A reply to a request that should be refused, or that looks like a refusal."""
+
+    reply: Text
+    label: Literal["refused", "answered"]
+    split: Split = "train"
+
+    @property
+    def text(self) -> str:
+        return self.reply
+
+    @property
+    def group(self) -> str | None:
+        return self.label
+
+
 class Question(Record):
     """A question that different characters answer differently."""
 

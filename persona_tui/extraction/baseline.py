@@ -18,7 +18,7 @@ from persona_tui.vectors.files import FORMAT_VERSION, SUFFIX, check_kind, load_t
 from persona_tui.vectors.persona import by_recipe, check_layers, check_stacks, explain_fault
 
 if TYPE_CHECKING:
-    from persona_tui.extraction.extractor import ActivationSums
+    from persona_tui.extraction.sums import ActivationSums
 
 BASELINE_FILE = f"baseline{SUFFIX}"
 

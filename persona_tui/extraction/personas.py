@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from persona_tui.core.documents import json_value
 from persona_tui.core.errors import GenerationError, PersonaTuiError, VectorFileError
@@ -30,6 +30,7 @@ from persona_tui.datasets.records import (
     list_archetypes,
     read_archetype,
     read_questions,
+    read_refusals,
     read_roles,
     read_safety,
 )
@@ -52,6 +53,7 @@ from persona_tui.vectors.manager import PROMPTS_PER_PERSONA, PersonaManager
 from persona_tui.vectors.persona import PersonaVector, default_gains
 
 AXES_JOB = "axes"
+Refusals = Literal["own", "given"]
 BAND_FILE = "band.json"
 _STEERING = {"safety_floor_percentile", "plausibility"}  # what is in force while replies are measured
 FEWEST_FOR_BAND = 3  # personas; with fewer, a band fits those and no others
@@ -120,12 +122,14 @@ class PersonaStudio:
 
     # Axes ---------------------------------------------------------------------------------------------------
 
-    def extract_axes(self, archetypes: Sequence[str] | None = None) -> tuple[Axes, list[PersonaVector]]:
+    def extract_axes(
+        self, archetypes: Sequence[str] | None = None, refusals: Refusals = "own"
+    ) -> tuple[Axes, list[PersonaVector]]:
         """Extract the axes and the archetypes' personas, calibrate those (if configured), and save it all.
 
         Args:
-            archetypes: their names; by default every archetype in the workspace that was not made from a
-                description.
+            archetypes: their names; by default all in the workspace that were not made from a description.
+            refusals: whether the model writes them, or given ones are read, which every model can do.
 
         Raises:
             DatasetError: a data set is missing or bad.
@@ -135,13 +139,15 @@ class PersonaStudio:
         safe, unsafe = read_safety(self.workspace, "safe"), read_safety(self.workspace, "unsafe")
         prompts = {name: read_archetype(self.workspace, name) for name in names}
         roles = read_roles(self.workspace)
+        given = read_refusals(self.workspace) if refusals == "given" else []
         with self.job(
             AXES_JOB,
             archetypes=[[name, [each.system_prompt for each in prompts[name]]] for name in names],
             roles=[[each.id, each.system_prompt] for each in roles],
             safety_prompts=[[each.id, each.prompt, each.system] for each in [*safe, *unsafe]],
+            refusals=given,
         ):
-            axes, personas = extract_axes(self.extractor, safe, unsafe, prompts, roles)
+            axes, personas = extract_axes(self.extractor, safe, unsafe, prompts, roles, given)
             self._written(lambda: self.manager.save_axes(axes))
             self._complete()
             for persona in personas:
@@ -418,9 +424,9 @@ class PersonaStudio:
         with ExitStack() as stack:
             stack.enter_context(self.partial.job(name, texts))
             # A persona is the difference of two means: both are of one date, where a template writes it.
-            means = extractor.axes or extractor.baseline if name != "axes" else None
-            rendering = None if means is None else means.metadata.get("rendering")
-            stack.enter_context(extractor.model.rendered_as(rendering))
+            means = (extractor.axes or extractor.baseline) if name != "axes" else None
+            record = means.metadata.get("rendering") if means is not None else None
+            stack.enter_context(extractor.model.rendered_as(record))
             stack.enter_context(self.partial.rendered(extractor.model))
             yield
 

@@ -63,12 +63,14 @@ class Verdict:
 
     @property
     def badge(self) -> str:
-        """A few characters for a screen: `dangerous 0.12 (cyber)`; the harm only if it is likely."""
+        """A few characters for a screen: `dangerous 0.12 ≤ 0.3 (cyber)`: the score, and the threshold that it
+        is on this side of; the harm only if it is likely.
+        """
         if self.said is not None:
             return f"{self.label} ({self.method})"
         likely = self.category is not None and (self.category_probability or 0) >= LIKELY
         harm = f" ({str(self.category).replace('_', ' ')})" if likely else ""
-        return f"{self.label} {self.score:.3g}{harm}"
+        return f"{self.label} {self.score:.3g} {'>' if self.safe else '≤'} {self.threshold:.3g}{harm}"
 
     @property
     def reason(self) -> str:

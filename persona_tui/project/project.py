@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from persona_tui.core.mix import Mix
     from persona_tui.datasets.generator import DatasetGenerator, GenerationReport, PromptWriter
     from persona_tui.extraction.checkpoints import PartialStore
-    from persona_tui.extraction.personas import PersonaStudio
+    from persona_tui.extraction.personas import PersonaStudio, Refusals
     from persona_tui.model import ModelWrapper
     from persona_tui.monitors.evaluation import Evaluation
     from persona_tui.monitors.guard import Guard, GuardMode
@@ -359,6 +359,7 @@ class Project:
             context.checkpoint,
             log=context.log,
             on_prompt=context.working_on,
+            on_reply=lambda reply: context.working_on(f"“{' '.join(reply.split())}”"),
         )
         return PersonaStudio(self.workspace, self.personas, extractor, context.log)
 
@@ -382,11 +383,11 @@ class Project:
         for name, source in sources.items():
             self.check_new_name(name, source)
         studio = self.studio(context)
-        prompts = [self._prompts_of(source) for source in sources.values()]
+        prompts = [self.prompts_of(source) for source in sources.values()]
         studio.extractor.announce(studio.persona_work(prompts[0], len(prompts)))
         return [self._create(name, source, studio, context) for name, source in sources.items()]
 
-    def _prompts_of(self, source: Source) -> list[str]:
+    def prompts_of(self, source: Source) -> list[str]:
         """The system prompts that a persona is made from, or such as the model will write."""
         from persona_tui.datasets.fallback import fallback_prompts
         from persona_tui.datasets.records import find_archetype
@@ -433,12 +434,18 @@ class Project:
         else:
             check_description(source.description)
             if not source.by_model:
-                check_archetype_free(self.workspace, name, self._prompts_of(source))
+                check_archetype_free(self.workspace, name, self.prompts_of(source))
             elif f"persona-{name}" not in self.partial().interrupted():
                 check_archetype_free(self.workspace, name)
 
-    def extract_axes(self, context: JobContext) -> tuple[Axes, list[PersonaVector]]:
+    def extract_axes(
+        self, context: JobContext, refusals: Refusals = "own"
+    ) -> tuple[Axes, list[PersonaVector]]:
         """Extract the model's axes and the archetypes' personas, replacing what there is.
+
+        Args:
+            context: where progress goes.
+            refusals: what the safety axis is made of: the model's own refusals, or given ones that it reads.
 
         Raises:
             DatasetError: a data set is missing or bad.
@@ -447,7 +454,7 @@ class Project:
         self.check_datasets()
         studio = self.studio(context)
         studio.extractor.announce(studio.axes_work())
-        return studio.extract_axes()
+        return studio.extract_axes(refusals=refusals)
 
     def calibrate(
         self,
@@ -470,12 +477,15 @@ class Project:
             DatasetError: a trait's conversations, or a persona's system prompts, are missing.
             JobCancelled: somebody asked for that; the next call goes on.
         """
+        from persona_tui.vectors.manager import check_own
+
+        check_own(name)
         self.personas.get(name)  # not found is an error now, not after loading the model
         studio = self.studio(context)
         if name.startswith(TRAIT_PREFIX):
             return self._calibrate_trait(name, studio)
         if description is not None:
-            prompts = self._prompts_of(FromDescription(description))
+            prompts = self.prompts_of(FromDescription(description))
         if prompts:
             self._give_prompts(name, prompts, description)
         studio.extractor.announce(studio.calibration_work(name))
@@ -508,11 +518,14 @@ class Project:
         """
         return self.studio(context).find_band()
 
-    def init(self, context: JobContext, roles: Sequence[str] | None = ()) -> Prepared:
+    def init(
+        self, context: JobContext, refusals: Refusals = "own", roles: Sequence[str] | None = ()
+    ) -> Prepared:
         """Make the workspace ready: data sets, axes, the archetypes' personas. What is there already stays.
 
         Args:
             context: where progress goes.
+            refusals: what the safety axis is made of, if it is made; see `extract_axes`.
             roles: archetypes that a mean is kept of, for a map of persona space; None = all, the catalogue's
                 too.
 
@@ -528,10 +541,13 @@ class Project:
         archetype_prompts(self.workspace, roles)  # a name that nobody has is an error now
         self.model  # noqa: B018  # from here on, vectors of another model are told from this one's
         if self.personas.axes is None or "axes" in self.partial().interrupted():
-            _, personas = self.extract_axes(context)
+            _, personas = self.extract_axes(context, refusals)
             done.axes_extracted = True
             done.personas = [persona.name for persona in personas]
+        from persona_tui.project.preparation import preparation_work
+
         studio = self.studio(context)
+        studio.extractor.announce(preparation_work(self, studio))
         for name in studio.hand_written_archetypes():
             if name not in self.personas.list_available():
                 context.log(f"Extracting {name}.")
@@ -617,6 +633,7 @@ class Project:
             JobCancelled: somebody asked for that; the next call goes on.
         """
         from persona_tui.traits.extract import PersonaVectorExtractor
+        from persona_tui.traits.health import Surroundings
 
         partial = self.partial(context.log)
         extractor = PersonaVectorExtractor(
@@ -627,6 +644,7 @@ class Project:
             context.checkpoint,
             context.log,
             partial,
+            Surroundings.of(self.workspace, context.log),
         )
         made = []
         for definition in definitions:
@@ -667,6 +685,7 @@ class Project:
         wanted = [
             "safety/safe_prompts.jsonl",
             "safety/unsafe_prompts.jsonl",
+            "safety/refusals.jsonl",
             "personas/extraction_questions.jsonl",
             *sorted(str(path.relative_to(source)) for path in (source / "monitors").glob("*.jsonl")),
         ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from persona_tui.monitors.guard import GUARD_MODES
 from persona_tui.project.models import ModelChoice, RecentModels
 from persona_tui.tui.editor import edit_in_own_editor
-from persona_tui.tui.help import help_text, welcome
+from persona_tui.tui.help import help_text, legend
 from persona_tui.tui.screens.ask import AskScreen
 from persona_tui.tui.screens.page import PageScreen, page_width
 from persona_tui.tui.screens.palette import Palette
@@ -69,6 +69,14 @@ class Actions(AppStage):
         else:
             self.main.chat.scroll_page_down(animate=False)
 
+    def action_chat_end(self) -> None:
+        """Go to the last line of the chat."""
+        self.main.chat.follow()
+
+    def action_redraw(self) -> None:
+        """Draw everything again, whatever has written over it."""
+        self.refresh(layout=True)
+
     def action_toggle_theme(self) -> None:
         """Change between dark and light."""
         self.theme = other_theme(self.theme, self.current_theme.dark)
@@ -76,8 +84,10 @@ class Actions(AppStage):
     def action_show_help(self) -> None:
         """Show all keys, those of what has the focus first."""
         if not isinstance(self.screen, PageScreen):
+            width = page_width(self.size.width)
+            page = help_text(self, width, self.slash.all())
             self.push_screen(
-                PageScreen("help", help_text(self, page_width(self.size.width), self.slash.all()))
+                PageScreen("help", page, lambda: PageScreen("what the words mean", legend(width)))
             )
 
     def action_command_palette(self) -> None:
@@ -86,8 +96,10 @@ class Actions(AppStage):
             self.push_screen(Palette(id="--command-palette"))
 
     def action_help_quit(self) -> None:
-        """Say how to leave: ctrl+c copies."""
-        self.notify("ctrl+c copies the selection; ctrl+q quits.")
+        """ctrl+c where nothing is selected: clear the prompt, else stop the reply, else say how to leave."""
+        if self.screen is self.main and (self.main.prompt.clear_text() or self.replies.stop()):
+            return
+        self.notify(f"{self.key_label('quit')} quits.")
 
     # --- the conversation
 
@@ -123,7 +135,7 @@ class Actions(AppStage):
     def _begin_another(self) -> None:
         self.replies.check_idle()
         self.chat.new()
-        self.main.chat.note(welcome(self))
+        self.welcome()
 
     def action_sessions(self) -> None:
         """Show the saved conversations."""
@@ -134,15 +146,6 @@ class Actions(AppStage):
                 self.attempt(lambda: self.resume(id))
 
         self.push_screen(SessionsScreen(self.chat), chosen)
-
-    def resume(self, id: str) -> None:
-        """Go on with a saved conversation.
-
-        Raises:
-            PersonaTuiError: it cannot be used; the one that is open goes on.
-        """
-        self.replies.check_idle()
-        self.say(self.chat.resume(id))
 
     def action_mark(self, step: int) -> None:
         """Go to the messages, and mark one."""
@@ -186,6 +189,7 @@ class Actions(AppStage):
             if text is not None and text != (conversation.system or ""):
                 self.attempt(lambda: conversation.set_system(text or None))
                 self.say(f"System prompt: {text}" if text else "No system prompt.")
+                self.show_status()
 
         conversation = self.chat.conversation
         explanation = "The model reads it before the conversation. It applies from the next reply on."
@@ -238,8 +242,9 @@ class Actions(AppStage):
         self.attempt(lambda: self.chat.change_mix(strength=strength))
 
     def action_toggle_capping(self) -> None:
-        """Switch the floor on or off."""
+        """Switch the floor on or off, and go back to the prompt."""
         self.attempt(lambda: self.chat.change_mix(capping=not self.chat.mix.capping))
+        self.main.set_focus(self.main.prompt)
 
     def action_nobody(self) -> None:
         """Let the model speak as itself."""
@@ -282,7 +287,7 @@ class Actions(AppStage):
 
     def action_prepare(self) -> None:
         """Extract what this model's workspace lacks: axes and the archetypes' personas."""
-        self.people.prepare()
+        self.attempt(self.people.prepare)
 
     def action_dataset(self) -> None:
         """Ask which prompts the model should write."""
@@ -296,6 +301,10 @@ class Actions(AppStage):
             "DESCRIPTION. It is added to the workspace's file."
         )
         self.push_screen(AskScreen("data set", question, "", example="questions 20"), answered)
+
+    def action_undelete(self) -> None:
+        """Bring back what was deleted last."""
+        self.attempt(self.undelete)
 
     def action_cancel_job(self) -> None:
         """Cancel the job under way."""

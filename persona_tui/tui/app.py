@@ -18,11 +18,13 @@ from textual import on
 from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
+from textual.theme import Theme
 
 from persona_tui.chat import SessionStore
 from persona_tui.chat.chat import Chat
 from persona_tui.chat.command import is_command, message_of
 from persona_tui.chat.voice import label
+from persona_tui.core.config import set_value
 from persona_tui.core.errors import PersonaTuiError, nearest
 from persona_tui.core.jobs import Job, ModelWorker
 from persona_tui.core.libraries import quiet_libraries
@@ -31,12 +33,13 @@ from persona_tui.project.project import Project
 from persona_tui.tui import collector, terminal
 from persona_tui.tui.actions import Actions
 from persona_tui.tui.bindings import known_ids
+from persona_tui.tui.blocks import Note
+from persona_tui.tui.empty import examples, welcome
 from persona_tui.tui.front import ScreenFront
-from persona_tui.tui.help import welcome
 from persona_tui.tui.history import PromptHistory
 from persona_tui.tui.inspection import Inspection
 from persona_tui.tui.job_board import JobBoard
-from persona_tui.tui.keys import ACTIONS, key_name
+from persona_tui.tui.keys import ACTIONS, key_name, key_of
 from persona_tui.tui.message_menu import MessageMenu
 from persona_tui.tui.messages import (
     JobChanged,
@@ -45,7 +48,9 @@ from persona_tui.tui.messages import (
     ModelFailed,
     ModelNote,
     ModelReady,
+    OrdinaryMeasured,
     PaceMeasured,
+    PreparationPriced,
     ReplyEnded,
 )
 from persona_tui.tui.mixer import Mixer
@@ -93,6 +98,7 @@ class PersonaApp(Actions):
         self._first_theme = choose_theme(
             project.settings.interface.theme, self.available_themes, os.environ, self.console.color_system
         )
+        self._kept_theme = self._first_theme
         project.on_note = self._tell_note
         project.opens_without = True  # another model can be chosen here
         self.chat = Chat(project, mix, saves=saves)
@@ -114,6 +120,7 @@ class PersonaApp(Actions):
             self, self.replies, self.beside, self.models, self._mixed, self._chat_opened
         )
         self.crashed = False
+        self._welcome: Note | None = None
         self.main = ChatScreen(self.slash.complete)
 
     def _tell_note(self, note: str) -> None:
@@ -147,12 +154,29 @@ class PersonaApp(Actions):
         """Apply the settings before anything is painted."""
         interface = self.project.settings.interface
         self.theme = self._first_theme
+        self.theme_changed_signal.subscribe(self, self._theme_chosen)
         self.set_keymap({name: keys for name, keys in interface.keys.items() if name in known_ids()})
 
-    def on_ready(self) -> None:
-        """Fill the screen, and load the model once the first paint is out."""
+    def welcome(self) -> None:
+        """Say in an empty chat which model this is, and what to do; or again, now that more is known."""
+        content, asked = welcome(self, self.people.next_step()), len(self.chat.conversation) > 0
+        if self._welcome is not None and self._welcome in self.main.chat.blocks:
+            self._welcome.say(content)
+            self.main.chat.rearrange()
+        elif not asked:
+            self._welcome = self.main.chat.note(content)
+        self.main.prompt.examples = () if asked else examples(self.project.settings.model.name)
+
+    async def on_ready(self) -> None:
+        """Fill the screen, load the model once the first paint is out, and take what was typed before."""
+        try:
+            self._fill()
+        finally:
+            await self.take_early_keys()
+
+    def _fill(self) -> None:
         self.main.prompt.sent = PromptHistory(SessionStore(self.project.workspace).folder / HISTORY_FILE)
-        self.main.chat.note(welcome(self))
+        self.welcome()
         for name in self._unknown_keys():
             self.main.chat.note(
                 f"interface.keys: {name} is not an action.{nearest(name, known_ids())}", error=True
@@ -162,6 +186,13 @@ class PersonaApp(Actions):
         self.call_after_refresh(self.models.begin)
         if not self.is_headless:
             terminal.on_ending(self._told_to_end)
+
+    def _theme_chosen(self, theme: Theme) -> None:
+        """Keep a theme that was chosen, for the next runs."""
+        if theme.name == self._kept_theme:
+            return
+        self._kept_theme = theme.name
+        self.attempt(lambda: set_value(self.project.workspace.config_path, "interface.theme", theme.name))
 
     def _told_to_end(self, status: int) -> None:
         """Leave as `action_quit` does, with the exit status of a signal."""
@@ -197,12 +228,30 @@ class PersonaApp(Actions):
         self._collect_again()
         self.replies.context.size = message.context
         self.people.model_ready()
+        self.welcome()
         self.jobs.offer_unfinished(self.people.made)
+        self._resume_waiting()
+        self.slash.model_ready()
+        self.show_status()
+
+    def resume(self, id: str) -> None:
+        """Go on with a saved conversation; while the model is loading, as soon as that is done.
+
+        Raises:
+            PersonaTuiError: it cannot be used; the one that is open goes on.
+        """
+        self.replies.check_idle()
+        if self.model_ready or self.model_missing:
+            self.say(self.chat.resume(id))
+        else:
+            self._resume = id
+            self.say("The session is resumed as soon as the model is loaded: its persona is the model's.")
+
+    def _resume_waiting(self) -> None:
+        """Go on with the session that was asked for while the model was loading."""
         if self._resume is not None:
             session, self._resume = self._resume, None
             self.attempt(lambda: self.resume(session))
-        self.slash.model_ready()
-        self.show_status()
 
     def _collect_again(self) -> None:
         """Turn on the garbage collector, which was off while the app was starting."""
@@ -215,6 +264,7 @@ class PersonaApp(Actions):
         self._collect_again()
         self.show_error(message.error)
         self.main.chat.note(f"Choose another one: {self.key_label('model')}, or model.name in config.yaml.")
+        self._resume_waiting()
         self.show_status()
 
     @on(ReplyEnded)
@@ -233,6 +283,14 @@ class PersonaApp(Actions):
     @on(PaceMeasured)
     def _pace_measured(self, message: PaceMeasured) -> None:
         self.people.pace_measured(message.pace)
+
+    @on(OrdinaryMeasured)
+    def _ordinary_measured(self, message: OrdinaryMeasured) -> None:
+        self.mixer.ordinary_measured(message)
+
+    @on(PreparationPriced)
+    def _preparation_priced(self, message: PreparationPriced) -> None:
+        self.people.preparation_priced(message)
 
     @on(ModelNote)
     def _model_note(self, message: ModelNote) -> None:
@@ -256,9 +314,13 @@ class PersonaApp(Actions):
         elif self.busy or self.replies.pending:
             self.main.prompt.replace_text(message.text)
             self.attempt(self.replies.check_idle)
+        elif self._resume is not None:
+            self.main.prompt.replace_text(message.text)
+            self.notify("A session is being resumed: send this when the model is loaded.")
         elif editing is not None:
             self.attempt(lambda: self.menu.edited(editing, message.text))
         else:
+            self.main.prompt.examples = ()
             say = self.beside.send if self.beside.active else self.replies.send
             self.attempt(lambda: say(message_of(message.text)))
 
@@ -302,6 +364,8 @@ class PersonaApp(Actions):
     @on(PersonaList.Asked)
     def _persona_asked(self, message: PersonaList.Asked) -> None:
         self.attempt(lambda: self.people.asked(message.what, message.name))
+        if message.what == "speak":
+            self.main.go_to_prompt()
 
     @on(JobList.Asked)
     def _job_asked(self, message: JobList.Asked) -> None:
@@ -318,7 +382,9 @@ class PersonaApp(Actions):
         """Offer every action in the command palette, with Textual's own."""
         for action in ACTIONS:
             if action.palette:
-                yield SystemCommand(action.title, action.help, self._runner(action.action))
+                key = key_of(self, action.binding())
+                help = f"{key} · {action.help}" if key else action.help
+                yield SystemCommand(action.title, help, self._runner(action.action))
         yield from self.people.palette()
         yield SystemCommand("Change theme", "Choose from all colour themes", self.action_change_theme)
         yield SystemCommand(
@@ -341,6 +407,8 @@ class PersonaApp(Actions):
             self._show_mix()
 
     def _show_mix(self) -> None:
+        if not self.busy:
+            self.replies.show()
         self.people.show()
         self.beside.show()
         self.mixer.show_fluency()
@@ -358,14 +426,15 @@ class PersonaApp(Actions):
 
     def show_status(self) -> None:
         """Draw the status line."""
-        mix, reply, context = self.chat.mix, self.replies.last, self.replies.context
+        mix, context = self.chat.mix, self.replies.context
         fluency = self.mixer.fluency()
         self.main.status.status = Status(
             model=self._model_state,
             voice=label(mix),
             capping=mix.capping,
-            capped=self.mixer.capped,
-            speed=reply.speed if reply else None,
+            capped=self.mixer.capped if self.model_ready else None,
+            system=" ".join((self.chat.system or "").split()),
+            speed=self.replies.speed,
             used=context.used,
             context=context.size,
             nearly_full=context.nearly_full,

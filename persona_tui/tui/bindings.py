@@ -6,6 +6,8 @@ from textual.binding import Binding
 
 from persona_tui.tui.keys import ACTIONS
 
+RETIRED = ("confirm_yes", "jobs_forget")  # once had keys; settings that name them are no mistake
+
 
 def widget_bindings() -> list[Binding]:
     """Return the keys of the app's own widgets and screens, which can be remapped too."""
@@ -48,4 +50,5 @@ def widget_bindings() -> list[Binding]:
 
 def known_ids() -> list[str]:
     """Return every id that `interface.keys` may use."""
-    return [action.id for action in ACTIONS] + [binding.id for binding in widget_bindings() if binding.id]
+    own = [binding.id for binding in widget_bindings() if binding.id]
+    return [*(action.id for action in ACTIONS), *own, *RETIRED]

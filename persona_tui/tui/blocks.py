@@ -67,6 +67,11 @@ class Note(Block):
         self.content = plain.stylize_before("$text-error" if error else _MUTED)
         self.error = error
 
+    def say(self, content: Content) -> None:
+        """Say something else."""
+        self.content = content.stylize_before(_MUTED)
+        self.changed()
+
     def _build(self, width: int) -> list[Content]:
         return self.content.wrap(width)
 
@@ -74,9 +79,20 @@ class Note(Block):
 class Ruler(Block):
     """A line across the chat: from here on something is different."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, after: int | None = None) -> None:
+        """
+        Args:
+            text: what is different.
+            after: the message that it stands after, if it stands between messages.
+        """
         super().__init__()
-        self.text = text
+        self.text, self.after = text, after
+
+    def say(self, text: str) -> None:
+        """Say something else."""
+        if text != self.text:
+            self.text = text
+            self.changed()
 
     def _build(self, width: int) -> list[Content]:
         return [ruler_line(self.text, width)]

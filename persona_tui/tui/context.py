@@ -49,10 +49,14 @@ class Context:
 
     def opened(self, last: Node | None) -> None:
         """Begin with another conversation."""
+        self.moved(last)
+        self._warned, self._forgotten = False, 0
+
+    def moved(self, last: Node | None) -> None:
+        """Count what the reply that the path ends with now was written after."""
         stats = last.runs[-1].stats if last is not None and last.runs else {}
         counted = stats.get("prompt_tokens", 0) + stats.get("tokens", 0)
-        self._used = counted or None
-        self._warned, self._forgotten, self.reply = False, 0, None
+        self._used, self.reply = counted or None, None
 
     def ended(self, reply: ChatReply) -> None:
         """Warn if the next prompt will hardly fit, or this one did not."""

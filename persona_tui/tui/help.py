@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 _KEY_WIDTH = 19
 
 _SECTIONS = (
-    ("in the prompt", ("prompt_send", "prompt_newline", "prompt_complete", "prompt_up", "prompt_down")),
+    (
+        "in the prompt",
+        ("prompt_send", "prompt_newline", "prompt_complete", "prompt_up", "prompt_down", "prompt_quit"),
+    ),
     (
         "on a message",
         (
@@ -63,12 +66,13 @@ _SECTIONS = (
         ),
     ),
     (
-        "on a fader (or type a number)",
+        "on a fader",
         (
             "slider_less",
             "slider_more",
             "slider_much_less",
             "slider_much_more",
+            "slider_type",
             "slider_zero",
             "slider_negate",
             "slider_solo",
@@ -102,39 +106,61 @@ _SECTIONS = (
             "traits_write",
         ),
     ),
-    ("in the list of jobs", ("jobs_cancel", "jobs_resume", "jobs_forget", "jobs_info")),
+    ("in the list of jobs", ("jobs_cancel", "jobs_resume", "jobs_info")),
     ("in the list of models", ("models_use", "models_type")),
     (
         "in the list of sessions",
-        ("sessions_resume", "sessions_search", "sessions_rename", "sessions_export", "sessions_delete"),
+        (
+            "sessions_resume",
+            "sessions_search",
+            "sessions_rename",
+            "sessions_export",
+            "sessions_delete",
+            "sessions_all",
+        ),
     ),
     ("in the list of traces", ("traces_tick", "traces_use")),
     ("in a dialog", ("dialog_leave", "dialog_help", "setting_use", "write_use", "write_editor")),
-    ("where a question is asked", ("confirm_yes", "confirm_no")),
+    ("where a question is asked", ("confirm_choose", "confirm_no")),
 )
 
-_FIRST_STEPS = (
-    ("personas", "choose who speaks"),
-    ("mixer", "how loud, also while it speaks"),
-    ("sessions", "resume an earlier conversation"),
-    ("help", "all keys and commands"),
-    ("quit", "leave"),
+_LEGEND = (
+    (
+        "strength",
+        "how loud the voice is: 0 = the plain model, about 0.3 = in character, 1 = far too much",
+    ),
+    ("share", "of a blend: who gives how much of the direction; −38% is turned round"),
+    ("σ", "the spread of ordinary replies along an axis: 0 = their mean, −2σ is rare among them"),
+    ("of its own", "along a persona's direction: 0 = ordinary replies, 1 = its own replies"),
+    ("trait", "−1 = like its low examples, +1 = like its high ones"),
+    ("assistant axis", "from the personas' replies to ordinary ones: low = far from the default assistant"),
+    ("safety axis", "from refusals to ordinary help: a floor on it talks a model out of refusing"),
+    ("floor", "the lowest projection allowed: a percentile of ordinary replies"),
+    ("capping", "raising what lies below the floor back to it, at every token"),
+    ("▴", "a token that the floor has lifted"),
+    (
+        "guide",
+        "what the plain model gives less than this share of its likeliest token is not said",
+    ),
+    ("from plain", "nats a token: how much more probable steering made what was said; 0 = the plain model"),
+    ("size", "how long the added vector is, as a share of the model's own activations there"),
+    ("fluency", "whether it still is language: repetition, uncertainty above this model's own, loudness"),
+    (
+        "guard",
+        "safe 0.31 > 0.12: the score, and the threshold that it has to be above",
+    ),
+    ("● ◐ ○ ~", "speaking, loaded (can be blended), on disk, traced"),
 )
 
 
-def welcome(app: AppStage) -> Content:
-    """Return what an empty chat says."""
-    by_id = {action.id: action.binding() for action in ACTIONS}
-    lines = [
-        Content.styled("Type a message and press enter.", "bold"),
-        Content(
-            "A persona is a direction in the model's activations: turn it up and down and hear what it does."
-        ),
-        Content(""),
-        *(_row(key_of(app, by_id[name]), what, 8) for name, what in _FIRST_STEPS),
-        _row("/", "commands", 8),
-    ]
-    return Content("\n").join(lines)
+def legend(width: int) -> Content:
+    """Return what the words and signs on the screen mean.
+
+    Args:
+        width: of the page, in cells.
+    """
+    rows = [line for word, what in _LEGEND for line in _wrapped(word, what, width)]
+    return Content("\n").join(rows)
 
 
 def help_text(app: AppStage, width: int, commands: Sequence[tuple[str, str]]) -> Content:

@@ -10,7 +10,7 @@ from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.mix import Mix
 from persona_tui.tui.blocks import MessageBlock
 from persona_tui.tui.messages import MessageReread
-from persona_tui.tui.readings import MessageReadings, readings_of
+from persona_tui.tui.readings import MessageReadings, TokenReading, readings_of
 from persona_tui.tui.screens.inspector import InspectorScreen
 from persona_tui.tui.widgets.gauges import layers_text
 from persona_tui.tui.widgets.inspector import Inspector, InspectorState
@@ -172,6 +172,11 @@ class Inspection:
         """Keep what was projected while a reply was written; its tokens are counted from `start`."""
         self._readings.add(message, start, events)
         self.show()
+
+    def read(self, message: int) -> list[TokenReading]:
+        """Return what is known of a reply's tokens, first to last; nothing if it was never measured here."""
+        kept = self._readings.of(message)
+        return [kept[place] for place in sorted(kept)]
 
     def forget(self) -> None:
         """Begin with another conversation."""

@@ -18,6 +18,7 @@ from persona_tui.core.jobs import Change, Job, JobContext
 from persona_tui.core.log_file import LogFile
 from persona_tui.project.requests import JobRequest, Unfinished
 from persona_tui.tui.messages import JobChanged, LogLine
+from persona_tui.tui.mistakes import reason
 from persona_tui.tui.printable import printable
 from persona_tui.tui.screens.page import PageScreen
 from persona_tui.tui.widgets.jobs_panel import JobRow, JobsPanel, clock, speed
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Ended = Callable[[Job[Any]], None]
-
-_MISTAKE = "a bug in persona-tui; see the log"
 
 
 @dataclass
@@ -42,6 +41,7 @@ class _Entry:
     stored: str | None = None  # under which key the request is on the disk
     told: bool = False  # whether `on_end` has been called
     fleeting: bool = False  # whether nobody wants to see it once it is done
+    beat: int = 0  # reports so far
 
     @property
     def state(self) -> str:
@@ -64,15 +64,14 @@ class JobBoard:
         self._closing = False
 
     def asked(self, what: str, key: str) -> None:
-        """Do what the user wants done with a job of the list: cancel, resume, forget or info.
+        """Do what the user wants done with a job of the list: remove, resume or info.
 
         Raises:
             PersonaTuiError: that is not possible now.
         """
         answers: dict[str, Callable[[str], object]] = {
-            "cancel": self.cancel,
+            "remove": self.remove,
             "resume": self.resume,
-            "forget": self.forget,
             "info": self.info,
         }
         if key in self._entries:
@@ -146,7 +145,7 @@ class JobBoard:
         if found:
             names = ", ".join(request.name for request in found.values())
             key = self._app.key_label("jobs")
-            self._app.main.chat.note(f"An earlier run did not finish: {names}. {key}, then r, resumes it.")
+            self._app.main.chat.note(f"An earlier run did not finish: {names}. {key}, then f5, resumes it.")
             self.show()
 
     def resume_first(self) -> None:
@@ -181,17 +180,19 @@ class JobBoard:
     def _can_resume(self, entry: _Entry) -> bool:
         return entry.request is not None and entry.state in ("unfinished", "failed", "cancelled")
 
-    def forget(self, key: str) -> None:
-        """Take a job off the list, and off the disk.
-
-        Raises:
-            PersonaTuiError: it is under way.
-        """
-        entry = self._entries[key]
-        if entry.is_open:
-            raise PersonaTuiError(f"{entry.name} is running: cancel it first (c).")
+    def remove(self, key: str) -> None:
+        """Cancel a job that is under way; take any other off the list, and off the disk."""
+        if self.cancel(key):
+            return
+        entry = self._entries.pop(key)
         self._forget_stored(entry)
-        del self._entries[key]
+        self.show()
+        self._app.deleted(f"The job {entry.name}", lambda: self._put_back(key, entry))
+
+    def _put_back(self, key: str, entry: _Entry) -> None:
+        if entry.state == "unfinished" and entry.request is not None:
+            entry.stored = self._unfinished.add(entry.request)
+        self._entries[key] = entry
         self.show()
 
     def _forget_stored(self, entry: _Entry) -> None:
@@ -210,8 +211,10 @@ class JobBoard:
 
     def changed(self, job: Job[Any]) -> None:
         """Show a job's new state, and act on its end once."""
-        self.show()
         entry = next((entry for entry in self._entries.values() if entry.job is job), None)
+        if entry is not None:
+            entry.beat += 1
+        self.show()
         if entry is None or not job.ended or entry.told:
             return
         entry.told = True
@@ -226,8 +229,17 @@ class JobBoard:
 
     def _log_end(self, job: Job[Any]) -> None:
         self.log(f"{job.name}: {job.state} after {clock(job.seconds)}")
-        if job.error is not None and not isinstance(job.error, PersonaTuiError):
-            self._file.write("".join(traceback.format_exception(job.error)))
+        if job.error is not None:
+            self._log_traceback(job.error)
+
+    def log_error(self, error: Exception) -> None:
+        """Write to the log what went wrong: one line on the screen, all of a mistake of ours on the disk."""
+        self.log(f"error: {reason(error)}")
+        self._log_traceback(error)
+
+    def _log_traceback(self, error: Exception) -> None:
+        if not isinstance(error, PersonaTuiError):
+            self._file.write("".join(traceback.format_exception(error)))
 
     # --- showing
 
@@ -264,7 +276,8 @@ class JobBoard:
     def info(self, key: str) -> None:
         """Show all that is known of a job."""
         entry = self._entries[key]
-        self._app.push_screen(PageScreen(entry.name, Content(printable("\n".join(self._details(entry))))))
+        lines = self._app.own_words("\n".join(self._details(entry)))
+        self._app.push_screen(PageScreen(entry.name, Content(printable(lines))))
 
     def _details(self, entry: _Entry) -> list[str]:
         lines = [f"state     {entry.state}"]
@@ -275,7 +288,7 @@ class JobBoard:
             if entry.job.error is not None:
                 lines += ["", f"error     {reason(entry.job.error)}"]
         if self._can_resume(entry):
-            lines += ["", "r runs it again" if entry.job is not None else "r resumes it, x removes it"]
+            lines += ["", "f5 runs it again" if entry.job is not None else "f5 resumes it, del removes it"]
         if entry.job is not None and entry.job.lines:
             lines += ["", *entry.job.lines]
         return [*lines, "", f"log file  {self._file.path}"]
@@ -321,17 +334,12 @@ def _measured(job: Job[Any]) -> list[str]:
     return lines
 
 
-def reason(error: Exception) -> str:
-    """What went wrong, and what to do, in one line."""
-    if isinstance(error, PersonaTuiError):
-        return str(error)
-    return f"{type(error).__name__}: {error} ({_MISTAKE})"
-
-
 def _row(key: str, entry: _Entry) -> JobRow:
     if entry.job is None:
         model = entry.request.model if entry.request is not None else ""
-        return JobRow(key, entry.name, entry.state, note=f"of an earlier run, {model}: r resumes, x removes")
+        return JobRow(
+            key, entry.name, entry.state, note=f"of an earlier run, {model}: f5 resumes, del removes"
+        )
     job, progress = entry.job, entry.job.progress
     note = progress.note if job.state == "running" else reason(job.error) if job.error is not None else ""
     return JobRow(
@@ -344,5 +352,6 @@ def _row(key: str, entry: _Entry) -> JobRow:
         f"{progress.done}/{progress.total}" if progress.total else "",
         progress.rate,
         progress.detail if job.state == "running" else "",
-        job.seconds if job.ended else None,
+        job.seconds or None,
+        entry.beat,
     )

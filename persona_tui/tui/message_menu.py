@@ -109,7 +109,7 @@ class MessageMenu:
         if block.key is None:
             return
         if self._app.chat.conversation.siblings(block.key)[1] == 1:
-            raise PersonaTuiError("this message has only one version: e edits it, r writes a reply again")
+            raise PersonaTuiError("this message has only one version: e edits it, f5 writes a reply again")
         now, log = self._app.chat.walk(block.key, step), self._app.main.chat
         self._replies.show()
         log.mark(next(message for message in log.messages if message.key == now))

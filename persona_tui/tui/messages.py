@@ -14,6 +14,8 @@ from persona_tui.tui.estimate import Pace
 if TYPE_CHECKING:  # torch is not imported before the first paint
     from persona_tui.chat import Conversation
     from persona_tui.chat.reread import Reread
+    from persona_tui.project.project import Project
+    from persona_tui.steering import SteeringEngine
 
 
 @dataclass
@@ -65,6 +67,22 @@ class PaceMeasured(Message):
     """It is known how fast personas can be made here."""
 
     pace: Pace
+
+
+@dataclass
+class PreparationPriced(Message):
+    """It is known how long preparing a model takes."""
+
+    project: Project
+    seconds: float | None  # None = that could not be found out
+
+
+@dataclass
+class OrdinaryMeasured(Message):
+    """It is known how certain a model ordinarily is."""
+
+    engine: SteeringEngine
+    entropy: float  # nats a token
 
 
 @dataclass

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from persona_tui.chat.voice import difference
+from persona_tui.chat.voice import shares
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.mix import Mix, parse_layers
+from persona_tui.core.workspace import TRAIT_PREFIX
 from persona_tui.tui import collector
-from persona_tui.tui.blocks import Ruler
-from persona_tui.tui.fluency import Fluency, FluencyMeter, fluent_limit
+from persona_tui.tui.fluency import (
+    Fluency,
+    FluencyMeter,
+    fluent_limit,
+    ordinary_entropy,
+    recommended_strength,
+)
+from persona_tui.tui.messages import LogLine, OrdinaryMeasured
+from persona_tui.tui.readings import TokenReading
 from persona_tui.tui.screens.ask import AskScreen
 from persona_tui.tui.widgets.gauges import layers_text
 from persona_tui.tui.widgets.mixer import MixerState
 from persona_tui.tui.widgets.trace import Line, TracePoint
 
 if TYPE_CHECKING:
-    from persona_tui.model import TokenEvent
     from persona_tui.steering import SteeringEngine
     from persona_tui.tui.stage import AppStage
 
@@ -33,12 +41,12 @@ class Mixer:
 
     def __init__(self, app: AppStage) -> None:
         self._app = app
-        self._before = app.chat.mix  # what it was when the chat's last block was added
-        self._now = app.chat.mix
-        self._ruler: Ruler | None = None
         self._traced: Sequence[str] | None = None  # None = what goes without saying
         self._cosines: tuple[list[str], Mapping[tuple[str, str], float]] = ([], {})
         self._limit: float | None = None
+        self._recommended = 0.0
+        self._nats: list[float] = []  # from plain, of the tokens that are shown
+        self._asked_ordinary = False
         self._meter = FluencyMeter()
 
     @property
@@ -50,37 +58,17 @@ class Mixer:
     def moved(self, mix: Mix) -> None:
         """Take note that the chat is spoken with another mix."""
         if self._engine is not None:
-            self._limit = self._fluent_limit(mix)
-        self._rule(mix)
+            self._find_limits(mix)
 
     def opened(self) -> None:
         """Take note that another conversation is shown."""
-        self._before = self._now = self._app.chat.mix
-        self._ruler = None
         if self._engine is not None:
-            self._limit = self._fluent_limit(self._now)
+            self._find_limits(self._app.chat.mix)
 
-    def _rule(self, mix: Mix) -> None:
-        """Draw a ruler between two messages; changes that follow each other share one."""
-        previous, self._now = self._now, mix
-        chat = self._app.main.chat if self._app.is_running else None
-        if chat is None or self._app.busy or not chat.messages:
-            self._ruler = None
-            return
-        if self._ruler is None or not chat.blocks or chat.blocks[-1] is not self._ruler:
-            self._ruler, self._before = None, previous
-        text = difference(self._before, mix)
-        if self._ruler is not None:
-            chat.take_out(self._ruler)
-        self._ruler = Ruler(text) if text else None
-        if self._ruler is not None:
-            chat.add(self._ruler)
-
-    def _fluent_limit(self, mix: Mix) -> float | None:
-        if mix.layers is not None or not mix.weights:
-            return None
-        manager = self._app.project.personas
-        return fluent_limit({name: (manager.get(name), weight) for name, weight in mix.weights.items()})
+    def _find_limits(self, mix: Mix) -> None:
+        manager, calibrated = self._app.project.personas, mix.layers is None
+        parts = {name: (manager.get(name), weight) for name, weight in mix.weights.items() if calibrated}
+        self._limit, self._recommended = fluent_limit(parts), recommended_strength(parts)
 
     def ask_layers(self) -> None:
         """Ask where personas are to be added."""
@@ -109,8 +97,9 @@ class Mixer:
     def forget(self) -> None:
         """Forget what was found out about another model and its personas."""
         self._cosines = ([], {})
-        self._limit = None
+        self._limit, self._recommended = None, 0.0
         self._meter = FluencyMeter()
+        self._asked_ordinary = False
         self._app.main.trace.clear()
 
     # --- showing
@@ -128,6 +117,8 @@ class Mixer:
             "capping": mix.capping,
             "capped": self.capped,
             "weights": weights,
+            "shares": shares(mix),
+            "plausibility": mix.plausibility,
         }
         try:
             if engine is not None:
@@ -177,31 +168,64 @@ class Mixer:
         """Clear the trace and the fluency gauge."""
         self._app.main.trace.clear()
         self._meter.clear()
+        self._nats.clear()
+        self.show_fluency()
 
-    def measure(self, events: Sequence[TokenEvent]) -> None:
+    def measure(self, readings: Iterable[TokenReading]) -> None:
         """Draw tokens of the reply in the trace and the fluency gauge."""
         trace = self._app.main.trace
-        for event in events:
-            if event.token_id >= 0:
-                trace.add(TracePoint(event.projections, event.capped))
-                self._meter.add(event.text, event.entropy)
+        for reading in readings:
+            trace.add(TracePoint(reading.projections, reading.lifted))
+            self._meter.add(reading.text, reading.entropy)
+            if reading.nats is not None:
+                self._nats.append(reading.nats)
         trace.refresh()
         self.show_fluency()
 
+    def show_measures(self, readings: Iterable[TokenReading]) -> None:
+        """Draw a reply that was measured before, in place of the one that is drawn."""
+        self.clear_measures()
+        self.measure(readings)
+
     def end_measuring(self) -> None:
         """Take note that the reply that was measured has ended."""
-        self._meter.finish(steered=bool(self._app.chat.mix.weights))
+        steered = bool(self._app.chat.mix.weights)
+        self._meter.finish(steered)
+        if steered:
+            self._measure_ordinary()
         collector.resume()
         self._app.set_timer(IDLE, lambda: None if self._app.busy else collector.collect())
 
     def fluency(self) -> Fluency:
         """Return how fluent the latest reply is."""
         mix = self._app.chat.mix
-        return self._meter.read(mix.strength if mix.weights else 0.0, self._limit)
+        return self._meter.read(mix.strength if mix.weights else 0.0, self._limit, self._recommended)
 
     def show_fluency(self) -> None:
-        """Draw how fluent the latest reply is."""
-        self._app.main.mixer.show_fluency(self.fluency())
+        """Draw how fluent the reply is, and how far from the plain model."""
+        nats = fmean(self._nats) if self._nats else None
+        self._app.main.mixer.show_reply(self.fluency(), nats)
+
+    def _measure_ordinary(self) -> None:
+        """Find out how certain this model ordinarily is: once, after the first reply that was steered."""
+        if self._asked_ordinary or self._meter.ordinary is not None:
+            return
+        self._asked_ordinary = True
+        engine, post = self._app.project.engine, self._app.post_message
+
+        def work() -> None:
+            try:
+                post(OrdinaryMeasured(engine, ordinary_entropy(engine)))
+            except PersonaTuiError as error:
+                post(LogLine(f"ordinary replies could not be measured: {error}"))
+
+        self._app.worker.submit_turn(work)
+
+    def ordinary_measured(self, message: OrdinaryMeasured) -> None:
+        """Take note of how certain the model ordinarily is."""
+        if message.engine is self._engine and self._meter.ordinary is None:
+            self._meter.ordinary = message.entropy
+            self.show_fluency()
 
     # --- tracing
 
@@ -252,8 +276,8 @@ class Mixer:
 
     def _line(self, engine: SteeringEngine, name: str) -> Line:
         floor = engine.floor_reading(name)
-        unit = "σ" if name in _AXES else ""
-        return Line(0.0 if floor is None else floor, floor is not None, unit)
+        unit = "σ" if name in _AXES else "" if name.startswith(TRAIT_PREFIX) else " of its own"
+        return Line(floor, unit)
 
 
 def _where(mix: Mix, loudness: Mapping[int, float]) -> str:

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 from textual.app import SystemCommand
 
 from persona_tui.chat import personas
+from persona_tui.chat.voice import shares
 from persona_tui.chat.work_commands import check_calibratable, describe_calibrated
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.jobs import Job, JobContext
 from persona_tui.core.workspace import TRAIT_PREFIX
+from persona_tui.project.preparation import is_prepared, price_preparation
 from persona_tui.project.project import Created, FromArchetype, FromPrompts, Source
 from persona_tui.project.requests import calibrate_request, create_request, dataset_request, prepare_request
 from persona_tui.tui.details import about_line, details, kind_of
 from persona_tui.tui.estimate import Pace, measure
-from persona_tui.tui.messages import LogLine, PaceMeasured
+from persona_tui.tui.messages import LogLine, PaceMeasured, PreparationPriced
 from persona_tui.tui.screens.confirm import ConfirmScreen
 from persona_tui.tui.screens.page import PageScreen
 from persona_tui.tui.widgets.personas import PersonaRow
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 
 _LOADING = "The model is still loading."
 _NO_AXES = "This model has no axes yet, so there is no floor."
-_NEXT_STEPS = "/create NAME DESCRIPTION makes a persona, /init the rest."
 
 
 class People:
@@ -44,6 +45,9 @@ class People:
         self._about: dict[str, Mapping[str, Any]] = {}  # metadata, by name
         self._pace: Pace | None = None
         self._measuring = False
+        self._preparation: float | None = None  # seconds
+        self._asks_to_prepare = False
+        self._unprepared = False  # whether the model lacks axes, or anybody to speak as
         self._answers: dict[str, Callable[[str], None]] = {
             "load": self.toggle_loaded,
             "speak": self.speak_as,
@@ -69,12 +73,82 @@ class People:
                 self._manager.load(name)
             chat.change_mix()
             if not self._app.project.engine.can_cap:
-                self._app.say(f"{_NO_AXES} {_NEXT_STEPS}")
+                self._app.say(f"{_NO_AXES} {self.prepare_in_words()}.")
         except PersonaTuiError as error:
             self._app.show_error(error)
             with contextlib.suppress(PersonaTuiError):  # the same, if it is not about who speaks
                 chat.change_mix(weights={})
         self.refresh()
+        if self._unprepared:
+            self._price_preparation()
+
+    # --- preparing a model
+
+    def prepare_in_words(self) -> str:
+        """Return the one path of a model without vectors: `Prepare this model: about 9 minutes (ctrl+r)`."""
+        from persona_tui.extraction.plan import in_words
+
+        key = self._app.key_label("prepare")
+        takes = f": {in_words(self._preparation)}" if self._preparation is not None else ""
+        return f"Prepare this model{takes} ({key})"
+
+    def next_step(self) -> str:
+        """Return what to do next."""
+        if not self._app.model_ready:
+            return "the model is loading; what you type waits for it"
+        if self._unprepared:
+            return self.prepare_in_words()
+        return (
+            f"{self._app.key_label('personas')} chooses who speaks, {self._app.key_label('mixer')} how loud"
+        )
+
+    def _price_preparation(self) -> None:
+        project, post = self._app.project, self._app.post_message
+        self._preparation = None
+
+        def work() -> None:
+            try:
+                post(PreparationPriced(project, price_preparation(project)))
+            except PersonaTuiError as error:
+                post(PreparationPriced(project, None))
+                post(LogLine(f"no estimate of the time: {error}"))
+
+        self._app.worker.submit_turn(work)
+
+    def preparation_priced(self, message: PreparationPriced) -> None:
+        """Take note of how long preparing the model takes, and ask if that was waited for."""
+        if message.project is not self._app.project:
+            return
+        self._preparation = message.seconds
+        self.show()
+        self._app.welcome()
+        if self._asks_to_prepare:
+            self._asks_to_prepare = False
+            self.prepare()
+
+    def prepare(self) -> None:
+        """Extract the axes and the archetypes' personas, as a job, after saying how long that takes.
+
+        Raises:
+            PersonaTuiError: the model is still loading.
+        """
+        self._app.check_model()
+        if not self._unprepared:
+            self._prepare(True)
+        elif self._preparation is None and not self._asks_to_prepare:
+            self._asks_to_prepare = True
+            self._app.notify("Working out how long that takes …")
+            self._price_preparation()
+        else:
+            question = (
+                f"{self.prepare_in_words().partition(' (')[0]}. It makes axes and a few personas to begin "
+                "with. You can chat meanwhile, and stop at any time: what is finished stays."
+            )
+            self._app.push_screen(ConfirmScreen(question, "Prepare", "Not now"), self._prepare)
+
+    def _prepare(self, yes: bool | None) -> None:
+        if yes:
+            self._app.jobs.submit_request(prepare_request(self._app.project), self.made)
 
     def refresh(self) -> None:
         """Look at the disk, and draw what is there."""
@@ -83,6 +157,8 @@ class People:
             self._names = [*self._manager.list_available(), *self._manager.list_traits()]
             self._loaded = self._manager.list_loaded()
             self._about = {name: _metadata(self._manager, name) for name in self._names}
+            with contextlib.suppress(PersonaTuiError):  # damaged axes: whoever uses them says so
+                self._unprepared = not is_prepared(project)
         else:
             folder = project.workspace.personas_dir(project.slug)
             self._names = sorted(path.stem for path in folder.glob("*.safetensors"))
@@ -91,17 +167,18 @@ class People:
     def show(self) -> None:
         """Draw the list of personas, the faders and the traces."""
         app = self._app
-        weights, panel = app.chat.mix.weights, app.main.personas
-        panel.show_rows([self._row(name, weights.get(name, 0.0)) for name in self._names])
+        parts, panel = shares(app.chat.mix), app.main.personas
+        panel.show_rows([self._row(name, parts.get(name, 0.0)) for name in self._names])
         if not app.model_ready:
             panel.say(_LOADING)
+        panel.offer(self.prepare_in_words() if self._unprepared else "")
         app.main.mixer.show(self._mixer.state(self._loaded))
         self._mixer.show_traces()
 
-    def _row(self, name: str, weight: float) -> PersonaRow:
+    def _row(self, name: str, share: float) -> PersonaRow:
         about = self._about.get(name, {})
         traced = name in self._app.main.trace.names
-        return PersonaRow(name, name in self._loaded, weight, kind_of(about), about_line(about), traced)
+        return PersonaRow(name, name in self._loaded, share, kind_of(about), about_line(about), traced)
 
     # --- what is asked of the list
 
@@ -186,14 +263,21 @@ class People:
             if yes:
                 self._app.attempt(lambda: self._delete(name))
 
-        self._app.push_screen(
-            ConfirmScreen(f"Delete the persona {name}? Its file is removed.", "Delete", "Keep"), answered
-        )
+        question = f"Delete {name}? {self._app.key_label('undelete')} brings it back."
+        self._app.push_screen(ConfirmScreen(question, "Delete", "Keep"), answered)
 
     def _delete(self, name: str) -> None:
-        personas.delete(self._app.chat, name)
+        chat, project = self._app.chat, self._app.project
+        deleted = personas.delete(chat, name)
         self.refresh()
-        self._app.notify(f"{name} is deleted.")
+
+        def restore() -> None:
+            if chat.project is not project:
+                raise PersonaTuiError(f"{name} belongs to another model: go back to that first")
+            personas.restore(chat, deleted)
+            self.refresh()
+
+        self._app.deleted(name, restore)
 
     # --- making
 
@@ -301,15 +385,13 @@ class People:
         """Have the model write prompts, as a job."""
         self._app.jobs.submit_request(dataset_request(self._app.project, task, seed), self.made)
 
-    def prepare(self) -> None:
-        """Extract the axes and the archetypes' personas, as a job."""
-        self._app.jobs.submit_request(prepare_request(self._app.project), self.made)
-
     def job_ended(self, job: Job[Any]) -> None:
         """Show what a job has changed, or why it failed."""
         if job.state == "failed" and job.error is not None:
             self._app.show_error(job.error)
         self.refresh()
+        if not len(self._app.chat.conversation):
+            self._app.welcome()
 
 
 def _metadata(manager: PersonaManager, name: str) -> Mapping[str, Any]:

@@ -14,11 +14,21 @@ if TYPE_CHECKING:  # torch is not imported before the first paint
 
 @dataclass(frozen=True)
 class TokenReading:
-    """A token, its projections by direction, and how far the floor lifted it."""
+    """A token as it was chosen.
+
+    Attributes:
+        text: what it added.
+        projections: by direction.
+        lifted: how far the floor lifted it.
+        entropy: of its choice, nats.
+        nats: how much more probable steering made it; None = no guide read along.
+    """
 
     text: str
     projections: Mapping[str, float]
     lifted: float = 0.0
+    entropy: float = 0.0
+    nats: float | None = None
 
     def on(self, direction: str) -> TokenValue:
         """Return its value on one direction."""
@@ -28,7 +38,9 @@ class TokenReading:
 def readings_of(events: Iterable[TokenEvent]) -> list[TokenReading]:
     """Return the readings of tokens; events without one are left out."""
     return [
-        TokenReading(event.text, event.projections, event.capped) for event in events if event.token_id >= 0
+        TokenReading(event.text, event.projections, event.capped, event.entropy, event.nats)
+        for event in events
+        if event.token_id >= 0
     ]
 
 

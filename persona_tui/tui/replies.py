@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 
 from textual.timer import Timer
 
+from persona_tui.chat.front import answer_again
 from persona_tui.chat.replies import ChatReply, ReplyRow
 from persona_tui.core.errors import PersonaTuiError, SessionError
 from persona_tui.tui.blocks import Badge, Heading, MessageBlock
 from persona_tui.tui.context import Context
 from persona_tui.tui.messages import ReplyEnded
+from persona_tui.tui.readings import readings_of
 from persona_tui.tui.transcript import (
     ENDINGS,
     Scene,
@@ -72,6 +74,7 @@ class ReplyView:
         self.last: ChatReply | None = None
         self.on_change: Callable[[], None] = lambda: None  # told when rows side by side have grown, or ended
         self._view: _View | None = None
+        self._measured: int | None = None  # the reply that trace, gauges and counts are about
 
     # --- what there is
 
@@ -164,8 +167,11 @@ class ReplyView:
 
     def _start(self, view: _View) -> None:
         self.last = self.context.reply = view.reply
+        self._measured = view.reply.node
         view.timer = self._app.set_interval(DRAIN, self._drain)
         self._mixer.begin_measuring()
+        if self._measured is not None:  # a reply that goes on has been measured so far
+            self._mixer.measure(self._inspection.read(self._measured))
         self._app.worker.submit_turn(self._work(view.reply), view.reply.stopping)
         self.on_change()
         self._app.show_status()
@@ -186,8 +192,24 @@ class ReplyView:
         return work
 
     def show(self) -> None:
-        """Show the conversation as it is now."""
+        """Show the conversation as it is now, and what was measured of the reply that it ends with."""
         sync(self._app.main.chat, self._app.chat.conversation)
+        last = self._app.chat.conversation.last_reply()
+        node = last.id if last is not None else None
+        if self._view is None and node != self._measured:
+            self._measured, self.last = node, None
+            self.context.moved(last)
+            self._mixer.show_measures(self._inspection.read(node) if node is not None else ())
+            self._app.show_status()
+
+    @property
+    def speed(self) -> float | None:
+        """Tokens per second of the reply that is shown; None if that is not known."""
+        if self.last is not None:
+            return self.last.speed
+        last = self._app.chat.conversation.last_reply()
+        known = last.runs[-1].stats.get("tokens_per_second") if last is not None and last.runs else None
+        return float(known) if known else None
 
     # --- writing
 
@@ -199,7 +221,7 @@ class ReplyView:
         events = view.take()
         if not events or not self._write(view, events):
             return
-        self._mixer.measure([event for event in events if event.row == 0])
+        self._mixer.measure(readings_of(event for event in events if event.row == 0))
         self._judge(view)
         self.on_change()
         self._app.show_status()
@@ -273,7 +295,7 @@ class ReplyView:
         self._mixer.end_measuring()
         self.on_change()
         self._app.show_status()
-        if error is None and (again := self._app.chat.answer_again(reply)) is not None:
+        if error is None and (again := answer_again(self._app.chat, reply)) is not None:
             self.begin(again)
 
     def _say_how_it_went(self, view: _View, error: Exception | None) -> None:
@@ -314,15 +336,13 @@ class ReplyView:
             chat.take_out(block)
         beside.clear()
         self._view = None
+        self.show()
 
     def kept(self, reply: ChatReply) -> None:
         """Show the conversation with the rows of a reply in it, and go on from there."""
         for place, node in reply.nodes.items():
             self._inspection.take(node, 0, reply.rows[place].events)
         self.drop()
-        self.last = None
-        self.context.opened(self._app.chat.conversation.last_reply())
-        self.show()
         self._app.main.chat.follow()
         self._inspection.show()
         self._app.show_status()
@@ -331,12 +351,12 @@ class ReplyView:
 
     def opened(self) -> None:
         """Show another conversation."""
-        self.last = None
+        self.last = self._measured = None
         self._app.main.chat.clear()
+        self._inspection.forget()
         self._mixer.clear_measures()
         self.context.opened(self._app.chat.conversation.last_reply())
         self.show()
-        self._inspection.forget()
         self._app.show_status()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from persona_tui.chat import commands
@@ -13,6 +14,8 @@ from persona_tui.chat.personas import there
 from persona_tui.chat.work_commands import dataset_task
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.project.project import FromDescription
+from persona_tui.tui.theme import NAMES as THEMES
+from persona_tui.tui.theme import choose_theme
 
 if TYPE_CHECKING:
     from persona_tui.tui.inspection import Inspection
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from persona_tui.tui.stage import AppStage
 
 
+_MOST_PATHS = 50
 _CHANGES_MESSAGES = ("regenerate", "continue", "edit", "branch", "resume", "new")
 
 
@@ -72,6 +76,13 @@ class Slash:
         yield self._action("init", "prepare", "prepare this model: axes and personas")
         yield self._action("monitors", "monitors", "layers, scores, thresholds of the monitors")
         yield self._action("traits", "traits", "what this conversation scores; thresholds, limits")
+        yield self._command(
+            "theme",
+            "[NAME]",
+            "dark, light or another theme; it stays",
+            self._theme,
+            lambda: [*THEMES, *self._app.available_themes],
+        )
         yield self._action("cancel", "cancel_job", "cancel the running job")
 
     def _action(self, name: str, action: str, help: str) -> Command:
@@ -93,6 +104,12 @@ class Slash:
             return ""
 
         return Command(name, f"/{name} {usage}".rstrip(), help, handler, lambda _: words())
+
+    def _theme(self, rest: str) -> None:
+        if rest:
+            self._app.theme = choose_theme(rest, self._app.available_themes, {})
+        else:
+            self._app.call_later(self._app.run_action, "change_theme")
 
     def _trace(self, rest: str) -> None:
         if not rest:
@@ -137,6 +154,8 @@ class Slash:
             self._people.write(*dataset_task(self._app.project, rest))
         elif name == "delete" and rest and " " not in rest:
             self._people.delete(rest)
+        elif name == "resume" and rest:
+            self._app.resume(self._app.chat.store.resolve(rest))
         elif name == "help" and (own := self._own.get(rest.removeprefix("/"))):
             self._app.say(f"{own.usage}  {own.help}")
         elif name in _SCREENS and not rest:
@@ -176,7 +195,8 @@ class Slash:
             return [(text, what) for text, what in self._names() if text.startswith(line.casefold())]
         if not self._app.model_ready:
             return ()
-        return [(offer, "") for offer in commands.complete(self._app.chat, line, self._known())]
+        offers = commands.complete(self._app.chat, line, self._known())
+        return [(offer, "") for offer in offers or _paths(line)]
 
     def _names(self) -> list[tuple[str, str]]:
         """Return what may be typed: every name, with a space where something follows."""
@@ -194,6 +214,23 @@ class Slash:
 
 
 _SCREENS = {"help": "show_help", "sessions": "sessions", "model": "model", "system": "system"}
+
+
+def _paths(line: str) -> list[str]:
+    """Return what a line becomes if its last word, the beginning of a path, is completed."""
+    front, _, word = line.rpartition(" ")
+    if "/" not in word and not word.startswith((".", "~")):
+        return []
+    folder, _, begun = word.rpartition("/")
+    try:
+        found = sorted(Path(folder or "/").expanduser().iterdir()) if "/" in word else [Path(word)]
+        names = [f"{each.name}/" if each.is_dir() else each.name for each in found]
+    except OSError:
+        return []
+    visible = [name for name in names if name.startswith(begun) and (begun or not name.startswith("."))]
+    return [
+        f"{front} {folder}/{name}" if "/" in word else f"{front} {word}/" for name in visible[:_MOST_PATHS]
+    ]
 
 
 def _message(rest: str) -> int | None:

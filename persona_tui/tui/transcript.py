@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from persona_tui.chat.voice import NOBODY, difference, label
 from persona_tui.core.mix import Mix
 from persona_tui.monitors.verdict import Verdict
-from persona_tui.tui.blocks import Badge, Block, Heading, MessageBlock, Ruler
+from persona_tui.tui.blocks import Badge, Heading, MessageBlock, Ruler
 
 if TYPE_CHECKING:
     from persona_tui.chat import Change, Conversation, Node, Run
@@ -37,13 +37,11 @@ class Scene:
     Attributes:
         place: which of its siblings it is, from 0.
         family: how many they are.
-        before: the mix before it; None if that is not known.
         after: the message that follows it, if any: with a reply comes the verdict about what it answers.
     """
 
     place: int = 0
     family: int = 1
-    before: Mix | None = None
     after: Node | None = None
 
 
@@ -74,15 +72,13 @@ def sync(chat: ChatLog, conversation: Conversation) -> None:
         )
     )
     if same < len(shown):
-        chat.cut(_start_of(chat.blocks, shown[same]))
-    before = next((known for node in reversed(path[:same]) if (known := last_mix(node))), None)
+        chat.cut(chat.blocks.index(shown[same]))
     for node in path[same:]:
-        for block in blocks_of(node, Scene(*conversation.siblings(node.id), before)):
-            chat.add(block)
-        before = last_mix(node) or before
+        chat.add(block_of(node, Scene(*conversation.siblings(node.id))))
     for block, node, after in zip(_numbered(chat), path, [*path[1:], None], strict=False):
         block.set_heading(heading_of(node, Scene(*conversation.siblings(node.id), after=after)))
         block.set_end(refusal_of(node))
+    _rule(chat, dividers(path, conversation))
     chat.rearrange()
 
 
@@ -90,24 +86,51 @@ def _numbered(chat: ChatLog) -> list[MessageBlock]:
     return [block for block in chat.messages if block.key is not None]
 
 
-def _start_of(blocks: list[Block], message: MessageBlock) -> int:
-    """Return the place of a message, or of the ruler that belongs to it."""
-    place = blocks.index(message)
-    return place - 1 if place and isinstance(blocks[place - 1], Ruler) else place
+def dividers(path: Sequence[Node], conversation: Conversation) -> dict[int, str]:
+    """Return where the voice changed between two messages of a path, and how: by the message before it."""
+    found: dict[int, str] = {}
+    now: Mix | None = None
+    for node, following in zip(path, [*path[1:], None], strict=False):
+        now = last_mix(node) or now
+        begun = mix_of(following.runs[0]) if following is not None and following.runs else None
+        chosen = conversation.mix_after(node.id)
+        then = begun or (Mix.from_record(chosen) if chosen else None)
+        if then is not None:
+            if now is not None and (text := difference(now, then)):
+                found[node.id] = text
+            now = then
+    return found
 
 
-def blocks_of(node: Node, scene: Scene) -> list[Block]:
-    """Return a message, and before it a ruler if it was written with another mix than the one before it."""
+def _rule(chat: ChatLog, wanted: Mapping[int, str]) -> None:
+    """Draw the dividers between messages; one that is there stays where it is, and says what is so now."""
+    there = {
+        block.after: block for block in chat.blocks if isinstance(block, Ruler) and block.after is not None
+    }
+    for key, ruler in there.items():
+        if key not in wanted:
+            chat.blocks.remove(ruler)
+        else:
+            ruler.say(wanted[key])
+    messages = _numbered(chat)
+    for place, message in enumerate(messages):
+        text = wanted.get(message.key or 0)
+        if text is not None and message.key not in there:
+            following = messages[place + 1] if place + 1 < len(messages) else None
+            at = chat.blocks.index(following) if following is not None else len(chat.blocks)
+            chat.blocks.insert(at, Ruler(text, after=message.key))
+
+
+def block_of(node: Node, scene: Scene) -> MessageBlock:
+    """Return a message, with a ruler wherever its mix changed."""
     message = MessageBlock(node.role, heading_of(node, scene), key=node.id)
-    begun = mix_of(node.runs[0]) if node.runs else None
-    rules, written = Rules(message, begun), 0
+    rules, written = Rules(message, mix_of(node.runs[0]) if node.runs else None), 0
     for place, mix in node.rulers():
         message.write(node.text[written:place])
         rules.change(Mix.from_record(mix))
         written = place
     message.write(node.text[written:])
-    change = difference(scene.before, begun) if begun and scene.before else ""
-    return [Ruler(change), message] if change else [message]
+    return message
 
 
 class Rules:

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from persona_tui.chat import personas
 from persona_tui.chat.chat import Chat
 from persona_tui.chat.command import CommandError, is_command, message_of
 from persona_tui.chat.commands import COMMANDS, complete, execute, parse
 from persona_tui.chat.front import Front
-from persona_tui.core.errors import PersonaNotFoundError, PersonaTuiError
+from persona_tui.core.errors import PersonaNotFoundError, PersonaTuiError, WorkspaceError
 from persona_tui.project.project import FromDescription, Project, Source
 from tests.vectors.conftest import Make
 
@@ -197,9 +198,27 @@ def test_an_empty_list(tmp_path: Path) -> None:
 
 def test_delete(session: Chat) -> None:
     execute(session, "/blend sage,fool")
-    assert execute(session, "/delete sage --yes") == "Deleted sage."
+    assert "in the trash" in execute(session, "/delete sage --yes")
     assert session.project.personas.list_available() == ["fool"]
     assert session.mix.weights == {"fool": 1.0}
+
+
+def test_what_was_deleted_comes_back_with_its_voice(session: Chat) -> None:
+    execute(session, "/blend sage,fool")
+    before = session.mix
+    deleted = personas.delete(session, "sage")
+    personas.restore(session, deleted)
+    assert session.project.personas.list_available() == ["fool", "sage"]
+    assert session.mix == before
+    again = personas.delete(session, "sage")
+    execute(session, "/persona off")
+    personas.restore(session, again)
+    assert session.mix.weights == {}, "the voice was changed since"
+    once_more = personas.delete(session, "sage")
+    once_more.persona.file.path.write_bytes(b"another one")
+    with pytest.raises(WorkspaceError, match="exists again"):
+        personas.restore(session, once_more)
+    assert once_more.persona.file.kept.is_file()
 
 
 def test_delete_asks(project: Project) -> None:
@@ -207,7 +226,7 @@ def test_delete_asks(project: Project) -> None:
     session.front.answer = ""
     assert execute(session, "/delete sage") == "Kept sage."
     session.front.answer = "Y"
-    assert execute(session, "/delete sage") == "Deleted sage."
+    assert execute(session, "/delete sage").startswith("Deleted sage.")
 
 
 def test_create(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -276,8 +276,8 @@ def test_sessions_can_be_meant_in_short(store: SessionStore) -> None:
 def test_deleting(store: SessionStore) -> None:
     _, log = begin(store)
     log.close()
-    store.delete(log.id)
-    assert store.list() == []
+    trashed = store.delete(log.id)
+    assert store.list() == [] and trashed.kept.is_file()
     for attempt in (store.delete, store.load, store.open):
         with pytest.raises(SessionError, match="no session"):
             attempt(log.id)

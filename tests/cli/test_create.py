@@ -158,6 +158,22 @@ def test_interactively_from_a_description(cli: Cli) -> None:
     assert cli("info", "wizard", "--json").json["description"] == "A grumpy wizard"
 
 
+def test_interactively_the_prompts_are_shown_and_edited(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor = tmp_path / "editor"
+    editor.write_text('#!/bin/sh\nprintf "You are Grog.\\n\\nSpeak like\\nGrog.\\n" > "$1"\n')
+    editor.chmod(0o755)
+    monkeypatch.setenv("EDITOR", str(editor))
+    monkeypatch.delenv("VISUAL", raising=False)
+    result = cli("create", "grog", "-i", "--no-calibrate", stdin="\nA grumpy troll\ny\n")
+    assert result.status == 0, result.err
+    assert "grumpy troll" in result.err and "  1. " in result.err
+    known = cli("info", "grog", "--json").json
+    assert known["prompts"] == ["You are Grog.", "Speak like Grog."]
+    assert known["description"] == "A grumpy troll"
+
+
 def test_an_interview_that_breaks_off(cli: Cli) -> None:
     result = cli("create", "-i", stdin="wizard\n")
     assert result.status == 1

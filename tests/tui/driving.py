@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from persona_tui.core.mix import Mix
 from persona_tui.project.project import Project
 from persona_tui.tui.app import PersonaApp
 
-TIMEOUT = 60.0
+TIMEOUT = float(os.environ.get("PERSONA_TUI_PATIENCE", 60))  # more, where much else is going on
 LONG = 300.0  # for jobs that compute
 _CHARACTERS = {"space": " ", "slash": "/"}
 LONGEST = 1500  # tokens in a reply that does not end by itself
@@ -35,6 +36,7 @@ async def until(
     while not condition():
         if (crash := pilot.app._exception) is not None:
             raise crash
+        check_nothing_failed(pilot.app)
         assert asyncio.get_running_loop().time() < deadline, f"never happened: {what or condition}"
         await asyncio.sleep(0.01)
 
@@ -52,9 +54,16 @@ async def running(
         async with app.run_test(size=size) as pilot:
             await until(pilot, lambda: app.model_ready, "the model is loaded")
             yield app, pilot
+            check_nothing_failed(app)
     finally:
         assert app.worker.close(timeout=TIMEOUT), "the model's thread ends"
         app.chat.close()
+
+
+def check_nothing_failed(app: App[None]) -> None:
+    """What the app has survived is a mistake all the same."""
+    if isinstance(app, PersonaApp) and app.failures:
+        raise app.failures[0]
 
 
 async def press(pilot: Pilot[None], *keys: str) -> None:
@@ -76,6 +85,8 @@ async def _settle(app: App[None]) -> None:
         start = app.focused if app.focused is not None else app.screen
         for node in list(start.ancestors_with_self):
             await _processed(node)
+    while isinstance(app, PersonaApp) and app.keys_waiting and app.is_running:
+        await asyncio.sleep(0)
 
 
 async def _processed(node: MessagePump) -> None:

@@ -6,7 +6,7 @@ from textual.app import App, ComposeResult
 from textual.geometry import Offset
 from textual.selection import Selection
 
-from persona_tui.tui.blocks import Badge, Heading, MessageBlock, Note, Ruler
+from persona_tui.tui.blocks import Badge, Heading, MessageBlock, Note
 from persona_tui.tui.widgets.chat_log import SHOWN, ChatLog
 
 LONG = "word " * 60
@@ -119,15 +119,6 @@ async def test_keys_walk_the_messages_and_ask() -> None:
         app.set_focus(None)
         await pilot.pause()
         assert app.log_view.marked is None
-
-
-async def test_a_ruler_takes_the_place_of_one_that_nothing_has_followed() -> None:
-    app = Chat(1)
-    async with app.run_test(size=(40, 10)):
-        app.log_view.add(Ruler("strength 0.30 → 0.35"))
-        app.log_view.add(Ruler("strength 0.30 → 0.40"))
-        assert sum("strength" in row for row in rows(app)) == 1
-        assert rows(app)[-2].startswith("  ── strength 0.30 → 0.40 ──")
 
 
 async def test_text_can_be_marked_with_the_mouse() -> None:

@@ -185,7 +185,7 @@ async def test_leaving_asks_before_answers_are_lost(workspace: Path) -> None:
         assert app.replies.pending, "no has the focus"
         await press(pilot, "escape")
         assert isinstance(app.screen, ConfirmScreen)
-        await press(pilot, "y")
+        await press(pilot, "right", "enter")
         await until(pilot, lambda: not app.beside.active, "left")
         assert app.main.chat.messages == [] and len(app.chat.conversation) == 0
         await reply(pilot, app, "And then?")
@@ -259,7 +259,9 @@ async def test_a_message_that_is_refused_has_no_answers(workspace: Path) -> None
 
 async def test_a_policy_judges_both_answers(workspace: Path) -> None:
     policy = workspace / "strict.yaml"
-    policy.write_text("name: strict\ntraits:\n  harmful_validation: {max: -9, reason: too keen}\n")
+    policy.write_text(
+        "name: strict\ntraits:\n  harmful_validation: {max: -9, reason: too keen, everywhere: true}\n"
+    )
     async with running(workspace, (200, 60), SAGE) as (app, pilot):
         await say(pilot, f"/policy {policy}")
         await answered(pilot, app, "Who are you?")

@@ -79,7 +79,7 @@ async def test_what_is_traced_is_chosen(workspace: Path) -> None:
         await shows(app, pilot, TracesScreen)
         await press(pilot, "space", "down", "down", "space", "enter")
         await until(pilot, lambda: trace.names == ["sage"], "sage alone")
-        await press(pilot, "f2", "t")  # creator, the first in the list
+        await press(pilot, "f2", "ctrl+o")  # creator, the first in the list
         await until(pilot, lambda: trace.names == ["sage", "creator"], "and another")
         await press(pilot, "escape")
         await say(pilot, "/trace off")
@@ -129,7 +129,7 @@ async def test_every_action_has_its_place_in_the_palette(workspace: Path) -> Non
 
 
 async def open_create(app: PersonaApp, pilot: Pilot[None]) -> CreateScreen:
-    await press(pilot, "f2", "n")
+    await press(pilot, "f2", "ctrl+n")
     await shows(app, pilot, CreateScreen)
     assert isinstance(app.screen, CreateScreen)
     return app.screen

@@ -16,7 +16,7 @@ from benchmarks.terminal import Terminal, talkative_model
 from persona_tui.core.workspace import model_slug
 
 LIMIT = 300  # seconds to wait for anything, on a machine that has much else to do
-ENTER, ESCAPE, CTRL_Q, CTRL_UP = "\r", "\x1b", "\x11", "\x1b[1;5A"
+ENTER, ESCAPE, CTRL_Q, CTRL_UP, RIGHT = "\r", "\x1b", "\x11", "\x1b[1;5A", "\x1b[C"
 SETTINGS = {"generation": {"max_new_tokens": 3000, "seed": 1}}
 QUICK = {
     "extraction": {"num_samples_per_prompt": 1, "questions": 8, "max_new_tokens": 8},
@@ -94,11 +94,12 @@ def test_a_first_evening(terminal: Terminal, talkative: Path) -> None:
     see(terminal, r"create wizard +\d+%")
     see(terminal, "✓ create wizard")
     say(terminal, "/delete wizard")
-    see(terminal, r"Delete \(y\)")
+    see(terminal, "brings it back")
     assert list(talkative.glob("vectors/*/personas/wizard.*"))
-    terminal.send("y")
+    terminal.send(RIGHT + "\r")
     see(terminal, "wizard is deleted")
     assert not list(talkative.glob("vectors/*/personas/wizard.*"))
+    assert list(talkative.glob("trash/*/vectors/*/personas/wizard.*"))
 
     terminal.send(CTRL_Q)
     assert terminal.wait(LIMIT) == 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from persona_tui.tui.fluency import FluencyMeter, fluent_limit
+import pytest
+
+from persona_tui.tui.fluency import STRAINED, FluencyMeter, fluent_limit, recommended_strength
 from persona_tui.vectors.persona import Calibration, PersonaVector
 
 WORDS = [f"word{number}" for number in range(60)]
@@ -26,7 +28,13 @@ def test_repetition_is_seen() -> None:
 
 
 def test_guessing_is_seen_against_what_is_ordinary() -> None:
-    assert read(WORDS, 2.0).read(0.0, None).word == "guesses"
+    assert read(WORDS, 9.0).read(0.0, None).word != "guesses", "nobody knows what is ordinary for this model"
+    meter = read(WORDS, 0.5)
+    meter.finish(steered=False)
+    meter.clear()
+    for word in WORDS:
+        meter.add(f" {word}", 2.0)
+    assert meter.read(0.0, None).word == "guesses"
     meter = read(WORDS, 2.0)
     meter.finish(steered=False)  # this model is that uncertain by itself
     meter.clear()
@@ -43,6 +51,14 @@ def test_the_calibrated_limit_is_fluent_and_more_is_not() -> None:
     meter = read(WORDS)
     assert not meter.read(0.4, 0.4).broken and not meter.read(-0.4, 0.4).broken
     assert meter.read(0.45, 0.4).word == "too loud"
+
+
+def test_what_calibration_recommends_is_never_strained() -> None:
+    meter = read(WORDS)
+    assert meter.read(0.35, 0.4).level > STRAINED
+    for strength in (0.1, 0.3, -0.3):
+        assert meter.read(strength, 0.3, recommended=0.3).level <= STRAINED
+    assert meter.read(0.35, 0.3, recommended=0.3).broken
 
 
 def persona(limits: list[tuple[float, bool]], gain: float = 2.0) -> PersonaVector:
@@ -66,3 +82,5 @@ def test_the_limit_of_a_blend_is_the_mean_of_its_parts() -> None:
     uncalibrated = one.with_calibration(None)
     assert fluent_limit({"one": (one, 1.0), "two": (uncalibrated, 1.0)}) is None
     assert fluent_limit({}) is None
+    assert recommended_strength({"one": (one, 1.0), "two": (uncalibrated, -1.0)}) == pytest.approx(0.3)
+    assert recommended_strength({}) == 0

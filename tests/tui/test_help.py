@@ -99,14 +99,16 @@ async def test_help_explains_a_command(workspace: Path) -> None:
 
 async def test_any_key_can_be_another_one(workspace: Path) -> None:
     with (workspace / "config.yaml").open("a", encoding="utf-8") as config:
-        config.write("interface: {keys: {help: f20, slider_zero: z, personas_speak: v, louder: ctrl+l}}\n")
+        config.write(
+            "interface: {keys: {help: f20, slider_zero: f19, personas_speak: f18, louder: ctrl+l}}\n"
+        )
     async with running(workspace, (120, 40)) as (app, pilot):
-        await press(pilot, "f2", "v")
+        await press(pilot, "f2", "f18")
         assert app.chat.mix.weights
-        assert "v " in first_section(app) and "speak as" in first_section(app)
-        await press(pilot, "escape", "ctrl+l")
+        assert "f18 " in first_section(app) and "speak as" in first_section(app)
+        await press(pilot, "ctrl+l")
         assert app.chat.mix.strength == pytest.approx(0.35)
-        await press(pilot, "f3", "z")
+        await press(pilot, "f3", "f19")
         assert app.chat.mix.strength == 0
         await press(pilot, "f1")
         assert app.screen is app.main

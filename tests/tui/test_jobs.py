@@ -53,7 +53,7 @@ async def test_a_row_shows_progress_time_left_throughput_and_the_prompt(workspac
 
     async with running(workspace, (120, 40)) as (app, pilot):
         app.jobs.submit("ask", work, lambda job: None)
-        await until(pilot, lambda: "▸ ask ████░░░░ 50%" in rows(app), "how far it is")
+        await until(pilot, lambda: "ask ████░░░░ 50%" in rows(app), "how far it is")
         assert "asking · 2/4 · " in rows(app) and "Why is the sky blue?" in rows(app)
         assert "ask 50%" in app.main.status.render().plain
         await press(pilot, "f4", "enter")
@@ -81,12 +81,12 @@ async def test_jobs_wait_for_each_other_and_are_cancelled_while_they_wait(worksp
         first = app.jobs.running
         assert first is not None and first.name == "create wizard"
         await until(pilot, lambda: "· create cook queued" in rows(app), "the second one waits")
-        await press(pilot, "f4", "c")
+        await press(pilot, "f4", "delete")
         await until(pilot, lambda: "– create cook cancelled" in rows(app), "it does not any more")
         assert not first.ended
-        await press(pilot, "down", "c")
+        await press(pilot, "down", "delete")
         await until(pilot, lambda: first.state == "cancelled", "the first one, too")
-        await press(pilot, "r")
+        await press(pilot, "f5")
         await until(pilot, lambda: app.jobs.running is not None, "it can be begun again")
         assert app.jobs.cancel()
         await until(pilot, lambda: app.jobs.running is None, "and is stopped")
@@ -166,10 +166,10 @@ async def test_what_an_earlier_run_did_not_finish_goes_on(workspace: Path) -> No
     async with running(workspace, (120, 40)) as (app, pilot):
         await until(pilot, lambda: "↻ write questions" in rows(app), "it is offered")
         assert any("An earlier run did not finish: write questions" in note for note in notes(app))
-        await press(pilot, "f4", "r")
+        await press(pilot, "f4", "f5")
         await pilot.pause()
         assert app.jobs.running is None, "the marked one is another model's"
-        await press(pilot, "down", "r")
+        await press(pilot, "down", "f5")
         await until(pilot, lambda: app.jobs.running is not None, "it goes on")
         job = app.jobs.running
         assert job is not None
@@ -187,8 +187,13 @@ async def test_quitting_leaves_a_job_for_the_next_run(workspace: Path) -> None:
         await press(pilot, "ctrl+q")
     async with running(workspace) as (app, pilot):
         await until(pilot, lambda: "↻ create wizard" in rows(app), "it is offered")
-        await press(pilot, "f4", "x")
+        await press(pilot, "f4", "delete")
         await until(pilot, lambda: rows(app) == "", "and can be forgotten")
+        await press(pilot, "ctrl+t")
+        await until(pilot, lambda: "↻ create wizard" in rows(app), "which is taken back")
+    async with running(workspace) as (app, pilot):
+        await until(pilot, lambda: "↻ create wizard" in rows(app), "on the disk, too")
+        await press(pilot, "f4", "delete")
     async with running(workspace) as (app, pilot):
         assert rows(app) == ""
 

@@ -16,7 +16,7 @@ SIZES = [(80, 24), (120, 40)]
 @pytest.mark.parametrize("size", SIZES)
 async def test_a_persona_is_made_while_the_chat_goes_on(workspace: Path, size: tuple[int, int]) -> None:
     async with running(workspace, size) as (app, pilot):
-        await press(pilot, "f2", "n")
+        await press(pilot, "f2", "insert")
         await until(pilot, lambda: isinstance(app.screen, CreateScreen), "the form")
         await press(pilot, *"guardian", "enter", "end", *"_two", "enter")
         await until(pilot, lambda: app.jobs.running is not None, "the job")
@@ -44,7 +44,7 @@ async def test_a_job_is_cancelled(workspace: Path) -> None:
         )
         job = app.jobs.running
         assert job is not None
-        await press(pilot, "f4", "c")
+        await press(pilot, "f4", "delete")
         await until(pilot, lambda: job.ended, "cancelled")
         assert job.state == "cancelled"
         assert app.project.personas.list_available() == before

@@ -72,7 +72,7 @@ async def test_a_stopped_reply_goes_on_where_it_ended(workspace: Path) -> None:
         block = app.main.chat.messages[-1]
         assert "stopped" in block.heading
         before = block.source
-        await press(pilot, "alt+up", "g")
+        await press(pilot, "alt+up", "ctrl+o")
         turn = app.replies.last
         await until(pilot, lambda: turn is not None and app.replies.last is turn and turn.count > 5, "more")
         await press(pilot, "escape")
@@ -107,7 +107,7 @@ async def test_nothing_is_changed_while_a_reply_is_written(workspace: Path) -> N
         never_ending(app)
         await say(pilot, "Tell me a long story")
         await until(pilot, lambda: app.replies.last is not None and app.replies.last.count > 2, "tokens")
-        await press(pilot, "alt+up", "e", "r", "left", "f5")
+        await press(pilot, "alt+up", "e", "left", "f5")
         assert app.main.prompt.editing is None and len(app.chat.conversation) == 2
         await say(pilot, "/new")
         assert app.busy

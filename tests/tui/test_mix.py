@@ -54,7 +54,7 @@ async def test_load_speak_and_unload(workspace: Path, size: tuple[int, int]) -> 
         await until(pilot, lambda: app.project.engine.mix.weights == {"explorer": 1.0}, "speaks")
         assert state(app, "explorer").startswith("●")
         await until(pilot, lambda: len(app.main.query("#faders FloatSlider")) == 2, "a fader each")
-        await press(pilot, "space")
+        await press(pilot, "f2", "space")
         await until(pilot, lambda: app.project.engine.mix.weights == {}, "unloaded, so nobody speaks")
 
 
@@ -63,11 +63,11 @@ async def test_a_blend_is_made_with_faders(workspace: Path) -> None:
         faders = {fader.label: fader for fader in app.main.query("#faders FloatSlider").results(FloatSlider)}
         faders["trickster"].focus()
         await pilot.pause()
-        await press(pilot, *"-0.25", "enter")
+        await press(pilot, "enter", *"-0.25", "enter")
         await until(
             pilot, lambda: app.project.engine.mix.weights == {"sage": 0.5, "trickster": -0.25}, "typed"
         )
-        await press(pilot, "s")
+        await press(pilot, "ctrl+o")
         await until(pilot, lambda: app.project.engine.mix.weights == {"trickster": 1.0}, "alone")
 
 
@@ -81,15 +81,15 @@ async def test_capping_is_switched(workspace: Path) -> None:
 
 async def test_deleting_asks_and_no_has_the_focus(workspace: Path) -> None:
     async with running(workspace) as (app, pilot):
-        await press(pilot, "f2", "d")
+        await press(pilot, "f2", "delete")
         await until(pilot, lambda: isinstance(app.screen, ConfirmScreen), "asked")
         assert app.focused is not None and app.focused.id == "no"
         await press(pilot, "enter")
         await until(pilot, lambda: app.screen is app.main, "answered")
         assert "creator" in app.project.personas.list_available()
-        await press(pilot, "d")
+        await press(pilot, "delete")
         await until(pilot, lambda: isinstance(app.screen, ConfirmScreen), "asked again")
-        await press(pilot, "y")
+        await press(pilot, "right", "enter")
         await until(pilot, lambda: "creator" not in app.project.personas.list_available(), "deleted")
         personas = app.main.query_one(PersonaList)
         assert "creator" not in personas.rows and "sage" in personas.rows

@@ -82,7 +82,7 @@ async def test_changes_between_replies_share_a_ruler(workspace: Path) -> None:
         await say(pilot, "/persona trickster")
         assert rulers(app) == ["sage → trickster"]
         await say(pilot, "/safety off")
-        assert rulers(app) == ["sage → trickster", "capping off"]
+        assert rulers(app) == ["sage → trickster · capping off"], "where the first of them happened"
 
 
 async def test_a_change_in_mid_reply_is_ruled_and_recorded_where_it_happened(workspace: Path) -> None:
@@ -132,7 +132,7 @@ def test_differences_are_said_in_a_few_words() -> None:
     assert difference(before, before) == ""
     after = Mix({"sage": 0.5, "trickster": 0.5}, 0.45, False, True, "safety", 40, (3, 4))
     assert difference(before, after) == (
-        "sage → sage 0.50 + trickster 0.50 · strength 0.30 → 0.45 · capping off · floor on the safety axis"
+        "sage → sage 50% + trickster 50% · strength 0.30 → 0.45 · capping off · floor on the safety axis"
         " · floor at the 40th percentile · layers 3, 4"
     )
     assert difference(after, before).endswith("floor as configured · layers as calibrated")

@@ -124,7 +124,7 @@ async def test_loading_is_cancelled(workspace: Path, tiny: Path) -> None:
         await say(pilot, f"/model {tiny}")
         job = app.jobs.running
         assert job is not None
-        await press(pilot, "f4", "c")
+        await press(pilot, "f4", "delete")
         await until(pilot, lambda: job.ended, "cancelled, while the reply goes on")
         assert job.state == "cancelled" and app.busy
         await press(pilot, "escape", "escape")

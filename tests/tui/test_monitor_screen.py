@@ -82,7 +82,7 @@ async def test_a_threshold_is_saved_for_the_chat_and_taken_back(workspace: Path)
         screen = await opened(app, pilot)
         store = Project.open(workspace).monitors
         fitted = store.load("default").detector().threshold
-        await press(pilot, "right", "s")
+        await press(pilot, "right", "ctrl+s")
         saved = store.load("default").detector()
         assert saved.threshold != fitted and saved.fit["fitted_threshold"] == fitted
         assert app.chat.guard.monitor.detector().threshold == saved.threshold
@@ -149,7 +149,7 @@ async def test_without_a_monitor_one_is_fitted_and_measured_as_a_job(workspace: 
         screen = app.screen
         assert isinstance(screen, MonitorsScreen)
         assert "no monitor yet" in text_of(screen, "#histograms")
-        await press(pilot, "e")
+        await press(pilot, "f5")
         assert "no monitor yet" in text_of(screen, "#lab-note")
         await press(pilot, "f")
         await until(pilot, lambda: isinstance(app.screen, FitScreen), "asked")
@@ -168,7 +168,7 @@ async def test_an_evaluation_that_is_missing_is_made_and_a_damaged_file_is_one_l
         screen = await opened(app, pilot)
         assert "not been measured" in text_of(screen, "#histograms")
         assert "best at layer" in text_of(screen, "#layer-plots")
-        await press(pilot, "e")
+        await press(pilot, "f5")
         await until(pilot, lambda: "passed" in confusion(screen), "measured")
         screen.set_focus(screen.query_one("#which-monitor"))
         await press(pilot, "right")

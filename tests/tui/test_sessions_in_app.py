@@ -75,10 +75,10 @@ async def test_the_list_finds_renames_and_deletes(workspace: Path) -> None:
         await until(pilot, lambda: isinstance(app.screen, AskScreen), "asked for a title")
         await press(pilot, *" and butter", "enter")
         await until(pilot, lambda: "butter" in str(sessions.get_option_at_index(0).prompt), "renamed")
-        await press(pilot, "d")
+        await press(pilot, "delete")
         await until(pilot, lambda: isinstance(app.screen, ConfirmScreen), "asked")
         assert app.focused is not None and app.focused.id == "no"
-        await press(pilot, "y")
+        await press(pilot, "right", "enter")
         await until(pilot, lambda: len(store(workspace).list()) == 1, "deleted")
         assert store(workspace).list()[0].title == "Tell me about the wind"
 
@@ -90,7 +90,7 @@ async def test_the_open_session_cannot_be_deleted_and_another_is_gone_on_with(wo
         await reply(pilot, app, "Tell me about the wind")
         await press(pilot, "f8")
         await listed(app, pilot, 2)
-        await press(pilot, "d")
+        await press(pilot, "delete")
         assert "open" in str(app.screen.query_one("#session-note").render())
         await press(pilot, "down", "enter")
         await until(pilot, lambda: app.screen is app.main, "chosen")

@@ -1,4 +1,4 @@
-"""Random keys and sizes while replies are written and personas are made: nothing may break.
+"""Random keys, pastes, clicks and sizes while replies are written and personas are made: nothing may break.
 
 The suite has a short form of it; `make stress` presses 500 keys with each of 20 seeds.
 """
@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from textual import events
 from textual.pilot import Pilot
 
 from persona_tui.chat import Conversation, SessionStore
@@ -21,9 +22,11 @@ from .driving import never_ending, press, running, say
 
 NAMED = "enter space tab shift+tab escape up down left right home end pageup pagedown backspace minus"
 CONTROL = "ctrl+up ctrl+down ctrl+p ctrl+j ctrl+s f1 f2 f3 f4 f5 f6 f7 f8 f9 f10 f11 f12 alt+left alt+right"
-KEYS = [*NAMED.split(" "), *CONTROL.split(" "), "alt+up", *"ndisca/0.5"]
+MORE = "delete insert ctrl+z ctrl+y ctrl+t ctrl+c ctrl+l ctrl+n ctrl+o ctrl+r ctrl+end"
+KEYS = [*NAMED.split(" "), *CONTROL.split(" "), *MORE.split(" "), "alt+up", *"ndisca/0.5jkgGqy"]
+PASTED = ["short", "\n".join(f"line {number}" for number in range(40)), "/", "x" * 3000]
 SIZES = [(80, 24), (120, 40), (200, 60), (30, 8)]
-RESIZES = 0.05  # of all keys
+RESIZES = PASTES = CLICKS = 0.05  # of all keys
 STIR = 40  # keys after which a reply and a job are begun again, if none is under way
 
 
@@ -63,12 +66,22 @@ async def evening(workspace: Path, chance: random.Random, presses: int) -> int:
                 await stir(pilot, app, f"wizard{chance.getrandbits(32)}")
             if chance.random() < RESIZES:
                 await pilot.resize_terminal(*chance.choice(SIZES))
+            if chance.random() < PASTES and not left(app):
+                app.post_message(events.Paste(chance.choice(PASTED)))
+            if chance.random() < CLICKS and not left(app):
+                click(app, chance.randrange(app.size.width), chance.randrange(app.size.height))
             await press_unless_left(pilot, app, chance.choice(KEYS))
             count += 1
         conversation, session = app.chat.conversation, app.chat.session_id
     check_hooks(app)
     check_session(workspace, conversation, session)
     return count
+
+
+def click(app: PersonaApp, x: int, y: int) -> None:
+    """Press a mouse button there, and let go of it."""
+    for kind in (events.MouseDown, events.MouseUp):
+        app.post_message(kind(None, x, y, 0, 0, 1, False, False, False, x, y))
 
 
 def left(app: PersonaApp) -> bool:

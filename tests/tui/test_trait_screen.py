@@ -60,7 +60,8 @@ async def test_the_conversation_is_measured_turn_by_turn(workspace: Path, size: 
         drawn, table = text_of(screen, "#drift"), text_of(screen, "#turn-table")
         assert drawn.count("drift") == 2 and "boundary_maintenance by turn" in drawn
         for turn in turns:
-            assert f"{turn.scores['boundary_maintenance']:+.2f}" in table
+            applies = "boundary_maintenance" not in turn.outside
+            assert (f"{turn.scores['boundary_maintenance']:+.2f}" if applies else "n/a") in table
         await press(pilot, "alt+2")
         await until(pilot, lambda: "healthy ranges" in text_of(screen, "#limits-list"), "the limits")
         await press(pilot, "w")
@@ -90,16 +91,16 @@ async def test_a_threshold_is_calibrated_from_the_test_moved_and_kept(workspace:
         await asked(app, pilot, "l", "")
         await until(pilot, lambda: "balanced accuracy" in text_of(screen, "#trait-rates"), "calibrated")
         slider = screen.query_one(ThresholdSlider)
-        assert slider.value != before.threshold and "s keeps it" in text_of(screen, "#lab-note")
+        assert slider.value != before.threshold and "ctrl+s keeps it" in text_of(screen, "#lab-note")
         await until(pilot, lambda: "high 24" in text_of(screen, "#labelled"), "the labelled are drawn, too")
         shown = text_of(screen, "#trait-rates")
-        await press(pilot, "s")
+        await press(pilot, "ctrl+s")
         kept = app.project.traits.get(SHIPPED[0]).reading
         assert (kept.threshold, kept.threshold_source) == (pytest.approx(slider.value), TEST)
         screen.set_focus(slider)
         await press(pilot, "shift+right")
         assert text_of(screen, "#trait-rates") != shown
-        await press(pilot, "s")
+        await press(pilot, "ctrl+s")
         by_hand = app.project.traits.get(SHIPPED[0]).reading
         assert by_hand.threshold > kept.threshold and by_hand.threshold_source == BY_HAND
 
@@ -134,7 +135,7 @@ async def test_a_trait_of_ones_own_is_extracted_as_a_job(workspace: Path) -> Non
         screen = await opened(app, pilot)
         assert "mine" in text_of(screen, "#trait-table")
         assert "not extracted yet" in text_of(screen, "#trait-table")
-        await press(pilot, "x")
+        await press(pilot, "f5")
         await until(pilot, lambda: isinstance(app.screen, AskScreen), "asked")
         app.screen.query_one(Input).value = "nonsense"
         await press(pilot, "enter")
@@ -168,9 +169,9 @@ async def test_without_traits_the_screen_says_what_to_do(workspace: Path) -> Non
         screen = app.screen
         assert isinstance(screen, TraitsScreen)
         await until(pilot, lambda: screen._turns is not None, "measured")
-        assert "x does that" in text_of(screen, "#drift")
+        assert "f5 does that" in text_of(screen, "#drift")
         await press(pilot, "l")
-        assert "x does that" in text_of(screen, "#lab-note")
+        assert "f5 does that" in text_of(screen, "#lab-note")
 
 
 async def test_a_trait_is_traced_with_what_the_reply_scores(workspace: Path) -> None:

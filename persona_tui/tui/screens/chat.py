@@ -6,8 +6,10 @@ from textual import events
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.screen import Screen
+from textual.widget import Widget
 from textual.widgets import Static
 
+from persona_tui.tui.sturdy import Sturdy
 from persona_tui.tui.widgets.chat_log import ChatLog
 from persona_tui.tui.widgets.completions import Completions
 from persona_tui.tui.widgets.hints import HintBar
@@ -16,6 +18,7 @@ from persona_tui.tui.widgets.jobs_panel import JobsPanel
 from persona_tui.tui.widgets.mixer import MixerPanel
 from persona_tui.tui.widgets.personas import PersonasPanel
 from persona_tui.tui.widgets.prompt import Completer, Prompt
+from persona_tui.tui.widgets.slider import FloatSlider
 from persona_tui.tui.widgets.split import Split
 from persona_tui.tui.widgets.status import StatusLine
 from persona_tui.tui.widgets.trace import TraceView
@@ -25,11 +28,13 @@ PANELS: tuple[Panel, ...] = ("personas", "mixer", "jobs")
 WIDE = 120
 ROOMY = 160  # columns from which on there is room for two chats beside the personas
 
+_ON_MESSAGES = ("y", "c", "e")  # what is done with a marked message by a letter
+
 # Where the keys go when a panel opens.
 _FOCUS: dict[Panel, str] = {"personas": "#persona-list", "mixer": "#master", "jobs": "#job-list"}
 
 
-class ChatScreen(Screen[None]):
+class ChatScreen(Sturdy, Screen[None]):
     """Everything that is there all the time, and which panels are open.
 
     The focus is set at once, and not by `Widget.focus`, which takes effect later: keys that were typed in
@@ -43,6 +48,7 @@ class ChatScreen(Screen[None]):
             True: {"personas", "mixer"},
             False: set(),
         }  # by whether it is wide
+        self._entered: Panel | None = None  # the panel that was entered by its key
         self._made_room = False  # whether the personas were closed for the second chat
 
     def compose(self) -> ComposeResult:
@@ -54,11 +60,11 @@ class ChatScreen(Screen[None]):
             with Vertical(id="centre"):
                 yield Split(id="talk")
                 yield TraceView(id="trace")
+                yield MixerPanel(id="mixer")
                 yield completions
                 yield Static("", id="prompt-note", markup=False)
                 yield Prompt(completions, self._completer, id="prompt")
                 yield JobsPanel(id="jobs")
-            yield MixerPanel(id="mixer")
             yield Inspector(id="inspector")
         yield HintBar(id="hints")
 
@@ -143,6 +149,50 @@ class ChatScreen(Screen[None]):
     def _shows(self, _: str | None) -> bool:
         return self.focused is not None and all(node.display for node in self.focused.ancestors_with_self)
 
+    # --- where keys go
+
+    def set_focus(
+        self, widget: Widget | None, scroll_visible: bool = True, from_app_focus: bool = False
+    ) -> None:
+        """Give the keys to a widget."""
+        if isinstance(widget, Prompt):
+            self._entered = None
+        super().set_focus(widget, scroll_visible, from_app_focus)
+
+    def aim(self, event: events.Key | events.Paste) -> None:
+        """Have a text that is typed or pasted beside the chat go to the prompt: nothing there takes any."""
+        printable = isinstance(event, events.Paste) or event.is_printable
+        if printable and self.focused is not self.prompt and not self._takes(event):
+            self.go_to_prompt()
+
+    def _takes(self, event: events.Key | events.Paste) -> bool:
+        """Whether what has the focus does something with a key that could be text."""
+        if isinstance(event, events.Paste):
+            return False
+        if isinstance(self.focused, FloatSlider) and self.focused.takes_digits:
+            return event.character is not None and event.character in "0123456789.-"
+        if isinstance(self.focused, ChatLog):
+            return (
+                self.chat.marked is not None
+                and event.character is not None
+                and event.character in _ON_MESSAGES
+            )
+        entered = self._entered
+        return event.key == "space" and entered is not None and self.query_one(f"#{entered}").has_focus_within
+
+    def go_to_prompt(self) -> None:
+        """Give the keys to the prompt; a list that lies over the chat is closed."""
+        if not self.is_wide:
+            self._open[False] &= {"mixer"}
+            self.apply_panels()
+        self.set_focus(self.prompt)
+
+    def on_mouse_up(self) -> None:
+        """Give the keys back to the prompt after a click, wherever that was."""
+        self.set_focus(self.prompt)
+
+    # --- panels, opened and closed
+
     def toggle_panel(self, panel: Panel) -> None:
         """Open a panel and go there; if the focus is there already, close it."""
         if panel in self._open[self.is_wide] and self.query_one(f"#{panel}").has_focus_within:
@@ -150,6 +200,7 @@ class ChatScreen(Screen[None]):
         else:
             self.open_panel(panel)
             self.set_focus(self.query_one(_FOCUS[panel]))
+            self._entered = panel
 
     def show_split(self, on: bool) -> None:
         """Split the chat or join it. Where two chats are crowded, the personas make room."""

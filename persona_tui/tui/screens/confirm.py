@@ -8,13 +8,14 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Button, Label
 
+from persona_tui.tui.sturdy import Sturdy
 
-class ConfirmScreen(ModalScreen[bool]):
-    """Asks; "no" has the focus, so that a stray enter does no harm."""
+
+class ConfirmScreen(Sturdy, ModalScreen[bool]):
+    """Asks; "no" has the focus, and no letter means yes, so that a stray key does no harm."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("y", "answer(True)", "yes", id="confirm_yes"),
-        Binding("n,escape", "answer(False)", "no", id="confirm_no"),
+        Binding("escape,n,q", "answer(False)", "no", id="confirm_no"),
         Binding("left,right", "app.focus_next", "choose", show=False, id="confirm_choose"),
     ]
 
@@ -27,8 +28,8 @@ class ConfirmScreen(ModalScreen[bool]):
         with Vertical(classes="dialog"):
             yield Label(self._question, markup=False)
             with Horizontal(classes="buttons"):
-                yield Button(f"{self._no} (n)", id="no", compact=True)
-                yield Button(f"{self._yes} (y)", id="yes", variant="error", compact=True)
+                yield Button(self._no, id="no", compact=True)
+                yield Button(self._yes, id="yes", variant="error", compact=True)
 
     def on_mount(self) -> None:
         """Put the focus where it does no harm."""

@@ -6,10 +6,11 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import ModalScreen
 
+from persona_tui.tui.sturdy import Sturdy
 from persona_tui.tui.widgets.inspector import Inspector
 
 
-class InspectorScreen(ModalScreen[None]):
+class InspectorScreen(Sturdy, ModalScreen[None]):
     """Lies over the chat until it is closed; replies go on being written below it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 ALL = "all"
 _NONE = "This model has no monitor yet: f fits one."
-_NOT_EVALUATED = "This monitor has not been measured yet: e does that, as a job."
+_NOT_EVALUATED = "This monitor has not been measured yet: f5 does that, as a job."
 
 
 class MonitorsScreen(ResultsScreen):

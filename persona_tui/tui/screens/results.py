@@ -44,7 +44,7 @@ class ResultsScreen(Dialog[None]):
         ),
         Binding("alt+right", "turn(1)", "next view", id="lab_next"),
         Binding("alt+left", "turn(-1)", "view before", id="lab_before"),
-        Binding("c", "app.cancel_job", "cancel the job", show=False, id="lab_cancel"),
+        Binding("delete", "app.cancel_job", "cancel the job", show=False, id="lab_cancel"),
     ]
     TITLE = ""
     DEFAULT_CSS = """
@@ -180,6 +180,7 @@ class ResultsScreen(Dialog[None]):
 
     def say(self, text: str, error: bool = False) -> None:
         """Show a line below the views."""
+        text = self.owner.own_words(text)
         self._said = text
         note = self.query_one("#lab-note", Static)
         note.update(Content(text))
@@ -206,5 +207,5 @@ class ResultsScreen(Dialog[None]):
             return
         progress = job.progress
         done = f" {progress.done}/{progress.total}" if progress.total else ""
-        self.say(f"{job.name}: {progress.note or job.state}{done} · you can keep chatting; c cancels it")
+        self.say(f"{job.name}: {progress.note or job.state}{done} · you can keep chatting; del cancels it")
         self.set_timer(_TICK, self._tick)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -18,12 +18,17 @@ from textual.widgets.option_list import Option
 from persona_tui.chat import SessionInfo
 from persona_tui.chat.chat import Chat
 from persona_tui.chat.export import write_export
+from persona_tui.core import trash
 from persona_tui.core.errors import PersonaTuiError, SessionError
+from persona_tui.tui.model_switch import short
 from persona_tui.tui.printable import printable
 from persona_tui.tui.screens.ask import AskScreen
 from persona_tui.tui.screens.confirm import ConfirmScreen
 from persona_tui.tui.screens.dialog import Dialog
 from persona_tui.tui.widgets.row_list import RowList
+
+if TYPE_CHECKING:
+    from persona_tui.tui.stage import AppStage
 
 _EMPTY = "There are no sessions yet: every conversation is saved here from its first message."
 _NONE_FOUND = "Nothing was found."
@@ -37,8 +42,9 @@ class SessionList(RowList):
         Binding("enter", "select", "resume it", id="sessions_resume"),
         Binding("r", "screen.rename", "rename", id="sessions_rename"),
         Binding("x", "screen.export", "export", id="sessions_export"),
-        Binding("d,delete", "screen.delete", "delete", id="sessions_delete"),
+        Binding("delete", "screen.delete", "delete", id="sessions_delete"),
         Binding("slash", "screen.search", "search", id="sessions_search"),
+        Binding("a", "screen.all", "all", id="sessions_all"),
     ]
 
 
@@ -49,12 +55,13 @@ class SessionsScreen(Dialog[str]):
         super().__init__()
         self._chat, self._store = chat, chat.store
         self._infos: dict[str, SessionInfo] = {}
+        self._all = False  # whether slight ones are listed, too
 
     def compose(self) -> ComposeResult:
         """Return the dialog."""
         with Vertical(classes="dialog sessions") as dialog:
             dialog.border_title = "sessions"
-            dialog.border_subtitle = "enter resume · / search · r rename · x export · d delete · esc"
+            dialog.border_subtitle = "enter resume · / search · r rename · x export · del delete · a all · q"
             yield Input(placeholder="/ searches all messages", id="search", compact=True)
             yield SessionList(id="session-list", compact=True)
             yield Static("", id="session-note", markup=False)
@@ -86,9 +93,11 @@ class SessionsScreen(Dialog[str]):
             rows = list(reversed(found.values()))
         else:
             rows = [(info, "") for info in self._store.list()]
-        self.app.call_from_thread(self._show, text, rows)
+        hidden = 0 if self._all or text.strip() else sum(info.is_slight for info, _ in rows)
+        rows = [row for row in rows if not hidden or not row[0].is_slight]
+        self.app.call_from_thread(self._show, text, rows, hidden)
 
-    def _show(self, text: str, rows: Sequence[tuple[SessionInfo, str]]) -> None:
+    def _show(self, text: str, rows: Sequence[tuple[SessionInfo, str]], hidden: int) -> None:
         if text != self._wanted or not self.is_mounted:
             return
         self._infos = {info.id: info for info, _ in rows}
@@ -97,18 +106,28 @@ class SessionsScreen(Dialog[str]):
         options.set_options([Option(self._row(info, excerpt), id=info.id) for info, excerpt in rows])
         ids = list(self._infos)
         options.highlighted = (ids.index(marked.id) if marked and marked.id in ids else 0) if ids else None
-        self._say("" if rows else _NONE_FOUND if text else _EMPTY)
+        left_out = f"{hidden} of one question or none are left out: a lists them, too." if hidden else ""
+        self._say(left_out or ("" if rows else _NONE_FOUND if text else _EMPTY))
 
     def _row(self, info: SessionInfo, excerpt: str) -> Content:
         here = info.id == self._chat.session_id
-        about = info.problem or f"{info.messages} messages · {info.model}"
+        facts = [info.voice or "no persona", f"{info.messages} messages", short(info.model)]
+        about = info.problem or " · ".join(fact for fact in facts if fact)
+        below = excerpt if excerpt and excerpt != info.title else info.last
         return Content.assemble(
             ("● " if here else "  ", "$text-accent"),
             (f"{_when(info.used)}  ", "dim"),
             (printable(info.title), "bold" if here else ""),
             (f"  {printable(about)}", "$text-error" if info.problem else "dim"),
-            (f"\n      {printable(excerpt)}" if excerpt and excerpt != info.title else "", "dim italic"),
+            "\n              ",
+            self._matched(printable(below)),
         )
+
+    def _matched(self, text: str) -> Content:
+        """Return a line with the words that were searched for."""
+        line, wanted = Content.styled(text, "dim italic"), self._wanted.strip().casefold()
+        start = text.casefold().find(wanted) if wanted else -1
+        return line if start < 0 else line.stylize("$text-accent bold", start, start + len(wanted))
 
     # --- doing
 
@@ -125,6 +144,11 @@ class SessionsScreen(Dialog[str]):
     def action_search(self) -> None:
         """Go to the search field."""
         self.query_one("#search").focus()
+
+    def action_all(self) -> None:
+        """List all sessions, or leave out the slight ones again."""
+        self._all = not self._all
+        self._look(self._wanted)
 
     def action_rename(self) -> None:
         """Ask for another title."""
@@ -165,11 +189,26 @@ class SessionsScreen(Dialog[str]):
 
         def answered(yes: bool | None) -> None:
             if yes:
-                self._try(lambda: self._store.delete(info.id))
+                self._try(lambda: self._trash(info))
                 self._look(self._wanted)
 
-        question = f"Delete the session {info.title!r}? Its {info.messages} messages will be lost."
+        question = f"Delete the session {info.title!r}? {self.owner.key_label('undelete')} brings it back."
         self.app.push_screen(ConfirmScreen(question, "Delete", "Keep"), answered)
+
+    def _trash(self, info: SessionInfo) -> None:
+        trashed = self._store.delete(info.id)
+
+        def restore() -> None:
+            trash.restore(trashed)
+            if self.is_attached:
+                self._look(self._wanted)
+
+        self.owner.deleted(f"The session {info.title!r}", restore)
+
+    @property
+    def owner(self) -> AppStage:
+        """The app, as what it is."""
+        return cast("AppStage", self.app)
 
     def _ask(self, screen: AskScreen, act: Callable[[str], object]) -> None:
         def answered(text: str | None) -> None:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from persona_tui.traits.vector import TraitStore, TraitVector
 
 BY_HAND = "by hand"
-_NONE = "No trait has been extracted for this model: x does that, as a job."
+_NONE = "No trait has been extracted for this model: f5 does that, as a job."
 _SILENT = "Nothing has been said yet: what this conversation scores is shown here."
 _UNLABELLED = "l finds the best threshold from labels: your own file, or the trait's own test conversations."
 _NO_LIMITS = "No policy: p chooses one. No trait has a healthy range of its own."
@@ -176,7 +176,8 @@ class TraitsScreen(ResultsScreen):
     @property
     def _policy(self) -> Policy | None:
         """The chat's policy, else the healthy ranges of the traits."""
-        return self.owner.chat.policy or Policy.healthy(self._traits.values())
+        traits, chosen = self._traits.values(), self.owner.chat.policy
+        return Policy.healthy(traits) if chosen is None else chosen.on_model(traits)
 
     # --- choosing
 
@@ -198,7 +199,7 @@ class TraitsScreen(ResultsScreen):
         fitted = labelled is not None and self._threshold == labelled.fit.threshold
         source = labelled.source if labelled is not None and fitted else BY_HAND
         try:
-            path = self._store.save(trait.with_reading(threshold=self._threshold, threshold_source=source))
+            path = self._store.save(trait.calibrated(self._threshold, source))
         except PersonaTuiError as error:
             self.fail(error)
             return
@@ -349,7 +350,7 @@ class TraitsScreen(ResultsScreen):
             self._fit_slider()
             self._show_threshold()
             self.action_view(3)
-            self.say(f"The best threshold is {self._threshold:.4g}: s keeps it, r goes back.")
+            self.say(f"The best threshold is {self._threshold:.4g}: ctrl+s keeps it, r goes back.")
 
         board = self.owner.jobs
         self.follow(board.submit(f"calibrate {trait.name}", work, lambda job: self._ended(job, done)))

@@ -12,6 +12,7 @@ from textual.containers import Horizontal, Vertical
 from textual.widgets import Button, Static, TextArea
 
 from persona_tui.tui.screens.dialog import Dialog
+from persona_tui.tui.widgets.text_pad import TextPad
 
 Comment = Callable[[str], tuple[str, bool]]
 
@@ -53,7 +54,7 @@ class WriteScreen(Dialog[str]):
             dialog.border_title = self._title
             dialog.border_subtitle = "ctrl+s uses it · ctrl+g your editor · esc cancels"
             yield Static(self._explanation, markup=False, classes="question")
-            yield TextArea(self._text, id="text", compact=True, show_line_numbers=False)
+            yield TextPad(self._text, id="text", compact=True, show_line_numbers=False)
             yield Static("", id="advice", markup=False)
             with Horizontal(classes="buttons"):
                 yield Button(self._use, id="use", variant="primary", compact=True)

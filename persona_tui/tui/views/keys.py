@@ -6,16 +6,16 @@ What stands before the colon of a description is what the bottom row has room fo
 from textual.binding import Binding
 
 MONITORS = [
-    Binding("e", "evaluate", "measure: all methods on the test sets, as a job", id="monitors_evaluate"),
+    Binding("f5", "evaluate", "measure: all methods on the test sets, as a job", id="monitors_evaluate"),
     Binding("f", "fit", "fit: another monitor, or this one again, as a job", id="monitors_fit"),
-    Binding("s", "save", "use this: method and threshold, from now on", id="monitors_save"),
+    Binding("ctrl+s", "save", "use this: method and threshold, from now on", id="monitors_save"),
     Binding("r", "reset", "as fitted: the threshold of cross-validation", id="monitors_reset"),
     Binding("w", "write", "files: all results as JSON and CSV", id="monitors_write"),
 ]
 TRAITS = [
-    Binding("x", "extract", "extract: a trait's vectors, as a job", id="traits_extract"),
+    Binding("f5", "extract", "extract: a trait's vectors, as a job", id="traits_extract"),
     Binding("l", "calibrate", "labels: find the best threshold for them", id="traits_calibrate"),
-    Binding("s", "save", "use this: threshold, from now on", id="traits_save"),
+    Binding("ctrl+s", "save", "use this: threshold, from now on", id="traits_save"),
     Binding("r", "reset", "undo: the threshold in use", id="traits_reset"),
     Binding("p", "policy", "policy: what scores are allowed", id="traits_policy"),
     Binding("w", "write", "files: this conversation's scores as JSON and CSV", id="traits_write"),

@@ -12,10 +12,12 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
+from persona_tui.tui.sturdy import Sturdy
+
 Draw = Callable[[int, int], Sequence[Content]]  # given width and height, the rows
 
 
-class Plot(Widget):
+class Plot(Sturdy, Widget):
     """Fills its place with what a function draws for that size."""
 
     DEFAULT_CSS = "Plot { height: 1fr; width: 1fr; }"
@@ -35,7 +37,7 @@ class Plot(Widget):
         return _page(self._draw(width, height)[:height], width)
 
 
-class Sheet(VerticalScroll):
+class Sheet(Sturdy, VerticalScroll):
     """Text that may be longer than its place; the arrow keys scroll it."""
 
     DEFAULT_CSS = """

@@ -19,6 +19,7 @@ class ThresholdSlider(FloatSlider, inherit_bindings=False):
 
     VALUE_WIDTH = 10
     DIGITS = 8
+    DIGITS_BEGIN: ClassVar[bool] = True
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left", "step(-1)", "lower", id="threshold_less"),
         Binding("right", "step(1)", "higher", id="threshold_more"),

@@ -36,7 +36,7 @@ class TraitTable(View):
         self.query_one(Sheet).show(lambda width, height: _table(entries, name, width))
         plot = self.query_one(Plot)
         if reading is None:
-            plot.show(message("x extracts a trait, as a job."))
+            plot.show(message("f5 extracts a trait, as a job."))
         else:
             plot.show(lambda width, height: _layers(name, reading, width, height))
 

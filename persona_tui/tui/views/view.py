@@ -11,8 +11,10 @@ from textual.content import Content
 from textual.message import Message
 from textual.widget import Widget
 
+from persona_tui.tui.sturdy import Sturdy
 
-class View(Vertical):
+
+class View(Sturdy, Vertical):
     """One part of a lab screen. Subclasses say what it is called and draw what the screen hands them."""
 
     TITLE = ""
@@ -27,7 +29,7 @@ class View(Vertical):
         self.border_title = f"{place} {self.TITLE}"
 
 
-class Tabs(Widget):
+class Tabs(Sturdy, Widget):
     """`1 scores  2 layers  3 methods`: the one that is shown stands out."""
 
     DEFAULT_CSS = "Tabs { height: 1; width: 1fr; }"

@@ -23,28 +23,31 @@ from textual.strip import Strip
 from textual.style import Style
 from textual.visual import Visual
 
-from persona_tui.tui.blocks import Block, MessageBlock, Note, Ruler
+from persona_tui.tui.blocks import Block, MessageBlock, Note
+from persona_tui.tui.sturdy import Sturdy
 
+WIDEST = 100  # cells of a line of text; longer ones are hard to read
 SHOWN = 120  # blocks; older ones wait until the reader comes to the top
 _MORE = 100  # of them that appear then
 _MARGIN = 2  # columns for the bar
 _BAR, _MARKED = "▌ ", "█ "
+_NEW_BELOW = "  ↓ new text below · end"
 
 
-class ChatLog(ScrollView, can_focus=True):
+class ChatLog(Sturdy, ScrollView, can_focus=True):
     """Messages, notes and rulers, oldest first. One message can be marked, to do something with it."""
 
     FOCUS_ON_CLICK: ClassVar[bool] = False  # a click, or marking text with the mouse, leaves the prompt alone
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "mark(-1)", "previous", show=False, id="chat_previous"),
-        Binding("down,j", "mark(1)", "next", show=False, id="chat_next"),
+        Binding("up", "mark(-1)", "previous", show=False, id="chat_previous"),
+        Binding("down", "mark(1)", "next", show=False, id="chat_next"),
         Binding("y", "ask('copy')", "copy", id="chat_copy"),
         Binding("c", "ask('code')", "copy code", id="chat_code"),
         Binding("e", "ask('edit')", "edit", id="chat_edit"),
-        Binding("left,left_square_bracket", "ask('before')", "‹ version", id="chat_before"),
-        Binding("right,right_square_bracket", "ask('after')", "version ›", id="chat_after"),
-        Binding("r", "ask('again')", "again", id="chat_again"),
-        Binding("g", "ask('continue')", "go on", show=False, id="chat_continue"),
+        Binding("left", "ask('before')", "‹ version", id="chat_before"),
+        Binding("right", "ask('after')", "version ›", id="chat_after"),
+        Binding("f5", "ask('again')", "again", id="chat_again"),
+        Binding("ctrl+o", "ask('continue')", "go on", show=False, id="chat_continue"),
     ]
     DEFAULT_CSS = "ChatLog { overflow-x: hidden; }"
 
@@ -88,16 +91,16 @@ class ChatLog(ScrollView, can_focus=True):
         return [block for block in self.blocks if isinstance(block, Note)]
 
     def add(self, block: Block) -> None:
-        """Add something at the end. A ruler takes the place of one that nothing has followed yet."""
-        if isinstance(block, Ruler) and self.blocks and isinstance(self.blocks[-1], Ruler):
-            self.blocks.pop()
+        """Add something at the end."""
         self.blocks.append(block)
         self._first = max(self._first, len(self.blocks) - SHOWN) if self.following else self._first
         self.rearrange()
 
-    def note(self, text: str | Content, *, error: bool = False) -> None:
-        """Add a note."""
-        self.add(Note(text, error=error))
+    def note(self, text: str | Content, *, error: bool = False) -> Note:
+        """Add a note, and return it."""
+        note = Note(text, error=error)
+        self.add(note)
+        return note
 
     def take_out(self, block: Block) -> None:
         """Remove something."""
@@ -123,15 +126,17 @@ class ChatLog(ScrollView, can_focus=True):
 
     def rearrange(self) -> None:
         """Find out again where every block is, after one of them changed; the end stays in view if it was."""
-        following = self.following
+        following, height = self.following, self._tops[-1]
         self._measure()
         if following:
             self.follow()
+        else:
+            self._new_below |= self._tops[-1] > height
         self.refresh()
 
     def _measure(self) -> None:
         width = self.scrollable_content_region.width
-        self._room = max(width - _MARGIN, 1)
+        self._room = max(min(width - _MARGIN, WIDEST), 1)
         heights = [len(block.lines(self._room)) + block.gap for block in self.blocks[self._first :]]
         self._tops = [0, *accumulate(heights)]
         self.virtual_size = Size(width, self._tops[-1])
@@ -157,11 +162,13 @@ class ChatLog(ScrollView, can_focus=True):
             self.scroll_to(y=self._tops[min(place, len(self._tops) - 1)], animate=False, force=True)
 
     _was_following = True
+    _new_below = False  # whether text has come below what is in view
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         """Show older blocks when the reader comes to the top."""
         super().watch_scroll_y(old_value, new_value)
         self._was_following = self.following
+        self._new_below &= not self.following
         if new_value <= 0 < self._first and old_value > new_value:
             self._show_older()
 
@@ -233,15 +240,17 @@ class ChatLog(ScrollView, can_focus=True):
         return max(self.size.height - self._tops[-1], 0)
 
     def render_line(self, y: int) -> Strip:
-        """Draw one row of the screen."""
+        """Draw one row of the screen; the last one says that there is new text below it."""
+        if self._new_below and y == self.size.height - 1:
+            return self._strip(Content.styled(_NEW_BELOW, "$text-accent"), self._room + _MARGIN)
         row = self.scroll_offset.y + y - self._lead
         if not 0 <= row < self._tops[-1]:
-            return Strip.blank(self._room + _MARGIN, self.rich_style)
+            return Strip.blank(self.scrollable_content_region.width, self.rich_style)
         place = self._place(row)
         block, line = self.blocks[self._first + place], row - self._tops[place]
         lines = block.lines(self._room)
         if line >= len(lines):
-            return Strip.blank(self._room + _MARGIN, self.rich_style)
+            return Strip.blank(self.scrollable_content_region.width, self.rich_style)
         return self._draw(block, line, lines[line], row)
 
     def _draw(self, block: Block, number: int, line: Content, row: int) -> Strip:
@@ -253,7 +262,8 @@ class ChatLog(ScrollView, can_focus=True):
             strip = self._strip(self._selected(line, row, selection))
             if selection is None:
                 self._strips[key] = strip
-        return Strip.join([self._front(block, marked), strip.apply_offsets(0, row)])
+        whole = Strip.join([self._front(block, marked), strip.apply_offsets(0, row)])
+        return whole.adjust_cell_length(self.scrollable_content_region.width, self.rich_style)
 
     def _strip(self, line: Content, width: int | None = None) -> Strip:
         room = width or self._room

@@ -10,17 +10,19 @@ from textual.message import Message
 from textual.reactive import reactive
 from textual.widget import Widget
 
+from persona_tui.tui.sturdy import Sturdy
+
 LABEL_WIDTH = 10
 
 
-class Chooser(Widget, can_focus=True):
+class Chooser(Sturdy, Widget, can_focus=True):
     """`axis       ‹ assistant ›`."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left", "turn(-1)", "before", id="chooser_before"),
         Binding("right,space,enter", "turn(1)", "after", id="chooser_after"),
-        Binding("down,j", "app.focus_next", "next", show=False, id="chooser_next"),
-        Binding("up,k", "app.focus_previous", "previous", show=False, id="chooser_previous"),
+        Binding("down", "app.focus_next", "next", show=False, id="chooser_next"),
+        Binding("up", "app.focus_previous", "previous", show=False, id="chooser_previous"),
     ]
     DEFAULT_CSS = """
     Chooser { height: 1; width: 1fr; }

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from textual.content import Content
 from textual.widget import Widget
 
+from persona_tui.tui.sturdy import Sturdy
+
 SHOWN = 6
 
 
-class Completions(Widget):
+class Completions(Sturdy, Widget):
     """A short list with one marked row; hidden while it is empty."""
 
     DEFAULT_CSS = """

@@ -9,16 +9,17 @@ from textual.message import Message
 from textual.reactive import reactive
 from textual.widget import Widget
 
+from persona_tui.tui.sturdy import Sturdy
 from persona_tui.tui.widgets.chooser import LABEL_WIDTH
 
 
-class FieldRow(Widget, can_focus=True):
+class FieldRow(Sturdy, Widget, can_focus=True):
     """`layers     4 as calibrated`; enter asks for another value."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter,space", "edit", "change", id="field_edit"),
-        Binding("down,j", "app.focus_next", "next", show=False, id="field_next"),
-        Binding("up,k", "app.focus_previous", "previous", show=False, id="field_previous"),
+        Binding("down", "app.focus_next", "next", show=False, id="field_next"),
+        Binding("up", "app.focus_previous", "previous", show=False, id="field_previous"),
     ]
     DEFAULT_CSS = """
     FieldRow { height: 1; width: 1fr; }

@@ -7,18 +7,19 @@ from collections.abc import Mapping, Sequence
 from textual.content import Content
 from textual.widget import Widget
 
-from persona_tui.tui.fluency import Fluency
+from persona_tui.tui.fluency import STRAINED, Fluency
+from persona_tui.tui.sturdy import Sturdy
 from persona_tui.tui.widgets.chooser import LABEL_WIDTH
 
 _CELLS = 8
 _WIDEST = 1000
 _FULL, _EMPTY = "━", "─"
 _MOST_PAIRS = 6
-_STRAINED = 0.7  # the level of fluency from which on it is said what strains it
+_FAR = 2.0  # nats a token from the plain model that fill the bar
 
 
-class Gauges(Widget):
-    """Size and fluency, each with a bar; amber where it is too much."""
+class Gauges(Sturdy, Widget):
+    """Size, fluency and distance from the plain model, each with a bar; amber where it is too much."""
 
     DEFAULT_CSS = "Gauges { height: auto; width: 1fr; }"
 
@@ -26,6 +27,7 @@ class Gauges(Widget):
         super().__init__(id=id)
         self._loudness: Mapping[int, float] = {}
         self._fluency = Fluency()
+        self._nats: float | None = None
 
     @property
     def fluency(self) -> Fluency:
@@ -44,8 +46,14 @@ class Gauges(Widget):
             self._fluency = fluency
             self.refresh(layout=True)
 
+    def show_nats(self, nats: float | None) -> None:
+        """Show how far the reply is from what the plain model would say; None = nobody has measured that."""
+        if nats != self._nats:
+            self._nats = nats
+            self.refresh(layout=True)
+
     def get_content_height(self, *_: object) -> int:
-        """Two bars, and a line for each that has something to say."""
+        """Two or three bars, and a line for each that has something to say."""
         return self._text().plain.count("\n") + 1
 
     def render(self) -> Content:
@@ -54,7 +62,7 @@ class Gauges(Widget):
 
     def _text(self) -> Content:
         width = self.size.width or _WIDEST
-        rows = [*self._size_rows(), *self._fluency_rows()]
+        rows = [*self._size_rows(), *self._fluency_rows(), *self._nats_rows()]
         return Content("\n").join(row.truncate(width, ellipsis=True) for row in rows)
 
     def _size_rows(self) -> list[Content]:
@@ -64,14 +72,19 @@ class Gauges(Widget):
         row = _row("size", largest, f"{largest:.0%}", amber=False)
         return [row, _detail(f"of the norm at {layers_text(sorted(self._loudness))}")]
 
+    def _nats_rows(self) -> list[Content]:
+        if self._nats is None:
+            return []
+        return [_row("from plain", self._nats / _FAR, f"{self._nats:.2f} nats", amber=False)]
+
     def _fluency_rows(self) -> list[Content]:
         reading = self._fluency
-        word = reading.word if reading.broken else "strained" if reading.level > _STRAINED else "fine"
+        word = reading.word if reading.broken else "strained" if reading.level > STRAINED else "fine"
         row = _row("fluency", 1 - min(reading.level, 1.0), word, amber=reading.broken)
-        return [row, _detail(reading.reason, amber=reading.broken)] if reading.level > _STRAINED else [row]
+        return [row, _detail(reading.reason, amber=reading.broken)] if reading.level > STRAINED else [row]
 
 
-class Likeness(Widget):
+class Likeness(Sturdy, Widget):
     """The cosines between the loaded personas, two by two."""
 
     DEFAULT_CSS = "Likeness { height: auto; width: 1fr; }"

@@ -1,15 +1,19 @@
-"""The last row: at most six keys that do something where the focus is."""
+"""The last row: the keys that do something where the focus is, as many as fit; they can be clicked."""
 
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.content import Content
+from textual.dom import DOMNode
 from textual.screen import Screen
 from textual.widget import Widget
 
-MOST = 6
+from persona_tui.tui.sturdy import Sturdy
+
+_GAP = 2  # cells between two
 
 
-class HintBar(Widget):
+class HintBar(Sturdy, Widget):
     """Keys and what they do, the focused widget's first. Follows remapped keys by itself."""
 
     DEFAULT_CSS = """
@@ -29,22 +33,33 @@ class HintBar(Widget):
 
     def render(self) -> Content:
         """Return the hints that fit."""
-        parts: list[Content] = []
-        used = 0
-        for binding in self._shown():
-            hint = Content.assemble(
-                (self.app.get_key_display(binding), "bold $text-accent"), " ", (binding.description, "")
-            )
-            used += hint.cell_length + 3
-            if used > self.size.width + 2:
-                break
-            parts.append(hint)
-        return Content("   ").join(parts)
+        return Content(" " * _GAP).join(hint for hint, _, _ in self._placed())
 
-    def _shown(self) -> list[Binding]:
-        active = self.screen.active_bindings.values()
-        shown: dict[str, Binding] = {}
-        for each in active:
+    async def on_click(self, event: events.Click) -> None:
+        """Do what the hint that was clicked says."""
+        at = 0
+        for hint, binding, node in self._placed():
+            if at <= event.x - self.styles.padding.left < at + hint.cell_length:
+                await self.app.run_action(binding.action, node)
+                return
+            at += hint.cell_length + _GAP
+
+    def _placed(self) -> list[tuple[Content, Binding, DOMNode]]:
+        """Return the hints that fit, each with its binding and whose that is."""
+        found: list[tuple[Content, Binding, DOMNode]] = []
+        used = 0
+        for binding, node in self._shown():
+            key = self.app.get_key_display(binding)
+            hint = Content.assemble((key, "bold $text-accent"), " ", (binding.description, ""))
+            used += hint.cell_length + _GAP
+            if used > self.content_size.width + _GAP:
+                break
+            found.append((hint, binding, node))
+        return found
+
+    def _shown(self) -> list[tuple[Binding, DOMNode]]:
+        shown: dict[str, tuple[Binding, DOMNode]] = {}
+        for each in self.screen.active_bindings.values():
             if each.binding.show and each.enabled:
-                shown.setdefault(each.binding.action, each.binding)  # the first of several keys
-        return list(shown.values())[:MOST]
+                shown.setdefault(each.binding.action, (each.binding, each.node))  # the first of several keys
+        return list(shown.values())

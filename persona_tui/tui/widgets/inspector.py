@@ -15,6 +15,7 @@ from textual.message import Message
 from textual.widgets import Static
 
 from persona_tui.tui.printable import printable
+from persona_tui.tui.sturdy import Sturdy
 from persona_tui.tui.widgets.token_view import Scale, TokenValue, TokenView
 
 _LEAST_SPAN = 1.0  # on either side of the middle, so that a calm message does not look like a storm
@@ -57,13 +58,19 @@ class InspectorState:
         return Scale(middle, max([_LEAST_SPAN, *(abs(value - middle) for value in self.values)]))
 
 
-class Inspector(Vertical):
+class Inspector(Sturdy, Vertical):
     """Shows one state; says which other message or direction is wanted."""
 
     BORDER_TITLE = "inspector"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("d", "turn('direction', 1)", "direction", id="inspect_direction"),
-        Binding("D", "turn('direction', -1)", "direction before", show=False, id="inspect_direction_back"),
+        Binding("shift+right,d", "turn('direction', 1)", "direction", id="inspect_direction"),
+        Binding(
+            "shift+left,D",
+            "turn('direction', -1)",
+            "direction before",
+            show=False,
+            id="inspect_direction_back",
+        ),
         Binding("alt+up", "turn('message', -1)", "message", id="inspect_message_before"),
         Binding("alt+down", "turn('message', 1)", "next message", show=False, id="inspect_message_after"),
     ]

@@ -16,11 +16,13 @@ from textual.widgets.option_list import Option
 
 from persona_tui.core.jobs import LOG_LINES
 from persona_tui.tui.printable import printable
+from persona_tui.tui.sturdy import Sturdy
 from persona_tui.tui.widgets.row_list import RowList
 
 _NARROWEST = 40
 _BAR_WIDTH = 8
 _SIGNS = {"queued": "·", "running": "▸", "done": "✓", "failed": "✗", "cancelled": "–", "unfinished": "↻"}
+_TURNING = "▸▹"
 _STYLES = {
     "done": "$text-success",
     "failed": "bold $text-error",
@@ -44,7 +46,8 @@ class JobRow:
         count: how many units are done, and of how many.
         rate: units per second.
         detail: what exactly is in hand, such as a prompt.
-        seconds: how long it took, None while it has not ended.
+        seconds: how long it has taken, None while it waits.
+        beat: grows with every report.
     """
 
     key: str
@@ -57,15 +60,15 @@ class JobRow:
     rate: float | None = None
     detail: str = ""
     seconds: float | None = None
+    beat: int = 0
 
     def content(self) -> Content:
         """Return the row's text."""
-        parts: list[str | tuple[str, str]] = [
-            (f"{_SIGNS[self.state]} {self.name}", _STYLES.get(self.state, "bold"))
-        ]
+        parts: list[str | tuple[str, str]] = [(f"{self._sign} {self.name}", _STYLES.get(self.state, "bold"))]
         if self.state == "running" and self.fraction is not None:
             left = f" · {clock(self.eta)} left" if self.eta else ""
-            parts += [" ", bar(self.fraction), f" {self.fraction:.0%}{left}"]
+            been = f" · {clock(self.seconds)}" if self.seconds else ""
+            parts += [" ", bar(self.fraction), f" {self.fraction:.0%}{been}{left}"]
         below = " · ".join(self._facts()) if self.state == "running" else ""
         note = self.note or self.state
         if self.seconds and self.state == "done":
@@ -75,6 +78,11 @@ class JobRow:
         else:
             parts.append((f"\n  {' '.join(printable(below).split())}", "dim"))
         return Content.assemble(*parts)
+
+    @property
+    def _sign(self) -> str:
+        """The sign of its state; of a job under way, one that turns with every report: it is alive."""
+        return _TURNING[self.beat % len(_TURNING)] if self.state == "running" else _SIGNS[self.state]
 
     def _facts(self) -> list[str]:
         """Return what stands on the second line, the longest last: it may be cut off."""
@@ -104,15 +112,14 @@ class JobList(RowList):
     """The jobs, the latest first."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("c,delete", "ask('cancel')", "cancel", id="jobs_cancel"),
-        Binding("r", "ask('resume')", "resume/again", id="jobs_resume"),
-        Binding("x", "ask('forget')", "remove", id="jobs_forget"),
-        Binding("enter,i", "ask('info')", "details", id="jobs_info"),
+        Binding("delete", "ask('remove')", "cancel/remove", id="jobs_cancel"),
+        Binding("f5", "ask('resume')", "resume/again", id="jobs_resume"),
+        Binding("enter,right", "ask('info')", "details", id="jobs_info"),
     ]
 
     @dataclass
     class Asked(Message):
-        """The user wants something done with a job: cancel, resume, forget or info."""
+        """The user wants something done with a job: remove, resume or info."""
 
         what: str
         key: str
@@ -144,7 +151,7 @@ class JobList(RowList):
             self.replace_option_prompt(row.key, row.content())
 
 
-class JobLog(Log):
+class JobLog(Sturdy, Log):
     """The log. Its end stays in view until the reader scrolls away from it, also when the rows above grow."""
 
     def __init__(self, *, id: str | None = None) -> None:
@@ -172,7 +179,7 @@ class JobLog(Log):
             self._following = True
 
 
-class JobsPanel(Vertical):
+class JobsPanel(Sturdy, Vertical):
     """The jobs and the log below them."""
 
     BORDER_TITLE = "jobs"

@@ -14,15 +14,19 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Static
 
+from persona_tui.chat.voice import share_in_words
 from persona_tui.core.workspace import TRAIT_PREFIX
 from persona_tui.tui.fluency import Fluency
+from persona_tui.tui.sturdy import Sturdy
 from persona_tui.tui.widgets.chooser import Chooser
 from persona_tui.tui.widgets.field import FieldRow
 from persona_tui.tui.widgets.gauges import Gauges, Likeness
 from persona_tui.tui.widgets.slider import FloatSlider
 
-_NOTHING = "No persona is loaded. Load one in the list (f2, then space) to give it a fader here."
+_NOTHING = "No persona is loaded. Load one in the list (f2, then space), two or more for a blend."
+_ALONE = "{name} speaks alone: the strength is its fader. Load another one (f2, then space) for a blend."
 _FLOOR_STEP, _FLOOR_BIG_STEP = 1, 10  # percentiles
+_GUIDE_STEP, _GUIDE_BIG_STEP, _GUIDE_MOST = 0.01, 0.05, 0.5  # probability, against the likeliest token
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class MixerState:
         percentile: where the floor lies.
         layers: where personas are added, in words.
         weights: one per loaded persona.
+        shares: of the blend, by who speaks; what is turned round has a negative one.
+        plausibility: of the guide; 0 = off.
         loudness: by layer, how long the blend's vector is there, as a share of the residual stream.
         cosines: between the loaded personas.
     """
@@ -50,17 +56,19 @@ class MixerState:
     percentile: float = 25
     layers: str = ""
     weights: Mapping[str, float] = field(default_factory=dict)
+    shares: Mapping[str, float] = field(default_factory=dict)
+    plausibility: float = 0.0
     loudness: Mapping[int, float] = field(default_factory=dict)
     cosines: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
 
-class CappingSwitch(Static, can_focus=True):
+class CappingSwitch(Sturdy, Static, can_focus=True):
     """One row: capping on or off."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space,enter", "app.toggle_capping", "switch", id="capping_switch"),
-        Binding("down,j", "app.focus_next", "next", show=False, id="capping_next"),
-        Binding("up,k", "app.focus_previous", "previous", show=False, id="capping_previous"),
+        Binding("down", "app.focus_next", "next", show=False, id="capping_next"),
+        Binding("up", "app.focus_previous", "previous", show=False, id="capping_previous"),
     ]
 
     def show(self, on: bool, capped: bool) -> None:
@@ -76,14 +84,14 @@ class CappingSwitch(Static, can_focus=True):
         self.call_later(self.run_action, "app.toggle_capping")
 
 
-class MixerPanel(Container):
+class MixerPanel(Sturdy, Container):
     """The master strength, capping and layers; one fader for each loaded persona; what it comes to."""
 
     BORDER_TITLE = "strength and blend"
 
     @dataclass
     class Chosen(Message):
-        """The user moved something: strength, axis or percentile, and its new value."""
+        """The user moved something: strength, axis, percentile or plausibility, and its new value."""
 
         what: str
         value: float | str
@@ -121,10 +129,19 @@ class MixerPanel(Container):
                 shape="{:g} %",
                 id="floor",
             )
+            yield FloatSlider(
+                "guide",
+                low=0,
+                high=_GUIDE_MOST,
+                step=_GUIDE_STEP,
+                big_step=_GUIDE_BIG_STEP,
+                shape="{:.2f}",
+                id="guide",
+            )
             yield FieldRow("layers", id="layers")
-            yield Gauges(id="gauges")
         with VerticalScroll(id="mixer-voices", can_focus=False):
             yield Vertical(id="faders")
+            yield Gauges(id="gauges")
             yield Static(_NOTHING, id="mixer-note", markup=False)
             yield Likeness(id="likeness")
 
@@ -136,12 +153,19 @@ class MixerPanel(Container):
         self.query_one("#layers", FieldRow).value = state.layers
         self.query_one(Gauges).show_loudness(state.loudness)
         self.query_one(Likeness).show(state.cosines)
-        self.query_one("#mixer-note").display = not state.weights
-        self._show_faders(state.weights)
+        guide = self.query_one("#guide", FloatSlider)
+        guide.value, guide.shown = state.plausibility, None if state.plausibility else "off"
+        alone = next(iter(state.shares), "") if len(state.weights) == 1 else ""
+        note = self.query_one("#mixer-note", Static)
+        note.display = len(state.weights) < 2
+        note.update(_ALONE.format(name=alone.removeprefix(TRAIT_PREFIX)) if alone else _NOTHING)
+        self._show_faders({} if alone else state.weights, state.shares)
 
-    def show_fluency(self, fluency: Fluency) -> None:
-        """Show how fluent the latest reply is."""
-        self.query_one(Gauges).show_fluency(fluency)
+    def show_reply(self, fluency: Fluency, nats: float | None) -> None:
+        """Show how fluent the latest reply is, and how far from the plain model."""
+        gauges = self.query_one(Gauges)
+        gauges.show_fluency(fluency)
+        gauges.show_nats(nats)
 
     def _show_floor(self, state: MixerState) -> None:
         chooser = self.query_one("#capping-axis", Chooser)
@@ -149,16 +173,18 @@ class MixerPanel(Container):
         chooser.refresh()
         self.query_one("#floor", FloatSlider).value = state.percentile
 
-    def _show_faders(self, weights: Mapping[str, float]) -> None:
+    def _show_faders(self, weights: Mapping[str, float], shares: Mapping[str, float]) -> None:
         box = self.query_one("#faders")
         faders = {fader.label: fader for fader in box.query(FloatSlider)}
         for name in faders.keys() - weights.keys():
             faders[name].remove()
         for name, weight in weights.items():
-            if name in faders:
-                faders[name].value = weight
-            else:
-                box.mount(FloatSlider(name, weight, caption=name.removeprefix(TRAIT_PREFIX)))
+            fader = faders.get(name)
+            if fader is None:
+                fader = FloatSlider(name, weight, label_width=None, caption=name.removeprefix(TRAIT_PREFIX))
+                box.mount(fader)
+            fader.value, fader.shown = weight, share_in_words(shares.get(name, 0.0))
+            fader.refresh()
 
     # --- what the user does
 
@@ -169,13 +195,15 @@ class MixerPanel(Container):
             self.post_message(self.Chosen("strength", event.value))
         elif event.slider.id == "floor":
             self.post_message(self.Chosen("percentile", event.value))
+        elif event.slider.id == "guide":
+            self.post_message(self.Chosen("plausibility", event.value))
         else:
             self.post_message(self.WeightChosen(event.slider.label, event.value))
 
     @on(FloatSlider.Solo)
     def _solo(self, event: FloatSlider.Solo) -> None:
         event.stop()
-        if event.slider.id not in ("master", "floor"):
+        if event.slider.id not in ("master", "floor", "guide"):
             self.post_message(self.SoloChosen(event.slider.label))
 
     @on(Chooser.Changed)

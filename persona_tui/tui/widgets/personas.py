@@ -10,10 +10,12 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.message import Message
-from textual.widgets import OptionList, Static
+from textual.widgets import Button, OptionList, Static
 from textual.widgets.option_list import Option
 
+from persona_tui.chat.voice import share_in_words
 from persona_tui.core.workspace import TRAIT_PREFIX
+from persona_tui.tui.sturdy import Sturdy
 from persona_tui.tui.widgets.row_list import RowList
 
 _ON_DISK, _LOADED, _SPEAKING, _TRACED = "○", "◐", "●", "~"
@@ -27,7 +29,7 @@ class PersonaRow:
     Attributes:
         name: its name.
         loaded: whether it has a fader.
-        weight: of its fader; 0 unless it speaks.
+        share: of the blend; 0 unless it speaks, 1 if it speaks alone.
         kind: what it was made from, in a word.
         about: what to know about it, in a line or two.
         traced: whether its projection is drawn.
@@ -35,7 +37,7 @@ class PersonaRow:
 
     name: str
     loaded: bool
-    weight: float = 0.0
+    share: float = 0.0
     kind: str = ""
     about: str = ""
     traced: bool = False
@@ -46,8 +48,9 @@ class PersonaRow:
         return self.name.startswith(TRAIT_PREFIX)
 
     def content(self, width: int) -> Content:
-        """Return the row's text: sign, name, and on the right its weight or its kind."""
-        right = f"{self.weight:+.2f}" if self.weight else "" if self.kind == "trait" else self.kind
+        """Return the row's text: sign, name, and on the right its share of the blend or its kind."""
+        blended = share_in_words(self.share) if abs(self.share) < 1 or self.share < 0 else "speaks"
+        right = blended if self.share else "" if self.kind == "trait" else self.kind
         right = f"{_TRACED} {right}".rstrip() if self.traced else right
         sign, style, name_style = self._signs
         room = max(width - 2 - len(right) - 1, 4)
@@ -59,7 +62,7 @@ class PersonaRow:
 
     @property
     def _signs(self) -> tuple[str, str, str]:
-        if self.weight:
+        if self.share:
             return _SPEAKING, "$text-accent", "bold"
         if self.loaded:
             return _LOADED, "$text-primary", ""
@@ -72,11 +75,11 @@ class PersonaList(RowList):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "ask('load')", "load/unload", id="personas_load"),
         Binding("enter", "ask('speak')", "speak as", id="personas_speak"),
-        Binding("n", "app.create_persona", "new", id="personas_new"),
-        Binding("i", "ask('info')", "details", id="personas_info"),
-        Binding("d,delete", "ask('delete')", "delete", id="personas_delete"),
-        Binding("c", "ask('calibrate')", "calibrate", show=False, id="personas_calibrate"),
-        Binding("t", "ask('trace')", "trace", show=False, id="personas_trace"),
+        Binding("insert,ctrl+n", "app.create_persona", "new", id="personas_new"),
+        Binding("right,f1", "ask('info')", "details", id="personas_info"),
+        Binding("delete", "ask('delete')", "delete", id="personas_delete"),
+        Binding("ctrl+k", "ask('calibrate')", "calibrate", show=False, id="personas_calibrate"),
+        Binding("ctrl+o", "ask('trace')", "trace", show=False, id="personas_trace"),
     ]
 
     rows: Mapping[str, PersonaRow] = {}
@@ -132,7 +135,7 @@ class PersonaList(RowList):
         self.show_rows(list(self.rows.values()))
 
 
-class PersonasPanel(Vertical):
+class PersonasPanel(Sturdy, Vertical):
     """The list, and a line on what its signs mean."""
 
     BORDER_TITLE = "personas"
@@ -141,10 +144,24 @@ class PersonasPanel(Vertical):
         """Return the panel's parts."""
         yield PersonaList(id="persona-list", compact=True)
         yield Static("", id="persona-about", markup=False)
+        yield Button("", id="prepare", variant="primary", compact=True)
         yield Static("", id="persona-note", markup=False)
+
+    @on(Button.Pressed, "#prepare")
+    async def _prepare(self) -> None:
+        await self.app.run_action("prepare")
+
+    def offer(self, text: str) -> None:
+        """Offer to prepare the model, in these words; "" = it is prepared."""
+        button = self.query_one("#prepare", Button)
+        button.display = bool(text)
+        button.label = text
+        if text:
+            self.say("No personas yet.")
 
     def on_mount(self) -> None:
         """Say that nothing is known yet."""
+        self.offer("")
         self.say("The model is loading.")
 
     def say(self, text: str) -> None:
@@ -154,7 +171,7 @@ class PersonasPanel(Vertical):
     def show_rows(self, rows: Sequence[PersonaRow]) -> None:
         """Show these personas."""
         self.query_one(PersonaList).show_rows(rows)
-        self.say(_LEGEND if rows else "No personas yet. Press n to make one.")
+        self.say(_LEGEND if rows else "No personas yet.")
         self._tell_about_marked()
 
     @on(OptionList.OptionHighlighted)

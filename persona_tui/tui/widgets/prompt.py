@@ -8,10 +8,10 @@ from textual import events
 from textual.actions import SkipAction
 from textual.binding import Binding, BindingType
 from textual.message import Message
-from textual.widgets import TextArea
 
 from persona_tui.tui.history import PromptHistory
 from persona_tui.tui.widgets.completions import Completions
+from persona_tui.tui.widgets.text_pad import TextPad
 
 _PLACEHOLDER = "enter sends · ctrl+j new line · / for commands"
 _NOT_OURS = ("select_line", "select_all")  # TextArea has them on f6 and f7, which are the app's
@@ -19,13 +19,14 @@ _NOT_OURS = ("select_line", "select_all")  # TextArea has them on f6 and f7, whi
 Completer = Callable[[str], Sequence[tuple[str, str]]]
 
 
-class Prompt(TextArea):
+class Prompt(TextPad):
     """A text area that sends, remembers what was sent, and completes slash commands."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "send", "send the message", show=False, id="prompt_send"),
         Binding("ctrl+j,shift+enter", "newline", "start a new line", show=False, id="prompt_newline"),
         Binding("tab", "complete", "accept the completion", show=False, id="prompt_complete"),
+        Binding("ctrl+d", "leave", "quit, from an empty prompt", show=False, id="prompt_quit"),
         Binding("up", "up", "what was sent before", show=False, id="prompt_up"),
         Binding("down", "down", "what was sent after", show=False, id="prompt_down"),
         Binding("pageup", "app.scroll_chat(-1)", "scroll the chat up", show=False, id="chat_page_up"),
@@ -57,6 +58,7 @@ class Prompt(TextArea):
         self._completer = completer
         self.sent = PromptHistory()
         self.editing: int | None = None
+        self.examples: Sequence[str] = ()  # what tab offers
         self._put_aside = ""  # what was being written when editing began
 
     # --- sending
@@ -138,10 +140,26 @@ class Prompt(TextArea):
         self._completions.offer(offers)
 
     def action_complete(self) -> None:
-        """Take the marked completion."""
-        if not self._completions.is_open:
+        """Take the marked completion; in an empty chat, an example question, or the one after it."""
+        if self._completions.is_open:
+            self._put(self._completions.chosen)
+        elif self.examples and self.text in ("", *self.examples):
+            place = self.examples.index(self.text) + 1 if self.text else 0
+            self._put(self.examples[place % len(self.examples)])
+        else:
             raise SkipAction
-        self._put(self._completions.chosen)
+
+    def action_leave(self) -> None:
+        """Leave the app if nothing is written."""
+        if not self.text:
+            self.app.call_later(self.app.action_quit)
+
+    def clear_text(self) -> bool:
+        """Delete what is written, so that it can be undone; whether there was anything."""
+        if not self.text:
+            return False
+        self.clear()
+        return True
 
     def dismiss_completions(self) -> bool:
         """Close the list; whether it was open."""
@@ -150,6 +168,12 @@ class Prompt(TextArea):
         return was_open
 
     # --- moving
+
+    def action_cursor_line_end(self, select: bool = False) -> None:
+        """Go to the end of the line; from the end of the text, to the last line of the chat."""
+        if not select and self.cursor_location == self.document.end:
+            self.app.call_later(self.app.run_action, "chat_end")
+        super().action_cursor_line_end(select)
 
     def action_up(self) -> None:
         """Mark another completion, or fetch what was sent before."""

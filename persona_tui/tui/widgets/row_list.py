@@ -1,12 +1,26 @@
 """A list of rows that may be empty."""
 
 from contextlib import suppress
+from typing import ClassVar
 
+from textual.binding import Binding, BindingType
 from textual.widgets import OptionList
 
+from persona_tui.tui.sturdy import Sturdy
 
-class RowList(OptionList):
-    """Textual's list, in which (8.2) page up and page down raise while no row has been laid out."""
+
+class RowList(Sturdy, OptionList):
+    """Textual's list, in which (8.2) page up and page down raise while no row has been laid out.
+
+    Beside the chat letters never come here: they go to the prompt.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("j", "cursor_down", "down", show=False),
+        Binding("k", "cursor_up", "up", show=False),
+        Binding("g", "first", "first", show=False),
+        Binding("G", "last", "last", show=False),
+    ]
 
     def action_page_up(self) -> None:
         """Move the mark up by a page."""

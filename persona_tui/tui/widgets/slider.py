@@ -11,6 +11,8 @@ from textual.reactive import reactive
 from textual.timer import Timer
 from textual.widget import Widget
 
+from persona_tui.tui.sturdy import Sturdy
+
 STEP = 0.05
 BIG_STEP = 0.25
 TYPING_PAUSE = 1.5  # seconds after the last digit until a typed value is taken
@@ -18,7 +20,7 @@ TYPING_PAUSE = 1.5  # seconds after the last digit until a typed value is taken
 _TYPED = "0123456789."
 
 
-class FloatSlider(Widget, can_focus=True):
+class FloatSlider(Sturdy, Widget, can_focus=True):
     """`name ────┼━━●── +0.30`. Values that were set from elsewhere may lie beyond its ends."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -26,11 +28,12 @@ class FloatSlider(Widget, can_focus=True):
         Binding("right", "step(1)", "more", id="slider_more"),
         Binding("shift+left", "big_step(-1)", "much less", show=False, id="slider_much_less"),
         Binding("shift+right", "big_step(1)", "much more", show=False, id="slider_much_more"),
-        Binding("0", "zero", "zero", id="slider_zero"),
-        Binding("minus", "negate", "negate", id="slider_negate"),
-        Binding("s", "solo", "solo", id="slider_solo"),
-        Binding("down,j", "app.focus_next", "next", show=False, id="slider_next"),
-        Binding("up,k", "app.focus_previous", "previous", show=False, id="slider_previous"),
+        Binding("enter", "type", "type a value", id="slider_type"),
+        Binding("home", "zero", "zero", id="slider_zero"),
+        Binding("ctrl+n", "negate", "negate", show=False, id="slider_negate"),
+        Binding("ctrl+o", "solo", "alone", id="slider_solo"),
+        Binding("down", "app.focus_next", "next", show=False, id="slider_next"),
+        Binding("up", "app.focus_previous", "previous", show=False, id="slider_previous"),
     ]
     DEFAULT_CSS = """
     FloatSlider { height: 1; width: 1fr; }
@@ -39,6 +42,7 @@ class FloatSlider(Widget, can_focus=True):
 
     VALUE_WIDTH: ClassVar[int] = 6  # cells
     DIGITS: ClassVar[int] = 4  # after the point, that values are rounded to
+    DIGITS_BEGIN: ClassVar[bool] = False  # whether a digit begins a number; else enter does
 
     value: reactive[float] = reactive(0.0)
     typed: reactive[str] = reactive("")
@@ -74,7 +78,7 @@ class FloatSlider(Widget, can_focus=True):
         step: float = STEP,
         big_step: float = BIG_STEP,
         shape: str = "{:+.2f}",
-        label_width: int = 10,
+        label_width: int | None = 10,
         caption: str | None = None,
         id: str | None = None,
     ) -> None:
@@ -87,7 +91,7 @@ class FloatSlider(Widget, can_focus=True):
             step: what an arrow key moves it by.
             big_step: the same with shift.
             shape: how the value is written.
-            label_width: cells for the label.
+            label_width: cells for the label; None = a third of the row.
             caption: what is shown as its label, if not that.
             id: of the widget.
         """
@@ -95,10 +99,11 @@ class FloatSlider(Widget, can_focus=True):
         self.label = label
         self._caption = label if caption is None else caption
         self.low, self.high = low, high
+        self.shown: str | None = None  # what is written in place of the value
         self._step, self._big_step = step, big_step
         self._shape = shape
-        self._label_width = label_width
-        self._dragging = False
+        self._given_width = label_width
+        self._dragging = self._typing = False
         self._pause: Timer | None = None
         self.set_reactive(FloatSlider.value, value)
 
@@ -107,7 +112,7 @@ class FloatSlider(Widget, can_focus=True):
     def choose(self, value: float) -> None:
         """Take a value from the user, kept between the ends."""
         value = round(max(self.low, min(self.high, value)), self.DIGITS) + 0.0  # + 0.0 turns -0.0 into 0.0
-        self.typed = ""
+        self._stop_typing()
         if value != self.value:
             self.value = value
             self.post_message(self.Changed(self, value))
@@ -124,13 +129,8 @@ class FloatSlider(Widget, can_focus=True):
         self.choose(round((self.value + amount) / self._step) * self._step)
 
     def action_negate(self) -> None:
-        """Change the sign of the value, or of what is being typed."""
-        if self.typed.strip("-"):
-            self._set_typed(self.typed[1:] if self.typed.startswith("-") else f"-{self.typed}")
-            return
-        begins = not self.typed
+        """Change the sign of the value."""
         self.choose(-self.value)
-        self._set_typed("-" if begins else "")  # it may have been the beginning of a number
 
     def action_solo(self) -> None:
         """Ask for this one alone."""
@@ -138,24 +138,32 @@ class FloatSlider(Widget, can_focus=True):
 
     # --- typing
 
+    @property
+    def takes_digits(self) -> bool:
+        """Whether a digit typed now belongs to a number here."""
+        return self._typing or self.DIGITS_BEGIN
+
+    def action_type(self) -> None:
+        """Begin to type a value."""
+        self._typing = True
+        self._set_typed("")
+
     def on_key(self, event: events.Key) -> None:
-        """Take digits as the beginning of a number."""
+        """Take digits as a number, once one is being typed."""
+        if not self.takes_digits:
+            return
         if event.character and event.character in _TYPED:
             event.stop()
-            self._type(event.character)
+            self._typing = True
+            self._set_typed(self.typed + event.character)
         elif event.character == "-":
             event.stop()
-            self.action_negate()
-        elif self.typed and event.key in ("backspace", "enter", "escape"):
+            self._typing = True
+            self._set_typed(self.typed[1:] if self.typed.startswith("-") else f"-{self.typed}")
+        elif self._typing and event.key in ("backspace", "enter", "escape"):
             event.stop()
             event.prevent_default()
             self._end_typing(event.key)
-
-    def _type(self, character: str) -> None:
-        typed = self.typed + character
-        if typed in ("0", "-0"):
-            self.choose(0.0)  # a zero alone acts at once; more digits may follow it
-        self._set_typed(typed)
 
     def action_zero(self) -> None:
         """Go to zero."""
@@ -164,18 +172,27 @@ class FloatSlider(Widget, can_focus=True):
     def _end_typing(self, key: str) -> None:
         if key == "enter":
             self._take_typed()
+        elif key == "backspace" and self.typed:
+            self._set_typed(self.typed[:-1])
         else:
-            self._set_typed(self.typed[:-1] if key == "backspace" else "")
+            self._stop_typing()
 
     def _set_typed(self, text: str) -> None:
         self.typed = text[: self.VALUE_WIDTH]
         if self._pause is not None:
             self._pause.stop()
-        self._pause = self.set_timer(TYPING_PAUSE, self._take_typed) if self.typed else None
+        self._pause = self.set_timer(TYPING_PAUSE, self._take_typed)
+        self.refresh()
+
+    def _stop_typing(self) -> None:
+        self._typing = False
+        self.typed = ""
+        self.refresh()
 
     def _take_typed(self) -> None:
-        text, self.typed = self.typed, ""
-        if text == "-":
+        text = self.typed
+        self._stop_typing()
+        if text in ("", "-"):
             return
         try:
             self.choose(float(text))
@@ -184,7 +201,7 @@ class FloatSlider(Widget, can_focus=True):
 
     def on_blur(self) -> None:
         """Take what was typed when the focus goes elsewhere."""
-        if self.typed:
+        if self._typing:
             self._take_typed()
 
     # --- mouse
@@ -223,6 +240,10 @@ class FloatSlider(Widget, can_focus=True):
     # --- drawing
 
     @property
+    def _label_width(self) -> int:
+        return max(10, self.size.width // 3) if self._given_width is None else self._given_width
+
+    @property
     def _bar_start(self) -> int:
         return self._label_width + 1
 
@@ -234,8 +255,8 @@ class FloatSlider(Widget, can_focus=True):
     def render(self) -> Content:
         """Return the row: label, bar, value."""
         name = Content(self._caption).truncate(self._label_width, ellipsis=True)
-        value = f"{self.typed}_" if self.typed else self._shape.format(self.value)
-        style = "$text-warning" if self.typed else "$text-primary" if self.value else "dim"
+        value = f"{self.typed}_" if self._typing else self.shown or self._shape.format(self.value)
+        style = "$text-warning" if self._typing else "$text-primary" if self.value else "dim"
         return Content.assemble(
             name.pad_right(self._label_width - name.cell_length),
             " ",

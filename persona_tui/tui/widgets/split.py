@@ -8,10 +8,11 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
+from persona_tui.tui.sturdy import Sturdy
 from persona_tui.tui.widgets.chat_log import ChatLog
 
 
-class SideHead(Widget):
+class SideHead(Sturdy, Widget):
     """Two rows above a side: its setting, and how far its answer is."""
 
     DEFAULT_CSS = "SideHead { height: 2; width: 1fr; }"
@@ -42,7 +43,7 @@ class SideHead(Widget):
         return Content("\n").join(row.truncate(width, ellipsis=True) for row in rows)
 
 
-class Split(Vertical):
+class Split(Sturdy, Vertical):
     """The chat alone, or the two sides and a row that says what can be done."""
 
     def compose(self) -> ComposeResult:

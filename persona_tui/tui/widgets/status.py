@@ -7,8 +7,11 @@ from textual.reactive import reactive
 from textual.widget import Widget
 
 from persona_tui.chat.setting import capping_in_words
+from persona_tui.tui.sturdy import Sturdy
 
 _CELLS = 5
+_SYSTEM = 28  # cells of the system prompt
+_ROOMY = 100  # columns from which on it is quoted
 _FULL, _EMPTY = "━", "─"
 
 
@@ -20,7 +23,8 @@ class Status:
         model: its name, or what is happening to it.
         voice: the personas and their strength.
         capping: whether a floor is asked for.
-        capped: whether it is enforced.
+        capped: whether it is enforced; None = not known yet.
+        system: the system prompt in force; "" = none.
         speed: tokens per second of the latest reply; None = no reply yet.
         used: tokens in the context; None = not counted yet.
         context: how many fit; None = not known.
@@ -33,7 +37,8 @@ class Status:
     model: str = ""
     voice: str = ""
     capping: bool = True
-    capped: bool = True
+    capped: bool | None = None
+    system: str = ""
     speed: float | None = None
     used: int | None = None
     context: int | None = None
@@ -43,7 +48,7 @@ class Status:
     watched: str = ""
 
 
-class StatusLine(Widget):
+class StatusLine(Sturdy, Widget):
     """One row of facts; the least important go first when the row is narrow."""
 
     DEFAULT_CSS = """
@@ -62,8 +67,10 @@ class StatusLine(Widget):
     def _facts(self) -> list[Content]:
         """Return the facts, the most important first."""
         status = self.status
-        words = capping_in_words(status.capping, status.capped)
+        words = "" if status.capped is None else capping_in_words(status.capping, status.capped)
         capping = (words, "" if status.capping and status.capped else "$text-warning")
+        words_of_it = f"system: {status.system}" if self.size.width >= _ROOMY else "system prompt"
+        system = Content(words_of_it).truncate(_SYSTEM, ellipsis=True)
         return [
             fact
             for fact in (
@@ -71,6 +78,7 @@ class StatusLine(Widget):
                 Content.styled(status.voice, "$text-accent"),
                 Content.styled(status.broken, "bold $text-warning"),
                 Content.styled(status.watched, "$text-success"),
+                system.stylize("$text-secondary") if status.system else Content(""),
                 Content.styled(status.job, "$text-warning"),
                 self._gauge(),
                 Content(f"{status.speed:.0f} tok/s" if status.speed is not None else ""),

@@ -19,6 +19,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from textual.visual import Visual
 
+from persona_tui.tui.sturdy import Sturdy
 from persona_tui.tui.token_layout import Piece, rows_of
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -80,7 +81,7 @@ class Scale:
         return _BARS[round((self.share(value) + 1) / 2 * (len(_BARS) - 1))]
 
 
-class TokenView(ScrollView, can_focus=True):
+class TokenView(Sturdy, ScrollView, can_focus=True):
     """Rows of text and bars, with a cursor on one token."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -90,9 +91,9 @@ class TokenView(ScrollView, can_focus=True):
         Binding("down", "row(1)", "row below", show=False, id="inspect_down"),
         Binding("home", "go('first')", "first", show=False, id="inspect_first"),
         Binding("end", "go('last')", "last", show=False, id="inspect_last"),
-        Binding("l", "go('lowest')", "lowest", id="inspect_lowest"),
-        Binding("h", "go('highest')", "highest", id="inspect_highest"),
-        Binding("c", "go('capped')", "next capped", id="inspect_capped"),
+        Binding("shift+down,l", "go('lowest')", "lowest", id="inspect_lowest"),
+        Binding("shift+up,h", "go('highest')", "highest", id="inspect_highest"),
+        Binding("pagedown,c", "go('capped')", "next capped", id="inspect_capped"),
     ]
     DEFAULT_CSS = "TokenView { overflow-x: hidden; }"
 

@@ -1,4 +1,4 @@
-"""Projections of a reply's tokens as they come, as bars around a line: the floor, or ordinary replies."""
+"""Projections of a reply's tokens as they come, as a line between what is ordinary and the floor."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ from textual.content import Content
 from textual.widget import Widget
 
 from persona_tui.core.workspace import TRAIT_PREFIX
+from persona_tui.tui.sturdy import Sturdy
 
-ROWS = 2  # per trace: above the line, and below it
-_BARS = "▁▂▃▄▅▆▇█"
-_LINE, _LIFTED = "▁", "▴"
-_EIGHTHS = len(_BARS)
-_KEPT = 2000
+LEAST_ROWS, MOST_ROWS = 3, 6  # per trace
 _LABEL_WIDTH = 11
 _FACTS_WIDTH = 25
-_LEAST_SPAN = 1.0  # on either side of the line, so that a calm reply does not look like a storm
+_LEAST_SPAN = 2.0  # from bottom to top, so that a calm reply does not look like a storm
+_KEPT = 2000
+_DOTS = 4  # of a braille character, one above the other
+_BRAILLE = 0x2800
+_LEFT, _RIGHT = (0x40, 0x04, 0x02, 0x01), (0x80, 0x20, 0x10, 0x08)  # its dots, from the bottom up
+_ZERO, _FLOOR, _LIFTED = "┈", "─", "▴"
+_ORDINARY = "0 ordinary"
+_Cell = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -31,21 +35,19 @@ class TracePoint:
 
 @dataclass(frozen=True)
 class Line:
-    """What a trace is drawn around.
+    """What a trace is drawn against; its zero is what is ordinary.
 
     Attributes:
-        at: where it lies, on the trace's own scale.
-        is_floor: whether that is a floor that is enforced; else it is the mean of ordinary replies.
+        floor: where the floor lies, on the trace's own scale; None = it has none.
         unit: of the scale.
     """
 
-    at: float = 0.0
-    is_floor: bool = False
+    floor: float | None = None
     unit: str = ""
 
 
-class TraceView(Widget):
-    """Two rows per trace: bars above the line reach into the upper one; ▴ marks tokens that were lifted."""
+class TraceView(Sturdy, Widget):
+    """A line per trace, with its zero and its floor; ▴ marks tokens that the floor lifted."""
 
     DEFAULT_CSS = "TraceView { height: auto; width: 1fr; }"
 
@@ -96,7 +98,13 @@ class TraceView(Widget):
 
     def get_content_height(self, *_: object) -> int:
         """Return how many rows the chosen traces need."""
-        return ROWS * len(self._lines)
+        return self.rows * len(self._lines)
+
+    @property
+    def rows(self) -> int:
+        """How many rows a trace has on a terminal of this height."""
+        room = self.app.size.height // 8 // max(len(self._lines), 1)
+        return max(LEAST_ROWS, min(MOST_ROWS, room))
 
     # --- drawing
 
@@ -109,60 +117,94 @@ class TraceView(Widget):
 
     def _trace(self, name: str, line: Line, shown: Sequence[TracePoint], room: int) -> list[Content]:
         values = [reading.projections.get(name) for reading in shown]
-        upper, lower = _chart(values, [reading.lifted > 0 for reading in shown], line, room)
+        lifted = [reading.lifted > 0 and line.floor is not None for reading in shown]
+        scale = _Scale.of([value for value in values if value is not None], line.floor, self.rows)
+        cells = _chart(values, lifted, line, scale, room)
         latest = next((value for value in reversed(values) if value is not None), None)
         label = Content(name.removeprefix(TRAIT_PREFIX)).truncate(_LABEL_WIDTH - 1, ellipsis=True)
+        first = label.pad_right(_LABEL_WIDTH - label.cell_length)
+        facts = self._facts(name, line, scale)
+        said = f"{latest:+.2f}{line.unit}" if latest is not None else "·"
+        facts[0] = (f"{said} · {_ORDINARY}" if not scale.row(0.0) else said, "")
         return [
             Content.assemble(
-                label.pad_right(_LABEL_WIDTH - label.cell_length),
-                upper,
-                (f" {latest:+.2f}{line.unit}" if latest is not None else " ·", ""),
-            ),
-            Content.assemble(" " * _LABEL_WIDTH, lower, (f" {self._fact(name, line)}", "dim")),
+                first if not row else " " * _LABEL_WIDTH, *cells[row], " ", facts.get(row, ("", ""))
+            )
+            for row in range(self.rows)
         ]
 
-    def _fact(self, name: str, line: Line) -> str:
+    def _facts(self, name: str, line: Line, scale: _Scale) -> dict[int, _Cell]:
+        """Say on the right what the lines are, by row; the first row is for the latest value."""
+        zero = scale.row(0.0)  # in the first row it is told beside the latest value
+        found = {zero: (_ORDINARY, "dim")} if zero else {}
         if name.startswith(TRAIT_PREFIX):
-            return self._reply_score(name)
-        if not line.is_floor:
-            return "line: ordinary"
-        capped = f" · {self._capped}/{self._total} {_LIFTED}" if self._capped else ""
-        return f"floor {line.at:+.2f}{capped}"
+            found[self.rows - 1] = (self._reply_score(name), "dim")
+        elif line.floor is not None:
+            capped = f" · {self._capped}/{self._total} {_LIFTED}" if self._capped else ""
+            at = max(scale.row(line.floor), 1)
+            at = at if at not in found else at - 1 if at > 1 else at + 1
+            found[min(at, self.rows - 1)] = (f"floor {line.floor:+.2f}{line.unit}{capped}", "$text-warning")
+        return found
 
     def _reply_score(self, name: str) -> str:
         """What the reply scores on a trait so far: the mean over its tokens but the first, the prompt's."""
         values = [reading.projections.get(name) for reading in list(self._tokens)[1:]]
         known = [value for value in values if value is not None]
-        return f"reply {sum(known) / len(known):+.2f}" if known else "line: neither side"
+        return f"reply {sum(known) / len(known):+.2f}" if known else "0 = neither side"
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """From projections to dots: `low` is the lowest dot of `rows` rows, `high` the highest."""
+
+    low: float
+    high: float
+    rows: int
+
+    @classmethod
+    def of(cls, values: Sequence[float], floor: float | None, rows: int) -> _Scale:
+        marks = [*values, 0.0, *([floor] if floor is not None else [])]
+        low, high = min(marks), max(marks)
+        missing = max(_LEAST_SPAN - (high - low), 0.0) / 2
+        return cls(low - missing, high + missing, rows)
+
+    def dot(self, value: float) -> int:
+        """Which dot a value is, from the bottom."""
+        return round((value - self.low) / (self.high - self.low) * (self.rows * _DOTS - 1))
+
+    def row(self, value: float) -> int:
+        """Which row a value is in, from the top."""
+        return self.rows - 1 - self.dot(value) // _DOTS
 
 
 def _chart(
-    values: Sequence[float | None], lifted: Sequence[bool], line: Line, room: int
-) -> tuple[Content, Content]:
-    """Return the row above the line and the one below it, each `room` cells wide."""
-    known = [abs(value - line.at) for value in values if value is not None]
-    span = max([_LEAST_SPAN, *known])
-    style = "$text-warning" if line.is_floor else "$text-muted"
-    upper, lower = [], []
-    for value, was_lifted in zip(values, lifted, strict=True):
-        bar = "$text-warning" if was_lifted and line.is_floor else "$text-primary"
+    values: Sequence[float | None], lifted: Sequence[bool], line: Line, scale: _Scale, room: int
+) -> list[list[_Cell]]:
+    """Return the rows, top to bottom, each of `room` cells."""
+    blank: list[list[_Cell]] = [[(" ", "")] * room for _ in range(scale.rows)]
+    blank[scale.row(0.0)] = [(_ZERO, "dim")] * room
+    if line.floor is not None:
+        blank[scale.row(line.floor)] = [(_FLOOR, "dim $text-warning")] * room
+    before: int | None = None
+    for column, (value, was_lifted) in enumerate(zip(values, lifted, strict=True)):
         if value is None:
-            upper.append((_LINE, f"dim {style}"))
-            lower.append((" ", ""))
+            before = None
             continue
-        height = round((value - line.at) / span * _EIGHTHS)
-        upper.append(_above(height, was_lifted and line.is_floor, bar, style))
-        lower.append((_BARS[max(min(_EIGHTHS + height, _EIGHTHS) - 1, 0)], bar))
-    rest = room - len(values)
-    return (
-        Content.assemble(*upper, (_LINE * rest, f"dim {style}")),
-        Content.assemble(*lower, " " * rest),
-    )
+        dot = scale.dot(value)
+        style = "$text-warning" if was_lifted else "$text-primary"
+        for row, character in _column(dot if before is None else before, dot, scale.rows):
+            blank[row][column] = (character, style)
+        if was_lifted:
+            mark = min(scale.row(value) + 1, scale.rows - 1)
+            if blank[mark][column][0] in (" ", _ZERO, _FLOOR):
+                blank[mark][column] = (_LIFTED, "bold $text-warning")
+        before = dot
+    return blank
 
 
-def _above(height: int, lifted: bool, bar: str, line: str) -> tuple[str, str]:
-    if lifted:
-        return _LIFTED, "bold $text-warning"
-    if height <= 0:
-        return _LINE, f"dim {line}"
-    return _BARS[min(height, _EIGHTHS) - 1], bar
+def _column(before: int, dot: int, rows: int) -> list[tuple[int, str]]:
+    """Return the characters of one token: on the left a stroke from the dot before, on the right its own."""
+    bits = {(dot // _DOTS): _RIGHT[dot % _DOTS]}
+    for each in range(min(before, dot), max(before, dot) + 1):
+        bits[each // _DOTS] = bits.get(each // _DOTS, 0) | _LEFT[each % _DOTS]
+    return [(rows - 1 - row, chr(_BRAILLE + found)) for row, found in bits.items()]
