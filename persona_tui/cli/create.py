@@ -142,9 +142,8 @@ def _ask(project: Project, name: str | None, by_model: bool) -> tuple[str, Sourc
         return str(name), _shown_and_edited(project, FromArchetype(chosen), None)
     echo("Who is it? One sentence: what it is like, how it speaks, what it cares about.", err=True)
     description = str(click.prompt("Description", err=True))
-    if by_model:
-        return str(name), FromDescription(description, by_model)
-    return str(name), _shown_and_edited(project, FromDescription(description), description)
+    source = FromDescription(description, by_model)
+    return str(name), source if by_model else _shown_and_edited(project, source, description)
 
 
 def _shown_and_edited(project: Project, source: Source, description: str | None) -> Source:

@@ -37,7 +37,7 @@ _refusals_option = click.option(
 @extraction_options
 @_refusals_option
 @pass_invocation
-def init(invocation: Invocation, /, refusals: Refusals, roles: str | None, **options: Any) -> None:
+def init(invocation: Invocation, /, roles: str | None, refusals: Refusals, **options: Any) -> None:
     """Prepare what is missing: data sets, axes, archetypes.
 
     What is already there stays; extract-axes extracts the axes again. --roles asks at most five short replies
