@@ -290,6 +290,7 @@ class ChatReply:
         fixed = ExitStack()
         try:
             fixed.enter_context(engine.model.rendered_as(self._rendering))
+            fixed.enter_context(engine.as_in_chat())
             prepared = self._prepare(engine, sampling)
             measures = self._measured_by(engine, policy, prepared)
             started = time.monotonic()

@@ -29,17 +29,24 @@ _refusals_option = click.option(
 
 
 @click.command()
+@click.option(
+    "--roles",
+    metavar="all|A,B,...",
+    help="Also keep the mean of archetypes, the catalogue's too: points of a map of persona space.",
+)
 @extraction_options
 @_refusals_option
 @pass_invocation
-def init(invocation: Invocation, /, refusals: Refusals, **options: Any) -> None:
+def init(invocation: Invocation, /, roles: str | None, refusals: Refusals, **options: Any) -> None:
     """Prepare what is missing: data sets, axes, archetypes.
 
-    What is already there stays; extract-axes extracts the axes again.
+    What is already there stays; extract-axes extracts the axes again. --roles asks at most five short replies
+    of each archetype.
     """
     project = invocation.project
     override_extraction(project, options)
-    done = work(lambda context: project.init(context, refusals))
+    wanted = None if roles == "all" else [each.strip() for each in (roles or "").split(",") if each.strip()]
+    done = work(lambda context: project.init(context, refusals, wanted))
     echo(prepared_in_words(project, done))
 
 

@@ -139,6 +139,24 @@ def find_archetype(workspace: Workspace, name: str) -> list[ArchetypePrompt]:
     return catalogue[name].prompts if name in catalogue else read_archetype(workspace, name)
 
 
+def archetype_prompts(workspace: Workspace, wanted: Sequence[str] | None = None) -> dict[str, list[str]]:
+    """The system prompts of archetypes, the workspace's and the catalogue's, by name.
+
+    Args:
+        workspace: where they are.
+        wanted: their names; None = all.
+
+    Raises:
+        DatasetError: there is no such archetype, or a line is bad.
+    """
+    if wanted is None:
+        wanted = [*list_archetypes(workspace), *(entry.name for entry in read_catalogue(workspace))]
+    return {
+        name: [each.system_prompt for each in find_archetype(workspace, name)]
+        for name in dict.fromkeys(wanted)
+    }
+
+
 def roles_path(workspace: Workspace) -> Path:
     """Where the roles of the assistant axis are."""
     return workspace.datasets / "personas" / "roles.jsonl"

@@ -95,4 +95,5 @@ class Baseline:
 def _sampled(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """How replies were sampled, but not how many of them to which questions."""
     extraction = metadata.get("extraction") or {}
-    return {key: extraction.get(key) for key in ("max_new_tokens", "temperature", "top_p", "seed")}
+    asked = {key: extraction.get(key) for key in ("max_new_tokens", "temperature", "top_p", "seed")}
+    return {**asked, "baseline": extraction.get("baseline", "default")}

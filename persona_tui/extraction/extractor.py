@@ -57,6 +57,7 @@ RowInterventions = Callable[[Sequence[int]], Interventions]
 _WORTH_TIMING = 10_000  # tokens; less is done before a time could be told
 _TIMED_TOKENS = 8
 _SCORE_CHUNK = 64  # responses that are scored between two checkpoints
+DEFAULT, NO_SYSTEM = "default", "none"  # values of extraction.baseline; any other is a system prompt
 BASELINE_PASSES = 5  # as many as an archetype has prompts
 FLOOR_RESPONSES = 100  # of the baseline, that floors are measured on
 
@@ -194,15 +195,22 @@ class ActivationExtractor:
         return calibrated(self, persona) if self.settings.calibration.enabled else persona
 
     def assistant_baseline(self) -> dict[str, Tensor]:
-        """Mean response activation without a system prompt, by recipe; answered for when there is none.
+        """Mean response activation without a persona, by recipe: that of the axes, if it was asked for with
+        the same system prompt; else of replies of its own.
 
         Raises:
             VectorFileError: the model's axes are for other layers than the settings ask for.
             DatasetError: there are no questions.
         """
-        if self.axes is not None:
+        if self.axes_serve:
             return self.matching_axes().baseline
         return self.ordinary_replies().mean
+
+    @property
+    def axes_serve(self) -> bool:
+        """Whether there are axes whose baseline was asked for with the system prompt in the settings."""
+        then = {} if self.axes is None else self.axes.metadata.get("extraction") or {}
+        return self.axes is not None and then.get("baseline", DEFAULT) == self.settings.extraction.baseline
 
     def ordinary_replies(self) -> Baseline:
         """The baseline that is there if it will do, else a new one: as many replies as to five prompts."""
@@ -220,7 +228,9 @@ class ActivationExtractor:
 
     def baseline_requests(self) -> list[Request]:
         """Exactly the questions that a persona of five prompts is asked."""
-        return self.persona_requests([None] * BASELINE_PASSES, kind="baseline")
+        chosen = self.settings.extraction.baseline
+        system = {DEFAULT: None, NO_SYSTEM: ""}.get(chosen, chosen)
+        return self.persona_requests([system] * BASELINE_PASSES, kind="baseline")
 
     def work(self, requests: Sequence[Request], max_new_tokens: int | None = None) -> Work:
         """How much work it is to answer requests, with replies of the usual length."""

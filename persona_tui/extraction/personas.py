@@ -140,7 +140,7 @@ class PersonaStudio:
         prompts = {name: read_archetype(self.workspace, name) for name in names}
         roles = read_roles(self.workspace)
         given = read_refusals(self.workspace) if refusals == "given" else []
-        with self._job(
+        with self.job(
             AXES_JOB,
             archetypes=[[name, [each.system_prompt for each in prompts[name]]] for name in names],
             roles=[[each.id, each.system_prompt] for each in roles],
@@ -260,7 +260,7 @@ class PersonaStudio:
             check_archetype_free(self.workspace, name)
         self._check_free(name, None, replace_old)
         generator.partial = self.partial
-        with self._job(f"persona-{name}", description=description):
+        with self.job(f"persona-{name}", description=description):
             prompts = generator.generate_persona_prompts(description, PROMPTS_PER_PERSONA)
             if not prompts:
                 raise GenerationError(f"no system prompts could be made from the description of {name}")
@@ -301,7 +301,7 @@ class PersonaStudio:
         extractor = self.extractor
         replies = extractor.work(extractor.persona_requests(list(prompts), "persona")) * count
         work = {"replies": replies}
-        if extractor.axes is None and not extractor.has_baseline:
+        if not (extractor.axes_serve or extractor.has_baseline):
             work = {"baseline": extractor.work(extractor.baseline_requests()), **work}
         calibration = self._calibration_work(prompts) * count
         return work | ({"calibration": calibration} if calibration.tokens else {})
@@ -338,7 +338,7 @@ class PersonaStudio:
         """
         vector = self.manager.get(name)
         job = f"calibration-{name.replace(':', '-')}"
-        with self._job(job, persona=vector.metadata.get("created"), sides=[list(high), list(low)]):
+        with self.job(job, persona=vector.metadata.get("created"), sides=[list(high), list(low)]):
             return self._saved(fit_contrast(self.extractor, vector, high, low))
 
     def calibration_work(self, name: str) -> dict[str, Work]:
@@ -372,7 +372,7 @@ class PersonaStudio:
                 f"the search for a band needs {FEWEST_FOR_BAND} personas with system prompts, "
                 f"and {self.extractor.model.name} has {len(usable)}"
             )
-        with self._job("band", personas=[[each.name, each.metadata.get("created")] for each in usable]):
+        with self.job("band", personas=[[each.name, each.metadata.get("created")] for each in usable]):
             band, table = find_band(self.extractor, usable)
         record = {
             "layers": list(band),
@@ -396,7 +396,7 @@ class PersonaStudio:
             )
 
     def _calibrated(self, persona: PersonaVector) -> PersonaVector:
-        with self._job(
+        with self.job(
             f"calibration-{persona.name}",
             persona=persona.metadata.get("created"),
             band=list(self.extractor.band),
@@ -404,7 +404,7 @@ class PersonaStudio:
             return self._saved(calibrated(self.extractor, persona))
 
     @contextmanager
-    def _job(self, name: str, **parts: object) -> Iterator[None]:
+    def job(self, name: str, **parts: object) -> Iterator[None]:
         """A job on this model's vectors; the recipe is what is given here, the settings and the questions."""
         extractor, settings = self.extractor, self.extractor.settings
         recipe = {
@@ -469,7 +469,7 @@ class PersonaStudio:
         persona = self._check_free(name, texts, replace_old)
         enabled = self.extractor.settings.calibration.enabled
         if persona is None:
-            with self._job(f"persona-{name}", prompts=texts):
+            with self.job(f"persona-{name}", prompts=texts):
                 persona = self._extracted(name, prompts, description, source, pending=enabled)
         return self._calibrated(persona) if enabled else persona
 

@@ -136,5 +136,6 @@ def prepared_in_words(project: Project, done: Prepared) -> str:
             *([axes_in_words(axes)] if (axes := project.personas.axes) is not None else []),
             *([f"Extracted {', '.join(done.personas)}."] if done.personas else []),
             f"Personas: {', '.join(project.personas.list_available()) or 'none'}.",
+            *([f"Means of {done.roles} roles."] if done.roles is not None else []),
         ]
     )

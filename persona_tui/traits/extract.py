@@ -62,7 +62,7 @@ RECIPES: tuple[Recipe, Recipe] = ("conversations", "prompts")
 FOLDS = 8
 
 # How many differences between both sides are clear and still fluent at one layer, as `benchmarks/traits.py`
-# measures it on the built-in model. Several layers need less each, for each adds to those before.
+# measures it on the tiny model. Several layers need less each, for each adds to those before.
 NATURAL = 2.0
 
 _READ_TOGETHER = 64  # conversations between two checkpoints

@@ -31,6 +31,7 @@ from persona_tui.vectors.files import SUFFIX
 from persona_tui.vectors.maths import blend
 from persona_tui.vectors.monitor_direction import monitor_direction
 from persona_tui.vectors.persona import PersonaVector
+from persona_tui.vectors.roles import ROLES_FILE, RoleMeans
 from persona_tui.vectors.store import VectorStore
 
 AXES_FILE = f"axes{SUFFIX}"
@@ -146,6 +147,26 @@ class PersonaManager:
         self._persona_files.check(path, axes.metadata)
         axes.save(path, inside=self.vectors_dir)
         self._axes, self._digests[path] = axes, _sha256(path)
+
+    @property
+    def roles(self) -> RoleMeans | None:
+        """The means of roles, read anew; None while there are none. They are no personas: nobody speaks so.
+
+        Raises:
+            VectorFileError: the file is damaged or belongs to another model.
+        """
+        path = self.vectors_dir / ROLES_FILE
+        if not path.is_file():
+            return None
+        roles = RoleMeans.load(path)
+        self._persona_files.check(path, roles.metadata)
+        return roles
+
+    def save_roles(self, roles: RoleMeans) -> None:
+        """Write the means of roles."""
+        path = self.vectors_dir / ROLES_FILE
+        self._persona_files.check(path, roles.metadata)
+        roles.save(path, inside=self.vectors_dir)
 
     def path_of(self, name: str) -> Path:
         """Return the file of a persona (or, with a name like `trait:patience`, of a trait), there or not.

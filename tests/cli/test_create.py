@@ -65,6 +65,13 @@ def test_what_cannot_be_made(cli: Cli, workspace: Path, args: list[str], message
     assert sorted(workspace.rglob("*")) == before
 
 
+def test_a_persona_has_one_source(cli: Cli) -> None:
+    result = cli("create", "new", "-a", "sage", "-d", "A wise man")
+    assert result.status == 2 and "--from-archetype and --description exclude each other" in result.err
+    result = cli("create", "new")
+    assert result.status == 2 and "One of --from-archetype, --description, --prompts" in result.err
+
+
 def test_an_archetype_that_people_wrote_is_not_overwritten(cli: Cli, workspace: Path) -> None:
     assert cli("delete", "sage", "--yes").status == 0
     prompts = workspace / "datasets" / "personas" / "archetypes" / "sage.jsonl"

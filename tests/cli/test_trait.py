@@ -1,4 +1,4 @@
-"""`trait`, through the command line: on a random GPT-2 without a chat template, and on the built-in model."""
+"""`trait`, through the command line: on a random GPT-2 without a chat template, and on the tiny model."""
 
 from __future__ import annotations
 
@@ -385,12 +385,12 @@ def test_a_trait_speaks_like_a_persona(call: Cli, root: Path, gpt2: Path) -> Non
     assert [entry["name"] for entry in loaded] == ["trait:loudness"]
 
 
-# The built-in model -----------------------------------------------------------------------------------------
+# The tiny model -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new workspace with all shipped traits extracted on the built-in model."""
+    """A new workspace with all shipped traits extracted on the tiny model."""
     from persona_tui.cli import run
 
     root = tmp_path_factory.mktemp("builtin") / "workspace"

@@ -1,4 +1,4 @@
-"""The trait screen, driven by keys on the built-in model."""
+"""The trait screen, driven by keys on the tiny model."""
 
 from __future__ import annotations
 
