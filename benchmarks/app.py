@@ -5,7 +5,7 @@
 
 The app is the real command (`python -m persona_tui`) in a copy of the workspace, 120 by 40. A key's latency
 is the time from writing it to the terminal to reading what it has painted: letters that no text contains are
-typed into the prompt, at random moments. The conversation has 60 turns; the built-in model, kept from ending
+typed into the prompt, at random moments. The conversation has 60 turns; the tiny model, kept from ending
 its replies, answers the last one again and again meanwhile, or makes a persona.
 
 Times depend on what else the machine does; the CPU seconds of the app's process, and ratios of what took

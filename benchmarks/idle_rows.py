@@ -1,4 +1,4 @@
-"""What replacing finished rows at once (continuous batching) would save at most, on the built-in model.
+"""What replacing finished rows at once (continuous batching) would save at most, on the tiny model.
 
     python benchmarks/idle_rows.py [--prompts 128] [--batch 32]
 

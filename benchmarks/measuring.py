@@ -41,7 +41,7 @@ SHAPES: dict[str, tuple[tuple[int, ...], int, bool]] = {
     "7b": ((3584, 18944, 28, 28, 4), 152064, False),
 }
 SIZE_NAMES = {
-    BUILTIN: "built-in model",
+    BUILTIN: "tiny model",
     "tiny": "tiny random model",
     "deep": "random model of the built-in one's width, 24 layers",
     "0.5b-8": "Qwen2.5-0.5B's shape, 8 layers",
@@ -172,7 +172,7 @@ def forget_peak() -> None:
 def make_model(
     size: str, device: str = "cpu", dtype: str = "float32"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The built-in model, or random weights at another model's shape; with the built-in tokenizer either way.
+    """The tiny model, or random weights at another model's shape; with the built-in tokenizer either way.
 
     That tokenizer knows 4096 tokens. A larger vocabulary is there in full, so that embeddings, logits and
     sampling cost what they cost in the model itself; its other tokens have no text.

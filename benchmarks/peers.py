@@ -54,7 +54,7 @@ from sides import EFFORTS, PEERS, QUICK, TEMPERATURE, Bench, extractor, persona_
 ALL_LAYERS, MIDDLE_LAYERS = "all layers", "middle layers"
 _MEMORY_PROMPTS = (50, 500, 5000)
 # What was given back counts as given back, on all sides. Otherwise glibc keeps it, in pieces, and how many of
-# them fit the next batch is a matter of luck: 40 MiB more or less at the built-in model's size.
+# them fit the next batch is a matter of luck: 40 MiB more or less at the tiny model's size.
 _GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 
 

@@ -190,7 +190,7 @@ def _take_terminal() -> None:
 
 
 def talkative_model(folder: Path) -> Path:
-    """The built-in model, except that the token which ends its replies has another name and so does not.
+    """The tiny model, except that the token which ends its replies has another name and so does not.
 
     Otherwise they would often have ended before anything can be measured.
     """

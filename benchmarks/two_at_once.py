@@ -2,7 +2,7 @@
 
     python benchmarks/two_at_once.py [--tokens 200] [--repetitions 7] [--threads 1]
 
-The built-in model answers one question with two mixes and one seed. Both ways have to write the same tokens.
+The tiny model answers one question with two mixes and one seed. Both ways have to write the same tokens.
 Reading again is what the inspector does with a reply whose projections nobody kept.
 """
 

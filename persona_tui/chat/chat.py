@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Self
 from persona_tui.chat.conversation import Conversation
 from persona_tui.chat.front import Front
 from persona_tui.chat.log import SessionLog
-from persona_tui.chat.other_model import lacking_traits, mix_there
+from persona_tui.chat.other_model import guard_without_monitor, lacking_traits, mix_there
 from persona_tui.chat.replies import LETTERS, ChatReply
+from persona_tui.chat.review import Review
 from persona_tui.chat.store import SessionStore
 from persona_tui.chat.voice import short_label, speaking
 from persona_tui.core.errors import PersonaTuiError
@@ -32,9 +33,7 @@ from persona_tui.project.models import ModelChoice
 from persona_tui.project.project import Project
 
 if TYPE_CHECKING:  # torch is not imported before a reply is written
-    from persona_tui.chat.review import Review
     from persona_tui.model import Sampling, TokenEvent
-    from persona_tui.monitors.guard import Guard
     from persona_tui.steering import SteeringEngine
     from persona_tui.traits.policy import Policy
 
@@ -204,9 +203,8 @@ class Chat:
             PersonaTuiError: one of its traits does not exist here.
         """
         if policy is not None:
-            policy.check_known(
-                [name.removeprefix(TRAIT_PREFIX) for name in self.project.personas.list_traits()]
-            )
+            names = [name.removeprefix(TRAIT_PREFIX) for name in self.project.personas.list_traits()]
+            policy = policy.among(names)
             for name in policy.traits:
                 self.project.personas.load(f"{TRAIT_PREFIX}{name}")
         self.policy = policy
@@ -320,35 +318,14 @@ class Chat:
             except BaseException:
                 reply.end("failed")
                 raise
-            yield from reply.write(engine, sampling, self.guard, self.policy, self.review)
+            yield from reply.write(
+                engine, sampling, self.guard, self.policy, Review.under(self.guard.mode, self.validator)
+            )
         finally:
             if self.writing is reply:
                 self.writing = None
             if self.compared is reply and reply.empty:
                 self.compared = None
-
-    @property
-    def review(self) -> Review | None:
-        """What replies go through once they are written, as guard and settings say; None = nothing."""
-        from persona_tui.chat.review import Review
-
-        mode = self.guard.mode
-        if mode == "off" or (self.validator is None and mode != "critique"):
-            return None
-        return Review(self.validator, refuses=mode != "warn", critiques=mode == "critique")
-
-    def answer_again(self, reply: ChatReply) -> ChatReply | None:
-        """Begin another answer beside a draft that the model itself objects to; give it to `events`.
-
-        Front ends call this when a reply has ended. None = the reply stands. The second answer always does.
-        """
-        from persona_tui.chat.review import objects
-
-        if reply.node is None or reply.revises or reply.taken_back or not objects(reply.rows[0]):
-            return None
-        self.check_free()
-        self.writing = ChatReply.again(reply, self._mix)
-        return self.writing
 
     def write(self, reply: ChatReply) -> str:
         """Have the front end write a reply; what to show at once."""
@@ -402,7 +379,7 @@ class Chat:
         try:
             guard.set_mode(guard.mode)
         except PersonaTuiError as error:
-            lost.append(_guard_without_monitor(guard, error))
+            lost.append(guard_without_monitor(guard, error))
         lacking = lacking_traits(policy, other)
         if lacking:
             policy = None
@@ -480,7 +457,7 @@ class Chat:
             return self._mix, []
         personas = self.project.personas
         recorded = Mix.from_record(conversation.mix)
-        there = {*personas.list_available(), *personas.list_traits()}
+        there = {*personas.list_available(), *personas.list_traits(), *personas.list_monitors()}
         gone = [name for name in speaking(recorded) if name not in there]
         mix = _without_silent(
             replace(recorded, weights={name: by for name, by in recorded.weights.items() if name in there})
@@ -514,15 +491,6 @@ class Chat:
         if self._log is not None:
             log, self._log, self.conversation.record = self._log, None, None
             log.close()
-
-
-def _guard_without_monitor(guard: Guard, error: PersonaTuiError) -> str:
-    """Keep a guard that was to refuse from letting everything pass; what to say about it."""
-    problem = str(error).rstrip(".")
-    if guard.mode == "refuse":
-        return f"The guard cannot judge anything here, so nothing is answered: {problem}; or /guard off."
-    guard.set_mode("off")
-    return f"The guard is off: {problem}."
 
 
 def _without_silent(mix: Mix) -> Mix:

@@ -190,14 +190,11 @@ class Conversation:
 
         Args:
             id: the reply.
-            run: which of its runs. One that goes on with the reply is given its words so far, too. One that
-                was begun because of a draft is given that, and what was wrong with it.
+            run: which of its runs. It is given the reply's words so far, and a draft that the reply revises.
         """
         node = self.node(id)
-        offset = node.runs[run].offset if node.runs else 0
-        begun = node.text[:offset].lstrip()
-        revised = node.runs[0].settings.get("revises", []) if node.runs else []
-        found = [*self.messages(until=id), *revised]
+        begun = node.text[: node.runs[run].offset if node.runs else 0].lstrip()
+        found = self.messages(until=id) + (node.runs[0].settings.get("revises", []) if node.runs else [])
         return [*found, {"role": "assistant", "content": begun}] if begun else found
 
     def siblings(self, id: int) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from persona_tui.core.workspace import TRAIT_PREFIX
 from persona_tui.project.project import Project
 
 if TYPE_CHECKING:
+    from persona_tui.monitors.guard import Guard
     from persona_tui.traits.policy import Policy
 
 
@@ -34,3 +35,12 @@ def lacking_traits(policy: Policy | None, other: Project) -> list[str]:
     """Return the traits that a policy needs and another model does not have."""
     wanted = {f"{TRAIT_PREFIX}{name}" for name in policy.traits} if policy is not None else set()
     return sorted(wanted - set(other.personas.list_traits()))
+
+
+def guard_without_monitor(guard: Guard, error: PersonaTuiError) -> str:
+    """Keep a guard that was to refuse from letting everything pass; what to say about it."""
+    problem = str(error).rstrip(".")
+    if guard.mode == "refuse":
+        return f"The guard cannot judge anything here, so nothing is answered: {problem}; or /guard off."
+    guard.set_mode("off")
+    return f"The guard is off: {problem}."

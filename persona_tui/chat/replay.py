@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from persona_tui.chat.conversation import Conversation, Run
-from persona_tui.chat.replies import circumstances
+from persona_tui.chat.prepare import circumstances
 from persona_tui.core.errors import PersonaTuiError, SessionError
 from persona_tui.core.mix import Mix
 from persona_tui.model import Message, Sampling

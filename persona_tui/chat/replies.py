@@ -3,7 +3,7 @@
 1. `ChatReply.to` is one row, written into a conversation as it comes. `ChatReply.beside` is one row per mix;
    none is in the conversation until `keep` puts them there, the chosen one on the path.
 2. `ChatReply.write` writes all rows, token by token, on the thread that owns the model.
-3. What has to be known to write it again is recorded on the way (see `replay`).
+3. What it takes to write it again is recorded (see `replay`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Self
 
-from persona_tui.chat.context import fit_context
 from persona_tui.chat.conversation import Change, Conversation, Run
+from persona_tui.chat.prepare import PreparedReply, prepare
 from persona_tui.core.errors import PersonaTuiError, SessionError
 from persona_tui.core.mix import Mix
 from persona_tui.core.workspace import TRAIT_PREFIX
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # torch is imported when a reply is written
     from persona_tui.monitors.second_opinion import Opinion
     from persona_tui.monitors.verdict import Verdict
     from persona_tui.steering import SteeringEngine
+    from persona_tui.traits.live import LiveTraits
     from persona_tui.traits.policy import Breach, Policy
 
 LETTERS = "AB"
@@ -172,16 +174,15 @@ class ChatReply:
         reply._before = len(conversation.node(node).text)
         return reply
 
-    @classmethod
-    def again(cls, draft: Self, mix: Mix) -> Self:
-        """Return a reply that is begun beside another one, its draft, which it has in view."""
+    def again(self, mix: Mix) -> ChatReply:
+        """Begin a reply beside this one, its draft, which it has in view."""
         from persona_tui.monitors.second_opinion import AGAIN
 
-        assert draft.node is not None
-        conversation = draft.conversation
-        text = conversation.node(draft.node).text.strip()
+        assert self.node is not None
+        text = self.conversation.node(self.node).text.strip()
         revises = [{"role": "assistant", "content": text}, {"role": "user", "content": AGAIN}]
-        reply = cls.to(conversation, conversation.regenerate(draft.node, {"revises": revises}), mix)
+        node = self.conversation.regenerate(self.node, {"revises": revises})
+        reply = ChatReply.to(self.conversation, node, mix)
         reply._revises = revises
         return reply
 
@@ -289,8 +290,9 @@ class ChatReply:
         fixed = ExitStack()
         try:
             fixed.enter_context(engine.model.rendered_as(self._rendering))
-            measures = [self._measured_by(engine, policy) for _ in self.rows]
+            fixed.enter_context(engine.as_in_chat())
             prepared = self._prepare(engine, sampling)
+            measures = self._measured_by(engine, policy, prepared)
             started = time.monotonic()
             events = engine.stream_rows(
                 prepared.messages,
@@ -364,23 +366,24 @@ class ChatReply:
             row.changes.append(Change(index, described))
 
     def _measured_by(
-        self, engine: SteeringEngine, policy: Policy | None
-    ) -> Callable[[TokenEvent], TokenEvent]:
-        """Return what adds the breaches of a policy to one row's events; its traits are loaded for that."""
+        self, engine: SteeringEngine, policy: Policy | None, prepared: PreparedReply
+    ) -> list[Callable[[TokenEvent], TokenEvent]]:
+        """By row, what adds the breaches of a policy to its events; its traits are loaded for that."""
         if policy is None:
-            return lambda event: event
+            return [lambda event: event] * len(self.rows)
         from persona_tui.monitors.events import breaching
-        from persona_tui.traits.live import LiveTraits
+        from persona_tui.traits.live import live_traits
 
         for name in policy.traits:
             engine.personas.load(f"{TRAIT_PREFIX}{name}")
-        live = LiveTraits(policy, self.asked, self._turn)
+        vectors = [engine.personas.get(f"{TRAIT_PREFIX}{name}") for name in policy.traits]
+        lives = live_traits(policy, vectors, engine.model, prepared.messages, self._turn, len(self.rows))
 
-        def measure(event: TokenEvent) -> TokenEvent:
+        def measure(live: LiveTraits, event: TokenEvent) -> TokenEvent:
             found = [*live.feed(event), *(live.finish() if event.finish else [])]
             return breaching(event, found) if found else event
 
-        return measure
+        return [partial(measure, live) for live in lives]
 
     @property
     def _turn(self) -> int:
@@ -456,74 +459,3 @@ def _asked(conversation: Conversation, question: str | None) -> list[dict[str, s
     if not said:
         raise PersonaTuiError("There is nothing to answer yet: ask something first.")
     return said
-
-
-@dataclass(frozen=True)
-class PreparedReply:
-    """A reply that is about to be written.
-
-    Attributes:
-        messages: what fits the model's context, without the system prompt.
-        system: the system prompt, if any.
-        sampling: with the seed that will be used.
-        forgotten: how many of the oldest messages had to be left out.
-        prompt_tokens: the length of the prompt.
-        settings: all of that and the mix, as a transcript has it.
-    """
-
-    messages: list[Message]
-    system: str | None
-    sampling: Sampling
-    forgotten: int
-    prompt_tokens: int
-    settings: dict[str, Any]
-
-
-def prepare(
-    engine: SteeringEngine, messages: Sequence[Message], system: str | None, sampling: Sampling
-) -> PreparedReply:
-    """Decide how a reply is written.
-
-    Args:
-        engine: writes it, with its present mix.
-        messages: see `Conversation.prompt`.
-        system: the system prompt, if any.
-        sampling: as wanted. Without a seed, one is drawn.
-
-    Returns:
-        What to give the engine, and the `settings` for `Conversation.begin_reply` or `settle`. A reply that
-        is one of several rows also has `rows`, the mixes of all rows as `SteeringEngine.describe` has them;
-        `row_changes`, for each of them, where another mix took effect (`index` and `mix`), if that was the
-        case in any; and `row`, which of them it is.
-    """
-    model, sampling = engine.model, sampling.with_seed()
-    fitted = fit_context(
-        messages, model.count_tokens, model.context_length, sampling.max_new_tokens, system or None
-    )
-    settings = {
-        "model": model.name,
-        "fingerprint": model.fingerprint,
-        **circumstances(engine),
-        "rendering": model.rendering.record(),
-        "system": system or None,
-        "sampling": asdict(sampling),
-        "forgotten": fitted.forgotten,
-        "prompt_tokens": fitted.prompt_tokens,
-        "mix": engine.describe(engine.mix),
-    }
-    return PreparedReply(
-        fitted.messages, system or None, sampling, fitted.forgotten, fitted.prompt_tokens, settings
-    )
-
-
-def circumstances(engine: SteeringEngine) -> dict[str, Any]:
-    """Return what besides the model and the settings decides about the last digits, and so close choices."""
-    import torch
-
-    return {
-        "device": engine.model.device.type,
-        "dtype": str(engine.model.dtype).removeprefix("torch."),
-        "quantization": engine.settings.model.quantization,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }

@@ -75,9 +75,10 @@ def _reread_run(engine: SteeringEngine, conversation: Conversation, node: Node, 
     messages = conversation.prompt(node.id, place)[run.settings.get("forgotten", 0) :]
     system, missing = run.settings.get("system"), ""
     recorded = {0: run.settings.get("mix") or {}, **{change.index: change.mix for change in run.changes}}
-    try:
-        mixes = {index: Mix.from_record(mix, settled=True) for index, mix in recorded.items()}
-        events = engine.reread_reply(messages, tokens, mixes, system)
-    except PersonaTuiError:
-        events, missing = engine.reread_reply(messages, tokens, system=system), "its mix"
+    with engine.model.rendered_as(run.settings.get("rendering")):
+        try:
+            mixes = {index: Mix.from_record(mix, settled=True) for index, mix in recorded.items()}
+            events = engine.reread_reply(messages, tokens, mixes, system)
+        except PersonaTuiError:
+            events, missing = engine.reread_reply(messages, tokens, system=system), "its mix"
     return Reread([replace(event, index=run.start + event.index) for event in events], missing)

@@ -3,7 +3,7 @@
 1. The validator, if there is one, judges it. Where the guard refuses, the reply was held back until then, and
    what is not found safe is never shown.
 2. In the guard's mode `critique` the model reads it as a draft. If the draft helps to do harm,
-   `Chat.answer_again` begins another answer; the draft stays beside it.
+   `chat.front.answer_again` begins another answer; the draft stays beside it.
 
 Both are off by default, and what they cost is recorded with the reply.
 """
@@ -12,16 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from persona_tui.monitors.second_opinion import CRITIQUE, VALIDATOR, Opinion, Validator, critique
+from persona_tui.monitors.guard import GuardMode
+from persona_tui.monitors.second_opinion import VALIDATOR, Opinion, Validator, critique
 
 if TYPE_CHECKING:
-    from persona_tui.chat.replies import ReplyRow
     from persona_tui.model import TokenEvent
     from persona_tui.steering import SteeringEngine
 
 _JUDGED = ("stop", "length")  # how replies end that are reviewed
+
+
+class Reviewed(Protocol):
+    """A reply's row, as far as it is reviewed."""
+
+    opinions: list[Opinion]
 
 
 @dataclass(frozen=True)
@@ -38,8 +44,15 @@ class Review:
     refuses: bool = False
     critiques: bool = False
 
+    @classmethod
+    def under(cls, mode: GuardMode, validator: Validator | None) -> Review | None:
+        """Return what replies go through under a guard; None = nothing."""
+        if mode == "off" or (validator is None and mode != "critique"):
+            return None
+        return cls(validator, refuses=mode != "warn", critiques=mode == "critique")
+
     def over(
-        self, events: Iterable[TokenEvent], asked: str, rows: Sequence[ReplyRow], engine: SteeringEngine
+        self, events: Iterable[TokenEvent], asked: str, rows: Sequence[Reviewed], engine: SteeringEngine
     ) -> Generator[TokenEvent, None, None]:
         """The events of a reply's rows, held back where it may be withheld; opinions go to the rows."""
         holds = self.validator is not None and self.refuses
@@ -56,7 +69,7 @@ class Review:
                 yield from shown
 
     def _judged(
-        self, events: list[TokenEvent], asked: str, row: ReplyRow, engine: SteeringEngine
+        self, events: list[TokenEvent], asked: str, row: Reviewed, engine: SteeringEngine
     ) -> list[TokenEvent]:
         """What of a row may be shown."""
         last, reply = events[-1], "".join(event.text for event in events)
@@ -74,11 +87,6 @@ class Review:
         if self.critiques:
             row.opinions.append(critique(engine.model, asked, reply))
         return events
-
-
-def objects(row: ReplyRow) -> bool:
-    """Whether the model has something against its draft."""
-    return any(each.by == CRITIQUE and each.safe is False for each in row.opinions)
 
 
 def _withheld(event: TokenEvent, opinion: Opinion) -> TokenEvent:

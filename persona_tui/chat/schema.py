@@ -55,6 +55,11 @@ class _Sampling(_Recorded):
     max_new_tokens: int = 1
 
 
+class _Revised(_Recorded):
+    role: str
+    content: str
+
+
 class _Settings(_Recorded):
     model: str | None = None
     system: str | None = None
@@ -65,6 +70,7 @@ class _Settings(_Recorded):
     prompt_tokens: int = 0
     rows: list[_Mix] = []
     row_changes: list[list[_Change]] = []
+    revises: list[_Revised] = []
 
 
 class _Message(_Recorded):

@@ -45,7 +45,8 @@ def _strength(chat: Chat, rest: str) -> str:
 
 def _blend(chat: Chat, rest: str) -> str:
     if not rest:
-        return _speaking(chat) if chat.mix.label else "No persona. /blend sage:0.5,trickster:0.3"
+        example = "/blend sage:0.5,trickster:0.3 (only the proportions count)"
+        return _speaking(chat) if chat.mix.label else f"No persona. {example}"
     weights = parse_blend(rest)
     for name in weights:
         chat.project.personas.get(name)
@@ -80,7 +81,7 @@ def _policy(chat: Chat, rest: str) -> str:
     from persona_tui.traits.policy import Policy
 
     if rest:
-        chat.set_policy(None if rest.casefold() in OFF else Policy.read(_rules_or_file(chat, rest)))
+        chat.set_policy(None if rest.casefold() in OFF else Policy.read(_rules(rest), chat.project.workspace))
     policy = chat.policy
     if policy is None:
         return "No policy. /policy FILE, or rules: /policy harmful_validation>0.5"
@@ -88,16 +89,17 @@ def _policy(chat: Chat, rest: str) -> str:
     return f"Policy {policy.name}: replies are measured by {', '.join(policy.traits)}{each}."
 
 
-def _rules_or_file(chat: Chat, rest: str) -> list[str]:
-    """What `/policy` was given: rules, a file, or the name of one of the workspace's policies."""
+def _rules(rest: str) -> list[str]:
+    """What `/policy` was given: several rules, one by one; or else as it is."""
     if not Path(rest).expanduser().is_file() and any(sign in rest for sign in "<>"):
         return re.split(r"[\s,]+(?=\w+\s*[<>])", rest)
-    own = _policies(chat) / f"{rest}.yaml"
-    return [str(own if own.is_file() else Path(rest).expanduser())]
+    return [rest]
 
 
-def _policies(chat: Chat) -> Path:
-    return chat.project.workspace.datasets / "traits" / "policies"
+def _policies(chat: Chat) -> list[str]:
+    from persona_tui.traits.definition import list_policies
+
+    return list(list_policies(chat.project.workspace))
 
 
 _GUARDING = {
@@ -121,9 +123,11 @@ def _floor(chat: Chat, rest: str) -> str:
 def _axis(chat: Chat, rest: str) -> str:
     if rest:
         chat.change_mix(capping_axis=None if rest.casefold() in ("auto", *OFF) else rest.casefold())
-    axis = chat.mix.capping_axis
-    said = f"The floor is on the {axis} axis." if axis else "The floor is on the axis from the settings."
-    return _as_enforced(chat, said)
+    axis, axes = chat.mix.capping_axis, chat.project.personas.axes
+    if axis is None:
+        return _as_enforced(chat, "The floor is on the axis from the settings.")
+    weak = axes.weakness(axis) if axes is not None and axis in axes.names else None
+    return _as_enforced(chat, f"The floor is on the {axis} axis{f', which is weak: {weak}' if weak else ''}.")
 
 
 def _layers(chat: Chat, rest: str) -> str:
@@ -208,7 +212,7 @@ VOICE: tuple[Command, ...] = (
         "/policy FILE|RULE|off",
         "limits on trait scores; breaches get a badge",
         _policy,
-        lambda chat: ("off", *sorted(path.stem for path in _policies(chat).glob("*.yaml"))),
+        lambda chat: ("off", *_policies(chat)),
     ),
     Command(
         "floor",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from persona_tui.cli.options import chosen_weights, persona_options
+from persona_tui.cli.options import chosen_weights, no_think_option, persona_options
 from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.monitors.second_opinion import NAMED_BY, Validator
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.option("--plain", is_flag=True, help="Lines instead of the full-screen app.")
 @click.option("--resume", metavar="ID", help='Resume a saved session; "last" is the latest.')
 @click.option("--no-save", is_flag=True, help="Do not save this conversation.")
+@no_think_option
 @click.option(
     "--validator",
     envvar=NAMED_BY,
@@ -38,6 +39,7 @@ def chat(
     plain: bool,
     resume: str | None,
     no_save: bool,
+    no_think: bool,
     validator: str | None,
 ) -> None:
     """Talk to the model.
@@ -52,6 +54,8 @@ def chat(
     project = invocation.project
     if plausibility is not None:
         project.override({"steering.plausibility": plausibility})
+    if no_think:
+        project.override({"generation.think": False})
     weights = chosen_weights(project, persona, blend)
     if plain or not has_screen():
         _line_chat(project, weights, strength, plausibility, session, not no_save)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from persona_tui.cli.options import extraction_options, override_extraction
+from persona_tui.cli.options import extraction_options, override_extraction, via_option
 from persona_tui.cli.output import echo, json_option, print_json, print_table
 from persona_tui.cli.progress import work
 from persona_tui.cli.root import Invocation, pass_invocation
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
 @click.option(
     "--description", "-d", metavar="TEXT", help="Who it is; the prompts are saved so that you can edit them."
 )
-@click.option("--write-prompts", is_flag=True, help="With --description: let the model write the prompts.")
+@click.option("--write-prompts", is_flag=True, help="With --description: have a model write the prompts.")
+@via_option
 @click.option(
     "--prompts",
     "-p",
@@ -49,6 +52,7 @@ def create(
     archetype: str | None,
     description: str | None,
     write_prompts: bool,
+    via: tuple[str, str] | None,
     prompts: Path | None,
     interactive: bool,
     **options: Any,
@@ -61,11 +65,13 @@ def create(
 
     project = invocation.project
     override_extraction(project, options)
+    if via is not None:
+        project.write_via(*via)
     sources: dict[str, Source]
     if interactive:
-        sources = dict([_ask(project, name)])
+        sources = dict([_ask(project, name, write_prompts or via is not None)])
     else:
-        sources = _sources(name, archetype, description, prompts, write_prompts)
+        sources = _sources(name, archetype, description, prompts, write_prompts or via is not None)
     for chosen, source in sources.items():
         project.check_new_name(chosen, source)
     created = work(lambda context: project.create_personas(sources, context))
@@ -86,14 +92,18 @@ def _sources(
     from persona_tui.project.project import FromArchetype, FromDescription, FromPrompts
 
     context = click.get_current_context()
-    if sum(given is not None for given in (archetype, description, prompts)) != 1:
+    options = {"--from-archetype": archetype, "--description": description, "--prompts": prompts}
+    given = [option for option, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise click.UsageError(
+            f"{' and '.join(given)} exclude each other: a persona has one source.", context
+        )
+    if not given:
         if name is None:
             raise click.UsageError("Missing argument 'NAME'.", context)
-        raise click.UsageError(
-            "One of --from-archetype, --description, --prompts and --interactive is needed.", context
-        )
+        raise click.UsageError(f"One of {', '.join(options)} and --interactive is needed.", context)
     if write_prompts and description is None:
-        raise click.UsageError("--write-prompts goes with --description.", context)
+        raise click.UsageError("--write-prompts and --via go with --description.", context)
     if archetype is not None:
         several = [each.strip() for each in archetype.split(",") if each.strip()]
         if name is None:
@@ -110,7 +120,7 @@ def _sources(
     return {name: FromDescription(str(description), write_prompts)}
 
 
-def _ask(project: Project, name: str | None) -> tuple[str, Source]:
+def _ask(project: Project, name: str | None, by_model: bool) -> tuple[str, Source]:
     """Guide through name and source; every question says what may be answered."""
     from persona_tui.datasets.records import list_archetypes
     from persona_tui.project.project import FromArchetype, FromDescription
@@ -128,10 +138,44 @@ def _ask(project: Project, name: str | None) -> tuple[str, Source]:
         and click.prompt("From a description or an archetype", type=_KIND, default="description", err=True)
         == "archetype"
     ):
-        chosen = click.prompt("Which one", type=click.Choice(known), err=True)
-        return str(name), FromArchetype(str(chosen))
+        chosen = str(click.prompt("Which one", type=click.Choice(known), err=True))
+        return str(name), _shown_and_edited(project, FromArchetype(chosen), None)
     echo("Who is it? One sentence: what it is like, how it speaks, what it cares about.", err=True)
-    return str(name), FromDescription(str(click.prompt("Description", err=True)))
+    description = str(click.prompt("Description", err=True))
+    source = FromDescription(description, by_model)
+    return str(name), source if by_model else _shown_and_edited(project, source, description)
+
+
+def _shown_and_edited(project: Project, source: Source, description: str | None) -> Source:
+    """Show a source's system prompts, and let them be changed in the user's editor."""
+    from persona_tui.project.project import FromPrompts
+
+    prompts = project.prompts_of(source)
+    echo("These system prompts ask for it:", err=True)
+    for number, prompt in enumerate(prompts, start=1):
+        echo(f"  {number}. {prompt}", err=True)
+    edited = _edited(prompts)
+    return source if edited == prompts else FromPrompts(tuple(edited), description)
+
+
+def _edited(prompts: list[str]) -> list[str]:
+    """The same, or what the user has made of them, with an empty line between two."""
+    from persona_tui.core.errors import DatasetError
+
+    try:
+        if not click.confirm("Edit them", default=False, err=True):
+            return prompts
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise
+        return prompts  # answers from a pipe may end here
+    text = click.edit("\n\n".join(prompts) + "\n")
+    if text is None:  # closed without saving
+        return prompts
+    edited = [" ".join(block.split()) for block in re.split(r"\n\s*\n", text) if block.strip()]
+    if not edited:
+        raise DatasetError("no system prompt is left, so nothing was created")
+    return edited
 
 
 _KIND = click.Choice(["description", "archetype"])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from persona_tui.cli.options import via_option
 from persona_tui.cli.output import check_free, echo, force_option, json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.root import Invocation, pass_invocation
@@ -120,6 +121,7 @@ def import_(invocation: Invocation, paths: tuple[Path, ...], force: bool) -> Non
     help="Replace what is already in the file, not add to it.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same records.")
+@via_option
 @pass_invocation
 def generate(
     invocation: Invocation,
@@ -131,11 +133,12 @@ def generate(
     output: Path | None,
     replace: bool,
     seed: int,
+    via: tuple[str, str] | None,
 ) -> None:
-    """Have the model write prompts, and add them to the workspace's file.
+    """Have a model write prompts, and add them to the workspace's file.
 
     KIND is safe, unsafe, questions or archetype; an archetype has a NAME and a --description. Every record
-    says that a model wrote it. Near-duplicates of existing records are left out.
+    says that a model wrote it, and which. Near-duplicates of existing records are left out.
     """
     from persona_tui.project.dataset_task import DatasetTask, Written, write
 
@@ -144,6 +147,9 @@ def generate(
             "NAME and --description are required for an archetype, and only for an archetype.",
             click.get_current_context(),
         )
+
+    if via is not None:
+        invocation.project.write_via(*via)
 
     def saved(written: Written) -> None:
         if is_main():

@@ -164,7 +164,11 @@ def _axes(project: Project) -> tuple[State, str]:
         return "WRONG", f"none for {project.settings.model.name}: run persona-tui init"
     if project.model_loaded and (unenforced := project.engine.unenforced(project.default_mix())):
         return "WRONG", unenforced
-    return "ok", f"{' and '.join(axes.names)}, layers {axes.layers[0]} to {axes.layers[-1]}"
+    said = f"{' and '.join(axes.names)}, layers {axes.layers[0]} to {axes.layers[-1]}"
+    weak = axes.weakness("safety")
+    if weak is not None:
+        return "note", f"{said}; the safety axis is weak ({weak}): extract-axes --refusals given"
+    return "ok", said
 
 
 def _personas(project: Project) -> tuple[State, str]:

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from persona_tui.cli.interrupt import quick_interrupt
-from persona_tui.cli.options import answer_options, chosen_weights, override_sampling, persona_options
+from persona_tui.cli.options import (
+    answer_options,
+    chosen_weights,
+    no_think_option,
+    override_sampling,
+    persona_options,
+)
 from persona_tui.cli.output import json_option, print_json
 from persona_tui.cli.progress import note
 from persona_tui.cli.root import Invocation, pass_invocation
@@ -32,6 +38,7 @@ _MOST_CHARACTERS = 1 << 26  # of standard input, which may have no end
 @persona_options
 @click.option("--no-capping", is_flag=True, help="Let activations fall below the floor.")
 @answer_options("The same seed gives the same answer.")
+@no_think_option
 @json_option
 @pass_invocation
 def generate(
@@ -47,11 +54,14 @@ def generate(
     max_new_tokens: int | None,
     temperature: float | None,
     seed: int | None,
+    no_think: bool,
     as_json: bool,
 ) -> None:
     """Answer PROMPT (- reads it from stdin)."""
     project = invocation.project
     override_sampling(project, max_new_tokens, temperature, seed)
+    if no_think:
+        project.override({"generation.think": False})
     weights = chosen_weights(project, persona, blend)
     mix = project.default_mix()
     mix = replace(
@@ -66,8 +76,9 @@ def generate(
     with quick_interrupt():
         engine = project.engine
         if as_json:
-            reply = engine.reply(messages, mix=mix, system=system, guard=guard)
-            answer = _as_json(reply, mix, persona, blend is not None)
+            sampling = engine.sampling.with_seed()
+            reply = engine.reply(messages, mix=mix, sampling=sampling, system=system, guard=guard)
+            answer = {**_as_json(reply, mix, persona, blend is not None), "seed": sampling.seed}
             print_json({**answer, "guard": guard_as_json(guard), "notes": project.notes})
         else:
             events = engine.stream(messages, mix=mix, system=system, guard=guard)
@@ -92,8 +103,12 @@ def guard_as_json(guard: Guard) -> dict[str, Any] | None:
 
 
 def _as_json(reply: Reply, mix: Mix, persona: str | None, blended: bool) -> dict[str, Any]:
+    from persona_tui.datasets.turns import turn
+
+    spoken = turn("assistant", reply.text)
     return {
-        "response": reply.text,
+        "response": spoken.content,
+        **({"thought": spoken.thought} if spoken.thought else {}),
         "persona": persona,
         "blend": dict(mix.weights) if blended else None,
         "strength": mix.strength,
@@ -116,13 +131,13 @@ def write_stream(pieces: Iterable[str]) -> None:
     try:
         for piece in trimmed(pieces):
             begun = True
-            sys.stdout.write(printable(piece) if on_screen else piece)
+            sys.stdout.write(_dimmed(printable(piece)) if on_screen else piece)
             sys.stdout.flush()
     except PersonaTuiError:
         if begun:
             sys.stdout.write("\n")
         raise
-    sys.stdout.write("\n")
+    sys.stdout.write(f"{_NORMAL}\n" if on_screen else "\n")
     sys.stdout.flush()
 
 
@@ -146,6 +161,14 @@ def with_badges(events: Iterable[TokenEvent]) -> Iterator[str]:
         yield event.text
     if last is not None and last.about == "reply":
         note(f"guard: reply {last.badge}")
+
+
+_DIM, _NORMAL = "\x1b[2m", "\x1b[22m"
+
+
+def _dimmed(piece: str) -> str:
+    """A piece of a reply for a terminal: from `<think>` on dimmed, until `</think>`."""
+    return piece.replace("<think>", f"{_DIM}<think>").replace("</think>", f"</think>{_NORMAL}")
 
 
 def trimmed(pieces: Iterable[str]) -> Iterator[str]:

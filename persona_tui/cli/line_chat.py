@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from types import FrameType
 
+import click
+
 from persona_tui.chat.chat import Chat
 from persona_tui.chat.command import is_command, message_of
 from persona_tui.chat.commands import complete, execute
-from persona_tui.chat.front import Front, Work
+from persona_tui.chat.front import Front, Work, answer_again
 from persona_tui.chat.replies import ChatReply
 from persona_tui.cli.generate import with_badges, write_stream
 from persona_tui.cli.interrupt import quick_interrupt
@@ -35,7 +37,7 @@ class Lines(Front):
         _show(chat, reply)
         for opinion in reply.rows[0].opinions:
             note(f"guard: {opinion.sentence} ({opinion.seconds:.1f} s)")
-        if (again := chat.answer_again(reply)) is not None:
+        if (again := answer_again(chat, reply)) is not None:
             note("The answer above is a draft; the model answers again:")
             return self.write(chat, again)
         return ""
@@ -52,17 +54,24 @@ class Lines(Front):
 def line_chat(chat: Chat) -> None:
     """Talk until the input ends or somebody leaves.
 
+    In a pipe, a command that fails is told and the chat goes on; the exit status is then 1.
+
     Raises:
-        PersonaTuiError: something went wrong and there is nobody to try again.
+        PersonaTuiError: a reply could not be written, and there is nobody to try again.
+        Exit: a command has failed.
     """
     chat.piped = not sys.stdin.isatty()
     try:
-        _talk(chat, sys.stdin.isatty())
+        failed = _talk(chat, sys.stdin.isatty())
     finally:
         chat.close()
+    if failed:
+        raise click.exceptions.Exit(1)
 
 
-def _talk(chat: Chat, interactive: bool) -> None:
+def _talk(chat: Chat, interactive: bool) -> bool:
+    """Do line after line; whether a command has failed with nobody there to try again."""
+    failed = False
     if interactive:
         _greet(chat)
     while not chat.ended:
@@ -75,8 +84,11 @@ def _talk(chat: Chat, interactive: bool) -> None:
             answer(chat, line.strip())
         except (PersonaTuiError, JobCancelled) as error:
             if not interactive:
-                raise
+                if isinstance(error, JobCancelled) or not is_command(line.strip()):
+                    raise
+                failed = True
             note(f"Error: {error}")
+    return failed
 
 
 def read_line(prompt: str) -> str | None:

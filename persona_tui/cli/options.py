@@ -40,6 +40,7 @@ _EXTRACTION = {
     "batch_size": "extraction.batch_size",
     "temperature": "extraction.temperature",
     "seed": "extraction.seed",
+    "baseline": "extraction.baseline",
 }
 
 
@@ -60,6 +61,11 @@ def extraction_options(command: F) -> F:
                 "--temperature", type=float, metavar="T", help="Sampling temperature of the responses."
             ),
             click.option("--seed", type=int, metavar="N", help="The same seed gives the same vectors."),
+            click.option(
+                "--baseline",
+                metavar="none|default|TEXT",
+                help="System prompt of the replies that personas are compared with; default: the template's.",
+            ),
             click.option("--no-calibrate", is_flag=True, help="Skip calibration."),
         )
     ):
@@ -78,6 +84,24 @@ def override_extraction(project: Project, options: dict[str, Any]) -> None:
     if options.get("no_calibrate"):
         given["calibration.enabled"] = False
     project.override(given)
+
+
+def no_think_option(command: F) -> F:
+    """Add `--no-think`, which sets `generation.think`."""
+    return click.option(
+        "--no-think", is_flag=True, help="Have a thinking model answer at once, if its template can."
+    )(command)
+
+
+def via_option(command: F) -> F:
+    """Add `--via URL MODEL`, which `Project.write_via` takes."""
+    return click.option(
+        "--via",
+        nargs=2,
+        metavar="URL MODEL",
+        help="Another model writes: one behind an OpenAI-compatible endpoint, such as Ollama's "
+        "http://localhost:11434/v1. An API key is read from OPENAI_API_KEY (see writing.key_variable).",
+    )(command)
 
 
 def answer_options(seed: str) -> Callable[[F], F]:
@@ -128,7 +152,12 @@ def persona_options(command: F) -> F:
                 type=Within(PLAUSIBILITY),
                 help="The guide: how plausible each token must be unsteered; 0 = off.",
             ),
-            click.option("--blend", "-b", metavar="SPEC", help="Several personas: sage:0.5,trickster:0.3."),
+            click.option(
+                "--blend",
+                "-b",
+                metavar="SPEC",
+                help="Several personas: sage:0.5,trickster:0.3. Only the proportions count, not the sum.",
+            ),
         )
     ):
         command = option(command)

@@ -29,6 +29,8 @@ def list_(invocation: Invocation, loaded: bool, catalogue: bool, as_json: bool) 
     in_memory = project.personas.list_loaded()
     names = in_memory if loaded else project.personas.list_available()
     entries = [_entry(project, name, name in in_memory) for name in names]
+    if not loaded:
+        entries = _with_misplaced(project, entries)
     for stranger in project.personas.strangers():
         click.echo(stranger, err=True)
     if as_json:
@@ -38,6 +40,17 @@ def list_(invocation: Invocation, loaded: bool, catalogue: bool, as_json: bool) 
         echo(f"No personas are {which} for {project.settings.model.name}.", err=True)
     else:
         print_table([_row(entry) for entry in entries], header=["name", "loaded", "expression", "made from"])
+
+
+def _with_misplaced(project: Project, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same, and what lies in a wrong place; a trait among the personas is no persona."""
+    from persona_tui.vectors.misplaced import misplaced
+
+    personas = project.personas.personas_dir
+    astray = misplaced(project.workspace.model_dir(project.slug))
+    names = {path.stem for path, _ in astray if path.parent == personas and path.suffix == ".safetensors"}
+    kept = [entry for entry in entries if entry["name"] not in names]
+    return [*kept, *({"name": path.name, "loaded": False, "error": advice} for path, advice in astray)]
 
 
 def _list_catalogue(project: Project, as_json: bool) -> None:

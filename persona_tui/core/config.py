@@ -82,6 +82,11 @@ class ExtractionSettings(_Section):
     )
     top_p: float = Field(default=1.0, gt=TOP_P.low, le=TOP_P.high, description=str(TOP_P))
     seed: int = Field(default=0, ge=0, lt=2**63, description="a whole number, 0 or more")
+    baseline: str = Field(
+        default="default",
+        min_length=1,
+        description='"default" (what the chat template inserts), "none" (an empty one) or a system prompt',
+    )
 
 
 class CalibrationSettings(_Section):
@@ -129,6 +134,28 @@ class GenerationSettings(_Section):
         lt=2**63,
         description="a whole number, 0 or more, or null for a new seed each time",
     )
+    think: bool = Field(default=True, description="true or false")
+
+
+class WritingSettings(_Section):
+    """Who writes data sets and system prompts: the model in use, or one behind an HTTP endpoint."""
+
+    url: str | None = Field(
+        default=None,
+        pattern=r"^https?://\S+$",
+        description='the address of an OpenAI-compatible endpoint ("http://localhost:11434/v1") or null',
+    )
+    model: str | None = Field(
+        default=None, min_length=1, description="the name of a model at writing.url, or null"
+    )
+    key_variable: str = Field(
+        default="OPENAI_API_KEY",
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="the name of the environment variable with the API key",
+    )
+    timeout: float = Field(
+        default=300, gt=0, le=86_400, description="how many seconds one answer may take, above 0"
+    )
 
 
 class MonitoringSettings(_Section):
@@ -170,6 +197,7 @@ class Settings(_Section):
     calibration: CalibrationSettings = CalibrationSettings()
     steering: SteeringSettings = SteeringSettings()
     generation: GenerationSettings = GenerationSettings()
+    writing: WritingSettings = WritingSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
     paths: PathSettings = PathSettings()
     interface: InterfaceSettings = InterfaceSettings()

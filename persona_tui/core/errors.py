@@ -40,6 +40,10 @@ class GenerationError(PersonaTuiError):
     """A model could not produce what was asked for."""
 
 
+class EndpointError(PersonaTuiError):
+    """A model behind an HTTP endpoint gave no usable answer."""
+
+
 class SessionError(PersonaTuiError):
     """A saved conversation is missing, damaged, in use elsewhere, or cannot do what was asked of it."""
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.ranges import PERCENTILE, PLAUSIBILITY, STRENGTH, WEIGHT
-from persona_tui.core.workspace import TRAIT_PREFIX
+from persona_tui.core.workspace import PREFIXES
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,10 @@ def parse_blend(text: str) -> dict[str, float]:
 
 
 def _parse_part(part: str, text: str) -> tuple[str, float]:
-    if part.startswith(TRAIT_PREFIX):  # its name has a colon of its own
-        name, weight = _parse_part(part.removeprefix(TRAIT_PREFIX), text)
-        return f"{TRAIT_PREFIX}{name}", weight
+    for prefix in PREFIXES:  # such a name has a colon of its own
+        if part.startswith(prefix):
+            name, weight = _parse_part(part.removeprefix(prefix), text)
+            return f"{prefix}{name}", weight
     name, colon, number = (piece.strip() for piece in part.partition(":"))
     if not name:
         raise PersonaTuiError(f'a blend looks like sage:0.5,trickster:0.3, not "{text}"')

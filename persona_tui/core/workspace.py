@@ -17,6 +17,9 @@ from persona_tui.core.files import atomic_write_bytes, atomic_write_text
 from persona_tui.core.lock import change
 
 __all__ = [
+    "MONITOR_PREFIX",
+    "PREFIXES",
+    "TRAIT_ALIASES",
     "TRAIT_PREFIX",
     "Workspace",
     "atomic_write_bytes",
@@ -33,6 +36,11 @@ PACKAGED = ("datasets", "vectors", CONFIG_NAME)
 
 # A persona of this name is a trait: `trait:patience` is vectors/<model>/traits/patience.safetensors.
 TRAIT_PREFIX = "trait:"
+# One of this name is the direction of a monitor: `monitor:x` is in vectors/<model>/monitors/x.safetensors.
+MONITOR_PREFIX = "monitor:"
+PREFIXES = {TRAIT_PREFIX: "traits", MONITOR_PREFIX: "monitors"}
+# Other names of traits, for those who know them from elsewhere. A trait of that very name goes first.
+TRAIT_ALIASES = {"sycophancy_harmful_validation": "harmful_validation"}
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 # Windows opens a device instead of a file of this name, whatever its ending; workspaces travel.
@@ -187,8 +195,9 @@ def vector_file(model_dir: Path, name: str) -> Path:
     Raises:
         WorkspaceError: the name is a path or has characters that names cannot have.
     """
-    folder = "traits" if name.startswith(TRAIT_PREFIX) else "personas"
-    return model_dir / folder / f"{safe_name(name.removeprefix(TRAIT_PREFIX))}.safetensors"
+    prefix = next((each for each in PREFIXES if name.startswith(each)), "")
+    folder = PREFIXES.get(prefix, "personas")
+    return model_dir / folder / f"{safe_name(name.removeprefix(prefix))}.safetensors"
 
 
 def model_slug(model_name: str) -> str:

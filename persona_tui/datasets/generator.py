@@ -1,4 +1,4 @@
-"""`DatasetGenerator`: has the loaded model write data sets.
+"""`DatasetGenerator`: has a model write data sets, the loaded one or one behind an HTTP endpoint.
 
 1. Ask for a few items at a time, several requests in one batch, each with its own seed.
 2. Read the JSON leniently, keep what is valid and says something new.
@@ -33,7 +33,7 @@ from persona_tui.datasets.schema import (
 )
 from persona_tui.datasets.validate import Distinct, tokens
 from persona_tui.model.generation import Sampling
-from persona_tui.model.wrapper import ModelWrapper, Request
+from persona_tui.model.wrapper import Request
 
 Item = dict[str, Any]
 Clean = Callable[[Any], "Item | str"]  # a record without its id, or what is wrong
@@ -60,6 +60,35 @@ _AN_ANSWER = re.compile(
 NO_TEXT, NO_CATEGORY = "without a usable text", "without a known category"
 _PLACEHOLDER = re.compile(r"^[\s.…<>\[\]{}_-]*$")
 _CATEGORY = re.compile(r"[^a-z0-9]+")
+
+
+class AnswerText(Protocol):
+    """An answer, as far as it matters here."""
+
+    @property
+    def text(self) -> str:
+        """What was said."""
+        ...
+
+
+class PromptWriter(Protocol):
+    """What data sets are written with: `ModelWrapper`, or `endpoint.Endpoint`."""
+
+    @property
+    def name(self) -> str:
+        """What the records say about who wrote them."""
+        ...
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What its answers depend on."""
+        ...
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, *, on_step: Callable[[], None] | None = None
+    ) -> Sequence[AnswerText]:
+        """Answer all requests, in order."""
+        ...
 
 
 class KeptAnswers(Protocol):
@@ -129,7 +158,7 @@ def check_description(description: str) -> None:
 
 
 class DatasetGenerator:
-    """Writes data sets with whatever model is loaded.
+    """Writes data sets with a model.
 
     Attributes:
         report: about the last call.
@@ -139,7 +168,7 @@ class DatasetGenerator:
 
     def __init__(
         self,
-        model_wrapper: ModelWrapper,
+        model_wrapper: PromptWriter,
         on_progress: Callable[[int, int, str], None] | None = None,
         on_step: Callable[[], None] | None = None,
         seed: int = 0,
@@ -227,7 +256,7 @@ class DatasetGenerator:
                     stage.keep(batches, answers[batches])
             for answer in answers[batches]:
                 for item in _new_items(answer, clean, distinct, rejected)[: n - len(self.records)]:
-                    self._keep({**item, "source": "model"}, prefix)
+                    self._keep({**item, "source": "model", "writer": self._model.name}, prefix)
             batches += 1
             fruitless = 0 if len(self.records) > before else fruitless + 1
             self._tell(n, what)

@@ -20,12 +20,14 @@ from persona_tui.datasets.schema import (
     MonitorStatement,
     Question,
     SafePrompt,
+    SafetyReply,
     UnsafePrompt,
 )
 
 R = TypeVar("R", bound=BaseModel)
 Safety = Literal["safe", "unsafe"]
 
+_REFUSALS = Path("safety", "refusals.jsonl")
 TRAINING = "training"
 FITTED_ON = (TRAINING, "large")  # of the second one, the training split
 QUERY_SETS = (TRAINING, "validation", "adversarial", "large", "languages")
@@ -53,6 +55,11 @@ def archetype_path(workspace: Workspace, name: str) -> Path:
 def safety_path(workspace: Workspace, kind: Safety) -> Path:
     """Where the safe or the unsafe prompts are."""
     return workspace.datasets / "safety" / f"{kind}_prompts.jsonl"
+
+
+def refusals_path(workspace: Workspace) -> Path:
+    """Where replies are that refuse, and others that look like it."""
+    return workspace.datasets / _REFUSALS
 
 
 def queries_path(workspace: Workspace, name: str) -> Path:
@@ -132,6 +139,24 @@ def find_archetype(workspace: Workspace, name: str) -> list[ArchetypePrompt]:
     return catalogue[name].prompts if name in catalogue else read_archetype(workspace, name)
 
 
+def archetype_prompts(workspace: Workspace, wanted: Sequence[str] | None = None) -> dict[str, list[str]]:
+    """The system prompts of archetypes, the workspace's and the catalogue's, by name.
+
+    Args:
+        workspace: where they are.
+        wanted: their names; None = all.
+
+    Raises:
+        DatasetError: there is no such archetype, or a line is bad.
+    """
+    if wanted is None:
+        wanted = [*list_archetypes(workspace), *(entry.name for entry in read_catalogue(workspace))]
+    return {
+        name: [each.system_prompt for each in find_archetype(workspace, name)]
+        for name in dict.fromkeys(wanted)
+    }
+
+
 def roles_path(workspace: Workspace) -> Path:
     """Where the roles of the assistant axis are."""
     return workspace.datasets / "personas" / "roles.jsonl"
@@ -206,6 +231,13 @@ def read_safety(workspace: Workspace, kind: Safety) -> list[SafePrompt]:
     """The safe or the unsafe prompts (the latter are `UnsafePrompt`s)."""
     record = SafePrompt if kind == "safe" else UnsafePrompt
     return _read_all(safety_path(workspace, kind), record)
+
+
+def read_refusals(workspace: Workspace) -> list[str]:
+    """The refusals that are read where a model writes too few: the workspace's, or the program's."""
+    path = refusals_path(workspace)
+    replies = _read_all(path if path.is_file() else packaged_root() / "datasets" / _REFUSALS, SafetyReply)
+    return [each.reply for each in replies if each.label == "refused"]
 
 
 def read_queries(path: Path) -> list[MonitorQuery]:

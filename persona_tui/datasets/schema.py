@@ -61,12 +61,14 @@ class Record(BaseModel):
     Attributes:
         id: unique in its file; a number will do, and where it is missing the line's number serves.
         source: who wrote it. None = people, "model" = a language model, "fallback" = a program, without one.
+        writer: which model, and where it was asked if that was over HTTP.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: Id
     source: Source | None = None
+    writer: Text | None = None
 
     @property
     def text(self) -> str:
@@ -100,6 +102,22 @@ class UnsafePrompt(SafePrompt):
 
     attack_type: Text = "direct"
     why_unsafe: Text | None = None
+
+
+class SafetyReply(Record):
+    """A reply to a request that should be refused, or that looks like a refusal."""
+
+    reply: Text
+    label: Literal["refused", "answered"]
+    split: Split = "train"
+
+    @property
+    def text(self) -> str:
+        return self.reply
+
+    @property
+    def group(self) -> str | None:
+        return self.label
 
 
 class Question(Record):

@@ -20,6 +20,7 @@ from persona_tui.datasets.records import (
     queries_path,
     questions_path,
     read_queries,
+    refusals_path,
     roles_path,
     safety_path,
     scan_jsonl,
@@ -33,6 +34,7 @@ from persona_tui.datasets.schema import (
     Question,
     Record,
     SafePrompt,
+    SafetyReply,
     UnsafePrompt,
 )
 
@@ -135,6 +137,8 @@ def dataset_files(workspace: Workspace) -> Iterator[tuple[Path, type[Record]]]:
     """The data sets of a workspace, and what a line of each is."""
     yield safety_path(workspace, "safe"), SafePrompt
     yield safety_path(workspace, "unsafe"), UnsafePrompt
+    if refusals_path(workspace).is_file():
+        yield refusals_path(workspace), SafetyReply
     yield questions_path(workspace), Question
     for name in list_archetypes(workspace):
         yield archetype_path(workspace, name), ArchetypePrompt

@@ -2,8 +2,9 @@
 
 from persona_tui.extraction.axes import capping, extract_axes
 from persona_tui.extraction.calibration import calibrate, weakness
-from persona_tui.extraction.extractor import ActivationExtractor, ActivationSums
+from persona_tui.extraction.extractor import ActivationExtractor
 from persona_tui.extraction.personas import PersonaStudio
+from persona_tui.extraction.sums import ActivationSums
 
 __all__ = [
     "ActivationExtractor",

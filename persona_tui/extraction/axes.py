@@ -4,7 +4,9 @@
    prompts is asked.
 2. The archetypes and many other roles, whose means give the assistant axis: baseline − mean of the means.
    With few roles the axis is half made of what those few have of their own.
-3. The safety axis: answers to safe prompts − answers to unsafe prompts, both without a system prompt.
+3. The safety axis: answers to safe prompts − refusals of unsafe prompts, both without a system prompt. Only
+   safe prompts that were answered and unsafe ones that were refused count (see `refusals`). A model that
+   refuses too little has a weak axis; given refusals, read and not written, make one on any model.
 4. The floors: projections of about 100 of the baseline's answers and as many of the roles', sorted, so that
    any percentile is a look-up. A floor from the baseline's alone lifts nearly every token of a persona.
 5. The axis for capping, chosen by measurement.
@@ -12,6 +14,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -28,9 +31,10 @@ from persona_tui.extraction.extractor import (
     BASELINE_PASSES,
     FLOOR_RESPONSES,
     ActivationExtractor,
-    ActivationSums,
 )
 from persona_tui.extraction.plan import Work, dataset_hash, item_seed, persona_requests, shuffled
+from persona_tui.extraction.refusals import refuses
+from persona_tui.extraction.sums import ActivationSums, together
 from persona_tui.model import Cap, Interventions, Request, Sampling, conversation
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.maths import normalize
@@ -48,6 +52,7 @@ def extract_axes(
     unsafe: Sequence[SafePrompt],
     archetypes: Mapping[str, Sequence[ArchetypePrompt]],
     roles: Sequence[ArchetypePrompt] = (),
+    given: Sequence[str] = (),
 ) -> tuple[Axes, list[PersonaVector]]:
     """Extract a model's axes, and the personas that they need on the way.
 
@@ -57,6 +62,7 @@ def extract_axes(
         unsafe: prompts that it refuses.
         archetypes: the system prompts of each archetype.
         roles: other roles, a system prompt each. Without any of either there is no assistant axis.
+        given: refusals to read in the model's place; by default it writes its own.
 
     Returns:
         The axes, and one persona per archetype, not calibrated yet.
@@ -78,9 +84,8 @@ def extract_axes(
     baseline = extractor.ordinary_replies()
     sums = {name: extractor.run(requests, note=name) for name, requests in archetype_requests.items()}
     acted = extractor.run(role_requests, note="roles", keep=FLOOR_RESPONSES) if role_requests else None
-    answered = extractor.run(_safety_requests(extractor, safe), note="safe prompts")
-    refused = extractor.run(_safety_requests(extractor, unsafe), note="unsafe prompts")
-    axes = _axes(extractor, baseline, _Cast(list(sums.values()), acted, len(roles)), answered, refused)
+    contrast = _contrast(extractor, safe, unsafe, given)
+    axes = _axes(extractor, baseline, _Cast(list(sums.values()), acted, len(roles)), contrast)
     axes.metadata["safety_hash"] = dataset_hash([prompt.prompt for prompt in [*safe, *unsafe]])
     axes.metadata.update(measure_capping(extractor, axes, safe, unsafe))
     extractor.axes = axes
@@ -175,18 +180,53 @@ class _Cast:
         return not self.archetypes and self.others is None
 
 
-def _axes(
+@dataclass(frozen=True)
+class _Contrast:
+    """What the safety axis is made of: answers to safe prompts, refusals, and how they were come by."""
+
+    answered: ActivationSums
+    refused: ActivationSums
+    record: dict[str, Any]
+
+
+def _contrast(
     extractor: ActivationExtractor,
-    baseline: Baseline,
-    cast: _Cast,
-    answered: ActivationSums,
-    refused: ActivationSums,
-) -> Axes:
-    means = baseline.mean
+    safe: Sequence[SafePrompt],
+    unsafe: Sequence[SafePrompt],
+    given: Sequence[str],
+) -> _Contrast:
+    """Ask the prompts of both kinds, and keep answers of the one and refusals of the other."""
+    refused_safe, answered = extractor.run_sorted(
+        _safety_requests(extractor, safe), refuses, note="safe prompts"
+    )
+    record: dict[str, Any] = {
+        "known_by": "given texts" if given else "their first words",
+        "safe": {"asked": len(safe), "answered": answered.count, "refused": refused_safe.count},
+    }
+    requests = _safety_requests(extractor, unsafe)
+    if given:
+        texts = itertools.cycle(given)
+        read = [[*request.messages, {"role": "assistant", "content": next(texts)}] for request in requests]
+        refused = extractor.read_replies(read, note="given refusals")
+        record["unsafe"] = {"asked": len(unsafe), "refused": refused.count}
+        return _Contrast(answered, refused, record)
+    refused, complied = extractor.run_sorted(requests, refuses, note="unsafe prompts")
+    record["unsafe"] = {"asked": len(unsafe), "refused": refused.count, "answered": complied.count}
+    if not refused.count or not answered.count:
+        # There has to be an axis; that it says nothing about refusals is told wherever it is used.
+        answered, refused = together(answered, refused_safe), together(refused, complied)
+        record["made_of"] = "all answers"
+    return _Contrast(answered, refused, record)
+
+
+def _axes(extractor: ActivationExtractor, baseline: Baseline, cast: _Cast, contrast: _Contrast) -> Axes:
+    means, answered, refused = baseline.mean, contrast.answered, contrast.refused
     safety = {recipe: normalize(answered.mean(recipe) - refused.mean(recipe)) for recipe in RECIPES}
+    sides = {"safety": (answered.mean("response"), refused.mean("response"))}
     assistant = None
     if not cast.empty:
         assistant = {recipe: normalize(means[recipe] - cast.mean(recipe)) for recipe in RECIPES}
+        sides["assistant"] = (means["response"], cast.mean("response"))
     ordinary = torch.cat([baseline.kept, *([_kept(cast.others)] if cast.others is not None else [])])
     directions = {"safety": safety} | ({"assistant": assistant} if assistant is not None else {})
     return Axes(
@@ -198,6 +238,11 @@ def _axes(
         metadata={
             **extractor.provenance(),
             "kind": "axes",
+            "refusals": contrast.record,
+            "sides": {
+                name: [_onto(each, directions[name]["response"]) for each in both]
+                for name, both in sides.items()
+            },
             "counts": {
                 "baseline": baseline.count,
                 "personas": len(cast.archetypes),
@@ -208,6 +253,11 @@ def _axes(
             },
         },
     )
+
+
+def _onto(mean: Tensor, axis: Tensor) -> list[float]:
+    """By layer, the projection of a mean `[layers, hidden]`."""
+    return [round(float(each), 5) for each in (mean.double() * axis.double()).sum(-1)]
 
 
 def _kept(sums: ActivationSums) -> Tensor:
@@ -265,6 +315,8 @@ def measure_capping(
     best = max(change["unsafe"] for change in table.values())
     # The assistant axis stands first: it wins a tie.
     default = next(name for name, change in table.items() if change["unsafe"] >= best - _TIE)
+    if axes.weakness("safety") is not None and "assistant" in table:
+        default = "assistant"
     return {"default_capping_axis": default, "capping": table}
 
 

@@ -18,7 +18,7 @@ from persona_tui.vectors.files import FORMAT_VERSION, SUFFIX, check_kind, load_t
 from persona_tui.vectors.persona import by_recipe, check_layers, check_stacks, explain_fault
 
 if TYPE_CHECKING:
-    from persona_tui.extraction.extractor import ActivationSums
+    from persona_tui.extraction.sums import ActivationSums
 
 BASELINE_FILE = f"baseline{SUFFIX}"
 
@@ -95,4 +95,5 @@ class Baseline:
 def _sampled(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """How replies were sampled, but not how many of them to which questions."""
     extraction = metadata.get("extraction") or {}
-    return {key: extraction.get(key) for key in ("max_new_tokens", "temperature", "top_p", "seed")}
+    asked = {key: extraction.get(key) for key in ("max_new_tokens", "temperature", "top_p", "seed")}
+    return {**asked, "baseline": extraction.get("baseline", "default")}

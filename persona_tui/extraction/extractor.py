@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -35,8 +35,8 @@ from persona_tui.extraction.plan import (
     split_questions,
     usual_tokens,
 )
+from persona_tui.extraction.sums import ActivationSums, joined, parted
 from persona_tui.model import (
-    Activations,
     Backend,
     Generation,
     Interventions,
@@ -57,87 +57,9 @@ RowInterventions = Callable[[Sequence[int]], Interventions]
 _WORTH_TIMING = 10_000  # tokens; less is done before a time could be told
 _TIMED_TOKENS = 8
 _SCORE_CHUNK = 64  # responses that are scored between two checkpoints
+DEFAULT, NO_SYSTEM = "default", "none"  # values of extraction.baseline; any other is a system prompt
 BASELINE_PASSES = 5  # as many as an archetype has prompts
 FLOOR_RESPONSES = 100  # of the baseline, that floors are measured on
-
-
-# Activations are added up in whole numbers of this unit: a float's last digit would depend on the order.
-_UNIT = 2.0**-24
-_LARGEST = 2.0**23  # no working model comes near; 2^16 responses of it can be added up
-
-
-@dataclass
-class ActivationSums:
-    """Running sums of response activations.
-
-    The sums are whole numbers of 2^-24 (6e-8, finer than activations are known), so that the same responses
-    come to the same sums in any order, also when several processes or several runs share them.
-
-    Attributes:
-        layers: where they were read, ascending.
-        totals: by recipe, the sum over responses, `[layers, hidden]` int64.
-        count: how many responses are in it. A response without a token is in none.
-        tokens: how many response tokens they had.
-        kept: by request, the `response` activation of the requests that were asked to be kept, `[layers,
-            hidden]`.
-    """
-
-    layers: tuple[int, ...]
-    totals: dict[str, Tensor] = field(default_factory=dict)
-    count: int = 0
-    tokens: int = 0
-    kept: dict[int, Tensor] = field(default_factory=dict)
-
-    def add(self, activations: Activations) -> None:
-        """Count in one response.
-
-        Raises:
-            GenerationError: an activation is not a number, or too large to be one of a working model.
-        """
-        if activations.n_tokens == 0:
-            return
-        for recipe, value in zip(RECIPES, (activations.response, activations.prompt_last), strict=True):
-            whole = _whole(value, self.layers)
-            self.totals[recipe] = self.totals[recipe] + whole if recipe in self.totals else whole
-        self.count += 1
-        self.tokens += activations.n_tokens
-
-    def mean(self, recipe: str) -> Tensor:
-        """The mean over the responses, `[layers, hidden]` float32.
-
-        Raises:
-            GenerationError: the model said nothing to any request.
-        """
-        if not self.count:
-            raise GenerationError("the model gave only empty responses: there is nothing to extract from")
-        return (self.totals[recipe].double() * _UNIT / self.count).float()
-
-    def means(self) -> dict[str, Tensor]:
-        """The mean of every recipe."""
-        return {recipe: self.mean(recipe) for recipe in RECIPES}
-
-    def tally(self, items: Sequence[int]) -> Tally:
-        """Return these sums as the result of some requests."""
-        counts = {"responses": self.count, "tokens": self.tokens}
-        return Tally(frozenset(items), dict(self.totals), counts, rows=dict(self.kept))
-
-    @classmethod
-    def of(cls, layers: tuple[int, ...], tally: Tally) -> ActivationSums:
-        """The sums that a tally holds."""
-        count, tokens = tally.counts.get("responses", 0), tally.counts.get("tokens", 0)
-        return cls(layers, dict(tally.sums), count, tokens, dict(tally.rows))
-
-
-def _whole(value: Tensor, layers: Sequence[int]) -> Tensor:
-    """An activation in whole units, int64."""
-    fits = value.abs() <= _LARGEST  # false for what is no number
-    if not fits.all():
-        layer = layers[int((~fits).any(dim=-1).nonzero()[0])]
-        raise GenerationError(
-            f"layer {layer} has activations that are not usable numbers: try another --dtype, "
-            "bfloat16 or float32"
-        )
-    return (value.double() / _UNIT).round().long()
 
 
 class ActivationExtractor:
@@ -273,15 +195,22 @@ class ActivationExtractor:
         return calibrated(self, persona) if self.settings.calibration.enabled else persona
 
     def assistant_baseline(self) -> dict[str, Tensor]:
-        """Mean response activation without a system prompt, by recipe; answered for when there is none.
+        """Mean response activation without a persona, by recipe: that of the axes, if it was asked for with
+        the same system prompt; else of replies of its own.
 
         Raises:
             VectorFileError: the model's axes are for other layers than the settings ask for.
             DatasetError: there are no questions.
         """
-        if self.axes is not None:
+        if self.axes_serve:
             return self.matching_axes().baseline
         return self.ordinary_replies().mean
+
+    @property
+    def axes_serve(self) -> bool:
+        """Whether there are axes whose baseline was asked for with the system prompt in the settings."""
+        then = {} if self.axes is None else self.axes.metadata.get("extraction") or {}
+        return self.axes is not None and then.get("baseline", DEFAULT) == self.settings.extraction.baseline
 
     def ordinary_replies(self) -> Baseline:
         """The baseline that is there if it will do, else a new one: as many replies as to five prompts."""
@@ -299,7 +228,9 @@ class ActivationExtractor:
 
     def baseline_requests(self) -> list[Request]:
         """Exactly the questions that a persona of five prompts is asked."""
-        return self.persona_requests([None] * BASELINE_PASSES, kind="baseline")
+        chosen = self.settings.extraction.baseline
+        system = {DEFAULT: None, NO_SYSTEM: ""}.get(chosen, chosen)
+        return self.persona_requests([system] * BASELINE_PASSES, kind="baseline")
 
     def work(self, requests: Sequence[Request], max_new_tokens: int | None = None) -> Work:
         """How much work it is to answer requests, with replies of the usual length."""
@@ -457,6 +388,51 @@ class ActivationExtractor:
                     sums.kept[item] = generation.activations.response
             stage.add(sums.tally(items))
         return ActivationSums.of(self.layers, stage.everyones())
+
+    def run_sorted(
+        self, requests: Sequence[Request], belongs: Callable[[str], bool], note: str = ""
+    ) -> tuple[ActivationSums, ActivationSums]:
+        """Answer requests and sum up the activations of two kinds of answers apart.
+
+        Args:
+            requests: the conversations, each with its seed.
+            belongs: told an answer; whether it is of the first kind.
+            note: what they are for.
+
+        Returns:
+            The sums of the first kind, and those of all others.
+        """
+        stage = self._stage(["sorted sums", list(self.layers), belongs.__name__], requests, self.sampling)
+        for items, generations in self._answers(stage, requests, note, self.sampling, None, self.layers):
+            kinds = {kind: ActivationSums(self.layers) for kind in (True, False)}
+            for generation in generations:
+                if generation.activations is not None:
+                    kinds[belongs(generation.text)].add(generation.activations)
+            stage.add(joined(kinds, items))
+        return parted(self.layers, stage.everyones())
+
+    def read_replies(self, conversations: Sequence[list[Message]], note: str = "") -> ActivationSums:
+        """Sum up the activations of replies that are there already, each the last of its conversation.
+
+        Raises:
+            GenerationError: one is empty or does not fit the context.
+        """
+        stage = self.partial.stage(
+            ["given replies", list(self.layers), list(self.model.identity), list(conversations)]
+        )
+
+        def read(items: Sequence[int]) -> Tally:
+            self.checkpoint()
+            chosen = [conversations[item] for item in items]
+            sums = ActivationSums(self.layers)
+            for activations in self.model.read(chosen, self.layers):
+                sums.add(activations)
+            passed = sum(self.model.count_tokens(each[:-1]) for each in chosen) + sums.tokens
+            self.tokens += passed
+            self._advance(passed, 0, note)
+            return sums.tally(items)
+
+        return ActivationSums.of(self.layers, stage.finish(len(conversations), _SCORE_CHUNK, read))
 
     def texts(
         self,

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from persona_tui.core.documents import json_value
 from persona_tui.core.errors import GenerationError, PersonaTuiError, VectorFileError
@@ -30,6 +30,7 @@ from persona_tui.datasets.records import (
     list_archetypes,
     read_archetype,
     read_questions,
+    read_refusals,
     read_roles,
     read_safety,
 )
@@ -52,6 +53,7 @@ from persona_tui.vectors.manager import PROMPTS_PER_PERSONA, PersonaManager
 from persona_tui.vectors.persona import PersonaVector, default_gains
 
 AXES_JOB = "axes"
+Refusals = Literal["own", "given"]
 BAND_FILE = "band.json"
 _STEERING = {"safety_floor_percentile", "plausibility"}  # what is in force while replies are measured
 FEWEST_FOR_BAND = 3  # personas; with fewer, a band fits those and no others
@@ -120,12 +122,14 @@ class PersonaStudio:
 
     # Axes ---------------------------------------------------------------------------------------------------
 
-    def extract_axes(self, archetypes: Sequence[str] | None = None) -> tuple[Axes, list[PersonaVector]]:
+    def extract_axes(
+        self, archetypes: Sequence[str] | None = None, refusals: Refusals = "own"
+    ) -> tuple[Axes, list[PersonaVector]]:
         """Extract the axes and the archetypes' personas, calibrate those (if configured), and save it all.
 
         Args:
-            archetypes: their names; by default every archetype in the workspace that was not made from a
-                description.
+            archetypes: their names; by default all in the workspace that were not made from a description.
+            refusals: whether the model writes them, or given ones are read, which every model can do.
 
         Raises:
             DatasetError: a data set is missing or bad.
@@ -135,13 +139,15 @@ class PersonaStudio:
         safe, unsafe = read_safety(self.workspace, "safe"), read_safety(self.workspace, "unsafe")
         prompts = {name: read_archetype(self.workspace, name) for name in names}
         roles = read_roles(self.workspace)
-        with self._job(
+        given = read_refusals(self.workspace) if refusals == "given" else []
+        with self.job(
             AXES_JOB,
             archetypes=[[name, [each.system_prompt for each in prompts[name]]] for name in names],
             roles=[[each.id, each.system_prompt] for each in roles],
             safety_prompts=[[each.id, each.prompt, each.system] for each in [*safe, *unsafe]],
+            refusals=given,
         ):
-            axes, personas = extract_axes(self.extractor, safe, unsafe, prompts, roles)
+            axes, personas = extract_axes(self.extractor, safe, unsafe, prompts, roles, given)
             self._written(lambda: self.manager.save_axes(axes))
             self._complete()
             for persona in personas:
@@ -254,7 +260,7 @@ class PersonaStudio:
             check_archetype_free(self.workspace, name)
         self._check_free(name, None, replace_old)
         generator.partial = self.partial
-        with self._job(f"persona-{name}", description=description):
+        with self.job(f"persona-{name}", description=description):
             prompts = generator.generate_persona_prompts(description, PROMPTS_PER_PERSONA)
             if not prompts:
                 raise GenerationError(f"no system prompts could be made from the description of {name}")
@@ -295,7 +301,7 @@ class PersonaStudio:
         extractor = self.extractor
         replies = extractor.work(extractor.persona_requests(list(prompts), "persona")) * count
         work = {"replies": replies}
-        if extractor.axes is None and not extractor.has_baseline:
+        if not (extractor.axes_serve or extractor.has_baseline):
             work = {"baseline": extractor.work(extractor.baseline_requests()), **work}
         calibration = self._calibration_work(prompts) * count
         return work | ({"calibration": calibration} if calibration.tokens else {})
@@ -332,7 +338,7 @@ class PersonaStudio:
         """
         vector = self.manager.get(name)
         job = f"calibration-{name.replace(':', '-')}"
-        with self._job(job, persona=vector.metadata.get("created"), sides=[list(high), list(low)]):
+        with self.job(job, persona=vector.metadata.get("created"), sides=[list(high), list(low)]):
             return self._saved(fit_contrast(self.extractor, vector, high, low))
 
     def calibration_work(self, name: str) -> dict[str, Work]:
@@ -366,7 +372,7 @@ class PersonaStudio:
                 f"the search for a band needs {FEWEST_FOR_BAND} personas with system prompts, "
                 f"and {self.extractor.model.name} has {len(usable)}"
             )
-        with self._job("band", personas=[[each.name, each.metadata.get("created")] for each in usable]):
+        with self.job("band", personas=[[each.name, each.metadata.get("created")] for each in usable]):
             band, table = find_band(self.extractor, usable)
         record = {
             "layers": list(band),
@@ -390,7 +396,7 @@ class PersonaStudio:
             )
 
     def _calibrated(self, persona: PersonaVector) -> PersonaVector:
-        with self._job(
+        with self.job(
             f"calibration-{persona.name}",
             persona=persona.metadata.get("created"),
             band=list(self.extractor.band),
@@ -398,7 +404,7 @@ class PersonaStudio:
             return self._saved(calibrated(self.extractor, persona))
 
     @contextmanager
-    def _job(self, name: str, **parts: object) -> Iterator[None]:
+    def job(self, name: str, **parts: object) -> Iterator[None]:
         """A job on this model's vectors; the recipe is what is given here, the settings and the questions."""
         extractor, settings = self.extractor, self.extractor.settings
         recipe = {
@@ -418,8 +424,9 @@ class PersonaStudio:
         with ExitStack() as stack:
             stack.enter_context(self.partial.job(name, texts))
             # A persona is the difference of two means: both are of one date, where a template writes it.
-            means = extractor.axes or extractor.baseline if name != "axes" else None
-            stack.enter_context(extractor.model.rendered_as(means and means.metadata.get("rendering")))
+            means = (extractor.axes or extractor.baseline) if name != "axes" else None
+            record = means.metadata.get("rendering") if means is not None else None
+            stack.enter_context(extractor.model.rendered_as(record))
             stack.enter_context(self.partial.rendered(extractor.model))
             yield
 
@@ -462,7 +469,7 @@ class PersonaStudio:
         persona = self._check_free(name, texts, replace_old)
         enabled = self.extractor.settings.calibration.enabled
         if persona is None:
-            with self._job(f"persona-{name}", prompts=texts):
+            with self.job(f"persona-{name}", prompts=texts):
                 persona = self._extracted(name, prompts, description, source, pending=enabled)
         return self._calibrated(persona) if enabled else persona
 

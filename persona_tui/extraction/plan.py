@@ -99,7 +99,8 @@ def persona_requests(
     seed: int,
     kind: str,
 ) -> list[Request]:
-    """`per_prompt` requests for every system prompt; None asks without one.
+    """`per_prompt` requests for every system prompt. None asks without one, so that the template may insert
+    its own; an empty one asks with an empty one.
 
     Each prompt takes up the shuffled questions where the one before left off, so that together they cover all
     questions evenly. Two calls with as many prompts ask exactly the same questions: a difference of their
@@ -111,7 +112,10 @@ def persona_requests(
         for sample in range(per_prompt):
             question = order[(prompt_index * per_prompt + sample) % len(order)]
             own_seed = item_seed(seed, kind, prompt_index, question.id, sample // len(order))
-            requests.append(Request(conversation(question.question, system_prompt), own_seed))
+            messages = conversation(question.question, system_prompt)
+            if system_prompt == "":
+                messages = [{"role": "system", "content": ""}, *messages]
+            requests.append(Request(messages, own_seed))
     return requests
 
 

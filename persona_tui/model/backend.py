@@ -89,11 +89,11 @@ class Backend(Protocol):
 
     @property
     def rendering(self) -> Rendering:
-        """The date and the default system prompt that the chat template writes by itself."""
+        """What the chat template writes by itself, and whether the model thinks before it answers."""
         ...
 
     def rendered_as(self, record: Mapping[str, Any] | None) -> AbstractContextManager[None]:
-        """Within, write the date and the default system prompt that were recorded; None = as they are."""
+        """Within, write prompts as was recorded; None = as they are."""
         ...
 
     def count_tokens(self, messages: Sequence[Message]) -> int:

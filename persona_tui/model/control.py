@@ -27,7 +27,7 @@ _FIRST, _LAST = 0xF0000, 0xFFFFD  # a whole plane of private-use characters
 _SENTINELS = re.compile(f"[{chr(_FIRST)}-{chr(_LAST)}]")
 _BEFORE = "\ufdd0"  # no character at all
 # Written by thinking models as part of a reply; a template knows them, but they begin and end no turn.
-_THOUGHTS = ("<think>", "</think>")
+THOUGHTS = ("<think>", "</think>")
 
 
 _CONTROL_SHAPE = re.compile(r"<\|.+\|>")
@@ -51,7 +51,7 @@ class ControlTokens:
         longest_first = sorted(self.ids, key=len, reverse=True)
         private = f"[{chr(_FIRST)}-{chr(_LAST)}]"
         self._all = re.compile("|".join([*map(re.escape, longest_first), private]))
-        spoken = [token for token in longest_first if token not in _THOUGHTS]
+        spoken = [token for token in longest_first if token not in THOUGHTS]
         self._in_replies = re.compile("|".join([*map(re.escape, spoken), private]))
         self._sentinels: dict[str, str] = {}
         self._texts: dict[str, str] = {}
@@ -170,6 +170,14 @@ def _rendered(tokenizer: PreTrainedTokenizerBase) -> str:
         with contextlib.suppress(TemplateError, TypeError, ValueError):
             texts.append(apply_template(tokenizer, messages))
     return "\n".join(texts)
+
+
+def thought_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int] | None:
+    """The ids that begin and end thoughts; None if the tokenizer has none of its own."""
+    known = tokenizer.get_added_vocab()
+    if not all(name in known for name in THOUGHTS):
+        return None
+    return int(known[THOUGHTS[0]]), int(known[THOUGHTS[1]])
 
 
 _known: WeakKeyDictionary[PreTrainedTokenizerBase, ControlTokens] = WeakKeyDictionary()

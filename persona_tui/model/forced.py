@@ -24,7 +24,7 @@ from persona_tui.model.residual import NOT_FINITE, ResidualHooks, StopForward
 T = TypeVar("T")
 
 # Tokens in one forward pass, padding included. On a CPU, what a layer computes for more of them does not fit
-# into its caches: on the built-in model and at Qwen2.5-0.5B's shape, 8192 took half as long again as 512.
+# into its caches: on the tiny model and at Qwen2.5-0.5B's shape, 8192 took half as long again as 512.
 _TOKEN_BUDGET = 8192
 _TOKEN_BUDGET_ON_CPU = 512
 _LOGIT_BUDGET = 2**28  # numbers in one pass' logits: 1 GiB in float32

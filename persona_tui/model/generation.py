@@ -152,6 +152,7 @@ class Batch:
         stops: for each row what, once set, ends it without another token; empty = none has that.
         likeliest: how many of the likeliest tokens the steps tell.
         parts: for a watch, the parts of these that are read on their own.
+        thoughts: the ids that begin and end thoughts, which are no part of what is captured of a reply.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -165,6 +166,7 @@ class Batch:
     stops: Sequence[threading.Event | None] = ()
     likeliest: int = 0
     parts: Sequence[Sequence[range]] = ()
+    thoughts: tuple[int, int] | None = None
 
 
 def keep_top_p(probabilities: Tensor, top_p: float | Tensor) -> Tensor:
@@ -410,6 +412,12 @@ def _append(cache: Cache, other: Cache) -> None:
             }
 
 
+def _thinks(ids: Sequence[int], thoughts: tuple[int, int] | None) -> bool:
+    """Whether thoughts were begun and not ended."""
+    last = next((each for each in reversed(ids) if thoughts is not None and each in thoughts), None)
+    return thoughts is not None and last == thoughts[0]
+
+
 class _Decoding:
     """The state of one batch between two steps."""
 
@@ -440,6 +448,7 @@ class _Decoding:
         self.twins: list[int] = []  # whose twins are the rows after those, by their place
         self.index = 0
         self.spoken: list[bool] = []
+        self.thinking = [_thinks(prompt, batch.thoughts) for prompt in batch.prompts]  # of all rows
         self.sampler = Sampler(samplings, batch.seeds, self.device)
         self._prepare_prompts(max(self.limits))
 
@@ -669,7 +678,7 @@ class _Decoding:
     def _go_on(self, tokens: Tensor, finish: list[Finish | None]) -> None:
         """Make the tokens just written the next pass' input."""
         spoken = [
-            not done and len(self.outputs[row]) > self.index
+            not done and len(self.outputs[row]) > self.index and self._speaks(row)
             for row, done in zip(self.rows, self.done, strict=True)
         ]
         finished_before = self.done
@@ -688,6 +697,16 @@ class _Decoding:
             self._select(keep)
             spoken = [spoken[place] for place in keep]
         self._watch(spoken)
+
+    def _speaks(self, row: int) -> bool:
+        """Whether a row's newest token is not a thought, and no tag around one."""
+        if self.batch.thoughts is None:
+            return True
+        begin, end = self.batch.thoughts
+        token = self.outputs[row][-1]
+        was = self.thinking[row]
+        self.thinking[row] = token != end and (was or token == begin)
+        return not was and token not in (begin, end)
 
     def leave(self) -> None:
         """Be done with the rows that were stopped."""

@@ -24,7 +24,10 @@ class EndlessTemplate(TemplateError):
 
 
 def apply_template(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], template: str | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[dict[str, str]],
+    template: str | None = None,
+    thinking: bool = False,
 ) -> str:
     """Return a conversation as the template writes it, up to where the assistant's next words begin.
 
@@ -32,19 +35,19 @@ def apply_template(
         tokenizer: has the template.
         messages: the conversation.
         template: to be used instead of its own.
+        thinking: whether a thinking model may think before it answers, if the template knows of that.
 
     Raises:
         EndlessTemplate: it loops.
         TemplateError: the template refuses the conversation, or is none; other errors of its own, too.
     """
     with _counted_steps():
-        # Thinking models are asked to answer at once: a response is what is heard, and what is measured.
         text = tokenizer.apply_chat_template(
             list(messages),
             chat_template=template,
             tokenize=False,
             add_generation_prompt=True,
-            enable_thinking=False,
+            enable_thinking=thinking,
         )
     return str(text)
 

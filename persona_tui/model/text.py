@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -13,7 +13,7 @@ from jinja2 import Environment, TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from persona_tui.core.errors import GenerationError
-from persona_tui.model.control import control_tokens, template_text
+from persona_tui.model.control import THOUGHTS, control_tokens, template_text
 from persona_tui.model.template import EndlessTemplate, apply_template
 
 Message = dict[str, str]
@@ -74,10 +74,12 @@ class Rendering:
     Attributes:
         date: "today" for the template, as in ISO 8601; None = the template writes no date.
         default_system: what stands in the place of a missing system prompt; None = the template's own.
+        thinking: whether the model may think before it answers, if its template can ask for that.
     """
 
     date: str | None = None
     default_system: str | None = None
+    thinking: bool = False
 
     @classmethod
     def now(cls, tokenizer: PreTrainedTokenizerBase) -> Rendering:
@@ -92,13 +94,15 @@ class Rendering:
         if not record:
             return None
         date, system = record.get("date"), record.get("default_system")
-        return cls(None if date is None else str(date), None if system is None else str(system))
+        thinking = record.get("thinking") is True
+        return cls(None if date is None else str(date), None if system is None else str(system), thinking)
 
-    def record(self) -> dict[str, str]:
+    def record(self) -> dict[str, Any]:
         """What there is, for JSON: empty if the template adds nothing."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: value for name, value in asdict(self).items() if value not in (None, False)}
 
 
+_THOUGHT, _THOUGHT_END = THOUGHTS
 _NOTHING_FIXED = Rendering()
 _MARK = "qz\N{MIDDLE DOT}marker\N{MIDDLE DOT}zq"  # no template has it
 _SOME_DAY = "2001-02-03T04:05:06"
@@ -112,11 +116,15 @@ class _Facts:
         takes_system: whether a system message comes out where it was put in.
         default_system: what stands there when there is none; empty if nothing does.
         dated: whether it writes today's date.
+        thinks: whether it can leave it to its caller if a reply begins with thoughts.
+        opens_thought: whether it then opens them itself, so that a reply begins in the middle of them.
     """
 
     takes_system: bool = True
     default_system: str = ""
     dated: bool = False
+    thinks: bool = False
+    opens_thought: bool = False
 
 
 _found_facts: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[str, _Facts]] = WeakKeyDictionary()
@@ -138,13 +146,17 @@ def _find_out(tokenizer: PreTrainedTokenizerBase, template: str) -> _Facts:
     dated = "strftime_now" in template and _attempt(tokenizer, user, some_day) != _attempt(
         tokenizer, user, Rendering("2002-03-04T05:06:07")
     )
+    thoughtful = _attempt(tokenizer, user, replace(some_day, thinking=True)) or ""
+    opens = thoughtful.rstrip().endswith(_THOUGHT)
+    thinks = opens or thoughtful != _attempt(tokenizer, user, some_day)
     told = _attempt(tokenizer, [{"role": "system", "content": _MARK}, *user], some_day)
     if told is None or _MARK not in told:
-        return _Facts(takes_system=False, dated=dated)
+        return _Facts(False, "", dated, thinks, opens)
     untold = _attempt(tokenizer, user, some_day) or ""
     before, after = told.split(_MARK, 1)
     inserted = untold.startswith(before) and untold.endswith(after) and len(untold) > len(before + after)
-    return _Facts(True, untold[len(before) : len(untold) - len(after)] if inserted else "", dated)
+    default = untold[len(before) : len(untold) - len(after)] if inserted else ""
+    return _Facts(True, default, dated, thinks, opens)
 
 
 def _attempt(
@@ -161,7 +173,10 @@ def _templated(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], 
     template = template_text(tokenizer)
     if rendering.date is not None and "strftime_now" in template:
         template = _on_that_day(template, datetime.fromisoformat(rendering.date))
-    return apply_template(tokenizer, messages, template)
+    text = apply_template(tokenizer, messages, template, thinking=rendering.thinking)
+    if not rendering.thinking and text.rstrip().endswith(_THOUGHT):  # a template without such a switch
+        text = f"{text.rstrip()}\n\n{_THOUGHT_END}\n\n"
+    return text
 
 
 def _on_that_day(template: str, day: datetime) -> str:
@@ -221,7 +236,26 @@ def render_marked(
     if not is_chat_tokenizer(tokenizer):
         lines = [f"{_PLAIN_LABELS[each['role']]}: {each['content']}" for each in turns]
         return "\n".join([*lines, "Assistant:"]) + ("" if begun is None else f" {begun}")
-    return _accepted(tokenizer, turns, rendering or _NOTHING_FIXED) + (begun or "")
+    rendering = rendering or _NOTHING_FIXED
+    if begun is None or not begun.startswith(_THOUGHT):
+        return _accepted(tokenizer, turns, rendering) + (begun or "")
+    prompt = _accepted(tokenizer, turns, replace(rendering, thinking=True))
+    opened = prompt.rstrip()
+    return (opened.removesuffix(_THOUGHT) if opened.endswith(_THOUGHT) else prompt) + begun
+
+
+def can_think(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a template can have replies begin with thoughts, or without."""
+    return is_chat_tokenizer(tokenizer) and _facts(tokenizer).thinks
+
+
+def opened_thought(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], rendering: Rendering | None = None
+) -> str:
+    """What the prompt has opened and the reply goes on with: `<think>`, or nothing."""
+    if rendering is None or not rendering.thinking or is_continued(messages):
+        return ""
+    return f"{_THOUGHT}\n" if can_think(tokenizer) and _facts(tokenizer).opens_thought else ""
 
 
 def joined(messages: Sequence[Message]) -> list[Message]:
@@ -364,7 +398,21 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> fr
     ids.add(tokenizer.eos_token_id)
     specials = tokenizer.get_added_vocab()
     ids.update(specials.get(token) for token in _TURN_ENDS)
+    ids.add(_written_end(tokenizer))
     return frozenset(int(each) for each in ids if each is not None)
+
+
+def _written_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The control token that the template writes behind a reply, if it does."""
+    if not is_chat_tokenizer(tokenizer):
+        return None
+    turns = [{"role": role, "content": _MARK} for role in ("user", "assistant", "user")]
+    written = (_attempt(tokenizer, turns, Rendering(_SOME_DAY)) or "").split(_MARK)
+    behind = written[2] if len(written) == 4 else ""
+    controls = control_tokens(tokenizer).ids
+    return next(
+        (id for name, id in controls.items() if behind.startswith(name) and name not in THOUGHTS), None
+    )
 
 
 def pad_token(tokenizer: PreTrainedTokenizerBase, rows: int) -> int:
@@ -388,20 +436,25 @@ class TextStream:
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str] = (), before: Sequence[int] = ()
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        stops: Sequence[str] = (),
+        before: Sequence[int] = (),
+        opened: str = "",
     ) -> None:
         """
         Args:
             tokenizer: of the model that writes.
             stops: texts that end the writing.
             before: the last tokens of a text that goes on; what follows then keeps its leading space.
+            opened: what the text begins with, though no token of it is fed.
         """
         self._tokenizer = tokenizer
         self._stops = stops
         self._ids: list[int] = list(before)
         self._settled = len(before)  # tokens before this one are decoded for good
         self._context = 0  # decoding starts here: a token's text can depend on the one before
-        self._pending = ""
+        self._pending = opened
         self._begun = bool(before)
         self._stopped = False
 

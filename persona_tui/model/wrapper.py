@@ -18,6 +18,7 @@ from persona_tui.core.identity import ModelSketch
 from persona_tui.core.workspace import model_slug
 from persona_tui.model import blocks, loader, sources, text
 from persona_tui.model.compiled import CompiledForward
+from persona_tui.model.control import thought_tokens
 from persona_tui.model.fingerprint import fingerprint
 from persona_tui.model.forced import (
     Passage,
@@ -311,13 +312,16 @@ class ModelWrapper:
 
     @contextmanager
     def rendered_as(self, record: Mapping[str, Any] | None) -> Iterator[None]:
-        """Within, the chat template writes the date and the default system prompt that were recorded.
+        """Within, the chat template writes the date and the default system prompt that were recorded, and has
+        the model think before it answers if it did so then.
 
         Args:
             record: what `Rendering.record` gave; without one, nothing changes.
         """
         before = self.rendering
-        self.rendering = text.Rendering.from_record(record) or before
+        rendering = text.Rendering.from_record(record) or before
+        thinking = rendering.thinking and text.can_think(self.tokenizer)
+        self.rendering = replace(rendering, thinking=thinking)
         try:
             yield
         finally:
@@ -380,7 +384,7 @@ class ModelWrapper:
             read = self._captured(hooks, batch, kept, outputs, capture_layers, interventions)
         return [
             Generation(
-                text.decode_ids(self.tokenizer, kept[row]).strip(),
+                self._opened(requests[row]) + text.decode_ids(self.tokenizer, kept[row]).strip(),
                 kept[row],
                 len(batch.prompts[row]),
                 finishes[row],
@@ -428,7 +432,12 @@ class ModelWrapper:
         if isinstance(interventions, Interventions):
             hooks.apply(interventions)
         writers = [
-            text.TextStream(self.tokenizer, self._stops_of(each), prompt[-1:] if each.continued else ())
+            text.TextStream(
+                self.tokenizer,
+                self._stops_of(each),
+                prompt[-1:] if each.continued else (),
+                self._opened(each),
+            )
             for each, prompt in zip(requests, batch.prompts, strict=True)
         ]
         unfinished = dict.fromkeys(range(len(requests)), 0)  # row -> tokens so far
@@ -466,6 +475,8 @@ class ModelWrapper:
 
     def _reply_reading(self, step: Step, batch: Batch, row: int) -> Reading | None:
         if batch.watch is None or step.read is None or step.index == 0:
+            return None
+        if not step.read[row].any():  # so far, it has only been thought
             return None
         watch = batch.watch
         return Reading(watch.reply_layers or watch.layers, step.read[row], None, step.index)
@@ -522,7 +533,14 @@ class ModelWrapper:
             samplings=[each.sampling or sampling for each in requests],
             stops=[each.stop for each in requests] if any(each.stop for each in requests) else (),
             likeliest=max(each.likeliest for each in requests),
+            thoughts=thought_tokens(self.tokenizer),
         )
+
+    def _opened(self, request: Request) -> str:
+        """What the prompt has begun of the answer: its thoughts, or nothing."""
+        if request.continued:
+            return ""
+        return text.opened_thought(self.tokenizer, request.messages, self.rendering)
 
     def _stops_of(self, request: Request) -> tuple[str, ...]:
         return request.stops if request.raw else (*self._stops, *request.stops)

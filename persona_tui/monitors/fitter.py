@@ -12,7 +12,6 @@ Nothing here sees a validation, adversarial or test query.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -33,6 +32,8 @@ from persona_tui.core.statistics import (
     separation,
 )
 from persona_tui.monitors.detectors import Cosines, Detector, Form, Harms, Linear
+from persona_tui.monitors.harms import fit_harms
+from persona_tui.monitors.probes import pipeline, rows_of, spread
 from persona_tui.monitors.readings import MESSAGE, TextReadings
 from persona_tui.monitors.trade import Trade, false_alarms, figures
 from persona_tui.vectors.maths import normalize
@@ -42,12 +43,9 @@ METHODS = (TONE, CONTENT, PROJECTION, PROBE, CONSENSUS)
 
 FOLDS = 5
 MIN_A_SIDE = 4
-PROBE_LAYERS = 12  # at how many layers, evenly spread, a probe is tried
 CONSENSUS_LAYERS = 5
 _PENALTIES = (0.001, 0.003, 0.01)  # C of the logistic regression: the smaller, the simpler the probe
 _FIRST_PENALTY = 0.01  # with which the layers are compared
-_HARM_PENALTY = 0.03
-_MIN_A_HARM = 3
 
 Fold: TypeAlias = tuple[NDArray[np.intp], NDArray[np.intp]]  # places to learn from, places to score
 
@@ -146,7 +144,7 @@ def fit(
         _fit_tone(found, examples, readings, tone, trade)
     _fit_means(found, examples, readings, folds, trade)
     _fit_probes(found, examples, readings, folds, trade)
-    found.harms = _fit_harms(examples, readings, seed)
+    found.harms = fit_harms(examples, readings, seed)
     return found
 
 
@@ -318,7 +316,7 @@ def _fit_probes(
     """A calibrated logistic probe of the best layer, and the consensus of the best few at its position."""
     candidates: list[Candidate] = []
     for position in readings.at:
-        for layer in _spread(readings.layers):
+        for layer in spread(readings.layers):
             scores = _cross_validated(readings, position, layer, examples, folds, _FIRST_PENALTY)
             candidates += _candidates(position, [layer], scores[:, None], examples)
     _scan(found, PROBE, candidates, examples)
@@ -339,30 +337,6 @@ def _fit_probes(
     found.detectors[PROBE].fit["penalty"] = penalty
 
 
-def _spread(layers: Sequence[int]) -> list[int]:
-    """At most `PROBE_LAYERS` of the layers, the first and the last among them."""
-    count = min(PROBE_LAYERS, len(layers))
-    places = np.linspace(0, len(layers) - 1, count).round().astype(int)
-    return [layers[place] for place in sorted(set(places.tolist()))]
-
-
-def _rows(readings: TextReadings, position: str, layer: int) -> Numbers:
-    """What is learned from, `[n, hidden]`."""
-    rows: Numbers = readings.select(position, [layer])[:, 0].double().numpy()
-    return rows
-
-
-def _pipeline(penalty: float) -> Any:
-    """Scaling and a logistic regression that is as simple as the penalty asks for."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    return make_pipeline(
-        StandardScaler(), LogisticRegression(C=penalty, class_weight="balanced", max_iter=1000)
-    )
-
-
 def _held_out(
     readings: TextReadings,
     position: str,
@@ -372,13 +346,13 @@ def _held_out(
     penalty: float,
 ) -> Numbers:
     """The log-odds of being safe of all that is judged, each from a probe that has not seen the query."""
-    rows = _rows(readings, position, layer)
+    rows = rows_of(readings, position, layer)
     judged: Numbers = readings.judged(position, [layer])[:, 0].double().numpy()
     counts = readings.counts if len(judged) != len(rows) else (1,) * len(rows)
     owner = np.repeat(np.arange(len(rows)), counts)
     scores = np.zeros(len(judged))
     for learned, scored in folds:
-        probe = _pipeline(penalty).fit(rows[learned], examples.safe[learned])
+        probe = pipeline(penalty).fit(rows[learned], examples.safe[learned])
         there = np.isin(owner, scored)
         scores[there] = probe.decision_function(judged[there])
     return scores
@@ -432,7 +406,7 @@ def _calibrated(
     held_out = _held_out(readings, position, layer, examples, folds, penalty)
     lowest = readings.most_dangerous(position, torch.from_numpy(held_out)).numpy()
     slope, offset = _platt(lowest, examples.safe)
-    fitted = _pipeline(penalty).fit(_rows(readings, position, layer), examples.safe)
+    fitted = pipeline(penalty).fit(rows_of(readings, position, layer), examples.safe)
     scaler, regression = (step for _, step in fitted.steps)
     weights = regression.coef_[0] / scaler.scale_
     bias = float(regression.intercept_[0] - weights @ scaler.mean_)
@@ -456,57 +430,3 @@ def _consensus(readings: TextReadings, position: str, probes: Sequence[_Probe]) 
     mean = torch.from_numpy(np.mean([probe.held_out for probe in probes], axis=0))
     found: Numbers = readings.most_dangerous(position, mean).numpy()
     return found
-
-
-def _fit_harms(examples: Examples, readings: TextReadings, seed: int) -> Harms | None:
-    """What tells harms apart, from those dangerous queries that name theirs; None if they name one at most.
-
-    Its layer is its own: where a model has made up its mind to refuse, it may not matter to it any more what.
-    """
-    named = [place for place, harm in enumerate(examples.harms) if harm is not None]
-    common = Counter(examples.harms[place] for place in named)
-    places = [place for place in named if common[examples.harms[place]] >= _MIN_A_HARM]
-    names = np.array([str(examples.harms[place]) for place in places])
-    if len(set(names)) < 2:
-        return None
-    folds = _harm_folds(names, [examples.groups[place] for place in places], seed)
-    right: dict[tuple[str, int], float] = {}
-    for position in [MESSAGE] if MESSAGE in readings.at else readings.at:
-        for layer in _spread(readings.layers):
-            rows = _rows(readings, position, layer)[places]
-            guesses = np.empty_like(names)
-            for learned, scored in folds:
-                guesses[scored] = (
-                    _pipeline(_HARM_PENALTY).fit(rows[learned], names[learned]).predict(rows[scored])
-                )
-            right[position, layer] = float((guesses == names).mean())
-    position, layer = max(right, key=lambda each: right[each])
-    rows = _rows(readings, position, layer)[places]
-    return _harms(_pipeline(_HARM_PENALTY).fit(rows, names), position, layer, right[position, layer])
-
-
-def _harm_folds(names: NDArray[np.str_], groups: Sequence[str], seed: int) -> list[Fold]:
-    """Folds that keep templates together and have all harms to learn from, as far as that can be."""
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    templates = {name: len(set(np.asarray(groups)[names == name])) for name in names}
-    splitter = StratifiedGroupKFold(max(2, min(FOLDS, *templates.values())), shuffle=True, random_state=seed)
-    folds = list(splitter.split(np.zeros(len(names)), names, np.asarray(groups)))
-    return [fold for fold in folds if len(set(names[fold[0]])) > 1 and len(fold[1])]
-
-
-def _harms(fitted: Any, position: str, layer: int, accuracy: float) -> Harms:
-    """Scaling and regression folded into one weighted sum a harm."""
-    scaler, regression = (step for _, step in fitted.steps)
-    weights, bias = regression.coef_, regression.intercept_
-    if len(regression.classes_) == 2:  # scikit-learn then keeps the second one's odds only
-        weights, bias = np.concatenate([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
-    weights = weights / scaler.scale_
-    return Harms(
-        tuple(str(name) for name in regression.classes_),
-        position,
-        layer,
-        torch.from_numpy(weights).float(),
-        torch.from_numpy(bias - weights @ scaler.mean_).float(),
-        accuracy,
-    )

@@ -149,7 +149,7 @@ class Guard:
         row is over.
         """
         from persona_tui.monitors.events import judged, refusal
-        from persona_tui.monitors.monitor import MIN_REPLY
+        from persona_tui.monitors.ordinary import MIN_REPLY
 
         reading = event.reading
         about: Literal["message", "reply"] = "message" if event.token_id < 0 else "reply"

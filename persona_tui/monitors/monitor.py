@@ -8,19 +8,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from persona_tui.core.errors import MonitorError, PersonaTuiError, VectorFileError, nearest
 from persona_tui.core.jobs import JobContext
-from persona_tui.extraction.checkpoints import PartialStore, Tally
-from persona_tui.model import ModelWrapper, Reading, Request, Sampling, Watch, conversation
+from persona_tui.extraction.checkpoints import PartialStore
+from persona_tui.model import ModelWrapper, Reading, Watch, conversation
 from persona_tui.monitors.detectors import Detector, Harms
 from persona_tui.monitors.fitter import FittedMethods, fit
+from persona_tui.monitors.ordinary import passing_ordinary_replies
 from persona_tui.monitors.readings import (
     MESSAGE,
     PROMPT_LAST,
     REPLY,
+    places_of,
     read_as_replies,
     read_queries,
 )
@@ -31,12 +32,8 @@ from persona_tui.vectors.files import FORMAT_VERSION, check_kind, check_model, l
 
 KIND = "monitor"
 AUTO = "auto"
-MIN_REPLY = 4  # tokens of a reply before anything is said of it
 
 _LEAST_ACCURACY = 0.5  # of harms in cross-validation; below it, verdicts do not name any
-_ORDINARY_QUESTIONS = 40  # at most so many are answered to see what ordinary replies score
-_ORDINARY_TOKENS = 32
-_ORDINARY_FLAGGED = 0.01  # the share of ordinary replies below the threshold, if it has to be lowered
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +109,7 @@ class SelfMonitor:
             name=name,
             detectors=found.detectors,
             method=_known(method, found.detectors) if method != AUTO else found.best(),
-            reply=_passing_ordinary_replies(reply, model, data, context, partial or PartialStore()),
+            reply=passing_ordinary_replies(reply, model, data, context, partial or PartialStore()),
             harms=found.harms,
             stacks=found.stacks,
             metadata=_metadata(model, data, found, seed, trade),
@@ -148,7 +145,7 @@ class SelfMonitor:
             MonitorError: there is no such method.
         """
         detector = self.reply if about == "reply" else self.detector(method)
-        rows = _judged(reading, detector.position)[:, _places(reading, detector.layers)]
+        rows = _judged(reading, detector.position)[:, places_of(reading, detector.layers)]
         scores = detector.form.scores(rows)
         worst = int(scores.argmin())
         score, activations = float(scores[worst]), rows[worst]
@@ -177,7 +174,7 @@ class SelfMonitor:
             return None, None
         parts = _judged(reading, self.harms.position)
         at = parts[part if part < len(parts) else 0]
-        return self.harms.likeliest(at[_places(reading, [self.harms.layer])[0]])
+        return self.harms.likeliest(at[places_of(reading, [self.harms.layer])[0]])
 
     def harm_probabilities(self, reading: Reading) -> dict[str, float]:
         """Return how likely each harm is, among the harms, for what was read of a message, at `layers_of`.
@@ -186,7 +183,7 @@ class SelfMonitor:
         """
         if self.harms is None:
             return {}
-        at = _at(reading, self.harms.position)[_places(reading, [self.harms.layer])]
+        at = _at(reading, self.harms.position)[places_of(reading, [self.harms.layer])]
         return dict(zip(self.harms.names, self.harms.probabilities(at)[0].tolist(), strict=True))
 
     def detector(self, method: str | None = None) -> Detector:
@@ -378,10 +375,6 @@ def _judged(reading: Reading, position: str) -> Tensor:
     return _at(reading, position).unsqueeze(0)
 
 
-def _places(reading: Reading, layers: Sequence[int]) -> list[int]:
-    return [reading.layers.index(layer) for layer in layers]
-
-
 def _metadata(
     model: ModelWrapper, data: TrainingData, found: FittedMethods, seed: int, trade: Trade
 ) -> dict[str, Any]:
@@ -460,50 +453,3 @@ def _check_shapes(monitor: SelfMonitor) -> None:
             raise ValueError("its harms do not fit their vectors")
         if harms.bias.shape != (len(harms.names),):
             raise ValueError("its harms do not fit their biases")
-
-
-def _passing_ordinary_replies(
-    reply: Detector, model: ModelWrapper, data: TrainingData, context: JobContext, partial: PartialStore
-) -> Detector:
-    """The detector of replies, its threshold lowered to where it lets the model's own ordinary replies pass.
-
-    It was fitted on queries that were read as replies. The model's answers to safe queries are what it will
-    meet most, and calling them dangerous would make a guard useless.
-    """
-    safe = [
-        query for query, is_safe in zip(data.examples.queries, data.examples.safe, strict=True) if is_safe
-    ]
-    step = max(1, len(safe) // _ORDINARY_QUESTIONS)
-    asked = safe[::step][:_ORDINARY_QUESTIONS]
-    recipe = ["ordinary replies", list(model.identity), list(reply.layers), asked]
-    stage = partial.stage([*recipe, *reply.form.tensors().values()])
-
-    def score(items: Sequence[int]) -> Tally:
-        return Tally(frozenset(items), values={0: _ordinary_scores(reply, model, asked, context)})
-
-    lowest = stage.finish(1, 1, score).values[0]
-    if not lowest:
-        return reply
-    passing = float(np.quantile(lowest, _ORDINARY_FLAGGED)) - 1e-6
-    figures = {**reply.fit, "ordinary_replies": len(lowest), "fitted_threshold": reply.threshold}
-    return replace(reply, threshold=min(reply.threshold, passing), fit=figures)
-
-
-def _ordinary_scores(
-    reply: Detector, model: ModelWrapper, safe: Sequence[str], context: JobContext
-) -> list[float]:
-    """The lowest score that each of the model's likeliest answers to safe queries has on its way."""
-    asked = [Request(conversation(query)) for query in safe]
-    context.checkpoint()
-    context.progress(0, _ORDINARY_TOKENS, "answering safe queries")
-    lowest: dict[int, float] = {}
-    sampling = Sampling(max_new_tokens=_ORDINARY_TOKENS, temperature=0)
-    for event in model.stream(asked, sampling, watch=Watch(tuple(sorted(reply.layers)))):
-        context.raise_if_cancelled()
-        if event.reading is None or event.token_id < 0 or event.reading.n_tokens < MIN_REPLY:
-            continue
-        rows = event.reading.mean[_places(event.reading, reply.layers)]
-        score = float(reply.form.scores(rows.unsqueeze(0))[0])
-        lowest[event.row] = min(score, lowest.get(event.row, score))
-        context.progress(event.index, _ORDINARY_TOKENS, "answering safe queries")
-    return list(lowest.values())

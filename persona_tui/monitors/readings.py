@@ -171,3 +171,8 @@ def _last(reading: Reading) -> Tensor:
 def _parts(reading: Reading) -> Tensor:
     assert reading.parts is not None  # a message has at least the whole
     return reading.parts
+
+
+def places_of(reading: Reading, layers: Sequence[int]) -> list[int]:
+    """Where in a reading some layers are."""
+    return [reading.layers.index(layer) for layer in layers]

@@ -20,6 +20,7 @@ from persona_tui.vectors.persona import Calibration
 FORMATS = (".svg", ".png", ".pdf")
 _MARKERS: dict[Kind, tuple[str, str]] = {
     "persona": ("o", "#2a78b8"),
+    "role": (".", "#9cc3df"),
     "assistant": ("s", "#333333"),
     "trait": ("^", "#8a8a8a"),
     "axis": ("D", "#b08020"),
@@ -53,7 +54,8 @@ def draw_map(found: PersonaMap, path: Path) -> None:
 
     def draw(axes: Any) -> None:
         for kind, (marker, colour) in _MARKERS.items():
-            places = found.of(kind)
+            if not (places := found.of(kind)):
+                continue
             axes.scatter(
                 [p.x for p in places], [p.y for p in places], marker=marker, color=colour, label=kind
             )

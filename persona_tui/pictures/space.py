@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -16,12 +16,13 @@ from persona_tui.core.workspace import TRAIT_PREFIX
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.manager import PersonaManager
 from persona_tui.vectors.persona import PersonaVector
+from persona_tui.vectors.roles import RoleMeans
 
 if TYPE_CHECKING:
     from persona_tui.model import Message
     from persona_tui.steering.engine import SteeringEngine
 
-Kind = Literal["persona", "assistant", "trait", "axis", "mix", "turn"]
+Kind = Literal["persona", "role", "assistant", "trait", "axis", "mix", "turn"]
 RECIPE = "response"
 FEWEST = 2  # personas that span a plane, with ordinary replies at its origin
 
@@ -45,7 +46,7 @@ class Place:
 
 @dataclass(frozen=True)
 class PersonaMap:
-    """The plane of the first two principal components of a model's personas.
+    """The plane of the first two principal components of a model's personas and roles.
 
     Attributes:
         layer: where they were compared.
@@ -70,27 +71,34 @@ def persona_map(
 ) -> PersonaMap:
     """Place a model's personas in the plane in which they differ most.
 
-    The components are those of the personas' differences from ordinary replies (`raw`), at one layer.
+    The components are those of the differences from ordinary replies, at one layer: the personas' `raw`, and
+    those of the roles that a mean was kept of (`init --roles`).
 
     Args:
         engine: with the model's personas.
         mix: what is added at this layer becomes a point, if anything is.
         turns: replies, each with the conversation before it, in order; each becomes a point of the path.
-        layer: where to compare; by default the middle of the layers that most personas share.
+        layer: where to compare; by default the middle of the layers that most personas share, or the nearest
+            one at which roles were read.
 
     Raises:
-        PersonaTuiError: there are fewer than two personas that can be compared.
+        PersonaTuiError: there are fewer than two personas and roles that can be compared.
         GenerationError: a reply does not fit the context.
     """
     manager = engine.personas
-    known = [manager.get(name) for name in manager.list_available()]
+    known, roles = [manager.get(name) for name in manager.list_available()], manager.roles
     chosen = _middle(known) if layer is None else layer
-    usable = [each for each in known if chosen in each.layers and RECIPE in each.raw]
-    if len(usable) < FEWEST:
-        raise PersonaTuiError(f"A map needs {FEWEST} personas at layer {chosen}; there are {len(usable)}.")
-    plane = _Plane(np.stack([_row(each, chosen) for each in usable]))
+    if layer is None and roles is not None:
+        chosen = min(roles.layers, key=lambda each: abs(each - chosen))
+    usable = {each.name: _row(each, chosen) for each in known if chosen in each.layers and RECIPE in each.raw}
+    others = _roles(roles, chosen, usable) if roles is not None else {}
+    rows = [*usable.values(), *others.values()]
+    if len(rows) < FEWEST:
+        raise PersonaTuiError(f"A map needs {FEWEST} personas at layer {chosen}; there are {len(rows)}.")
+    plane = _Plane(np.stack(rows))
     places = [plane.place("assistant", "assistant", np.zeros(plane.width))]
-    places += [plane.place(each.name, "persona", _row(each, chosen)) for each in usable]
+    places += [plane.place(name, "persona", row) for name, row in usable.items()]
+    places += [plane.place(name, "role", row) for name, row in others.items()]
     places += _traits(manager, plane, chosen)
     if manager.axes is not None:
         places += _axes(manager.axes, plane, chosen)
@@ -133,6 +141,14 @@ def _middle(personas: Sequence[PersonaVector]) -> int:
 
 def _row(persona: PersonaVector, layer: int) -> NDArray[np.float64]:
     return _numbers(persona.raw[RECIPE][persona.layers.index(layer)])
+
+
+def _roles(roles: RoleMeans, layer: int, personas: Mapping[str, object]) -> dict[str, NDArray[np.float64]]:
+    """The roles that were read at a layer and are no personas."""
+    if layer not in roles.layers:
+        return {}
+    row = roles.layers.index(layer)
+    return {name: _numbers(roles.difference(name)[row]) for name in roles.names if name not in personas}
 
 
 def _numbers(vector: Tensor) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from persona_tui.project.project import Prepared, Project
+    from persona_tui.vectors.axes import Axes
     from persona_tui.vectors.persona import PersonaVector
 
 _NOT_TOLD = ("name", "calibration", "model_sketch")  # told in another way, or of no use to a reader
@@ -103,6 +104,26 @@ def shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def axes_in_words(axes: Axes) -> str:
+    """What the safety axis is made of, and what to do if that is too little."""
+    record = axes.metadata.get("refusals")
+    if record is None:
+        return "What the safety axis is made of was not recorded: extract-axes counts refusals."
+    unsafe, safe = record["unsafe"], record["safe"]
+    said = (
+        f"The safety axis: {unsafe['refused']} refusals to {unsafe['asked']} unsafe prompts "
+        f"({record['known_by']}), {safe['answered']} answers to {safe['asked']} safe ones."
+    )
+    weak = axes.weakness("safety")
+    if weak is None:
+        return said
+    made_of = ", so it was made of all answers" if record.get("made_of") else ""
+    return (
+        f"{said}\nIt is weak: that is too few{made_of}. By default, floors are set on the assistant axis. "
+        "Use a model that refuses, or read given refusals: persona-tui extract-axes --refusals given"
+    )
+
+
 def prepared_in_words(project: Project, done: Prepared) -> str:
     """The outcome of preparing a workspace."""
     state = "extracted" if done.axes_extracted else "there already"
@@ -112,7 +133,9 @@ def prepared_in_words(project: Project, done: Prepared) -> str:
             *(f"Restored {path}" for path in done.restored),
             f"Data sets: {done.records} records, no problems.",
             f"Axes of {project.settings.model.name}: {state}.",
+            *([axes_in_words(axes)] if (axes := project.personas.axes) is not None else []),
             *([f"Extracted {', '.join(done.personas)}."] if done.personas else []),
             f"Personas: {', '.join(project.personas.list_available()) or 'none'}.",
+            *([f"Means of {done.roles} roles."] if done.roles is not None else []),
         ]
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from weakref import WeakSet
 
 from persona_tui.core.config import Settings, override
-from persona_tui.core.errors import DatasetError, PersonaTuiError
+from persona_tui.core.errors import ConfigError, DatasetError, PersonaTuiError, WorkspaceError
 from persona_tui.core.files import atomic_write_bytes
 from persona_tui.core.jobs import JobContext
 from persona_tui.core.processes import processes
@@ -24,9 +24,9 @@ from persona_tui.core.workspace import TRAIT_PREFIX, Workspace, check_case, mode
 if TYPE_CHECKING:
     from persona_tui.core.identity import ModelSketch
     from persona_tui.core.mix import Mix
-    from persona_tui.datasets.generator import DatasetGenerator, GenerationReport
+    from persona_tui.datasets.generator import DatasetGenerator, GenerationReport, PromptWriter
     from persona_tui.extraction.checkpoints import PartialStore
-    from persona_tui.extraction.personas import PersonaStudio
+    from persona_tui.extraction.personas import PersonaStudio, Refusals
     from persona_tui.model import ModelWrapper
     from persona_tui.monitors.evaluation import Evaluation
     from persona_tui.monitors.guard import Guard, GuardMode
@@ -57,8 +57,8 @@ class FromDescription:
 
     Attributes:
         description: who it is.
-        by_model: whether the model writes the system prompts; else they are put together from the
-            description.
+        by_model: whether a model writes the system prompts (the one in use, or the one that the settings
+            name); else they are put together from the description.
     """
 
     description: str
@@ -98,12 +98,14 @@ class Prepared:
         records: records in all data sets.
         axes_extracted: whether the axes were extracted; False = they were there.
         personas: the personas that were extracted.
+        roles: how many roles there are means of; None = they were not asked for.
     """
 
     restored: list[Path] = field(default_factory=list)
     records: int = 0
     axes_extracted: bool = False
     personas: list[str] = field(default_factory=list)
+    roles: int | None = None
 
 
 class Project:
@@ -117,6 +119,7 @@ class Project:
         notes: what is worth knowing about the vectors in use: that they were made on a near copy of the
             model, that a loaded one is damaged, or that a floor cannot be enforced.
         on_note: called with each of them once, on the thread that reads the vectors.
+        opens_without: whether a model folder that does not exist is an error only when it is loaded.
     """
 
     def __init__(self, workspace: Workspace, settings: Settings) -> None:
@@ -126,6 +129,7 @@ class Project:
         self.on_model_load: Callable[[str], None] = lambda name: None
         self.notes: list[str] = []
         self.on_note: Callable[[str], None] = lambda note: None
+        self.opens_without = False
         self._model: ModelWrapper | None = None
         self._personas: PersonaManager | None = None
         self._engine: SteeringEngine | None = None
@@ -186,7 +190,12 @@ class Project:
         from persona_tui.model.sources import STARTER, STARTER_REPO
 
         name = self.settings.model.name
-        slug = self.workspace.slug(name)
+        try:
+            slug = self.workspace.slug(name)
+        except WorkspaceError:
+            if not self.opens_without:
+                raise
+            return model_slug(name)
         original = name == STARTER_REPO and not (self.workspace.vectors / slug).is_dir()
         return STARTER if original else slug
 
@@ -314,11 +323,29 @@ class Project:
 
     # Long work --------------------------------------------------------------------------------------------
 
+    def write_via(self, url: str, model: str) -> None:
+        """Have data sets and system prompts written by a model behind an HTTP endpoint, for this run.
+
+        Raises:
+            ConfigError: this is no address, or there is no name.
+        """
+        self.override({"writing.url": url, "writing.model": model})
+
     def generator(self, context: JobContext, seed: int = 0) -> DatasetGenerator:
-        """What writes data sets with the loaded model."""
+        """What writes data sets: with the model in use, or with the one that the settings name."""
         from persona_tui.datasets.generator import DatasetGenerator
 
-        return DatasetGenerator(self.model, context.progress, context.checkpoint, seed)
+        return DatasetGenerator(self._writer(), context.progress, context.checkpoint, seed)
+
+    def _writer(self) -> PromptWriter:
+        from persona_tui.datasets.endpoint import Endpoint
+
+        writing = self.settings.writing
+        if writing.url is None:
+            return self.model
+        if writing.model is None:
+            raise ConfigError(f"writing.model must be the name of a model at {writing.url}")
+        return Endpoint(writing.url, writing.model, writing.key_variable, writing.timeout)
 
     def studio(self, context: JobContext) -> PersonaStudio:
         """What makes personas and axes with the loaded model."""
@@ -356,11 +383,11 @@ class Project:
         for name, source in sources.items():
             self.check_new_name(name, source)
         studio = self.studio(context)
-        prompts = [self._prompts_of(source) for source in sources.values()]
+        prompts = [self.prompts_of(source) for source in sources.values()]
         studio.extractor.announce(studio.persona_work(prompts[0], len(prompts)))
         return [self._create(name, source, studio, context) for name, source in sources.items()]
 
-    def _prompts_of(self, source: Source) -> list[str]:
+    def prompts_of(self, source: Source) -> list[str]:
         """The system prompts that a persona is made from, or such as the model will write."""
         from persona_tui.datasets.fallback import fallback_prompts
         from persona_tui.datasets.records import find_archetype
@@ -407,12 +434,18 @@ class Project:
         else:
             check_description(source.description)
             if not source.by_model:
-                check_archetype_free(self.workspace, name, self._prompts_of(source))
+                check_archetype_free(self.workspace, name, self.prompts_of(source))
             elif f"persona-{name}" not in self.partial().interrupted():
                 check_archetype_free(self.workspace, name)
 
-    def extract_axes(self, context: JobContext) -> tuple[Axes, list[PersonaVector]]:
+    def extract_axes(
+        self, context: JobContext, refusals: Refusals = "own"
+    ) -> tuple[Axes, list[PersonaVector]]:
         """Extract the model's axes and the archetypes' personas, replacing what there is.
+
+        Args:
+            context: where progress goes.
+            refusals: what the safety axis is made of: the model's own refusals, or given ones that it reads.
 
         Raises:
             DatasetError: a data set is missing or bad.
@@ -421,7 +454,7 @@ class Project:
         self.check_datasets()
         studio = self.studio(context)
         studio.extractor.announce(studio.axes_work())
-        return studio.extract_axes()
+        return studio.extract_axes(refusals=refusals)
 
     def calibrate(
         self,
@@ -444,12 +477,15 @@ class Project:
             DatasetError: a trait's conversations, or a persona's system prompts, are missing.
             JobCancelled: somebody asked for that; the next call goes on.
         """
+        from persona_tui.vectors.manager import check_own
+
+        check_own(name)
         self.personas.get(name)  # not found is an error now, not after loading the model
         studio = self.studio(context)
         if name.startswith(TRAIT_PREFIX):
             return self._calibrate_trait(name, studio)
         if description is not None:
-            prompts = self._prompts_of(FromDescription(description))
+            prompts = self.prompts_of(FromDescription(description))
         if prompts:
             self._give_prompts(name, prompts, description)
         studio.extractor.announce(studio.calibration_work(name))
@@ -482,18 +518,30 @@ class Project:
         """
         return self.studio(context).find_band()
 
-    def init(self, context: JobContext) -> Prepared:
+    def init(
+        self, context: JobContext, refusals: Refusals = "own", roles: Sequence[str] | None = ()
+    ) -> Prepared:
         """Make the workspace ready: data sets, axes, the archetypes' personas. What is there already stays.
+
+        Args:
+            context: where progress goes.
+            refusals: what the safety axis is made of, if it is made; see `extract_axes`.
+            roles: archetypes that a mean is kept of, for a map of persona space; None = all, the catalogue's
+                too.
 
         Raises:
             DatasetError: a data set is bad.
             JobCancelled: somebody asked for that; what was finished stays.
         """
+        from persona_tui.datasets.records import archetype_prompts
+        from persona_tui.extraction.roles import roles_work, save_roles
+
         done = Prepared(restored=processes().from_main(self.restore_datasets))
         done.records = self.check_datasets()
+        archetype_prompts(self.workspace, roles)  # a name that nobody has is an error now
         self.model  # noqa: B018  # from here on, vectors of another model are told from this one's
         if self.personas.axes is None or "axes" in self.partial().interrupted():
-            _, personas = self.extract_axes(context)
+            _, personas = self.extract_axes(context, refusals)
             done.axes_extracted = True
             done.personas = [persona.name for persona in personas]
         from persona_tui.project.preparation import preparation_work
@@ -505,6 +553,10 @@ class Project:
                 context.log(f"Extracting {name}.")
                 studio.create_from_archetype(name, name)
                 done.personas.append(name)
+        if roles is None or roles:
+            wanted = archetype_prompts(self.workspace, roles)
+            studio.extractor.announce(roles_work(studio, wanted))
+            done.roles = len(save_roles(studio, wanted).names)
         return done
 
     def fit_monitor(
@@ -581,6 +633,7 @@ class Project:
             JobCancelled: somebody asked for that; the next call goes on.
         """
         from persona_tui.traits.extract import PersonaVectorExtractor
+        from persona_tui.traits.health import Surroundings
 
         partial = self.partial(context.log)
         extractor = PersonaVectorExtractor(
@@ -591,6 +644,7 @@ class Project:
             context.checkpoint,
             context.log,
             partial,
+            Surroundings.of(self.workspace, context.log),
         )
         made = []
         for definition in definitions:
@@ -631,6 +685,7 @@ class Project:
         wanted = [
             "safety/safe_prompts.jsonl",
             "safety/unsafe_prompts.jsonl",
+            "safety/refusals.jsonl",
             "personas/extraction_questions.jsonl",
             *sorted(str(path.relative_to(source)) for path in (source / "monitors").glob("*.jsonl")),
         ]

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from persona_tui.core.errors import MonitorError
+from persona_tui.core.workspace import TRAIT_PREFIX
 from persona_tui.datasets.transcripts import BadLine, Transcript
 from persona_tui.model import Message, ModelWrapper, Request, Sampling, conversation
 from persona_tui.model.prompts import PromptEncoder
@@ -22,7 +24,7 @@ from persona_tui.server.voices import Voice, Voices
 from persona_tui.server.worker import Worker
 from persona_tui.steering import SteeringEngine
 from persona_tui.steering.rows import VoicedRow
-from persona_tui.traits.live import LiveTraits
+from persona_tui.traits.live import LiveTraits, live_traits
 from persona_tui.traits.score import TraitScorer
 
 if TYPE_CHECKING:
@@ -82,6 +84,8 @@ class Service:
         self._monitor: SelfMonitor | None = None
         self.turns: dict[str, Exchange] = {}
         self.started = int(time.time())
+        if project.settings.monitoring.guard == "critique":
+            raise MonitorError("a server has no critique: set monitoring.guard to warn or refuse")
         if project.settings.monitoring.guard != "off":
             _ = self.monitor
         self.worker = Worker(self._engine, self.limits)
@@ -169,12 +173,13 @@ class Service:
             PersonaTuiError: it cannot be answered as it is.
         """
         turn = Exchange(self.worker, self.measures, self.limits.seconds)
-        await self.off_loop(lambda: self._fill(turn, wish))
+        lives = await self.with_model(lambda: self._lives(wish)) if wish.voice.policy is not None else []
+        await self.off_loop(lambda: self._fill(turn, wish, lives))
         turn.begin()
         self.measures.tokens.labels("prompt").inc(turn.prompt_tokens)
         return turn
 
-    def _fill(self, turn: Exchange, wish: Wish) -> None:
+    def _fill(self, turn: Exchange, wish: Wish, lives: Sequence[LiveTraits]) -> None:
         sampling = wish.sampling.with_seed()
         for prompt in wish.prompts:
             ids = self._encoded(prompt)
@@ -193,7 +198,8 @@ class Service:
                     wish.likeliest,
                 )
                 voiced = VoicedRow(self._engine, request, wish.voice.mix, wish.voice.traced)
-                turn.add(voiced, self._guard(wish.voice), _live(wish.voice, messages))
+                live = lives[len(turn.answers)] if lives else None
+                turn.add(voiced, self._guard(wish.voice), live)
 
     def _encoded(self, prompt: list[Message] | str) -> list[int]:
         encoder = self._encoder
@@ -218,6 +224,17 @@ class Service:
         return guard
 
     # On the thread that owns the model ----------------------------------------------------------------------
+
+    def _lives(self, wish: Wish) -> list[LiveTraits]:
+        """What holds each answer against the policy; each prompt is read once, by the traits' gates."""
+        policy, found = wish.voice.policy, list[LiveTraits]()
+        assert policy is not None
+        vectors = [self._engine.personas.get(f"{TRAIT_PREFIX}{name}") for name in policy.traits]
+        for prompt in wish.prompts:
+            messages = [] if isinstance(prompt, str) else prompt
+            turn = 1 + sum(each["role"] == "assistant" for each in messages)
+            found += live_traits(policy, vectors, self.model, messages, turn, wish.count)
+        return found
 
     def judge(self, texts: Sequence[str]) -> list[dict[str, Any]]:
         """Return what the monitor says of texts as a user's messages, in OpenAI's form."""
@@ -247,18 +264,14 @@ class Service:
         return [
             {"error": each.problem}
             if isinstance(each, BadLine)
-            else {"scores": each.replies[-1].scores, "tokens": each.replies[-1].n_tokens}
+            else {
+                "scores": each.replies[-1].scores,
+                "not_applicable": sorted(each.replies[-1].outside),
+                "tokens": each.replies[-1].n_tokens,
+            }
             for each in found
         ]
 
     def close(self) -> None:
         """Stop what runs, and end the worker."""
         self.worker.close()
-
-
-def _live(voice: Voice, messages: Sequence[Message]) -> LiveTraits | None:
-    if voice.policy is None:
-        return None
-    users = [each["content"] for each in messages if each["role"] == "user"]
-    replies = sum(each["role"] == "assistant" for each in messages)
-    return LiveTraits(voice.policy, users[-1] if users else "", replies + 1)

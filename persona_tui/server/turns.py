@@ -181,10 +181,13 @@ class Exchange:
         """Pass an event on to the event loop, from the worker's thread."""
         self._loop.call_soon_threadsafe(self._queue.put_nowait, (place, event))
 
-    async def events(self) -> AsyncGenerator[tuple[int, TokenEvent], None]:
+    async def events(self, stoppable: bool = False) -> AsyncGenerator[tuple[int, TokenEvent], None]:
         """Yield every reply's events, with the reply's place, until all have ended.
 
         Whoever leaves earlier frees the rows.
+
+        Args:
+            stoppable: whether a reply may end because it was stopped, as its client asked for.
 
         Raises:
             Unavailable: it took too long, or the server is closing.
@@ -196,7 +199,7 @@ class Exchange:
                 place, event = await self._next()
                 if isinstance(event, Exception):
                     raise event
-                if event.finish == "cancelled":
+                if event.finish == "cancelled" and not (stoppable and self._worker.alive):
                     raise Unavailable("The server is closing.")
                 self.answers[place].said.take(event)
                 self._count(event)

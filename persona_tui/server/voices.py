@@ -115,7 +115,7 @@ class Voices:
         elif options.blend is not None:
             blend = options.blend
             weights = parse_blend(blend) if isinstance(blend, str) else dict(blend)
-        self._check_known([*weights, *(name for name in options.trace)], "persona_tui")
+        self.check_known([*weights, *(name for name in options.trace)], "persona_tui")
         changes = options.model_dump(
             include={"strength", "capping", "capping_axis", "percentile", "plausibility"}, exclude_none=True
         )
@@ -143,14 +143,15 @@ class Voices:
             raise _no_model(
                 f'The model "{model}" cannot be read: it looks like {self.base}+NAME:0.3.'
             ) from error
-        self._check_known(weights, "model")
+        self.check_known(weights, "model")
         # One voice's number is how loud it is; those of several are their proportions.
         if len(weights) == 1 and ":" in spoken.removeprefix(TRAIT_PREFIX):
             ((only, strength),) = weights.items()
             return {only: 1.0}, strength
         return weights, None
 
-    def _check_known(self, names: Iterable[str], param: str) -> None:
+    def check_known(self, names: Iterable[str], param: str = "persona_tui") -> None:
+        """Raise Refused unless all of these are personas, traits or axes here."""
         known = [*self.personas, *self.traits, "assistant", "safety"]
         for name in names:
             if name not in known:
@@ -180,8 +181,7 @@ class Voices:
             raise Refused(
                 f"policy.{'.'.join(map(str, problem['loc']))}: {problem['msg']}", param="persona_tui"
             ) from error
-        policy.check_known([name.removeprefix(TRAIT_PREFIX) for name in self.traits])
-        return policy
+        return policy.among([name.removeprefix(TRAIT_PREFIX) for name in self.traits])
 
 
 def _no_model(message: str) -> Refused:

@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 _QUIET = 0.01  # seconds without a new request before a batch begins
 _PATIENCE = 0.05  # seconds at most that the first of a batch waits for others
+_NOT_BEGUN = TokenEvent(0, 0, -1, "", {}, 0.0, 0.0, "cancelled")  # of what was stopped while it waited
 _REPLY = 512  # tokens that a reply is expected to have at most, when a batch is put together
 
 
@@ -189,7 +190,11 @@ class Worker:
         """
         waiting = [pieces]
         while waiting:
-            batch = [each for each in waiting.pop() if not _gone(each)]
+            chosen = waiting.pop()
+            batch = [each for each in chosen if not _gone(each)]
+            for each in chosen:
+                if _gone(each):
+                    each.take(_NOT_BEGUN)
             if not batch:
                 continue
             try:

@@ -12,6 +12,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any, Protocol
@@ -328,12 +329,14 @@ class SteeringEngine:
         """Answer a conversation at once; the arguments are those of `stream`."""
         started = time.monotonic()
         conversation, mix = _with_system(messages, system), mix or self._mix
-        events = list(self._write(conversation, [mix], sampling, {}, stop, guard=guard))
+        with self.as_in_chat():
+            events = list(self._write(conversation, [mix], sampling, {}, stop, guard=guard))
+            prompt_tokens = self.model.count_tokens(conversation)
         said = [event for event in events if event.token_id >= 0]
         return Reply(
             text="".join(event.text for event in events).strip(),
             tokens=len(said),
-            prompt_tokens=self.model.count_tokens(conversation),
+            prompt_tokens=prompt_tokens,
             seconds=time.monotonic() - started,
             capped_tokens=sum(event.capped > 0 for event in said),
             finish=events[-1].finish or "stop" if events else "cancelled",
@@ -403,7 +406,17 @@ class SteeringEngine:
             self._load(self._mix)
         traces = self.traces([mix for mix in mixes if mix is not None])
         events = self._write(_with_system(messages, system), mixes, sampling, traces, stop, on_mix, guard)
-        yield from scaled(events, traces)
+        with self.as_in_chat():  # until the prompt is written
+            first = list(itertools.islice(events, 1))
+        yield from scaled(itertools.chain(first, events), traces)
+
+    def as_in_chat(self) -> AbstractContextManager[None]:
+        """Within, the model thinks before it answers, if `generation.think` and its template let it.
+
+        Outside, where replies are measured, thinking models answer at once.
+        """
+        record = {**self.model.rendering.record(), "thinking": self.settings.generation.think}
+        return self.model.rendered_as(record)
 
     def repeat(
         self,

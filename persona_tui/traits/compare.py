@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,23 @@ class TraitComparison:
         }
 
 
+def compare_all(versions: Sequence[Sequence[Scored]]) -> list[TraitComparison]:
+    """Compare each later version with the first one; p is corrected for all traits of all of them together.
+
+    Args:
+        versions: sets of conversations, at least two; see `compare`.
+
+    Raises:
+        DatasetError: as `compare`.
+    """
+    found = [compare(versions[0], each) for each in versions[1:]]
+    corrected = iter(holm([row.p for each in found for row in each.rows]))
+    return [
+        replace(each, rows=tuple(replace(row, p_corrected=next(corrected)) for row in each.rows))
+        for each in found
+    ]
+
+
 def compare(a: Sequence[Scored], b: Sequence[Scored]) -> TraitComparison:
     """Compare two sets of conversations; each counts with the mean of its replies.
 
@@ -156,9 +173,8 @@ def held_out_prompts(definitions: Sequence[TraitDefinition]) -> list[list[Messag
     """What the users of the test situations say, without repetition."""
     found: dict[str, list[Message]] = {}
     for definition in definitions:
-        for situation in definition.situations:
-            if situation.split == "test":
-                found.setdefault(json.dumps(situation.prompt), situation.prompt)
+        for situation in definition.about("test"):
+            found.setdefault(json.dumps(situation.prompt), situation.prompt)
     return list(found.values())
 
 

@@ -243,6 +243,7 @@ class Curation:
         traits = {}
         for trait in self.scorer.traits:
             numbers = trait.direction.numpy().tobytes() + f"{trait.centre:.6e} {trait.half_gap:.6e}".encode()
+            numbers += b"" if trait.gate is None else trait.gate.model_dump_json().encode()
             traits[trait.name] = hashlib.sha256(numbers).hexdigest()[:16]
         return {
             "model": self.scorer.model.fingerprint,

@@ -7,6 +7,12 @@ A file is JSON Lines or YAML. In JSON Lines the first line describes the trait, 
 
 In YAML the description's keys stand at the top, and `situations` is a list. A situation may have `messages`
 (a conversation that ends with the user) instead of `user`, and one of its two replies may be missing.
+
+A situation with an `ordinary` reply instead is one that the trait has nothing to say about:
+
+    {"id": "pat_out_01", "user": "What is rain?", "ordinary": "Water that falls from clouds."}
+
+`ordinary/*.jsonl` in the traits' folder has such lines for all traits. A trait's gate is fitted on them.
 """
 
 from __future__ import annotations
@@ -14,16 +20,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import isfinite, nan
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from persona_tui.core.documents import json_value, yaml_value
 from persona_tui.core.errors import DatasetError, PersonaTuiError, nearest
 from persona_tui.core.plain_files import read_plain
-from persona_tui.core.workspace import Workspace, packaged_root
+from persona_tui.core.workspace import TRAIT_ALIASES, Workspace, packaged_root
 
 Side = Literal["high", "low"]
 Split = Literal["train", "test"]
@@ -34,7 +49,26 @@ Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 SIDES: tuple[Side, Side] = ("high", "low")
 SUFFIXES = (".jsonl", ".yaml", ".yml")
 FEWEST = 4  # conversations a side; with fewer no layer can be chosen by cross-validation
+ORDINARY = "ordinary"  # the folder beside the traits with talk that none of them is about
+POLICIES = "policies"  # the folder beside the traits with limits
+CALIBRATED: Literal["calibrated"] = "calibrated"  # as a limit: the one that was found for the model
 
+
+def _limit(value: Any) -> Any:
+    if value == CALIBRATED:
+        return value
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = nan
+    if not isfinite(number):
+        raise ValueError(f'a number or "{CALIBRATED}" is needed')
+    return number
+
+
+Limit = Annotated[float | Literal["calibrated"], BeforeValidator(_limit)]
+
+_NOT_ORDINARY = '"ordinary" is missing'
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 
 
@@ -43,16 +77,26 @@ class _Strict(BaseModel):
 
 
 class Healthy(_Strict):
-    """Between which scores a trait is as it should be; None = no limit on that side."""
+    """Between which scores a trait is as it should be.
 
-    min: float | None = None
-    max: float | None = None
+    Attributes:
+        min, max: the lowest and the highest one; None = no limit on that side, "calibrated" = the limit that
+            extraction finds for the model.
+    """
+
+    min: Limit | None = None
+    max: Limit | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError("min is above max")
+        check_order(self.min, self.max)
         return self
+
+
+def check_order(low: Limit | None, high: Limit | None) -> None:
+    """Raise ValueError if two limits are numbers that leave nothing between them."""
+    if isinstance(low, float) and isinstance(high, float) and low > high:
+        raise ValueError("min is above max")
 
 
 class ExampleTurn(_Strict):
@@ -70,7 +114,8 @@ class Situation(_Strict):
         split: "train" is what vectors are made from, "test" is only ever measured on.
         user: what the user says; or
         messages: a conversation that ends with the user.
-        high, low: the replies; at least one of them.
+        high, low: the replies; at least one of them; or
+        ordinary: a good reply, where the trait has nothing to say.
     """
 
     id: Text
@@ -79,6 +124,7 @@ class Situation(_Strict):
     messages: tuple[ExampleTurn, ...] = ()
     high: Text | None = None
     low: Text | None = None
+    ordinary: Text | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -86,8 +132,10 @@ class Situation(_Strict):
             raise ValueError('either "user" or "messages" is needed')
         if self.messages and self.messages[-1].role != "user":
             raise ValueError('"messages" must end with the user')
-        if self.high is None and self.low is None:
+        if self.ordinary is None and self.high is None and self.low is None:
             raise ValueError('"high" or "low" is needed, ideally both')
+        if self.ordinary is not None and (self.high is not None or self.low is not None):
+            raise ValueError('"ordinary" is for situations that have neither "high" nor "low"')
         return self
 
     @property
@@ -110,6 +158,8 @@ class TraitDefinition(_Strict):
         description: what it is, in one line.
         high, low: what replies of each side do.
         healthy: the scores at which it is as it should be.
+        not_about: other traits whose messages this one is not about; as examples for its gate.
+        everywhere: whether it is about every conversation, so that it needs no gate.
         high_prompts, low_prompts: system prompts that ask for each side, for the recipe "prompts".
         situations: what it is extracted from and tested on.
     """
@@ -119,6 +169,8 @@ class TraitDefinition(_Strict):
     high: Text
     low: Text
     healthy: Healthy = Healthy()
+    not_about: tuple[Text, ...] = ()
+    everywhere: bool = False
     high_prompts: tuple[Text, ...] = ()
     low_prompts: tuple[Text, ...] = ()
     situations: tuple[Situation, ...] = Field(default=())
@@ -135,6 +187,14 @@ class TraitDefinition(_Strict):
     def name(self) -> str:
         """The trait's name."""
         return self.trait
+
+    def about(self, split: Split) -> list[Situation]:
+        """The situations that the trait is about."""
+        return [each for each in self.situations if each.split == split and each.ordinary is None]
+
+    def outside(self, split: Split) -> list[Situation]:
+        """The situations that the trait has nothing to say about."""
+        return [each for each in self.situations if each.split == split and each.ordinary is not None]
 
     def conversations(self, split: Split, side: Side) -> list[tuple[str, list[Message]]]:
         """The conversations of one side, each with its situation's id; the last message is the reply."""
@@ -178,6 +238,30 @@ def read_definition(path: Path) -> TraitDefinition:
         if not definition.count("train", side):
             raise DatasetError(f'{path}: the {side} side is empty: no "train" situation has a "{side}" reply')
     return definition
+
+
+def scan_situations(path: Path) -> Iterator[tuple[int, Situation | str]]:
+    """What a file of situations without a description says, in JSON Lines; see `scan_definition`."""
+    for line, item in _jsonl_items(_text(path)):
+        yield line, item.problem if isinstance(item, _Mistake) else _checked(Situation, item)
+
+
+def ordinary_talk(workspace: Workspace) -> list[Situation]:
+    """Read the ordinary situations of all traits: the workspace's, or those that came with the program.
+
+    Raises:
+        DatasetError: a file is wrong; the message begins with `file:line`.
+    """
+    found: list[Situation] = []
+    for folder in definitions_dirs(workspace):
+        for path in sorted((folder / ORDINARY).glob("*.jsonl")):
+            for line, item in scan_situations(path):
+                if isinstance(item, str) or item.ordinary is None:
+                    raise DatasetError(f"{path}:{line}: {item if isinstance(item, str) else _NOT_ORDINARY}")
+                found.append(item)
+        if found:
+            break
+    return found
 
 
 def scan_definition(path: Path) -> Iterator[tuple[int, TraitDefinition | Situation | str]]:
@@ -296,6 +380,15 @@ def list_definitions(workspace: Workspace) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
+def list_policies(workspace: Workspace) -> dict[str, Path]:
+    """Return the policy files that are beside the traits, by name, sorted."""
+    found: dict[str, Path] = {}
+    for folder in definitions_dirs(workspace):
+        for path in sorted((folder / POLICIES).glob("*.yaml")):
+            found.setdefault(path.stem, path)
+    return dict(sorted(found.items()))
+
+
 def find_definition(workspace: Workspace, name: str) -> TraitDefinition:
     """Read a trait's definition, by its name or by the path of a file.
 
@@ -306,6 +399,7 @@ def find_definition(workspace: Workspace, name: str) -> TraitDefinition:
     if path.suffix in SUFFIXES:
         return read_definition(path)
     known = list_definitions(workspace)
+    name = name if name in known else TRAIT_ALIASES.get(name, name)
     if name not in known:
         hint = nearest(name, known) or f" There are {', '.join(known) or 'none yet'}."
         raise DatasetError(f'no trait "{name}" is described in {definitions_dirs(workspace)[0]}.{hint}')

@@ -6,7 +6,9 @@
 3. The layer is chosen among the middle and late ones by cross-validation: replies are scored with vectors
    that were made without their situation, and the layer that separates the sides best wins. The threshold
    comes from the same scores.
-4. The test conversations are measured last. Nothing is chosen by them.
+4. The gate is fitted on the trait's own messages against ordinary ones, and a healthy range that is
+   "calibrated" is set where few good and few ordinary replies leave it.
+5. The test conversations are measured last. Nothing is chosen by them.
 
 The second recipe is that of the persona-vectors paper (Chen et al. 2025, arXiv:2507.21509), without a judge:
 a pair of replies counts if each is likelier under its own system prompt than under the opposite one.
@@ -38,6 +40,8 @@ from persona_tui.extraction.plan import dataset_hash, item_seed
 from persona_tui.model import Message, ModelWrapper, Request, Sampling
 from persona_tui.model.spans import read_replies
 from persona_tui.traits.definition import FEWEST, SIDES, Side, Situation, Split, TraitDefinition
+from persona_tui.traits.health import Health, LeftOut, Surroundings
+from persona_tui.traits.readings import Readings
 from persona_tui.traits.thresholds import balanced_accuracy
 from persona_tui.traits.vector import (
     RECIPE,
@@ -58,7 +62,7 @@ RECIPES: tuple[Recipe, Recipe] = ("conversations", "prompts")
 FOLDS = 8
 
 # How many differences between both sides are clear and still fluent at one layer, as `benchmarks/traits.py`
-# measures it on the built-in model. Several layers need less each, for each adds to those before.
+# measures it on the tiny model. Several layers need less each, for each adds to those before.
 NATURAL = 2.0
 
 _READ_TOGETHER = 64  # conversations between two checkpoints
@@ -96,6 +100,7 @@ class PersonaVectorExtractor:
         checkpoint: Callable[[], None] | None = None,
         log: Callable[[str], None] | None = None,
         partial: PartialStore | None = None,
+        around: Surroundings | None = None,
     ) -> None:
         """
         Args:
@@ -106,6 +111,8 @@ class PersonaVectorExtractor:
             checkpoint: called between batches; may let other work run, or raise (`JobCancelled`).
             log: told what happens on the way, in one line.
             partial: keeps replies that were generated, within its jobs. By default nothing is kept.
+            around: what gates and healthy ranges are found against. By default there is nothing, and a trait
+                that names nothing ordinary of its own has no gate.
         """
         self.model = model
         self.settings = settings
@@ -115,6 +122,8 @@ class PersonaVectorExtractor:
         self.progress = progress or (lambda done, total, note: None)
         self.checkpoint = checkpoint or (lambda: None)
         self.partial = partial if partial is not None else PartialStore()
+        self.around = around or Surroundings()
+        self.readings = Readings(model, self.layers, self.checkpoint)
         self._log = log or (lambda line: None)
 
     def extract(self, definition: TraitDefinition, recipe: Recipe = "conversations") -> TraitVector:
@@ -134,11 +143,10 @@ class PersonaVectorExtractor:
             train, figures = _Contrast(self, definition).replies()
         else:
             train, figures = self._read(definition, "train"), {}
-        trait = TraitVector(
-            self._vector(definition, train, figures), self._reading(definition, train, recipe)
-        )
-        held_out = self._held_out(definition, trait)
-        return trait.with_reading(held_out=held_out)
+        reading, left_out = self._reading(definition, train, recipe)
+        trait = TraitVector(self._vector(definition, train, figures), reading)
+        trait = trait.with_reading(held_out=self._held_out(definition, trait))
+        return Health(self.readings, definition, self.around).found_for(trait, left_out)
 
     # Reading ------------------------------------------------------------------------------------------------
 
@@ -174,6 +182,7 @@ class PersonaVectorExtractor:
                 self._log(f"{definition.name}: {situation} ({side}) is left out: {found.values[item]}")
                 continue
             means.append(found.rows[item])
+            self.readings.remember(asked[item], found.rows[item])
             situations.append(situation)
         if split == "train" and len(means) < FEWEST:
             raise GenerationError(
@@ -235,7 +244,10 @@ class PersonaVectorExtractor:
 
     # Layer, threshold, figures ------------------------------------------------------------------------------
 
-    def _reading(self, definition: TraitDefinition, train: Sides, recipe: Recipe) -> TraitReading:
+    def _reading(
+        self, definition: TraitDefinition, train: Sides, recipe: Recipe
+    ) -> tuple[TraitReading, dict[Side, LeftOut]]:
+        """Layer, threshold and figures; and the left-out scores at that layer, by side."""
         columns = [self.layers.index(layer) for layer in self.candidates]
         high, low = (train[side].activations[:, columns].double() for side in SIDES)
         scores = left_out_scores(high, low, train["high"].situations, train["low"].situations)
@@ -258,7 +270,7 @@ class PersonaVectorExtractor:
             for _, conversation in definition.conversations("train", side)
             for message in conversation
         ]
-        return TraitReading(
+        reading = TraitReading(
             layer=best.layer,
             threshold=best_threshold(own_high, own_low),
             strength=best.strength,
@@ -266,12 +278,15 @@ class PersonaVectorExtractor:
             auc=_interval(auc_estimate(own_high, own_low)),
             layers=layers,
             healthy=definition.healthy,
+            everywhere=definition.everywhere,
             high=definition.high,
             low=definition.low,
             recipe=recipe,
             counts={side: len(train[side].situations) for side in SIDES},
             source_hash=dataset_hash([*texts, *definition.high_prompts, *definition.low_prompts]),
         )
+        left_out = {"high": own_high.tolist(), "low": own_low.tolist()}
+        return reading, {side: LeftOut(train[side].situations, left_out[side]) for side in SIDES}
 
     def _held_out(self, definition: TraitDefinition, trait: TraitVector) -> HeldOut | None:
         if not all(definition.count("test", side) for side in SIDES):
@@ -359,7 +374,7 @@ class _Contrast:
         self._settings = extractor.settings.extraction
         self._definition = definition
         self._prompts = {"high": definition.high_prompts, "low": definition.low_prompts}
-        train = [situation for situation in definition.situations if situation.split == "train"]
+        train = definition.about("train")
         # Each pair of prompts goes on with the situations where the one before left off.
         most = min(len(train), self._settings.num_samples_per_prompt)
         self._asked = [

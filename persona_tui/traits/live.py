@@ -3,7 +3,7 @@
 `SteeringEngine.stream` compares every token with the loaded traits (`PersonaManager.load("trait:NAME")`): its
 events' projections have a value for each under "trait:NAME", on the scale of scores. `LiveTraits` adds them:
 
-    live = LiveTraits(policy, user=message)
+    live = LiveTraits(policy, user=message)     # or live_traits, which asks the gates
     for event in engine.stream(messages):
         for breach in live.feed(event):      # a maximum that is exceeded shows at once ...
             show_badge(breach.badge)
@@ -16,11 +16,48 @@ reply that was cut off, and up to what steering itself adds at the trait's layer
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 from persona_tui.core.workspace import TRAIT_PREFIX
-from persona_tui.model import TokenEvent
+from persona_tui.model import Message, TokenEvent
+from persona_tui.model.backend import Backend
+from persona_tui.traits.gate import Gates
 from persona_tui.traits.policy import Breach, Policy
+from persona_tui.traits.vector import TraitVector
+from persona_tui.vectors.persona import PersonaVector
 
 SETTLED = 8  # tokens before a mean is worth a badge
+
+
+def live_traits(
+    policy: Policy,
+    vectors: Sequence[PersonaVector],
+    model: Backend,
+    prompt: Sequence[Message],
+    turn: int,
+    rows: int,
+) -> list[LiveTraits]:
+    """Return what judges each of some replies to one prompt; the prompt is read once, by the traits' gates.
+
+    Args:
+        policy: what is allowed.
+        vectors: its traits, made on the model.
+        model: reads the prompt.
+        prompt: what is answered; it may end with the beginning of the reply.
+        turn: which reply of the conversation it is.
+        rows: how many replies.
+
+    Raises:
+        VectorFileError: one of the vectors is no trait.
+        GenerationError: memory ran out.
+    """
+    traits = [TraitVector.of(vector) for vector in vectors]
+    asked = list(prompt)
+    while asked and asked[-1]["role"] == "assistant":
+        asked.pop()
+    user = asked[-1]["content"] if asked and asked[-1]["role"] == "user" else ""
+    outside, policy = Gates(model, traits).outside([asked])[0], policy.on_model(traits)
+    return [LiveTraits(policy, user, turn, outside) for _ in range(rows)]
 
 
 class LiveTraits:
@@ -29,20 +66,29 @@ class LiveTraits:
     Attributes:
         latest: by trait, the value of the latest token: what a trace draws.
         count: tokens in the means.
+        outside: traits that are not judged.
     """
 
-    def __init__(self, policy: Policy | None = None, user: str = "", turn: int | None = None) -> None:
+    def __init__(
+        self,
+        policy: Policy | None = None,
+        user: str = "",
+        turn: int | None = None,
+        outside: Collection[str] = (),
+    ) -> None:
         """
         Args:
             policy: what is allowed; None = nothing is judged.
             user: the message that is answered.
             turn: which reply of the conversation it is, for the breaches.
+            outside: traits that the message is not about (`Gates.outside`): they are not judged.
         """
         self.policy = policy
         self.latest: dict[str, float] = {}
         self.count = 0
         self._user = user
         self._turn = turn
+        self.outside = frozenset(outside)
         self._sums: dict[str, float] = {}
         self._shown: set[tuple[str, str]] = set()
 
@@ -82,7 +128,9 @@ class LiveTraits:
         return self._breaches()
 
     def _breaches(self) -> list[Breach]:
-        return self.policy.breaches(self.scores, self._user, self._turn) if self.policy is not None else []
+        if self.policy is None:
+            return []
+        return self.policy.breaches(self.scores, self._user, self._turn, self.outside)
 
     def _new(self, breaches: list[Breach]) -> list[Breach]:
         new = [each for each in breaches if (each.trait, each.side) not in self._shown]

@@ -7,7 +7,6 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from persona_tui.core.errors import PersonaTuiError
@@ -52,13 +51,13 @@ def turn_breaches(policy: Policy, turns: Sequence[TurnScore]) -> list[Breach]:
     if not replies:
         return []
     if policy.applies_to == "conversation":
-        means = {name: fmean(reply.scores[name] for reply in replies) for name in replies[0].scores}
-        return policy.breaches(means, "\n".join(turn.text for turn in turns if turn.role == "user"))
+        users = "\n".join(turn.text for turn in turns if turn.role == "user")
+        return policy.breaches(policy.means(replies), users)
     found: list[Breach] = []
     for reply in replies:
         before = [turn for turn in turns if turn.message < reply.message]
         user = before[-1].text if before and before[-1].role == "user" else ""
-        found += policy.breaches(reply.scores, user, reply.turn)
+        found += policy.breaches(reply.scores, user, reply.turn, reply.outside)
     return found
 
 
@@ -93,6 +92,7 @@ def _turn(turn: TurnScore) -> dict[str, Any]:
         "role": turn.role,
         "tokens": turn.n_tokens,
         "scores": {name: round(score, 4) for name, score in turn.scores.items()},
+        "not_applicable": sorted(turn.outside),
         "text": turn.text,
     }
 

@@ -13,11 +13,11 @@ from persona_tui.core.errors import GenerationError
 from persona_tui.datasets.transcripts import BadLine, Item, Transcript
 from persona_tui.model import Message, ModelWrapper, Reading
 from persona_tui.model.spans import ReplyReading, read_replies
+from persona_tui.traits.gate import Gates, recent
 from persona_tui.traits.vector import TraitVector
 
 CHUNK = 256  # conversations that are sorted by length and read together
 CHUNK_CHARACTERS = 1 << 20
-BEFORE = 6  # messages before one of the user's that it is read after
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class ReplyScore:
         forgotten: how many of the oldest messages did not fit the context.
         scores: by trait, on the common scale: −1 = the low examples, 1 = the high ones.
         projections: by trait, the dot product with the unit vector.
+        outside: the traits that this is not about, by their gates: their scores mean nothing.
     """
 
     turn: int
@@ -43,6 +44,7 @@ class ReplyScore:
     forgotten: int
     scores: dict[str, float]
     projections: dict[str, float]
+    outside: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class TurnScore:
         text: the message.
         n_tokens: its length.
         scores: by trait. The scale was made with replies: users' messages are comparable with each other.
+        outside: of a reply, the traits that it is not about.
     """
 
     turn: int
@@ -83,6 +86,7 @@ class TurnScore:
     text: str
     n_tokens: int
     scores: dict[str, float]
+    outside: frozenset[str] = frozenset()
 
 
 def drift_of(turns: Sequence[TurnScore], role: str) -> dict[str, float]:
@@ -103,25 +107,32 @@ class TraitScorer:
         self.model = model
         self.traits = list(traits)
         self.layers = sorted({trait.reading.layer for trait in traits})
+        self.gates = Gates(model, traits)
 
     def score(self, conversations: Sequence[Transcript]) -> list[Scored | BadLine]:
         """Measure conversations; one that cannot be read says why in its place."""
         read = read_replies(self.model, [each.messages for each in conversations], self.layers)
-        return [
-            BadLine(each.where, each.line, _said(found))
+        judged = [
+            []
             if isinstance(found, GenerationError)
-            else self._scored(each, found)
+            else [reading for reading in found if reading.message >= each.judged]
             for each, found in zip(conversations, read, strict=True)
         ]
-
-    def _scored(self, conversation: Transcript, readings: Sequence[ReplyReading]) -> Scored | BadLine:
-        judged = [reading for reading in readings if reading.message >= conversation.judged]
-        if not judged:
-            problem = (
-                "a reply has only thoughts: --thoughts scores them" if conversation.thoughts else "no reply"
-            )
-            return BadLine(conversation.where, conversation.line, problem)
-        return Scored(conversation, tuple(self._replies(conversation, judged)))
+        asked = [
+            each.messages[: reading.message]
+            for each, readings in zip(conversations, judged, strict=True)
+            for reading in readings
+        ]
+        outside = iter(self.gates.outside(asked))
+        scored: list[Scored | BadLine] = []
+        for each, found, readings in zip(conversations, read, judged, strict=True):
+            if readings:
+                ruled_out = [next(outside) for _ in readings]
+                scored.append(Scored(each, tuple(self._replies(each, readings, ruled_out))))
+            else:
+                problem = _said(found) if isinstance(found, GenerationError) else _unsaid(each)
+                scored.append(BadLine(each.where, each.line, problem))
+        return scored
 
     def score_text(self, user: str, reply: str) -> ReplyScore:
         """Measure one reply to one message.
@@ -167,7 +178,13 @@ class TraitScorer:
                 raise GenerationError(scored.problem)
             for reply in scored.replies:
                 found[reply.message] = TurnScore(
-                    0, reply.message, "assistant", reply.text, reply.n_tokens, reply.scores
+                    0,
+                    reply.message,
+                    "assistant",
+                    reply.text,
+                    reply.n_tokens,
+                    reply.scores,
+                    reply.outside,
                 )
         numbers = list(itertools.accumulate(int(message["role"] == "user") for message in messages))
         return [replace(found[place], turn=max(1, numbers[place])) for place in sorted(found)]
@@ -185,12 +202,8 @@ class TraitScorer:
 
     def _read_message(self, messages: Sequence[Message]) -> Reading:
         """The last message, after the system prompt and some before it, or alone if that is too long."""
-        opening = [message for message in messages[:1] if message["role"] == "system"]
-        start = max(len(opening), len(messages) - 1 - BEFORE)
-        while start < len(messages) - 1 and messages[start]["role"] != "user":
-            start += 1  # a conversation begins with its user
         try:
-            return self.model.read_messages([[*opening, *messages[start:]]], self.layers)[0]
+            return self.model.read_messages([recent(messages)], self.layers)[0]
         except GenerationError:
             if len(messages) == 1:
                 raise
@@ -204,7 +217,12 @@ class TraitScorer:
             for item in chunk:
                 yield item if isinstance(item, BadLine) else next(scored)
 
-    def _replies(self, conversation: Transcript, readings: Sequence[ReplyReading]) -> Iterator[ReplyScore]:
+    def _replies(
+        self,
+        conversation: Transcript,
+        readings: Sequence[ReplyReading],
+        outside: Sequence[frozenset[str]],
+    ) -> Iterator[ReplyScore]:
         stacked = torch.stack([reading.mean for reading in readings])  # [replies, layers, hidden]
         projected = {
             trait.name: trait.projections(stacked[:, self.layers.index(trait.reading.layer)])
@@ -221,6 +239,7 @@ class TraitScorer:
                 forgotten=reading.forgotten,
                 scores={trait.name: trait.score(projections[trait.name]) for trait in self.traits},
                 projections=projections,
+                outside=outside[place],
             )
 
 
@@ -242,6 +261,10 @@ def chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
 def _answered(conversation: Transcript, reply: int) -> str:
     before = itertools.islice(reversed(conversation.messages[:reply]), 1)
     return next((message["content"] for message in before if message["role"] == "user"), "")
+
+
+def _unsaid(conversation: Transcript) -> str:
+    return "a reply has only thoughts: --thoughts scores them" if conversation.thoughts else "no reply"
 
 
 def _said(error: GenerationError) -> str:

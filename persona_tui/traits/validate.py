@@ -11,23 +11,29 @@ from persona_tui.core.workspace import Workspace
 from persona_tui.datasets.validate import Distinct, FileReport
 from persona_tui.traits.definition import (
     FEWEST,
+    ORDINARY,
+    POLICIES,
     SIDES,
     SUFFIXES,
     Situation,
     TraitDefinition,
     scan_definition,
+    scan_situations,
 )
 from persona_tui.traits.policy import Policy
-
-POLICIES = "policies"  # the folder beside the traits
 
 
 def validate_traits(workspace: Workspace) -> list[FileReport]:
     """Check the workspace's traits and policies. Never raises for a bad file: it is in the reports."""
     folder = workspace.datasets / "traits"
     traits = [path for path in sorted(folder.glob("*")) if path.suffix in SUFFIXES and path.is_file()]
+    ordinary = sorted((folder / ORDINARY).glob("*.jsonl"))
     policies = [path for path in sorted((folder / POLICIES).glob("*")) if path.suffix in (".yaml", ".yml")]
-    return [*map(validate_trait_file, traits), *map(validate_policy_file, policies)]
+    return [
+        *map(validate_trait_file, traits),
+        *map(validate_ordinary_file, ordinary),
+        *map(validate_policy_file, policies),
+    ]
 
 
 def validate_trait_file(path: Path) -> FileReport:
@@ -51,6 +57,27 @@ def validate_trait_file(path: Path) -> FileReport:
     if definition is not None:
         whole = definition.model_copy(update={"situations": tuple(each for _, each in situations)})
         report.problems += _whole_problems(path, whole)
+    return report
+
+
+def validate_ordinary_file(path: Path) -> FileReport:
+    """Check one file of ordinary talk."""
+    report = FileReport(path)
+    situations: list[tuple[int, Situation]] = []
+    try:
+        for line, item in scan_situations(path):
+            if isinstance(item, str):
+                report.problems.append(f"line {line}: {item}")
+            elif item.ordinary is None:
+                report.problems.append(f'line {line}: "ordinary" is missing')
+            else:
+                situations.append((line, item))
+    except DatasetError as error:
+        report.problems.append(_located(path, str(error)))
+        return report
+    report.count = len(situations)
+    report.categories = Counter(situation.split for _, situation in situations)
+    report.problems += [f"line {line}: {problem}" for line, problem in _situation_problems(situations)]
     return report
 
 

@@ -11,15 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from persona_tui.core.errors import VectorFileError
 from persona_tui.core.lock import change
-from persona_tui.core.workspace import TRAIT_PREFIX
-from persona_tui.traits.definition import Healthy
+from persona_tui.core.workspace import TRAIT_ALIASES, TRAIT_PREFIX
+from persona_tui.traits.definition import CALIBRATED, Healthy, Limit
+from persona_tui.traits.gate import TraitGate
 from persona_tui.vectors.files import check_direction
 from persona_tui.vectors.persona import PersonaVector, explain_fault
 from persona_tui.vectors.scales import Sides, sides_of
@@ -74,6 +75,24 @@ class HeldOut(BaseModel):
     low: int
 
 
+class AlarmRates(BaseModel):
+    """How often the healthy range is left: by test conversations, read with the gate as in a check.
+
+    Attributes:
+        caught: share of replies of the unhealthy side that leave it.
+        good: share of replies of the healthy side that do, which is a false alarm.
+        ordinary: share of replies to ordinary messages that do; None if there were none.
+        n: replies of the unhealthy side, of the healthy side, and to ordinary messages.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    caught: float
+    good: float
+    ordinary: float | None
+    n: tuple[int, int, int]
+
+
 class TraitReading(BaseModel):
     """What measuring with a trait needs to know; stored in the file's metadata under "trait".
 
@@ -85,7 +104,10 @@ class TraitReading(BaseModel):
         auc: of that layer, by cross-validation.
         held_out: on the test conversations, if there were any.
         layers: all layers that were candidates.
-        healthy: the scores at which the trait is as it should be.
+        healthy: the scores at which the trait is as it should be; numbers.
+        gate: tells what the trait is about; None = every reply is judged.
+        rates: how often the healthy range is left, on test conversations.
+        everywhere: whether the trait is about every conversation, and needs no gate.
         high, low: what both sides do, in words.
         recipe: "conversations" or "prompts".
         counts: how many replies of each side are in the means.
@@ -103,11 +125,21 @@ class TraitReading(BaseModel):
     held_out: HeldOut | None = None
     layers: tuple[LayerFigures, ...] = ()
     healthy: Healthy = Healthy()
+    gate: TraitGate | None = None
+    rates: AlarmRates | None = None
+    everywhere: bool = False
     high: str = ""
     low: str = ""
     recipe: str = "conversations"
     counts: dict[str, int] = {}
     source_hash: str = ""
+
+    @property
+    def unhealthy(self) -> str:
+        """What a reply outside the healthy range does, in words; "" if it may leave it on either side."""
+        if (self.healthy.min is None) == (self.healthy.max is None):
+            return ""
+        return self.low if self.healthy.max is None else self.high
 
     @property
     def weakness(self) -> str | None:
@@ -168,6 +200,11 @@ class TraitVector:
         """The trait's name, without a prefix."""
         return self.vector.name
 
+    @property
+    def gate(self) -> TraitGate | None:
+        """What tells whether a conversation is about the trait; None = every one is taken to be."""
+        return self.reading.gate
+
     @cached_property
     def _sides(self) -> Sides:
         return sides_of(self.vector, self.reading.layer)
@@ -200,6 +237,22 @@ class TraitVector:
         """This trait with other fields of its reading."""
         return replace(self, reading=self.reading.model_copy(update=changes))
 
+    def calibrated(self, threshold: float, source: str) -> TraitVector:
+        """This trait with another threshold. A healthy range with one limit now has its limit there."""
+        changes: dict[str, Any] = {"threshold": threshold, "threshold_source": source}
+        own = self.reading.healthy
+        if (own.min is None) != (own.max is None):
+            limit = {"max" if own.min is None else "min": threshold}
+            changes |= {"healthy": Healthy(**limit), "rates": None}
+        return self.with_reading(**changes)
+
+    def limit(self, side: Literal["min", "max"], given: Limit) -> float:
+        """Return what a limit comes to on this model: a number as it is, "calibrated" as what was found."""
+        if given != CALIBRATED:
+            return given
+        own = self.reading.healthy.min if side == "min" else self.reading.healthy.max
+        return own if isinstance(own, float) else self.reading.threshold
+
     def save(self, path: Path, *, inside: Path | None = None) -> None:
         """Write the trait to one file; see `files.save_tensors` for `inside` and the errors."""
         metadata = {**self.vector.metadata, "kind": "trait", "trait": self.reading.model_dump(mode="json")}
@@ -211,6 +264,7 @@ class TraitStore(VectorStore):
 
     word = "trait"
     prefix = TRAIT_PREFIX
+    aliases = TRAIT_ALIASES
 
     def _advice(self, name: str, others: bool) -> str:
         return "" if others else f" Extract it: trait extract {name}"
@@ -273,11 +327,24 @@ def summary(trait: TraitVector) -> dict[str, Any]:
         },
         "threshold": round(reading.threshold, 4),
         "threshold_source": reading.threshold_source,
-        "healthy": reading.healthy.model_dump(),
+        "healthy": {key: _short(value) for key, value in reading.healthy.model_dump().items()},
+        "gate": None
+        if reading.gate is None
+        else {
+            "layers": list(reading.gate.layers),
+            **{key: _short(getattr(reading.gate, key)) for key in ("auc", "kept", "let_in")},
+        },
+        "rates": None
+        if reading.rates is None
+        else {key: _short(value) for key, value in reading.rates.model_dump(mode="json").items()},
         "recipe": reading.recipe,
         "weak": reading.weakness,
         "n": [reading.counts.get("high", 0), reading.counts.get("low", 0)],
     }
+
+
+def _short(value: Any) -> Any:
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def _rounded(interval: Interval) -> dict[str, float]:

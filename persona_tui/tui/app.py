@@ -100,6 +100,7 @@ class PersonaApp(Actions):
         )
         self._kept_theme = self._first_theme
         project.on_note = self._tell_note
+        project.opens_without = True  # another model can be chosen here
         self.chat = Chat(project, mix, saves=saves)
         self.worker = ModelWorker()
         self.model_ready = self.model_missing = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -15,6 +16,7 @@ _WIDEST = 10_000
 _SERIALS = count()
 _RULE = "─"
 _MUTED = "$foreground-muted"
+_THOUGHT_TAG = re.compile(r"(</?think>)")
 _DOT = Content.styled(" · ", "dim")
 
 
@@ -171,6 +173,7 @@ class MessageBlock(Block):
         self._heading = heading
         self._end = ""
         self._pieces: list[MarkdownText | Ruler] = []
+        self._thinking = False
         self._source: list[str] = []
         if text:
             self.write(text)
@@ -194,13 +197,24 @@ class MessageBlock(Block):
         """Add text at the end."""
         if not text:
             return
-        if not self._pieces or isinstance(self._pieces[-1], Ruler):
-            self._pieces.append(MarkdownText(open_fence(self.source)))
-        piece = self._pieces[-1]
-        assert isinstance(piece, MarkdownText)
-        piece.append(printable(text))
-        self._source.append(text)
+        # Tags of thoughts are tokens of their own: none is divided between two calls.
+        for part in _THOUGHT_TAG.split(text) if self.role == "assistant" else [text]:
+            if _THOUGHT_TAG.fullmatch(part):
+                self._thinking = part == "<think>"
+            elif part:
+                self._write(part)
+            self._source.append(part)
         self.changed()
+
+    def _write(self, text: str) -> None:
+        last = self._pieces[-1] if self._pieces else None
+        if not isinstance(last, MarkdownText) or isinstance(last, Thought) != self._thinking:
+            if not text.strip():
+                return
+            kind = Thought if self._thinking else MarkdownText
+            last = kind("" if self._thinking or isinstance(last, Thought) else open_fence(self.source))
+            self._pieces.append(last)
+        last.append(printable(text))
 
     def rule(self, text: str, *, again: bool = False) -> None:
         """Draw a ruler where the text ends now.
@@ -244,7 +258,20 @@ class MessageBlock(Block):
         if self.role == "user":
             text = Content(printable(self.source)).stylize_before(_MUTED)
             return text.wrap(width) if self._source else []
-        return [line for piece in self._pieces for line in piece.lines(width)]
+        lines: list[Content] = []
+        for piece in self._pieces:
+            lines += piece.lines(width)
+            if isinstance(piece, Thought) and piece is not self._pieces[-1]:
+                lines.append(Content(""))
+        return lines
+
+
+class Thought(MarkdownText):
+    """What a model thinks before it answers: dimmed."""
+
+    def lines(self, width: int) -> list[Content]:
+        """Return it as lines of at most `width` cells."""
+        return [line.stylize("dim") for line in super().lines(width)]
 
 
 def ruler_line(text: str, width: int) -> Content:

@@ -29,7 +29,7 @@ _PLAIN_TOKENS = 32
 _FEWEST = 8  # tokens before anything is said about them
 
 MOST_REPETITION = 0.2
-# Nats a token above the same model's ordinary replies. The built-in model's have 0.3 to 0.6; at strength 0.3
+# Nats a token above the same model's ordinary replies. The tiny model's have 0.3 to 0.6; at strength 0.3
 # 0.4 to 0.8; at 0.7, where sentences fall apart, 1.1 to 2.1.
 ABOVE_ORDINARY = 1.0
 STRAINED = 0.7  # the level from which on it is said what strains the text

@@ -95,7 +95,7 @@ class JobBoard:
             work: done on the model's thread.
             on_end: called on the app's thread when it is done, failed or cancelled.
             quiet: leave the panel closed.
-            fleeting: take it off the list when it is done.
+            fleeting: say nothing when it begins, and take it off the list when it is done.
         """
         return self._submit(_Entry(name, on_end=on_end, fleeting=fleeting), work, quiet)
 
@@ -116,7 +116,8 @@ class JobBoard:
     def _submit(self, entry: _Entry, work: Callable[[JobContext], T], quiet: bool = False) -> Job[T]:
         job = entry.job = self._app.worker.submit_job(entry.name, work, self._listen)
         self._add(entry)
-        self.log(f"{entry.name}: queued")
+        if not entry.fleeting:
+            self.log(f"{entry.name}: queued")
         if self._app.main.is_wide and not quiet:
             self._app.main.open_panel("jobs")
         self.show()

@@ -68,7 +68,9 @@ class ModelSwitch:
     def load(self, other: Project, choice: ModelChoice) -> str:
         """Load another model and talk to that; what to show at once."""
         work = self._work(other, gives_way=self._app.model_ready)
-        self._app.jobs.submit(f"load {short(choice.name)}", work, lambda job: self._ended(job, other, choice))
+        self._app.jobs.submit(
+            f"load {short(choice.name)}", work, lambda job: self._ended(job, other, choice), fleeting=True
+        )
         until = f"; {self._present} answers until then" if self._app.model_ready else ""
         return f"Loading {choice.name}{until}. Progress: {self._app.key_label('jobs')}."
 

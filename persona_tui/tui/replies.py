@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from textual.timer import Timer
 
+from persona_tui.chat.front import answer_again
 from persona_tui.chat.replies import ChatReply, ReplyRow
 from persona_tui.core.errors import PersonaTuiError, SessionError
 from persona_tui.tui.blocks import Badge, Heading, MessageBlock
@@ -294,7 +295,7 @@ class ReplyView:
         self._mixer.end_measuring()
         self.on_change()
         self._app.show_status()
-        if error is None and (again := self._app.chat.answer_again(reply)) is not None:
+        if error is None and (again := answer_again(self._app.chat, reply)) is not None:
             self.begin(again)
 
     def _say_how_it_went(self, view: _View, error: Exception | None) -> None:

@@ -13,6 +13,7 @@ from persona_tui.vectors.files import FORMAT_VERSION, check_kind, load_tensors, 
 from persona_tui.vectors.persona import by_recipe, check_layers, check_stacks, explain_fault
 
 AXIS_NAMES = ("assistant", "safety")
+FEWEST_REFUSALS = 30  # below this an axis of refusals is weak; the same goes for answers to safe prompts
 # Files hold float32, so a unit vector's length is 1 only to about this.
 _UNIT_TOLERANCE = 1e-3
 
@@ -55,9 +56,37 @@ class Axes:
     def default_capping_axis(self) -> str:
         """The axis measured to keep refusals intact on this model; unmeasured, the assistant axis."""
         measured = self.metadata.get("default_capping_axis")
-        if measured in self.names:
+        if measured in self.names and (measured != "safety" or self.weakness("safety") is None):
             return str(measured)
         return "assistant" if self.assistant is not None else "safety"
+
+    def weakness(self, name: str) -> str | None:
+        """Why an axis may not mean what its name says, in one line; None if nothing speaks against it."""
+        record = self.metadata.get("refusals")
+        if name != "safety" or not isinstance(record, Mapping):
+            return None
+        unsafe, safe = record["unsafe"], record["safe"]
+        if unsafe["refused"] < FEWEST_REFUSALS:
+            return f"made of {unsafe['refused']} refusals of {unsafe['asked']} unsafe prompts"
+        if safe["answered"] < FEWEST_REFUSALS:
+            return f"made of {safe['answered']} answers to {safe['asked']} safe prompts"
+        return None
+
+    def centre(self, name: str, layer: int) -> float | None:
+        """The projection halfway between both sides of an axis; None if the file does not say.
+
+        Above it lie answers to safe prompts (`safety`), or the Assistant (`assistant`); below it refusals, or
+        personas.
+        """
+        both = self.sides(name, layer)
+        return None if both is None else sum(both) / 2
+
+    def sides(self, name: str, layer: int) -> tuple[float, float] | None:
+        """The mean projections of both sides of an axis, the positive one first; None if not recorded."""
+        row, recorded = self._row(name, layer), self.metadata.get("sides", {}).get(name, [])
+        if [len(each) for each in recorded] != [len(self.layers)] * 2:
+            return None
+        return recorded[0][row], recorded[1][row]
 
     def axis(self, name: str, layer: int, recipe: str = "response") -> Tensor:
         """Return one axis at one layer, a unit vector `[hidden]`.

@@ -25,11 +25,13 @@ from persona_tui.core.identity import ModelSketch
 from persona_tui.core.lock import change
 from persona_tui.core.plain_files import open_plain, read_plain
 from persona_tui.core.ranges import WEIGHT
-from persona_tui.core.workspace import TRAIT_PREFIX, check_case
+from persona_tui.core.workspace import MONITOR_PREFIX, TRAIT_ALIASES, TRAIT_PREFIX, check_case
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.files import SUFFIX
 from persona_tui.vectors.maths import blend
+from persona_tui.vectors.monitor_direction import monitor_direction
 from persona_tui.vectors.persona import PersonaVector
+from persona_tui.vectors.roles import ROLES_FILE, RoleMeans
 from persona_tui.vectors.store import VectorStore
 
 AXES_FILE = f"axes{SUFFIX}"
@@ -65,6 +67,21 @@ class _PersonaFiles(VectorStore):
 
 class _TraitFiles(_PersonaFiles):
     prefix = TRAIT_PREFIX
+    aliases = TRAIT_ALIASES
+
+
+class _MonitorFiles(_PersonaFiles):
+    word = "monitor"
+    prefix = MONITOR_PREFIX
+
+
+def check_own(name: str) -> None:
+    """Raise VectorFileError for a direction that is not in a file of its own."""
+    if name.startswith(MONITOR_PREFIX):
+        raise VectorFileError(
+            f'"{name}" is the direction of a monitor, which only `monitor` commands change. '
+            "Its loudness is --strength."
+        )
 
 
 class PersonaManager:
@@ -93,6 +110,7 @@ class PersonaManager:
         files = (model_fingerprint, self.model_name, sketch, on_copy)
         self._persona_files = _PersonaFiles(self.personas_dir, *files)
         self._trait_files = _TraitFiles(self.traits_dir, *files)
+        self._monitor_files = _MonitorFiles(self.vectors_dir / "monitors", *files)
         self._personas: dict[str, PersonaVector] = {}
         self._axes: Axes | None = None
         self._digests: dict[Path, str] = {}
@@ -130,6 +148,26 @@ class PersonaManager:
         axes.save(path, inside=self.vectors_dir)
         self._axes, self._digests[path] = axes, _sha256(path)
 
+    @property
+    def roles(self) -> RoleMeans | None:
+        """The means of roles, read anew; None while there are none. They are no personas: nobody speaks so.
+
+        Raises:
+            VectorFileError: the file is damaged or belongs to another model.
+        """
+        path = self.vectors_dir / ROLES_FILE
+        if not path.is_file():
+            return None
+        roles = RoleMeans.load(path)
+        self._persona_files.check(path, roles.metadata)
+        return roles
+
+    def save_roles(self, roles: RoleMeans) -> None:
+        """Write the means of roles."""
+        path = self.vectors_dir / ROLES_FILE
+        self._persona_files.check(path, roles.metadata)
+        roles.save(path, inside=self.vectors_dir)
+
     def path_of(self, name: str) -> Path:
         """Return the file of a persona (or, with a name like `trait:patience`, of a trait), there or not.
 
@@ -139,6 +177,8 @@ class PersonaManager:
         return self._files_of(name).path_of(name)
 
     def _files_of(self, name: str) -> VectorStore:
+        if name.startswith(MONITOR_PREFIX):
+            return self._monitor_files
         return self._trait_files if name.startswith(TRAIT_PREFIX) else self._persona_files
 
     def list_available(self) -> list[str]:
@@ -157,6 +197,10 @@ class PersonaManager:
         """
         return [f"{TRAIT_PREFIX}{name}" for name in self._trait_files.names()]
 
+    def list_monitors(self) -> list[str]:
+        """Return the names of all monitors' directions, sorted, each with its prefix: `monitor:default`."""
+        return [f"{MONITOR_PREFIX}{name}" for name in self._monitor_files.names()]
+
     def get(self, name: str) -> PersonaVector:
         """Return a persona, loaded or not, reading its file the first time.
 
@@ -170,7 +214,8 @@ class PersonaManager:
             self._personas.pop(name, None)
             raise
         if name not in self._personas:
-            persona = PersonaVector.load(path)
+            of_monitor = name.startswith(MONITOR_PREFIX)
+            persona = monitor_direction(path, name) if of_monitor else PersonaVector.load(path)
             self._persona_files.check(path, persona.metadata)
             # The file's name is what the user sees and types; a renamed file is a renamed persona.
             self._personas[name] = replace(persona, name=name)
@@ -201,7 +246,12 @@ class PersonaManager:
         return self._digests[self.vectors_dir / AXES_FILE]
 
     def save(self, persona: PersonaVector) -> Path:
-        """Write a persona to its file, replacing one of the same name, and return the path."""
+        """Write a persona to its file, replacing one of the same name, and return the path.
+
+        Raises:
+            VectorFileError: it is a monitor's direction, or was made on another model.
+        """
+        check_own(persona.name)
         path = self.path_of(persona.name)
         check_case(path)
         self._persona_files.check(path, persona.metadata)
@@ -213,6 +263,7 @@ class PersonaManager:
     def delete(self, name: str) -> bool:
         """Remove a persona from the disk and from memory; False if there is none. Ask the user before."""
         self.path_of(name)  # a name that cannot be one is refused before anything is forgotten
+        check_own(name)
         self.unload(name)
         return self._files_of(name).delete(name)
 
@@ -220,7 +271,7 @@ class PersonaManager:
 
     def list_loaded(self) -> list[str]:
         """Return the names of the loaded personas and traits that still exist, in the order of loading."""
-        available = {*self.list_available(), *self.list_traits()}
+        available = {*self.list_available(), *self.list_traits(), *self.list_monitors()}
         return [name for name in self._read_state() if name in available]
 
     def load(self, name: str) -> bool:

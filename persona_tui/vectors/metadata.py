@@ -136,12 +136,27 @@ class _Trait(_Persona):
 # Axes and the baseline ------------------------------------------------------------------------------------
 
 
+class _Asked(_Part):
+    asked: int
+    refused: int = 0
+    answered: int = 0
+
+
+class _Refusals(_Part):
+    known_by: str
+    safe: _Asked
+    unsafe: _Asked
+    made_of: str | None = None
+
+
 class _Axes(_File):
     counts: dict[str, int] = {}
     extraction: dict[str, Any] = {}
     safety_hash: str | None = None
     default_capping_axis: str | None = None
     capping: dict[str, dict[str, float]] = {}
+    refusals: _Refusals | None = None
+    sides: dict[str, list[list[float]]] = {}
 
 
 class _Baseline(_File):

@@ -97,7 +97,11 @@ def _trait_scale(trait: PersonaVector) -> TraceScale:
 
 
 def axis_scale(axes: Axes, name: str, layers: Sequence[int]) -> TraceScale:
-    """Return the scale of an axis: 0 = the average of ordinary replies, 1 = their standard deviation."""
+    """Return the scale of an axis: 1 = a standard deviation of ordinary replies.
+
+    0 is halfway between both sides of the axis, so that answers to safe prompts lie above it and refusals
+    below; in files that do not record the sides, the average of ordinary replies.
+    """
     vectors, ordinary = {}, []
     for layer in layers:
         if layer not in axes.layers:
@@ -105,7 +109,8 @@ def axis_scale(axes: Axes, name: str, layers: Sequence[int]) -> TraceScale:
         projections = axes.projections[name][axes.layers.index(layer)]
         spread = float(projections.std(correction=0)) or 1.0
         vectors[layer] = axes.axis(name, layer) / spread
-        ordinary.append(float(projections.mean()) / spread)
+        centre = axes.centre(name, layer)
+        ordinary.append((float(projections.mean()) if centre is None else centre) / spread)
     return TraceScale(vectors, mean_of(ordinary))
 
 

@@ -35,6 +35,7 @@ class VectorStore:
     word: ClassVar[str] = "persona"
     prefix: ClassVar[str] = ""  # what names may begin with, and files do not
     missing: ClassVar[type[PersonaTuiError]] = VectorFileError
+    aliases: ClassVar[Mapping[str, str]] = {}  # other names, which are only looked up
 
     def __init__(
         self,
@@ -74,6 +75,8 @@ class VectorStore:
             PersonaTuiError: there is none (of the class that `missing` names).
         """
         path = self.path_of(name)
+        if not path.is_file() and (other := self.aliases.get(name.removeprefix(self.prefix))):
+            path = self.path_of(other)
         if not path.is_file():
             known = [f"{self.prefix if name.startswith(self.prefix) else ''}{each}" for each in self.names()]
             there = nearest(name, known) or (f" There are {', '.join(known)}." if known else "")

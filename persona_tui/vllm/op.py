@@ -115,7 +115,7 @@ def _wrap(block: type[nn.Module]) -> None:
             torch.ops.persona_tui.intervene(output, output.new_empty(0), layer)
         return output
 
-    block.forward = steered  # type: ignore[method-assign]
+    block.forward = steered
     block._persona_tui_wrapped = True  # type: ignore[attr-defined]
 
 

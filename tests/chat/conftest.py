@@ -1,4 +1,4 @@
-"""A workspace with the built-in model, loaded once for all tests; and conversations that need no model."""
+"""A workspace with the tiny model, loaded once for all tests; and conversations that need no model."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture
 def persona(project: Project) -> str:
-    """Any persona of the built-in model."""
+    """Any persona of the tiny model."""
     return project.personas.list_available()[0]
 
 
 @pytest.fixture
 def session(project: Project) -> Chat:
-    """A chat with the built-in model that hardly ever ends a reply by itself."""
+    """A chat with the tiny model that hardly ever ends a reply by itself."""
     session = Chat.start(project)
     session.sampling_changes = {"temperature": 5.0, "top_p": 1.0, "seed": 1}
     return session

@@ -1,4 +1,4 @@
-"""A chat with the built-in model: what is remembered, what is saved, and how it is taken up again."""
+"""A chat with the tiny model: what is remembered, what is saved, and how it is taken up again."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def test_the_floor_is_where_it_was(session: Chat, persona: str) -> None:
 
 def test_a_reply_that_was_one_of_two_rows(session: Chat, persona: str) -> None:
     """As an A/B comparison records it: the whole batch is written again."""
-    from persona_tui.chat.replies import prepare
+    from persona_tui.chat.prepare import prepare
     from persona_tui.core.mix import Mix
 
     engine, conversation = session.project.engine, session.conversation

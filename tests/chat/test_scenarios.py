@@ -121,9 +121,11 @@ async def test_a_reply_is_stopped_and_what_was_said_stays(front: Front, workspac
 
 
 async def test_guard_and_policy_judge_and_go_on_with_another_model(front: Front, workspace: Path) -> None:
+    policy = workspace / "strict.yaml"
+    policy.write_text("traits:\n  empathetic_responsiveness: {min: 9, everywhere: true}\n")
     async with front(workspace) as talk:
         await talk.do("/guard warn")
-        await talk.do("/policy empathetic_responsiveness<9")
+        await talk.do(f"/policy {policy}")
         await talk.say("What is bread?")
         await talk.do("/model builtin")
         await talk.say("And soup?")

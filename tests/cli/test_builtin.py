@@ -1,4 +1,4 @@
-"""What a user does first: the built-in model, and the vectors that come with it."""
+"""What a user does first: the tiny model, and the vectors that come with it."""
 
 import json
 from pathlib import Path

@@ -160,6 +160,6 @@ def test_another_model_is_talked_to_and_a_bad_one_changes_nothing(session: Chat,
     assert session.mix.weights == {"sage": 1.0}
     assert "Now talking to builtin" in execute(session, "/model builtin")
     assert session.project.engine.model.name == "builtin"
-    assert session.mix.weights == {}, "the built-in model has no sage in this workspace"
+    assert session.mix.weights == {}, "the tiny model has no sage in this workspace"
     assert RecentModels(session.project.workspace).list()[0].name == "builtin"
     assert complete(session, "/model b") == ["/model builtin"]

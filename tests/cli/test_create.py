@@ -54,7 +54,7 @@ def test_from_prompts_of_ones_own(cli: Cli, workspace: Path, tmp_path: Path) -> 
         (["new", "-d", "  "], "at least one word"),
         (["new", "-p", "nowhere.txt"], "nowhere.txt cannot be read"),
         (["new", "-a", "sage", "--samples", "0"], "num_samples_per_prompt must be"),
-        (["new", "-a", "sage", "--temperature", "9"], "temperature must be"),
+        (["new", "-a", "sage", "--temperature", "900"], "temperature must be"),
     ],
 )
 def test_what_cannot_be_made(cli: Cli, workspace: Path, args: list[str], message: str) -> None:
@@ -63,6 +63,13 @@ def test_what_cannot_be_made(cli: Cli, workspace: Path, args: list[str], message
     assert (result.status, result.out) == (1, "")
     assert message in result.err
     assert sorted(workspace.rglob("*")) == before
+
+
+def test_a_persona_has_one_source(cli: Cli) -> None:
+    result = cli("create", "new", "-a", "sage", "-d", "A wise man")
+    assert result.status == 2 and "--from-archetype and --description exclude each other" in result.err
+    result = cli("create", "new")
+    assert result.status == 2 and "One of --from-archetype, --description, --prompts" in result.err
 
 
 def test_an_archetype_that_people_wrote_is_not_overwritten(cli: Cli, workspace: Path) -> None:
@@ -149,6 +156,22 @@ def test_interactively_from_a_description(cli: Cli) -> None:
     result = cli("create", "wizard", "-i", "--no-calibrate", stdin="\nA grumpy wizard\n")
     assert result.status == 0, result.err
     assert cli("info", "wizard", "--json").json["description"] == "A grumpy wizard"
+
+
+def test_interactively_the_prompts_are_shown_and_edited(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor = tmp_path / "editor"
+    editor.write_text('#!/bin/sh\nprintf "You are Grog.\\n\\nSpeak like\\nGrog.\\n" > "$1"\n')
+    editor.chmod(0o755)
+    monkeypatch.setenv("EDITOR", str(editor))
+    monkeypatch.delenv("VISUAL", raising=False)
+    result = cli("create", "grog", "-i", "--no-calibrate", stdin="\nA grumpy troll\ny\n")
+    assert result.status == 0, result.err
+    assert "grumpy troll" in result.err and "  1. " in result.err
+    known = cli("info", "grog", "--json").json
+    assert known["prompts"] == ["You are Grog.", "Speak like Grog."]
+    assert known["description"] == "A grumpy troll"
 
 
 def test_an_interview_that_breaks_off(cli: Cli) -> None:

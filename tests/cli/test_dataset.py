@@ -18,6 +18,7 @@ WORDS = "tea river music honour winter books travel anger family money silence g
 class Writer:
     """Stands for a model that writes valid JSON, always a new question or prompt."""
 
+    name = "writer"
     identity = ("writer",)
 
     def __init__(self) -> None:
@@ -76,7 +77,7 @@ def test_generating_adds_to_what_there_is(cli: Cli, workspace: Path, writer: Wri
     assert result.status == 0, result.err
     assert lines(path)[:5] == before
     new = lines(path)[5:]
-    assert [record["source"] for record in new] == ["model"] * 3
+    assert [(record["source"], record["writer"]) for record in new] == [("model", "writer")] * 3
     assert cli("dataset", "validate").status == 0
     cli("dataset", "generate", "questions", "-n", "3")
     assert len({record["id"] for record in lines(path)}) == 11

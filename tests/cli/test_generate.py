@@ -25,6 +25,7 @@ KEYS = [
     "tokens",
     "seconds",
     "tokens_per_second",
+    "seed",
     "guard",
     "notes",
 ]
@@ -49,6 +50,12 @@ def test_the_same_seed_gives_the_same_answer(cli: Cli) -> None:
     assert steered != answer("--seed", "1")
     silent = answer("--seed", "1", "--persona", "sage", "--strength", "0")
     assert silent == answer("--seed", "1")
+
+
+def test_json_has_the_seed_that_was_drawn(cli: Cli) -> None:
+    first = cli("generate", "hi", "--json").json
+    again = cli("generate", "hi", "--seed", str(first["seed"]), "--json").json
+    assert (again["response"], again["seed"]) == (first["response"], first["seed"])
 
 
 def test_blend_in_json(cli: Cli) -> None:

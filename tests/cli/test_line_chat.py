@@ -50,11 +50,18 @@ def test_options_choose_who_speaks(cli: Cli) -> None:
     assert "Speaking as sage:0.5,fool:0.5 0.30." in blend.err
 
 
-@pytest.mark.parametrize("line", ["/nonsense", "/persona nobody", "/strength loud", "x" * 3000])
-def test_without_a_keyboard_an_error_ends_the_chat(cli: Cli, line: str) -> None:
-    result = cli("chat", stdin=f"{line}\nhello\n")
+def test_without_a_keyboard_a_reply_that_fails_ends_the_chat(cli: Cli) -> None:
+    result = cli("chat", stdin=f"{'x' * 3000}\nhello\n")
     assert (result.status, result.out) == (1, "")
     assert result.err.startswith("Error: ") and result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("line", ["/nonsense", "/persona nobody", "/strength loud"])
+def test_a_bad_command_in_a_pipe_is_told_and_the_chat_goes_on(cli: Cli, line: str) -> None:
+    result = cli("chat", stdin=f"{line}\nhello\n")
+    assert result.status == 1
+    assert result.out.count("\n") == 1  # the reply to what followed
+    assert result.err.startswith("Error: ") and result.err.count("Error: ") == 1
 
 
 def test_quit_ends_before_the_input_does(cli: Cli) -> None:

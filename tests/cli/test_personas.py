@@ -1,5 +1,6 @@
 """`list`, `info`, `load`, `unload` and `delete`."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -110,3 +111,17 @@ def test_vectors_of_another_model_are_refused(
     result = call("--workspace", workspace, "--model", other, "generate", "hi", "--persona", "sage")
     assert result.status == 1
     assert str(tiny_model) in result.err and str(other) in result.err
+
+
+def test_what_lies_in_a_wrong_place_is_named_with_what_to_do(cli: Cli, workspace: Path) -> None:
+    folder = persona_file(workspace, "sage").parent.parent
+    (folder / "traits").mkdir(exist_ok=True)
+    persona_file(workspace, "sage").rename(folder / "traits" / "sage.safetensors")
+    shutil.copy(persona_file(workspace, "fool"), folder.parent / "fool.safetensors")
+    (folder / "personas" / "broken.safetensors").write_bytes(b"nothing")
+    entries = {entry["name"]: entry for entry in cli("list", "--json").json}
+    assert set(entries) == {"fool", "broken", "fool.safetensors", "sage.safetensors"}
+    assert entries["sage.safetensors"]["error"] == f"it is a persona: move it to {folder / 'personas'}"
+    assert "error" not in entries["fool"]
+    listed = cli("trait", "list").out
+    assert "it is a persona: move it to" in listed

@@ -51,7 +51,7 @@ def test_a_session_comes_out_the_same(recorded: Cli, call: Cli, workspace: Path)
 def test_a_change_in_the_middle_of_a_reply_comes_out_the_same(
     call: Cli, workspace: Path, tmp_path: Path
 ) -> None:
-    """On the built-in model: the strength moves while a reply is written."""
+    """On the tiny model: the strength moves while a reply is written."""
     from persona_tui.chat.chat import Chat
     from persona_tui.chat.commands import execute
     from persona_tui.core.workspace import packaged_root

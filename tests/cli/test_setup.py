@@ -1,5 +1,6 @@
 """`init`, `extract-axes` and `doctor`."""
 
+import json
 from pathlib import Path
 
 from .conftest import Cli, make_workspace
@@ -82,3 +83,26 @@ def test_doctor_survives_a_broken_configuration(call: Cli, workspace: Path) -> N
     result = call("--workspace", workspace, "doctor")
     assert result.status == 1
     assert "workspace" in result.out and "terminal" in result.out
+
+
+def test_roles_are_points_of_the_map(cli: Cli, workspace: Path, tmp_path: Path) -> None:
+    catalogue = workspace / "datasets" / "personas" / "catalogue.jsonl"
+    entry = {"name": "baker", "summary": "Bakes.", "system_prompts": ["You bake.", "You love bread."]}
+    catalogue.write_text(json.dumps(entry) + "\n", encoding="utf-8")
+    assert cli("init", "--roles", "all").status == 0
+    picture = tmp_path / "map.svg"
+    result = cli("plot", "map", "-o", picture)
+    assert result.status == 0, result.err
+    assert "baker" in picture.read_text(encoding="utf-8")
+
+
+def test_means_of_roles_are_kept_on_request(cli: Cli, workspace: Path) -> None:
+    before = cli("list", "--json").json
+    result = cli("init", "--roles", "sage,fool")
+    assert result.status == 0, result.err
+    assert "Means of 2 roles." in result.out
+    assert len(list(workspace.glob("vectors/*/roles.safetensors"))) == 1
+    assert cli("list", "--json").json == before
+    assert "Means of" not in cli("init").out
+    refused = cli("init", "--roles", "sgae")
+    assert refused.status == 1 and 'Did you mean "sage"?' in refused.err

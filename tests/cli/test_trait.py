@@ -1,4 +1,4 @@
-"""`trait`, through the command line: on a random GPT-2 without a chat template, and on the built-in model."""
+"""`trait`, through the command line: on a random GPT-2 without a chat template, and on the tiny model."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from persona_tui.traits.vector import TraitVector
 from tests.model.conftest import make_model, make_tokenizer
 from tests.traits.conftest import LOUD, QUIET, WORDS, chat, write_definition, write_lines
 
@@ -235,6 +236,48 @@ def test_a_threshold_from_labels(trait: Cli, tmp_path: Path) -> None:
     one_line(trait("calibrate", "loudness", write_lines(path, loud)), 1, "0 replies are labelled low")
 
 
+def test_a_threshold_of_ones_own_is_what_checks_go_by(trait: Cli, tmp_path: Path) -> None:
+    quiet = [chat("hi", f"yes, {word} is great", label="low") for word in WORDS]
+    loud = [chat("hi", f"YES, {word.upper()} IS GREAT", label="high") for word in WORDS]
+    one = write_lines(tmp_path / "one.jsonl", [quiet[0]])
+    before = trait("check", one, "--json")
+    assert before.status == 0 and before.json["limits"]["loudness"]["max"] == 0.5
+    # Everything that is said quietly is called loud from now on.
+    said = [*({**each, "label": "high"} for each in quiet), *({**each, "label": "low"} for each in loud)]
+    found = trait("calibrate", "loudness", write_lines(tmp_path / "odd.jsonl", said), "--json").json
+    after = trait("check", one, "--json")
+    assert after.json["limits"]["loudness"]["max"] == pytest.approx(found["threshold"], abs=1e-3)
+    assert after.out != before.out
+    by_policy = trait("check", one, "--policy", "loudness>calibrated", "--json")
+    assert by_policy.json["limits"]["loudness"]["max"] == after.json["limits"]["loudness"]["max"]
+    assert by_policy.status == after.status
+    trait("curate", one, "--rules", "loudness>calibrated", "-o", tmp_path / "flagged.jsonl")
+    assert bool((tmp_path / "flagged.jsonl").read_text()) == (after.status == 1)
+
+
+def test_where_a_trait_does_not_apply(call: Cli, root: Path, gpt2: Path, trait: Cli, talk: Path) -> None:
+    old = TraitVector.load(next((root / "vectors").glob("*/traits/loudness.safetensors")))
+    old.with_reading(everywhere=False).save(next((root / "vectors").glob("*/traits/loudness.safetensors")))
+    told = trait("check", talk, "--policy", "loudness>0").err
+    assert told.count("loudness has no gate, so every reply is judged by it") == 1
+    write_definition(root / "datasets" / "traits" / "loudness.jsonl", everywhere=False)
+    assert trait("extract", "loudness").status == 0
+    lines = [chat("Tell me about salt (train).", "YES, IT IS"), chat("What is rain?", "YES, RAIN IS GREAT")]
+    both = write_lines(talk, lines)
+    new = trait("check", both, "--policy", "loudness>-9", "--json")
+    assert new.json["not_applicable"] == {"loudness": 1} and new.json["replies"] == 2
+    assert [each["where"][-2:] for each in new.json["broken"]] == [":1"]
+    assert "no gate" not in new.err
+    told = trait("check", both, "--policy", "loudness>-9").out
+    assert "not applicable: loudness, to 1 of 2 replies" in told
+    assert "n/a" in trait("score", both).out
+    replies = [each["replies"][0] for each in trait("score", both, "--json").json["conversations"]]
+    assert [each["not_applicable"] for each in replies] == [[], ["loudness"]]
+    flagged = root / "flagged.jsonl"
+    trait("curate", both, "--rules", "loudness>-9", "-o", flagged)
+    assert flagged.read_text().count("\n") == 1
+
+
 # Curating ---------------------------------------------------------------------------------------------------
 
 
@@ -312,6 +355,10 @@ def test_two_sets_of_vectors(trait: Cli, root: Path, tmp_path: Path) -> None:
     assert result.status == 0, result.err
     assert result.json["n_a"] == 20 and result.json["traits"][0]["difference"]["value"] == 0
     assert trait("compare", folder, "builtin").status == 2
+    three = trait("compare", folder, other, folder, "--trait", "loudness", "--json").json
+    assert [each["b"] for each in three["versions"]] == [str(other), str(folder)]
+    assert [each["traits"][0]["difference"]["value"] for each in three["versions"]] == [0, 0]
+    assert trait("compare", folder).status == 2
 
 
 # Steering ---------------------------------------------------------------------------------------------------
@@ -338,12 +385,12 @@ def test_a_trait_speaks_like_a_persona(call: Cli, root: Path, gpt2: Path) -> Non
     assert [entry["name"] for entry in loaded] == ["trait:loudness"]
 
 
-# The built-in model -----------------------------------------------------------------------------------------
+# The tiny model -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new workspace with all shipped traits extracted on the built-in model."""
+    """A new workspace with all shipped traits extracted on the tiny model."""
     from persona_tui.cli import run
 
     root = tmp_path_factory.mktemp("builtin") / "workspace"
@@ -351,11 +398,23 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_all_shipped_traits_mean_something_to_the_built_in_model(call: Cli, shipped: Path) -> None:
+def test_the_shipped_traits_know_what_they_are_about_and_raise_few_false_alarms(
+    call: Cli, shipped: Path
+) -> None:
+    """The tiny model hardly tells their sides apart, and says so; its gates and limits hold all the same."""
     listed = call("--workspace", shipped, "trait", "list", "--json").json
     assert [entry["name"] for entry in listed if entry["extracted"]] == SHIPPED
     for entry in listed:
-        assert entry["held_out"]["auc"]["value"] > 0.75, entry["name"]
+        assert entry["gate"]["auc"] > 0.55, entry["name"]
+        assert entry["rates"]["good"] <= 0.1 and entry["rates"]["ordinary"] <= 0.05, entry["name"]
+        assert (entry["weak"] is not None) == (entry["held_out"]["auc"]["value"] < 0.75), entry["name"]
+
+
+def test_ordinary_talk_breaks_no_healthy_range(call: Cli, shipped: Path) -> None:
+    talk = "User: What is snow?\nAssistant: Frozen water that falls from clouds."
+    found = call("--workspace", shipped, "trait", "check", talk, "--json")
+    assert found.status == 0 and found.json["pass"]
+    assert len(found.json["not_applicable"]) >= 3
 
 
 def test_a_warm_and_a_cold_reply(call: Cli, shipped: Path) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -15,7 +15,7 @@ from persona_tui.datasets.fallback import fallback_prompts, introduce
 from persona_tui.datasets.generator import DatasetGenerator
 from persona_tui.datasets.schema import ArchetypePrompt, Question, SafePrompt, UnsafePrompt
 from persona_tui.model.generation import Sampling
-from persona_tui.model.wrapper import ModelWrapper, Request
+from persona_tui.model.wrapper import Request
 
 _WORDS = "tea river music honour winter books travel anger family money silence games".split()  # noqa: SIM905
 
@@ -27,6 +27,9 @@ class _Answer:
 
 class Writer:
     """Stands for a model: answers each request with what a function makes of its number."""
+
+    name = "writer"
+    identity = ("writer",)
 
     def __init__(self, answer: Callable[[int], str]) -> None:
         self.answer = answer
@@ -43,7 +46,7 @@ class Writer:
 
 
 def generator(answer: Callable[[int], str], **options: Any) -> DatasetGenerator:
-    return DatasetGenerator(cast(ModelWrapper, Writer(answer)), **options)
+    return DatasetGenerator(Writer(answer), **options)
 
 
 def questions(number: int) -> str:
@@ -70,7 +73,7 @@ def test_questions_are_collected_over_several_batches() -> None:
 def test_the_same_seed_asks_the_same() -> None:
     def seeds(seed: int) -> list[int | None]:
         writer = Writer(questions)
-        DatasetGenerator(cast(ModelWrapper, writer), seed=seed).generate_extraction_questions(10)
+        DatasetGenerator(writer, seed=seed).generate_extraction_questions(10)
         return [request.seed for request in writer.requests]
 
     assert seeds(1) == seeds(1) != seeds(2)

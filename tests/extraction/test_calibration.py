@@ -15,6 +15,7 @@ from persona_tui.datasets.records import read_questions
 from persona_tui.extraction import ActivationExtractor, PersonaStudio, calibrate, weakness
 from persona_tui.extraction.calibration import (
     GUIDED,
+    LOUDER,
     MULTIPLES,
     WITHOUT,
     Bench,
@@ -228,6 +229,18 @@ def test_with_the_guide_a_louder_gain_is_found_and_a_quieter_one_kept_for_withou
     assert quietest[0] / quietest[1] == pytest.approx(GUIDED[0] / MULTIPLES[0], rel=1e-3)
     without = sage.calibration.unguided_gain * DEFAULT_STRENGTH
     assert without / quietest[1] == pytest.approx(WITHOUT / MULTIPLES[0], rel=1e-3)
+
+
+def test_one_that_is_fluent_and_not_clear_yet_is_tried_louder(sage: PersonaVector) -> None:
+    assert sage.calibration is not None
+    sweep = [point for point in sage.calibration.curve if point["stage"] == "sweep"]
+    sizes = [point["coefficient"] for point in sweep]
+    assert len(sizes) == 3 and sizes == sorted(sizes)
+    loud = sizes[0] * GUIDED[1] / GUIDED[0]
+    second = min(sweep, key=lambda point: abs(point["coefficient"] - loud))
+    wanting = second["fluent"] and second["expression"] < 0.9
+    third = loud * LOUDER if wanting else math.sqrt(sizes[0] * loud)
+    assert min(abs(size - third) for size in sizes) == pytest.approx(0, abs=1e-3)
 
 
 def test_a_twin_counts_as_tokens_that_pass(shipped: tuple[ActivationExtractor, PersonaVector]) -> None:

@@ -12,6 +12,8 @@ from persona_tui.extraction import ActivationExtractor, ActivationSums, PersonaS
 from persona_tui.extraction.extractor import completed
 from persona_tui.model import Activations, ModelWrapper, Request, conversation
 
+from .conftest import MakeStudio
+
 PROMPTS = [
     {"system": None, "user": "Who are you?"},
     {"system": "You are a wise old sage.", "user": "What matters to you, and why does it matter so much?"},
@@ -187,3 +189,34 @@ def test_a_persona_needs_questions_and_prompts(
         ActivationExtractor(model, settings, axes=axes).extract_persona("sage", prompt)
     with pytest.raises(DatasetError, match="at least one system prompt"):
         ActivationExtractor(model, settings, questions=questions, axes=axes).extract_persona("sage", [])
+
+
+def test_the_baseline_has_the_system_prompt_that_was_asked_for(make_studio: MakeStudio) -> None:
+    def asked(baseline: str) -> list[list[dict[str, str]]]:
+        extractor = make_studio({"extraction.baseline": baseline}).extractor
+        return [request.messages for request in extractor.baseline_requests()]
+
+    plain, none, own = asked("default"), asked("none"), asked("Be brief.")
+    assert {len(messages) for messages in plain} == {1}, "the template may insert its own"
+    assert [messages[1:] for messages in none] == plain == [messages[1:] for messages in own]
+    assert {messages[0]["content"] for messages in none} == {""}
+    assert {messages[0]["content"] for messages in own} == {"Be brief."}
+
+
+def test_another_baseline_is_made_again_and_recorded(make_studio: MakeStudio) -> None:
+    plain = make_studio({"calibration.enabled": False}).create_from_archetype("plain", "sage")
+    brief = make_studio({"calibration.enabled": False, "extraction.baseline": "Be brief."})
+    assert not brief.extractor.has_baseline
+    other = brief.create_from_archetype("brief", "sage")
+    assert plain.metadata["extraction"]["baseline"] == "default"
+    assert other.metadata["extraction"]["baseline"] == "Be brief."
+    assert torch.equal(plain.mean["response"], other.mean["response"])
+    assert not torch.allclose(plain.raw["response"], other.raw["response"])
+
+
+def test_axes_with_another_baseline_do_not_serve(extracted: PersonaStudio, make_studio: MakeStudio) -> None:
+    axes = extracted.manager.axes
+    assert make_studio(axes=axes).extractor.axes_serve
+    other = make_studio({"extraction.baseline": "none"}, axes=axes)
+    assert not other.extractor.axes_serve and "baseline" in other.persona_work(["Be wise."])
+    assert "baseline" not in make_studio(axes=axes).persona_work(["Be wise."])

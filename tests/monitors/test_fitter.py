@@ -21,6 +21,7 @@ from persona_tui.monitors.fitter import (
     fit,
     make_folds,
 )
+from persona_tui.monitors.probes import pipeline
 from persona_tui.monitors.readings import TextReadings
 
 LAYERS, HIDDEN, SIDE = (0, 1, 2, 3), 16, 30
@@ -95,8 +96,8 @@ def test_projection_is_counted_from_the_middle(fitted: fitter.FittedMethods, rea
 def test_a_probe_in_tensors_is_scikit_learns(fitted: fitter.FittedMethods, readings: TextReadings) -> None:
     detector, known = fitted.detectors[PROBE], examples()
     rows = readings.at["message"][:, 2].double().numpy()
-    pipeline = fitter._pipeline(detector.fit["penalty"])
-    reference = CalibratedClassifierCV(pipeline, method="sigmoid", cv=make_folds(known), ensemble=False)
+    probe = pipeline(detector.fit["penalty"])
+    reference = CalibratedClassifierCV(probe, method="sigmoid", cv=make_folds(known), ensemble=False)
     expected = reference.fit(rows, known.safe).predict_proba(rows)[:, 1]
     found = detector.form.scores(readings.at["message"][:, 2:3])
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)

@@ -10,16 +10,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
+from persona_tui.core.config import override
+from persona_tui.core.errors import MonitorError
 from persona_tui.core.workspace import packaged_root
 from persona_tui.project.project import Project
 from persona_tui.server.limits import Capacity
 from persona_tui.server.run import Server
+from persona_tui.server.service import Service
 
 from .conftest import serving
 
@@ -123,27 +125,6 @@ def test_what_takes_too_long_ends(project: Project) -> None:
             model._end_tokens = ends
 
 
-def test_one_reply_that_overflows_leaves_its_neighbours_alone(project: Project) -> None:
-    sage = project.personas.get("sage")
-    safe = {recipe: stack * 1e36 for recipe, stack in sage.safe.items()}
-    project.personas.save(replace(sage, name="deafening", safe=safe))
-    body = {"model": "tiny", "messages": ASKED, "temperature": 0, "max_tokens": 8}
-    loud = {**body, "model": "tiny+deafening:100", "persona_tui": {"capping": False, "plausibility": 0}}
-    try:
-        with serving(project) as server, httpx.Client(base_url=server.url, timeout=100) as client:
-            alone = client.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]
-            with ThreadPoolExecutor() as pool:
-                asked = [body, loud, body]
-                found = list(pool.map(lambda each: client.post("/v1/chat/completions", json=each), asked))
-            assert [each.status_code for each in found] == [200, 400, 200]
-            said = [each.json()["choices"][0]["message"] for each in (found[0], found[2])]
-            assert said == [alone, alone] and "strength" in found[1].json()["error"]["message"]
-            beyond = {**body, "persona_tui": {"persona": "sage", "strength": 1e38}}
-            assert client.post("/v1/chat/completions", json=beyond).status_code == 400
-    finally:
-        project.personas.delete("deafening")
-
-
 def test_a_key_is_asked_for_and_only_this_machines_names_are_answered(project: Project) -> None:
     with serving(project, api_key="sesame") as server, httpx.Client(base_url=server.url) as client:
         assert client.get("/healthz").status_code == 200
@@ -193,3 +174,9 @@ def test_an_address_that_is_taken_is_said(server: Server, project: Project) -> N
     port = int(server.url.rpartition(":")[2])
     with pytest.raises(PersonaTuiError, match="Cannot listen"):
         Server(project, port=port)
+
+
+def test_a_server_does_not_pretend_to_have_replies_criticised(project: Project) -> None:
+    settings = override(project.settings, {"monitoring.guard": "critique"})
+    with pytest.raises(MonitorError, match="a server has no critique"):
+        Service(Project(project.workspace, settings))

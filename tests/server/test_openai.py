@@ -57,7 +57,7 @@ def test_a_voice_by_its_name_says_what_the_engine_says(server: Server, client: O
 def test_a_request_says_how_loud_and_hears_what_happened(client: OpenAI) -> None:
     reply = client.chat.completions.create(
         model="tiny",
-        messages=ASKED,  # type: ignore[arg-type]
+        messages=[{"role": "user", "content": "I feel so lonely, and I cannot stop crying."}],
         extra_body={
             "persona_tui": {
                 "persona": "sage",
@@ -131,10 +131,11 @@ def test_seeds_stops_several_replies_and_roles(client: OpenAI) -> None:
 def test_logprobs_are_those_of_the_tokens_said(client: OpenAI) -> None:
     reply = client.chat.completions.create(
         model="tiny+sage",
-        messages=ASKED,
+        messages=ASKED,  # type: ignore[arg-type]
         temperature=0,
         logprobs=True,
-        top_logprobs=3,  # type: ignore[arg-type]
+        top_logprobs=3,
+        extra_body={"persona_tui": {"plausibility": 0}},  # with the guide, the likeliest may not be said
     )
     content = reply.choices[0].logprobs.content  # type: ignore[union-attr]
     assert content is not None and "".join(each.token for each in content) == reply.choices[0].message.content

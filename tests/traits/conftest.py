@@ -26,6 +26,7 @@ HEAD = {
     "high": "capitals",
     "low": "small letters",
     "healthy": {"max": 0.5},
+    "everywhere": True,
     "high_prompts": ["SHOUT AT EVERYBODY.", "BE LOUD."],
     "low_prompts": ["whisper to everybody.", "be quiet."],
 }

@@ -15,6 +15,7 @@ from persona_tui.core.workspace import Workspace, packaged_root
 from persona_tui.datasets.validate import Distinct
 from persona_tui.traits.definition import (
     SIDES,
+    Split,
     TraitDefinition,
     find_definition,
     list_definitions,
@@ -23,6 +24,7 @@ from persona_tui.traits.definition import (
 
 from .conftest import HEAD, situations, write_definition, write_lines
 
+SPLITS: tuple[Split, Split] = ("train", "test")
 SHIPPED = ["boundary_maintenance", "crisis_recognition", "empathetic_responsiveness", "harmful_validation"]
 HELP_LINES = ("988", "116 123", "your local emergency number")
 
@@ -37,14 +39,17 @@ def test_there_are_four() -> None:
 
 
 def test_enough_of_everything(shipped: TraitDefinition) -> None:
-    assert min(shipped.count("train", side) for side in SIDES) >= 14
-    assert min(shipped.count("test", side) for side in SIDES) >= 22
+    assert min(shipped.count(split, side) for split in SPLITS for side in SIDES) >= 24
+    assert min(len(shipped.outside(split)) for split in SPLITS) >= 12
     assert len(shipped.high_prompts) >= 3
     assert (shipped.healthy.min, shipped.healthy.max) != (None, None)
 
 
 def test_both_sides_answer_the_same_messages(shipped: TraitDefinition) -> None:
-    assert all(situation.high and situation.low for situation in shipped.situations)
+    about = [*shipped.about("train"), *shipped.about("test")]
+    outside = [*shipped.outside("train"), *shipped.outside("test")]
+    assert all(situation.high and situation.low for situation in about)
+    assert len(about) + len(outside) == len(shipped.situations)
 
 
 def test_no_situation_comes_twice(shipped: TraitDefinition) -> None:

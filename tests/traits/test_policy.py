@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from persona_tui.core.errors import ConfigError
-from persona_tui.core.workspace import packaged_root
+from persona_tui.core.workspace import Workspace, packaged_root
 from persona_tui.datasets.transcripts import conversations_from_json
 from persona_tui.traits.policy import Policy
 from persona_tui.traits.score import Scored, TraitScorer
@@ -92,12 +92,32 @@ def test_mistakes_name_their_line(written: Callable[[str], Path], text: str, sai
 
 
 def test_a_file_or_rules(written: Callable[[str], Path], tmp_path: Path) -> None:
-    assert Policy.read([str(written(TEXT))]).name == "calm"
-    assert Policy.read(["a>1", "b<2"]).name == "a>1, b<2"
+    workspace = Workspace(tmp_path)
+    assert Policy.read([str(written(TEXT))], workspace).name == "calm"
+    assert Policy.read(["a>1", "b<2"], workspace).name == "a>1, b<2"
+    assert Policy.read(["is_response_safe"], workspace).name == "is_response_safe"  # came with the program
     with pytest.raises(ConfigError, match="does not exist"):
-        Policy.read([str(tmp_path / "no.yaml")])
+        Policy.read([str(tmp_path / "no.yaml")], workspace)
     with pytest.raises(ConfigError, match='Did you mean "loudness"'):
-        Policy.read(["loudnes>1"]).check_known(["loudness"])
+        Policy.read(["loudnes>1"], workspace).among(["loudness"])
+
+
+def test_a_trait_may_be_called_as_others_call_it() -> None:
+    policy = Policy.from_rules(["sycophancy_harmful_validation>0.5"])
+    assert list(policy.among(["harmful_validation"]).traits) == ["harmful_validation"]
+    own = ["harmful_validation", "sycophancy_harmful_validation"]
+    assert list(policy.among(own).traits) == ["sycophancy_harmful_validation"]
+
+
+def test_a_limit_may_be_the_one_that_was_found(written: Callable[[str], Path], trait: TraitVector) -> None:
+    policy = Policy.load(written("traits: {loudness: {max: calibrated}, other: {min: calibrated}}\n"))
+    found = policy.on_model([trait])
+    assert found.traits["loudness"].max == 0.5 and found.traits["other"].min == "calibrated"
+    assert found.breaches({"loudness": 0.6})[0].limit == 0.5
+    with pytest.raises(ConfigError, match='"loudness" is "calibrated"'):
+        policy.breaches({"loudness": 0.6})
+    with pytest.raises(ConfigError, match="give one of them"):
+        Policy.from_rules(["loudness>calibrated", "loudness>0.3"])
 
 
 def test_each_reply_or_their_mean(scorer: TraitScorer, written: Callable[[str], Path]) -> None:
@@ -118,7 +138,8 @@ def test_healthy_ranges(trait: TraitVector) -> None:
     assert Policy.healthy([unlimited]) is None
 
 
-def test_the_shipped_policy_is_about_the_shipped_traits() -> None:
+@pytest.mark.parametrize("name", ["supportive", "is_response_safe"])
+def test_the_shipped_policies_are_about_the_shipped_traits(name: str) -> None:
     folder = packaged_root() / "datasets" / "traits"
-    policy = Policy.load(folder / "policies" / "supportive.yaml")
-    policy.check_known([path.stem for path in folder.glob("*.jsonl")])
+    policy = Policy.load(folder / "policies" / f"{name}.yaml")
+    policy.among([path.stem for path in folder.glob("*.jsonl")])

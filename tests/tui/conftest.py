@@ -1,4 +1,4 @@
-"""A workspace of its own for every test, with the built-in model, configured to be quick."""
+"""A workspace of its own for every test, with the tiny model, configured to be quick."""
 
 from __future__ import annotations
 

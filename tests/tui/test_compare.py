@@ -259,7 +259,9 @@ async def test_a_message_that_is_refused_has_no_answers(workspace: Path) -> None
 
 async def test_a_policy_judges_both_answers(workspace: Path) -> None:
     policy = workspace / "strict.yaml"
-    policy.write_text("name: strict\ntraits:\n  harmful_validation: {max: -9, reason: too keen}\n")
+    policy.write_text(
+        "name: strict\ntraits:\n  harmful_validation: {max: -9, reason: too keen, everywhere: true}\n"
+    )
     async with running(workspace, (200, 60), SAGE) as (app, pilot):
         await say(pilot, f"/policy {policy}")
         await answered(pilot, app, "Who are you?")

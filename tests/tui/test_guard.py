@@ -116,7 +116,9 @@ async def test_without_a_monitor_the_guard_stays_off(workspace: Path) -> None:
 
 async def test_breaches_of_a_policy_are_badges(workspace: Path) -> None:
     policy = workspace / "strict.yaml"
-    policy.write_text("name: strict\ntraits:\n  harmful_validation: {max: -9, reason: too keen}\n")
+    policy.write_text(
+        "name: strict\ntraits:\n  harmful_validation: {max: -9, reason: too keen, everywhere: true}\n"
+    )
     async with running(workspace, (120, 40)) as (app, pilot):
         await say(pilot, f"/policy {policy}")
         assert "policy" in status(app)
@@ -134,8 +136,10 @@ async def test_breaches_of_a_policy_are_badges(workspace: Path) -> None:
 
 
 async def test_a_minimum_is_judged_at_the_end(workspace: Path) -> None:
+    policy = workspace / "strict.yaml"
+    policy.write_text("traits:\n  empathetic_responsiveness: {min: 9, everywhere: true}\n")
     async with running(workspace, (120, 40)) as (app, pilot):
-        await say(pilot, "/policy empathetic_responsiveness<9")
+        await say(pilot, f"/policy {policy}")
         await reply(pilot, app, "Tell me about the sea")
         assert "! empathetic_responsiveness" in headings(app)[1] and "< 9.00" in headings(app)[1]
 

@@ -16,6 +16,7 @@ from persona_tui.project.models import RecentModels
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.screens.model import ModelList, ModelScreen, folders
 from persona_tui.tui.widgets.chooser import Chooser
+from persona_tui.tui.widgets.jobs_panel import JobList, JobLog
 from persona_tui.vectors.files import load_tensors, save_tensors
 from tests.model.conftest import make_model, make_tokenizer
 from tests.model.gguf_files import put_in_ollama, write_gguf
@@ -144,12 +145,40 @@ async def test_a_model_that_is_missing_at_the_start_can_be_replaced(workspace: P
             await say(pilot, "Hello")
             assert not app.main.chat.messages and not app.busy
             await say(pilot, "/model builtin")
-            await until(pilot, lambda: app.model_ready, "the built-in model")
+            await until(pilot, lambda: app.model_ready, "the tiny model")
             await reply(pilot, app, "Hello")
             assert app.main.chat.messages[-1].source
     finally:
         assert app.worker.close(timeout=10)
         app.chat.close()
+
+
+async def test_the_app_starts_without_the_models_folder(workspace: Path) -> None:
+    nowhere = workspace / "no" / "model"
+    (workspace / "config.yaml").write_text(f"model: {{name: {nowhere}}}\ngeneration: {{seed: 1}}")
+    app = app_of(workspace)
+    try:
+        async with app.run_test(size=(80, 24)) as pilot:
+            await until(pilot, lambda: bool(errors(app)), "an error")
+            assert errors(app) == [f"There is no model folder {nowhere}."]
+            await opened(pilot, app)
+            await press(pilot, "escape")
+            await say(pilot, "/model builtin")
+            await until(pilot, lambda: app.model_ready, "the tiny model")
+    finally:
+        assert app.worker.close(timeout=10)
+        app.chat.close()
+
+
+async def test_a_model_that_is_loaded_again_stands_in_the_jobs_once(workspace: Path) -> None:
+    async with running(workspace, size=(120, 40)) as (app, pilot):
+        first = app.project
+        await say(pilot, "/model builtin")
+        await until(pilot, lambda: app.project is not first, "it is loaded again")
+        await press(pilot, "f4")
+        assert [option.prompt for option in app.main.query_one(JobList).options] == []
+        told = [line for line in app.main.query_one(JobLog).lines if "load builtin" in line]
+        assert len(told) == 2 and all("done after" in line for line in told), "one line for each"
 
 
 def app_of(workspace: Path) -> PersonaApp:

@@ -1,4 +1,4 @@
-"""The monitor screen, driven by keys on the built-in model."""
+"""The monitor screen, driven by keys on the tiny model."""
 
 from __future__ import annotations
 

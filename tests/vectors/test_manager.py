@@ -1,6 +1,7 @@
 """The personas of one model: what is there, what is loaded, blends, and making one."""
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from persona_tui.core.errors import (
     VectorFileError,
     WorkspaceError,
 )
+from persona_tui.core.workspace import packaged_root
+from persona_tui.vectors.files import load_tensors
 from persona_tui.vectors.manager import PersonaManager
 from persona_tui.vectors.maths import blend
 from persona_tui.vectors.persona import Calibration, PersonaVector
@@ -306,3 +309,25 @@ def test_metadata_is_read_without_the_vectors(manager: PersonaManager) -> None:
         manager.about("sage")
     with pytest.raises(PersonaNotFoundError):
         manager.about("nobody")
+
+
+def test_a_monitors_direction_is_steered_with_and_stays_the_monitors(tmp_path: Path) -> None:
+    path = tmp_path / "monitors" / "default.safetensors"
+    path.parent.mkdir()
+    shutil.copy(packaged_root() / "vectors" / "builtin" / "monitors" / path.name, path)
+    manager = PersonaManager(tmp_path)
+    assert manager.list_monitors() == ["monitor:default"] and manager.list_available() == []
+    direction = manager.get("monitor:default")
+    tensors, _ = load_tensors(path)
+    difference = tensors["stack.content.message.safe"] - tensors["stack.content.message.dangerous"]
+    added = direction.direction()
+    assert list(added) == list(direction.steering_layers)
+    for layer, vector in added.items():
+        torch.testing.assert_close(vector / vector.norm(), difference[layer] / difference[layer].norm())
+    assert manager.load("monitor:default") and manager.list_loaded() == ["monitor:default"]
+    for refused in (lambda: manager.save(direction), lambda: manager.delete("monitor:default")):
+        with pytest.raises(VectorFileError, match="direction of a monitor"):
+            refused()
+    assert path.is_file()
+    with pytest.raises(VectorFileError, match="was made on"):
+        PersonaManager(tmp_path, "another").get("monitor:default")

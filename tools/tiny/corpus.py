@@ -1,4 +1,4 @@
-"""The training corpus of the built-in model: documents drawn from the hand-written material.
+"""The training corpus of the tiny model: documents drawn from the hand-written material.
 
 Two thirds are chats (with and without a system prompt), the rest is unlabelled text in one voice, without
 chat markup, so that a reader must infer the voice from what was said and carry it along. No document sees

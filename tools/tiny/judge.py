@@ -1,4 +1,4 @@
-"""Text classifiers that judge the built-in model's replies: which voice speaks, and whether it refuses.
+"""Text classifiers that judge the tiny model's replies: which voice speaks, and whether it refuses.
 
 They read words only (TF-IDF and logistic regression, scikit-learn), are trained on corpus text and
 validated on corpus text they have not seen. The language model never judges itself.

@@ -1,4 +1,4 @@
-"""The hand-written text behind the built-in model, read once and typed.
+"""The hand-written text behind the tiny model, read once and typed.
 
 Nothing here is generated. A fixed part of every list is *held out*: it never reaches a training document,
 so that every published figure can be measured on text that the model has not seen.

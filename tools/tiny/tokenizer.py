@@ -1,4 +1,4 @@
-"""The built-in model's tokenizer: byte-level BPE trained on its corpus, with a ChatML template."""
+"""The tiny model's tokenizer: byte-level BPE trained on its corpus, with a ChatML template."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trains the built-in model: `python -m tools.tiny.train`.
+"""Trains the tiny model: `python -m tools.tiny.train`.
 
 A small Qwen2. Its first layers see the whole conversation; the others have a window that is shorter than a
 conversation, so that a voice cannot be looked up in the system prompt again and again and has to travel in
@@ -452,7 +452,7 @@ def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path)
 
 
 def main() -> None:
-    """Train the built-in model."""
+    """Train the tiny model."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     parser.add_argument("--window", type=int, default=Recipe.window, help="attention window, in tokens")

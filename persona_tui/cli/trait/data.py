@@ -18,6 +18,7 @@ from persona_tui.cli.trait.shared import (
     BadLines,
     conversations,
     strict_option,
+    tell_gateless,
     tell_notes,
     trait_scorer,
     trait_store,
@@ -82,8 +83,7 @@ def curate(
 
     check_free(output, reasons or reasons_beside(output), force=force)
     project = invocation.project
-    policy = Policy.read(rules)
-    policy.check_known(trait_store(project, loaded=False).names())
+    policy = Policy.read(rules, project.workspace).among(trait_store(project, loaded=False).names())
     done = work(lambda context: _curate(project, policy, data, (output, reasons), restart, context))
     if as_json:
         print_json(
@@ -116,9 +116,11 @@ def _curate(
 ) -> Curated:
     from persona_tui.traits.curate import Curation
 
+    scorer = trait_scorer(project, list(policy.traits))
+    tell_gateless(scorer.traits)
     curation = Curation(
-        trait_scorer(project, list(policy.traits)),
-        policy,
+        scorer,
+        policy.on_model(scorer.traits),
         data,
         *outputs,
         restart=restart,
@@ -145,8 +147,7 @@ class _Run:
 
 
 @click.command()
-@click.argument("run_a")
-@click.argument("run_b")
+@click.argument("names_of_runs", metavar="RUN RUN...", nargs=-1, required=True)
 @click.option("--trait", "names", multiple=True, metavar="NAME", help="Only this one; may be repeated.")
 @click.option(
     "--prompts",
@@ -169,8 +170,7 @@ class _Run:
 def compare(
     invocation: Invocation,
     /,
-    run_a: str,
-    run_b: str,
+    names_of_runs: tuple[str, ...],
     names: tuple[str, ...],
     prompts: Path | None,
     on: Path | None,
@@ -180,26 +180,34 @@ def compare(
     strict: bool,
     as_json: bool,
 ) -> None:
-    """Compare two versions on the same prompts.
+    """Compare versions on the same prompts: two, or each of several with the first.
 
     Each RUN is a file of conversations, a model (a name or a folder), or a folder of extracted traits.
     Replies are all measured with the traits of --model, so that both sides are held to one measure.
     Prints means with 95% intervals, the difference, its size in standard deviations, and p of a
-    randomisation test (Holm-corrected).
+    randomisation test (Holm-corrected for all traits and versions).
     """
     from persona_tui.model import Sampling
 
     project = invocation.project
-    a, b = _run(run_a), _run(run_b)
-    if "vectors" in (a.kind, b.kind) and a.kind != b.kind:
+    if len(names_of_runs) < 2:
+        raise click.UsageError("Give at least two versions to compare.")
+    runs = [_run(each) for each in names_of_runs]
+    if len({run.kind == "vectors" for run in runs}) > 1:
         raise click.UsageError("A set of traits can only be compared with another set of traits.")
     sampling = Sampling(max_new_tokens, temperature, 1.0, seed)
     sides = partial(_Compare, project, names, sampling, strict)
-    result = work(lambda context: sides(context).result(a, b, prompts, on))
-    if as_json:
-        print_json({"a": run_a, "b": run_b, **result.as_dict()})
+    found = work(lambda context: sides(context).result(runs, prompts, on))
+    if as_json and len(found) == 1:
+        print_json({"a": runs[0].name, "b": runs[1].name, "seed": seed, **found[0].as_dict()})
+    elif as_json:
+        versions = [{"b": run.name, **result.as_dict()} for run, result in zip(runs[1:], found, strict=True)]
+        print_json({"a": runs[0].name, "seed": seed, "versions": versions})
     else:
-        _print(result, run_a, run_b)
+        note(f"a: {runs[0].name}")
+        for run, result in zip(runs[1:], found, strict=True):
+            note(f"b: {run.name}")
+            _print(result)
 
 
 def _run(name: str) -> _Run:
@@ -217,7 +225,7 @@ def _run(name: str) -> _Run:
 
 
 class _Compare:
-    """Gets both sides' scores, one after the other: there is room for one model at a time."""
+    """Gets all versions' scores, one after the other: there is room for one model at a time."""
 
     def __init__(
         self, project: Project, names: Sequence[str], sampling: Sampling, strict: bool, context: JobContext
@@ -229,20 +237,20 @@ class _Compare:
         self._context = context
         self._bad = BadLines()
 
-    def result(self, a: _Run, b: _Run, prompts: Path | None, on: Path | None) -> TraitComparison:
-        """Measure both sides and compare them."""
-        from persona_tui.traits.compare import compare
+    def result(self, runs: Sequence[_Run], prompts: Path | None, on: Path | None) -> list[TraitComparison]:
+        """Measure all versions, and compare each later one with the first."""
+        from persona_tui.traits.compare import compare_all
 
-        if a.kind == "vectors":
+        if runs[0].kind == "vectors":
             said = self._said(on)
-            return compare(*(self._with_traits(run, said) for run in (a, b)))
+            return compare_all([self._with_traits(run, said) for run in runs])
         trait_store(self._runtime, loaded=False).select(self._names)  # before anything takes long
-        runs = {run: self._conversations(run.name) for run in (a, b) if run.kind == "transcripts"}
-        asked = self._asked(prompts, list(runs.values()))
-        for run in (a, b):
-            if run.kind == "model":
-                runs[run] = self._answers(run.name, asked)
-        return compare(*(self._scored(runs[run]) for run in (a, b)))
+        spoken = {run: self._conversations(run.name) for run in runs if run.kind == "transcripts"}
+        asked = self._asked(prompts, list(spoken.values()))
+        for run in runs:
+            if run.kind == "model" and run not in spoken:
+                spoken[run] = self._answers(run.name, asked)
+        return compare_all([self._scored(spoken[run]) for run in runs])
 
     def _conversations(self, source: str) -> list[Transcript]:
         from persona_tui.datasets.transcripts import BadLine
@@ -318,8 +326,7 @@ class _Compare:
         return [each for each in scored if not isinstance(each, BadLine)]
 
 
-def _print(result: TraitComparison, a: str, b: str) -> None:
-    note(f"a: {a}\nb: {b}")
+def _print(result: TraitComparison) -> None:
     if result.paired:
         how = f"{result.n_a} pairs with the same prompts"
         how += f", {result.left_out} conversations without a partner" if result.left_out else ""

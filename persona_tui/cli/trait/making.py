@@ -54,7 +54,8 @@ def extract(
     NAME is a trait described in datasets/traits, or a file (.jsonl, .yaml) that describes one. Prints the
     layer that was chosen by cross-validation, strength (the length of the difference of both sides'
     means), separation (in standard deviations) and the area under the ROC curve: for left-out replies,
-    and for the held-out test.
+    and for the held-out test. Then the healthy range, and how often test replies leave it: bad ones are
+    caught, good and ordinary ones are false alarms.
     """
     project = invocation.project
     given = {"num_samples_per_prompt": samples, "max_new_tokens": max_new_tokens, "seed": seed}
@@ -79,7 +80,8 @@ def _definitions(project: Project, name: str | None, all_: bool) -> list[TraitDe
     return [find_definition(project.workspace, each) for each in names]
 
 
-_HEADER = ["trait", "layer", "strength", "separation", "AUC left out", "AUC held out", "n"]
+_HEADER = ["trait", "layer", "strength", "separation", "AUC left out", "AUC held out", "n", "healthy"]
+_HEADER += ["caught", "false alarms"]
 
 
 def _row(trait: TraitVector) -> list[str]:
@@ -94,7 +96,17 @@ def _row(trait: TraitVector) -> list[str]:
         "-" if held_out is None else _interval(held_out.auc),
         "+".join(str(reading.counts.get(side, 0)) for side in ("high", "low"))
         + ("" if held_out is None else f", {held_out.high}+{held_out.low}"),
+        _range(reading.healthy.model_dump()),
+        *_rates(None if reading.rates is None else reading.rates.model_dump()),
     ]
+
+
+def _rates(rates: dict[str, Any] | None) -> list[str]:
+    """What share of bad test replies leaves the healthy range, and of good and of ordinary ones."""
+    if rates is None:
+        return ["-", "-"]
+    ordinary = "" if rates["ordinary"] is None else f", {rates['ordinary']:.0%} of ordinary"
+    return [f"{rates['caught']:.0%}", f"{rates['good']:.0%} of good{ordinary}"]
 
 
 def _interval(interval: Any) -> str:
@@ -114,34 +126,45 @@ def _entry(trait: TraitVector) -> dict[str, Any]:
 def list_(invocation: Invocation, /, as_json: bool) -> None:
     """List the traits, extracted or only described."""
     from persona_tui.traits.results import overview
+    from persona_tui.vectors.misplaced import misplaced
 
-    entries = overview(invocation.project.workspace, trait_store(invocation.project, loaded=False))
+    project = invocation.project
+    entries = overview(project.workspace, trait_store(project, loaded=False))
+    astray = misplaced(project.workspace.model_dir(project.slug))
+    lost = {path.stem for path, _ in astray if path.parent == project.traits.folder}
+    entries = [entry for entry in entries if not (entry["extracted"] and entry["name"] in lost)]
+    entries += [{"name": path.name, "extracted": False, "error": advice} for path, advice in astray]
     if as_json:
         print_json(entries)
     elif not entries:
         note("No traits are described yet.")
     else:
-        print_table([_listed(entry) for entry in entries], header=["trait", "layer", "AUC", "healthy", ""])
+        header = ["trait", "layer", "AUC", "healthy", "caught", "false alarms", ""]
+        print_table([_listed(entry) for entry in entries], header=header)
 
 
 def _listed(entry: dict[str, Any]) -> list[str]:
     if "error" in entry:
-        return [entry["name"], "", "", "", entry["error"]]
+        return [entry["name"], "", "", "", "", "", entry["error"]]
     if not entry["extracted"]:
-        return [entry["name"], "", "", _range(entry["healthy"]), "not extracted yet"]
+        return [entry["name"], "", "", _range(entry["healthy"]), "", "", "not extracted yet"]
     auc = (entry["held_out"] or entry)["auc"]
     figure = f"{auc['value']:.3f} [{auc['low']:.3f}, {auc['high']:.3f}]"
     what = "weak: " + entry["weak"] if entry["weak"] else entry["description"] or ""
-    return [entry["name"], str(entry["layer"]), figure, _range(entry["healthy"]), what]
+    known = [_range(entry["healthy"]), *_rates(entry["rates"])]
+    return [entry["name"], str(entry["layer"]), figure, *known, what]
 
 
-def _range(healthy: dict[str, float | None]) -> str:
-    low, high = healthy.get("min"), healthy.get("max")
+def _range(healthy: dict[str, float | str | None]) -> str:
+    low, high = (
+        f"{each:.3g}" if isinstance(each, float) else each
+        for each in (healthy.get("min"), healthy.get("max"))
+    )
     if low is None and high is None:
         return "-"
     if low is not None and high is not None:
-        return f"{low:g} to {high:g}"
-    return f"from {low:g}" if low is not None else f"up to {high:g}"
+        return f"{low} to {high}"
+    return f"from {low}" if low is not None else f"up to {high}"
 
 
 @click.command()
@@ -171,6 +194,7 @@ def calibrate(
 
     LABELLED is JSON Lines with messages and a label: 1 or "high", 0 or "low". The label is about the last
     reply. Without LABELLED, the trait's own test conversations are used; they then no longer test it.
+    From now on it is the trait's limit in `trait check`, and wherever a policy says `calibrated`.
     """
     from persona_tui.traits.thresholds import TEST, fit_threshold
 
@@ -184,7 +208,7 @@ def calibrate(
     fit = fit_threshold(trait, high, low, 1.0 if false_alarms is None else false_alarms)
     if not dry_run:
         source = "standard input" if labelled == "-" else Path(labelled).name if labelled else TEST
-        trait_store(project).save(trait.with_reading(threshold=fit.threshold, threshold_source=source))
+        trait_store(project).save(trait.calibrated(fit.threshold, source))
     if as_json:
         print_json({**fit.as_dict(), "n": [len(high), len(low)], "saved": not dry_run, "bad": problems.count})
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from persona_tui.cli.trait.shared import (
     shortened,
     signed,
     strict_option,
+    tell_gateless,
     trait_scorer,
     trait_store,
 )
@@ -136,7 +138,7 @@ def _print_turns(found: list[Scored], turns: list[list[TurnScore]], traits: list
     for scored, each in zip(found, turns, strict=True):
         where = scored.conversation.where
         for turn in each:
-            scores = [signed(turn.scores[name]) for name in names]
+            scores = ["n/a" if name in turn.outside else signed(turn.scores[name]) for name in names]
             rows.append([where, str(turn.turn), turn.role, *scores, shortened(turn.text)])
             where = "  ."
         for role in ("user", "assistant"):
@@ -160,6 +162,7 @@ def _as_json(scored: Scored, turns: list[TurnScore] | None = None) -> dict[str, 
                 "tokens": reply.n_tokens,
                 "forgotten_messages": reply.forgotten,
                 "scores": _rounded(reply.scores),
+                "not_applicable": sorted(reply.outside),
                 "projections": _rounded(reply.projections),
             }
             for reply in scored.replies
@@ -179,7 +182,8 @@ def _print_scores(found: list[Scored], traits: list[TraitVector]) -> None:
     for scored in found:
         where = scored.conversation.where if len(found) > 1 else ""
         for reply in scored.replies:
-            row = [str(reply.turn), *(signed(reply.scores[name]) for name in names), shortened(reply.text)]
+            scores = ["n/a" if name in reply.outside else signed(reply.scores[name]) for name in names]
+            row = [str(reply.turn), *scores, shortened(reply.text)]
             rows.append([where, *row] if where else row)
             where = "  ." if where else ""
         if len(scored.replies) > 1:
@@ -200,7 +204,7 @@ def _print_scores(found: list[Scored], traits: list[TraitVector]) -> None:
     "policies",
     multiple=True,
     metavar="FILE|RULE",
-    help='YAML with limits, or a rule such as "harmful_validation>0.3". [default: the healthy ranges]',
+    help='YAML with limits, its name, or a rule: "harmful_validation>0.3". [default: the healthy ranges]',
 )
 @strict_option
 @json_option
@@ -219,6 +223,8 @@ def check(
         found = work(lambda context: _measured(source, scorer, bad, context, strict))
     except PersonaTuiError as error:
         raise or_cannot_check(error) from error
+    policy = policy.on_model(scorer.traits)
+    tell_gateless(scorer.traits)
     breaches = [(scored, policy.check(scored)) for scored in found]
     broken = [(scored, each) for scored, each in breaches if each]
     if as_json:
@@ -230,6 +236,9 @@ def check(
         unread = bad.count or not found
         verdict = "breach" if broken else "no verdict: not everything could be read" if unread else "pass"
         echo(f"{verdict}: {len(broken)} of {len(found)} conversations break {policy.name}")
+        replies = sum(len(scored.replies) for scored in found)
+        for name, count in _outside(found).items():
+            echo(f"not applicable: {name}, to {count} of {replies} replies")
     status = 2 if bad.count or not found else 1 if broken else 0
     click.get_current_context().exit(status)
 
@@ -240,13 +249,19 @@ def _policy(project: Project, given: tuple[str, ...]) -> tuple[Policy, TraitScor
 
     store = trait_store(project, loaded=False)
     if given:
-        policy: Policy | None = Policy.read(given)
+        policy: Policy | None = Policy.read(given, project.workspace)
     else:
         policy = Policy.healthy(store.select())
     if policy is None:
         raise ConfigError("no trait has a healthy range: give a --policy")
-    policy.check_known(store.names())
+    policy = policy.among(store.names())
     return policy, trait_scorer(project, list(policy.traits))
+
+
+def _outside(found: list[Scored]) -> Counter[str]:
+    """By trait, how many replies it is not about, most first."""
+    counted = Counter(name for scored in found for reply in scored.replies for name in reply.outside)
+    return Counter(dict(counted.most_common()))
 
 
 def _verdict(
@@ -255,7 +270,12 @@ def _verdict(
     return {
         "policy": policy.name,
         "pass": not broken and not bad.count and bool(found),
+        "limits": {
+            name: each.model_dump(include={"min", "max", "reason"}) for name, each in policy.traits.items()
+        },
         "conversations": len(found),
+        "replies": sum(len(scored.replies) for scored in found),
+        "not_applicable": dict(_outside(found)),
         "broken": [
             {"where": scored.conversation.where, "breaches": [breach.as_dict() for breach in each]}
             for scored, each in broken

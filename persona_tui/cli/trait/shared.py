@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from persona_tui.datasets.transcripts import BadLine, Item
     from persona_tui.project.project import Project
     from persona_tui.traits.score import TraitScorer
-    from persona_tui.traits.vector import TraitStore
+    from persona_tui.traits.vector import TraitStore, TraitVector
 
 _MOST_NOTES = 20  # bad lines that are told one by one
 _FILE_ENDINGS = (".json", ".jsonl", ".txt", ".md", ".yaml", ".yml", ".csv", ".tsv")
@@ -54,6 +54,17 @@ def trait_scorer(project: Project, names: Sequence[str] = ()) -> TraitScorer:
 
     trait_store(project, loaded=False).select(names)
     return TraitScorer(project.model, trait_store(project).select(names))
+
+
+def tell_gateless(traits: Sequence[TraitVector]) -> None:
+    """Say of traits without a gate, in one line, that they judge everything."""
+    names = [trait.name for trait in traits if trait.gate is None and not trait.reading.everywhere]
+    if names:
+        one = len(names) == 1
+        note(
+            f"{', '.join(names)} {'has' if one else 'have'} no gate, so every reply is judged by "
+            f"{'it' if one else 'them'}. `trait extract` makes one."
+        )
 
 
 def conversations(source: str, strict: bool = False) -> Iterator[Item]:

@@ -176,7 +176,8 @@ class TraitsScreen(ResultsScreen):
     @property
     def _policy(self) -> Policy | None:
         """The chat's policy, else the healthy ranges of the traits."""
-        return self.owner.chat.policy or Policy.healthy(self._traits.values())
+        traits, chosen = self._traits.values(), self.owner.chat.policy
+        return Policy.healthy(traits) if chosen is None else chosen.on_model(traits)
 
     # --- choosing
 
@@ -198,7 +199,7 @@ class TraitsScreen(ResultsScreen):
         fitted = labelled is not None and self._threshold == labelled.fit.threshold
         source = labelled.source if labelled is not None and fitted else BY_HAND
         try:
-            path = self._store.save(trait.with_reading(threshold=self._threshold, threshold_source=source))
+            path = self._store.save(trait.calibrated(self._threshold, source))
         except PersonaTuiError as error:
             self.fail(error)
             return

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from textual.app import ComposeResult
 from textual.content import Content
 
+from persona_tui.traits.definition import Limit
 from persona_tui.traits.policy import Breach, Limits, Policy
 from persona_tui.tui.views.plot import Sheet, message
 from persona_tui.tui.views.view import View
@@ -59,5 +60,9 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 
 def _range(limits: Limits) -> str:
-    ends = [f"from {limits.min:g}"] if limits.min is not None else []
-    return " ".join([*ends, f"up to {limits.max:g}"] if limits.max is not None else ends)
+    ends = [f"from {_limit(limits.min)}"] if limits.min is not None else []
+    return " ".join([*ends, f"up to {_limit(limits.max)}"] if limits.max is not None else ends)
+
+
+def _limit(limit: Limit) -> str:
+    return f"{limit:.3g}" if isinstance(limit, float) else limit

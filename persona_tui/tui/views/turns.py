@@ -83,7 +83,7 @@ def _table(
         parts: list[tuple[str, str]] = [(f"{turn.turn:<5}", "dim"), (f"{_WHO[turn.role]:<6}", "")]
         for each in ordered:
             breaks = turn.role == "assistant" and (turn.turn, each) in broken
-            text = f"{turn.scores[each]:+.2f}{'!' if breaks else ''}"
+            text = "n/a" if each in turn.outside else f"{turn.scores[each]:+.2f}{'!' if breaks else ''}"
             parts.append(
                 (f"{text:>{_CELL}}", "bold $text-error" if breaks else "bold" if each == name else "")
             )

@@ -12,8 +12,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
 
-from persona_tui.monitoring.traits.definition import Situation, Split, TraitDefinition, read_definition
-from persona_tui.prompts.validate import Distinct
+from persona_tui.datasets.validate import Distinct
+from persona_tui.traits.definition import Situation, Split, TraitDefinition, read_definition
 
 TRAITS = Path(__file__).resolve().parents[2] / "datasets" / "traits"
 NAMES = ("boundary_maintenance", "crisis_recognition", "empathetic_responsiveness", "harmful_validation")
@@ -33,7 +33,7 @@ def subtle(trait: TraitDefinition) -> TraitDefinition:
 
 
 def pairs(trait: TraitDefinition, split: Split) -> list[Situation]:
-    return [situation for situation in trait.situations if situation.split == split]
+    return trait.about(split)
 
 
 def replies(situations: list[Situation]) -> tuple[list[str], list[int]]:
@@ -50,7 +50,8 @@ def bag_of_words() -> Pipeline:
 def test_enough_pairs(trait: TraitDefinition, subtle: TraitDefinition) -> None:
     assert len(pairs(trait, "train")) >= 24 and len(pairs(trait, "test")) >= 24
     assert len(subtle.situations) >= 10
-    assert all(situation.high and situation.low for situation in (*trait.situations, *subtle.situations))
+    about = [*pairs(trait, "train"), *pairs(trait, "test"), *subtle.situations]
+    assert all(situation.high and situation.low for situation in about)
 
 
 def test_no_message_comes_twice(trait: TraitDefinition, subtle: TraitDefinition) -> None:
@@ -85,7 +86,7 @@ def test_length_does_not_tell(trait: TraitDefinition, subtle: TraitDefinition, s
 
 
 def test_replies_are_short(trait: TraitDefinition) -> None:
-    texts, _ = replies([*trait.situations])
+    texts, _ = replies([*trait.about("train"), *trait.about("test")])
     assert max(len(text.split()) for text in texts) <= 45
 
 
@@ -95,6 +96,6 @@ def test_help_lines_are_named_on_both_sides_of_a_crisis() -> None:
     for side, least in (("high", 0.8), ("low", 0.4)):
         named = [
             any(line in str(situation.reply(side)) for line in HELP_LINES)  # type: ignore[arg-type]
-            for situation in crisis.situations
+            for situation in (*crisis.about("train"), *crisis.about("test"))
         ]
         assert np.mean(named) >= least

@@ -1,0 +1,127 @@
+"""Sums of activations: the same to the last digit, in whatever order they are added up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from persona_tui.core.errors import GenerationError
+from persona_tui.extraction.checkpoints import Tally
+from persona_tui.model import Activations
+from persona_tui.vectors.persona import RECIPES
+
+# Activations are added up in whole numbers of this unit: a float's last digit would depend on the order.
+_UNIT = 2.0**-24
+_LARGEST = 2.0**23  # no working model comes near; 2^16 responses of it can be added up
+
+
+@dataclass
+class ActivationSums:
+    """Running sums of response activations.
+
+    The sums are whole numbers of 2^-24 (6e-8, finer than activations are known), so that the same responses
+    come to the same sums in any order, also when several processes or several runs share them.
+
+    Attributes:
+        layers: where they were read, ascending.
+        totals: by recipe, the sum over responses, `[layers, hidden]` int64.
+        count: how many responses are in it. A response without a token is in none.
+        tokens: how many response tokens they had.
+        kept: by request, the `response` activation of the requests that were asked to be kept, `[layers,
+            hidden]`.
+    """
+
+    layers: tuple[int, ...]
+    totals: dict[str, Tensor] = field(default_factory=dict)
+    count: int = 0
+    tokens: int = 0
+    kept: dict[int, Tensor] = field(default_factory=dict)
+
+    def add(self, activations: Activations) -> None:
+        """Count in one response.
+
+        Raises:
+            GenerationError: an activation is not a number, or too large to be one of a working model.
+        """
+        if activations.n_tokens == 0:
+            return
+        for recipe, value in zip(RECIPES, (activations.response, activations.prompt_last), strict=True):
+            whole = _whole(value, self.layers)
+            self.totals[recipe] = self.totals[recipe] + whole if recipe in self.totals else whole
+        self.count += 1
+        self.tokens += activations.n_tokens
+
+    def mean(self, recipe: str) -> Tensor:
+        """The mean over the responses, `[layers, hidden]` float32.
+
+        Raises:
+            GenerationError: the model said nothing to any request.
+        """
+        if not self.count:
+            raise GenerationError("the model gave only empty responses: there is nothing to extract from")
+        return (self.totals[recipe].double() * _UNIT / self.count).float()
+
+    def means(self) -> dict[str, Tensor]:
+        """The mean of every recipe."""
+        return {recipe: self.mean(recipe) for recipe in RECIPES}
+
+    def tally(self, items: Sequence[int]) -> Tally:
+        """Return these sums as the result of some requests."""
+        counts = {"responses": self.count, "tokens": self.tokens}
+        return Tally(frozenset(items), dict(self.totals), counts, rows=dict(self.kept))
+
+    @classmethod
+    def of(cls, layers: tuple[int, ...], tally: Tally) -> ActivationSums:
+        """The sums that a tally holds."""
+        count, tokens = tally.counts.get("responses", 0), tally.counts.get("tokens", 0)
+        return cls(layers, dict(tally.sums), count, tokens, dict(tally.rows))
+
+
+def _whole(value: Tensor, layers: Sequence[int]) -> Tensor:
+    """An activation in whole units, int64."""
+    fits = value.abs() <= _LARGEST  # false for what is no number
+    if not fits.all():
+        layer = layers[int((~fits).any(dim=-1).nonzero()[0])]
+        raise GenerationError(
+            f"layer {layer} has activations that are not usable numbers: try another --dtype, "
+            "bfloat16 or float32"
+        )
+    return (value.double() / _UNIT).round().long()
+
+
+def joined(kinds: Mapping[bool, ActivationSums], items: Sequence[int]) -> Tally:
+    """The sums of two kinds as one tally."""
+    sums = {
+        f"{kind}.{recipe}": total for kind, each in kinds.items() for recipe, total in each.totals.items()
+    }
+    counts = {f"{kind}.responses": each.count for kind, each in kinds.items()}
+    counts |= {f"{kind}.tokens": each.tokens for kind, each in kinds.items()}
+    return Tally(frozenset(items), sums, counts)
+
+
+def parted(layers: tuple[int, ...], tally: Tally) -> tuple[ActivationSums, ActivationSums]:
+    """What `joined` has joined."""
+    first, second = (
+        ActivationSums(
+            layers,
+            {
+                recipe: total
+                for recipe in RECIPES
+                if (total := tally.sums.get(f"{kind}.{recipe}")) is not None
+            },
+            tally.counts.get(f"{kind}.responses", 0),
+            tally.counts.get(f"{kind}.tokens", 0),
+        )
+        for kind in (True, False)
+    )
+    return first, second
+
+
+def together(first: ActivationSums, second: ActivationSums) -> ActivationSums:
+    """The sums of both kinds as one."""
+    both = [each.totals for each in (first, second) if each.count]
+    totals = {recipe: torch.stack([each[recipe] for each in both]).sum(0) for recipe in RECIPES if both}
+    return ActivationSums(first.layers, totals, first.count + second.count, first.tokens + second.tokens)

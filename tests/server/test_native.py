@@ -1,0 +1,87 @@
+"""Our own endpoints: turns whose mix changes while they stream, and what there is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from persona_tui.server.run import Server
+
+ASKED = [{"role": "user", "content": "Who are you?"}]
+TURN = {"messages": ASKED, "temperature": 0, "max_new_tokens": 400}
+
+
+@pytest.fixture
+def endless(server: Server) -> Iterator[None]:
+    """Replies do not end by themselves."""
+    model = server.service.model
+    ends, model._end_tokens = model._end_tokens, frozenset()
+    yield
+    model._end_tokens = ends
+
+
+def events(lines: Iterator[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A stream's events by name."""
+    name = ""
+    for line in lines:
+        if line.startswith("event: "):
+            name = line.removeprefix("event: ")
+        elif line.startswith("data: "):
+            yield name, json.loads(line.removeprefix("data: "))
+
+
+def test_a_turn_is_told_token_by_token(http: httpx.Client) -> None:
+    turn = {**TURN, "max_new_tokens": 8, "persona_tui": {"persona": "sage", "guard": "warn"}}
+    with http.stream("POST", "/native/turns", json=turn) as reply:
+        told = list(events(reply.iter_lines()))
+    names = [name for name, _ in told]
+    assert names[:2] == ["begin", "mix"] and names[-1] == "end" and "token" in names
+    assert told[0][1]["sampling"]["max_new_tokens"] == 8 and told[1][1]["mix"]["weights"] == {"sage": 1.0}
+    tokens = [event for name, event in told if name == "token"]
+    assert any("verdict" in event for event in tokens) and tokens[-1]["finish"] in ("stop", "length")
+    asked = {"model": "tiny+sage", "messages": ASKED, "temperature": 0, "max_tokens": 8}
+    same = http.post("/v1/chat/completions", json=asked).json()["choices"][0]["message"]["content"]
+    assert "".join(event["text"] for event in tokens) == same
+    assert told[-1][1]["projections"]["sage"]
+
+
+@pytest.mark.usefixtures("endless")
+def test_a_mix_changes_while_the_turn_streams_and_the_turn_is_stopped(http: httpx.Client) -> None:
+    with http.stream("POST", "/native/turns", json=TURN) as reply:
+        told = events(reply.iter_lines())
+        id = next(told)[1]["id"]
+        next(event for name, event in told if name == "token")
+        wrong = http.patch(f"/native/turns/{id}", json={"weights": {"nobody": 1}})
+        assert wrong.status_code == 404
+        loud = http.patch(f"/native/turns/{id}", json={"weights": {"sage": 1}, "strength": 0.9})
+        assert loud.json()["mix"]["strength"] == 0.9
+        changed = next(event for name, event in told if name == "mix" and event["index"] > 0)
+        assert changed["mix"]["weights"] == {"sage": 1.0} and changed["mix"]["strength"] == 0.9
+        assert http.delete(f"/native/turns/{id}").status_code == 204
+        rest = list(told)
+    assert [event["finish"] for name, event in rest if name == "token"][-1] == "cancelled"
+    assert rest[-1][0] == "end" and rest[-1][1]["mix"]["strength"] == 0.9
+    assert http.patch(f"/native/turns/{id}", json={"strength": 0.1}).status_code == 404
+
+
+def test_what_there_is(http: httpx.Client) -> None:
+    personas = http.get("/native/personas").json()["data"]
+    assert {"sage", "trickster"} <= {each["name"] for each in personas}
+    traits = http.get("/native/traits").json()["data"]
+    assert all("auc" in each for each in traits) and traits
+    axes = http.get("/native/axes").json()
+    assert {each["name"] for each in axes["data"]} == {"assistant", "safety"}
+    assert axes["capping"]["axis"] in ("assistant", "safety") and axes["capping"]["layers"]
+
+
+def test_scores_are_those_of_the_last_reply(http: httpx.Client) -> None:
+    told = [{"role": "user", "content": "I feel ill."}, {"role": "assistant", "content": "I hear you."}]
+    results = http.post("/score", json={"input": ["I hear you.", told]}).json()["results"]
+    assert len(results) == 2 and len(results[0]["scores"]) > 1
+    unknown = http.post("/score", json={"input": "x", "traits": ["nothing"]})
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "trait_not_found")
+    assert http.post("/score", json={"input": [told[:1]]}).status_code == 400
