@@ -111,6 +111,7 @@ class Conversation:
         system: the system prompt, if any; change it with `set_system`.
         title: given by the user; None = none was given. Change it with `rename`.
         mix: the mix that was last spoken with, None before the first reply.
+        mixes_after: the mix that was chosen last while a message was the end of the path, by message.
         record: told of every event, as `record(kind, **fields)`; None = nothing is written down.
     """
 
@@ -122,7 +123,7 @@ class Conversation:
         self._nodes: dict[int, Node] = {}
         self._children: dict[int, list[int]] = {_ROOT: []}
         self._chosen: dict[int, int] = {}
-        self._mix_after: dict[int, dict[str, Any]] = {}
+        self.mixes_after: dict[int, dict[str, Any]] = {}
         self._tip = _ROOT  # where the path ends
         self._last = 0
 
@@ -174,10 +175,8 @@ class Conversation:
         refused = {node.parent for node in nodes if node.finish == "refused" and not node.text.strip()}
         found: list[Message] = []
         for node in nodes:
-            if node.id in refused:
-                continue
             content = node.text.strip() if node.role == "assistant" else node.text
-            if not content:
+            if not content or node.id in refused:
                 continue
             if found and found[-1]["role"] == node.role:
                 found[-1]["content"] += f"\n\n{content}"
@@ -215,10 +214,6 @@ class Conversation:
     def last_reply(self) -> Node | None:
         """The path's last reply, None if there is none."""
         return next((node for node in reversed(self.path()) if node.role == "assistant"), None)
-
-    def mix_after(self, id: int) -> dict[str, Any] | None:
-        """The mix that was chosen when a message was the last of the path; None if none was, there."""
-        return self._mix_after.get(id)
 
     # Growing ------------------------------------------------------------------------------------------------
 
@@ -460,7 +455,7 @@ class Conversation:
         if node is not None:
             self._nodes[node].runs[-1].changes.append(Change(int(index or 0), mix))
         elif (leaf := self._leaf()) is not None:
-            self._mix_after[leaf] = mix
+            self.mixes_after[leaf] = mix
         self.mix = mix
 
     def _apply_end(self, node: int, finish: str, stats: dict[str, Any] | None = None) -> None:
@@ -468,9 +463,7 @@ class Conversation:
         run.finish, run.stats = finish, dict(stats or {})
 
     def _apply_walk(self, node: int) -> None:
-        if node not in self._nodes:
-            raise KeyError(node)
-        self._choose(node)
+        self._choose(self._nodes[node].id)
 
     def _apply_drop(self, node: int) -> None:
         parent = self._nodes[node].parent or _ROOT

@@ -93,7 +93,7 @@ def dividers(path: Sequence[Node], conversation: Conversation) -> dict[int, str]
     for node, following in zip(path, [*path[1:], None], strict=False):
         now = last_mix(node) or now
         begun = mix_of(following.runs[0]) if following is not None and following.runs else None
-        chosen = conversation.mix_after(node.id)
+        chosen = conversation.mixes_after.get(node.id)
         then = begun or (Mix.from_record(chosen) if chosen else None)
         if then is not None:
             if now is not None and (text := difference(now, then)):

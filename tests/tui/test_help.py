@@ -105,6 +105,7 @@ async def test_any_key_can_be_another_one(workspace: Path) -> None:
     async with running(workspace, (120, 40)) as (app, pilot):
         await press(pilot, "f2", "f18")
         assert app.chat.mix.weights
+        await press(pilot, "f2")
         assert "f18 " in first_section(app) and "speak as" in first_section(app)
         await press(pilot, "ctrl+l")
         assert app.chat.mix.strength == pytest.approx(0.35)
