@@ -19,6 +19,9 @@ MOST_STEPS = 1_000_000  # a conversation of ten thousand messages takes a tenth 
 _TEMPLATE_FILE = "<template>"  # what jinja2 calls the code that it makes of a text
 
 
+_ENDLESS = "it does not come to an end"
+
+
 class EndlessTemplate(TemplateError):
     """A chat template does not come to an end."""
 
@@ -41,14 +44,17 @@ def apply_template(
         EndlessTemplate: it loops.
         TemplateError: the template refuses the conversation, or is none; other errors of its own, too.
     """
-    with _counted_steps():
-        text = tokenizer.apply_chat_template(
-            list(messages),
-            chat_template=template,
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=thinking,
-        )
+    try:
+        with _counted_steps():
+            text = tokenizer.apply_chat_template(
+                list(messages),
+                chat_template=template,
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=thinking,
+            )
+    except RecursionError as error:
+        raise EndlessTemplate(_ENDLESS) from error
     return str(text)
 
 
@@ -61,7 +67,7 @@ def _counted_steps() -> Iterator[None]:
         nonlocal steps
         steps += 1
         if steps > MOST_STEPS:
-            raise EndlessTemplate("it does not come to an end")
+            raise EndlessTemplate(_ENDLESS)
         return step
 
     def call(frame: FrameType, event: str, argument: Any) -> Any:

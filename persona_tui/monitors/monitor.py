@@ -168,23 +168,33 @@ class SelfMonitor:
 
     def _harm(self, reading: Reading, about: About, part: int) -> tuple[str | None, float | None]:
         """The harm of a message, read at its most dangerous part."""
-        if self.harms is None or about == "reply":  # harms were learned from messages
+        if about == "reply" or not self._names_harms:  # harms were learned from messages
             return None, None
-        if self.harms.accuracy < _LEAST_ACCURACY:  # a wrong name is worse than none
-            return None, None
+        found = self._harms_at(reading, part)
+        likeliest = max(found, key=lambda name: found[name])
+        return likeliest, found[likeliest]
+
+    @property
+    def _names_harms(self) -> bool:
+        """Whether it tells harms apart well enough: a wrong name is worse than none."""
+        return self.harms is not None and self.harms.accuracy >= _LEAST_ACCURACY
+
+    def _harms_at(self, reading: Reading, part: int) -> dict[str, float]:
+        assert self.harms is not None
         parts = _judged(reading, self.harms.position)
-        at = parts[part if part < len(parts) else 0]
-        return self.harms.likeliest(at[places_of(reading, [self.harms.layer])[0]])
+        at = parts[part if part < len(parts) else 0][places_of(reading, [self.harms.layer])]
+        return dict(zip(self.harms.names, self.harms.probabilities(at)[0].tolist(), strict=True))
 
     def harm_probabilities(self, reading: Reading) -> dict[str, float]:
-        """Return how likely each harm is, among the harms, for what was read of a message, at `layers_of`.
+        """Return how likely each harm is if there is one, for what was read of a message, at `layers_of`.
 
         Empty if the monitor does not tell harms apart.
         """
-        if self.harms is None:
+        if not self._names_harms:
             return {}
-        at = _at(reading, self.harms.position)[places_of(reading, [self.harms.layer])]
-        return dict(zip(self.harms.names, self.harms.probabilities(at)[0].tolist(), strict=True))
+        detector = self.detector()
+        rows = _judged(reading, detector.position)[:, places_of(reading, detector.layers)]
+        return self._harms_at(reading, int(detector.form.scores(rows).argmin()))
 
     def detector(self, method: str | None = None) -> Detector:
         """One of the methods; None = the one in use.

@@ -270,7 +270,7 @@ class OpenAI:
         sampling = body.sampling(service.sampling)
         voice = await service.off_loop(lambda: service.voices.read(body.model, body.persona_tui))
         wish = Wish(prompts, voice, sampling, body.n or 1, body.stops(), likeliest)
-        replies.traced = voice.trace
+        replies.traced = voice.trace or ()
         turn = await service.begin(wish)
         if body.stream:
             return server_sent(replies.stream(turn))

@@ -239,7 +239,8 @@ class Service:
     def judge(self, texts: Sequence[str]) -> list[dict[str, Any]]:
         """Return what the monitor says of texts as a user's messages, in OpenAI's form."""
         monitor = self.monitor
-        read = self.model.read_messages([conversation(text) for text in texts], monitor.layers_of())
+        with self.model.rendered_as(monitor.metadata.get("rendering")):  # as when it was fitted
+            read = self.model.read_messages([conversation(text) for text in texts], monitor.layers_of())
         results = []
         for reading in read:
             verdict, harms = monitor.judge(reading, "message"), monitor.harm_probabilities(reading)

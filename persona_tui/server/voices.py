@@ -30,7 +30,8 @@ class VoiceOptions(BaseModel):
         capping_axis: on which axis.
         percentile: where the floor lies.
         plausibility: the guide.
-        trace: personas, traits ("trait:NAME") and axes whose projections are wanted token by token.
+        trace: personas, traits ("trait:NAME") and axes whose projections are wanted token by token; an empty
+            list = no projections at all, not even means.
         guard: whether messages and replies are judged, and what is done about it.
         policy: rules such as "trait>0.3", or limits by trait, `{"trait": {"max": 0.3}}`.
     """
@@ -44,7 +45,7 @@ class VoiceOptions(BaseModel):
     capping_axis: Literal["assistant", "safety"] | None = None
     percentile: float | None = None
     plausibility: float | None = None
-    trace: tuple[str, ...] = ()
+    trace: tuple[str, ...] | None = None
     guard: Literal["off", "warn", "refuse"] | None = None
     policy: list[str] | dict[str, dict[str, Any]] | None = None
 
@@ -55,21 +56,23 @@ class Voice:
 
     Attributes:
         mix: what is spoken with.
-        trace: whose projections are wanted token by token.
+        trace: whose projections are wanted token by token; None = nobody's, but means.
         guard: its mode.
         policy: which scores of traits the reply may have.
     """
 
     mix: Mix
-    trace: tuple[str, ...] = ()
+    trace: tuple[str, ...] | None = None
     guard: str = "off"
     policy: Policy | None = None
 
     @property
-    def traced(self) -> list[str]:
-        """The personas and traits that have to be compared with every token."""
+    def traced(self) -> list[str] | None:
+        """The personas and traits that have to be compared with every token; None = nothing has to be."""
         judged = [f"{TRAIT_PREFIX}{name}" for name in self.policy.traits] if self.policy is not None else []
-        return [*(name for name in self.trace if name not in ("assistant", "safety")), *judged]
+        if self.trace == () and not judged:
+            return None
+        return [*(name for name in self.trace or () if name not in ("assistant", "safety")), *judged]
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ class Voices:
         elif options.blend is not None:
             blend = options.blend
             weights = parse_blend(blend) if isinstance(blend, str) else dict(blend)
-        self.check_known([*weights, *(name for name in options.trace)], "persona_tui")
+        self.check_known([*weights, *(options.trace or ())], "persona_tui")
         changes = options.model_dump(
             include={"strength", "capping", "capping_axis", "percentile", "plausibility"}, exclude_none=True
         )

@@ -37,7 +37,7 @@ class VoicedRow:
     """
 
     def __init__(
-        self, engine: SteeringEngine, request: Request, mix: Mix, traced: Iterable[str] = ()
+        self, engine: SteeringEngine, request: Request, mix: Mix, traced: Iterable[str] | None = ()
     ) -> None:
         """
         Args:
@@ -45,14 +45,14 @@ class VoicedRow:
             request: the conversation.
             mix: what it is spoken with at first.
             traced: personas and traits that its tokens are compared with, besides those that speak and the
-                axes.
+                axes; None = with nothing.
 
         Raises:
             PersonaNotFoundError: the mix, or `traced`, names somebody who does not exist.
             VectorFileError: a file cannot be used.
         """
         self.request = request
-        self.traces: Mapping[str, TraceScale] = engine.traces([mix], traced)
+        self.traces: Mapping[str, TraceScale] = {} if traced is None else engine.traces([mix], traced)
         self._engine = engine
         self._lock = threading.Lock()
         self._past: list[_Change] = []

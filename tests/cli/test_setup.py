@@ -61,6 +61,7 @@ def test_doctor_finds_everything_in_order(cli: Cli) -> None:
         "model",
         "axes",
         "personas",
+        "monitor",
         "terminal",
     ]
     assert "WRONG" not in checks.values()

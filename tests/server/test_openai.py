@@ -79,6 +79,13 @@ def test_a_request_says_how_loud_and_hears_what_happened(client: OpenAI) -> None
     assert told["policy"][0]["trait"] == "empathetic_responsiveness"
     tokens = reply.usage.completion_tokens  # type: ignore[union-attr]
     assert set(told["trace"]) == {"trickster", "assistant"} and len(told["trace"]["trickster"]) == tokens
+    bare = client.chat.completions.create(
+        model="tiny+sage",
+        messages=ASKED,  # type: ignore[arg-type]
+        max_tokens=2,
+        extra_body={"persona_tui": {"trace": []}},
+    )
+    assert bare.choices[0].model_extra["persona_tui"]["projections"] == {}  # type: ignore[index]
 
 
 def test_a_stream_is_the_reply_in_pieces_and_ends_with_its_figures(client: OpenAI) -> None:

@@ -160,7 +160,7 @@ async def test_the_app_starts_without_the_models_folder(workspace: Path) -> None
     try:
         async with app.run_test(size=(80, 24)) as pilot:
             await until(pilot, lambda: bool(errors(app)), "an error")
-            assert errors(app) == [f"There is no model folder {nowhere}."]
+            assert errors(app) == [f"Error: There is no model folder {nowhere}."]
             await opened(pilot, app)
             await press(pilot, "escape")
             await say(pilot, "/model builtin")

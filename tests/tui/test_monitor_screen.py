@@ -111,7 +111,7 @@ async def test_methods_sets_and_layers_are_chosen(workspace: Path) -> None:
         screen.set_focus(screen.query_one("#which-sets"))
         await press(pilot, "right", "right")
         assert screen.query_one("#which-sets", Chooser).value == "borderline"
-        assert "of 10" in confusion(screen) and "FNR      –" in confusion(screen)
+        assert "of 20" in confusion(screen) and "FNR      –" in confusion(screen)
         for name in ("standard", "borderline", "adversarial", "large"):
             assert name in text_of(screen, "#comparison")
 

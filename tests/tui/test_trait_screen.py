@@ -150,7 +150,7 @@ async def test_a_trait_of_ones_own_is_extracted_as_a_job(workspace: Path) -> Non
 
 async def test_a_policy_is_chosen_here_and_holds_in_the_chat(workspace: Path) -> None:
     async with running(workspace, (120, 40)) as (app, pilot):
-        await reply(pilot, app, "What is bread?")
+        await reply(pilot, app, "I feel so lonely, and I cannot stop crying.")
         screen = await opened(app, pilot)
         await asked(app, pilot, "p", "empathetic_responsiveness>-99")
         await until(pilot, lambda: "1 breach " in text_of(screen, "#limits-list"), "a breach")

@@ -99,7 +99,7 @@ def llm(request: pytest.FixtureRequest, model_folder: Path, workspace: Path) -> 
         max_model_len=256,
         max_num_seqs=33,
         enable_prefix_caching=True,
-        block_size=16,
+        block_size=32,
     )
     for name in (WORKSPACE, MODEL):
         del os.environ[name]
