@@ -35,7 +35,7 @@ async def test_an_edited_message_is_a_branch_and_both_can_be_walked(workspace: P
         await until(pilot, lambda: said(app) == ["What is bread?", "And soup?"], "the first branch, whole")
         assert app.main.chat.messages[1].source == first
         assert app.main.chat.marked is app.main.chat.messages[0]
-        await press(pilot, "right_square_bracket")
+        await press(pilot, "right")
         await until(pilot, lambda: said(app) == ["What is bread made of?"], "the second one")
 
 
