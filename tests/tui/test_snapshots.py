@@ -16,9 +16,11 @@ from textual.pilot import Pilot
 from persona_tui.chat import Conversation, SessionStore
 from persona_tui.core.workspace import Workspace
 from persona_tui.tui.app import PersonaApp
+from persona_tui.tui.messages import PreparationPriced
 
 from .driving import press, running, until
 
+NINE_MINUTES = 540.0
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 SIZES = [(80, 24), (120, 40), (200, 60)]
 THEMES = ["textual-dark", "textual-light"]
@@ -59,6 +61,8 @@ def write_session(workspace: Path) -> str:
 async def still(pilot: Pilot[None], app: PersonaApp) -> None:
     """Wait until nothing moves: the model is loaded, and everything was painted."""
     await until(pilot, lambda: app.jobs.running is None, "the model's job has ended")
+    await until(pilot, lambda: app.people._preparation is not None, "the time is known that preparing takes")
+    app.people.preparation_priced(PreparationPriced(app.project, NINE_MINUTES))  # on any machine
     app.clear_notifications()
     await press(pilot, "escape")
     await pilot.pause()
