@@ -174,8 +174,12 @@ class Service:
         """
         turn = Exchange(self.worker, self.measures, self.limits.seconds)
         lives = await self.with_model(lambda: self._lives(wish)) if wish.voice.policy is not None else []
-        await self.off_loop(lambda: self._fill(turn, wish, lives))
-        turn.begin()
+        self.worker.coming += 1  # on the event loop only
+        try:
+            await self.off_loop(lambda: self._fill(turn, wish, lives))
+            turn.begin()
+        finally:
+            self.worker.coming -= 1
         self.measures.tokens.labels("prompt").inc(turn.prompt_tokens)
         return turn
 

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _QUIET = 0.01  # seconds without a new request before a batch begins
-_PATIENCE = 0.05  # seconds at most that the first of a batch waits for others
+_PATIENCE = 0.5  # seconds at most that the first of a batch waits for others
 _NOT_BEGUN = TokenEvent(0, 0, -1, "", {}, 0.0, 0.0, "cancelled")  # of what was stopped while it waited
 _REPLY = 512  # tokens that a reply is expected to have at most, when a batch is put together
 
@@ -62,10 +62,11 @@ class Worker:
     Attributes:
         rows: rows of the batch that is being written.
         on_batch: told how many rows a new batch has.
+        coming: requests that are being read, and will be submitted in a moment.
     """
 
     def __init__(self, engine: SteeringEngine, limits: Capacity) -> None:
-        self.rows = 0
+        self.rows = self.coming = 0
         self.on_batch: Callable[[int], None] = lambda rows: None
         self._engine = engine
         self._limits = limits
@@ -167,7 +168,7 @@ class Worker:
         first = time.monotonic()
         with self._changed:
             while len(self._waiting) < self._limits.rows and time.monotonic() - first < _PATIENCE:
-                if not self._changed.wait(_QUIET):
+                if not self._changed.wait(_QUIET) and not self.coming:
                     break
             chosen: list[BatchRow] = []
             widest = 0
