@@ -163,6 +163,10 @@ def resolve(name: str) -> Source:
     if (address := _HUB_ADDRESS.match(name)) is not None:
         raise ModelLoadError(f"{name} is a web address: name the model itself, {address[1]}.")
     path = Path(name).expanduser()
+    try:
+        path.exists()
+    except OSError as error:
+        raise ModelLoadError(f"{name[:60]}… is the name of no model: {error.strerror}.") from error
     if path.suffix == GGUF and path.is_file():
         return _gguf(name, path)
     if path.is_dir():

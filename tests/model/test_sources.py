@@ -190,3 +190,8 @@ def test_a_model_can_be_compiled_after_a_fetch_looked_for_pip(tmp_path: Path) ->
     code += "; assert '_distutils' in c.__file__, c.__file__"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_name_that_no_file_can_have_is_one_line() -> None:
+    with pytest.raises(ModelLoadError, match=r"^x{60}… is the name of no model"):
+        resolve("x" * 3000)

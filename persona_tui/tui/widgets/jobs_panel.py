@@ -213,5 +213,6 @@ class JobsPanel(Sturdy, Vertical):
         self.query_one(JobList).show_rows(rows)
 
     def write(self, line: str) -> None:
-        """Add a line to the log."""
-        self.query_one(JobLog).add(line)
+        """Add a line to the log, unless the app is ending and has taken it down."""
+        for log in self.query(JobLog):
+            log.add(line)
