@@ -37,7 +37,7 @@ async def test_sampling_by_key(workspace: Path, size: tuple[int, int]) -> None:
     async with running(workspace, size) as (app, pilot):
         await press(pilot, "f9")
         await shows(app, pilot, SamplingScreen)
-        app.screen.query_one("#temperature", Input).value = "9"
+        app.screen.query_one("#temperature", Input).value = "900"
         await press(pilot, "enter")
         assert "temperature must be a number from 0" in str(app.screen.query_one("#advice", Static).render())
         app.screen.query_one("#temperature", Input).value = "0.5"

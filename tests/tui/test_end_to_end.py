@@ -73,7 +73,7 @@ def events(workspace: Path) -> list[dict[str, Any]]:
 @pytest.mark.skipif(not has_terminals(), reason="needs pseudo-terminals")
 @pytest.mark.timeout(1800)
 def test_a_first_evening(terminal: Terminal, talkative: Path) -> None:
-    see(terminal, "Type a message and press enter")
+    see(terminal, "Type a message; tab writes one of these")
     terminal.wait_for(lambda text: "loading" not in text, LIMIT)
 
     say(terminal, "/persona sage")

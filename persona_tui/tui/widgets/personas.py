@@ -76,7 +76,7 @@ class PersonaList(RowList):
         Binding("space", "ask('load')", "load/unload", id="personas_load"),
         Binding("enter", "ask('speak')", "speak as", id="personas_speak"),
         Binding("insert,ctrl+n", "app.create_persona", "new", id="personas_new"),
-        Binding("right,f1", "ask('info')", "details", id="personas_info"),
+        Binding("right", "ask('info')", "details", id="personas_info"),
         Binding("delete", "ask('delete')", "delete", id="personas_delete"),
         Binding("ctrl+k", "ask('calibrate')", "calibrate", show=False, id="personas_calibrate"),
         Binding("ctrl+o", "ask('trace')", "trace", show=False, id="personas_trace"),
