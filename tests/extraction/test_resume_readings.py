@@ -92,7 +92,7 @@ def test_reading_goes_on(work: Work, tiny_model: Path, tmp_path: Path, read: lis
     stops = 0
     while True:
         try:
-            work(project, StopAfter(1, lines.append))
+            work(project, StopAfter(6, lines.append))
             break
         except JobCancelled:
             stops += 1
