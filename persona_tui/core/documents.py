@@ -1,7 +1,7 @@
 """JSON that other people or programs wrote, with a limit on depth; `yaml_documents` does the same for YAML.
 
-A few hundred bytes can ask for a tree a thousand levels deep. Whoever walks through that runs out of stack; so
-it is refused where it is read.
+A few hundred bytes can ask for a tree a thousand levels deep. Whoever walks through that runs out of stack;
+so it is refused where it is read.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """YAML that other people or programs wrote, with limits on depth and on what aliases stand for.
 
-Aliases of aliases can ask for a billion nodes in a few hundred bytes. JSON has a module of its own, which starts
-without the YAML library.
+Aliases of aliases can ask for a billion nodes in a few hundred bytes. JSON has a module of its own, which
+starts without the YAML library.
 """
 
 from __future__ import annotations
