@@ -202,8 +202,8 @@ VOICE: tuple[Command, ...] = (
     ),
     Command(
         "guard",
-        "/guard off|warn|refuse|critique",
-        "judge messages and replies by their activations",
+        "/guard MODE",
+        "judge what is said: off, warn, refuse or critique",
         _guard,
         lambda _: ("off", "warn", "refuse", "critique"),
     ),

@@ -11,7 +11,7 @@ from persona_tui.chat import SessionStore
 from persona_tui.chat.chat import Chat
 from persona_tui.chat.commands import execute
 from persona_tui.chat.replay import replay, stretches
-from persona_tui.core.errors import GenerationError, PersonaTuiError, SessionError
+from persona_tui.core.errors import GenerationError, PersonaTuiError, SessionError, WorkspaceError
 from persona_tui.model import TokenEvent
 from persona_tui.project.project import Project
 
@@ -160,7 +160,7 @@ def test_a_session_is_taken_up_as_it_was_left(
     execute(other, f"/export {target}")
     text = target.read_text(encoding="utf-8")
     assert text.startswith("# Colours") and f"{persona} 0.25" in text and f"{persona} 0.75" in text
-    with pytest.raises(SessionError, match="exists"):
+    with pytest.raises(WorkspaceError, match="exists"):
         execute(other, f"/export {target}")
     other.close()
     conversation, events = SessionStore(project.workspace).load(id)

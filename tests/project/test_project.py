@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from persona_tui.core.errors import ConfigError, DatasetError, PersonaTuiError, WorkspaceError
+from persona_tui.datasets.fallback import fallback_prompts
 from persona_tui.project.project import FromArchetype, FromDescription, Project
+from persona_tui.vectors.manager import PROMPTS_PER_PERSONA
 from tests.vectors.conftest import Make
 
 
@@ -49,7 +52,7 @@ def test_missing_data_sets_are_restored_and_others_left_alone(project: Project) 
     mine.parent.mkdir(parents=True)
     mine.write_text('{"id": "m", "system_prompt": "Be mine."}\n')
     restored = project.restore_datasets()
-    assert len([path for path in restored if path.parent.name != "monitors"]) == 3
+    assert len([path for path in restored if path.parent.name != "monitors"]) == 4
     assert (project.workspace.datasets / "monitors" / "large.jsonl").is_file()
     assert [path.name for path in mine.parent.iterdir()] == ["mine.jsonl"]
     assert project.restore_datasets() == []
@@ -76,11 +79,17 @@ def test_new_names(project: Project) -> None:
     project.check_new_name("sage", FromArchetype("sage"))
 
 
-def test_prompts_that_a_program_wrote_may_be_replaced(project: Project) -> None:
+def test_prompts_that_somebody_edited_are_not_replaced(project: Project) -> None:
     project.restore_datasets()
     path = project.workspace.datasets / "personas" / "archetypes" / "elf.jsonl"
-    path.write_text('{"id": "e", "system_prompt": "Be an elf.", "source": "model"}\n')
-    project.check_new_name("elf", FromDescription("An elf"))
+    own = [each["system_prompt"] for each in fallback_prompts("An elf", PROMPTS_PER_PERSONA)]
+    lines = [{"id": f"e_{at}", "system_prompt": text, "source": "fallback"} for at, text in enumerate(own)]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    project.check_new_name("elf", FromDescription("An elf"))  # what it would write is there already
+    lines[0]["system_prompt"] = "Be an elf."
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    with pytest.raises(PersonaTuiError, match="written by hand"):
+        project.check_new_name("elf", FromDescription("An elf"))
 
 
 def test_a_small_model_keeps_to_one_thread_unless_somebody_says(

@@ -272,5 +272,5 @@ def test_a_record_has_it_and_an_old_one_is_not_guided(engine: SteeringEngine) ->
 def test_it_lies_between_0_and_1(model: ModelWrapper, wrong: float) -> None:
     with pytest.raises(PersonaTuiError, match=r"plausibility must be a number from 0 \(off\) to 1"):
         Mix(plausibility=wrong)
-    with pytest.raises(PersonaTuiError, match="plausibility is"):
+    with pytest.raises(PersonaTuiError, match="plausibility must be"):
         model.generate([Request(ASKED)], SAMPLING, Interventions(plausibility=wrong))
