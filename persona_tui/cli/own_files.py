@@ -7,9 +7,10 @@ from typing import Any
 
 from ruamel.yaml.error import YAMLError
 
-from persona_tui.core.documents import json_value, yaml_value
+from persona_tui.core.documents import json_value
 from persona_tui.core.errors import DatasetError
 from persona_tui.core.plain_files import lines_of, read_plain
+from persona_tui.core.yaml_documents import yaml_value
 from persona_tui.datasets.schema import (
     ArchetypePrompt,
     MonitorQuery,

@@ -17,12 +17,12 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 
-from persona_tui.core.documents import yaml_value
 from persona_tui.core.errors import ConfigError, nearest
 from persona_tui.core.files import atomic_write_text
 from persona_tui.core.lock import change
 from persona_tui.core.plain_files import read_plain
 from persona_tui.core.ranges import NEW_TOKENS, PERCENTILE, PLAUSIBILITY, STRENGTH, TEMPERATURE, TOP_P
+from persona_tui.core.yaml_documents import yaml_value
 
 _MOST_BYTES = 1 << 20  # of a config.yaml
 _BOM = "\ufeff"

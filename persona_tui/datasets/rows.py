@@ -97,7 +97,7 @@ def rows(path: Path, plain: Callable[[str], Iterator[Row]] = json_line_rows) -> 
     """Yield what a file holds, row by row; JSON Lines in constant memory.
 
     Args:
-        path: `.jsonl`, `.csv` and `.tsv` are what their names say; of others the beginning decides.
+        path: `.json`, `.jsonl`, `.csv` and `.tsv` are what their names say; of others the beginning decides.
         plain: reads a text that is no JSON.
 
     Raises:
@@ -116,8 +116,10 @@ def rows(path: Path, plain: Callable[[str], Iterator[Row]] = json_line_rows) -> 
         raise DatasetError(f"{path} is {error}") from None
     if suffix in TABLES:
         yield from table_rows(text)
-    elif suffix == ".jsonl" or not text.lstrip().startswith(("{", "[")):
-        yield from json_line_rows(text) if suffix == ".jsonl" else plain(text)
+    elif suffix == ".jsonl":
+        yield from json_line_rows(text)
+    elif suffix != ".json" and not text.lstrip().startswith(("{", "[")):
+        yield from plain(text)
     else:
         yield from _document_rows(text)
 

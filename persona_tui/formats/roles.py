@@ -34,7 +34,7 @@ class ForeignRole:
     def lines(self) -> str:
         """An archetype's file: one record for each prompt."""
         records = [
-            {"id": f"{self.name}_{number:03d}", "system_prompt": prompt, "source": "imported"}
+            {"id": f"{self.name}_{number:03d}", "system_prompt": prompt}
             for number, prompt in enumerate(self.prompts, 1)
         ]
         return "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records)

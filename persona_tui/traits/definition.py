@@ -35,10 +35,11 @@ from pydantic import (
 )
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from persona_tui.core.documents import json_value, yaml_value
+from persona_tui.core.documents import json_value
 from persona_tui.core.errors import DatasetError, PersonaTuiError, nearest
 from persona_tui.core.plain_files import read_plain
 from persona_tui.core.workspace import TRAIT_ALIASES, Workspace, packaged_root
+from persona_tui.core.yaml_documents import yaml_value
 
 Side = Literal["high", "low"]
 Split = Literal["train", "test"]

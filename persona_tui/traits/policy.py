@@ -28,10 +28,10 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from persona_tui.core.documents import yaml_value
 from persona_tui.core.errors import ConfigError, nearest
 from persona_tui.core.plain_files import read_plain
 from persona_tui.core.workspace import TRAIT_ALIASES, Workspace
+from persona_tui.core.yaml_documents import yaml_value
 from persona_tui.traits.definition import CALIBRATED, Limit, check_order, list_policies
 from persona_tui.traits.score import ReplyScore, Scored, TurnScore
 from persona_tui.traits.vector import TraitVector

@@ -60,14 +60,18 @@ def test_validate(cli: Cli, workspace: Path) -> None:
     assert result.status == 0
     assert all(line.startswith("ok") for line in result.out.splitlines())
     reports = cli("dataset", "validate", "--json").json
-    assert [report["records"] for report in reports][:5] == [2, 2, 5, 2, 2]
+    assert [report["records"] for report in reports][:2] == [2, 2] and all(
+        not each["problems"] for each in reports
+    )
     with (workspace / "datasets" / "personas" / "archetypes" / "fool.jsonl").open("a") as file:
         file.write("{\n")
     broken = cli("dataset", "validate")
     assert broken.status == 1
     assert "fool.jsonl: line 3: not valid JSON" in broken.out
     machine = cli("dataset", "validate", "--json")
-    assert machine.status == 1 and machine.json[3]["problems"]
+    assert machine.status == 1 and [each["file"] for each in machine.json if each["problems"]] == [
+        str(workspace / "datasets" / "personas" / "archetypes" / "fool.jsonl")
+    ]
 
 
 def test_generating_adds_to_what_there_is(cli: Cli, workspace: Path, writer: Writer) -> None:

@@ -75,7 +75,8 @@ def test_a_persona_can_be_made_and_deleted(cli: Cli) -> None:
     result = cli("chat", stdin=lines)
     assert result.status == 0, result.err
     assert "Created grump." in result.err and "Deleted grump." in result.err
-    assert "grump" not in result.err.rpartition("Deleted grump.")[2]
+    listed = result.err.rpartition("grump.safetensors")[2]  # where the deleted file went is said first
+    assert "sage" in listed and "grump" not in listed
 
 
 # --- with a terminal ---

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from ruamel.yaml.error import YAMLError
 
-from persona_tui.core.documents import DEEPEST, MOST_YAML, json_value, yaml_value
+from persona_tui.core.documents import DEEPEST, json_value
+from persona_tui.core.yaml_documents import MOST_YAML, yaml_value
 
 BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"a{level}: &a{level} [{','.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 12)

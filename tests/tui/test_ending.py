@@ -62,7 +62,7 @@ def test_told_to_end_in_a_reply_it_saves_and_restores_the_terminal(
     settings = {"model": {"name": str(model)}, **SETTINGS}
     (workspace / "config.yaml").write_text(json.dumps(settings), encoding="utf-8")
     with started(workspace) as terminal:
-        see(terminal, "Type a message and press enter")
+        see(terminal, "Type a message")
         terminal.wait_for(lambda text: "loading" not in text, LIMIT)
         say(terminal, "Tell me a story.")
         terminal.wait_for(lambda text: "tokens" in _kinds(workspace), LIMIT)
@@ -79,7 +79,7 @@ def _kinds(workspace: Path) -> list[str]:
 
 def test_bytes_that_are_no_text_are_replaced(workspace: Path) -> None:
     with started(workspace) as terminal:
-        see(terminal, "Type a message and press enter")
+        see(terminal, "Type a message")
         terminal.send(X10_BEYOND_COLUMN_95)
         terminal.send(b"caf\xe9 ")
         terminal.send(b"\xff\xfe")
