@@ -85,7 +85,7 @@ async def _settle(app: App[None]) -> None:
         start = app.focused if app.focused is not None else app.screen
         for node in list(start.ancestors_with_self):
             await _processed(node)
-    while isinstance(app, PersonaApp) and app.keys_waiting and app.is_running:
+    while isinstance(app, PersonaApp) and app.keys_waiting and app.is_running and not app._exit:
         await asyncio.sleep(0)
 
 

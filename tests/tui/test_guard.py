@@ -111,7 +111,7 @@ async def test_without_a_monitor_the_guard_stays_off(workspace: Path) -> None:
     async with running(workspace) as (app, pilot):
         await say(pilot, "/guard warn")
         await until(pilot, lambda: bool(errors(app)), "an error")
-        assert "monitor fit" in errors(app)[0] and "guard" not in status(app)
+        assert "Monitors (f11)" in errors(app)[0] and "guard" not in status(app)
 
 
 async def test_breaches_of_a_policy_are_badges(workspace: Path) -> None:

@@ -90,11 +90,11 @@ async def test_a_key_changes_the_direction_and_what_was_not_projected_is_read_ag
         seen = {shown.state.direction}
         before = shown.state.values
         for _ in range(3):
-            await press(pilot, "d")
+            await press(pilot, "shift+right")
             await until(pilot, lambda: len(shown.state.values) == len(shown.state.tokens), "read again")
             seen.add(shown.state.direction)
         assert seen == {"assistant", "safety", "sage", "trickster"} and shown.state.direction == "trickster"
-        await press(pilot, "D", "D", "D")
+        await press(pilot, "shift+left", "shift+left", "shift+left")
         assert shown.state.direction == "assistant"
         assert shown.state.values == pytest.approx(before, abs=1e-3), "the pass gives what the writing gave"
 

@@ -104,7 +104,7 @@ async def test_a_failure_says_what_went_wrong_and_what_to_do(workspace: Path) ->
         await press(pilot, "f4", "enter")
         await until(pilot, lambda: app.screen is not app.main, "the details")
         assert "failed" in details(app) and "extraction_questions.jsonl:1" in details(app)
-        assert "r runs it again" in details(app)
+        assert "f5 runs it again" in details(app)
 
 
 async def test_a_mistake_of_ours_is_in_the_log(workspace: Path) -> None:
@@ -191,6 +191,7 @@ async def test_quitting_leaves_a_job_for_the_next_run(workspace: Path) -> None:
         await until(pilot, lambda: rows(app) == "", "and can be forgotten")
         await press(pilot, "ctrl+t")
         await until(pilot, lambda: "↻ create wizard" in rows(app), "which is taken back")
+        await press(pilot, "ctrl+q")
     async with running(workspace) as (app, pilot):
         await until(pilot, lambda: "↻ create wizard" in rows(app), "on the disk, too")
         await press(pilot, "f4", "delete")
