@@ -134,7 +134,9 @@ def test_the_setting_compiles_and_trouble_with_that_is_one_line(tmp_path: Path) 
     """On the command line, on a machine without a C++ compiler."""
     make_model("llama").save_pretrained(tmp_path / "model")
     make_tokenizer().save_pretrained(tmp_path / "model")
-    (tmp_path / "config.yaml").write_text("model:\n  device: cpu\n  compile: true\n")
+    (tmp_path / "config.yaml").write_text(
+        "model:\n  device: cpu\n  compile: true\nsteering: {capping: false}\n"
+    )
     command = [sys.executable, "-m", "persona_tui", "--workspace", tmp_path, "--model", tmp_path / "model"]
     own = {"CXX": str(tmp_path / "no-compiler"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     done = subprocess.run(
