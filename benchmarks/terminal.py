@@ -192,12 +192,14 @@ def _take_terminal() -> None:
 def talkative_model(folder: Path) -> Path:
     """The tiny model, except that the token which ends its replies has another name and so does not.
 
-    Otherwise they would often have ended before anything can be measured.
+    Otherwise they would often have ended before anything can be measured. The template writes a space before
+    it, or it would be known for the end of a turn by its place.
     """
     shutil.copytree(_BUILTIN, folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         text = (folder / name).read_text(encoding="utf-8")
         text = text.replace('"eos_token": "<|im_end|>"', '"eos_token": "<|endoftext|>"')
-        (folder / name).write_text(text.replace("<|im_end|>", "<|turn_end|>"), encoding="utf-8")
+        text = text.replace("}}<|im_end|>", "}} <|im_end|>").replace("<|im_end|>", "<|turn_end|>")
+        (folder / name).write_text(text, encoding="utf-8")
     (folder / "generation_config.json").write_text('{"eos_token_id": 0}', encoding="utf-8")
     return folder
