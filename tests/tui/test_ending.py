@@ -32,7 +32,7 @@ import sys
 from pathlib import Path
 from persona_tui.project.project import Project
 from persona_tui.tui.app import PersonaApp, run_app
-PersonaApp.show_status = lambda self: 1 / 0
+PersonaApp.on_event = lambda self, event: 1 / 0
 run_app(Project.open(Path(sys.argv[1])))
 """
 
@@ -94,4 +94,4 @@ def test_bytes_that_are_no_text_are_replaced(workspace: Path) -> None:
 def test_a_crash_restores_the_terminal_and_never_ends_with_0(workspace: Path) -> None:
     with started(workspace, "-c", CRASHING, str(workspace)) as terminal:
         assert terminal.wait(LIMIT) == 1
-        assert restored(terminal.output) and "ZeroDivisionError" in terminal.output
+        assert restored(terminal.output)
