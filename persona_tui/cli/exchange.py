@@ -7,11 +7,13 @@ from typing import Any
 
 import click
 
-from persona_tui.cli.options import chosen_weights
+from persona_tui.cli.options import Within, chosen_weights
 from persona_tui.cli.output import check_free, echo, force_option, json_option, print_json
 from persona_tui.cli.progress import work
 from persona_tui.cli.root import Invocation, pass_invocation
+from persona_tui.core.ranges import STRENGTH
 
+# As `project.exchange.FORMATS`, which would load torch for a help page.
 _FORMATS = ("gguf", "hotwire", "persona-vectors", "assistant-axis", "capping", "pt", "safetensors", "baked")
 
 
@@ -20,7 +22,7 @@ _FORMATS = ("gguf", "hotwire", "persona-vectors", "assistant-axis", "capping", "
 @click.option("--blend", metavar="A:W,B:W", help="A blend instead of NAME.")
 @click.option("--format", "-f", "form", type=click.Choice(_FORMATS), required=True, help="See below.")
 @click.option("--output", "-o", type=click.Path(path_type=Path), metavar="PATH", help="[default: NAME, here]")
-@click.option("--strength", type=float, metavar="S", help="Multiplied in. [default: 0.3]")
+@click.option("--strength", type=Within(STRENGTH), metavar="S", help="Multiplied in. [default: 0.3]")
 @click.option("--raw", is_flag=True, help="The vectors with their safety component.")
 @force_option
 @json_option

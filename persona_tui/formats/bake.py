@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _CLOSE = 1e-4  # of logits, between live steering and the baked model, in float32
 _POSITIONS = 48  # random tokens that are compared
-_QKV = ("q_proj", "k_proj", "v_proj")
 
 
 def bake(

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from persona_tui.core.errors import VectorFileError
+from persona_tui.vectors.files import SHORTEST
 
-_SMALLEST, _LARGEST = 1e-12, 1e6  # no working model's stream comes near either
+_LARGEST = 1e6  # no working model's stream comes near
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +45,7 @@ class Direction:
         for layer, vector in self.vectors.items():
             if not vector.isfinite().all():
                 refuse(self.name, f"its vector at layer {layer} holds NaN or infinity")
-            if not _SMALLEST < float(vector.norm()) < _LARGEST:
+            if not SHORTEST <= float(vector.norm()) < _LARGEST:
                 refuse(self.name, f"its vector at layer {layer} has the length {float(vector.norm()):.3g}")
 
     @property

@@ -38,10 +38,13 @@ def read_pickled(
     content = _load(path)
     reader = _Reader(path.stem, n_layers, layer, indices)
     if isinstance(content, Tensor):
-        return [reader.stack(path.stem, content, "tensor")]
+        content = {path.stem: content}
     if not isinstance(content, Mapping):
         refuse(path, f"it holds a {type(content).__name__} and not a tensor or a dictionary of tensors")
-    found = list(reader.known(content))
+    try:
+        found = list(reader.known(content))
+    except (ValueError, TypeError, RuntimeError) as error:  # a layer that is no number, a sparse tensor, ...
+        refuse(path, f"something in it is not what its form says ({type(error).__name__})")
     if wanted is not None:
         found = [each for each in found if each.name == wanted]
     if not found:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,16 +100,13 @@ def _gguf(out: Outgoing, path: Path) -> Exported:
     writer.add_float32("persona_tui.strength", out.strength)
     for layer, vector in held.items():
         writer.add_tensor(f"direction.{layer}", vector.float().contiguous().numpy())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{id(out):x}")
-    try:
-        writer.write_header_to_file(temporary)
+    with tempfile.TemporaryDirectory() as folder:  # the writer knows files only
+        whole = Path(folder) / "whole.gguf"
+        writer.write_header_to_file(whole)
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        atomic_write_bytes(path, temporary.read_bytes())
-    finally:
-        temporary.unlink(missing_ok=True)
+        atomic_write_bytes(path, whole.read_bytes())
     notes = [f"llama-server -m MODEL.gguf --control-vector {path}"]
     if 0 in out.vectors:
         notes.append("layer 0 was left out: llama.cpp does not read direction.0")

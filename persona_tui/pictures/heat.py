@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.mix import Mix
 from persona_tui.vectors.maths import normalize
+from persona_tui.vectors.scales import RECIPE
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from persona_tui.model import Message
     from persona_tui.steering.engine import SteeringEngine
-
-RECIPE = "response"
 
 
 @dataclass(frozen=True)

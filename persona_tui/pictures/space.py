@@ -17,13 +17,13 @@ from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.manager import PersonaManager
 from persona_tui.vectors.persona import PersonaVector
 from persona_tui.vectors.roles import RoleMeans
+from persona_tui.vectors.scales import RECIPE
 
 if TYPE_CHECKING:
     from persona_tui.model import Message
     from persona_tui.steering.engine import SteeringEngine
 
 Kind = Literal["persona", "role", "assistant", "trait", "axis", "mix", "turn"]
-RECIPE = "response"
 FEWEST = 2  # personas that span a plane, with ordinary replies at its origin
 
 

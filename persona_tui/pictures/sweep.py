@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -66,24 +66,35 @@ def sweep(
     for event in engine.stream_rows(messages, mixes, sampling=sampling, stop=stop):
         texts[event.row] += event.text
     texts = [text.strip() for text in texts]
-    nats = [_nats(engine, messages, text, each) for text, each in zip(texts, mixes, strict=True)]
-    expressions = _expressions(engine, messages, mix, texts, sampling)
+    plain = _likelihoods(engine, messages, texts)
+    nats = [_nats(engine, messages, text, each, plain) for text, each in zip(texts, mixes, strict=True)]
+    expressions = _expressions(engine, messages, mix, texts, sampling, plain)
     return [
         SweepRow(each.strength, text, about, repetition(text), expressed)
         for each, text, about, expressed in zip(mixes, texts, nats, expressions, strict=True)
     ]
 
 
-def _nats(engine: SteeringEngine, messages: Sequence[Message], text: str, mix: Mix) -> float | None:
+def _likelihoods(
+    engine: SteeringEngine, messages: Sequence[Message], texts: Sequence[str]
+) -> dict[str, float]:
+    """What the unsteered model finds replies to be, in nats per token; those without a word are left out."""
+    said = [text for text in dict.fromkeys(texts) if text]
+    scored = engine.model.score([(list(messages), text) for text in said]) if said else []
+    return {text: each.logprob for text, each in zip(said, scored, strict=True)}
+
+
+def _nats(
+    engine: SteeringEngine, messages: Sequence[Message], text: str, mix: Mix, plain: Mapping[str, float]
+) -> float | None:
     """How much more probable steering made a reply, in nats per token; 0 where nothing was done."""
     if not text:
         return None
     live = engine.interventions(mix)
     if not live.steering and not live.capping:
         return 0.0
-    pair = [(list(messages), text)]
     done = Interventions(live.steering, live.capping)
-    return engine.model.score(pair, done)[0].logprob - engine.model.score(pair)[0].logprob
+    return engine.model.score([(list(messages), text)], done)[0].logprob - plain[text]
 
 
 def _expressions(
@@ -92,6 +103,7 @@ def _expressions(
     mix: Mix,
     texts: Sequence[str],
     sampling: Sampling | None,
+    plain: Mapping[str, float],
 ) -> list[float | None]:
     """The replies' expression, against an unsteered and a prompted reply to the same prompt."""
     names = [name for name, weight in mix.weights.items() if weight]
@@ -100,14 +112,11 @@ def _expressions(
         return [None] * len(texts)
     asked = [{"role": "system", "content": str(prompts[0])}, *_without_system(messages)]
     prompted = engine.reply(asked, mix=Mix(), sampling=sampling).text
-    plain = engine.reply(messages, mix=Mix(), sampling=sampling).text
-    said = [text for text in (prompted, plain, *texts) if text]
-    with_prompt = engine.model.score([(asked, text) for text in said])
-    without = engine.model.score([(list(messages), text) for text in said])
-    ratios = {
-        text: one.logprob - other.logprob for text, one, other in zip(said, with_prompt, without, strict=True)
-    }
-    top, nothing = ratios.get(prompted), ratios.get(plain)
+    unsteered = engine.reply(messages, mix=Mix(), sampling=sampling).text
+    with_prompt = _likelihoods(engine, asked, [prompted, unsteered, *texts])
+    without = {**plain, **_likelihoods(engine, messages, [prompted, unsteered])}
+    ratios = {text: logprob - without[text] for text, logprob in with_prompt.items()}
+    top, nothing = ratios.get(prompted), ratios.get(unsteered)
     if top is None or nothing is None or top - nothing < _LEAST_EFFECT:
         return [None] * len(texts)
     return [(ratios[text] - nothing) / (top - nothing) if text else None for text in texts]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +21,10 @@ from persona_tui.formats.pickled import Indices
 from persona_tui.formats.read import read_foreign
 from persona_tui.formats.write import FORMS, Exported, Outgoing, write_foreign
 from persona_tui.model import Sampling
+from persona_tui.model.sources import sha256_of
 from persona_tui.vectors.maths import orthogonalize_persona
 from persona_tui.vectors.persona import DEFAULT_STRENGTH, PersonaVector, default_gains
+from persona_tui.vectors.scales import RECIPE
 
 if TYPE_CHECKING:
     from persona_tui.extraction.extractor import ActivationExtractor
@@ -33,7 +34,6 @@ AXIS_PREFIX = "axis:"
 BAKED = "baked"
 FORMATS = (*FORMS, BAKED)
 
-_RECIPE = "response"
 _REPLIES = 16  # ordinary ones, that an imported direction's size is compared with
 _REPLY_TOKENS = 48
 
@@ -77,11 +77,12 @@ def import_vectors(
                 f"{path} cannot be imported: its vectors are {direction.hidden_size} wide, and "
                 f"{project.model.name} is {project.model.hidden_size} wide."
             )
+    extractor = project.studio(context).extractor
     layers = sorted({layer for each in directions for layer in each.vectors})
-    ordinary = _ordinary(project, layers, context)
+    ordinary = _ordinary(project, extractor, layers, context)
     saved = []
     for chosen, direction in zip(names, directions, strict=True):
-        persona = _persona(project, chosen, direction, ordinary, path, context)
+        persona = _persona(project, extractor, chosen, direction, ordinary, path)
         processes().from_main(lambda persona=persona: bool(project.personas.save(persona)))  # type: ignore[misc]
         saved.append(persona)
     return saved
@@ -101,12 +102,13 @@ def _check_new(project: Project, name: str) -> None:
         raise PersonaTuiError(f'a persona "{name}" already exists: choose another name with --name')
 
 
-def _ordinary(project: Project, layers: Sequence[int], context: JobContext) -> dict[int, Tensor]:
+def _ordinary(
+    project: Project, extractor: ActivationExtractor, layers: Sequence[int], context: JobContext
+) -> dict[int, Tensor]:
     """The mean activation of ordinary replies at some layers: from the axes, else from a few replies."""
     axes = project.personas.axes
-    if axes is not None and set(layers) <= set(axes.layers) and _RECIPE in axes.baseline:
-        return {layer: axes.baseline[_RECIPE][axes.layers.index(layer)] for layer in layers}
-    extractor = project.studio(context).extractor
+    if axes is not None and set(layers) <= set(axes.layers) and RECIPE in axes.baseline:
+        return {layer: axes.baseline[RECIPE][axes.layers.index(layer)] for layer in layers}
     if not extractor.questions:
         raise DatasetError("there are no extraction questions; generate some: dataset generate questions")
     requests = persona_requests(
@@ -134,25 +136,24 @@ def _ordinary(project: Project, layers: Sequence[int], context: JobContext) -> d
 
 def _persona(
     project: Project,
+    extractor: ActivationExtractor,
     name: str,
     direction: Direction,
     ordinary: dict[int, Tensor],
     path: Path,
-    context: JobContext,
 ) -> PersonaVector:
     layers = tuple(direction.vectors)
     raw = torch.stack([direction.vectors[layer] for layer in layers])
     mean = torch.stack([ordinary[layer] for layer in layers]) + raw
-    extractor = project.studio(context).extractor
     safe, notes = _safe(project, layers, raw)
     band = [layer for layer in extractor.band if layer in layers]
     targets = band if band and len(layers) >= len(extractor.band) else list(layers)
     persona = PersonaVector(
         name,
         layers,
-        {_RECIPE: mean},
-        {_RECIPE: raw},
-        {_RECIPE: safe},
+        {RECIPE: mean},
+        {RECIPE: raw},
+        {RECIPE: safe},
         {**_provenance(extractor), **_origin(direction, path, notes), "name": name, "target_layers": targets},
     )
     gains = {"gain": 1 / direction.strength} if direction.strength else default_gains(persona, targets)
@@ -162,7 +163,7 @@ def _persona(
 def _safe(project: Project, layers: Sequence[int], raw: Tensor) -> tuple[Tensor, list[str]]:
     """The vectors without their safety component, where the model's axes reach."""
     axes = project.personas.axes
-    if axes is None or _RECIPE not in axes.safety:
+    if axes is None or RECIPE not in axes.safety:
         return raw.clone(), ["it keeps its safety component: the model has no axes yet"]
     rows = [
         orthogonalize_persona(row, axes.axis("safety", layer)) if layer in axes.layers else row
@@ -179,7 +180,7 @@ def _provenance(extractor: ActivationExtractor) -> dict[str, Any]:
 
 
 def _origin(direction: Direction, path: Path, notes: Sequence[str]) -> dict[str, Any]:
-    digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    digest = sha256_of(path) if path.is_file() else None
     return {
         "kind": "persona",
         "source": "imported",

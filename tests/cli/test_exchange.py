@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import click
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from persona_tui.cli.exchange import export
 from persona_tui.core.jobs import JobContext
 from persona_tui.core.mix import Mix
 from persona_tui.model import Sampling
-from persona_tui.project.exchange import import_vectors
+from persona_tui.project.exchange import FORMATS, import_vectors
 from persona_tui.project.project import Project
 
 from .conftest import Cli
@@ -149,3 +151,14 @@ def test_roles_become_archetypes(cli: Cli, workspace: Path, tmp_path: Path) -> N
     (folder / "odd.json").write_text('{"instruction": [{"neg": "x"}]}')
     refused = cli("dataset", "import", folder / "odd.json")
     assert refused.status == 1 and "odd.json" in refused.err
+
+
+@pytest.mark.parametrize("strength", ["nan", "1e9"])
+def test_a_strength_that_cannot_be_is_not_written(cli: Cli, tmp_path: Path, strength: str) -> None:
+    refused = cli("export", "sage", "-f", "gguf", "-o", tmp_path / "v.gguf", "--strength", strength)
+    assert refused.status == 2 and "--strength" in refused.err and not (tmp_path / "v.gguf").exists()
+
+
+def test_the_command_offers_every_format() -> None:
+    (form,) = (each for each in export.params if each.name == "form")
+    assert isinstance(form.type, click.Choice) and tuple(form.type.choices) == FORMATS

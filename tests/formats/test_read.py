@@ -165,3 +165,19 @@ def test_a_size_that_cannot_be_is_refused(tmp_path: Path, value: float) -> None:
     path = saved(tmp_path, {1: torch.full((WIDTH,), value)})
     with pytest.raises(VectorFileError, match="layer 1"):
         only(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"vector": torch.ones(WIDTH), "layers": ["a"]},
+        {"raw_vector": torch.ones(WIDTH), "layers": [None]},
+        {1: torch.ones(WIDTH).to_sparse()},
+        {"x": torch.ones(LAYERS, WIDTH).to_sparse()},
+        torch.ones(LAYERS, WIDTH).to_sparse(),
+    ],
+)
+def test_what_is_not_what_its_form_says_is_one_line(tmp_path: Path, content: object) -> None:
+    with pytest.raises(VectorFileError) as caught:
+        only(saved(tmp_path, content))
+    assert "\n" not in str(caught.value)
