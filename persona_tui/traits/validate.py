@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from persona_tui.core.errors import ConfigError, DatasetError
 from persona_tui.core.workspace import Workspace
@@ -22,6 +23,8 @@ from persona_tui.traits.definition import (
 )
 from persona_tui.traits.policy import Policy
 
+Item = TypeVar("Item", bound=TraitDefinition | Situation)
+
 
 def validate_traits(workspace: Workspace) -> list[FileReport]:
     """Check the workspace's traits and policies. Never raises for a bad file: it is in the reports."""
@@ -38,47 +41,54 @@ def validate_traits(workspace: Workspace) -> list[FileReport]:
 
 def validate_trait_file(path: Path) -> FileReport:
     """Check one trait's file."""
-    report = FileReport(path)
-    definition, situations = None, list[tuple[int, Situation]]()
-    try:
-        for line, item in scan_definition(path):
-            if isinstance(item, str):
-                report.problems.append(f"line {line}: {item}")
-            elif isinstance(item, TraitDefinition):
-                definition = item
-            else:
-                situations.append((line, item))
-    except DatasetError as error:
-        report.problems.append(_located(path, str(error)))
-        return report
-    report.count = len(situations)
-    report.categories = Counter(situation.split for _, situation in situations)
-    report.problems += [f"line {line}: {problem}" for line, problem in _situation_problems(situations)]
+    report, items = _read(path, scan_definition(path), lambda item: None)
+    definition = next((item for _, item in items if isinstance(item, TraitDefinition)), None)
     if definition is not None:
-        whole = definition.model_copy(update={"situations": tuple(each for _, each in situations)})
-        report.problems += _whole_problems(path, whole)
+        situations = tuple(item for _, item in items if isinstance(item, Situation))
+        report.problems += _whole_problems(path, definition.model_copy(update={"situations": situations}))
     return report
 
 
 def validate_ordinary_file(path: Path) -> FileReport:
     """Check one file of ordinary talk."""
+    report, _ = _read(
+        path, scan_situations(path), lambda item: None if item.ordinary else '"ordinary" is missing'
+    )
+    return report
+
+
+def _read(
+    path: Path, scanned: Iterator[tuple[int, Item | str]], fault: Callable[[Item], str | None]
+) -> tuple[FileReport, list[tuple[int, Item]]]:
+    """Check a file's items one by one, then its situations with one another.
+
+    Args:
+        path: the file.
+        scanned: its items with their lines; a mistake is what is wrong with it.
+        fault: what else is wrong with an item, if anything.
+
+    Returns:
+        The report, and the items that are sound; none of a file that cannot be read.
+    """
     report = FileReport(path)
-    situations: list[tuple[int, Situation]] = []
+    items: list[tuple[int, Item]] = []
     try:
-        for line, item in scan_situations(path):
-            if isinstance(item, str):
-                report.problems.append(f"line {line}: {item}")
-            elif item.ordinary is None:
-                report.problems.append(f'line {line}: "ordinary" is missing')
-            else:
-                situations.append((line, item))
+        for line, item in scanned:
+            problem = item if isinstance(item, str) else fault(item)
+            if problem is not None:
+                report.problems.append(f"line {line}: {problem}")
+            elif not isinstance(item, str):
+                items.append((line, item))
     except DatasetError as error:
         report.problems.append(_located(path, str(error)))
-        return report
+        return report, []
+    situations: list[tuple[int, Situation]] = [
+        (line, item) for line, item in items if isinstance(item, Situation)
+    ]
     report.count = len(situations)
     report.categories = Counter(situation.split for _, situation in situations)
     report.problems += [f"line {line}: {problem}" for line, problem in _situation_problems(situations)]
-    return report
+    return report, items
 
 
 def validate_policy_file(path: Path) -> FileReport:

@@ -8,14 +8,14 @@ compiled or captured again.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from persona_tui.vectors.axes import AXIS_NAMES
-from persona_tui.vllm.bank import Slot
+from persona_tui.vllm.bank import WORKSPACE, Slot
 
 
 class SlotBuffers:
@@ -35,6 +35,12 @@ class SlotBuffers:
         self.axes = torch.zeros(layers, 1 + len(AXIS_NAMES), hidden, device=device)
         self.axis = torch.zeros(slots, dtype=torch.long, device=device)
         self.floor = torch.full((layers, slots), float("-inf"), device=device)
+
+    def tell(self, slots: Sequence[int], counts: Sequence[int]) -> None:
+        """Tell the tokens of a pass their slots: `counts[i]` tokens have `slots[i]`, one after the other."""
+        told = torch.repeat_interleave(torch.tensor(slots), torch.tensor(counts))
+        self.slot[: len(told)].copy_(told)
+        self.slot[len(told) :].zero_()  # what fills a pass up to a size that was captured
 
     def fill(self, place: int, slot: Slot) -> None:
         """Write what a slot does, in place of what it did before."""
@@ -84,7 +90,11 @@ def _(hidden: Tensor, residual: Tensor, layer: int) -> None:
 
 
 def watch_blocks(model: nn.Module) -> int:
-    """Have every decoder block of a loaded model call the op; returns how many there are in this process."""
+    """Have every decoder block of a loaded model call the op; returns how many there are in this process.
+
+    Raises:
+        RuntimeError: there are none: a request would be answered without its persona.
+    """
     classes: dict[type[nn.Module], None] = {}
     count = 0
     for name, module in model.named_modules():
@@ -93,6 +103,11 @@ def watch_blocks(model: nn.Module) -> int:
             module._persona_tui_layer = int(number[1])
             classes[type(module)] = None
             count += 1
+    if not count:
+        raise RuntimeError(
+            f"persona-tui finds no decoder blocks in {type(model).__name__} and cannot steer it: unset "
+            f"{WORKSPACE} to serve it without personas."
+        )
     for each in classes:
         _wrap(each)
     return count

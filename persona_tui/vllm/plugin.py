@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from typing import Any
 
 from persona_tui.core.errors import PersonaTuiError
-from persona_tui.vllm.bank import KEY, Bank
+from persona_tui.core.mix import Mix
+from persona_tui.vllm.bank import KEY, WORKSPACE, Bank
 
 logger = logging.getLogger("vllm.persona_tui")
 
@@ -21,14 +23,21 @@ OLDEST, NEWEST = (0, 32), (0, 32)  # releases that were run
 
 
 def register() -> None:
-    """Change what has to be changed in this process, once."""
+    """Change what has to be changed in this process, once.
+
+    Raises:
+        RuntimeError: the server is to have personas, and this release of vLLM was not tried: a request for
+            one would be answered without it.
+    """
     import vllm
 
     release = tuple(int(part) for part in vllm.__version__.split(".")[:2])
     if not OLDEST <= release <= NEWEST:
-        logger.error(
-            "persona-tui was not tried with vLLM %s and stays off: it knows %d.%d.", vllm.__version__, *NEWEST
-        )
+        if os.environ.get(WORKSPACE):
+            raise RuntimeError(
+                f"persona-tui was not tried with vLLM {vllm.__version__}: it knows {NEWEST[0]}.{NEWEST[1]}. "
+                f"Unset {WORKSPACE} to serve without personas."
+            )
         return
     _check_requests()
     _steer_runner()
@@ -139,7 +148,7 @@ class _Slots:
         )
         self._held: dict[str, int] = {}
         self._free = list(range(1, count))
-        self._asked: dict[str, tuple[str, Any]] = {}
+        self._mixes: dict[str, tuple[str, Mix]] = {}
         set_buffers(self.buffers)
 
     def place(self, runner: Any, scheduled: Any) -> None:
@@ -147,27 +156,22 @@ class _Slots:
         from persona_tui.vllm.op import slots_of
 
         running = runner.input_batch.req_ids
-        keys = {id: self._key(runner.requests[id], id) for id in running}
-        steered = {id: key for id, key in keys.items() if key is not None}
-        for key in slots_of(steered, self._held, self._free):
-            asked = next(asked for known, asked in self._asked.values() if known == key)
-            self.buffers.fill(self._held[key], self.bank.slot(self.bank.mix_of(asked)))
-        self._asked = {id: self._asked[id] for id in steered}
-        self.buffers.slot.zero_()
-        at = 0
-        for id in running:
-            count = scheduled.num_scheduled_tokens[id]
-            if id in steered:
-                self.buffers.slot[at : at + count] = self._held[steered[id]]
-            at += count
+        found = {id: self._mix(runner.requests[id], id) for id in running}
+        self._mixes = {id: known for id, known in found.items() if known is not None}
+        mixes = dict(self._mixes.values())
+        keys = {id: key for id, (key, _) in self._mixes.items()}
+        for key in slots_of(keys, self._held, self._free):
+            self.buffers.fill(self._held[key], self.bank.slot(mixes[key]))
+        counts = [scheduled.num_scheduled_tokens[id] for id in running]
+        slots = [self._held[keys[id]] if id in keys else 0 for id in running]
+        self.buffers.tell(slots, counts)
 
-    def _key(self, request: Any, id: str) -> str | None:
-        """The key of a request's mix; None if it is plain."""
-        if id in self._asked:
-            return self._asked[id][0]
+    def _mix(self, request: Any, id: str) -> tuple[str, Mix] | None:
+        """A request's mix with its key; None if it is plain."""
+        if id in self._mixes:
+            return self._mixes[id]
         asked = (getattr(request.sampling_params, "extra_args", None) or {}).get(KEY)
         if asked is None:
             return None
-        key = self.bank.key(self.bank.mix_of(asked))
-        self._asked[id] = (key, asked)
-        return key
+        mix = self.bank.mix_of(asked)
+        return self.bank.key(mix), mix

@@ -14,7 +14,7 @@ from persona_tui.core.mix import Mix
 from persona_tui.model import ModelWrapper, Sampling
 from persona_tui.steering.engine import SteeringEngine
 from persona_tui.vectors.manager import PersonaManager
-from persona_tui.vllm.bank import KEY
+from persona_tui.vllm.bank import KEY, WORKSPACE
 
 from .conftest import NAME
 
@@ -136,3 +136,23 @@ def test_what_cannot_be_done_is_refused_alone(
     with pytest.raises(ValueError, match=reason):
         ask(llm, [ids], [asked])
     assert said(ask(llm, [ids], [None])[0])[0]  # the server goes on
+
+
+def test_a_release_that_was_not_tried_serves_no_personas(monkeypatch: pytest.MonkeyPatch) -> None:
+    import vllm
+
+    from persona_tui.vllm.plugin import register
+
+    monkeypatch.setattr(vllm, "__version__", "0.99.0")
+    monkeypatch.setenv(WORKSPACE, "somewhere")
+    with pytest.raises(RuntimeError, match=r"not tried with vLLM 0\.99\.0"):
+        register()
+    monkeypatch.delenv(WORKSPACE)
+    register()  # a server without personas is not our business
+
+
+def test_a_model_without_blocks_is_not_steered_in_silence() -> None:
+    from persona_tui.vllm.op import watch_blocks
+
+    with pytest.raises(RuntimeError, match="no decoder blocks in Sequential"):
+        watch_blocks(torch.nn.Sequential(torch.nn.Linear(2, 2)))
