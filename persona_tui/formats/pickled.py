@@ -63,7 +63,10 @@ def _load(path: Path) -> Any:
             # Only tensors and plain values: nothing in the file can run.
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        refuse(path, "it holds Python objects, which could run code; only tensors and plain values are read")
+        refuse(
+            path,
+            "it is damaged, or holds Python objects, which could run code; only tensors and plain values are read",
+        )
     except Exception as error:  # a damaged file raises nearly anything
         refuse(path, f"it is damaged, or not a PyTorch file ({type(error).__name__})")
 
