@@ -65,7 +65,8 @@ def _load(path: Path) -> Any:
     except pickle.UnpicklingError:
         refuse(
             path,
-            "it is damaged, or holds Python objects, which could run code; only tensors and plain values are read",
+            "it is damaged, or holds Python objects, which could run code; only tensors and plain values are "
+            "read",
         )
     except Exception as error:  # a damaged file raises nearly anything
         refuse(path, f"it is damaged, or not a PyTorch file ({type(error).__name__})")
