@@ -1,7 +1,7 @@
 """From prompts to vectors: activations, axes, personas, and how loud a persona has to be."""
 
 from persona_tui.extraction.axes import capping, extract_axes
-from persona_tui.extraction.calibration import calibrate, weakness
+from persona_tui.extraction.calibration import calibrated, weakness
 from persona_tui.extraction.extractor import ActivationExtractor
 from persona_tui.extraction.personas import PersonaStudio
 from persona_tui.extraction.sums import ActivationSums
@@ -10,7 +10,7 @@ __all__ = [
     "ActivationExtractor",
     "ActivationSums",
     "PersonaStudio",
-    "calibrate",
+    "calibrated",
     "capping",
     "extract_axes",
     "weakness",

@@ -39,6 +39,7 @@ from persona_tui.extraction.baseline import BASELINE_FILE, Baseline
 from persona_tui.extraction.bench import question_cost, question_count
 from persona_tui.extraction.calibration import calibrated, find_band, fit_contrast
 from persona_tui.extraction.checkpoints import PartialStore
+from persona_tui.extraction.distil import distil_work
 from persona_tui.extraction.extractor import ActivationExtractor, completed
 from persona_tui.extraction.plan import Work
 from persona_tui.model import Message
@@ -307,7 +308,9 @@ class PersonaStudio:
         if not extractor.settings.calibration.enabled:
             return Work()
         passed = passed or extractor.work(extractor.persona_requests(list(prompts), "persona")).tokens
-        return Work(*question_cost(extractor, prompts)) * question_count(extractor, prompts, passed)
+        work = Work(*question_cost(extractor, prompts)) * question_count(extractor, prompts, passed)
+        distils = extractor.settings.calibration.distil and extractor.model.learns
+        return work + distil_work(extractor, prompts) if distils else work
 
     def calibrate(self, name: str) -> PersonaVector:
         """Find a persona's gain and save it; without system prompts, the largest that is fluent.
@@ -343,8 +346,7 @@ class PersonaStudio:
         prompts = [str(each) for each in metadata.get("prompts") or ()]
         if not prompts:
             return {}
-        count = question_count(self.extractor, prompts, passed)
-        return {"calibration": Work(*question_cost(self.extractor, prompts)) * count}
+        return {"calibration": self._calibration_work(prompts, passed)}
 
     def find_band(self) -> tuple[tuple[int, ...], dict[tuple[int, ...], float]]:
         """Find this model's band with the personas there are, remember it, and fit every gain again.

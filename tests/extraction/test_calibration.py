@@ -12,7 +12,7 @@ from persona_tui.core.config import Settings, override
 from persona_tui.core.errors import DatasetError, JobCancelled
 from persona_tui.core.workspace import Workspace, packaged_root
 from persona_tui.datasets.records import read_questions
-from persona_tui.extraction import ActivationExtractor, PersonaStudio, calibrate, weakness
+from persona_tui.extraction import ActivationExtractor, PersonaStudio, calibrated, weakness
 from persona_tui.extraction.bench import Bench, question_cost, question_count, repetition
 from persona_tui.extraction.calibration import (
     GUIDED,
@@ -199,7 +199,7 @@ def test_it_is_measured_with_the_floor_that_is_in_force(
     off = override(extracted.extractor.settings, {"steering.capping": False})
     extractor = ActivationExtractor(extracted.extractor.model, off, axes=extracted.manager.axes)
     extractor.held_out_questions = extracted.extractor.held_out_questions
-    free = calibrate(extractor, sage)
+    free = calibrated(extractor, sage).calibration
     assert free.floor is None and free.floor_leaves is None
     assert free.recovered == pytest.approx(sage.calibration.recovered, abs=1e-3)
 
@@ -211,7 +211,7 @@ def test_with_the_guide_a_louder_gain_is_found_and_a_quieter_one_kept_for_withou
     off = override(extracted.extractor.settings, {"steering.plausibility": 0.0})
     extractor = ActivationExtractor(extracted.extractor.model, off, axes=extracted.manager.axes)
     extractor.held_out_questions = extracted.extractor.held_out_questions
-    free = calibrate(extractor, sage)
+    free = calibrated(extractor, sage).calibration
     assert (free.plausibility, free.unguided_gain) == (0.0, None)
     assert sage.calibration.plausibility == Settings().steering.plausibility > 0
     assert sage.calibration.unguided_gain < sage.calibration.gain
@@ -314,7 +314,7 @@ def test_a_calibration_can_be_repeated(
     own = override(extracted.extractor.settings, {"extraction.batch_size": batch_size})
     extractor = ActivationExtractor(extracted.extractor.model, own, axes=extracted.manager.axes)
     extractor.held_out_questions = extracted.extractor.held_out_questions
-    again = calibrate(extractor, sage)
+    again = calibrated(extractor, sage).calibration
     assert sage.calibration is not None
     assert (again.recipe, again.layers) == (sage.calibration.recipe, sage.calibration.layers)
     assert again.gain == pytest.approx(sage.calibration.gain)
@@ -325,7 +325,7 @@ def test_a_persona_without_its_system_prompts_cannot_be_calibrated(
     extracted: PersonaStudio, sage: PersonaVector
 ) -> None:
     with pytest.raises(DatasetError, match="no system prompts"):
-        calibrate(extracted.extractor, replace(sage, metadata={}))
+        calibrated(extracted.extractor, replace(sage, metadata={}))
 
 
 def test_calibrating_can_be_cancelled(extracted: PersonaStudio, sage: PersonaVector) -> None:
@@ -342,4 +342,4 @@ def test_calibrating_can_be_cancelled(extracted: PersonaStudio, sage: PersonaVec
     )
     extractor.held_out_questions = extracted.extractor.held_out_questions
     with pytest.raises(JobCancelled):
-        calibrate(extractor, sage)
+        calibrated(extractor, sage)
