@@ -99,7 +99,7 @@ def _fitted(bench: Bench) -> tuple[Bench, dict[float, float]]:
     """The vectors that recover most, and what each size of them does: the mean difference, or distilled."""
     sizes = likeliest(bench.recovered, bench.coefficient(DEFAULT_DOSE))
     extractor, size = bench.extractor, _best(sizes)
-    if not extractor.settings.calibration.distil or sizes[size] <= 0:
+    if not extractor.settings.calibration.distil or not extractor.questions or sizes[size] <= 0:
         return bench, sizes
     if not extractor.model.learns:
         extractor.say("This engine computes no gradients: the mean difference is used as it is.")

@@ -23,7 +23,7 @@ from persona_tui.model import Message, Request, Sampling, conversation
 from persona_tui.model.distil import Distillation
 from persona_tui.vectors.persona import DISTILLED, PersonaVector
 
-LESSONS = 48  # replies of each kind
+LESSONS = 48  # replies of each kind, at most: never more than the extraction had
 LESSON_TOKENS = 64  # of a reply; what a persona is shows early
 RATES = (0.3, 0.2, 0.1)  # how far a step goes, pass by pass: see `Distillation.improved`
 PASSES = 3 * len(RATES) + 1  # forwards that a lesson costs: backwards costs two; and the teacher's
@@ -106,7 +106,8 @@ def _lessons(bench: Bench) -> list[tuple[list[Message], list[Message], str]]:
     """Replies with and without the system prompts, each with both conversations that it can answer."""
     extractor, settings = bench.extractor, bench.extractor.settings
     prompts = [str(each) for each in bench.persona.metadata["prompts"]]
-    questions = shuffled(extractor.questions, settings.calibration.seed)[:LESSONS]
+    responses = int(bench.persona.metadata.get("counts", {}).get("responses", LESSONS))
+    questions = shuffled(extractor.questions, settings.calibration.seed)[: min(LESSONS, responses)]
     pairs = [
         (conversation(each.question, prompts[at % len(prompts)]), conversation(each.question))
         for at, each in enumerate(questions)
@@ -133,9 +134,9 @@ def lesson_cost(extractor: ActivationExtractor, lessons: Lessons) -> int:
     return sum(count(bare) for _, bare, _ in lessons) + len(lessons) * _lesson_tokens(extractor)
 
 
-def distil_work(extractor: ActivationExtractor, prompts: Sequence[str]) -> Work:
-    """How much work it is to distil a persona with such prompts."""
-    questions = extractor.questions[:LESSONS]
+def distil_work(extractor: ActivationExtractor, prompts: Sequence[str], responses: int) -> Work:
+    """How much work it is to distil a persona with such prompts, whose extraction had so many responses."""
+    questions = extractor.questions[: min(LESSONS, responses)]
     if not questions or not prompts:
         return Work()
     count, most = extractor.model.count_tokens, _lesson_tokens(extractor)

@@ -64,10 +64,10 @@ class PersonaVector:
     """The vectors of one persona on one model.
 
     `mean`, `raw` and `safe` have one tensor per recipe (`RECIPES`, or `DISTILLED`), `[len(layers), hidden]`,
-    float32 on the CPU, with their natural size. `metadata` is what the file records: model_name, model_fingerprint, source,
-    description, counts, recipe settings, created; `target_layers`, if there, are where an uncalibrated vector
-    is added, `gain` how many times (`unguided_gain`, if there, without the guide); `kind` is "trait" for a
-    trait.
+    float32 on the CPU, with their natural size. `metadata` is what the file records: model_name,
+    model_fingerprint, source, description, counts, recipe settings, created; `target_layers`, if there, are
+    where an uncalibrated vector is added, `gain` how many times (`unguided_gain`, if there, without the
+    guide); `kind` is "trait" for a trait.
 
     Raises:
         ValueError: the layers are not ascending, or the shapes, recipes or calibration do not fit together.

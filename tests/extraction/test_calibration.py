@@ -15,10 +15,8 @@ from persona_tui.datasets.records import read_questions
 from persona_tui.extraction import ActivationExtractor, PersonaStudio, calibrated, weakness
 from persona_tui.extraction.bench import Bench, question_cost, question_count, repetition
 from persona_tui.extraction.calibration import (
-    GUIDED,
     LOUDER,
     MULTIPLES,
-    WITHOUT,
     bands,
     find_band,
     fit_contrast,
@@ -198,6 +196,7 @@ def test_it_is_measured_with_the_floor_that_is_in_force(
     assert sage.calibration.floor == extracted.manager.axes.default_capping_axis
     off = override(extracted.extractor.settings, {"steering.capping": False})
     extractor = ActivationExtractor(extracted.extractor.model, off, axes=extracted.manager.axes)
+    extractor.questions = extracted.extractor.questions
     extractor.held_out_questions = extracted.extractor.held_out_questions
     free = calibrated(extractor, sage).calibration
     assert free.floor is None and free.floor_leaves is None
@@ -210,6 +209,7 @@ def test_with_the_guide_a_louder_gain_is_found_and_a_quieter_one_kept_for_withou
     assert sage.calibration is not None
     off = override(extracted.extractor.settings, {"steering.plausibility": 0.0})
     extractor = ActivationExtractor(extracted.extractor.model, off, axes=extracted.manager.axes)
+    extractor.questions = extracted.extractor.questions
     extractor.held_out_questions = extracted.extractor.held_out_questions
     free = calibrated(extractor, sage).calibration
     assert (free.plausibility, free.unguided_gain) == (0.0, None)
@@ -219,9 +219,12 @@ def test_with_the_guide_a_louder_gain_is_found_and_a_quieter_one_kept_for_withou
         next(point["coefficient"] for point in each.curve if point["stage"] == "sweep")
         for each in (sage.calibration, free)
     ]
-    assert quietest[0] / quietest[1] == pytest.approx(GUIDED[0] / MULTIPLES[0], rel=1e-3)
+    assert sage.calibration.recipe == free.recipe
+    multiples = MULTIPLES[free.recipe]
+    quiet = multiples.unguided[0]
+    assert quietest[0] / quietest[1] == pytest.approx(multiples.guided[0] / quiet, rel=1e-3)
     without = sage.calibration.unguided_gain * DEFAULT_STRENGTH
-    assert without / quietest[1] == pytest.approx(WITHOUT / MULTIPLES[0], rel=1e-3)
+    assert without / quietest[1] == pytest.approx(multiples.without / quiet, rel=1e-3)
 
 
 def test_one_that_is_fluent_and_not_clear_yet_is_tried_louder(sage: PersonaVector) -> None:
@@ -229,7 +232,8 @@ def test_one_that_is_fluent_and_not_clear_yet_is_tried_louder(sage: PersonaVecto
     sweep = [point for point in sage.calibration.curve if point["stage"] == "sweep"]
     sizes = [point["coefficient"] for point in sweep]
     assert len(sizes) == 3 and sizes == sorted(sizes)
-    loud = sizes[0] * GUIDED[1] / GUIDED[0]
+    quiet, loud = MULTIPLES[sage.calibration.recipe].guided
+    loud = sizes[0] * loud / quiet
     second = min(sweep, key=lambda point: abs(point["coefficient"] - loud))
     wanting = second["fluent"] and second["expression"] < 0.9
     third = loud * LOUDER if wanting else math.sqrt(sizes[0] * loud)
