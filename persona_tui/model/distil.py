@@ -107,11 +107,11 @@ class Distillation:
         self, items: Sequence[int], learned: Mapping[int, Tensor], optimizer: torch.optim.Optimizer
     ) -> float:
         """Move the vectors once; the divergence that was found, summed over lessons."""
-        self._ask([item for item in items if item not in self._targets])
+        targets = [self._ask(item) for item in items]
         optimizer.zero_grad()
         with torch.enable_grad(), _added(self._blocks, learned), clear_memory_errors():
             rows = self._logits([self._lessons[item].bare for item in items])
-            found = [_divergence(self._targets[item], row) for item, row in zip(items, rows, strict=True)]
+            found = [_divergence(target, row) for target, row in zip(targets, rows, strict=True)]
             total = torch.stack([each.to(found[0].device) for each in found]).sum()
             if not total.isfinite():
                 raise GenerationError(NOT_FINITE)
@@ -122,17 +122,17 @@ class Distillation:
         return float(total.detach())
 
     @torch.no_grad()
-    def _ask(self, items: Sequence[int]) -> None:
-        """Keep what the teacher expects in some of the lessons."""
-        if not items:
-            return
-        with clear_memory_errors():
-            for item, logits in zip(
-                items, self._logits([self._lessons[item].taught for item in items]), strict=True
-            ):
-                logprobs = logits.float().log_softmax(-1)
-                top = logprobs.topk(min(_KEPT, logprobs.shape[-1] - 1))
-                self._targets[item] = _Target(top.indices, top.values, _rest(top.values))
+    def _ask(self, item: int) -> _Target:
+        """What the teacher expects in a lesson: asked once, always together with the same other lessons."""
+        if item not in self._targets:
+            first = item - item % _ROWS
+            taught = [each.taught for each in self._lessons[first : first + _ROWS]]
+            with clear_memory_errors():
+                for number, logits in enumerate(self._logits(taught), first):
+                    logprobs = logits.float().log_softmax(-1)
+                    top = logprobs.topk(min(_KEPT, logprobs.shape[-1] - 1))
+                    self._targets[number] = _Target(top.indices, top.values, _rest(top.values))
+        return self._targets[item]
 
     def _logits(self, passages: Sequence[Passage]) -> Iterator[Tensor]:
         """What is expected at every token that counts, `[tokens, vocabulary]`, passage by passage."""
