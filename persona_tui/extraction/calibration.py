@@ -51,7 +51,7 @@ class Multiples:
 
 MULTIPLES = {
     RECIPE: Multiples((2.0, 3.2), (1.0, 1.6), 1.2),
-    DISTILLED: Multiples((1.2, 1.8), (1.0, 1.5), 1.4),
+    DISTILLED: Multiples((1.6, 2.4), (1.0, 1.5), 1.4),
 }
 _DISTILLED_START = 1.6  # about twice what is mostly the likeliest size of distilled vectors
 LOUDER = 1.4  # times the second size: the third, where that is not loud enough; else it lies between both
