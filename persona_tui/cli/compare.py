@@ -112,7 +112,7 @@ def _as_json(reply: ChatReply) -> dict[str, Any]:
 
 def side_by_side(answers: list[ReplyRow], width: int) -> str:
     """Two answers in columns, or one above the other where there is no room."""
-    from persona_tui.chat.setting import setting_in_words
+    from persona_tui.chat.voice import setting_in_words
 
     heads = [
         f"{letter}: {setting_in_words(each.mix, each.floor is not None)}"

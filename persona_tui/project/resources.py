@@ -86,7 +86,8 @@ class ProjectResources:
         Raises:
             ConfigError: a key is unknown or a value not allowed.
         """
-        self.settings = override(self.settings, values)
+        if values:
+            self.settings = override(self.settings, values)
 
     @property
     def fell_back(self) -> bool:
