@@ -120,7 +120,7 @@ def on_the_command_line(workspace: Path) -> Crossings:
     from click.testing import CliRunner
 
     from persona_tui.cli.generate import generate
-    from persona_tui.cli.root import Invocation
+    from persona_tui.cli.invocation import Invocation
 
     invocation = Invocation(workspace=workspace)
     invocation.project.engine.reply([{"role": "user", "content": QUESTION}])

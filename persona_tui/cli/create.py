@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from persona_tui.cli.invocation import Invocation, pass_invocation
 from persona_tui.cli.options import extraction_options, override_extraction, via_option
 from persona_tui.cli.output import echo, json_option, print_json, print_table
 from persona_tui.cli.progress import work
-from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.project.about import loudness_in_words
 
 if TYPE_CHECKING:

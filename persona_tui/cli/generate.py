@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from persona_tui.cli.interrupt import quick_interrupt
+from persona_tui.cli.invocation import Invocation, pass_invocation
 from persona_tui.cli.options import (
     answer_options,
     chosen_weights,
@@ -19,7 +20,6 @@ from persona_tui.cli.options import (
 )
 from persona_tui.cli.output import json_option, print_json
 from persona_tui.cli.progress import note
-from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.printable import printable
 
