@@ -12,6 +12,7 @@ import torch
 
 from persona_tui.core.config import resolve_layers
 from persona_tui.core.errors import DatasetError, VectorFileError
+from persona_tui.extraction.distil import Course
 from persona_tui.extraction.extractor import ActivationExtractor
 from persona_tui.extraction.floors import capping
 from persona_tui.extraction.plan import item_seed
@@ -85,6 +86,12 @@ class Bench:
         other = Bench(self.extractor, self.persona, band, recipe=self.recipe)
         other.__dict__["prompted"] = self.prompted
         return other
+
+    @property
+    def course(self) -> Course:
+        """What its persona is distilled with."""
+        extractor = self.extractor
+        return Course(extractor, self.persona, self.band, extractor.questions, extractor.axes)
 
     def with_vectors(self, persona: PersonaVector, recipe: str) -> Bench:
         """The same questions and replies, steered with other vectors of the persona."""

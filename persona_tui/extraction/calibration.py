@@ -104,7 +104,7 @@ def _fitted(bench: Bench) -> tuple[Bench, dict[float, float]]:
     if not extractor.model.learns:
         extractor.say("This engine computes no gradients: the mean difference is used as it is.")
         return bench, sizes
-    other = bench.with_vectors(distilled(bench, size), DISTILLED)
+    other = bench.with_vectors(distilled(bench.course, size), DISTILLED)
     found = likeliest(other.recovered, _DISTILLED_START)
     if found[_best(found)] > sizes[size]:
         return other, found

@@ -9,19 +9,22 @@ where it goes. The mean difference stays in the file; everything that measures g
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from persona_tui.extraction.bench import RECIPE, Bench
+from persona_tui.core.config import Settings
+from persona_tui.datasets.schema import Question
 from persona_tui.extraction.checkpoints import Tally
-from persona_tui.extraction.extractor import ActivationExtractor
 from persona_tui.extraction.plan import Work, item_seed, shuffled
+from persona_tui.extraction.runner import BatchRunner
 from persona_tui.model import Message, Request, Sampling, conversation
 from persona_tui.model.distil import Distillation
+from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.persona import DISTILLED, PersonaVector
+from persona_tui.vectors.scales import RECIPE
 
 LESSONS = 48  # replies of each kind, at most: never more than the extraction had
 LESSON_TOKENS = 64  # of a reply; what a persona is shows early
@@ -31,11 +34,42 @@ PASSES = 3 * len(RATES) + 1  # forwards that a lesson costs: backwards costs two
 Lessons = Sequence[tuple[list[Message], list[Message], str]]
 
 
-def distilled(bench: Bench, size: float) -> PersonaVector:
+@dataclass(frozen=True)
+class Course:
+    """What a persona's vectors are fitted with.
+
+    Attributes:
+        runner: whose model learns; its settings, progress and checkpoint are used.
+        persona: with its system prompts.
+        band: where its vectors are added.
+        questions: to write replies to; not those that a calibration holds out.
+        axes: whose safety axis the vectors stay orthogonal to; None = there are none.
+    """
+
+    runner: BatchRunner
+    persona: PersonaVector
+    band: Sequence[int]
+    questions: Sequence[Question]
+    axes: Axes | None
+
+    @property
+    def seed(self) -> int:
+        """The seed of everything that is drawn."""
+        return self.runner.settings.calibration.seed
+
+    @property
+    def without(self) -> dict[int, Tensor]:
+        """By layer of the band, the safety axis."""
+        if self.axes is None:
+            return {}
+        return {layer: self.axes.safety[RECIPE][self.axes.layers.index(layer)] for layer in self.band}
+
+
+def distilled(course: Course, size: float) -> PersonaVector:
     """Fit a persona's vectors to what its system prompts do.
 
     Args:
-        bench: the persona's; its band is what is fitted.
+        course: the persona, and what it is fitted with.
         size: how many times the mean difference is added where it recovers most: where fitting begins.
 
     Returns:
@@ -45,19 +79,15 @@ def distilled(bench: Bench, size: float) -> PersonaVector:
     Raises:
         GenerationError: the model computes no gradients, or memory ran out.
     """
-    extractor, persona = bench.extractor, bench.persona
-    rows = [persona.layers.index(layer) for layer in bench.band]
-    lessons = _lessons(bench)
-    start = size * persona.safe[RECIPE]
-    safety = extractor.axes.safety[RECIPE] if extractor.axes is not None else None
-    without = {} if safety is None else {layer: safety[_row(extractor, layer)] for layer in bench.band}
-    teaching = extractor.model.distillation(lessons) if lessons else None
-    fitted = start[rows]
-    for number, rate in enumerate(RATES):
-        if teaching is not None:
-            fitted = _improved(bench, teaching, lessons, fitted, without, number, rate)
-    stack = start.clone()
-    stack[rows] = fitted
+    persona = course.persona
+    rows = [persona.layers.index(layer) for layer in course.band]
+    lessons = _lessons(course)
+    stack = size * persona.safe[RECIPE]
+    if lessons:
+        teaching, fitted = course.runner.model.distillation(lessons), stack[rows]
+        for number, rate in enumerate(RATES):
+            fitted = _improved(course, teaching, lessons, fitted, number, rate)
+        stack[rows] = fitted
     baseline = persona.mean[RECIPE] - persona.raw[RECIPE]
     return replace(
         persona,
@@ -68,81 +98,69 @@ def distilled(bench: Bench, size: float) -> PersonaVector:
     )
 
 
-def _row(extractor: ActivationExtractor, layer: int) -> int:
-    axes = extractor.axes
-    assert axes is not None
-    return axes.layers.index(layer)
-
-
 def _improved(
-    bench: Bench,
-    teaching: Distillation,
-    lessons: Lessons,
-    vectors: Tensor,
-    without: Mapping[int, Tensor],
-    number: int,
-    rate: float,
+    course: Course, teaching: Distillation, lessons: Lessons, vectors: Tensor, number: int, rate: float
 ) -> Tensor:
     """One pass over the lessons; what an interrupted job has finished of it is not done again."""
-    extractor = bench.extractor
-    seed = item_seed(extractor.settings.calibration.seed, "distil", number)
-    what = ["distil", list(bench.band), rate, seed, list(extractor.model.identity), list(lessons), vectors]
-    stage = extractor.partial.stage([*what, *without.values()])
-    cost = lesson_cost(extractor, lessons)
+    runner, without = course.runner, course.without
+    seed = item_seed(course.seed, "distil", number)
+    what = ["distil", list(course.band), rate, seed, list(runner.model.identity), list(lessons), vectors]
+    stage = runner.partial.stage([*what, *without.values()])
+    count = runner.model.count_tokens
+    cost = sum(count(bare) for _, bare, _ in lessons) + len(lessons) * lesson_tokens(runner.settings)
 
     def step(done: int) -> None:
-        extractor.passed(3 * done * cost // len(lessons), f"{bench.persona.name}: distilling")
+        runner.passed(3 * done * cost // len(lessons), f"{course.persona.name}: distilling")
 
     def improve(items: Sequence[int]) -> Tally:
-        start = dict(zip(bench.band, vectors, strict=True))
+        start = dict(zip(course.band, vectors, strict=True))
         found, _ = teaching.improved(start, rate, seed, without, step)
-        stack = torch.stack([found[layer] for layer in bench.band])
-        return Tally(frozenset(items), rows={0: stack.flatten()})
+        return Tally(
+            frozenset(items), rows={0: torch.stack([found[layer] for layer in course.band]).flatten()}
+        )
 
     return stage.finish(1, 1, improve).rows[0].reshape(vectors.shape)
 
 
-def _lessons(bench: Bench) -> list[tuple[list[Message], list[Message], str]]:
+def _lessons(course: Course) -> list[tuple[list[Message], list[Message], str]]:
     """Replies with and without the system prompts, each with both conversations that it can answer."""
-    extractor, settings = bench.extractor, bench.extractor.settings
-    prompts = [str(each) for each in bench.persona.metadata["prompts"]]
-    responses = int(bench.persona.metadata.get("counts", {}).get("responses", LESSONS))
-    questions = shuffled(extractor.questions, settings.calibration.seed)[: min(LESSONS, responses)]
-    pairs = [
-        (conversation(each.question, prompts[at % len(prompts)]), conversation(each.question))
-        for at, each in enumerate(questions)
-    ]
+    prompts = [str(each) for each in course.persona.metadata["prompts"]]
+    responses = int(course.persona.metadata.get("counts", {}).get("responses", LESSONS))
+    questions = shuffled(course.questions, course.seed)[: min(LESSONS, responses)]
+    taught = [conversation(each.question, prompts[at % len(prompts)]) for at, each in enumerate(questions)]
+    bare = [conversation(each.question) for each in questions]
     requests = [
-        Request(asked, item_seed(settings.calibration.seed, "lesson", kind, questions[at].id))
-        for kind in (0, 1)
-        for at, pair in enumerate(pairs)
-        for asked in (pair[kind],)
+        Request(asked, item_seed(course.seed, "lesson", kind, question.id))
+        for kind, side in enumerate((taught, bare))
+        for asked, question in zip(side, questions, strict=True)
     ]
-    extraction = settings.extraction
-    sampling = Sampling(_lesson_tokens(extractor), extraction.temperature, extraction.top_p)
-    texts = extractor.texts(requests, f"{bench.persona.name}: replies to learn from", sampling)
-    return [(*pair, text) for pair, text in zip([*pairs, *pairs], texts, strict=True) if text]
+    extraction = course.runner.settings.extraction
+    sampling = Sampling(lesson_tokens(course.runner.settings), extraction.temperature, extraction.top_p)
+    texts = course.runner.texts(requests, f"{course.persona.name}: replies to learn from", sampling)
+    return [
+        (with_prompt, without, text)
+        for with_prompt, without, text in zip([*taught, *taught], [*bare, *bare], texts, strict=True)
+        if text
+    ]
 
 
-def _lesson_tokens(extractor: ActivationExtractor) -> int:
-    return min(LESSON_TOKENS, extractor.settings.extraction.max_new_tokens)
+def lesson_tokens(settings: Settings) -> int:
+    """The longest reply that is learned from; never longer than those of the extraction."""
+    return min(LESSON_TOKENS, settings.extraction.max_new_tokens)
 
 
-def lesson_cost(extractor: ActivationExtractor, lessons: Lessons) -> int:
-    """How many tokens a pass over the lessons reads."""
-    count = extractor.model.count_tokens
-    return sum(count(bare) for _, bare, _ in lessons) + len(lessons) * _lesson_tokens(extractor)
-
-
-def distil_work(extractor: ActivationExtractor, prompts: Sequence[str], responses: int) -> Work:
+def distil_work(
+    runner: BatchRunner, questions: Sequence[Question], prompts: Sequence[str], responses: int
+) -> Work:
     """How much work it is to distil a persona with such prompts, whose extraction had so many responses."""
-    questions = extractor.questions[: min(LESSONS, responses)]
-    if not questions or not prompts:
+    wanted = runner.settings.calibration.distil and runner.model.learns
+    asked = questions[: min(LESSONS, responses)] if wanted else []
+    if not asked or not prompts:
         return Work()
-    count, most = extractor.model.count_tokens, _lesson_tokens(extractor)
-    bare = sum(count(conversation(each.question)) for each in questions)
+    count, most = runner.model.count_tokens, lesson_tokens(runner.settings)
+    bare = sum(count(conversation(each.question)) for each in asked)
     taught = sum(
-        count(conversation(each.question, prompts[at % len(prompts)])) for at, each in enumerate(questions)
+        count(conversation(each.question, prompts[at % len(prompts)])) for at, each in enumerate(asked)
     )
-    passage = 2 * (bare + len(questions) * most)
-    return Work(taught + bare + 2 * taught + PASSES * passage, 2 * len(questions) * most)
+    written = 2 * len(asked) * most
+    return Work(bare + 3 * taught + PASSES * (2 * bare + written), written)

@@ -302,10 +302,7 @@ class PersonaStudio:
         return work | ({"calibration": calibration} if calibration.tokens else {})
 
     def _calibration_work(self, prompts: Sequence[str], counts: Mapping[str, int] | None = None) -> Work:
-        """How much work it is to calibrate a persona with such prompts, if that is configured.
-
-        `counts` is what its file says of its extraction; else the settings say how large that is.
-        """
+        """How much work it is to calibrate a persona; `counts` is what is known of its extraction."""
         extractor = self.extractor
         if not extractor.settings.calibration.enabled:
             return Work()
@@ -313,9 +310,8 @@ class PersonaStudio:
             requests = extractor.persona_requests(list(prompts), "persona")
             counts = {"passed": extractor.work(requests).tokens, "responses": len(requests)}
         count = question_count(extractor, prompts, counts["passed"])
-        work = Work(*question_cost(extractor, prompts)) * count
-        distils = extractor.settings.calibration.distil and extractor.model.learns
-        return work + distil_work(extractor, prompts, counts["responses"]) if distils else work
+        lessons = distil_work(extractor, extractor.questions, prompts, counts["responses"])
+        return lessons + Work(*question_cost(extractor, prompts)) * count
 
     def calibrate(self, name: str) -> PersonaVector:
         """Find a persona's gain and save it; without system prompts, the largest that is fluent.

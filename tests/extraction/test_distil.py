@@ -14,7 +14,7 @@ from persona_tui.datasets.records import read_questions
 from persona_tui.extraction import ActivationExtractor, PersonaStudio, calibrated
 from persona_tui.extraction.bench import Bench
 from persona_tui.extraction.calibration import MULTIPLES
-from persona_tui.extraction.distil import distilled
+from persona_tui.extraction.distil import distil_work, distilled
 from persona_tui.extraction.extractor import completed
 from persona_tui.extraction.sizes import likeliest
 from persona_tui.model import Message, ModelWrapper, Request, Sampling, conversation
@@ -136,7 +136,18 @@ def bench(shipped: tuple[ActivationExtractor, PersonaVector]) -> Bench:
 @pytest.fixture(scope="module")
 def taught(bench: Bench) -> PersonaVector:
     sizes = likeliest(bench.recovered, bench.coefficient(DEFAULT_DOSE))
-    return distilled(bench, max(sizes, key=lambda each: sizes[each]))
+    return distilled(bench.course, max(sizes, key=lambda each: sizes[each]))
+
+
+def test_it_costs_about_what_is_announced(
+    shipped: tuple[ActivationExtractor, PersonaVector], bench: Bench
+) -> None:
+    extractor, persona = shipped
+    counts, prompts = persona.metadata["counts"], persona.metadata["prompts"]
+    planned = distil_work(extractor, extractor.questions, prompts, counts["responses"])
+    before = extractor.tokens
+    distilled(bench.course, 0.5)
+    assert extractor.tokens - before == pytest.approx(planned.tokens, rel=1 / 3)
 
 
 def test_it_recovers_more_of_what_the_prompts_do_on_held_out_questions(
@@ -198,7 +209,7 @@ def test_an_interrupted_job_goes_on_to_the_same_vectors(make_studio: MakeStudio)
 
     def distil(studio: PersonaStudio) -> PersonaVector:
         with studio.job("calibration-sage"):
-            return distilled(Bench(studio.extractor, sage), 1.0)
+            return distilled(Bench(studio.extractor, sage).course, 1.0)
 
     studio = make_studio({"calibration.enabled": False})
     _, (sage,) = studio.extract_axes(["sage"])
