@@ -120,6 +120,7 @@ class Project:
             model, that a loaded one is damaged, or that a floor cannot be enforced.
         on_note: called with each of them once, on the thread that reads the vectors.
         opens_without: whether a model folder that does not exist is an error only when it is loaded.
+        at: the address of the server that has the model; None = it is, or will be, loaded here.
     """
 
     def __init__(self, workspace: Workspace, settings: Settings) -> None:
@@ -130,6 +131,7 @@ class Project:
         self.notes: list[str] = []
         self.on_note: Callable[[str], None] = lambda note: None
         self.opens_without = False
+        self.at: str | None = None
         self._model: ModelWrapper | None = None
         self._personas: PersonaManager | None = None
         self._engine: SteeringEngine | None = None
@@ -211,6 +213,7 @@ class Project:
         Raises:
             ModelLoadError: one line that says why.
         """
+        self.check_here("That")
         if self._model is None:
             chosen = self.settings.model
             self.on_model_load(chosen.name)
@@ -232,6 +235,23 @@ class Project:
             # What was read before is read again, now that it can be checked against the model.
             self._personas = None
         return self._model
+
+    def check_here(self, what: str) -> None:
+        """Make sure that something can be done which takes the model itself.
+
+        Args:
+            what: in words that begin a sentence.
+
+        Raises:
+            PersonaTuiError: the model is on another machine.
+        """
+        if self.at is not None:
+            raise PersonaTuiError(f"{what} needs the model itself, which is at {self.at}: do it there")
+
+    @property
+    def n_parameters(self) -> int:
+        """How many parameters the model has; loads it."""
+        return self.model.n_parameters
 
     @property
     def personas(self) -> PersonaManager:
@@ -417,6 +437,7 @@ class Project:
 
     def check_new_name(self, name: str, source: Source) -> None:
         """Raise what `create_persona` would, as far as that is known without the model."""
+        self.check_here("Making a persona")
         from persona_tui.datasets.generator import check_description
         from persona_tui.datasets.records import check_archetype_free, find_archetype
 
@@ -480,6 +501,7 @@ class Project:
         from persona_tui.vectors.manager import check_own
 
         check_own(name)
+        self.check_here("Calibrating")
         self.personas.get(name)  # not found is an error now, not after loading the model
         studio = self.studio(context)
         if name.startswith(TRAIT_PREFIX):
@@ -536,6 +558,7 @@ class Project:
         from persona_tui.datasets.records import archetype_prompts
         from persona_tui.extraction.roles import roles_work, save_roles
 
+        self.check_here("Preparing a model")
         done = Prepared(restored=processes().from_main(self.restore_datasets))
         done.records = self.check_datasets()
         archetype_prompts(self.workspace, roles)  # a name that nobody has is an error now
