@@ -646,9 +646,14 @@ class Project:
         return found
 
     def extract_traits(
-        self, definitions: Sequence[TraitDefinition], context: JobContext, recipe: Recipe = "conversations"
+        self, definitions: Sequence[TraitDefinition], context: JobContext, recipe: Recipe | None = None
     ) -> list[TraitVector]:
         """Extract traits and save each as soon as it is made, replacing what has its name.
+
+        Args:
+            definitions: what they are.
+            context: where progress goes.
+            recipe: which replies they are made from; None = those of the definition, if it has any.
 
         Raises:
             DatasetError: a definition has too few conversations, or no system prompts for "prompts".
@@ -671,7 +676,7 @@ class Project:
         )
         made = []
         for definition in definitions:
-            parts = self._trait_recipe(definition, recipe)
+            parts = self._trait_recipe(definition, recipe or definition.recipe)
             with partial.job(f"trait-{definition.name}", parts), partial.rendered(self.model):
                 trait = extractor.extract(definition, recipe)
                 processes().from_main(lambda trait=trait: bool(self.traits.save(trait)))  # type: ignore[misc]
