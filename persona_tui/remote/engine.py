@@ -24,7 +24,8 @@ from persona_tui.monitors.verdict import Verdict
 from persona_tui.remote.connection import Connection, NotThere
 from persona_tui.remote.guard import RemoteGuard
 from persona_tui.remote.model import RemoteModel
-from persona_tui.steering.engine import OnMix, SteeringEngine, StreamGuard, with_system
+from persona_tui.steering.engine import SteeringEngine, StreamGuard, with_system
+from persona_tui.steering.mix_control import OnMix
 
 _LISTEN = 0.02  # seconds between two looks at whether somebody has moved a fader, or wants to stop
 _PATIENCE = 3.0  # seconds that a server has to stop a turn
