@@ -86,16 +86,34 @@ class _Mixed(_Recorded):
     mix: _Mix
 
 
+class _Begun(_Recorded):
+    model: str | None = None
+    fingerprint: str | None = None
+    created: str | None = None
+
+
+class _Tokens(_Recorded):
+    ids: list[int]
+    texts: list[str]
+
+
+class _Titled(_Recorded):
+    title: str
+
+
 class _End(_Recorded):
     finish: str
     stats: dict[str, Any] | None = None
 
 
 _KINDS: dict[str, type[_Recorded]] = {
+    "session": _Begun,
     "message": _Message,
     "reply": _Settled,
     "settings": _Settled,
+    "tokens": _Tokens,
     "mix": _Mixed,
+    "title": _Titled,
     "end": _End,
 }
 

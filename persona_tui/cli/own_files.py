@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml.error import YAMLError
-
 from persona_tui.core.documents import json_value
 from persona_tui.core.errors import DatasetError
 from persona_tui.core.plain_files import lines_of, read_plain
@@ -57,7 +55,7 @@ def validate_own(path: Path) -> FileReport:
 def _yaml_keys(path: Path) -> list[str]:
     try:
         document = yaml_value(read_plain(path).decode("utf-8-sig"))
-    except (YAMLError, OSError, ValueError):
+    except (OSError, ValueError):
         return []  # checking it as a trait tells the line
     return [str(key) for key in document] if isinstance(document, dict) else []
 
