@@ -26,7 +26,7 @@ _FLOOR = re.compile(r"([A-Za-z0-9._-]+)>=([0-9.]+)")
 
 
 def floors() -> dict[str, str]:
-    """Return the lowest version of every requirement, by name; of the extras, all but those for development."""
+    """Return the lowest version of every requirement by name, those of the users' extras included."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = {name: wanted for name, wanted in project["optional-dependencies"].items() if name != "dev"}
     wanted = [*project["dependencies"], *(each for extra in extras.values() for each in extra)]
