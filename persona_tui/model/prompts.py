@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 from persona_tui.model import text
 from persona_tui.model.control import template_text
@@ -26,13 +27,14 @@ class PromptEncoder:
         self.template = template_text(self._tokenizer)
 
     def conversation(self, messages: Sequence[Message]) -> list[int]:
-        """Return the token ids of `ModelWrapper.encode`.
+        """Return the token ids of a conversation that begins today; else those of `ModelWrapper.encode`.
 
         Raises:
             GenerationError: the chat template refuses the conversation.
         """
         with self._lock:
-            return text.encode_prompt(self._tokenizer, messages, self._rendering)
+            today = text.Rendering.now(self._tokenizer).date
+            return text.encode_prompt(self._tokenizer, messages, replace(self._rendering, date=today))
 
     def text(self, content: str) -> list[int]:
         """Return the token ids of a text that is to be continued; control tokens in it are text."""

@@ -327,6 +327,10 @@ class ModelWrapper:
         finally:
             self.rendering = before
 
+    def today(self) -> dict[str, Any]:
+        """Return the record of what the chat template writes now, with which a conversation begins."""
+        return text.Rendering.now(self.tokenizer).record()
+
     # Generation ---------------------------------------------------------------------------------------------
 
     def generate(
