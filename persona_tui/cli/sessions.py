@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from persona_tui.cli.invocation import Invocation, pass_invocation
 from persona_tui.cli.output import (
     check_free,
     echo,
@@ -19,7 +20,6 @@ from persona_tui.cli.output import (
     print_table,
     shown,
 )
-from persona_tui.cli.root import Invocation, pass_invocation
 
 if TYPE_CHECKING:
     from persona_tui.chat import Conversation, Node, SessionInfo, SessionStore

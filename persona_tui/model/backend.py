@@ -17,10 +17,13 @@ import torch
 from torch import Tensor
 
 from persona_tui.core.identity import ModelSketch
-from persona_tui.model.generation import Poll, Sampling, Watch
+from persona_tui.model.distil import Distillation
 from persona_tui.model.interventions import Interventions
+from persona_tui.model.request import Request
+from persona_tui.model.results import Activations, Generation, Likelihood, Reading, TokenEvent
+from persona_tui.model.sampling import Sampling
+from persona_tui.model.steps import Poll, Watch
 from persona_tui.model.text import Message, Rendering
-from persona_tui.model.wrapper import Activations, Generation, Likelihood, Reading, Request, TokenEvent
 
 Axes = Mapping[str, Mapping[int, Tensor]]
 
@@ -92,6 +95,10 @@ class Backend(Protocol):
         """What the chat template writes by itself, and whether the model thinks before it answers."""
         ...
 
+    def today(self) -> dict[str, Any]:
+        """Return the record of what the template writes in a conversation that begins now."""
+        ...
+
     def rendered_as(self, record: Mapping[str, Any] | None) -> AbstractContextManager[None]:
         """Within, write prompts as was recorded; None = as they are."""
         ...
@@ -158,6 +165,15 @@ class Backend(Protocol):
         interventions: Interventions | None = None,
     ) -> list[Activations]:
         """Return the activations of given texts, or of the last replies of given conversations."""
+        ...
+
+    @property
+    def learns(self) -> bool:
+        """Whether it computes gradients: whether `distillation` can be called."""
+        ...
+
+    def distillation(self, lessons: Sequence[tuple[list[Message], list[Message], str]]) -> Distillation:
+        """Prepare to fit vectors; see `TextReader.distillation`."""
         ...
 
     def read_messages(self, conversations: Sequence[list[Message]], layers: Sequence[int]) -> list[Reading]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from persona_tui.model import text
 from persona_tui.model.control import template_text
-from persona_tui.model.text import Message
+from persona_tui.model.text import Message, Rendering
 from persona_tui.model.wrapper import ModelWrapper
 
 
@@ -26,15 +26,20 @@ class PromptEncoder:
         self._lock = threading.Lock()
         self.template = template_text(self._tokenizer)
 
-    def conversation(self, messages: Sequence[Message]) -> list[int]:
-        """Return the token ids of a conversation that begins today; else those of `ModelWrapper.encode`.
+    def conversation(self, messages: Sequence[Message], rendering: Rendering | None = None) -> list[int]:
+        """Return the token ids of `ModelWrapper.encode`.
+
+        Args:
+            messages: the conversation.
+            rendering: what the template writes by itself; None = as in a conversation that begins now.
 
         Raises:
             GenerationError: the chat template refuses the conversation.
         """
         with self._lock:
             today = text.Rendering.now(self._tokenizer).date
-            return text.encode_prompt(self._tokenizer, messages, replace(self._rendering, date=today))
+            rendering = rendering or replace(self._rendering, date=today)
+            return text.encode_prompt(self._tokenizer, messages, rendering)
 
     def text(self, content: str) -> list[int]:
         """Return the token ids of a text that is to be continued; control tokens in it are text."""
