@@ -9,7 +9,7 @@ messages; CSV and TSV with such columns; and text with a label before each turn:
     Assistant: That must hurt.
 
 `objects` and `labelled` have the tables of forms. Text without turns of both sides is taken for one reply,
-and its notes say so. What cannot be understood is reported with its line, and the lines after it are still read.
+and its notes say so. What cannot be understood is told with its line, and the lines after it are still read.
 """
 
 from __future__ import annotations
