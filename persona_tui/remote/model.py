@@ -113,6 +113,15 @@ class RemoteModel:
         """Not to be had."""
         self._not_here()
 
+    @property
+    def learns(self) -> bool:
+        """Whether vectors can be fitted here."""
+        return False
+
+    def distillation(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Not to be had."""
+        self._not_here()
+
     def reread_reply(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Not to be had: see `RemoteEngine.reread_reply`."""
         self._not_here()

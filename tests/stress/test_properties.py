@@ -28,6 +28,8 @@ from persona_tui.vectors.persona import PersonaVector
 from tests.stress.mutants import BYTES
 from tests.vectors.conftest import Make
 
+pytestmark = pytest.mark.slow
+
 NAMES = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,12}", fullmatch=True)
 NUMBERS = st.floats(-1e6, 1e6).map(lambda value: value + 0.0)  # no -0.0
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
