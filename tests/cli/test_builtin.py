@@ -50,6 +50,7 @@ def test_init_has_nothing_to_do(first_use: Cli) -> None:
     assert "there already" in result.out and "Extracted" not in result.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHETYPES)
 def test_every_archetype_changes_the_answer(first_use: Cli, name: str) -> None:
     def answer(*options: str) -> str:
@@ -59,6 +60,7 @@ def test_every_archetype_changes_the_answer(first_use: Cli, name: str) -> None:
     assert answer("--persona", name) != answer()
 
 
+@pytest.mark.slow
 def test_a_described_character(first_use: Cli, tmp_path: Path) -> None:
     made = first_use(
         "create",
