@@ -352,7 +352,7 @@ def _branch(value: dict[str, Any]) -> list[tuple[str, Raw]]:
     """The current branch of an exported chat, from its last message back to its first."""
     nodes: dict[str, Any] = value["mapping"]
     place = value.get("current_node")
-    if place not in nodes:
+    if not isinstance(place, str) or place not in nodes:
         ends = [key for key, node in nodes.items() if isinstance(node, dict) and not node.get("children")]
         place = ends[-1] if ends else None
     said: Raw = []
