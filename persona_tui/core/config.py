@@ -60,11 +60,27 @@ class ModelSettings(_Section):
         default="none", description='"none", "8bit" or "4bit" (the last two need the quantization extra)'
     )
     compile: bool = Field(default=False, description="true or false")
+    engine: Literal["transformers", "vllm"] = Field(
+        default="transformers", description='"transformers" or "vllm"'
+    )
     trust_remote_code: str | None = Field(
         default=None,
         min_length=1,
         description="the name of the one model whose custom code and pickled weights you trust, or null",
     )
+
+
+class VllmSettings(_Section):
+    """How vLLM runs the model, with `model.engine: vllm`."""
+
+    requests: int = Field(default=64, ge=2, le=4096, description="a whole number from 2 to 4096")
+    context: int | None = Field(
+        default=None, ge=16, description="how many tokens a prompt and its reply may have, or null"
+    )
+    memory: float = Field(default=0.9, gt=0, le=1, description="a share, above 0 and up to 1")
+    tensor_parallel: int = Field(default=1, ge=1, le=1024, description="a whole number, 1 or more")
+    pipeline_parallel: int = Field(default=1, ge=1, le=1024, description="a whole number, 1 or more")
+    eager: bool = Field(default=False, description="true or false")
 
 
 class ExtractionSettings(_Section):
@@ -193,6 +209,7 @@ class Settings(_Section):
     """All of config.yaml. `Settings()` is the configuration with nothing set."""
 
     model: ModelSettings = ModelSettings()
+    vllm: VllmSettings = VllmSettings()
     extraction: ExtractionSettings = ExtractionSettings()
     calibration: CalibrationSettings = CalibrationSettings()
     steering: SteeringSettings = SteeringSettings()

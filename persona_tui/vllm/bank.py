@@ -33,12 +33,10 @@ class Slot:
     Attributes:
         added: by layer, the vector that is added, `[hidden]` float32, strength and gain included.
         caps: by layer, the floor.
-        axis: the name of the axis that the floors are on; None = there are none.
     """
 
     added: Mapping[int, Tensor]
     caps: Mapping[int, Cap]
-    axis: str | None = None
 
 
 class Bank:
@@ -123,18 +121,18 @@ class Bank:
                     f"the vectors of {names} are {width} wide at layer {layer}; this model is "
                     f"{self._hidden_size} wide and has layers 0 to {self._n_layers - 1}"
                 )
-        return Slot(added, *self._caps(mix))
+        return Slot(added, self._caps(mix))
 
-    def _caps(self, mix: Mix) -> tuple[dict[int, Cap], str | None]:
+    def _caps(self, mix: Mix) -> dict[int, Cap]:
         axes = self.personas.axes
         if axes is None or not mix.capping:
-            return {}, None
+            return {}
         configured = self.settings.steering.capping_axis
         name = mix.capping_axis or (configured if configured != "auto" else axes.default_capping_axis)
         percentile = (
             self.settings.steering.safety_floor_percentile if mix.percentile is None else mix.percentile
         )
-        return capping(axes, name, self._capping_layers, percentile), name
+        return capping(axes, name, self._capping_layers, percentile)
 
     def key(self, mix: Mix) -> str:
         """What tells two mixes apart that do different things: also the salt of the prefix cache.
