@@ -54,6 +54,7 @@ class Invocation:
     device: str | None = None
     dtype: str | None = None
     quantization: str | None = None
+    engine: str | None = None
     trusted_model: str | None = None  # as --model named it; not what a session names later
     debug: bool = False
 
@@ -64,7 +65,13 @@ class Invocation:
         from persona_tui.project.project import Project
 
         project = Project.open(
-            self.workspace, self.model, self.device, self.dtype, self.quantization, self.trusted_model
+            self.workspace,
+            self.model,
+            self.device,
+            self.dtype,
+            self.quantization,
+            self.trusted_model,
+            self.engine,
         )
         project.on_model_load = lambda name: prepare_model(name, fell_back=project.fell_back)
         project.on_note = note
@@ -117,6 +124,11 @@ class LazyGroup(click.Group):
     "--dtype", type=click.Choice(["auto", "float32", "float16", "bfloat16"]), help="Of the weights."
 )
 @click.option("--quantization", type=click.Choice(["none", "8bit", "4bit"]), help="Of the weights.")
+@click.option(
+    "--engine",
+    type=click.Choice(["transformers", "vllm"]),
+    help="What runs the model; vllm for many replies at a time.",
+)
 @click.option(
     "--trust-remote-code",
     is_flag=True,

@@ -6,7 +6,9 @@ The only module outside vLLM's own processes that imports vllm, and only when a 
 from __future__ import annotations
 
 import itertools
+import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -255,23 +257,38 @@ def _start(folder: str, arguments: Mapping[str, Any]) -> Any:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # the one that we know
+    # The scheduler runs in this process, so that no pass begins before all of its requests are there, and
+    # none before a mix has changed.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    logging.getLogger("vllm").setLevel(logging.ERROR)
     try:
-        from vllm import LLM
+        with _quiet():
+            from vllm import LLM
     except ImportError as error:
         raise ModelLoadError("--engine vllm needs vLLM: pip install 'persona-tui[vllm]'.") from error
     _check_plugin()
     try:
-        return LLM(
-            model=folder,
-            skip_tokenizer_init=True,
-            generation_config="vllm",
-            async_scheduling=False,  # else the token that ends a reply is read, and summed up
-            worker_extension_cls="persona_tui.vllm.worker.PersonaWorker",
-            additional_config={ENGINE: True},
-            **arguments,
-        )
+        with _quiet():
+            return LLM(
+                model=folder,
+                skip_tokenizer_init=True,
+                use_tqdm_on_load=False,
+                generation_config="vllm",
+                async_scheduling=False,  # else the token that ends a reply is read, and summed up
+                worker_extension_cls="persona_tui.vllm.worker.PersonaWorker",
+                additional_config={ENGINE: True},
+                **arguments,
+            )
     except Exception as error:  # whatever does not start is said in a line
         raise ModelLoadError(f"vLLM does not start with {folder}: {_first_line(error)}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within, libraries do not warn of their own affairs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _check_plugin() -> None:

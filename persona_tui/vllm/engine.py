@@ -38,7 +38,8 @@ from persona_tui.model import (
     text,
 )
 from persona_tui.model.forced import Passage
-from persona_tui.model.generation import Batch, Poll, check_fits
+from persona_tui.model.forward import check_fits
+from persona_tui.model.steps import Batch, Poll
 from persona_tui.vllm.driver import Driver, Order, Sums, Written
 from persona_tui.vllm.wire import Errand, limit_of, slot_of
 

@@ -172,7 +172,7 @@ class WorkerSlots:
 
     def guide(self, logits: Tensor) -> Tensor:
         """Leave the guided rows what their twins find plausible; `[rows, vocabulary]`."""
-        from persona_tui.model.generation import plausible
+        from persona_tui.model.sampling import plausible
 
         if self.tracing:
             likely = logits.log_softmax(-1)
