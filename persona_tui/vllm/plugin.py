@@ -37,6 +37,7 @@ def register() -> None:
     if os.environ.get(WORKSPACE):
         os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
     _check_requests()
+    _refuse_unread()
     _steer_runner()
     _guide_sampler()
 
@@ -96,6 +97,31 @@ def _check_requests() -> None:
         return request
 
     _set(InputProcessor, "process_inputs", process, process_inputs)
+
+
+def _refuse_unread() -> None:
+    """Refuse a request whose field `persona_tui` `http` has not read: vLLM ignores what it does not know."""
+    if not os.environ.get(WORKSPACE):
+        return
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+    from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+
+    for kind in (ChatCompletionRequest, CompletionRequest, ResponsesRequest):
+        make = _once(kind, "to_sampling_params")
+        if make is not None:
+            _set(kind, "to_sampling_params", make, _reading(make))
+
+
+def _reading(make: Any) -> Any:
+    def to_sampling_params(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if KEY in (self.model_extra or {}):
+            raise ValueError(
+                f'"{KEY}" is read only where VLLM_PLUGINS={KEY} is set; else give it in "vllm_xargs", as text'
+            )
+        return make(self, *args, **kwargs)
+
+    return to_sampling_params
 
 
 def _drives(owner: Any) -> bool:
