@@ -45,9 +45,7 @@ def rewritten(body: object, served: Sequence[str]) -> object:
         raise PersonaTuiError(f'"{KEY}" must be an object such as {{"persona": "sage", "strength": 0.3}}')
     extra = body.get("vllm_xargs") or {}
     if not isinstance(extra, dict) or KEY in extra:
-        raise PersonaTuiError(
-            f'"{KEY}" is given twice: beside the messages, or in the name, and in "vllm_xargs"'
-        )
+        raise PersonaTuiError(f'who speaks is said twice: once in "vllm_xargs", and in "{KEY}" or the name')
     asked = options or {}
     if "persona" in asked or "blend" in asked:
         voice = {}
