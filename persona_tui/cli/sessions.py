@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from persona_tui.cli.invocation import Invocation, pass_invocation
 from persona_tui.cli.output import check_free, echo, force_option, json_option, print_json, print_table
-from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.core.printable import printable
 
 if TYPE_CHECKING:

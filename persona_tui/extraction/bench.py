@@ -12,8 +12,8 @@ import torch
 
 from persona_tui.core.config import resolve_layers
 from persona_tui.core.errors import DatasetError, VectorFileError
-from persona_tui.extraction.axes import capping
 from persona_tui.extraction.extractor import ActivationExtractor
+from persona_tui.extraction.floors import capping
 from persona_tui.extraction.plan import item_seed
 from persona_tui.extraction.sizes import Point
 from persona_tui.model import Cap, Interventions, Message, Request, Sampling, conversation

@@ -50,7 +50,6 @@ from persona_tui.vectors.persona import PersonaVector, default_gains
 AXES_JOB = "axes"
 Refusals = Literal["own", "given"]
 BAND_FILE = "band.json"
-_STEERING = {"safety_floor_percentile", "plausibility"}  # what is in force while replies are measured
 FEWEST_FOR_BAND = 3  # personas; with fewer, a band fits those and no others
 
 

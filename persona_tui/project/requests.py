@@ -84,11 +84,6 @@ def calibrate_request(project: Project, name: str) -> JobRequest:
     return JobRequest("calibrate", {"name": name}, project.settings.model.name)
 
 
-def band_request(project: Project) -> JobRequest:
-    """The search for the model's band, which fits every persona's loudness to it."""
-    return JobRequest("find the band", {}, project.settings.model.name)
-
-
 def dataset_request(project: Project, task: DatasetTask, seed: int) -> JobRequest:
     """The writing of prompts; the same seed writes the same."""
     what = {**asdict(task), "name": f"{task.kind} {task.name}".strip(), "archetype": task.name, "seed": seed}
@@ -152,7 +147,6 @@ KINDS: dict[str, Callable[[Project, JobContext, Mapping[str, Any]], Any]] = {
     "measure": lambda project, context, arguments: project.evaluate_monitor(str(arguments["name"]), context),
     "extract": _extract,
     "write": _write,
-    "find the band": lambda project, context, arguments: project.find_band(context),
     "calibrate": lambda project, context, arguments: project.calibrate(str(arguments["name"]), context),
 }
 

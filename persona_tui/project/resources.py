@@ -88,7 +88,8 @@ class ProjectResources:
         Raises:
             ConfigError: a key is unknown or a value not allowed.
         """
-        self.settings = override(self.settings, values)
+        if values:
+            self.settings = override(self.settings, values)
 
     @property
     def fell_back(self) -> bool:
@@ -214,12 +215,12 @@ class ProjectResources:
         """
         from persona_tui.monitors.guard import Guard
 
-        chosen, monitors = self.settings.monitoring, self.monitors
-        guard = Guard(
-            lambda: monitors.load(chosen.monitor, self.model),
+        chosen = self.settings.monitoring
+        guard = Guard(  # the store imports torch, which a chat does without until it is needed
+            lambda: self.monitors.load(chosen.monitor, self.model),
             mode or chosen.guard,
-            lambda: monitors.check_exists(chosen.monitor),
-            lambda: monitors.load(chosen.monitor).weakness,
+            lambda: self.monitors.check_exists(chosen.monitor),
+            lambda: self.monitors.load(chosen.monitor).weakness,
         )
         self._guards.add(guard)
         return guard
