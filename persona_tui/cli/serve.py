@@ -52,8 +52,8 @@ def serve(
     """Serve the model to OpenAI's and Ollama's clients.
 
     A persona is a model of its own: starter+sage, starter+sage:0.5, starter+sage:0.5+trickster:0.5. Needs the
-    extra "server". See docs/server.md. With --engine vllm it is vLLM that serves, and it gets what follows `--`.
-    See docs/vllm.md.
+    extra "server". See docs/server.md. With --engine vllm, vLLM serves and gets what follows `--`: see
+    docs/vllm.md.
     """
     if invocation.project.settings.model.engine == "vllm":
         _serve_with_vllm(invocation, host, port, api_key, rows, vllm_options)
