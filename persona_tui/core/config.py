@@ -78,6 +78,7 @@ class VllmSettings(_Section):
         default=None, ge=16, description="how many tokens a prompt and its reply may have, or null"
     )
     memory: float = Field(default=0.9, gt=0, le=1, description="a share, above 0 and up to 1")
+    cache: float | None = Field(default=None, gt=0, description="a number of GiB, above 0, or null")
     tensor_parallel: int = Field(default=1, ge=1, le=1024, description="a whole number, 1 or more")
     pipeline_parallel: int = Field(default=1, ge=1, le=1024, description="a whole number, 1 or more")
     eager: bool = Field(default=False, description="true or false")

@@ -121,9 +121,27 @@ class Driver:
 
     def _ask(self, method: str, *arguments: Any) -> list[Any]:
         """Call a method of every worker; their answers, without those that only repeat another's."""
-        with _explained():
+        with self._explained():
             answers = self._engine.collective_rpc(method, args=arguments)
         return [each for each in answers if each is not None]
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Within, what vLLM raises is our own error in one line."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            yield
+        except ValueError as error:
+            raise GenerationError(f"vLLM refuses this: {_first_line(error)}") from error
+        except (EngineDeadError, RuntimeError, TimeoutError) as error:
+            executor = getattr(self._engine, "model_executor", None)
+            if not isinstance(error, EngineDeadError) and not getattr(executor, "is_failed", False):
+                raise
+            raise GenerationError(
+                "vLLM has stopped working: one of its processes was killed or failed. What is finished is "
+                "kept; run the command again to go on."
+            ) from error
 
     # Requests -----------------------------------------------------------------------------------------------
 
@@ -166,12 +184,12 @@ class Driver:
         prompt = TokensPrompt(prompt_token_ids=list(order.prompt))
         if salt := f"{errand.way}{order.salt}":
             prompt["cache_salt"] = salt
-        with _explained():
+        with self._explained():
             self._ids[errand.name] = self._engine.add_request(errand.name, prompt, params)
 
     def step(self) -> list[Written]:
         """One pass."""
-        with _explained():
+        with self._explained():
             outputs = self._engine.step()
         return [self._written(each) for each in outputs]
 
@@ -190,7 +208,7 @@ class Driver:
         """Have requests answered no further."""
         ids = [self._ids[name] for name in names if name in self._ids]
         if ids:
-            with _explained():
+            with self._explained():
                 self._engine.abort_request(ids, internal=True)
         for name in names:
             self._ids.pop(name, None)
@@ -310,19 +328,3 @@ def _first_line(error: BaseException) -> str:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:300] if lines else type(error).__name__
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """What vLLM raises, as our own error in one line."""
-    from vllm.v1.engine.exceptions import EngineDeadError
-
-    try:
-        yield
-    except EngineDeadError as error:
-        raise GenerationError(
-            "vLLM has stopped working: one of its processes was killed or failed. What is finished is kept; "
-            "run the command again to go on."
-        ) from error
-    except ValueError as error:
-        raise GenerationError(f"vLLM refuses this: {_first_line(error)}") from error

@@ -7,6 +7,7 @@ and reading text.
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,6 +46,7 @@ from persona_tui.vllm.wire import Errand, limit_of, slot_of
 
 Axes = Mapping[str, Mapping[int, Tensor]]
 _REPLY = (0, -1)  # the span of a reply
+_CACHE_ON_CPU = 2.0  # GiB
 
 
 @dataclass
@@ -107,6 +109,9 @@ class VllmModel(ModelWrapper):
         model, tokenizer = loader.load(name, loader.ON_DISK, dtype, "none", trust_remote_code)
         chosen = sources.chosen(name)
         found = cls(model, tokenizer, chosen, sources.resolve(name).identity)
+        cache = settings.cache
+        if cache is None and not torch.cuda.is_available() and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
+            cache = _CACHE_ON_CPU
         arguments: dict[str, Any] = {
             "dtype": str(model.dtype).removeprefix("torch."),
             "trust_remote_code": trust_remote_code,
@@ -115,6 +120,7 @@ class VllmModel(ModelWrapper):
             "tensor_parallel_size": settings.tensor_parallel,
             "pipeline_parallel_size": settings.pipeline_parallel,
             "gpu_memory_utilization": settings.memory,
+            "kv_cache_memory_bytes": None if cache is None else int(cache * 2**30),
             "enforce_eager": settings.eager,
         }
         found.driver = Driver(loader.where(name), found.hidden_size, arguments)
@@ -126,6 +132,16 @@ class VllmModel(ModelWrapper):
     def identity(self) -> tuple[str, str, str]:
         """Tells this model also from itself on another engine, whose numbers are not quite the same."""
         return self.fingerprint, str(self.model.dtype), "vLLM"
+
+    def need_weights(self, purpose: str) -> None:
+        """Refuse: vLLM has them.
+
+        Raises:
+            GenerationError: always.
+        """
+        raise GenerationError(
+            f"{purpose} needs the model's weights in this process: use --engine transformers."
+        )
 
     def compile(self, backend: str = "inductor") -> None:
         """Refuse: vLLM compiles by itself.
