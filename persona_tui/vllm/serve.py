@@ -6,11 +6,14 @@ import importlib.util
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 from persona_tui.core.config import Settings
 from persona_tui.core.errors import ModelLoadError
 from persona_tui.vllm.bank import KEY, MODEL, WORKSPACE
+
+_OLDER = "vllm.entrypoints.openai.api_server"
 
 
 def command(
@@ -56,8 +59,14 @@ def command(
     flags = [f"--{name}={value}" for name, value in words.items()]
     flags += ["--enforce-eager"] if chosen.eager else []
     flags += ["--trust-remote-code"] if settings.model.trust_remote_code == settings.model.name else []
-    vllm = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", loader.where(settings.model.name)]
-    return [*vllm, *flags, *more]
+    return [sys.executable, "-m", *_server(), loader.where(settings.model.name), *flags, *more]
+
+
+def _server() -> list[str]:
+    """The module that serves, up to the model. The builds for CPUs have another name, which `vllm serve` does
+    not find."""
+    found = packages_distributions().get("vllm", [])
+    return ["vllm.entrypoints.cli.main", "serve"] if "vllm" in found else [_OLDER, "--model"]
 
 
 def environment(workspace: Path, slug: str, api_key: str | None, given: Mapping[str, str]) -> dict[str, str]:
