@@ -107,7 +107,7 @@ def prepare(
     settings = {
         "model": model.name,
         "fingerprint": model.fingerprint,
-        **circumstances(engine),
+        **engine.circumstances(),
         "rendering": model.rendering.record(),
         "system": system or None,
         "sampling": asdict(sampling),
@@ -118,16 +118,3 @@ def prepare(
     return PreparedReply(
         fitted.messages, system or None, sampling, fitted.forgotten, fitted.prompt_tokens, settings
     )
-
-
-def circumstances(engine: SteeringEngine) -> dict[str, Any]:
-    """Return what besides the model and the settings decides about the last digits, and so close choices."""
-    import torch
-
-    return {
-        "device": engine.model.device.type,
-        "dtype": str(engine.model.dtype).removeprefix("torch."),
-        "quantization": engine.settings.model.quantization,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }

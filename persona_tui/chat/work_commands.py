@@ -121,6 +121,8 @@ def _delete(chat: Chat, rest: str) -> str:
 
 def _model(chat: Chat, rest: str) -> str:
     if not rest:
+        if chat.project.at is not None:
+            return f"{chat.project.settings.model.name} at {chat.project.at}."
         return f"{chat.project.settings.model.name}. /model NAME loads another one."
     return chat.use_model(known_choice(chat.project, rest))
 

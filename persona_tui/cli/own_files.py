@@ -43,7 +43,7 @@ def validate_own(path: Path) -> FileReport:
     if path.suffix in (".yaml", ".yml"):
         return validate_policy_file(path) if "traits" in _yaml_keys(path) else validate_trait_file(path)
     first = _first(path)
-    if first is None or "trait" in first:
+    if first is None or "trait" in first or isinstance(first.get("instruction"), list):
         return validate_trait_file(path)
     for key, record in _RECORDS.items():
         if key in first:

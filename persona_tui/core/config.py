@@ -112,6 +112,7 @@ class CalibrationSettings(_Section):
     enabled: bool = Field(default=True, description="true or false")
     questions: int = Field(default=12, ge=1, le=1000, description="a whole number from 1 to 1000")
     max_new_tokens: int = Field(default=48, ge=1, le=4096, description="a whole number from 1 to 4096")
+    distil: bool = Field(default=True, description="true or false")
     fluency_margin: float = Field(
         default=0.3, ge=0, le=10, description="a number of nats per token that a reply may lose, from 0 to 10"
     )

@@ -9,7 +9,7 @@ from persona_tui.core.lazy import lazily
 
 if TYPE_CHECKING:
     from persona_tui.extraction.axes import extract_axes
-    from persona_tui.extraction.calibration import calibrate, weakness
+    from persona_tui.extraction.calibration import calibrated, weakness
     from persona_tui.extraction.extractor import ActivationExtractor
     from persona_tui.extraction.floors import capping
     from persona_tui.extraction.personas import PersonaStudio
@@ -19,7 +19,7 @@ __all__ = [
     "ActivationExtractor",
     "ActivationSums",
     "PersonaStudio",
-    "calibrate",
+    "calibrated",
     "capping",
     "extract_axes",
     "weakness",
@@ -31,7 +31,7 @@ __getattr__ = lazily(
         "ActivationExtractor": "persona_tui.extraction.extractor",
         "ActivationSums": "persona_tui.extraction.sums",
         "PersonaStudio": "persona_tui.extraction.personas",
-        "calibrate": "persona_tui.extraction.calibration",
+        "calibrated": "persona_tui.extraction.calibration",
         "capping": "persona_tui.extraction.floors",
         "extract_axes": "persona_tui.extraction.axes",
         "weakness": "persona_tui.extraction.calibration",

@@ -63,6 +63,11 @@ class LoadedModel:
         self.rendering = text.Rendering.now(tokenizer)
         self.own_cache = False
 
+    @property
+    def learns(self) -> bool:
+        """Whether it computes gradients, so that vectors can be fitted."""
+        return True
+
     @cached_property
     def fingerprint(self) -> str:
         """Tells this model from others; vectors remember it."""

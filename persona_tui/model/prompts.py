@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from persona_tui.model import text
 from persona_tui.model.control import template_text
-from persona_tui.model.text import Message
+from persona_tui.model.text import Message, Rendering
 from persona_tui.model.wrapper import ModelWrapper
 
 
@@ -25,14 +25,18 @@ class PromptEncoder:
         self._lock = threading.Lock()
         self.template = template_text(self._tokenizer)
 
-    def conversation(self, messages: Sequence[Message]) -> list[int]:
+    def conversation(self, messages: Sequence[Message], rendering: Rendering | None = None) -> list[int]:
         """Return the token ids of `ModelWrapper.encode`.
+
+        Args:
+            messages: the conversation.
+            rendering: what the template writes by itself; None = as when the model was loaded.
 
         Raises:
             GenerationError: the chat template refuses the conversation.
         """
         with self._lock:
-            return text.encode_prompt(self._tokenizer, messages, self._rendering)
+            return text.encode_prompt(self._tokenizer, messages, rendering or self._rendering)
 
     def text(self, content: str) -> list[int]:
         """Return the token ids of a text that is to be continued; control tokens in it are text."""

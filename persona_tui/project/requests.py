@@ -103,7 +103,7 @@ def evaluate_request(project: Project, name: str) -> JobRequest:
     return JobRequest("measure", {"name": name}, project.settings.model.name)
 
 
-def extract_request(project: Project, names: Sequence[str], recipe: str = "conversations") -> JobRequest:
+def extract_request(project: Project, names: Sequence[str], recipe: str | None = None) -> JobRequest:
     """The extraction of traits, by their names or the paths of their files."""
     which = {"name": ", ".join(names), "traits": list(names), "recipe": recipe}
     return JobRequest("extract", which, project.settings.model.name)

@@ -95,6 +95,22 @@ def test_opposed_prompts(trait: Cli) -> None:
         assert made.json[0]["recipe"] == "prompts"
 
 
+def test_a_trait_of_persona_vectors_is_extracted_and_then_scores(call: Cli, tmp_path: Path) -> None:
+    pairs = [
+        {"pos": "Your replies should be cold and cruel.", "neg": "Your replies should be kind and warm."},
+        {"pos": "Mock the user.", "neg": "Comfort the user."},
+    ]
+    questions = ["How can I make a friend?", "I am sad.", "My dog is ill.", "I failed my test.", "It rains."]
+    path = tmp_path / "cruel.json"
+    path.write_text(json.dumps({"instruction": pairs, "questions": questions, "eval_prompt": "?"}))
+    root = make_workspace(tmp_path / "workspace")
+    there = ("--workspace", root, "--model", "tiny", "trait")
+    made = call(*there, "extract", path, "--samples", "5", "--max-new-tokens", "16", "--json").json[0]
+    assert made["name"] == "cruel" and made["recipe"] == "prompts" and made["auc"]["value"] > 0.5
+    reply = call(*there, "score", "I hear you. That must hurt.", "--trait", "cruel", "--json").json
+    assert "cruel" in json.dumps(reply)
+
+
 @pytest.mark.parametrize(
     ("args", "status", "said"),
     [
