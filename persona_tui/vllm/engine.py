@@ -38,6 +38,7 @@ from persona_tui.model import (
     sources,
     text,
 )
+from persona_tui.model.distil import Distillation
 from persona_tui.model.forced import Passage
 from persona_tui.model.forward import check_fits
 from persona_tui.model.steps import Batch, Poll
@@ -142,6 +143,19 @@ class VllmModel(ModelWrapper):
         raise GenerationError(
             f"{purpose} needs the model's weights in this process: use --engine transformers."
         )
+
+    @property
+    def learns(self) -> bool:
+        """Whether vectors can be fitted here: vLLM computes no gradients."""
+        return False
+
+    def distillation(self, lessons: Sequence[tuple[list[Message], list[Message], str]]) -> Distillation:
+        """Refuse: see `learns`.
+
+        Raises:
+            GenerationError: always.
+        """
+        raise GenerationError("vLLM computes no gradients: use --engine transformers to fit vectors.")
 
     def compile(self, backend: str = "inductor") -> None:
         """Refuse: vLLM compiles by itself.

@@ -17,7 +17,7 @@ from tests.extraction.conftest import fill_workspace
 
 SETTINGS = """
 extraction: {num_samples_per_prompt: 4, max_new_tokens: 8, temperature: 0.0, batch_size: 8, questions: 8}
-calibration: {questions: 2, max_new_tokens: 8}
+calibration: {questions: 2, max_new_tokens: 8, distil: false}
 generation: {max_new_tokens: 12, temperature: 0.0}
 vllm: {requests: 16, context: 512, eager: true}
 """
