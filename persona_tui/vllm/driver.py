@@ -213,8 +213,14 @@ class Driver:
         for name in names:
             self._ids.pop(name, None)
 
+    def check_idle(self) -> None:
+        """Raise a GenerationError if a reply is being written: what a pass brings would be lost to it."""
+        if self._ids:
+            raise GenerationError("vLLM is in the middle of another reply: let it end first.")
+
     def run(self, orders: Sequence[Order]) -> Iterator[list[Written]]:
         """Have requests answered, and yield what each pass brings until all are; what is left is aborted."""
+        self.check_idle()
         for order in orders:
             self.add(order)
         left = {order.errand.name for order in orders}

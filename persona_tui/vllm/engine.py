@@ -377,6 +377,7 @@ class VllmModel(ModelWrapper):
         """See `ModelWrapper.stream`."""
         if not requests:
             return
+        self.driver.check_idle()
         batch = self._batch(requests, sampling or Sampling(), watch)
         poll = interventions if callable(interventions) else None
         first = interventions if isinstance(interventions, Interventions) else None
@@ -604,6 +605,7 @@ class VllmModel(ModelWrapper):
         check_fits(len(ids), self.context_length)
         present = next(iter(changes.values()), Interventions.none())
         key = self._held(present, 1)[0]
+        self.driver.check_idle()
         errand = Errand(Driver.new_name(), key, every=True)
         seen: list[list[float]] = []
         try:

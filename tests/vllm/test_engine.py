@@ -205,6 +205,11 @@ def test_who_gives_up_leaves_nothing_behind(inside: VllmModel) -> None:
 def test_what_cannot_be_done_is_one_line(inside: VllmModel) -> None:
     with pytest.raises(GenerationError, match="context holds"):
         inside.generate([asked("What is bread? " * 40)], GREEDY)
+    stream = inside.stream([asked("Hi")], GREEDY)
+    next(stream)
+    with pytest.raises(GenerationError, match="middle of another reply"):
+        inside.score([(asked("Hi").messages, "It depends.")])
+    assert [each.finish for each in stream][-1] in ("stop", "length")
     with pytest.raises(GenerationError, match="compiles by itself"):
         inside.compile()
     with pytest.raises(GenerationError, match="layer 9"):
