@@ -19,8 +19,10 @@ from persona_tui.core.workspace import Workspace
 from persona_tui.extraction.floors import capping
 from persona_tui.model import Cap
 from persona_tui.vectors.manager import PersonaManager
+from persona_tui.vectors.scales import TraceScale, axis_scale, vector_scale
 
 KEY = "persona_tui"  # in a request's extra arguments
+TRACE = "persona_tui_trace"  # there as well: the name under which the figures of a reply are kept
 WORKSPACE = "PERSONA_TUI_WORKSPACE"
 MODEL = "PERSONA_TUI_MODEL"  # whose vectors to use, where that is not the model's own name
 _KNOWN = {"persona", "blend", "strength", "capping", "percentile", "safe", "capping_axis"}
@@ -133,6 +135,19 @@ class Bank:
             self.settings.steering.safety_floor_percentile if mix.percentile is None else mix.percentile
         )
         return capping(axes, name, self._capping_layers, percentile)
+
+    def scales(self, mix: Mix) -> dict[str, TraceScale]:
+        """What the tokens of a mix are compared with: those who speak, and the axes.
+
+        Raises:
+            VectorFileError: a file cannot be used.
+        """
+        axes = self.personas.axes
+        found = {name: vector_scale(self.personas.get(name)) for name, each in mix.weights.items() if each}
+        if axes is not None:
+            named = [name for name in axes.names if name in axes.projections]
+            found |= {name: axis_scale(axes, name, self._capping_layers) for name in named}
+        return {name: scale for name, scale in found.items() if scale.vectors}
 
     def key(self, mix: Mix) -> str:
         """What tells two mixes apart that do different things: also the salt of the prefix cache.

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from persona_tui.core.errors import GenerationError, ModelLoadError
 from persona_tui.vllm.bank import Slot
+from persona_tui.vllm.http import WORKER
 from persona_tui.vllm.wire import ENGINE, About, Errand, Packed, pack, pack_slot, slot_key
 
 _HELD = 4096  # ways that workers keep
@@ -134,7 +135,7 @@ class Driver:
             yield
         except ValueError as error:
             raise GenerationError(f"vLLM refuses this: {_first_line(error)}") from error
-        except (EngineDeadError, RuntimeError, TimeoutError) as error:
+        except (EngineDeadError, RuntimeError, AssertionError, TimeoutError) as error:
             executor = getattr(self._engine, "model_executor", None)
             if not isinstance(error, EngineDeadError) and not getattr(executor, "is_failed", False):
                 raise
@@ -299,7 +300,7 @@ def _start(folder: str, arguments: Mapping[str, Any]) -> Any:
                 use_tqdm_on_load=False,
                 generation_config="vllm",
                 async_scheduling=False,  # else the token that ends a reply is read, and summed up
-                worker_extension_cls="persona_tui.vllm.worker.PersonaWorker",
+                worker_extension_cls=WORKER,
                 additional_config={ENGINE: True},
                 **arguments,
             )

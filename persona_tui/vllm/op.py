@@ -63,13 +63,16 @@ class SlotBuffers:
         self._axis_of: dict[str, int] = {}
         self._axis_users: dict[int, str] = {}
 
-    def tell(self, slots: Sequence[int], counts: Sequence[int], places: Tensor | None = None) -> None:
+    def tell(
+        self, slots: Sequence[int], counts: Sequence[int], places: Tensor | None = None, traced: bool = False
+    ) -> None:
         """Tell the tokens of a pass their slots: `counts[i]` tokens have `slots[i]`, one after the other.
 
         Args:
             slots: of the requests in the pass.
             counts: how many tokens each of them has there.
             places: the sum that each token is added to, `[tokens]`; None = none is.
+            traced: whether any of them is compared with directions.
         """
         told = torch.repeat_interleave(torch.tensor(slots), torch.tensor(counts))
         # What fills a pass up to a size that was captured does nothing.
@@ -78,8 +81,9 @@ class SlotBuffers:
         self.place.zero_()
         if places is not None:
             self.place[: len(places)].copy_(places)
-        self.found.zero_()
-        wanted = {"steer": any(slots), "sum": places is not None, "trace": self.traced is not None}
+        if traced or self._graphs:
+            self.found.zero_()
+        wanted = {"steer": any(slots), "sum": places is not None, "trace": traced}
         self.busy = frozenset(name for name, needed in wanted.items() if needed or self._graphs)
 
     def fill(self, place: int, slot: Slot) -> None:
@@ -115,12 +119,18 @@ class SlotBuffers:
 
     def trace(self, directions: Sequence[Mapping[int, Tensor]]) -> None:
         """Compare tokens with other directions: by layer, `[hidden]`; their mean over the layers is told."""
-        if self.traced is None or len(directions) > TRACES:
+        if len(directions) > TRACES:
             raise RuntimeError(f"more than {TRACES} directions to compare with")
-        self.traced.zero_()
-        for number, each in enumerate(directions):
-            for layer, vector in each.items():
-                self.traced[layer, number] = vector.to(self.traced) / len(each)
+        for number in range(TRACES):
+            self.trace_one(number, directions[number] if number < len(directions) else {})
+
+    def trace_one(self, number: int, direction: Mapping[int, Tensor]) -> None:
+        """Compare tokens with another direction, in one of the places for them."""
+        if self.traced is None:
+            raise RuntimeError("nothing is traced in this process")
+        self.traced[:, number] = 0
+        for layer, vector in direction.items():
+            self.traced[layer, number] = vector.to(self.traced) / len(direction)
 
 
 def digest(vectors: Mapping[int, Tensor]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from persona_tui.core.config import Settings
 from persona_tui.core.errors import ModelLoadError
 from persona_tui.vllm.bank import KEY, MODEL, WORKSPACE
+from persona_tui.vllm.http import WORKER
 
 _OLDER = "vllm.entrypoints.openai.api_server"
 
@@ -46,6 +47,7 @@ def command(
     chosen = settings.vllm
     words = {
         "served-model-name": slug,
+        "worker-extension-cls": WORKER,
         "host": host,
         "port": port,
         "max-num-seqs": rows,

@@ -7,7 +7,7 @@ summed up.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from persona_tui.core.mix import Mix
-from persona_tui.vllm.bank import KEY, Bank, Slot
-from persona_tui.vllm.op import SlotBuffers, set_buffers, slots_of
+from persona_tui.vectors.scales import TraceScale
+from persona_tui.vllm.bank import KEY, TRACE, Bank, Slot
+from persona_tui.vllm.op import TRACES, SlotBuffers, set_buffers, slots_of
 from persona_tui.vllm.wire import ENGINE, Errand, Packed, unpack, unpack_slot
 
 _PLACES_BYTES = 2**28  # of the sums; there are at least 4 for each request
@@ -57,8 +58,9 @@ class WorkerSlots:
             room = _PLACES_BYTES // (layers * hidden * 4)
             self.places = max(4 * runner.max_num_reqs, min(room, _MOST_PLACES))
         self.buffers = SlotBuffers(
-            layers, count, hidden, runner.max_num_tokens, runner.device, self.places, traces=engine
+            layers, count, hidden, runner.max_num_tokens, runner.device, self.places, traces=True
         )
+        self.figures = None if bank is None else Figures(bank, self.buffers, 4 * runner.max_num_reqs)
         self._held: dict[str, int] = {}
         self._free = list(range(1, count))
         self._mixes: dict[str, tuple[str, Mix]] = {}
@@ -84,8 +86,12 @@ class WorkerSlots:
         counts = [scheduled.num_scheduled_tokens[id] for id in running]
         keys = self._keys(runner, running)
         slots = [self._held[keys[id]] if id in keys else 0 for id in running]
-        places = self._summed(runner, running, counts) if self.bank is None else None
-        self.buffers.tell(slots, counts, places)
+        if self.figures is None:
+            places = self._summed(runner, running, counts)
+            self.buffers.tell(slots, counts, places, self.tracing)
+        else:
+            traced = self.figures.begin(runner, running, counts, self._mixes)
+            self.buffers.tell(slots, counts, None, traced)
 
     def _keys(self, runner: Any, running: Sequence[str]) -> dict[str, str]:
         """By running request that something is done to, the key of that; its slot is filled."""
@@ -187,6 +193,8 @@ class WorkerSlots:
 
     def follow(self, tokens: Tensor) -> Tensor:
         """Have the twins read what their rows have chosen; `[rows]`."""
+        if self.figures is not None:
+            self.figures.add()
         if self.pairs:
             steered, twins, _ = (list(each) for each in zip(*self.pairs, strict=True))
             tokens[twins] = tokens[steered]
@@ -241,6 +249,97 @@ class WorkerSlots:
         return {"names": names, "entropies": entropies, "found": rows.numpy().tobytes()}
 
 
+class Figures:
+    """What is told of replies over HTTP: means of projections, and how many tokens were capped.
+
+    They are kept on the device, so that no pass waits for them, until others need their place.
+    """
+
+    def __init__(self, bank: Bank, buffers: SlotBuffers, rows: int) -> None:
+        device = buffers.found.device
+        self._bank = bank
+        self._buffers = buffers
+        self._told = torch.zeros(rows, 2 + TRACES, device=device)  # tokens, those capped, sums of projections
+        self._before = torch.zeros_like(self._told)  # without the last token, which may come to nothing
+        self._rows: dict[str, int] = {}
+        self._free = list(range(rows))
+        self._numbers: dict[str, int] = {}
+        self._scales: dict[str, dict[str, TraceScale]] = {}
+        self._now: tuple[Tensor, Tensor] | None = None
+
+    def begin(
+        self,
+        runner: Any,
+        running: Sequence[str],
+        counts: Sequence[int],
+        mixes: Mapping[str, tuple[str, Mix]],
+    ) -> bool:
+        """Find whose tokens of the next pass are told of; whether there are any."""
+        names, rows, last, at = [], [], [], 0
+        for row, (id, count) in enumerate(zip(running, counts, strict=True)):
+            at += count
+            name = (getattr(runner.requests[id].sampling_params, "extra_args", None) or {}).get(TRACE)
+            if not isinstance(name, str) or id not in mixes:
+                continue
+            names.append(name)
+            start = int(runner.input_batch.num_computed_tokens_cpu[row])
+            if start + count >= int(runner.requests[id].num_tokens):  # it chooses a token
+                rows.append(self._row(name, mixes[id][1], names))
+                last.append(at - 1)
+        device = self._told.device
+        self._now = (torch.tensor(rows, device=device), torch.tensor(last, device=device)) if rows else None
+        return bool(rows)
+
+    def _row(self, name: str, mix: Mix, running: Sequence[str]) -> int:
+        """Where a reply's figures are kept."""
+        if name in self._rows:
+            return self._rows[name]
+        if not self._free:
+            oldest = next(each for each in self._rows if each not in running)
+            self._free.append(self._rows.pop(oldest))
+            self._scales.pop(oldest, None)
+        row = self._rows[name] = self._free.pop()
+        self._told[row] = 0
+        self._before[row] = 0
+        self._scales[name] = self._bank.scales(mix)
+        for each, scale in self._scales[name].items():
+            if each not in self._numbers and len(self._numbers) < TRACES:
+                self._numbers[each] = len(self._numbers)
+                self._buffers.trace_one(self._numbers[each], scale.vectors)
+        return row
+
+    def add(self) -> None:
+        """Add what the pass has found."""
+        if self._now is None:
+            return
+        (rows, last), self._now = self._now, None
+        found = self._buffers.found[last]
+        capped = (found[:, :1] > 0).to(found)
+        self._before[rows] = self._told[rows]
+        self._told[rows] += torch.cat([torch.ones_like(capped), capped, found[:, 1:]], dim=1)
+
+    def take(self, name: str, tokens: int) -> Packed | None:
+        """A reply's figures; None if there are none, or no longer.
+
+        Args:
+            name: of the reply.
+            tokens: how many it has, as one more may have been begun; 0 = that is not known.
+        """
+        row = self._rows.pop(name, None)
+        scales = self._scales.pop(name, {})
+        if row is None:
+            return None
+        self._free.append(row)
+        now, before = self._told[row].tolist(), self._before[row].tolist()
+        told = before if 0 < tokens < now[0] else now
+        projections = {
+            each: told[2 + self._numbers[each]] / max(1.0, told[0]) - scale.ordinary
+            for each, scale in scales.items()
+            if each in self._numbers
+        }
+        return {"projections": projections, "capped_tokens": int(told[1])}
+
+
 class _Slots(dict[str, Slot]):
     """Slots that are read when they are asked for."""
 
@@ -288,7 +387,7 @@ present: WorkerSlots | None = None
 
 
 class PersonaWorker:
-    """Methods that vLLM's workers get (`worker_extension_cls`), for our own engine only."""
+    """Methods that vLLM's workers get (`worker_extension_cls`); none can be called from outside."""
 
     model_runner: Any
 
@@ -328,6 +427,12 @@ class PersonaWorker:
     def persona_tui_take(self, names: list[str], layers: list[int], keep: bool) -> Packed | None:
         """See `WorkerSlots.take`."""
         found = self._persona_tui().take(names, layers, keep)
+        return found if self._persona_tui_speaks() else None
+
+    def persona_tui_figures(self, name: str, tokens: int) -> Packed | None:
+        """See `Figures.take`."""
+        figures = self._persona_tui().figures
+        found = None if figures is None else figures.take(name, tokens)
         return found if self._persona_tui_speaks() else None
 
     def persona_tui_trace(self, directions: list[Packed] | None) -> None:

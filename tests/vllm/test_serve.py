@@ -13,13 +13,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 
 from persona_tui.core.config import Settings
 from persona_tui.core.errors import PersonaTuiError
-from persona_tui.model import ModelWrapper
+from persona_tui.core.mix import Mix
+from persona_tui.model import ModelWrapper, Sampling
 from persona_tui.steering.engine import SteeringEngine
 from persona_tui.vectors.manager import PersonaManager
 from persona_tui.vllm.http import rewritten
@@ -112,6 +114,13 @@ def send(url: str, body: object, path: str = "/v1/chat/completions", key: str = 
         return error.code, error.read().decode()
 
 
+def read(url: str, body: object) -> str:
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
+    request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return str(answer.read().decode())
+
+
 def said(url: str, **body: Any) -> str:
     status, answer = send(url, {"model": slug(url), **ASKED, **body})
     assert status == 200, answer
@@ -152,6 +161,26 @@ def test_openais_own_client(server: str) -> None:
     assert "".join(each.choices[0].delta.content or "" for each in pieces) == whole
     with pytest.raises(openai.BadRequestError, match="nobody"):
         client.chat.completions.create(**{**asked, "model": f"{slug(server)}+nobody"})
+
+
+def test_answers_tell_what_was_found(server: str, engine: SteeringEngine) -> None:
+    """The same figures as our own engine's: means over the reply, on the same scales."""
+    mix = Mix({"sage": 1.0}, 0.7, capping=True, percentile=90)
+    sampling = Sampling(max_new_tokens=16, temperature=0)
+    events = list(engine.stream([{"role": "user", "content": "What is bread?"}], mix=mix, sampling=sampling))
+    asked = {"persona": "sage", "strength": 0.7, "capping": True, "percentile": 90}
+    body = {"model": slug(server), **ASKED, "persona_tui": asked}
+    told = send(server, body)[1]["choices"][0]["persona_tui"]
+    assert told["capped_tokens"] == sum(each.capped > 0 for each in events) > 0
+    assert set(told["projections"]) == {"sage", "safety"} <= set(events[0].projections)
+    for name, value in told["projections"].items():
+        wanted = fmean(each.projections[name] for each in events)
+        assert value == pytest.approx(wanted, rel=1e-3, abs=1e-3), name
+    streamed = read(server, {**body, "stream": True})
+    last = [json.loads(each[6:]) for each in streamed.split("\n\n") if each.startswith("data: {")][-1]
+    assert last["choices"][0]["persona_tui"]["capped_tokens"] == told["capped_tokens"]
+    assert last["choices"][0]["persona_tui"]["projections"] == pytest.approx(told["projections"])
+    assert "persona_tui" not in send(server, {"model": slug(server), **ASKED})[1]["choices"][0]
 
 
 def test_nothing_malformed_is_answered_unsteered(server: str) -> None:
