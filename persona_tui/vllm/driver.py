@@ -129,11 +129,12 @@ class Driver:
     @contextmanager
     def _explained(self) -> Iterator[None]:
         """Within, what vLLM raises is our own error in one line."""
+        from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
             yield
-        except ValueError as error:
+        except (ValueError, VLLMClientError) as error:
             raise GenerationError(f"vLLM refuses this: {_first_line(error)}") from error
         except (EngineDeadError, RuntimeError, AssertionError, TimeoutError) as error:
             executor = getattr(self._engine, "model_executor", None)

@@ -64,6 +64,13 @@ def _set(owner: type, name: str, method: Any, changed: Any) -> None:
     setattr(owner, name, changed)
 
 
+def refusal(message: str) -> Exception:
+    """What vLLM answers with 400 and a message; anything else is a failure of its own to it."""
+    from vllm.exceptions import VLLMValidationError
+
+    return VLLMValidationError(message, parameter=KEY)  # type: ignore[no-any-return]
+
+
 def _check_requests() -> None:
     """Refuse what cannot be done, before it is queued, and salt the cache of what can."""
     from vllm.v1.engine.input_processor import InputProcessor
@@ -77,22 +84,20 @@ def _check_requests() -> None:
         extra = getattr(request.sampling_params, "extra_args", None) or {}
         asked = extra.get(KEY)
         if ENGINE in extra and not _drives(self):
-            raise ValueError(f'"{ENGINE}" is not for requests')
+            raise refusal(f'"{ENGINE}" is not for requests')
         if asked is None:
             return request
-        bank = _bank(self)
-        if bank is None:
-            raise ValueError("this server has no personas: PERSONA_TUI_WORKSPACE is not set")
-        if self.vllm_config.use_v2_model_runner:
-            raise ValueError(
-                "personas need vLLM's first model runner: start it with VLLM_USE_V2_MODEL_RUNNER=0"
-            )
         try:
+            bank = _bank(self)
+            if bank is None:
+                raise PersonaTuiError("this server has no personas: PERSONA_TUI_WORKSPACE is not set")
+            if self.vllm_config.use_v2_model_runner:
+                raise PersonaTuiError("personas need the first model runner: VLLM_USE_V2_MODEL_RUNNER=0")
             mix = bank.mix_of(asked)
             bank.slot(mix)  # what cannot be read is an error here, not in a worker
             salt = bank.key(mix)
         except PersonaTuiError as error:
-            raise ValueError(str(error)) from error
+            raise refusal(str(error)) from error
         request.cache_salt = f"{salt}{request.cache_salt or ''}"
         return request
 
@@ -116,7 +121,7 @@ def _refuse_unread() -> None:
 def _reading(make: Any) -> Any:
     def to_sampling_params(self: Any, *args: Any, **kwargs: Any) -> Any:
         if KEY in (self.model_extra or {}):
-            raise ValueError(
+            raise refusal(
                 f'"{KEY}" is read only where VLLM_PLUGINS={KEY} is set; else give it in "vllm_xargs", as text'
             )
         return make(self, *args, **kwargs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import pytest
 from persona_tui.core.config import Settings
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.mix import Mix
+from persona_tui.core.workspace import Workspace
 from persona_tui.model import ModelWrapper, Sampling
 from persona_tui.steering.engine import SteeringEngine
 from persona_tui.vectors.manager import PersonaManager
@@ -83,6 +85,8 @@ def server(model_folder: Path, workspace: Path, tmp_path_factory: pytest.TempPat
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("serve") / "log"
+    named = workspace / "vectors" / Workspace.find(workspace).slug(str(model_folder))
+    shutil.copytree(workspace / "vectors" / NAME, named, dirs_exist_ok=True)
     options = ["--engine", "vllm", "--workspace", str(workspace), "--model", str(model_folder)]
     serving = ["--port", str(port), "--rows", "4", "--", "--enforce-eager", "--max-model-len=256"]
     variables = {**os.environ, "PERSONA_TUI_API_KEY": KEY, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
