@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--extraction", action="store_true")
     options = parser.parse_args()
 
-    from persona_tui.core.config import VllmSettings
+    from persona_tui.core.sections import VllmSettings
     from persona_tui.model import Sampling
     from persona_tui.vllm.engine import VllmModel
 

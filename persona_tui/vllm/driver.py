@@ -59,7 +59,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Written:
+class Arrival:
     """What a step has brought for one request.
 
     Attributes:
@@ -189,13 +189,13 @@ class Driver:
         with self._explained():
             self._ids[errand.name] = self._engine.add_request(errand.name, prompt, params)
 
-    def step(self) -> list[Written]:
+    def step(self) -> list[Arrival]:
         """One pass."""
         with self._explained():
             outputs = self._engine.step()
         return [self._written(each) for each in outputs]
 
-    def _written(self, output: Any) -> Written:
+    def _written(self, output: Any) -> Arrival:
         name, best = str(output.request_id), output.outputs[0]
         logprobs = [{token: each.logprob for token, each in told.items()} for told in best.logprobs or ()]
         scores = None
@@ -204,7 +204,7 @@ class Driver:
             scores = [each[token].logprob for token, each in told]
         if output.finished:
             self._ids.pop(name, None)
-        return Written(name, list(best.token_ids), logprobs, bool(output.finished), scores)
+        return Arrival(name, list(best.token_ids), logprobs, bool(output.finished), scores)
 
     def abort(self, names: Sequence[str]) -> None:
         """Have requests answered no further."""
@@ -220,7 +220,7 @@ class Driver:
         if self._ids:
             raise GenerationError("vLLM is in the middle of another reply: let it end first.")
 
-    def run(self, orders: Sequence[Order]) -> Iterator[list[Written]]:
+    def run(self, orders: Sequence[Order]) -> Iterator[list[Arrival]]:
         """Have requests answered, and yield what each pass brings until all are; what is left is aborted."""
         self.check_idle()
         for order in orders:

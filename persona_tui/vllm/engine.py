@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from persona_tui.core.config import VllmSettings
 from persona_tui.core.errors import GenerationError, MemoryShortage, ModelLoadError
 from persona_tui.core.ranges import LOWEST_TEMPERATURE
+from persona_tui.core.sections import VllmSettings
 from persona_tui.model import (
     Activations,
     Finish,
@@ -36,7 +36,7 @@ from persona_tui.model import (
 from persona_tui.model.forced import Passage
 from persona_tui.model.forward import check_fits
 from persona_tui.model.steps import Batch, Poll
-from persona_tui.vllm.driver import Driver, Order, Sums, Written
+from persona_tui.vllm.driver import Arrival, Driver, Order, Sums
 from persona_tui.vllm.reader import Axes, VllmReader, activations_of, stretches
 from persona_tui.vllm.wire import Errand, limit_of, slot_of
 
@@ -389,7 +389,7 @@ class VllmModel(VllmReader):
     def _event(
         self,
         row: _Row,
-        written: Mapping[str, Written],
+        written: Mapping[str, Arrival],
         traced: Mapping[str, list[list[float]]],
         names: Sequence[str],
         batch: Batch,

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from persona_tui.core.config import Settings, VllmSettings
+from persona_tui.core.config import Settings
 from persona_tui.core.errors import GenerationError
+from persona_tui.core.sections import VllmSettings
 from persona_tui.model import Interventions, ModelWrapper, Request, Sampling, Watch
 from persona_tui.steering.engine import SteeringEngine
 from persona_tui.vectors.manager import PersonaManager

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from persona_tui.core.config import VllmSettings
 from persona_tui.core.errors import GenerationError
 from persona_tui.core.jobs import JobContext
+from persona_tui.core.sections import VllmSettings
 from persona_tui.model import Interventions, ModelWrapper, Sampling
 from persona_tui.vllm.engine import VllmModel
 
