@@ -94,7 +94,7 @@ def server(model_folder: Path, workspace: Path, tmp_path_factory: pytest.TempPat
         words = [sys.executable, "-m", "persona_tui", *options, "--dtype", "float32", "serve", *serving]
         process = subprocess.Popen(words, cwd=ROOT, env=variables, stdout=out, stderr=out)
     url = f"http://127.0.0.1:{port}"
-    for _ in range(480):
+    for _ in range(1000):
         if process.poll() is not None:
             pytest.fail(log.read_text()[-4000:])
         try:
@@ -104,7 +104,10 @@ def server(model_folder: Path, workspace: Path, tmp_path_factory: pytest.TempPat
             time.sleep(0.5)
     yield url
     process.terminate()
-    process.wait(30)
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def send(url: str, body: object, path: str = "/v1/chat/completions", key: str = KEY) -> tuple[int, Any]:
