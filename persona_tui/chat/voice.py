@@ -24,9 +24,8 @@ def setting_in_words(mix: Mix, capped: bool = True) -> str:
         mix: the setting.
         capped: whether a floor is enforced, if the setting asks for one.
     """
-    voice = f"{mix.label} {mix.strength:.2f}" if mix.label else "no persona"
     guide = f", guide {mix.plausibility:g}" if mix.label and mix.plausibility else ""
-    return f"{voice}, {capping_in_words(mix.capping, capped)}{guide}"
+    return f"{short_label(mix) or NOBODY}, {capping_in_words(mix.capping, capped)}{guide}"
 
 
 def capping_in_words(asked: bool, capped: bool) -> str:

@@ -32,7 +32,7 @@ def list_(invocation: Invocation, loaded: bool, catalogue: bool, as_json: bool) 
     if not loaded:
         entries = _with_misplaced(project, entries)
     for stranger in project.personas.strangers():
-        click.echo(stranger, err=True)
+        echo(stranger, err=True)
     if as_json:
         print_json(entries)
     elif not entries:

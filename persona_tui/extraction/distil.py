@@ -29,7 +29,8 @@ from persona_tui.vectors.scales import RECIPE
 LESSONS = 48  # replies of each kind, at most: never more than the extraction had
 LESSON_TOKENS = 64  # of a reply; what a persona is shows early
 RATES = (0.3, 0.2, 0.1)  # how far a step goes, pass by pass: see `Distillation.improved`
-PASSES = 3 * len(RATES) + 1  # forwards that a lesson costs: backwards costs two; and the teacher's
+# Forwards that a lesson costs: going back through the layers costs one more, since no weight has a gradient.
+PASSES = 2 * len(RATES) + 1  # and the teacher's
 
 Lessons = Sequence[tuple[list[Message], list[Message], str]]
 
@@ -110,7 +111,7 @@ def _improved(
     cost = sum(count(bare) for _, bare, _ in lessons) + len(lessons) * lesson_tokens(runner.settings)
 
     def step(done: int) -> None:
-        runner.passed(3 * done * cost // len(lessons), f"{course.persona.name}: distilling")
+        runner.passed(2 * done * cost // len(lessons), f"{course.persona.name}: distilling")
 
     def improve(items: Sequence[int]) -> Tally:
         start = dict(zip(course.band, vectors, strict=True))

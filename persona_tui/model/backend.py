@@ -95,6 +95,10 @@ class Backend(Protocol):
         """What the chat template writes by itself, and whether the model thinks before it answers."""
         ...
 
+    def today(self) -> dict[str, Any]:
+        """Return the record of what the template writes in a conversation that begins now."""
+        ...
+
     def rendered_as(self, record: Mapping[str, Any] | None) -> AbstractContextManager[None]:
         """Within, write prompts as was recorded; None = as they are."""
         ...

@@ -144,6 +144,10 @@ class LoadedModel:
     def _longest_token(self) -> int:
         return max(map(len, self.tokenizer.get_vocab()), default=1)
 
+    def today(self) -> dict[str, Any]:
+        """Return the record of what the chat template writes now, with which a conversation begins."""
+        return text.Rendering.now(self.tokenizer).record()
+
     @contextmanager
     def rendered_as(self, record: Mapping[str, Any] | None) -> Iterator[None]:
         """Within, the chat template writes the date and the default system prompt that were recorded, and has

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 from persona_tui.model import text
 from persona_tui.model.control import template_text
@@ -30,13 +31,15 @@ class PromptEncoder:
 
         Args:
             messages: the conversation.
-            rendering: what the template writes by itself; None = as when the model was loaded.
+            rendering: what the template writes by itself; None = as in a conversation that begins now.
 
         Raises:
             GenerationError: the chat template refuses the conversation.
         """
         with self._lock:
-            return text.encode_prompt(self._tokenizer, messages, rendering or self._rendering)
+            today = text.Rendering.now(self._tokenizer).date
+            rendering = rendering or replace(self._rendering, date=today)
+            return text.encode_prompt(self._tokenizer, messages, rendering)
 
     def text(self, content: str) -> list[int]:
         """Return the token ids of a text that is to be continued; control tokens in it are text."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
 from typing import Any, NoReturn
 
 import torch
@@ -60,6 +62,11 @@ class RemoteModel:
         """Fingerprint, precision and quantization."""
         facts = self.circumstances
         return self.fingerprint, str(facts["dtype"]), str(facts["quantization"])
+
+    def today(self) -> dict[str, Any]:
+        """Return the record of what the template writes in a conversation that begins now."""
+        now = datetime.now().isoformat(timespec="seconds")
+        return replace(self.rendering, date=self.rendering.date and now).record()
 
     @contextmanager
     def rendered_as(self, record: Mapping[str, Any] | None) -> Iterator[None]:

@@ -36,13 +36,12 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from persona_tui.core.documents import json_value
 from persona_tui.core.errors import DatasetError, PersonaTuiError, nearest
 from persona_tui.core.plain_files import read_plain
 from persona_tui.core.workspace import TRAIT_ALIASES, Workspace, packaged_root
-from persona_tui.core.yaml_documents import yaml_value
+from persona_tui.core.yaml_documents import NotYaml, yaml_value
 from persona_tui.traits.foreign import foreign_trait
 
 Side = Literal["high", "low"]
@@ -370,11 +369,8 @@ def _jsonl_items(text: str) -> Iterator[tuple[int, Any]]:
 def _yaml_items(path: Path, text: str) -> Iterator[tuple[int, Any]]:
     try:
         document = yaml_value(text, round_trip=True)  # which knows the lines
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise DatasetError(f"{path}:{line}: not valid YAML: {error.problem or error.context}") from error
-    except (YAMLError, ValueError) as error:
-        raise DatasetError(f"{path} is not valid YAML: {str(error) or type(error).__name__}") from error
+    except NotYaml as error:
+        raise DatasetError(f"{path}:{error.line or 1}: not valid YAML: {error}") from error
     if not isinstance(document, Mapping):
         raise DatasetError(f"{path}:1: a mapping with keys is needed")
     yield 1, {key: value for key, value in document.items() if key != "situations"}
