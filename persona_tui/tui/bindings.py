@@ -45,7 +45,7 @@ def widget_bindings() -> list[Binding]:
         for binding in owner.__dict__.get("BINDINGS", ())
         if isinstance(binding, Binding)
     ]
-    return [*found, *labs.MONITORS, *labs.TRAITS]
+    return [*found, *labs.MONITORS, *labs.TRAITS, *labs.PICTURES]
 
 
 def known_ids() -> list[str]:

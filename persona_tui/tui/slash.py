@@ -73,6 +73,9 @@ class Slash:
         yield self._command(
             "info", "NAME", "details of a persona", self._people.info, lambda: there(self._app.chat)
         )
+        yield self._command(
+            "sweep", "[PROMPT]", "one prompt at five strengths; without it, the last message", self._app.sweep
+        )
         yield self._action("init", "prepare", "prepare this model: axes and personas")
         yield self._action("monitors", "monitors", "layers, scores, thresholds of the monitors")
         yield self._action("traits", "traits", "what this conversation scores; thresholds, limits")
