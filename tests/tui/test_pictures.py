@@ -1,0 +1,86 @@
+"""The pictures in the app: the sweep, the map, drift, heat maps; at every size, with and without vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Static
+
+from persona_tui.core.mix import Mix
+from persona_tui.tui.app import PersonaApp
+from persona_tui.tui.screens.sweep import SweepScreen
+from persona_tui.tui.views.plot import Sheet
+
+from .driving import notes, press, reply, running, say, until
+
+SAGE = Mix({"sage": 1.0}, 0.3)
+SIZES = [(80, 24), (120, 40), (200, 60)]
+
+
+def sheet(app: PersonaApp, which: str) -> str:
+    return str(app.screen.query_one(which, Sheet).query_one(Static).render())
+
+
+async def swept(app: PersonaApp, pilot: Pilot[None]) -> SweepScreen:
+    await until(pilot, lambda: isinstance(app.screen, SweepScreen), "the screen")
+    await until(pilot, lambda: bool(app.screen.query("#sweep Static")), "its parts")
+    await until(pilot, lambda: "strength 0.80" in sheet(app, "#sweep"), "the replies")
+    screen = app.screen
+    assert isinstance(screen, SweepScreen)
+    return screen
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_sweep_shows_what_every_strength_says(workspace: Path, size: tuple[int, int]) -> None:
+    async with running(workspace, size, SAGE) as (app, pilot):
+        await say(pilot, "/sweep Who are you?")
+        await swept(app, pilot)
+        latest = app.sweeps.latest
+        assert latest is not None and [row.strength for row in latest.rows] == [0.0, 0.15, 0.3, 0.5, 0.8]
+        shown = sheet(app, "#sweep")
+        assert all(f"strength {row.strength:.2f}" in shown for row in latest.rows)
+        assert shown.count("repetition") == 5 and shown.count("from plain") == 5 and shown.count("← now") == 1
+        words = latest.rows[0].text.split()[0]
+        assert words in shown
+        side_by_side = "strength 0.00" in shown.splitlines()[0] and "strength 0.80" in shown.splitlines()[0]
+        assert side_by_side == (size[0] >= 120)
+        assert all(len(line) <= size[0] for line in shown.splitlines())
+        await press(pilot, "4")
+        assert app.chat.mix.strength == 0.5
+        await press(pilot, "escape")
+        assert app.screen is app.main and len(app.chat.conversation) == 0
+
+
+async def test_a_sweep_without_a_prompt_answers_the_last_message_and_goes_on_behind_the_chat(
+    workspace: Path,
+) -> None:
+    async with running(workspace, (120, 40), SAGE) as (app, pilot):
+        await say(pilot, "/sweep")
+        assert any("no message to answer" in note for note in notes(app))
+        await reply(pilot, app, "Who are you?")
+        await say(pilot, "/sweep")
+        await until(pilot, lambda: isinstance(app.screen, SweepScreen), "the screen")
+        await press(pilot, "escape")
+        await until(pilot, lambda: bool(app.sweeps.latest and app.sweeps.latest.rows), "the replies")
+        await reply(pilot, app, "And you?")
+        app.action_sweep()
+        await swept(app, pilot)
+        assert "Who are you?" in str(app.screen.query_one("#sweep-head", Static).render())
+
+
+async def test_a_sweep_needs_a_voice_and_can_be_cancelled(workspace: Path) -> None:
+    async with running(workspace) as (app, pilot):
+        await say(pilot, "/sweep Hello")
+        assert any("nobody speaks" in note for note in notes(app)) and app.screen is app.main
+        app.chat.change_mix(weights={"sage": 1.0})
+        app.chat.sampling_changes = {"max_new_tokens": 1500}
+        app.project.model._end_tokens = frozenset()
+        await say(pilot, "/sweep Hello")
+        await until(pilot, lambda: isinstance(app.screen, SweepScreen), "the screen")
+        job = app.sweeps.latest.job if app.sweeps.latest else None
+        await until(pilot, lambda: job is not None and job.state == "running", "it runs")
+        await press(pilot, "delete")
+        await until(pilot, lambda: bool(app.screen.query("#sweep Static")), "its parts")
+        await until(pilot, lambda: "Cancelled" in sheet(app, "#sweep"), "cancelled")
