@@ -81,7 +81,8 @@ def sweep(
     nats = [_nats(engine, messages, text, each, plain) for text, each in zip(texts, mixes, strict=True)]
     context.checkpoint()
     context.progress(2, _STEPS, "measuring expression")
-    expressions = _expressions(engine, messages, mix, texts, sampling, plain, context)
+    unsteered = next((text for text, each in zip(texts, mixes, strict=True) if not each.strength), None)
+    expressions = _expressions(engine, messages, mix, texts, unsteered, sampling, plain, context)
     return [
         SweepRow(each.strength, text, about, repetition(text), expressed)
         for each, text, about, expressed in zip(mixes, texts, nats, expressions, strict=True)
@@ -132,6 +133,7 @@ def _expressions(
     messages: Sequence[Message],
     mix: Mix,
     texts: Sequence[str],
+    unsteered: str | None,
     sampling: Sampling | None,
     plain: Mapping[str, float],
     context: JobContext,
@@ -144,7 +146,8 @@ def _expressions(
     asked = [{"role": "system", "content": str(prompts[0])}, *_without_system(messages)]
     prompted = engine.reply(asked, mix=Mix(capping=False), sampling=sampling).text
     context.checkpoint()
-    unsteered = engine.reply(messages, mix=Mix(capping=False), sampling=sampling).text
+    if unsteered is None:
+        unsteered = engine.reply(messages, mix=replace(mix, strength=0.0), sampling=sampling).text
     context.checkpoint()
     with_prompt = _likelihoods(engine, asked, [prompted, unsteered, *texts])
     without = {**plain, **_likelihoods(engine, messages, [prompted, unsteered])}

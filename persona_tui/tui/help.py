@@ -106,6 +106,7 @@ _SECTIONS = (
             "traits_write",
         ),
     ),
+    ("on the persona map", ("map_again",)),
     ("in a strength sweep", ("sweep_again", "sweep_use_1")),
     ("in the list of jobs", ("jobs_cancel", "jobs_resume", "jobs_info")),
     ("in the list of models", ("models_use", "models_type")),

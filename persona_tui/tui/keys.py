@@ -145,6 +145,9 @@ ACTIONS = (
     Action("policy", "", "policy", "Policy", "Limits on the trait scores of replies"),
     Action("layers", "", "layers", "Steering layers", "Where personas are added"),
     Action("traces", "", "traces", "Trace", "Choose which projections are drawn under the chat"),
+    Action(
+        "map", "", "map", "Persona map", "Personas, roles, traits, axes, and this conversation among them"
+    ),
     Action("sweep", "", "sweep", "Strength sweep", "The last message at five strengths, side by side"),
     Action("create", "", "create_persona", "New persona", "From an archetype, a description or prompts"),
     Action("prepare", "ctrl+r", "prepare", "Prepare this model", "Make its axes and a few personas"),

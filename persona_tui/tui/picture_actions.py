@@ -13,6 +13,17 @@ class PictureActions(AppStage):
         super().__init__()
         self.sweeps = Sweeps(self)
 
+    def action_map(self) -> None:
+        """Show where the personas lie."""
+        self.attempt(self._show_map)
+
+    def _show_map(self) -> None:
+        self.check_model()
+        from persona_tui.tui.screens.map import MapScreen
+
+        if not isinstance(self.screen, MapScreen):
+            self.push_screen(MapScreen())
+
     def action_sweep(self) -> None:
         """Show the last sweep, or answer the last message at five strengths."""
         self.attempt(self.sweeps.open)

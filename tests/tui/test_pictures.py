@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from textual.widgets import Static
 
 from persona_tui.core.mix import Mix
 from persona_tui.tui.app import PersonaApp
+from persona_tui.tui.screens.map import MapScreen
+from persona_tui.tui.screens.picture import PictureScreen
 from persona_tui.tui.screens.sweep import SweepScreen
-from persona_tui.tui.views.plot import Sheet
+from persona_tui.tui.views.plot import Plot, Sheet
 
 from .driving import notes, press, reply, running, say, until
 
@@ -84,3 +87,48 @@ async def test_a_sweep_needs_a_voice_and_can_be_cancelled(workspace: Path) -> No
         await press(pilot, "delete")
         await until(pilot, lambda: bool(app.screen.query("#sweep Static")), "its parts")
         await until(pilot, lambda: "Cancelled" in sheet(app, "#sweep"), "cancelled")
+
+
+def plot(app: PersonaApp, which: str) -> str:
+    return str(app.screen.query_one(which, Plot).render())
+
+
+async def drawn(app: PersonaApp, pilot: Pilot[None], kind: type[PictureScreen]) -> None:
+    """Wait until a picture's figures are there."""
+    await until(pilot, lambda: isinstance(app.screen, kind), "the screen")
+    await until(pilot, lambda: app.screen.idle, "the figures")  # type: ignore[attr-defined]
+
+
+def bare(workspace: Path) -> None:
+    """Leave the model without vectors."""
+    shutil.rmtree(workspace / "vectors")
+    (workspace / "vectors").mkdir()
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_the_map_has_personas_the_voice_and_the_conversation(
+    workspace: Path, size: tuple[int, int]
+) -> None:
+    async with running(workspace, size, SAGE) as (app, pilot):
+        await reply(pilot, app, "Who are you?")
+        await reply(pilot, app, "Tell me about bread.")
+        await say(pilot, "/map")
+        await drawn(app, pilot, MapScreen)
+        shown = plot(app, "#map")
+        assert "of the variance" in shown and "the conversation, reply by reply" in shown
+        names = app.project.personas.list_available()
+        assert sum(name in shown for name in names) >= len(names) - 1 and "★" in shown
+        assert "nan" not in shown.casefold() and all(len(line) <= size[0] for line in shown.splitlines())
+        await press(pilot, "alt+2")
+        await until(pilot, lambda: "+1.0" in sheet(app, "#cosines"), "the grid")
+        assert all(name in sheet(app, "#cosines") for name in names)
+        await press(pilot, "q")
+        assert app.screen is app.main
+
+
+async def test_a_model_without_vectors_gets_one_next_step(workspace: Path) -> None:
+    bare(workspace)
+    async with running(workspace) as (app, pilot):
+        await say(pilot, "/map")
+        await drawn(app, pilot, MapScreen)
+        assert "Prepare this model (ctrl+r)" in plot(app, "#map").replace("\n", " ")

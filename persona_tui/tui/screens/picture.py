@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, ClassVar, TypeVar
+
+from textual.binding import Binding, BindingType
 
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.jobs import Job, JobContext
@@ -14,6 +16,17 @@ T = TypeVar("T")
 
 class PictureScreen(ResultsScreen):
     """A screen whose figures take the model a moment. Subclasses draw them, or say why there are none."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+r", "app.prepare", "prepare this model", show=False, id="picture_prepare")
+    ]
+
+    _latest: Job[Any] | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is being worked out."""
+        return self._latest is not None and self._latest.ended and self._job is None
 
     def compute(self, name: str, work: Callable[[JobContext], T], done: Callable[[T], None]) -> None:
         """Work something out on the model's thread, behind turns and other jobs.
@@ -46,7 +59,9 @@ class PictureScreen(ResultsScreen):
     def nothing(self, error: Exception) -> None:
         """Say why there is nothing to draw, and the one thing to do about it."""
         if isinstance(error, PersonaTuiError):
-            self.empty(self.owner.own_words(" ".join(str(error).split())))
+            text = self.owner.own_words(" ".join(str(error).split()))
+            cure = self.owner.way_to("prepare")
+            self.empty(text if cure in text else f"{text} {cure} makes personas and axes.")
         else:
             self.fail(error)
 

@@ -12,9 +12,10 @@ MONITORS = [
     Binding("r", "reset", "as fitted: the threshold of cross-validation", id="monitors_reset"),
     Binding("w", "write", "files: all results as JSON and CSV", id="monitors_write"),
 ]
+MAP = [Binding("f5", "again", "again: with the voice and the conversation of now", id="map_again")]
 SWEEP = [
     Binding("f5", "again", "again: with the voice of now, as a job", id="sweep_again"),
-    Binding("1", "use(0)", "1–5 speak with that strength", id="sweep_use_1"),
+    Binding("1", "use(0)", "to 5 speak with that strength", id="sweep_use_1"),
     *(
         Binding(f"{at}", f"use({at - 1})", f"speak with strength {at}", show=False, id=f"sweep_use_{at}")
         for at in range(2, 6)
@@ -28,4 +29,4 @@ TRAITS = [
     Binding("p", "policy", "policy: what scores are allowed", id="traits_policy"),
     Binding("w", "write", "files: this conversation's scores as JSON and CSV", id="traits_write"),
 ]
-PICTURES = [*SWEEP]
+PICTURES = [*MAP, *SWEEP]
