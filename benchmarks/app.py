@@ -36,8 +36,8 @@ import psutil  # comes with accelerate
 from measuring import REPOSITORY, machine, table
 from terminal import Terminal, talkative_model
 
+from persona_tui.core.libraries import QUIET
 from persona_tui.core.workspace import model_slug
-from persona_tui.tui.terminal import QUIET
 
 PAST_TURNS = 60
 SIZE = (120, 40)

@@ -23,8 +23,9 @@ from persona_tui.core.jobs import JobContext
 from persona_tui.datasets.fallback import fallback_prompts
 from persona_tui.datasets.records import find_archetype, read_questions
 from persona_tui.extraction import ActivationExtractor
-from persona_tui.extraction.calibration import Bench, likeliest
+from persona_tui.extraction.bench import Bench
 from persona_tui.extraction.extractor import DEFAULT, NO_SYSTEM
+from persona_tui.extraction.sizes import likeliest
 from persona_tui.project.project import Project
 from persona_tui.vectors.persona import DEFAULT_DOSE, PersonaVector
 

@@ -21,7 +21,8 @@ import torch
 from measuring import machine, table
 
 from persona_tui.core.jobs import JobContext
-from persona_tui.extraction.calibration import Bench, calibrated
+from persona_tui.extraction.bench import Bench
+from persona_tui.extraction.calibration import calibrated
 from persona_tui.extraction.personas import PersonaStudio
 from persona_tui.project.project import Project
 from persona_tui.vectors.persona import DEFAULT_DOSE, PersonaVector, dose

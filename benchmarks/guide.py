@@ -26,8 +26,8 @@ from measuring import machine, middle, set_threads, table, take_turns
 
 from persona_tui.core.config import Settings, band_layers
 from persona_tui.core.jobs import JobContext
-from persona_tui.extraction.calibration import Bench as Calibration
-from persona_tui.extraction.calibration import likeliest
+from persona_tui.extraction.bench import Bench as Calibration
+from persona_tui.extraction.sizes import likeliest
 from persona_tui.model import Interventions, ModelWrapper, Request, Sampling, conversation
 from persona_tui.project.project import Project
 from persona_tui.vectors.persona import DEFAULT_DOSE, dose

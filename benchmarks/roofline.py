@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from persona_tui.core.config import Settings, band_layers, capture_layers
 from persona_tui.model import Interventions, ModelWrapper, Sampling, conversation
-from persona_tui.model.wrapper import Request
+from persona_tui.model.request import Request
 
 QUESTION = "Tell me what you did today, from the morning to the night, and what you thought about it."
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -317,7 +317,8 @@ class Bench:
         """A decoding loop, one step at a time."""
         from persona_tui.model import ResidualHooks, Sampling
         from persona_tui.model.blocks import find_blocks
-        from persona_tui.model.generation import Batch, decode
+        from persona_tui.model.generation import decode
+        from persona_tui.model.steps import Batch
 
         prompts = [self.tokenizer(text, add_special_tokens=False).input_ids for text in self.prompts(rows)]
         batch = Batch(prompts, list(range(rows)), frozenset(), 0)

@@ -38,12 +38,22 @@ def _described(name: str, value: Any) -> Iterator[str]:
     yield f"`from {value.__module__} import {value.__name__}`\n"
     yield _code(name, value)
     yield _prose(inspect.getdoc(value))
-    own = vars(value).get("__init__")
-    if own is not None and (text := inspect.getdoc(own)) and own.__doc__:
-        yield _prose(text)
-    for each, member in vars(value).items():
+    members = _members(value)
+    own = members.get("__init__")
+    if own is not None and own.__doc__:
+        yield _prose(inspect.getdoc(own))
+    for each, member in members.items():
         if not each.startswith("_"):
             yield from _member(name, each, member)
+
+
+def _members(value: type) -> dict[str, Any]:
+    """What a class has of its own, then what it has from the classes of ours that it stands on."""
+    found: dict[str, Any] = {}
+    for each in value.__mro__:
+        if each.__module__.startswith("persona_tui"):
+            found = {**found, **{name: member for name, member in vars(each).items() if name not in found}}
+    return found
 
 
 def _member(owner: str, name: str, member: Any) -> Iterator[str]:

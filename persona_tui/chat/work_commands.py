@@ -12,7 +12,8 @@ from persona_tui.core.errors import nearest
 from persona_tui.core.jobs import JobContext
 from persona_tui.project import about
 from persona_tui.project.models import RecentModels, known_choice
-from persona_tui.project.project import Created, FromDescription, Project
+from persona_tui.project.project import Project
+from persona_tui.project.source import Created, FromDescription
 
 if TYPE_CHECKING:
     from persona_tui.project.dataset_task import DatasetTask

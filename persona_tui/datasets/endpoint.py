@@ -20,8 +20,8 @@ import httpx2
 from persona_tui.core.errors import ConfigError, EndpointError, nearest
 from persona_tui.core.printable import printable
 from persona_tui.datasets.turns import turn
-from persona_tui.model.generation import Sampling
-from persona_tui.model.wrapper import Request
+from persona_tui.model.request import Request
+from persona_tui.model.sampling import Sampling
 
 ATTEMPTS = 4  # at one answer
 _LONGEST_PAUSE = 60.0  # seconds, whatever a server asks for

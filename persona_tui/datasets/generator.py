@@ -32,8 +32,8 @@ from persona_tui.datasets.schema import (
     UNSAFE_CATEGORIES,
 )
 from persona_tui.datasets.validate import Distinct, tokens
-from persona_tui.model.generation import Sampling
-from persona_tui.model.wrapper import Request
+from persona_tui.model.request import Request
+from persona_tui.model.sampling import Sampling
 
 Item = dict[str, Any]
 Clean = Callable[[Any], "Item | str"]  # a record without its id, or what is wrong

@@ -36,13 +36,8 @@ from persona_tui.datasets.records import (
 )
 from persona_tui.extraction.axes import axes_work, extract_axes
 from persona_tui.extraction.baseline import BASELINE_FILE, Baseline
-from persona_tui.extraction.calibration import (
-    calibrated,
-    find_band,
-    fit_contrast,
-    question_cost,
-    question_count,
-)
+from persona_tui.extraction.bench import question_cost, question_count
+from persona_tui.extraction.calibration import calibrated, find_band, fit_contrast
 from persona_tui.extraction.checkpoints import PartialStore
 from persona_tui.extraction.extractor import ActivationExtractor, completed
 from persona_tui.extraction.plan import Work

@@ -9,20 +9,14 @@ from persona_tui.core.lazy import lazily
 
 if TYPE_CHECKING:
     from persona_tui.model.backend import Backend
-    from persona_tui.model.generation import Finish, Sampling, Watch
     from persona_tui.model.interventions import Cap, Interventions
+    from persona_tui.model.request import Request, conversation
     from persona_tui.model.residual import ResidualHooks
+    from persona_tui.model.results import Activations, Generation, Likelihood, Reading, TokenEvent
+    from persona_tui.model.sampling import Sampling
+    from persona_tui.model.steps import Finish, Watch
     from persona_tui.model.text import Message
-    from persona_tui.model.wrapper import (
-        Activations,
-        Generation,
-        Likelihood,
-        ModelWrapper,
-        Reading,
-        Request,
-        TokenEvent,
-        conversation,
-    )
+    from persona_tui.model.wrapper import ModelWrapper
 
 __all__ = [
     "Activations",
@@ -43,15 +37,20 @@ __all__ = [
     "conversation",
 ]
 
-_GENERATION = ("Finish", "Sampling", "Watch")
+_RESULTS = ("Activations", "Generation", "Likelihood", "Reading", "TokenEvent")
 __getattr__ = lazily(
     __name__,
-    dict.fromkeys(__all__, "persona_tui.model.wrapper")
-    | dict.fromkeys(_GENERATION, "persona_tui.model.generation")
+    dict.fromkeys(
+        ("Activations", "Generation", "Likelihood", "Reading", "TokenEvent"), "persona_tui.model.results"
+    )
     | dict.fromkeys(("Cap", "Interventions"), "persona_tui.model.interventions")
+    | dict.fromkeys(("Finish", "Watch"), "persona_tui.model.steps")
+    | dict.fromkeys(("Request", "conversation"), "persona_tui.model.request")
     | {
         "Backend": "persona_tui.model.backend",
         "Message": "persona_tui.model.text",
+        "ModelWrapper": "persona_tui.model.wrapper",
         "ResidualHooks": "persona_tui.model.residual",
+        "Sampling": "persona_tui.model.sampling",
     },
 )

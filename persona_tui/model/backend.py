@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 
 from persona_tui.core.identity import ModelSketch
-from persona_tui.model.generation import Poll, Sampling, Watch
 from persona_tui.model.interventions import Interventions
+from persona_tui.model.request import Request
+from persona_tui.model.results import Activations, Generation, Likelihood, Reading, TokenEvent
+from persona_tui.model.sampling import Sampling
+from persona_tui.model.steps import Poll, Watch
 from persona_tui.model.text import Message, Rendering
-from persona_tui.model.wrapper import Activations, Generation, Likelihood, Reading, Request, TokenEvent
 
 Axes = Mapping[str, Mapping[int, Tensor]]
 

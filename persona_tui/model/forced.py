@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from persona_tui.core.errors import GenerationError
 from persona_tui.model.batching import MemoryLimit, batches
 from persona_tui.model.blocks import device_of, find_decoder, text_config
-from persona_tui.model.generation import accepted_arguments, clear_memory_errors
+from persona_tui.model.forward import accepted_arguments, clear_memory_errors
 from persona_tui.model.residual import NOT_FINITE, ResidualHooks, StopForward
 
 T = TypeVar("T")

@@ -11,347 +11,36 @@ probabilities say which tokens the row may choose from.
 
 from __future__ import annotations
 
-import inspect
 import math
-import re
-import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import Cache, DynamicCache, PreTrainedModel, cache_utils
-from transformers.cache_utils import StaticLayer
+from torch import Tensor
+from transformers import Cache, DynamicCache, PreTrainedModel
 
-from persona_tui.core.errors import GenerationError, MemoryShortage
-from persona_tui.core.ranges import LOWEST_TEMPERATURE, NEW_TOKENS, TEMPERATURE, TOP_P
+from persona_tui.core.errors import GenerationError
 from persona_tui.model.blocks import context_length, device_of
 from persona_tui.model.compiled import CompiledForward
-from persona_tui.model.interventions import Interventions
-from persona_tui.model.residual import NOT_FINITE, ResidualHooks, StopForward
+from persona_tui.model.forward import (
+    Overflow,
+    accepted_arguments,
+    append_rows,
+    cache_argument,
+    check_finite,
+    check_fits,
+    clear_memory_errors,
+    grows,
+    returned_cache,
+)
+from persona_tui.model.residual import ResidualHooks, StopForward
+from persona_tui.model.sampling import Sampler, Sampling, plausible
+from persona_tui.model.steps import Batch, Finish, Poll, Step
 
-Finish = Literal["stop", "length", "cancelled", "refused"]  # the last one: by a guard that watched
-Poll = Callable[[], Interventions | None]
-
-_NOISE_BLOCK = 64  # tokens for which a row's random numbers are drawn at once
-_LIKELY_TOKENS = 256  # tokens that usually hold all of top-p's probability
-_DRAW_BLOCK = 256  # neighbouring tokens that are drawn from as one before one of them is
-_OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory|ALLOC_FAILED", re.IGNORECASE)
-_SEED_STEP = 1_000_003  # keeps the rows of neighbouring seeds apart
 _DROPPED = 8  # rows go once one in so many has finished: each time, the whole cache is copied
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are chosen.
-
-    Attributes:
-        max_new_tokens: the longest response.
-        temperature: 0 = always the most probable token.
-        top_p: choose among the most probable tokens that together have this probability.
-        seed: None = another text every time.
-
-    Raises:
-        GenerationError: a value out of range.
-    """
-
-    max_new_tokens: int = 256
-    temperature: float = 0.7
-    top_p: float = 0.95
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        NEW_TOKENS.check("max_new_tokens", self.max_new_tokens, GenerationError)
-        TEMPERATURE.check("temperature", self.temperature, GenerationError)
-        TOP_P.check("top_p", self.top_p, GenerationError)
-
-    def with_seed(self) -> Self:
-        """The same with a seed, drawn now if there is none, so that it can be done again."""
-        return self if self.seed is not None else replace(self, seed=secrets.randbits(31))
-
-    def row_seed(self, row: int) -> int:
-        """The seed of one row when its request brings none."""
-        return secrets.randbits(62) if self.seed is None else self.seed * _SEED_STEP + row
-
-
-@dataclass(frozen=True)
-class Watch:
-    """What is read for a monitor while a batch is written, from the passes that write it.
-
-    Attributes:
-        layers: where a message is read.
-        reply_layers: where a reply is read; some of `layers`. None = at all of them.
-        after: how many tokens of a reply there are at its first reading.
-        every: how many more at each one after that. The end of a reply is always read.
-    """
-
-    layers: tuple[int, ...]
-    reply_layers: tuple[int, ...] | None = None
-    after: int = 8
-    every: int = 4
-
-    def due(self, tokens: int) -> bool:
-        """Whether a reply is read when so many of its tokens have been."""
-        return tokens >= self.after and (tokens - self.after) % self.every == 0
-
-
-@dataclass(frozen=True)
-class Step:
-    """One token for every row that was still being written.
-
-    Attributes:
-        index: the token's place in the response, from 0.
-        rows: which rows of the batch the other lists are about.
-        tokens: the token ids; a row with finish "stop" has its end-of-turn token here.
-        logprobs: of those tokens, in nats, under the model (before temperature and top-p); 0 if not wanted.
-        entropies: of the model's choice at that place, in nats: 0 = it was certain, or not wanted.
-        lifts: how far the floors lifted the position that chose the token, summed over the layers.
-        projections: per row, in the order of the hooks' axes, at that same position.
-        finish: why a row ends with this token, or None.
-        read: what a watch has read, by row of the whole batch: the mean `[rows, layers, hidden]` over the
-            prompt's spans (first step) or over the reply's tokens so far, the one chosen now left out.
-        read_last: in the first step also the last prompt token, `[rows, layers, hidden]`.
-        likeliest: the likeliest tokens at each place with their log-probabilities, the best first; None if
-            not wanted.
-        read_parts: in the first step also the parts of each row's message, `[parts, layers, hidden]` each.
-        nats: of those tokens, log-probability less that under the row's twin; None where there is none, or
-            where log-probabilities are not wanted.
-    """
-
-    index: int
-    rows: list[int]
-    tokens: list[int]
-    logprobs: list[float]
-    entropies: list[float]
-    lifts: list[float]
-    projections: list[list[float]]
-    finish: list[Finish | None]
-    nats: list[float | None]
-    read: Tensor | None = None
-    read_last: Tensor | None = None
-    likeliest: list[list[tuple[int, float]]] | None = None
-    read_parts: Sequence[Tensor] = ()
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What to write, and when each row is done.
-
-    Attributes:
-        prompts: token ids, one list per row.
-        seeds: one per row; a row's text depends on its own seed only.
-        end_tokens: ids that end a turn.
-        pad_token: any valid id.
-        ended: if given, whether a row's tokens so far contain the end of the turn, spelled as text.
-        watch: what is read along the way, if anything; the hooks then capture at its layers.
-        spans: for a watch, which of each prompt's positions it reads.
-        samplings: how each row's tokens are chosen; empty = all alike.
-        stops: for each row what, once set, ends it without another token; empty = none has that.
-        likeliest: how many of the likeliest tokens the steps tell.
-        parts: for a watch, the parts of these that are read on their own.
-        thoughts: the ids that begin and end thoughts, which are no part of what is captured of a reply.
-    """
-
-    prompts: Sequence[Sequence[int]]
-    seeds: Sequence[int]
-    end_tokens: frozenset[int]
-    pad_token: int
-    ended: Callable[[int, list[int]], bool] | None = None
-    watch: Watch | None = None
-    spans: Sequence[range] = ()
-    samplings: Sequence[Sampling] = ()
-    stops: Sequence[threading.Event | None] = ()
-    likeliest: int = 0
-    parts: Sequence[Sequence[range]] = ()
-    thoughts: tuple[int, int] | None = None
-
-
-def keep_top_p(probabilities: Tensor, top_p: float | Tensor) -> Tensor:
-    """Set to zero all but the most probable tokens that together reach `top_p`; `[rows, vocabulary]`.
-
-    Args:
-        probabilities: `[rows, vocabulary]`.
-        top_p: for all rows, or `[rows, 1]`, one for each.
-    """
-    vocabulary = probabilities.shape[-1]
-    # Sorting a vocabulary can cost more than a small model's forward pass, and a few tokens mostly suffice.
-    for size in (min(_LIKELY_TOKENS, vocabulary), vocabulary):
-        top = probabilities.topk(size).values
-        reached = top.cumsum(-1)
-        if size == vocabulary or bool((reached[:, -1:] >= top_p).all()):
-            break
-    last = (reached - top < top_p).sum(-1, keepdim=True) - 1
-    return probabilities.where(probabilities >= top.gather(-1, last), 0)
-
-
-def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """A token for each row, `[rows]`, by inverse CDF in vocabulary order.
-
-    First a block of neighbouring tokens is found, then a token in it: one running sum over a whole
-    vocabulary, as precise as it has to be, can take longer than the model's head.
-
-    Args:
-        probabilities: `[rows, vocabulary]`; they need not sum to 1. A token with none is never drawn.
-        uniform: `[rows, 1]`, from 0 up to 1, in the precision in which sums are taken.
-    """
-    blocks = _block_sums(probabilities)
-    place, rest = _inverse_cdf(blocks, uniform * blocks.sum(-1, keepdim=True, dtype=uniform.dtype))
-    tokens = place * _DRAW_BLOCK + torch.arange(_DRAW_BLOCK, device=probabilities.device)
-    vocabulary = probabilities.shape[-1]
-    inside = probabilities.gather(1, tokens.clamp(max=vocabulary - 1)).where(tokens < vocabulary, 0)
-    return (place * _DRAW_BLOCK + _inverse_cdf(inside, rest)[0]).squeeze(1)
-
-
-def _block_sums(probabilities: Tensor) -> Tensor:
-    """`[rows, blocks]`; the last block may be a short one."""
-    whole = probabilities.shape[-1] // _DRAW_BLOCK
-    end = whole * _DRAW_BLOCK
-    sums = probabilities[:, :end].reshape(len(probabilities), whole, _DRAW_BLOCK).sum(-1)
-    return torch.cat([sums, probabilities[:, end:].sum(-1, keepdim=True)], dim=1)
-
-
-def _inverse_cdf(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the running sum over `[rows, n]` exceeds a target `[rows, 1]`, and what of it is left there."""
-    cumulative = weights.cumsum(-1, dtype=target.dtype)
-    # Rounding may point past the last place with any weight.
-    last = (cumulative < cumulative[:, -1:]).sum(-1, keepdim=True)
-    chosen = torch.minimum(torch.searchsorted(cumulative, target, right=True), last)
-    before = cumulative.gather(1, (chosen - 1).clamp(min=0)).where(chosen > 0, 0)
-    return chosen, target - before
-
-
-class Sampler:
-    """Chooses tokens by inverse CDF: one uniform number per row and token, from that row's own generator."""
-
-    def __init__(self, samplings: Sequence[Sampling], seeds: Sequence[int], device: torch.device) -> None:
-        """
-        Args:
-            samplings: one per row.
-            seeds: one per row.
-            device: where logits are.
-        """
-        self._device = device
-        # In float32 the sum over a large vocabulary jitters enough to reach tokens that top-p has excluded.
-        self._dtype = torch.float32 if device.type == "mps" else torch.float64
-        self._generators = [torch.Generator().manual_seed(seed % 2**63) for seed in seeds]
-        self._noise = torch.empty(len(seeds), 0)
-        self._samplings = list(samplings)
-        self._place()
-
-    def _place(self) -> None:
-        """Put the rows' temperatures and top-p where the logits are."""
-        greedy = [each.temperature < LOWEST_TEMPERATURE for each in self._samplings]
-        heat = [1.0 if cold else each.temperature for cold, each in zip(greedy, self._samplings, strict=True)]
-        limited = [place for place, each in enumerate(self._samplings) if each.top_p < 1]
-        self._all_greedy = all(greedy)
-        self._greedy = torch.tensor(greedy, device=self._device) if any(greedy) else None
-        self._temperature = torch.tensor(heat, device=self._device).unsqueeze(1)
-        self._limited = torch.tensor(limited, device=self._device) if limited else None
-        self._top_p = torch.tensor([self._samplings[place].top_p for place in limited]).unsqueeze(1)
-        self._top_p = self._top_p.to(self._device)
-
-    def _uniform(self, index: int) -> Tensor:
-        """`[rows, 1]`, the random numbers of one token."""
-        column = index % _NOISE_BLOCK
-        if column == 0:
-            drawn = [torch.rand(_NOISE_BLOCK, generator=each, dtype=self._dtype) for each in self._generators]
-            self._noise = torch.stack(drawn).to(self._device)
-        return self._noise[:, column : column + 1]
-
-    def pick(self, logits: Tensor, index: int) -> Tensor:
-        """The token of each row, `[rows]`, from float32 logits `[rows, vocabulary]`; tokens count from 0."""
-        best = logits.argmax(-1) if self._greedy is not None else None
-        if best is not None and self._all_greedy:
-            return best
-        below_best = logits - logits.amax(-1, keepdim=True)  # a small temperature overflows without that
-        probabilities = below_best.div_(self._temperature).softmax(-1)
-        if self._limited is not None and len(self._limited) == len(probabilities):
-            probabilities = keep_top_p(probabilities, self._top_p)
-        elif self._limited is not None:
-            probabilities[self._limited] = keep_top_p(probabilities[self._limited], self._top_p)
-        # In vocabulary order, not by probability: two nearly equal tokens that swap ranks change nothing.
-        drawn = draw(probabilities, self._uniform(index))
-        return drawn if best is None or self._greedy is None else best.where(self._greedy, drawn)
-
-    def select(self, keep: Tensor) -> None:
-        """Go on with some of the rows only."""
-        rows = keep.tolist()
-        self._generators = [self._generators[row] for row in rows]
-        self._samplings = [self._samplings[row] for row in rows]
-        self._noise = self._noise[keep.to(self._noise.device)]
-        self._place()
-
-
-def check_fits(prompt_tokens: int, context: int | None) -> None:
-    """Raise a GenerationError when a prompt leaves no room for a single token."""
-    if context is not None and prompt_tokens >= context:
-        raise GenerationError(
-            f"The prompt has {prompt_tokens} tokens, but the model's context holds {context}: "
-            "shorten the conversation."
-        )
-
-
-@contextmanager
-def clear_memory_errors() -> Iterator[None]:
-    """Turn running out of memory into a MemoryShortage that says what to do."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not _OUT_OF_MEMORY.search(
-            str(error)
-        ):
-            raise
-        # Without its cause, whose traceback would hold on to what must be freed before the next attempt.
-        problem = MemoryShortage(
-            "Out of memory: use a smaller batch, a shorter conversation or quantization."
-        )
-    else:
-        return
-    raise problem
-
-
-def accepted_arguments(model: PreTrainedModel) -> frozenset[str]:
-    """The names that a model's forward pass takes; they differ a little between architectures."""
-    return frozenset(inspect.signature(model.forward).parameters)
-
-
-_CACHES = ("cache", "past_key_values", "cache_params", "state")
-
-
-def cache_argument(module: nn.Module) -> str:
-    """Return the name under which a forward pass takes its cache; newer transformers has one for all."""
-    names = inspect.signature(module.forward).parameters
-    return next((name for name in _CACHES if name in names), _CACHES[0])
-
-
-def returned_cache(output: Any) -> Any:
-    """Return the cache that a forward pass made by itself; None if there is none."""
-    known = output.keys() if isinstance(output, Mapping) else ()
-    return next((output[name] for name in _CACHES if name in known and output[name] is not None), None)
-
-
-class Overflow(GenerationError):
-    """The numbers of some rows of a batch overflowed.
-
-    Attributes:
-        rows: which.
-    """
-
-    def __init__(self, rows: Sequence[int]) -> None:
-        super().__init__(NOT_FINITE)
-        self.rows = tuple(rows)
-
-
-def check_finite(logits: Tensor) -> None:
-    """Raise an Overflow if no token can be chosen by some row of logits, `[rows, vocabulary]`."""
-    # A token that cannot come has -inf; NaN is found by both. Where a norm met infinity, all are equal.
-    low, high = logits.aminmax(dim=-1)
-    good = high.isfinite() & (low < high)
-    if not bool(good.all()):
-        raise Overflow([place for place, each in enumerate(good.tolist()) if not each])
 
 
 def _likelihoods(logits: Tensor, tokens: Tensor) -> Tensor:
@@ -362,54 +51,6 @@ def _likelihoods(logits: Tensor, tokens: Tensor) -> Tensor:
     logprobs = logprobs.clamp_(min=torch.finfo(logprobs.dtype).min)
     entropies = -(logprobs.exp().mul_(logprobs)).sum(-1, keepdim=True)
     return torch.cat([chosen, entropies], dim=1)
-
-
-def plausible(logits: Tensor, plain: Tensor, plausibility: Tensor) -> Tensor:
-    """Logits with −inf for every token that an unsteered model finds less plausible than is asked.
-
-    The adaptive plausibility constraint of contrastive decoding (Li et al. 2023, arXiv:2210.15097).
-
-    Args:
-        logits: `[rows, vocabulary]`, of the steered rows.
-        plain: `[rows, vocabulary]`, of their twins.
-        plausibility: `[rows]`, the least share of the twin's best probability; 0 = any token may come.
-    """
-    least = plain.amax(-1, keepdim=True) + plausibility.log().unsqueeze(1)
-    return logits.where(plain >= least, -torch.inf)
-
-
-# What layers of a cache keep row by row. Others keep more, or in another shape. Older releases of
-# transformers lack some of them.
-_BY_ROW = tuple(
-    getattr(cache_utils, name)
-    for name in (
-        "DummyLayer",
-        "DynamicLayer",
-        "DynamicSlidingWindowLayer",
-        "StaticLayer",
-        "StaticSlidingWindowLayer",
-        "LinearAttentionLayer",
-        "LinearAttentionAndFullAttentionLayer",
-        "LinearAttentionAndSlidingWindowAttentionLayer",
-    )
-    if hasattr(cache_utils, name)
-)
-
-
-def _append(cache: Cache, other: Cache) -> None:
-    """Add another cache's rows, of as many positions, to a cache."""
-    for own, more in zip(cache.layers, other.layers, strict=True):
-        for name in ("keys", "values"):
-            if (tensor := getattr(own, name, None)) is not None:
-                joined = torch.cat([tensor, getattr(more, name)])
-                if isinstance(own, StaticLayer):
-                    torch._dynamo.mark_static_address(joined)  # as the layer does, for CUDA graphs
-                setattr(own, name, joined)
-        for name in ("conv_states", "recurrent_states"):
-            states, others = getattr(own, name, {}), getattr(more, name, {})
-            states |= {
-                key: torch.cat([each, others[key]]) for key, each in states.items() if each is not None
-            }
 
 
 def _thinks(ids: Sequence[int], thoughts: tuple[int, int] | None) -> bool:
@@ -521,11 +162,7 @@ class _Decoding:
 
     def _read_so_far(self, places: list[int]) -> None:
         """Add rows to the cache that have read what those in some places have, with nothing done to them."""
-        if (
-            self.own_cache
-            or self.cache is None
-            or any(type(layer) not in _BY_ROW for layer in self.cache.layers)
-        ):
+        if self.own_cache or self.cache is None or not grows(self.cache):
             raise GenerationError(
                 "With this model the guide cannot begin in the middle of a reply: have the reply written "
                 "again, or set plausibility to 0."
@@ -545,7 +182,7 @@ class _Decoding:
         mask = None if self.mask is None else self.mask[torch.tensor(places, device=self.device), :read]
         inputs = torch.tensor(ids, device=self.device)
         self.model(**self._arguments(inputs, positions.clamp(min=0).to(self.device), mask, cache))
-        _append(self.cache, cache)
+        append_rows(self.cache, cache)
 
     def _forward(self) -> Tensor:
         """Run the model on the present input; its last position's logits, float32 `[rows, vocabulary]`."""

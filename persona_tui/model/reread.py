@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from persona_tui.model.blocks import device_of, find_decoder
-from persona_tui.model.generation import cache_argument, clear_memory_errors
+from persona_tui.model.forward import cache_argument, clear_memory_errors
 from persona_tui.model.interventions import Interventions
 from persona_tui.model.residual import ResidualHooks, StopForward
 

@@ -23,7 +23,7 @@ from persona_tui.core.errors import GenerationError, MemoryShortage
 from persona_tui.model import blocks, text
 from persona_tui.model.control import control_tokens
 from persona_tui.model.forced import Passage, in_batches, token_budget
-from persona_tui.model.generation import clear_memory_errors
+from persona_tui.model.forward import clear_memory_errors
 from persona_tui.model.residual import StopForward
 from persona_tui.model.text import Message
 

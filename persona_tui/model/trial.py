@@ -27,7 +27,7 @@ from persona_tui.core.files import atomic_write_text
 from persona_tui.core.plain_files import read_plain
 from persona_tui.model import text
 from persona_tui.model.blocks import device_of, find_blocks, hidden_size
-from persona_tui.model.generation import (
+from persona_tui.model.forward import (
     accepted_arguments,
     cache_argument,
     check_finite,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from persona_tui.core.jobs import JobContext
 from persona_tui.core.mix import Mix
-from persona_tui.extraction.calibration import repetition
+from persona_tui.extraction.bench import repetition
 from persona_tui.model import Interventions
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from persona_tui.project.project import Prepared, Project
+    from persona_tui.project.preparation import Prepared
+    from persona_tui.project.project import Project
     from persona_tui.vectors.axes import Axes
     from persona_tui.vectors.persona import PersonaVector
 

@@ -1,7 +1,9 @@
-"""What a model lacks before anybody can be spoken as, and how long making it takes."""
+"""What a model lacks before anybody can be spoken as, how long making it takes, and what was made."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from persona_tui.core.jobs import JobContext
@@ -10,6 +12,25 @@ if TYPE_CHECKING:
     from persona_tui.extraction.personas import PersonaStudio
     from persona_tui.extraction.plan import Work
     from persona_tui.project.project import Project
+
+
+@dataclass
+class Prepared:
+    """What `Project.init` did.
+
+    Attributes:
+        restored: data sets that were missing and have been copied from the package.
+        records: records in all data sets.
+        axes_extracted: whether the axes were extracted; False = they were there.
+        personas: the personas that were extracted.
+        roles: how many roles there are means of; None = they were not asked for.
+    """
+
+    restored: list[Path] = field(default_factory=list)
+    records: int = 0
+    axes_extracted: bool = False
+    personas: list[str] = field(default_factory=list)
+    roles: int | None = None
 
 
 def is_prepared(project: Project) -> bool:

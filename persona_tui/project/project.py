@@ -1,114 +1,34 @@
-"""What both front ends hold: one workspace, one model, and the long work that is done with them.
-
-Opening a project is cheap. The model and everything that needs it load on first use, on the thread that uses
-them.
-"""
+"""`Project`: a workspace and a model, and the long work that is done with them."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
-from weakref import WeakSet
+from typing import TYPE_CHECKING
 
-from persona_tui.core.config import Settings, override
-from persona_tui.core.errors import ConfigError, DatasetError, PersonaTuiError, WorkspaceError
+from persona_tui.core.errors import DatasetError, PersonaTuiError, VectorFileError
 from persona_tui.core.files import atomic_write_bytes
 from persona_tui.core.jobs import JobContext
 from persona_tui.core.processes import processes
-from persona_tui.core.workspace import TRAIT_PREFIX, Workspace, check_case, model_slug, packaged_root
+from persona_tui.core.workspace import TRAIT_PREFIX, check_case, packaged_root
+from persona_tui.project.preparation import Prepared, preparation_work
+from persona_tui.project.resources import ProjectResources
+from persona_tui.project.source import Created, FromArchetype, FromDescription, FromPrompts, Source
 
 if TYPE_CHECKING:
-    from persona_tui.core.identity import ModelSketch
-    from persona_tui.core.mix import Mix
-    from persona_tui.datasets.generator import DatasetGenerator, GenerationReport, PromptWriter
-    from persona_tui.extraction.checkpoints import PartialStore
     from persona_tui.extraction.personas import PersonaStudio, Refusals
-    from persona_tui.model import ModelWrapper
     from persona_tui.monitors.evaluation import Evaluation
-    from persona_tui.monitors.guard import Guard, GuardMode
     from persona_tui.monitors.monitor import SelfMonitor
-    from persona_tui.monitors.store import MonitorStore
     from persona_tui.monitors.trade import Trade
-    from persona_tui.steering.engine import SteeringEngine
     from persona_tui.traits.definition import TraitDefinition
     from persona_tui.traits.extract import Recipe
-    from persona_tui.traits.vector import TraitStore, TraitVector
+    from persona_tui.traits.vector import TraitVector
     from persona_tui.vectors.axes import Axes
-    from persona_tui.vectors.manager import PersonaManager
     from persona_tui.vectors.persona import PersonaVector
 
-_SMALL = 50_000_000  # parameters; below that, one thread writes as fast as many
 
-
-@dataclass(frozen=True)
-class FromArchetype:
-    """A persona is made from an archetype's system prompts."""
-
-    archetype: str
-
-
-@dataclass(frozen=True)
-class FromDescription:
-    """A persona is made from a description.
-
-    Attributes:
-        description: who it is.
-        by_model: whether a model writes the system prompts (the one in use, or the one that the settings
-            name); else they are put together from the description.
-    """
-
-    description: str
-    by_model: bool = False
-
-
-@dataclass(frozen=True)
-class FromPrompts:
-    """A persona is made from these system prompts.
-
-    Attributes:
-        prompts: the system prompts.
-        description: who it is, if a model drafted the prompts from that; None = people wrote them.
-    """
-
-    prompts: tuple[str, ...]
-    description: str | None = None
-
-
-Source: TypeAlias = FromArchetype | FromDescription | FromPrompts
-
-
-@dataclass(frozen=True)
-class Created:
-    """A new persona, and how its system prompts came about (None: they were there already)."""
-
-    persona: PersonaVector
-    prompts: GenerationReport | None = None
-
-
-@dataclass
-class Prepared:
-    """What `Project.init` did.
-
-    Attributes:
-        restored: data sets that were missing and have been copied from the package.
-        records: records in all data sets.
-        axes_extracted: whether the axes were extracted; False = they were there.
-        personas: the personas that were extracted.
-        roles: how many roles there are means of; None = they were not asked for.
-    """
-
-    restored: list[Path] = field(default_factory=list)
-    records: int = 0
-    axes_extracted: bool = False
-    personas: list[str] = field(default_factory=list)
-    roles: int | None = None
-
-
-class Project:
+class Project(ProjectResources):
     """A workspace and its model.
 
     Attributes:
@@ -121,253 +41,6 @@ class Project:
         on_note: called with each of them once, on the thread that reads the vectors.
         opens_without: whether a model folder that does not exist is an error only when it is loaded.
     """
-
-    def __init__(self, workspace: Workspace, settings: Settings) -> None:
-        self.workspace = workspace
-        self.asked_model = settings.model.name
-        self.settings = _with_chosen_model(settings)
-        self.on_model_load: Callable[[str], None] = lambda name: None
-        self.notes: list[str] = []
-        self.on_note: Callable[[str], None] = lambda note: None
-        self.opens_without = False
-        self._model: ModelWrapper | None = None
-        self._personas: PersonaManager | None = None
-        self._engine: SteeringEngine | None = None
-        self._guards: WeakSet[Guard] = WeakSet()
-
-    @classmethod
-    def open(
-        cls,
-        workspace: Path | None = None,
-        model: str | None = None,
-        device: str | None = None,
-        dtype: str | None = None,
-        quantization: str | None = None,
-        trusted_model: str | None = None,
-    ) -> Project:
-        """Find the workspace and read its settings; None = as config.yaml says.
-
-        `trusted_model` names the one model whose own code may run, as `model.trust_remote_code` does.
-
-        Raises:
-            WorkspaceError: the workspace cannot be used.
-            ConfigError: a setting, there or here, is not allowed.
-        """
-        found = processes().from_main(lambda: Workspace.find(workspace))
-        given = {
-            "name": model,
-            "device": device,
-            "dtype": dtype,
-            "quantization": quantization,
-            "trust_remote_code": trusted_model,
-        }
-        values = {f"model.{key}": value for key, value in given.items() if value is not None}
-        return cls(found, override(found.settings, values))
-
-    def override(self, values: dict[str, object]) -> None:
-        """Replace settings, by dotted key, for this run only. Call it before the model is used.
-
-        Raises:
-            ConfigError: a key is unknown or a value not allowed.
-        """
-        self.settings = override(self.settings, values)
-
-    @property
-    def fell_back(self) -> bool:
-        """Whether the tiny model is used only because the starter model is not on this machine."""
-        from persona_tui.model.sources import AUTO, TINY
-
-        return self.asked_model == AUTO and self.settings.model.name == TINY
-
-    # What there is ----------------------------------------------------------------------------------------
-
-    @property
-    def slug(self) -> str:
-        """The name of the model's folder of vectors.
-
-        The starter model's original on the hub has the starter model's, as long as it has none of its own.
-        """
-        from persona_tui.model.sources import STARTER, STARTER_REPO
-
-        name = self.settings.model.name
-        try:
-            slug = self.workspace.slug(name)
-        except WorkspaceError:
-            if not self.opens_without:
-                raise
-            return model_slug(name)
-        original = name == STARTER_REPO and not (self.workspace.vectors / slug).is_dir()
-        return STARTER if original else slug
-
-    @property
-    def model_loaded(self) -> bool:
-        """Whether the model is in memory."""
-        return self._model is not None
-
-    @property
-    def model(self) -> ModelWrapper:
-        """The model, loaded on first use.
-
-        Raises:
-            ModelLoadError: one line that says why.
-        """
-        if self._model is None:
-            chosen = self.settings.model
-            self.on_model_load(chosen.name)
-            from persona_tui.model import ModelWrapper
-
-            # Trust is for one model by name; it does not pass to another that a session or /model names.
-            trusted = chosen.trust_remote_code
-            model = ModelWrapper.load(
-                chosen.name,
-                chosen.device,
-                chosen.dtype,
-                chosen.quantization,
-                trusted is not None and model_slug(trusted) == model_slug(chosen.name),
-            )
-            if chosen.compile:
-                model.compile()
-            _share_cores(model)
-            self._model = model
-            # What was read before is read again, now that it can be checked against the model.
-            self._personas = None
-        return self._model
-
-    @property
-    def personas(self) -> PersonaManager:
-        """The model's personas. Once the model is loaded, vectors made on another one are refused."""
-        if self._personas is None:
-            from persona_tui.vectors.manager import PersonaManager
-
-            self._personas = PersonaManager(self.workspace.model_dir(self.slug), *self._made_on())
-        return self._personas
-
-    def _made_on(self) -> tuple[str | None, str, ModelSketch | None, Callable[[str], None]]:
-        """What a store checks its files against, once the model is loaded."""
-        model, name = self._model, self.settings.model.name
-        if model is None:
-            return None, name, None, self._note
-        return model.fingerprint, name, model.sketch, self._note
-
-    def _note(self, note: str) -> None:
-        if note not in self.notes:
-            self.notes.append(note)
-            self.on_note(note)
-
-    @property
-    def engine(self) -> SteeringEngine:
-        """What generates and steers; loads the model."""
-        if self._engine is None:
-            from persona_tui.steering.engine import SteeringEngine
-
-            model = self.model
-            self._engine = SteeringEngine(model, self.personas, self.settings)
-            self._engine.on_note = self._note
-        return self._engine
-
-    @property
-    def loaded_engine(self) -> SteeringEngine | None:
-        """The engine if it is there already; never loads anything."""
-        return self._engine
-
-    @property
-    def monitors(self) -> MonitorStore:
-        """The model's monitors; nothing is loaded."""
-        from persona_tui.monitors.store import MonitorStore
-
-        return MonitorStore(self.workspace, self.slug, self.settings.model.name, self._note)
-
-    @property
-    def traits(self) -> TraitStore:
-        """The model's traits. Once the model is loaded, those of another one are refused."""
-        from persona_tui.traits.vector import TraitStore
-
-        return TraitStore(self.workspace.traits_dir(self.slug), *self._made_on())
-
-    def new_guard(self, mode: GuardMode | None = None) -> Guard:
-        """What judges the messages and replies of one chat, or of one answer, in whichever front end.
-
-        Given to the engine (`stream_rows`, `reply`) or to `ChatReply.write`, it keeps what the settings
-        promise. Where there is no monitor, it fails closed: nothing is answered.
-
-        Args:
-            mode: to guard in; None = as the settings say. It can be changed.
-        """
-        from persona_tui.monitors.guard import Guard
-
-        chosen, monitors = self.settings.monitoring, self.monitors
-        guard = Guard(
-            lambda: monitors.load(chosen.monitor, self.model),
-            mode or chosen.guard,
-            lambda: monitors.check_exists(chosen.monitor),
-            lambda: monitors.load(chosen.monitor).weakness,
-        )
-        self._guards.add(guard)
-        return guard
-
-    def forget_monitor(self) -> None:
-        """Have the guards of all chats read their monitor again: it is another one now."""
-        for guard in list(self._guards):
-            guard.forget_monitor()
-
-    def default_mix(self) -> Mix:
-        """What the settings say about steering, with no persona."""
-        from persona_tui.core.mix import Mix
-
-        steering = self.settings.steering
-        return Mix(
-            strength=steering.default_strength,
-            capping=steering.capping,
-            plausibility=steering.plausibility,
-        )
-
-    # Long work --------------------------------------------------------------------------------------------
-
-    def write_via(self, url: str, model: str) -> None:
-        """Have data sets and system prompts written by a model behind an HTTP endpoint, for this run.
-
-        Raises:
-            ConfigError: this is no address, or there is no name.
-        """
-        self.override({"writing.url": url, "writing.model": model})
-
-    def generator(self, context: JobContext, seed: int = 0) -> DatasetGenerator:
-        """What writes data sets: with the model in use, or with the one that the settings name."""
-        from persona_tui.datasets.generator import DatasetGenerator
-
-        return DatasetGenerator(self._writer(), context.progress, context.checkpoint, seed)
-
-    def _writer(self) -> PromptWriter:
-        from persona_tui.datasets.endpoint import Endpoint
-
-        writing = self.settings.writing
-        if writing.url is None:
-            return self.model
-        if writing.model is None:
-            raise ConfigError(f"writing.model must be the name of a model at {writing.url}")
-        return Endpoint(writing.url, writing.model, writing.key_variable, writing.timeout)
-
-    def studio(self, context: JobContext) -> PersonaStudio:
-        """What makes personas and axes with the loaded model."""
-        from persona_tui.extraction.extractor import ActivationExtractor
-        from persona_tui.extraction.personas import PersonaStudio
-
-        extractor = ActivationExtractor(
-            self.model,
-            self.settings,
-            context.progress,
-            context.checkpoint,
-            log=context.log,
-            on_prompt=context.working_on,
-            on_reply=lambda reply: context.working_on(f"“{' '.join(reply.split())}”"),
-        )
-        return PersonaStudio(self.workspace, self.personas, extractor, context.log)
-
-    def partial(self, log: Callable[[str], None] | None = None) -> PartialStore:
-        """What is kept of the model's interrupted jobs; no model is loaded."""
-        from persona_tui.extraction.checkpoints import PartialStore
-
-        return PartialStore(self.workspace.model_dir(self.slug), self.workspace.root, log)
 
     def create_persona(self, name: str, source: Source, context: JobContext) -> Created:
         """Extract, save, load and calibrate a persona; cancelled while it is calibrated, it stays.
@@ -492,8 +165,6 @@ class Project:
         return studio.calibrate(name)
 
     def _give_prompts(self, name: str, prompts: Sequence[str], description: str | None) -> None:
-        from dataclasses import replace
-
         persona = self.personas.get(name)
         said = {"prompts": list(prompts)} | ({"description": description} if description else {})
         given = replace(persona, metadata={**persona.metadata, **said})
@@ -544,8 +215,6 @@ class Project:
             _, personas = self.extract_axes(context, refusals)
             done.axes_extracted = True
             done.personas = [persona.name for persona in personas]
-        from persona_tui.project.preparation import preparation_work
-
         studio = self.studio(context)
         studio.extractor.announce(preparation_work(self, studio))
         for name in studio.hand_written_archetypes():
@@ -657,8 +326,6 @@ class Project:
 
     def _axes_if_good(self, context: JobContext) -> Axes | None:
         """The model's axes, for steering. Measuring does without them, so that bad ones do not stop it."""
-        from persona_tui.core.errors import VectorFileError
-
         try:
             return self.personas.axes
         except VectorFileError as error:
@@ -712,30 +379,3 @@ class Project:
             more = f" ({len(problems) - 1} more: `persona-tui dataset validate`)" if problems[1:] else ""
             raise DatasetError(f"{problems[0]}{more}")
         return sum(report.count for report in reports)
-
-
-def _with_chosen_model(settings: Settings) -> Settings:
-    """The settings with the name of a model in place of `auto`."""
-    from persona_tui.model.sources import chosen
-
-    name = chosen(settings.model.name)
-    return settings if name == settings.model.name else override(settings, {"model.name": name})
-
-
-@cache
-def _all_threads() -> int:
-    """How many threads torch takes by itself."""
-    import torch
-
-    return torch.get_num_threads()
-
-
-def _share_cores(model: ModelWrapper) -> None:
-    """Keep a small model to one thread: more of them wait for each other longer than they compute."""
-    if "OMP_NUM_THREADS" in os.environ:  # whoever sets it means it
-        return
-    import torch
-
-    small = model.device.type == "cpu" and model.n_parameters < _SMALL
-    threads = _all_threads()
-    torch.set_num_threads(1 if small else threads)

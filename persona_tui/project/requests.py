@@ -26,7 +26,8 @@ from persona_tui.core.jobs import JobContext
 from persona_tui.core.lock import only_writer
 from persona_tui.core.plain_files import read_plain
 from persona_tui.core.workspace import Workspace
-from persona_tui.project.project import Project, Source
+from persona_tui.project.project import Project
+from persona_tui.project.source import Source
 
 if TYPE_CHECKING:
     from persona_tui.project.dataset_task import DatasetTask

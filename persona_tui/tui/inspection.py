@@ -19,7 +19,7 @@ from persona_tui.tui.widgets.token_view import TokenValue
 if TYPE_CHECKING:
     from persona_tui.chat import Conversation, Node
     from persona_tui.chat.replies import ReplyRow
-    from persona_tui.model.wrapper import TokenEvent
+    from persona_tui.model.results import TokenEvent
     from persona_tui.steering.engine import SteeringEngine
     from persona_tui.tui.stage import AppStage
 

@@ -15,8 +15,8 @@ from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.jobs import Job, JobContext
 from persona_tui.core.workspace import TRAIT_PREFIX
 from persona_tui.project.preparation import is_prepared, price_preparation
-from persona_tui.project.project import Created, FromArchetype, FromPrompts, Source
 from persona_tui.project.requests import calibrate_request, create_request, dataset_request, prepare_request
+from persona_tui.project.source import Created, FromArchetype, FromPrompts, Source
 from persona_tui.tui.details import about_line, details, kind_of
 from persona_tui.tui.estimate import Pace, measure
 from persona_tui.tui.messages import LogLine, PaceMeasured, PreparationPriced

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from persona_tui.tui.widgets.token_view import TokenValue
 
 if TYPE_CHECKING:  # torch is not imported before the first paint
-    from persona_tui.model.wrapper import TokenEvent
+    from persona_tui.model.results import TokenEvent
 
 
 @dataclass(frozen=True)

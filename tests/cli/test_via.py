@@ -18,7 +18,7 @@ from persona_tui.core.errors import ConfigError, EndpointError, JobCancelled
 from persona_tui.datasets.endpoint import ATTEMPTS, Endpoint
 from persona_tui.datasets.schema import Question
 from persona_tui.model import Sampling
-from persona_tui.model.wrapper import Request
+from persona_tui.model.request import Request
 
 from .conftest import Cli
 

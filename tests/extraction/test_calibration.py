@@ -13,24 +13,17 @@ from persona_tui.core.errors import DatasetError, JobCancelled
 from persona_tui.core.workspace import Workspace, packaged_root
 from persona_tui.datasets.records import read_questions
 from persona_tui.extraction import ActivationExtractor, PersonaStudio, calibrate, weakness
+from persona_tui.extraction.bench import Bench, question_cost, question_count, repetition
 from persona_tui.extraction.calibration import (
     GUIDED,
     LOUDER,
     MULTIPLES,
     WITHOUT,
-    Bench,
-    Point,
     bands,
-    between,
-    choose,
     find_band,
     fit_contrast,
-    fitted,
-    likeliest,
-    question_cost,
-    question_count,
-    repetition,
 )
+from persona_tui.extraction.sizes import Point, between, choose, fitted, likeliest
 from persona_tui.model import Interventions, ModelWrapper, Request, Sampling, conversation
 from persona_tui.project.project import Project
 from persona_tui.vectors.persona import (

@@ -7,8 +7,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from persona_tui.model import ModelWrapper, Sampling, Watch, conversation, text
+from persona_tui.model.request import Request
 from persona_tui.model.text import Rendering
-from persona_tui.model.wrapper import Request
 
 from .conftest import CHATML, make_model, make_tokenizer
 

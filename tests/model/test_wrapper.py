@@ -15,7 +15,7 @@ from transformers.generation.logits_process import TopPLogitsWarper
 from persona_tui.core.errors import GenerationError, JobCancelled
 from persona_tui.model import Cap, Interventions, ModelWrapper, Request, Sampling, TokenEvent, conversation
 from persona_tui.model.blocks import find_blocks
-from persona_tui.model.generation import keep_top_p
+from persona_tui.model.sampling import keep_top_p
 from persona_tui.model.text import TextStream
 from persona_tui.vectors.files import same_model
 
@@ -260,7 +260,7 @@ def test_base_models_stop_where_the_next_turn_begins(
     def scripted(self: object, logits: Tensor, index: int) -> Tensor:
         return torch.tensor([script[index]])
 
-    monkeypatch.setattr("persona_tui.model.generation.Sampler.pick", scripted)
+    monkeypatch.setattr("persona_tui.model.sampling.Sampler.pick", scripted)
     generation = base_wrapper.generate(ask("Why?"), GREEDY, capture_layers=[0, 1])[0]
     assert (generation.text, generation.finish) == ("A café.", "stop")
     expected = base_wrapper.read(
@@ -297,7 +297,7 @@ def test_scores_are_mean_log_probabilities(any_wrapper: ModelWrapper) -> None:
 def test_reading_is_the_same_in_any_batch(wrapper: ModelWrapper, monkeypatch: pytest.MonkeyPatch) -> None:
     texts: list[str | list[dict[str, str]]] = ["a", "some longer text " * 4, conversation("Hi"), "b c"]
     together = wrapper.read(texts, [0, 2])
-    monkeypatch.setattr("persona_tui.model.wrapper.token_budget", lambda model: 1)
+    monkeypatch.setattr("persona_tui.model.reader.token_budget", lambda model: 1)
     for one, other in zip(together, wrapper.read(texts, [0, 2]), strict=True):
         torch.testing.assert_close(one.response, other.response, rtol=1e-4, atol=1e-4)
         assert one.n_tokens == other.n_tokens and one.layers == (0, 2)

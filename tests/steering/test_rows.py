@@ -11,7 +11,7 @@ import torch
 
 from persona_tui.core.errors import PersonaNotFoundError
 from persona_tui.model import Interventions, Request, Sampling, TokenEvent, conversation
-from persona_tui.model.generation import Overflow
+from persona_tui.model.forward import Overflow
 from persona_tui.model.prompts import PromptEncoder
 from persona_tui.steering import Mix, SteeringEngine
 from persona_tui.steering.rows import VoicedRow, stream_voices

@@ -17,7 +17,6 @@ from persona_tui.core.errors import (
     PersonaNotFoundError,
     VectorFileError,
 )
-from persona_tui.extraction.calibration import DEFAULT_STRENGTH
 from persona_tui.model import ModelWrapper, Sampling, conversation
 from persona_tui.steering import Mix, SteeringEngine, parse_blend
 from persona_tui.traits.definition import TraitDefinition, read_definition
@@ -26,6 +25,7 @@ from persona_tui.traits.live import LiveTraits
 from persona_tui.traits.policy import Policy
 from persona_tui.traits.vector import RECIPE, TraitStore, TraitVector
 from persona_tui.vectors.manager import PersonaManager
+from persona_tui.vectors.persona import DEFAULT_STRENGTH
 from tests.model.conftest import make_model, make_tokenizer
 
 from .conftest import HEAD, situations, write_definition, write_lines

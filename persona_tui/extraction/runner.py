@@ -1,0 +1,280 @@
+"""`BatchRunner`: answers to many requests, and the sums of what the model's layers did meanwhile.
+
+1. Requests are sorted by length and cut into batches; every request has its own seed, so a response does not
+   depend on the batch it was in.
+2. The model answers a batch and captures activations in that same pass.
+3. Each response's mean is added to one running sum per recipe: memory does not grow with the number of
+   responses.
+4. What is finished is kept on the disk if there is a job (`PartialStore.job`), and several processes share
+   the batches if several were launched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+
+from persona_tui.core.config import Settings, capture_layers
+from persona_tui.core.processes import processes
+from persona_tui.extraction.checkpoints import PartialStore, Stage, Tally
+from persona_tui.extraction.plan import WRITING, Work, usual_tokens
+from persona_tui.extraction.sums import ActivationSums, joined, parted
+from persona_tui.model import Backend, Generation, Interventions, Message, Request, Sampling
+from persona_tui.model.batching import MemoryLimit, batches
+
+Progress = Callable[[int, int, str], None]
+Checkpoint = Callable[[], None]
+RowInterventions = Callable[[Sequence[int]], Interventions]
+
+_SCORE_CHUNK = 64  # responses that are scored between two checkpoints
+
+
+class BatchRunner:
+    """Has one model write, read and score many conversations, in batches that can be taken up again."""
+
+    def __init__(
+        self,
+        model_wrapper: Backend,
+        config: Settings,
+        on_progress: Progress | None = None,
+        checkpoint: Checkpoint | None = None,
+        *,
+        on_step: Checkpoint | None = None,
+        partial: PartialStore | None = None,
+        log: Callable[[str], None] | None = None,
+        on_prompt: Callable[[str], None] | None = None,
+        on_reply: Callable[[str], None] | None = None,
+    ) -> None:
+        """Take the arguments of the same names of `ActivationExtractor`."""
+        self.model = model_wrapper
+        self.settings = config
+        self.layers = tuple(capture_layers(config, model_wrapper.n_layers))
+        self.tokens = 0  # that have passed through the model, read and written
+        self._on_progress = on_progress
+        self._checkpoint = checkpoint
+        self._on_step = on_step
+        self._log = log or (lambda line: None)
+        self._on_prompt = on_prompt or (lambda prompt: None)
+        self._on_reply = on_reply or (lambda reply: None)
+        self._memory = MemoryLimit(self._say_shortage)
+        self.partial = partial if partial is not None else PartialStore()
+        self.price = WRITING  # of a token that is written, in tokens that are read
+        self._done = self._total = 0.0
+
+    def expect(self, work: Work) -> None:
+        """Begin a longer piece of work, so that progress is measured against all of it and not one run's."""
+        self._done, self._total = 0.0, work.cost(self.price)
+
+    def _advance(self, read: int, written: int, note: str | None = None) -> None:
+        """Count tokens as done, as many as were planned for."""
+        self._done += Work(read, written).cost(self.price)
+        if note is not None:
+            self._report(note)
+
+    def run(self, requests: Sequence[Request], note: str = "", keep: int = 0) -> ActivationSums:
+        """Answer requests and sum up their activations.
+
+        Args:
+            requests: the conversations, each with its seed.
+            note: what they are for, for whoever watches the progress.
+            keep: of how many responses, spread evenly over the requests, the own mean is kept as well.
+        """
+        wanted = set(_spread(len(requests), keep))
+        recipe = ["sums", list(self.layers), keep]
+        stage = self._stage(recipe, requests, self.sampling)
+        for items, generations in self._answers(stage, requests, note, self.sampling, None, self.layers):
+            sums = ActivationSums(self.layers)
+            for item, generation in zip(items, generations, strict=True):
+                if generation.activations is None:
+                    continue
+                sums.add(generation.activations)
+                if item in wanted and generation.activations.n_tokens:
+                    sums.kept[item] = generation.activations.response
+            stage.add(sums.tally(items))
+        return ActivationSums.of(self.layers, stage.everyones())
+
+    def run_sorted(
+        self, requests: Sequence[Request], belongs: Callable[[str], bool], note: str = ""
+    ) -> tuple[ActivationSums, ActivationSums]:
+        """Answer requests and sum up the activations of two kinds of answers apart.
+
+        Args:
+            requests: the conversations, each with its seed.
+            belongs: told an answer; whether it is of the first kind.
+            note: what they are for.
+
+        Returns:
+            The sums of the first kind, and those of all others.
+        """
+        stage = self._stage(["sorted sums", list(self.layers), belongs.__name__], requests, self.sampling)
+        for items, generations in self._answers(stage, requests, note, self.sampling, None, self.layers):
+            kinds = {kind: ActivationSums(self.layers) for kind in (True, False)}
+            for generation in generations:
+                if generation.activations is not None:
+                    kinds[belongs(generation.text)].add(generation.activations)
+            stage.add(joined(kinds, items))
+        return parted(self.layers, stage.everyones())
+
+    def read_replies(self, conversations: Sequence[list[Message]], note: str = "") -> ActivationSums:
+        """Sum up the activations of replies that are there already, each the last of its conversation.
+
+        Raises:
+            GenerationError: one is empty or does not fit the context.
+        """
+        stage = self.partial.stage(
+            ["given replies", list(self.layers), list(self.model.identity), list(conversations)]
+        )
+
+        def read(items: Sequence[int]) -> Tally:
+            self.checkpoint()
+            chosen = [conversations[item] for item in items]
+            sums = ActivationSums(self.layers)
+            for activations in self.model.read(chosen, self.layers):
+                sums.add(activations)
+            passed = sum(self.model.count_tokens(each[:-1]) for each in chosen) + sums.tokens
+            self.tokens += passed
+            self._advance(passed, 0, note)
+            return sums.tally(items)
+
+        return ActivationSums.of(self.layers, stage.finish(len(conversations), _SCORE_CHUNK, read))
+
+    def texts(
+        self,
+        requests: Sequence[Request],
+        note: str = "",
+        sampling: Sampling | None = None,
+        interventions: RowInterventions | None = None,
+        what: Sequence[object] = (),
+        twins: Sequence[bool] = (),
+    ) -> list[str]:
+        """Answer requests; the answers in the requests' order.
+
+        Args:
+            requests: the conversations, each with its seed.
+            note: what they are for.
+            sampling: by default as `extraction` says.
+            interventions: given the numbers of a batch's requests, what is done to its rows.
+            what: everything that the interventions depend on, tensors included, to know them again by.
+            twins: for each request, whether the guide's twin reads along; empty = nowhere.
+        """
+        sampling = sampling or self.sampling
+        stage = self._stage(["texts", *what], requests, sampling)
+        for items, generations in self._answers(stage, requests, note, sampling, interventions, twins=twins):
+            said = {item: each.text for item, each in zip(items, generations, strict=True)}
+            stage.add(Tally(frozenset(items), values=said))
+        values = stage.everyones().values
+        return [str(values[item]) for item in range(len(requests))]
+
+    def scores(
+        self,
+        pairs: Sequence[tuple[list[Message], str]],
+        note: str = "",
+        interventions: Interventions | None = None,
+        what: Sequence[object] = (),
+    ) -> list[float]:
+        """How probable responses are after their conversations, in nats per token (`Backend.score`).
+
+        Args:
+            pairs: conversations, each with the response to it.
+            note: what it is for.
+            interventions: what is done to the model meanwhile; by default nothing.
+            what: everything that they depend on, tensors included, to know them again by.
+        """
+        asked = [list(pair) for pair in pairs]
+        stage = self.partial.stage(["scores", *what, list(self.model.identity), asked])
+        count, done = self.model.count_tokens, 0
+
+        def score(items: Sequence[int]) -> Tally:
+            nonlocal done
+            self.checkpoint()
+            chosen = [pairs[item] for item in items]
+            scored = self.model.score(chosen, interventions)
+            passed = sum(each.n_tokens for each in scored) + sum(count(messages) for messages, _ in chosen)
+            self.tokens += passed
+            self._advance(passed, 0, note)
+            logprobs = {item: each.logprob for item, each in zip(items, scored, strict=True)}
+            return Tally(frozenset(items), values=logprobs)
+
+        values = stage.finish(len(pairs), _SCORE_CHUNK, score).values
+        return [float(values[item]) for item in range(len(pairs))]
+
+    def _stage(self, recipe: Sequence[object], requests: Sequence[Request], sampling: Sampling) -> Stage:
+        asked = [[each.messages, each.seed] for each in requests]
+        return self.partial.stage([*recipe, list(self.model.identity), asdict(sampling), asked])
+
+    def _answers(
+        self,
+        stage: Stage,
+        requests: Sequence[Request],
+        note: str,
+        sampling: Sampling,
+        interventions: RowInterventions | None = None,
+        capture: Sequence[int] = (),
+        twins: Sequence[bool] = (),
+    ) -> Iterator[tuple[list[int], list[Generation]]]:
+        """Answer what is not yet answered, or this process' share of it: numbers of requests, answers."""
+        prompts = [self.model.count_tokens(each.messages) for each in requests]
+        lengths = [prompt + sampling.max_new_tokens for prompt in prompts]
+        usual = usual_tokens(sampling.max_new_tokens)
+        rows = [1 + twin for twin in twins] or [1] * len(requests)  # that pass through the model
+        works = [Work(prompt, usual) * count for prompt, count in zip(prompts, rows, strict=True)]
+        self._total = max(self._total, self._done + sum(works, Work()).cost(self.price))
+        for item in stage.done:
+            self._advance(works[item].read, works[item].written)
+        self._report(note)
+        if len(stage.done) == len(requests):
+            return
+        planned = batches(lengths, self.settings.extraction.batch_size)
+        # Batches are planned from all requests, so that those left over are answered among the same others.
+        left = [rest for batch in planned if (rest := [item for item in batch if item not in stage.done])]
+
+        def answer(items: list[int]) -> list[Generation]:
+            self._on_prompt(requests[items[0]].messages[-1]["content"])
+            return self.model.generate(
+                [requests[item] for item in items],
+                sampling,
+                interventions(items) if interventions is not None else None,
+                capture,
+                on_step=self._on_step,
+            )
+
+        crew = processes()
+        with crew.own_share():
+            for batch in crew.share(left):
+                for items, generations in self._memory.run(batch, lengths, answer):
+                    self.tokens += sum(
+                        rows[item] * (each.prompt_tokens + len(each.token_ids))
+                        for item, each in zip(items, generations, strict=True)
+                    )
+                    yield items, generations
+                    done = sum((works[item] for item in items), Work()) * crew.count
+                    self._advance(done.read, done.written)
+                    self._on_reply(generations[0].text)
+                    self._report(note)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How responses are sampled for extraction."""
+        extraction = self.settings.extraction
+        return Sampling(extraction.max_new_tokens, extraction.temperature, extraction.top_p)
+
+    def checkpoint(self) -> None:
+        """Give way, or give up if somebody asked for that."""
+        if self._checkpoint is not None:
+            self._checkpoint()
+
+    def _report(self, note: str) -> None:
+        if self._on_progress is not None:
+            done = round(self._done)
+            self._on_progress(done, max(done, round(self._total)), note)
+        self.checkpoint()
+
+    def _say_shortage(self, rows: int, fewer: int) -> None:
+        self._log(f"Not enough memory for {rows} responses at a time: continuing with {fewer}.")
+
+
+def _spread(total: int, wanted: int) -> list[int]:
+    """`wanted` numbers spread evenly over `range(total)`; all of them if there are fewer."""
+    if wanted >= total:
+        return list(range(total))
+    return [number * total // wanted for number in range(wanted)]

@@ -1,0 +1,124 @@
+"""What every forward pass needs: its arguments, its cache, and clear errors."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, PreTrainedModel, cache_utils
+from transformers.cache_utils import StaticLayer
+
+from persona_tui.core.errors import GenerationError, MemoryShortage
+from persona_tui.model.residual import NOT_FINITE
+
+_OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory|ALLOC_FAILED", re.IGNORECASE)
+_CACHES = ("cache", "past_key_values", "cache_params", "state")
+
+# What layers of a cache keep row by row. Others keep more, or in another shape. Older releases of
+# transformers lack some of them.
+_BY_ROW = tuple(
+    getattr(cache_utils, name)
+    for name in (
+        "DummyLayer",
+        "DynamicLayer",
+        "DynamicSlidingWindowLayer",
+        "StaticLayer",
+        "StaticSlidingWindowLayer",
+        "LinearAttentionLayer",
+        "LinearAttentionAndFullAttentionLayer",
+        "LinearAttentionAndSlidingWindowAttentionLayer",
+    )
+    if hasattr(cache_utils, name)
+)
+
+
+def check_fits(prompt_tokens: int, context: int | None) -> None:
+    """Raise a GenerationError when a prompt leaves no room for a single token."""
+    if context is not None and prompt_tokens >= context:
+        raise GenerationError(
+            f"The prompt has {prompt_tokens} tokens, but the model's context holds {context}: "
+            "shorten the conversation."
+        )
+
+
+@contextmanager
+def clear_memory_errors() -> Iterator[None]:
+    """Turn running out of memory into a MemoryShortage that says what to do."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not _OUT_OF_MEMORY.search(
+            str(error)
+        ):
+            raise
+        # Without its cause, whose traceback would hold on to what must be freed before the next attempt.
+        problem = MemoryShortage(
+            "Out of memory: use a smaller batch, a shorter conversation or quantization."
+        )
+    else:
+        return
+    raise problem
+
+
+def accepted_arguments(model: PreTrainedModel) -> frozenset[str]:
+    """The names that a model's forward pass takes; they differ a little between architectures."""
+    return frozenset(inspect.signature(model.forward).parameters)
+
+
+def cache_argument(module: nn.Module) -> str:
+    """Return the name under which a forward pass takes its cache; newer transformers has one for all."""
+    names = inspect.signature(module.forward).parameters
+    return next((name for name in _CACHES if name in names), _CACHES[0])
+
+
+def returned_cache(output: Any) -> Any:
+    """Return the cache that a forward pass made by itself; None if there is none."""
+    known = output.keys() if isinstance(output, Mapping) else ()
+    return next((output[name] for name in _CACHES if name in known and output[name] is not None), None)
+
+
+class Overflow(GenerationError):
+    """The numbers of some rows of a batch overflowed.
+
+    Attributes:
+        rows: which.
+    """
+
+    def __init__(self, rows: Sequence[int]) -> None:
+        super().__init__(NOT_FINITE)
+        self.rows = tuple(rows)
+
+
+def check_finite(logits: Tensor) -> None:
+    """Raise an Overflow if no token can be chosen by some row of logits, `[rows, vocabulary]`."""
+    # A token that cannot come has -inf; NaN is found by both. Where a norm met infinity, all are equal.
+    low, high = logits.aminmax(dim=-1)
+    good = high.isfinite() & (low < high)
+    if not bool(good.all()):
+        raise Overflow([place for place, each in enumerate(good.tolist()) if not each])
+
+
+def append_rows(cache: Cache, other: Cache) -> None:
+    """Add another cache's rows, of as many positions, to a cache."""
+    for own, more in zip(cache.layers, other.layers, strict=True):
+        for name in ("keys", "values"):
+            if (tensor := getattr(own, name, None)) is not None:
+                joined = torch.cat([tensor, getattr(more, name)])
+                if isinstance(own, StaticLayer):
+                    torch._dynamo.mark_static_address(joined)  # as the layer does, for CUDA graphs
+                setattr(own, name, joined)
+        for name in ("conv_states", "recurrent_states"):
+            states, others = getattr(own, name, {}), getattr(more, name, {})
+            states |= {
+                key: torch.cat([each, others[key]]) for key, each in states.items() if each is not None
+            }
+
+
+def grows(cache: Cache) -> bool:
+    """Return whether rows can be added to a cache: all that it keeps, it keeps row by row."""
+    return all(type(layer) in _BY_ROW for layer in cache.layers)

@@ -1,0 +1,110 @@
+"""What comes back from a model: answers, tokens as they are written, activations, likelihoods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from persona_tui.model.steps import Finish
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What was read from one row, float32 on the CPU.
+
+    Attributes:
+        layers: where it was read, ascending.
+        response: mean over the response's tokens, `[layers, hidden]`; zero if there are none.
+        prompt_last: at the last prompt token, `[layers, hidden]`.
+        n_tokens: how many tokens are in the mean.
+        parts: means over the parts that were asked for, `[parts, layers, hidden]`.
+    """
+
+    layers: tuple[int, ...]
+    response: Tensor
+    prompt_last: Tensor
+    n_tokens: int
+    parts: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One answer.
+
+    Attributes:
+        text: without surrounding white space.
+        token_ids: the response's tokens, without the end of the turn.
+        prompt_tokens: the length of the prompt.
+        finish: "stop" (the model ended its turn), "length" or "cancelled".
+        activations: None if none were asked for, or if it was cancelled before it began.
+    """
+
+    text: str
+    token_ids: list[int]
+    prompt_tokens: int
+    finish: Finish
+    activations: Activations | None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read of a user's last message, or of a reply so far; float32 on the CPU.
+
+    Attributes:
+        layers: where it was read, ascending.
+        mean: over the tokens of the message or the reply, `[layers, hidden]`.
+        last: at the last prompt token, `[layers, hidden]`; None for a reply.
+        n_tokens: how many tokens are in the mean.
+        parts: means over a message's parts, the whole first, `[parts, layers, hidden]`; None for a reply.
+    """
+
+    layers: tuple[int, ...]
+    mean: Tensor
+    last: Tensor | None
+    n_tokens: int
+    parts: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """One token of one row, as it was written.
+
+    Attributes:
+        row: which request.
+        index: the token's place in its response, from 0.
+        token_id: -1 in an event without a token: the row was cancelled, or its prompt has been read.
+        text: the new text, whole characters only; often a word, sometimes empty.
+        projections: by axis, at the position that chose this token, averaged over the axis' layers.
+        capped: how far the floors lifted that position, summed over the layers; 0 if they did not.
+        logprob: of the token under the model, in nats.
+        finish: why the row ends here, or None.
+        entropy: of the model's choice of this token, in nats; 0 = it was certain.
+        reading: for a watch: of the message in an event before the first token, later of the reply so far.
+        nats: how much more probable steering made this token: its log-probability under the model as it is
+            steered, less that under the model as it is, in nats (at temperature 1, before top-p). None while
+            no twin runs; see `ModelWrapper.stream`.
+        likeliest: the likeliest tokens there with their log-probabilities, the best first, if asked for.
+    """
+
+    row: int
+    index: int
+    token_id: int
+    text: str
+    projections: dict[str, float]
+    capped: float
+    logprob: float
+    finish: Finish | None
+    entropy: float = 0.0
+    reading: Reading | None = None
+    nats: float | None = None
+    likeliest: Sequence[tuple[int, float]] = ()
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How probable a response is: mean log-probability per token, in nats, and the number of tokens."""
+
+    logprob: float
+    n_tokens: int
