@@ -29,16 +29,17 @@ class Spoken:
     rendering: Mapping[str, Any] | None = None
 
 
-def turns_of(conversation: Conversation) -> list[tuple[list[Message], str]]:
-    """Return every reply of the path, each with what it answers, the system prompt included."""
-    return [(_asked(conversation, node), node.text.strip()) for node in replies_of(conversation)]
+def turns_of(conversation: Conversation, until: int | None = None) -> list[tuple[list[Message], str]]:
+    """Return every reply that has a word, each with what it answers, the system prompt included.
 
-
-def replies_of(conversation: Conversation) -> list[Node]:
-    """Return the path's replies that have a word and are not being written."""
+    Args:
+        conversation: where they were said.
+        until: a message, which is the last; None = the end of the path. A reply under way is left out.
+    """
+    nodes = conversation.path() if until is None else conversation.lineage(until)
     return [
-        node
-        for node in conversation.path()
+        (_asked(conversation, node), node.text.strip())
+        for node in nodes
         if node.role == "assistant" and node.text.strip() and not node.writing
     ]
 

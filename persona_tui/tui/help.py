@@ -107,6 +107,7 @@ _SECTIONS = (
         ),
     ),
     ("on the persona map", ("map_again",)),
+    ("in the drift screen", ("drift_again", "drift_cap")),
     ("in a strength sweep", ("sweep_again", "sweep_use_1")),
     ("in the list of jobs", ("jobs_cancel", "jobs_resume", "jobs_info")),
     ("in the list of models", ("models_use", "models_type")),

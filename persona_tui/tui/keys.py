@@ -59,6 +59,7 @@ _NAMES = {
     "pagedown": "pgdn",
     "right_square_bracket": "]",
     "backslash": "\\",
+    "circumflex_accent": "^",
 }
 
 ACTIONS = (
@@ -147,6 +148,10 @@ ACTIONS = (
     Action("traces", "", "traces", "Trace", "Choose which projections are drawn under the chat"),
     Action(
         "map", "", "map", "Persona map", "Personas, roles, traits, axes, and this conversation among them"
+    ),
+    Action("drift", "", "drift", "Drift", "This conversation along an axis or a trait, reply by reply"),
+    Action(
+        "cap", "alt+c,ctrl+circumflex_accent", "cap", "Cap from here on", "Hold activations above the floor"
     ),
     Action("sweep", "", "sweep", "Strength sweep", "The last message at five strengths, side by side"),
     Action("create", "", "create_persona", "New persona", "From an archetype, a description or prompts"),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from textual import on
+
+from persona_tui.tui.drift_watch import DriftMeasured, DriftWatch
+from persona_tui.tui.messages import ReplyEnded
 from persona_tui.tui.stage import AppStage
 from persona_tui.tui.sweeps import Sweeps
 
@@ -12,6 +16,7 @@ class PictureActions(AppStage):
     def __init__(self) -> None:
         super().__init__()
         self.sweeps = Sweeps(self)
+        self.drift_watch = DriftWatch(self)
 
     def action_map(self) -> None:
         """Show where the personas lie."""
@@ -23,6 +28,39 @@ class PictureActions(AppStage):
 
         if not isinstance(self.screen, MapScreen):
             self.push_screen(MapScreen())
+
+    def action_drift(self) -> None:
+        """Show where the conversation drifts."""
+        self.attempt(self._show_drift)
+
+    def _show_drift(self) -> None:
+        self.check_model()
+        from persona_tui.tui.screens.drift import DriftScreen
+
+        if not isinstance(self.screen, DriftScreen):
+            self.push_screen(DriftScreen())
+
+    @on(ReplyEnded)
+    def _reply_to_watch(self, message: ReplyEnded) -> None:
+        if message.error is None:
+            self.attempt(lambda: self.drift_watch.ended(message.reply))
+
+    @on(DriftMeasured)
+    def _drift_measured(self, message: DriftMeasured) -> None:
+        self.drift_watch.measured(message)
+
+    def action_cap(self) -> None:
+        """Cap from here on, if that is not so already, and say what that comes to."""
+        self.attempt(self._cap)
+
+    def _cap(self) -> None:
+        self.check_model()
+        if not self.chat.mix.capping:
+            self.chat.change_mix(capping=True)
+        engine, mix = self.project.engine, self.chat.mix
+        floor = engine.floor_of(mix)
+        where = f"Capping from here on: the floor is on the {floor.axis} axis." if floor is not None else ""
+        self.say(engine.unenforced(mix) or where)
 
     def action_sweep(self) -> None:
         """Show the last sweep, or answer the last message at five strengths."""

@@ -74,6 +74,7 @@ class Slash:
             "info", "NAME", "details of a persona", self._people.info, lambda: there(self._app.chat)
         )
         yield self._action("map", "map", "where the personas lie, and this conversation among them")
+        yield self._action("drift", "drift", "how this conversation moves along an axis or a trait")
         yield self._command(
             "sweep", "[PROMPT]", "one prompt at five strengths; without it, the last message", self._app.sweep
         )

@@ -10,7 +10,10 @@ from textual.pilot import Pilot
 from textual.widgets import Static
 
 from persona_tui.core.mix import Mix
+from persona_tui.pictures.drift import Drift
 from persona_tui.tui.app import PersonaApp
+from persona_tui.tui.drift_watch import DriftMeasured
+from persona_tui.tui.screens.drift import DriftScreen
 from persona_tui.tui.screens.map import MapScreen
 from persona_tui.tui.screens.picture import PictureScreen
 from persona_tui.tui.screens.sweep import SweepScreen
@@ -132,3 +135,48 @@ async def test_a_model_without_vectors_gets_one_next_step(workspace: Path) -> No
         await say(pilot, "/map")
         await drawn(app, pilot, MapScreen)
         assert "Prepare this model (ctrl+r)" in plot(app, "#map").replace("\n", " ")
+
+
+LOUD = Mix({"guardian": 1.0}, -1.0, capping=False)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (200, 60)])
+async def test_a_reply_that_leaves_the_ordinary_range_is_told_and_one_key_caps(
+    workspace: Path, size: tuple[int, int]
+) -> None:
+    async with running(workspace, size, LOUD) as (app, pilot):
+        await reply(pilot, app, "Who are you?")
+        await until(pilot, lambda: bool(app.drift_watch._outside), "the reply is read")
+        await reply(pilot, app, "Tell me about bread.")
+        await until(pilot, lambda: len(app.drift_watch._outside) == 2, "the reply is read")
+        outside = list(app.drift_watch._outside.values())
+        told = [note for note in notes(app) if "outside of where" in note]
+        assert outside[0] and len(told) == 1 and "σ on the assistant axis" in told[0]
+        assert "caps" not in told[0], "it lies above, where no floor helps"
+        await reply(pilot, app, "What is bread made of?")
+        await until(pilot, lambda: len(app.drift_watch._outside) == 3, "the reply is read")
+        conversation, node = app.chat.conversation, app.chat.conversation.last_reply()
+        assert node is not None
+        app.drift_watch._outside.clear()
+        low = Drift("assistant", (-3.0,), (-1.5, 1.6), None)
+        app.post_message(DriftMeasured(conversation, node.id, low))
+        await until(pilot, lambda: any("alt+c caps from here on" in note for note in notes(app)), "the way")
+        await press(pilot, "alt+c")
+        assert app.chat.mix.capping and any("Capping from here on" in note for note in notes(app))
+        assert app.chat.conversation.mix is not None and app.chat.conversation.mix["capping"]
+        await say(pilot, "/drift")
+        await drawn(app, pilot, DriftScreen)
+        shown = plot(app, "#drift-line")
+        assert "95% of ordinary replies" in shown and "floor" in shown and "Reply 1 left it" in shown
+        assert shown.count("◆") >= 1 and "nan" not in shown.casefold()
+        await press(pilot, "right", "right")
+        await drawn(app, pilot, DriftScreen)
+        assert "how far they spread along it is not known" in plot(app, "#drift-line").replace("\n", " ")
+
+
+async def test_an_ordinary_conversation_is_left_in_peace(workspace: Path) -> None:
+    async with running(workspace) as (app, pilot):
+        await reply(pilot, app, "What is bread made of?")
+        await until(pilot, lambda: bool(app.drift_watch._outside), "the reply is read")
+        assert not any(app.drift_watch._outside.values())
+        assert not any("outside of where" in note for note in notes(app))

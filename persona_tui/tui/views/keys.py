@@ -13,6 +13,10 @@ MONITORS = [
     Binding("w", "write", "files: all results as JSON and CSV", id="monitors_write"),
 ]
 MAP = [Binding("f5", "again", "again: with the voice and the conversation of now", id="map_again")]
+DRIFT = [
+    Binding("f5", "again", "again: with the conversation of now", id="drift_again"),
+    Binding("c", "app.cap", "cap: from here on", id="drift_cap"),
+]
 SWEEP = [
     Binding("f5", "again", "again: with the voice of now, as a job", id="sweep_again"),
     Binding("1", "use(0)", "to 5 speak with that strength", id="sweep_use_1"),
@@ -29,4 +33,4 @@ TRAITS = [
     Binding("p", "policy", "policy: what scores are allowed", id="traits_policy"),
     Binding("w", "write", "files: this conversation's scores as JSON and CSV", id="traits_write"),
 ]
-PICTURES = [*MAP, *SWEEP]
+PICTURES = [*MAP, *DRIFT, *SWEEP]
