@@ -108,6 +108,10 @@ _SECTIONS = (
     ),
     ("on the persona map", ("map_again",)),
     ("in the drift screen", ("drift_again", "drift_cap")),
+    (
+        "on layers by tokens",
+        ("heat_before", "heat_after", "heat_first", "heat_last", "heat_direction", "heat_direction_back"),
+    ),
     ("in a strength sweep", ("sweep_again", "sweep_use_1")),
     ("in the list of jobs", ("jobs_cancel", "jobs_resume", "jobs_info")),
     ("in the list of models", ("models_use", "models_type")),

@@ -40,6 +40,27 @@ class PictureActions(AppStage):
         if not isinstance(self.screen, DriftScreen):
             self.push_screen(DriftScreen())
 
+    def action_heat(self) -> None:
+        """Show the marked reply, or the last one, layer by layer."""
+        self.attempt(self._show_heat)
+
+    def _show_heat(self) -> None:
+        self.check_model()
+        from persona_tui.tui.screens.heat import HeatScreen
+
+        if not isinstance(self.screen, HeatScreen):
+            self.push_screen(HeatScreen(self._reply_in_hand()))
+
+    def _reply_in_hand(self) -> int | None:
+        """Return the reply that is marked in the chat, else the last one that has a word."""
+        marked = self.main.chat.marked
+        if marked is not None and marked.role == "assistant" and marked.key is not None:
+            return marked.key
+        said = [
+            node for node in self.chat.conversation.path() if node.role == "assistant" and not node.writing
+        ]
+        return next((node.id for node in reversed(said) if node.text.strip()), None)
+
     @on(ReplyEnded)
     def _reply_to_watch(self, message: ReplyEnded) -> None:
         if message.error is None:

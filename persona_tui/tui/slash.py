@@ -75,6 +75,7 @@ class Slash:
         )
         yield self._action("map", "map", "where the personas lie, and this conversation among them")
         yield self._action("drift", "drift", "how this conversation moves along an axis or a trait")
+        yield self._action("heat", "heat", "the last reply as layers by tokens, along any direction")
         yield self._command(
             "sweep", "[PROMPT]", "one prompt at five strengths; without it, the last message", self._app.sweep
         )

@@ -14,6 +14,7 @@ from persona_tui.pictures.drift import Drift
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.drift_watch import DriftMeasured
 from persona_tui.tui.screens.drift import DriftScreen
+from persona_tui.tui.screens.heat import HeatScreen
 from persona_tui.tui.screens.map import MapScreen
 from persona_tui.tui.screens.picture import PictureScreen
 from persona_tui.tui.screens.sweep import SweepScreen
@@ -180,3 +181,29 @@ async def test_an_ordinary_conversation_is_left_in_peace(workspace: Path) -> Non
         await until(pilot, lambda: bool(app.drift_watch._outside), "the reply is read")
         assert not any(app.drift_watch._outside.values())
         assert not any("outside of where" in note for note in notes(app))
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_reply_as_layers_by_tokens(workspace: Path, size: tuple[int, int]) -> None:
+    async with running(workspace, size, SAGE) as (app, pilot):
+        await say(pilot, "/heat")
+        await until(pilot, lambda: bool(app.screen.query("#heat-spoken Plot")), "the screen")
+        assert "no reply yet" in plot(app, "#heat-spoken Plot")
+        await press(pilot, "escape")
+        await reply(pilot, app, "Who are you?")
+        node = app.chat.conversation.last_reply()
+        await say(pilot, "/heat")
+        await drawn(app, pilot, HeatScreen)
+        screen = app.screen
+        assert isinstance(screen, HeatScreen) and screen._found is not None and node is not None
+        found = screen._found
+        assert list(found.tokens) == node.token_texts and abs(found.spoken - found.plain).max() > 0
+        await press(pilot, "right", "right")
+        assert f"3/{len(found.tokens)} " in plot(app, "#heat-spoken Plot")
+        await press(pilot, "alt+2")
+        await until(pilot, lambda: "of the stream at layer" in plot(app, "#heat-plain Plot"), "read unsteered")
+        await press(pilot, "d")
+        await drawn(app, pilot, HeatScreen)
+        assert screen._found.name != found.name
+        await press(pilot, "alt+3")
+        await until(pilot, lambda: "↑" in sheet(app, "#shifts"), "the tokens that it raises")

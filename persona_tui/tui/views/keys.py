@@ -17,6 +17,14 @@ DRIFT = [
     Binding("f5", "again", "again: with the conversation of now", id="drift_again"),
     Binding("c", "app.cap", "cap: from here on", id="drift_cap"),
 ]
+HEAT = [
+    Binding("left", "step(-1)", "token before", show=False, id="heat_before"),
+    Binding("right", "step(1)", "token after", id="heat_after"),
+    Binding("home", "step(-100000)", "first token", show=False, id="heat_first"),
+    Binding("end", "step(100000)", "last token", show=False, id="heat_last"),
+    Binding("d", "direction(1)", "direction", id="heat_direction"),
+    Binding("D", "direction(-1)", "direction before", show=False, id="heat_direction_back"),
+]
 SWEEP = [
     Binding("f5", "again", "again: with the voice of now, as a job", id="sweep_again"),
     Binding("1", "use(0)", "to 5 speak with that strength", id="sweep_use_1"),
@@ -33,4 +41,4 @@ TRAITS = [
     Binding("p", "policy", "policy: what scores are allowed", id="traits_policy"),
     Binding("w", "write", "files: this conversation's scores as JSON and CSV", id="traits_write"),
 ]
-PICTURES = [*MAP, *DRIFT, *SWEEP]
+PICTURES = [*MAP, *DRIFT, *HEAT, *SWEEP]
