@@ -12,6 +12,7 @@ import numpy as np
 from persona_tui.core.errors import PersonaTuiError, WorkspaceError
 from persona_tui.core.printable import printable
 from persona_tui.pictures.cosines import CosineGrid
+from persona_tui.pictures.curve import curve_of
 from persona_tui.pictures.drift import Drift
 from persona_tui.pictures.heat import HeatMap
 from persona_tui.pictures.labels import place_labels
@@ -146,7 +147,7 @@ def draw_drift(found: list[Drift], path: Path) -> None:
 
 def draw_heat(found: HeatMap, path: Path) -> None:
     """Write a heat map, as spoken above as read plain; the errors are those of `draw_map`."""
-    limit = float(max(np.abs(found.spoken).max(), np.abs(found.plain).max())) or 1.0
+    limit = found.limit
     words = [printable(token).strip() or "·" for token in found.tokens]
 
     def draw(axes: Any) -> None:
@@ -167,15 +168,13 @@ def draw_heat(found: HeatMap, path: Path) -> None:
 
 def draw_calibration(name: str, calibration: Calibration, path: Path) -> None:
     """Write a calibration's curve over strength; the errors are those of `draw_map`."""
-    points = [point for point in calibration.curve if point["stage"] != "between"]
+    points = curve_of(calibration)
 
     def draw(axes: Any) -> None:
-        strengths = [point["coefficient"] / calibration.gain for point in points]
-        axes.plot(strengths, [point["expression"] for point in points], marker="o", label="expression")
-        axes.plot(
-            strengths, [point["fluency_drop"] for point in points], marker="s", label="fluency loss, nats"
-        )
-        axes.plot(strengths, [point["repetition"] for point in points], marker="^", label="repetition")
+        strengths = [point.strength for point in points]
+        axes.plot(strengths, [point.expression for point in points], marker="o", label="expression")
+        axes.plot(strengths, [point.loss for point in points], marker="s", label="fluency loss, nats")
+        axes.plot(strengths, [point.repetition for point in points], marker="^", label="repetition")
         axes.axvline(calibration.default_strength, color="#333333", linestyle="--", label="chosen")
         axes.axhline(0, color="#333333", linewidth=0.6)
         axes.set(title=f"Calibration of {name}", xlabel="strength")

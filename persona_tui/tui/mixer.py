@@ -28,6 +28,7 @@ from persona_tui.tui.widgets.trace import Line, TracePoint
 if TYPE_CHECKING:
     from persona_tui.steering import SteeringEngine
     from persona_tui.tui.stage import AppStage
+    from persona_tui.vectors.persona import Calibration
 
 IDLE = 2.0  # seconds after a reply until the garbage collector may run
 ASSISTANT = "assistant"
@@ -145,7 +146,13 @@ class Mixer:
             "layers": _where(mix, loudness),
             "loudness": loudness,
             "cosines": self._pairwise(loaded),
+            "calibration": self._calibration(engine, mix),
         }
+
+    def _calibration(self, engine: SteeringEngine, mix: Mix) -> Calibration | None:
+        """What was measured of the persona that speaks alone, at the layers where it is added."""
+        names = [name for name, weight in mix.weights.items() if weight]
+        return engine.personas.get(names[0]).calibration if len(names) == 1 and mix.layers is None else None
 
     def _pairwise(self, loaded: Sequence[str]) -> Mapping[tuple[str, str], float]:
         """Return the cosines of what is loaded, which only change with that."""

@@ -201,7 +201,9 @@ async def test_a_reply_as_layers_by_tokens(workspace: Path, size: tuple[int, int
         await press(pilot, "right", "right")
         assert f"3/{len(found.tokens)} " in plot(app, "#heat-spoken Plot")
         await press(pilot, "alt+2")
-        await until(pilot, lambda: "of the stream at layer" in plot(app, "#heat-plain Plot"), "read unsteered")
+        await until(
+            pilot, lambda: "of the stream at layer" in plot(app, "#heat-plain Plot"), "read unsteered"
+        )
         await press(pilot, "d")
         await drawn(app, pilot, HeatScreen)
         assert screen._found.name != found.name

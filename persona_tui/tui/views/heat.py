@@ -89,7 +89,7 @@ def heat_rows(
         height: of the picture.
         plain: whether levels are shown by characters, since there are too few colours.
     """
-    limit = max(float(np.abs(found.spoken).max()), float(np.abs(found.plain).max())) or 1.0
+    limit = found.limit
     layers = _grouped(len(found.layers), max(height - 3, 1))
     room = max(width - _LABEL, 1)
     cell = max(1, min(_WIDEST, room // max(len(found.tokens), 1)))
