@@ -69,6 +69,12 @@ def spoken(conversation: Conversation, id: int) -> Spoken:
     return Spoken(asked, ids, mixes, first.get("rendering"))
 
 
+def text_before(node: Node, place: int) -> str:
+    """Return a reply's text up to one of its tokens."""
+    begun = len(node.text) - sum(map(len, node.token_texts))
+    return node.text[: begun + sum(map(len, node.token_texts[:place]))]
+
+
 def _asked(conversation: Conversation, node: Node) -> list[Message]:
     system = [{"role": "system", "content": conversation.system}] if conversation.system else []
     return [*system, *conversation.messages(until=node.id)]

@@ -18,7 +18,7 @@ ALTERNATIVES = 8  # that are told of every token
 
 @dataclass(frozen=True)
 class Alternative:
-    """A token that could have been chosen: what it adds to the text, and its log-probability in nats."""
+    """A token that could have been chosen: its text ("" ends the turn) and its log-probability in nats."""
 
     text: str
     logprob: float
@@ -77,7 +77,10 @@ def token_choices(
     steered = model.reply_choices(messages, reply, changes, ALTERNATIVES) if changes else plain
 
     def told(choice: Choice) -> list[Alternative]:
-        return [Alternative(str(model.tokenizer.decode([at])), value) for at, value in choice.likeliest]
+        return [
+            Alternative(str(model.tokenizer.decode([at], skip_special_tokens=True)), value)
+            for at, value in choice.likeliest
+        ]
 
     return [
         TokenChoice(one.logprob, one.rank, told(one), other.logprob, other.rank, told(other))

@@ -30,6 +30,7 @@ _SECTIONS = (
             "chat_copy",
             "chat_code",
             "chat_edit",
+            "chat_tint",
             "chat_before",
             "chat_after",
             "chat_again",
@@ -49,6 +50,7 @@ _SECTIONS = (
             "inspect_lowest",
             "inspect_highest",
             "inspect_capped",
+            "inspect_fork",
             "inspect_message_before",
             "inspect_message_after",
         ),
@@ -156,6 +158,7 @@ _LEGEND = (
         "guard",
         "safe 0.31 > 0.12: the score, and the threshold that it has to be above",
     ),
+    ("tint", "amber = a surprising token; green, red = steering made it likelier, less likely"),
     ("● ◐ ○ ~", "speaking, loaded (can be blended), on disk, traced"),
 )
 

@@ -154,6 +154,9 @@ ACTIONS = (
         "cap", "alt+c,ctrl+circumflex_accent", "cap", "Cap from here on", "Hold activations above the floor"
     ),
     Action("heat", "", "heat", "Layers by tokens", "A reply as a heat map, as spoken and as read unsteered"),
+    Action(
+        "tint", "alt+t", "tint", "Tint replies", "Token by token: surprise, what steering changed, direction"
+    ),
     Action("sweep", "", "sweep", "Strength sweep", "The last message at five strengths, side by side"),
     Action("create", "", "create_persona", "New persona", "From an archetype, a description or prompts"),
     Action("prepare", "ctrl+r", "prepare", "Prepare this model", "Make its axes and a few personas"),

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from textual import on
 
+from persona_tui.chat.turns import text_before
 from persona_tui.tui.drift_watch import DriftMeasured, DriftWatch
-from persona_tui.tui.messages import ReplyEnded
+from persona_tui.tui.messages import ChoicesRead, MessageReread, ReplyEnded
 from persona_tui.tui.stage import AppStage
 from persona_tui.tui.sweeps import Sweeps
+from persona_tui.tui.tints import Tints
+from persona_tui.tui.widgets.token_view import TokenView
+
+if TYPE_CHECKING:
+    from persona_tui.tui.inspection import Inspection
+    from persona_tui.tui.message_menu import MessageMenu
+    from persona_tui.tui.replies import ReplyView
 
 
 class PictureActions(AppStage):
     """The actions that show what steering does."""
 
+    inspection: Inspection
+    menu: MessageMenu
+    replies: ReplyView
+
     def __init__(self) -> None:
         super().__init__()
         self.sweeps = Sweeps(self)
         self.drift_watch = DriftWatch(self)
+        self.tints = Tints(self)
 
     def action_map(self) -> None:
         """Show where the personas lie."""
@@ -69,6 +84,48 @@ class PictureActions(AppStage):
     @on(DriftMeasured)
     def _drift_measured(self, message: DriftMeasured) -> None:
         self.drift_watch.measured(message)
+
+    def action_tint(self) -> None:
+        """Tint replies by the next thing in turn."""
+        self.attempt(lambda: self.notify(self.tints.turn(self.replies, self.inspection), title="Tint"))
+
+    def tint(self, mode: str) -> None:
+        """Tint replies by something; "" = the next in turn."""
+        self.notify(self.tints.turn(self.replies, self.inspection, mode.casefold()), title="Tint")
+
+    @on(MessageReread)
+    def _readings_came(self, _: MessageReread) -> None:
+        if self.tints.mode != "off":
+            self.tints.apply(self.inspection)
+
+    @on(ChoicesRead)
+    def _choices_read(self, message: ChoicesRead) -> None:
+        self.inspection.choices_read(message)
+        if self.tints.mode != "off":
+            self.tints.apply(self.inspection)
+
+    @on(TokenView.Picked)
+    def _token_picked(self, message: TokenView.Picked) -> None:
+        self.attempt(lambda: self._ask_instead(message.place))
+
+    def _ask_instead(self, place: int) -> None:
+        """Ask what a reply should say in place of a token, and go on from there."""
+        from persona_tui.tui.screens.fork import ForkScreen
+        from persona_tui.tui.screens.inspector import InspectorScreen
+
+        node, place = self.inspection.token_in_hand(place)
+        choices = self.inspection.choices_of(node)
+        choice = choices[place] if place < len(choices) else None
+
+        def answered(text: str | None) -> None:
+            if text is None:
+                return
+            if isinstance(self.screen, InspectorScreen):
+                self.screen.dismiss()
+            self.attempt(lambda: self.menu.fork(node, place, text))
+            self.main.set_focus(self.main.prompt)
+
+        self.push_screen(ForkScreen(text_before(node, place), node.token_texts[place], choice), answered)
 
     def action_cap(self) -> None:
         """Cap from here on, if that is not so already, and say what that comes to."""

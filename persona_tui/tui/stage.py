@@ -84,6 +84,10 @@ class AppStage(SturdyApp):
         """Answer a prompt at five strengths; "" = the last message."""
         raise NotImplementedError
 
+    def tint(self, mode: str) -> None:
+        """Tint replies by something; "" = the next in turn."""
+        raise NotImplementedError
+
     # --- saying something
 
     def say(self, text: str, error: bool = False) -> None:

@@ -56,11 +56,7 @@ def curve_rows(calibration: Calibration, now: float | None, width: int, height: 
             canvas.put(int(x) // ACROSS, int(y) // DOWN, mark, style)
     canvas.pole(int(across(calibration.default_strength)) // ACROSS, "┊", "dim")
     canvas.rule(int(down(0.0)) // DOWN, "┈", "dim")
-    key = Content.assemble(
-        ("● expression ", _EXPRESSION),
-        ("× loss, nats ", _LOSS),
-        (f"┊ chosen {calibration.default_strength:g}", "dim"),
-    )
+    key = Content.assemble(("● expression ", _EXPRESSION), ("× loss ", _LOSS), ("┊ chosen", "dim"))
     return [key.truncate(width), *canvas.rows(), _strengths(now, most, width, across)]
 
 
