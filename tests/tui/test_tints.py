@@ -31,7 +31,9 @@ async def test_a_key_tints_by_surprise_steering_and_direction(workspace: Path, s
             assert app.tints.mode == mode
             await until(pilot, lambda: all(block._tint is not None for block in replies), f"tinted by {mode}")
             coloured = styles(replies[0]) | styles(replies[1])
-            assert mode == "direction" or any(f"on {colour}" in each for each in coloured for colour in COLOURS)
+            assert mode == "direction" or any(
+                f"on {colour}" in each for each in coloured for colour in COLOURS
+            )
         shown = " ".join(" ".join(line.plain for line in replies[1].lines(60)[1:]).split())
         assert shown == " ".join(replies[1].source.split())
         await press(pilot, "alt+t")
