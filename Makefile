@@ -1,5 +1,5 @@
 # make chat    set everything up in .venv, fetch the starter model (once), then talk to it
-# make test    set everything up in .venv, then run the tests
+# make test    set everything up in .venv, then run the tests, two at a time; ARGS="-m 'not slow'" leaves out the slow ones
 # make lint    format, lint, types, import contracts
 # make test-vllm  make an environment with vLLM (3.5 GB) in .venv-vllm, then run the plugin's tests in it
 # make stress  kill, damage and deceive it, and press any key, for half an hour, and count
@@ -32,8 +32,10 @@ chat: .venv/.installed
 	@$(BIN)/persona-tui model fetch </dev/null >/dev/null || test $$? -eq 1
 	@$(BIN)/persona-tui chat $(ARGS)
 
+# Two processes, each of one thread: more threads would wait for each other. A file's tests stay together, for they share
+# models. What ARGS says holds: `-n 0` runs all in one process, `-n 8` in eight.
 test: .venv/.installed-dev
-	@$(BIN)/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 # vLLM wants versions of its own, so it has an environment of its own. The torchvision that it brings does not load
 # beside a torch for CPUs, and text needs none of these.

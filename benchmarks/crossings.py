@@ -1,4 +1,4 @@
-"""How many modules of persona_tui one prompt crosses, in the app and on the command line.
+"""How many modules of persona_tui one prompt crosses, in the app and on the command line, and a new persona.
 
     python benchmarks/crossings.py [--modules]
 
@@ -120,7 +120,7 @@ def on_the_command_line(workspace: Path) -> Crossings:
     from click.testing import CliRunner
 
     from persona_tui.cli.generate import generate
-    from persona_tui.cli.root import Invocation
+    from persona_tui.cli.invocation import Invocation
 
     invocation = Invocation(workspace=workspace)
     invocation.project.engine.reply([{"role": "user", "content": QUESTION}])
@@ -132,26 +132,49 @@ def on_the_command_line(workspace: Path) -> Crossings:
     return found
 
 
+def creating(workspace: Path) -> Crossings:
+    """Make a persona from a description, and calibrate it."""
+    from click.testing import CliRunner
+
+    from persona_tui.cli.create import create
+    from persona_tui.cli.invocation import Invocation
+
+    invocation = Invocation(workspace=workspace)
+    invocation.project.engine.reply([{"role": "user", "content": QUESTION}])
+    found = Crossings()
+    with found.counting():
+        options = ["smith", "--description", "a grumpy blacksmith", "--questions", "4", "--samples", "1"]
+        result = CliRunner().invoke(create, options, obj=invocation)
+    if result.exception is not None:
+        raise result.exception
+    return found
+
+
 def main() -> None:
-    """Print both figures."""
+    """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--modules", action="store_true", help="name the modules, too")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         workspace = Path(folder)
-        shutil.copytree(packaged_root() / "vectors", workspace / "vectors")
+        for name in ("vectors", "datasets"):
+            shutil.copytree(packaged_root() / name, workspace / name)
         settings = "model: {name: tiny}\ngeneration: {max_new_tokens: 12, seed: 1}\n"
+        settings += "calibration: {questions: 2, max_new_tokens: 8}\n"
         (workspace / "config.yaml").write_text(settings)
         line, app = on_the_command_line(workspace), in_the_app(workspace)
+        made = creating(workspace)
     sys.setprofile(None)
     print(f"generate: {len(line.named())} modules, {line.calls.total()} calls between them")
     print(
         f"app: {len(app.named(drawing=False))} modules without drawing, {len(app.named())} with it, "
         f"{app.calls.total()} calls between them"
     )
+    print(f"create: {len(made.named())} modules, {made.calls.total()} calls between them")
     if arguments.modules:
         print("generate:", *line.named())
         print("app:", *app.named(drawing=False))
+        print("create:", *made.named())
         print("drawing:", *(name for name in app.named() if name.startswith(DRAWING)))
 
 

@@ -270,7 +270,7 @@ def judging_cost(model: ModelWrapper, monitor: SelfMonitor, text: str, times: in
 
 
 def ratio(one: Callable[[], object], other: Callable[[], object], times: int) -> list[str]:
-    """Both in turns: ratios of the medians by the clock and of CPU time, and both medians in milliseconds.
+    """Both in turns: ratios of the medians by the clock and of CPU time, and both medians of CPU time in ms.
 
     On a machine that does other work, too, the CPU time is what to look at.
     """
@@ -291,8 +291,8 @@ def ratio(one: Callable[[], object], other: Callable[[], object], times: int) ->
     return [
         ratio_of(*clock),
         ratio_of(*cpu),
-        f"{1000 * np.median(clock[0]):.2f}",
-        f"{1000 * np.median(clock[1]):.2f}",
+        f"{1000 * np.median(cpu[0]):.2f}",
+        f"{1000 * np.median(cpu[1]):.2f}",
     ]
 
 
@@ -339,7 +339,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for text in ("How do I bake bread?", "Please tell me more about the history of bread. " * 12):
                 rows.append(check_cost(model, monitors["large"], text.strip(), options.checks))
         if rows:
-            sections += ["### Cost", table(["", "ratio by the clock", "ratio of CPU time", "ms", "ms"], rows)]
+            header = ["", "ratio by the clock", "ratio of CPU time", "CPU ms", "CPU ms"]
+            sections += ["### Cost", table(header, rows)]
             question = "How do I bake bread?"
             sections.append(judging_cost(model, monitors["large"], question, options.checks))
     report = "\n\n".join(sections)

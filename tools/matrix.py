@@ -3,7 +3,8 @@
 For each end of the ranges it makes a new virtual environment in a temporary folder, installs the package with
 its extras there, runs the fast tests of the parts that lean on libraries most, and prints a table. It takes
 about half an hour on two cores, and the network. torch stays at the version that constraints.txt names:
-another may bring gigabytes of libraries for GPUs. So its own range is not tried.
+another may bring gigabytes of libraries for GPUs. So its own range is not tried. Neither are those of the
+tools for development, which nobody who uses the package has: they are the newest at both ends.
 """
 
 from __future__ import annotations
@@ -25,12 +26,10 @@ _FLOOR = re.compile(r"([A-Za-z0-9._-]+)>=([0-9.]+)")
 
 
 def floors() -> dict[str, str]:
-    """Return the lowest version of every requirement, extras included, by name."""
+    """Return the lowest version of every requirement by name, those of the users' extras included."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [
-        *project["dependencies"],
-        *(each for extra in project["optional-dependencies"].values() for each in extra),
-    ]
+    extras = {name: wanted for name, wanted in project["optional-dependencies"].items() if name != "dev"}
+    wanted = [*project["dependencies"], *(each for extra in extras.values() for each in extra)]
     found = {match[1]: match[2] for each in wanted if (match := _FLOOR.match(each))}
     return {name: version for name, version in found.items() if name != "torch"}
 

@@ -16,7 +16,6 @@
     conversation.record = log.record
 """
 
-from persona_tui.chat.context import FittedPrompt, fit_context
 from persona_tui.chat.conversation import Change, Conversation, Node, Run
 from persona_tui.chat.export import (
     export_json,
@@ -26,6 +25,7 @@ from persona_tui.chat.export import (
     voice_of_record,
 )
 from persona_tui.chat.log import Event, SessionLog
+from persona_tui.chat.prepare import FittedPrompt, fit_context
 from persona_tui.chat.store import Found, SessionInfo, SessionStore
 
 __all__ = [

@@ -10,8 +10,8 @@ from typing import Any
 
 from persona_tui import __version__
 from persona_tui.chat.conversation import Conversation, Node
-from persona_tui.chat.setting import capping_in_words
 from persona_tui.chat.store import SessionInfo, SessionStore
+from persona_tui.chat.voice import capping_in_words
 from persona_tui.core.files import atomic_write_text, check_free
 
 _ENDINGS = {

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from persona_tui.chat.replies import LETTERS, ChatReply
-from persona_tui.chat.setting import setting_in_words
+from persona_tui.chat.voice import setting_in_words
 from persona_tui.core.jobs import JobContext, run_inline
 from persona_tui.monitors.second_opinion import CRITIQUE
 from persona_tui.project import models

@@ -48,6 +48,7 @@ class DeletedVoice:
 
 def delete(chat: Chat, name: str) -> DeletedVoice:
     """Move a persona's file to the trash, and do not speak as it any more. Ask the user before."""
+    chat.project.check_here("Deleting a persona")
     weights = chat.mix.weights
     _stop_speaking_as(chat, name)
     deleted = deletion.delete(chat.project, name)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from persona_tui.chat.conversation import Conversation, Run
-from persona_tui.chat.prepare import circumstances
 from persona_tui.core.errors import PersonaTuiError, SessionError
 from persona_tui.core.mix import Mix
 from persona_tui.model import Message, Sampling
@@ -113,10 +112,8 @@ def check_same(engine: SteeringEngine, stretch: Stretch) -> None:
     missing = [name for name in ("sampling", "mix", "fingerprint") if not settings.get(name)]
     if missing:
         raise SessionError(f"{stretch.name} was recorded without its {missing[0]}")
-    then, now = (
-        _weights_of(settings),
-        _weights_of({**circumstances(engine), "fingerprint": model.fingerprint}),
-    )
+    here = {**engine.circumstances(), "fingerprint": model.fingerprint}
+    then, now = _weights_of(settings), _weights_of(here)
     if then != now:
         raise SessionError(
             f"{stretch.name} was written by {settings.get('model')} with the fingerprint {then}; "
@@ -164,7 +161,7 @@ def _check_file(engine: SteeringEngine, stretch: Stretch, name: str | None, then
 
 def unlike(engine: SteeringEngine, stretch: Stretch) -> list[str]:
     """What is not as it was when a run was written, and may be why it differs: `torch 2.6, now 2.7`."""
-    here = circumstances(engine)
+    here = engine.circumstances()
     return [
         f"{name} {then}, now {here[name]}"
         for name, then in stretch.settings.items()

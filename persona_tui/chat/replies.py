@@ -289,7 +289,7 @@ class ChatReply:
         finish = "cancelled"
         fixed = ExitStack()
         try:
-            fixed.enter_context(engine.model.rendered_as(self._rendering))
+            fixed.enter_context(engine.model.rendered_as(self._rendering or engine.model.today()))
             fixed.enter_context(engine.as_in_chat())
             prepared = self._prepare(engine, sampling)
             measures = self._measured_by(engine, policy, prepared)

@@ -6,7 +6,7 @@ Unknown fields pass: another version may have written them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -73,30 +73,69 @@ class _Settings(_Recorded):
     revises: list[_Revised] = []
 
 
-class _Message(_Recorded):
-    role: str
+class _Begun(_Recorded):
+    model: str | None = None
+    fingerprint: str | None = None
+    created: str | None = None
+
+
+class _Placed(_Recorded):
+    node: int
+
+
+class _Message(_Placed):
+    parent: int | None = None
+    role: Literal["user", "assistant"]
     text: str
+    edit_of: int | None = None
 
 
-class _Settled(_Recorded):
-    settings: _Settings | None = None
+class _Reply(_Placed):
+    parent: int | None = None
+    settings: _Settings
+    continues: bool = False
+
+
+class _Changed(_Placed):
+    settings: _Settings
+
+
+class _Tokens(_Placed):
+    ids: list[int]
+    texts: list[str]
 
 
 class _Mixed(_Recorded):
+    node: int | None = None
+    index: int | None = None
     mix: _Mix
 
 
-class _End(_Recorded):
+class _End(_Placed):
     finish: str
     stats: dict[str, Any] | None = None
 
 
+class _System(_Recorded):
+    text: str | None
+
+
+class _Titled(_Recorded):
+    title: str
+
+
 _KINDS: dict[str, type[_Recorded]] = {
+    "session": _Begun,
     "message": _Message,
-    "reply": _Settled,
-    "settings": _Settled,
+    "reply": _Reply,
+    "settings": _Changed,
+    "tokens": _Tokens,
     "mix": _Mixed,
     "end": _End,
+    "walk": _Placed,
+    "drop": _Placed,
+    "system": _System,
+    "title": _Titled,
 }
 
 

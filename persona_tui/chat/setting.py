@@ -1,4 +1,4 @@
-"""What an answer is spoken with, as it is typed and shown: `persona=sage,strength=0.3,capping=on`."""
+"""What an answer is spoken with, as it is typed: `persona=sage,strength=0.3,capping=on`."""
 
 from __future__ import annotations
 
@@ -84,22 +84,3 @@ def setting_as_text(mix: Mix) -> str:
         f"{who},strength={mix.strength:g},capping={'on' if mix.capping else 'off'}"
         f",plausibility={mix.plausibility:g}"
     )
-
-
-def setting_in_words(mix: Mix, capped: bool = True) -> str:
-    """A setting in a few words: `sage 0.30, capping on`.
-
-    Args:
-        mix: the setting.
-        capped: whether a floor is enforced, if the setting asks for one.
-    """
-    voice = f"{mix.label} {mix.strength:.2f}" if mix.label else "no persona"
-    guide = f", guide {mix.plausibility:g}" if mix.label and mix.plausibility else ""
-    return f"{voice}, {capping_in_words(mix.capping, capped)}{guide}"
-
-
-def capping_in_words(asked: bool, capped: bool) -> str:
-    """Say whether activations are held above a floor: what is done, and what was asked for if it is not."""
-    if not asked:
-        return "capping off"
-    return "capping on" if capped else "no floor to cap at"

@@ -17,6 +17,24 @@ def short_label(mix: Mix) -> str:
     return f"{mix.label} {mix.strength:.2f}" if mix.label else ""
 
 
+def setting_in_words(mix: Mix, capped: bool = True) -> str:
+    """A setting in a few words: `sage 0.30, capping on`.
+
+    Args:
+        mix: the setting.
+        capped: whether a floor is enforced, if the setting asks for one.
+    """
+    guide = f", guide {mix.plausibility:g}" if mix.label and mix.plausibility else ""
+    return f"{short_label(mix) or NOBODY}, {capping_in_words(mix.capping, capped)}{guide}"
+
+
+def capping_in_words(asked: bool, capped: bool) -> str:
+    """Say whether activations are held above a floor: what is done, and what was asked for if it is not."""
+    if not asked:
+        return "capping off"
+    return "capping on" if capped else "no floor to cap at"
+
+
 def shares(mix: Mix) -> dict[str, float]:
     """Return each speaking persona's share of a blend: the sizes add up to 1, what is turned round is < 0."""
     names = speaking(mix)

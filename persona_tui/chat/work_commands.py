@@ -13,11 +13,10 @@ from persona_tui.core.jobs import JobContext
 from persona_tui.project import about
 from persona_tui.project.models import RecentModels, known_choice
 from persona_tui.project.project import Project
-from persona_tui.project.source import Created, FromDescription
+from persona_tui.project.source import FromDescription
 
 if TYPE_CHECKING:
     from persona_tui.project.dataset_task import DatasetTask
-    from persona_tui.vectors.persona import PersonaVector
 
 
 def _list(chat: Chat, rest: str) -> str:
@@ -59,58 +58,16 @@ def _create(chat: Chat, rest: str) -> str:
     chat.project.check_new_name(name, source)
     return chat.front.run(
         f"create {name}",
-        lambda context: describe_created(chat.project.create_persona(name, source, context)),
+        lambda context: about.created_in_words(chat.project.create_persona(name, source, context)),
     )
-
-
-def describe_created(made: Created) -> str:
-    """What to say about a new persona."""
-    lines = [f"Created {made.persona.name}."]
-    if made.prompts is not None and made.prompts.fallback:
-        lines.append(
-            "The model wrote too few usable system prompts; the description itself was used instead."
-        )
-    return "\n".join([*lines, *_loudness(made.persona)])
-
-
-def _loudness(persona: PersonaVector) -> list[str]:
-    """What calibration has found."""
-    lines, calibration = [], persona.calibration
-    if calibration is not None:
-        loud, share = calibration.default_strength, calibration.expression
-        lines.append(f"At strength {loud:g} it has {share:.0%} of the effect of its system prompts.")
-        if calibration.floor_leaves is not None:
-            left, axis = calibration.floor_leaves, calibration.floor
-            lines.append(f"The floor ({axis} axis) leaves {left:.0%} of what it expresses without one.")
-    elif "loudness" in persona.metadata:
-        lines.append(about.loudness_in_words(persona))
-    else:
-        lines.append(f"It is not calibrated: a typical gain is used until you run /calibrate {persona.name}.")
-    if reason := persona.metadata.get("weak_reason"):
-        lines.append(f"This is a weak persona: {reason}.")
-    return lines
 
 
 def _calibrate(chat: Chat, rest: str) -> str:
     name = needed(rest, "/calibrate NAME")
-    check_calibratable(chat.project, name)
+    chat.project.personas.get(name)  # not found is an error now
     return chat.front.run(
-        f"calibrate {name}", lambda context: describe_calibrated(chat.project.calibrate(name, context))
+        f"calibrate {name}", lambda context: about.calibrated_in_words(chat.project.calibrate(name, context))
     )
-
-
-def check_calibratable(project: Project, name: str) -> None:
-    """Make sure that something can be calibrated.
-
-    Raises:
-        PersonaTuiError: there is nothing of this name.
-    """
-    project.personas.get(name)
-
-
-def describe_calibrated(persona: PersonaVector) -> str:
-    """What to say about a persona that was calibrated again."""
-    return "\n".join([f"Calibrated {persona.name}.", *_loudness(persona)])
 
 
 def _dataset(chat: Chat, rest: str) -> str:
@@ -164,6 +121,8 @@ def _delete(chat: Chat, rest: str) -> str:
 
 def _model(chat: Chat, rest: str) -> str:
     if not rest:
+        if chat.project.at is not None:
+            return f"{chat.project.settings.model.name} at {chat.project.at}."
         return f"{chat.project.settings.model.name}. /model NAME loads another one."
     return chat.use_model(known_choice(chat.project, rest))
 

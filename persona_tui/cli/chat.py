@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from persona_tui.cli.invocation import Invocation, pass_invocation
 from persona_tui.cli.options import chosen_weights, no_think_option, persona_options
-from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.monitors.second_opinion import NAMED_BY, Validator
 
 if TYPE_CHECKING:
@@ -20,6 +20,17 @@ if TYPE_CHECKING:
 @persona_options
 @click.option("--plain", is_flag=True, help="Lines instead of the full-screen app.")
 @click.option("--resume", metavar="ID", help='Resume a saved session; "last" is the latest.')
+@click.option(
+    "--connect",
+    metavar="URL",
+    help="Talk to the model of a `persona-tui serve` on another machine, as to one that is loaded here.",
+)
+@click.option(
+    "--api-key",
+    metavar="KEY",
+    envvar="PERSONA_TUI_API_KEY",
+    help="What that server wants to be sent; better in PERSONA_TUI_API_KEY, which other users cannot see.",
+)
 @click.option("--no-save", is_flag=True, help="Do not save this conversation.")
 @no_think_option
 @click.option(
@@ -38,6 +49,8 @@ def chat(
     blend: str | None,
     plain: bool,
     resume: str | None,
+    connect: str | None,
+    api_key: str | None,
     no_save: bool,
     no_think: bool,
     validator: str | None,
@@ -50,8 +63,10 @@ def chat(
     if validator:
         Validator(validator).check()
         os.environ[NAMED_BY] = validator  # every chat of this process has it
+    if connect is not None and invocation.model is not None:
+        raise click.UsageError("Use either --connect or --model: the server has its model loaded.")
     session = _session_with_its_model(invocation, resume) if resume is not None else None
-    project = invocation.project
+    project = _connected(invocation, connect, api_key) if connect is not None else invocation.project
     if plausibility is not None:
         project.override({"steering.plausibility": plausibility})
     if no_think:
@@ -66,6 +81,17 @@ def chat(
     from persona_tui.tui.app import run_app
 
     run_app(project, strength=strength, blend=weights, resume=session, saves=not no_save)
+
+
+def _connected(invocation: Invocation, url: str, api_key: str | None) -> Project:
+    """Ask a server for its model and its vectors."""
+    from persona_tui.cli.progress import note
+    from persona_tui.remote.project import RemoteProject
+
+    project = RemoteProject.connect(url, api_key, invocation.workspace)
+    project.on_note = note
+    project.copy_vectors()  # names are looked up in them
+    return project
 
 
 def _session_with_its_model(invocation: Invocation, named: str) -> str:

@@ -12,10 +12,10 @@ import click
 
 from persona_tui.cli.generate import guard_as_json, prompt_text
 from persona_tui.cli.interrupt import quick_interrupt
+from persona_tui.cli.invocation import Invocation, pass_invocation
 from persona_tui.cli.options import answer_options, override_sampling
-from persona_tui.cli.output import floor_as_json, json_option, print_json
+from persona_tui.cli.output import echo_said, floor_as_json, json_option, print_json
 from persona_tui.cli.progress import note
-from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.core.printable import printable
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def compare(
     elif guard.refused and reply.empty:
         note(reply.refusal.refusal if reply.refusal is not None else "Not answered.")
     else:
-        click.echo(side_by_side(reply.rows, shutil.get_terminal_size().columns))
+        echo_said(side_by_side(reply.rows, shutil.get_terminal_size().columns))
         for row in reply.rows:
             for verdict in row.verdicts.values():
                 note(f"guard: {verdict.about} {verdict.badge}")
@@ -112,7 +112,7 @@ def _as_json(reply: ChatReply) -> dict[str, Any]:
 
 def side_by_side(answers: list[ReplyRow], width: int) -> str:
     """Two answers in columns, or one above the other where there is no room."""
-    from persona_tui.chat.setting import setting_in_words
+    from persona_tui.chat.voice import setting_in_words
 
     heads = [
         f"{letter}: {setting_in_words(each.mix, each.floor is not None)}"

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
+from persona_tui.cli.invocation import Invocation, pass_invocation
 from persona_tui.cli.output import echo, json_option, print_json
-from persona_tui.cli.root import Invocation, pass_invocation
 
 
 @click.group()

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from persona_tui.cli.invocation import Invocation, pass_invocation
 from persona_tui.cli.options import extraction_options, override_extraction, via_option
 from persona_tui.cli.output import echo, json_option, print_json, print_table
 from persona_tui.cli.progress import work
-from persona_tui.cli.root import Invocation, pass_invocation
-from persona_tui.project.about import loudness_in_words
+from persona_tui.project.about import created_in_words, loudness_in_words
 
 if TYPE_CHECKING:
     from persona_tui.project.project import Project
@@ -62,8 +62,6 @@ def create(
 
     It is saved before it is calibrated: if you cancel then, you can use it, and calibrate it later.
     """
-    from persona_tui.chat.work_commands import describe_created
-
     project = invocation.project
     override_extraction(project, options)
     if via is not None:
@@ -77,7 +75,7 @@ def create(
         project.check_new_name(chosen, source)
     created = work(lambda context: project.create_personas(sources, context))
     for each in created:
-        echo(describe_created(each))
+        echo(created_in_words(each))
     echo(f"Hear it: persona-tui chat --persona {created[-1].persona.name}")
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from persona_tui.cli.invocation import Invocation, pass_invocation
 from persona_tui.cli.output import json_option, print_json, print_table
-from persona_tui.cli.root import Invocation, pass_invocation
 
 if TYPE_CHECKING:
     from persona_tui.project.project import Project

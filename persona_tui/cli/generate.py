@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from persona_tui.cli.interrupt import quick_interrupt
+from persona_tui.cli.invocation import Invocation, pass_invocation
 from persona_tui.cli.options import (
     answer_options,
     chosen_weights,
@@ -19,7 +20,6 @@ from persona_tui.cli.options import (
 )
 from persona_tui.cli.output import json_option, print_json
 from persona_tui.cli.progress import note
-from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.printable import printable
 
@@ -72,7 +72,7 @@ def generate(
         plausibility=mix.plausibility if plausibility is None else plausibility,
     )
     messages = [{"role": "user", "content": prompt_text(prompt)}]
-    guard = project.new_guard()
+    guard = project.new_guard() if project.settings.monitoring.guard != "off" else None
     with quick_interrupt():
         engine = project.engine
         if as_json:
@@ -82,8 +82,8 @@ def generate(
             print_json({**answer, "guard": guard_as_json(guard), "notes": project.notes})
         else:
             events = engine.stream(messages, mix=mix, system=system, guard=guard)
-            write_stream(with_badges(events) if guard.mode != "off" else (event.text for event in events))
-    if guard.refused:
+            write_stream(with_badges(events) if guard is not None else (event.text for event in events))
+    if guard is not None and guard.refused:
         click.get_current_context().exit(1)
 
 
@@ -97,9 +97,9 @@ def prompt_text(prompt: str) -> str:
     return text.strip()
 
 
-def guard_as_json(guard: Guard) -> dict[str, Any] | None:
+def guard_as_json(guard: Guard | None) -> dict[str, Any] | None:
     """Return what a guard found, as results have it; None = it was off."""
-    return None if guard.mode == "off" else {**guard.record(), "refused": guard.refused}
+    return None if guard is None or guard.mode == "off" else {**guard.record(), "refused": guard.refused}
 
 
 def _as_json(reply: Reply, mix: Mix, persona: str | None, blended: bool) -> dict[str, Any]:

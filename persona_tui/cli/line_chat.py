@@ -111,7 +111,8 @@ def _greet(chat: Chat) -> None:
     name = chat.project.settings.model.name
     _offer_completions(chat)
     chat.load()  # what is wrong with the model is said now, not after a question
-    note(f"{name}. /help lists the commands; ctrl-d leaves.")
+    where = f" at {chat.project.at}" if chat.project.at is not None else ""
+    note(f"{name}{where}. /help lists the commands; ctrl-d leaves.")
 
 
 def _offer_completions(chat: Chat) -> None:

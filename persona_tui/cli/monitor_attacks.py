@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from persona_tui.cli.invocation import Invocation, pass_invocation
 from persona_tui.cli.output import echo, json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
-from persona_tui.cli.root import Invocation, pass_invocation
 
 if TYPE_CHECKING:
     from persona_tui.monitors.compare import Reader, Transfer

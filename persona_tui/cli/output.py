@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +40,16 @@ def check_free(*paths: Path | None, force: bool = False) -> None:
 def echo(text: str = "", err: bool = False) -> None:
     """Print text for people, made safe for a terminal: names, titles and errors may come from strangers."""
     click.echo(printable(text), err=err)
+
+
+def shown(text: str) -> str:
+    """Return what was said: safe for a terminal if that is where it goes, unchanged for a pipe."""
+    return printable(text) if sys.stdout.isatty() else text
+
+
+def echo_said(text: str, nl: bool = True) -> None:
+    """Print what was said; see `shown`."""
+    click.echo(shown(text), nl=nl)
 
 
 def print_json(value: Any, indent: int | None = 2) -> None:

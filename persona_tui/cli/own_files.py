@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml.error import YAMLError
-
 from persona_tui.core.documents import json_value
 from persona_tui.core.errors import DatasetError
 from persona_tui.core.plain_files import lines_of, read_plain
@@ -39,11 +37,12 @@ def validate_own(path: Path) -> FileReport:
         DatasetError: it is missing, or of no kind that is known.
     """
     if not path.is_file():
-        raise DatasetError(f"{path} does not exist")
+        problem = "is not an ordinary file" if path.exists() else "does not exist"
+        raise DatasetError(f"{path} {problem}")
     if path.suffix in (".yaml", ".yml"):
         return validate_policy_file(path) if "traits" in _yaml_keys(path) else validate_trait_file(path)
     first = _first(path)
-    if first is None or "trait" in first:
+    if first is None or "trait" in first or isinstance(first.get("instruction"), list):
         return validate_trait_file(path)
     for key, record in _RECORDS.items():
         if key in first:
@@ -57,7 +56,7 @@ def validate_own(path: Path) -> FileReport:
 def _yaml_keys(path: Path) -> list[str]:
     try:
         document = yaml_value(read_plain(path).decode("utf-8-sig"))
-    except (YAMLError, OSError, ValueError):
+    except (OSError, ValueError):
         return []  # checking it as a trait tells the line
     return [str(key) for key in document] if isinstance(document, dict) else []
 

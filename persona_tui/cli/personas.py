@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from persona_tui.cli.invocation import Invocation, pass_invocation
 from persona_tui.cli.output import echo, json_option, print_json, print_table
-from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.project.about import about, sections
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def list_(invocation: Invocation, loaded: bool, catalogue: bool, as_json: bool) 
     if not loaded:
         entries = _with_misplaced(project, entries)
     for stranger in project.personas.strangers():
-        click.echo(stranger, err=True)
+        echo(stranger, err=True)
     if as_json:
         print_json(entries)
     elif not entries:

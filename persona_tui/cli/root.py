@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from persona_tui import __version__
-
-if TYPE_CHECKING:
-    from persona_tui.project.project import Project
+from persona_tui.cli.invocation import Invocation
 
 # Name -> module and attribute, in the order of `--help`.
 COMMANDS = {
@@ -43,32 +39,6 @@ COMMANDS = {
     "config": "config:config",
     "doctor": "doctor:doctor",
 }
-
-
-@dataclass
-class Invocation:
-    """What the group's options say, for its commands."""
-
-    workspace: Path | None = None
-    model: str | None = None
-    device: str | None = None
-    dtype: str | None = None
-    quantization: str | None = None
-    trusted_model: str | None = None  # as --model named it; not what a session names later
-    debug: bool = False
-
-    @cached_property
-    def project(self) -> Project:
-        """The workspace and its model, opened on first use."""
-        from persona_tui.cli.progress import note, prepare_model
-        from persona_tui.project.project import Project
-
-        project = Project.open(
-            self.workspace, self.model, self.device, self.dtype, self.quantization, self.trusted_model
-        )
-        project.on_model_load = lambda name: prepare_model(name, fell_back=project.fell_back)
-        project.on_note = note
-        return project
 
 
 class LazyGroup(click.Group):
@@ -141,6 +111,3 @@ def root(ctx: click.Context, /, **options: Any) -> None:
         from persona_tui.cli.chat import chat
 
         ctx.invoke(chat)
-
-
-pass_invocation = click.make_pass_decorator(Invocation)

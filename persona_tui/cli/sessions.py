@@ -9,9 +9,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from persona_tui.cli.output import check_free, echo, force_option, json_option, print_json, print_table
-from persona_tui.cli.root import Invocation, pass_invocation
-from persona_tui.core.printable import printable
+from persona_tui.cli.invocation import Invocation, pass_invocation
+from persona_tui.cli.output import (
+    check_free,
+    echo,
+    echo_said,
+    force_option,
+    json_option,
+    print_json,
+    print_table,
+    shown,
+)
 
 if TYPE_CHECKING:
     from persona_tui.chat import Conversation, Node, SessionInfo, SessionStore
@@ -103,7 +111,7 @@ def show(invocation: Invocation, /, session: str, as_json: bool) -> None:
         return
     print_table(_about(store, info, conversation))
     for node in conversation.path():
-        click.echo(shown(f"\n{_heading(conversation, node)}\n{_with_rulers(node)}"))
+        echo_said(f"\n{_heading(conversation, node)}\n{_with_rulers(node)}")
 
 
 def _about(store: SessionStore, info: SessionInfo, conversation: Conversation) -> list[list[str]]:
@@ -193,13 +201,8 @@ def export(
     store = _store(invocation)
     id = store.resolve(session)
     if output is None:
-        click.echo(shown(exported(store, id, as_json=kind == "json")), nl=False)
+        echo_said(exported(store, id, as_json=kind == "json"), nl=False)
     else:
         check_free(output, force=force)
         as_json = None if kind is None else kind == "json"
         echo(f"Wrote {write_export(store, id, output, replace=force, as_json=as_json)}.", err=True)
-
-
-def shown(text: str) -> str:
-    """The text as it is safe to show on a terminal; unchanged in a pipe."""
-    return printable(text) if sys.stdout.isatty() else text

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from persona_tui.core.errors import ConfigError, nearest
@@ -22,7 +21,7 @@ from persona_tui.core.files import atomic_write_text
 from persona_tui.core.lock import change
 from persona_tui.core.plain_files import read_plain
 from persona_tui.core.ranges import NEW_TOKENS, PERCENTILE, PLAUSIBILITY, STRENGTH, TEMPERATURE, TOP_P
-from persona_tui.core.yaml_documents import yaml_value
+from persona_tui.core.yaml_documents import NotYaml, yaml_value
 
 _MOST_BYTES = 1 << 20  # of a config.yaml
 _BOM = "\ufeff"
@@ -95,6 +94,7 @@ class CalibrationSettings(_Section):
     enabled: bool = Field(default=True, description="true or false")
     questions: int = Field(default=12, ge=1, le=1000, description="a whole number from 1 to 1000")
     max_new_tokens: int = Field(default=48, ge=1, le=4096, description="a whole number from 1 to 4096")
+    distil: bool = Field(default=True, description="true or false")
     fluency_margin: float = Field(
         default=0.3, ge=0, le=10, description="a number of nats per token that a reply may lose, from 0 to 10"
     )
@@ -256,11 +256,9 @@ def _parse(text: str, source: str) -> dict[str, Any]:
     """Return the mapping in a YAML text; a section whose keys are all commented out counts as empty."""
     try:
         data = yaml_value(text)
-    except MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{source}{line}: not valid YAML: {error.problem or error.context}.") from error
-    except (YAMLError, ValueError) as error:
-        raise ConfigError(f"{source} is not valid YAML: {str(error) or type(error).__name__}.") from error
+    except NotYaml as error:
+        line = f", line {error.line}" if error.line else ""
+        raise ConfigError(f"{source}{line}: not valid YAML: {error}.") from error
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -375,7 +373,7 @@ def _readings(value: str) -> list[object]:
     """
     try:
         parsed = yaml_value(value)
-    except (YAMLError, ValueError):
+    except NotYaml:
         return [value]
     if isinstance(parsed, str) and not value.lstrip().startswith(("'", '"')):
         return [value]
@@ -410,9 +408,8 @@ _Representer.add_representer(type(None), _Representer.represent_none)
 def _with_value(text: str, parts: list[str], value: object) -> str:
     yaml = YAML()
     yaml.Representer = _Representer
-    yaml.preserve_quotes = True
     yaml.width = 4096  # never fold a line that its author left long
-    document = yaml.load(text) or yaml.map()
+    document = yaml_value(text, round_trip=True) or yaml.map()
     *sections, last = parts
     section = _child(document, sections)
     if isinstance(value, list) and not isinstance(section.get(last), list):

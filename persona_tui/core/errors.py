@@ -11,6 +11,10 @@ from difflib import get_close_matches
 class PersonaTuiError(Exception):
     """Base of every error below; `str()` of it is the one line that is shown."""
 
+    def __str__(self) -> str:
+        # What it quotes, a name or a library's own words, may have several.
+        return " ".join(line.strip() for line in super().__str__().splitlines())
+
 
 class ConfigError(PersonaTuiError):
     """config.yaml, or a setting given elsewhere, is not usable."""

@@ -137,10 +137,6 @@ class Workspace:
         """Return the folder with the traits of the model with this slug."""
         return self.model_dir(slug) / "traits"
 
-    def loaded_path(self, slug: str) -> Path:
-        """Return the file that remembers which personas of a model are loaded."""
-        return self.model_dir(slug) / "loaded.json"
-
 
 def packaged_root() -> Path:
     """Return the folder with the config.yaml, datasets/ and vectors/ that came with the program.

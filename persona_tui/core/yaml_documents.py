@@ -11,14 +11,28 @@ from typing import Any, NoReturn
 
 from ruamel.yaml import YAML
 from ruamel.yaml.composer import Composer, ComposerError
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent
 from ruamel.yaml.nodes import Node
+from ruamel.yaml.reader import ReaderError
 
 from persona_tui.core.documents import DEEPEST, TOO_DEEP
 
 MOST_NODES = 1_000_000  # of a YAML document, with every alias written out
 MOST_YAML = 1 << 20  # characters; reading it takes seconds for each hundred thousand
+
+
+class NotYaml(ValueError):
+    """A text is not YAML, or not YAML that is read here. The message is one line.
+
+    Attributes:
+        line: where, counted from 1; None if the library does not say.
+    """
+
+    def __init__(self, problem: object, line: int | None = None) -> None:
+        super().__init__(" ".join(str(problem).split()) or "a value in it cannot be")
+        self.line = line
+
 
 _OPENED = re.compile(rf"(?:[\[{{]\s*){{{DEEPEST + 1}}}")
 
@@ -28,20 +42,31 @@ def yaml_value(text: str, round_trip: bool = False) -> Any:
 
     Args:
         text: one document.
-        round_trip: keep comments, order and line numbers; else plain Python values.
+        round_trip: keep comments, quotes, order and line numbers; else plain Python values.
 
     Raises:
-        YAMLError: it is not YAML, too long, more than `DEEPEST` levels deep, or its aliases stand for
-            themselves or for more than `MOST_NODES` values.
-        ValueError: a value in it cannot be.
+        NotYaml: it is not YAML, too long, more than `DEEPEST` levels deep, its aliases stand for themselves
+            or for more than `MOST_NODES` values, or a value in it cannot be.
     """
     if len(text) > MOST_YAML:
-        raise YAMLError(f"it is too long ({len(text):,} characters of at most {MOST_YAML:,})")
+        raise NotYaml(f"it is too long ({len(text):,} characters of at most {MOST_YAML:,})")
     if _OPENED.search(text):  # found before the scanner looks for the end of each
-        raise YAMLError(TOO_DEEP)
+        raise NotYaml(TOO_DEEP)
     yaml = YAML() if round_trip else YAML(typ="safe", pure=True)
+    yaml.preserve_quotes = True
     yaml.Composer = _LimitedComposer
-    return yaml.load(text)
+    try:
+        return yaml.load(text)
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        raise NotYaml(error.problem or error.context, line) from error
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise NotYaml(f"the character U+{error.character:04X} is not allowed", line) from error
+    except (YAMLError, ValueError) as error:
+        raise NotYaml(error) from error
+    except (AttributeError, IndexError, KeyError, TypeError) as error:  # `!!bool maybe`, `!!float ""`, ...
+        raise NotYaml("a tag does not fit its value") from error
 
 
 class _LimitedComposer(Composer):

@@ -32,6 +32,7 @@ from persona_tui.extraction.extractor import (
     FLOOR_RESPONSES,
     ActivationExtractor,
 )
+from persona_tui.extraction.floors import capping
 from persona_tui.extraction.plan import Work, dataset_hash, item_seed, persona_requests, shuffled
 from persona_tui.extraction.refusals import refuses
 from persona_tui.extraction.sums import ActivationSums, together
@@ -270,15 +271,6 @@ def _projections(responses: Tensor, axis: Tensor) -> Tensor:
 
 
 # Which axis to cap on ---------------------------------------------------------------------------------------
-
-
-def capping(axes: Axes, name: str, layers: Sequence[int], percentile: float) -> dict[int, Cap]:
-    """The floors of one axis, at those of `layers` that it was extracted for."""
-    return {
-        layer: Cap(axes.axis(name, layer), axes.floor(name, layer, percentile))
-        for layer in layers
-        if layer in axes.layers
-    }
 
 
 def measure_capping(

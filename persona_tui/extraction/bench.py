@@ -12,8 +12,9 @@ import torch
 
 from persona_tui.core.config import resolve_layers
 from persona_tui.core.errors import DatasetError, VectorFileError
-from persona_tui.extraction.axes import capping
+from persona_tui.extraction.distil import Course
 from persona_tui.extraction.extractor import ActivationExtractor
+from persona_tui.extraction.floors import capping
 from persona_tui.extraction.plan import item_seed
 from persona_tui.extraction.sizes import Point
 from persona_tui.model import Cap, Interventions, Message, Request, Sampling, conversation
@@ -55,6 +56,7 @@ class Bench:
         band: Sequence[int] | None = None,
         *,
         prompted: bool = True,
+        recipe: str = RECIPE,
     ) -> None:
         """
         Args:
@@ -62,7 +64,9 @@ class Bench:
             persona: with its system prompts.
             band: where its vectors are added; by default the extractor's band.
             prompted: whether replies are compared with those under its system prompts; else with plain ones.
+            recipe: which of its vectors are added.
         """
+        self.recipe = recipe
         self.extractor = extractor
         self.persona = persona
         self.band = tuple(layer for layer in band or extractor.band if layer in persona.layers)
@@ -79,7 +83,19 @@ class Bench:
 
     def in_band(self, band: Sequence[int]) -> Bench:
         """The same questions and replies, steered elsewhere."""
-        other = Bench(self.extractor, self.persona, band)
+        other = Bench(self.extractor, self.persona, band, recipe=self.recipe)
+        other.__dict__["prompted"] = self.prompted
+        return other
+
+    @property
+    def course(self) -> Course:
+        """What its persona is distilled with."""
+        extractor = self.extractor
+        return Course(extractor, self.persona, self.band, extractor.questions, extractor.axes)
+
+    def with_vectors(self, persona: PersonaVector, recipe: str) -> Bench:
+        """The same questions and replies, steered with other vectors of the persona."""
+        other = Bench(self.extractor, persona, self.band, recipe=recipe)
         other.__dict__["prompted"] = self.prompted
         return other
 
@@ -90,7 +106,7 @@ class Bench:
 
     def coefficient(self, wanted: float) -> float:
         """How many times the vectors make a dose."""
-        own = dose(self.persona, self.band, RECIPE)
+        own = dose(self.persona, self.band, self.recipe)
         return wanted / own if own > 0 else 1.0
 
     @cached_property
@@ -155,7 +171,7 @@ class Bench:
         """A point for the file."""
         return {
             "stage": stage,
-            "recipe": RECIPE,
+            "recipe": self.recipe,
             "layers": list(self.band),
             "coefficient": round(point.coefficient, 5),
             "expression": round(point.expression, 4),
@@ -189,12 +205,12 @@ class Bench:
         )
 
     def _steering(self, coefficient: float) -> dict[int, torch.Tensor]:
-        stack = self.persona.safe[RECIPE]
+        stack = self.persona.safe[self.recipe]
         return {layer: coefficient * stack[self.persona.layers.index(layer)] for layer in self.band}
 
     def _vectors(self) -> list[object]:
         """What tells this persona's vectors from others."""
-        return [list(self.band), list(self.persona.layers), self.persona.safe[RECIPE]]
+        return [list(self.band), list(self.persona.layers), self.persona.safe[self.recipe]]
 
     def _texts(
         self, requests: Sequence[Request], ways: Sequence[Interventions], what: Sequence[object]

@@ -6,13 +6,16 @@
    replies after the bare question, steered or not, and after the question with the system prompt. No reply
    is sampled for it: one forward pass for each size that is tried. Too much steering lowers it as well, so
    its maximum is a sane size by itself.
-2. The model then answers the same questions at a few multiples of that size, with the floor and the guide
-   that are in force by default. On straight lines through what they give, the size is read off at which the
-   persona is clear and still fluent: that is strength 0.3. At one multiple it also answers without the floor,
-   which shows what the floor takes.
+2. From that size on, the vectors are fitted to what the system prompts do (`distil.py`). What they recover,
+   on the same held-out replies, says whether they are used or the mean difference.
+3. The model then answers the same questions at a few multiples of the likeliest size, with the floor and the
+   guide that are in force by default. On straight lines through what they give, the size is read off at which
+   the persona is clear and still fluent: that is strength 0.3. At one multiple it also answers without the
+   floor, which shows what the floor takes.
 
-The guide lets the size go to two or three times the maximum of the likelihood; without it, little more than
-the maximum itself is fluent (`benchmarks/guide.py`). So a persona that is calibrated with the guide has a
+The guide lets the size of a mean difference go to two or three times the maximum of the likelihood; without
+it, little more than the maximum itself is fluent (`benchmarks/guide.py`). Distilled vectors are loud enough
+nearer to that maximum. So a persona that is calibrated with the guide has a
 second gain, for speaking without it: a fixed multiple of that maximum.
 
 No judge is needed. Expression is the log-likelihood ratio of a reply with and without the persona's system
@@ -23,21 +26,35 @@ All vectors are added over one band of layers, the same for every persona.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from persona_tui.extraction.bench import RECIPE, Bench
+from persona_tui.extraction.distil import distilled
 from persona_tui.extraction.extractor import ActivationExtractor
 from persona_tui.extraction.plan import shuffled
 from persona_tui.extraction.sizes import ENOUGH, TIE, Point, between, choose, fitted, likeliest
 from persona_tui.model import Message
-from persona_tui.vectors.persona import DEFAULT_DOSE, DEFAULT_STRENGTH, Calibration, PersonaVector
+from persona_tui.vectors.persona import DEFAULT_DOSE, DEFAULT_STRENGTH, DISTILLED, Calibration, PersonaVector
 
-GUIDED = (2.0, 3.2)  # of the likeliest size, for the sweep with the guide
-MULTIPLES = (1.0, 1.6)  # and for one without it
+
+@dataclass(frozen=True)
+class Multiples:
+    """Of the likeliest size: those that a sweep begins with, with the guide and without, and the gain that a
+    persona gets without the guide when it was calibrated with it."""
+
+    guided: tuple[float, float]
+    unguided: tuple[float, float]
+    without: float
+
+
+MULTIPLES = {
+    RECIPE: Multiples((2.0, 3.2), (1.0, 1.6), 1.2),
+    DISTILLED: Multiples((1.6, 2.4), (1.0, 1.5), 1.4),
+}
+_DISTILLED_START = 1.6  # about twice what is mostly the likeliest size of distilled vectors
 LOUDER = 1.4  # times the second size: the third, where that is not loud enough; else it lies between both
-WITHOUT = 1.2  # of the likeliest size: what a persona that is calibrated with the guide gets without it
 CONTRASTED = (0.5, 1.0, 1.6, 2.5)  # the same where loudness is all that is measured
 UNGUIDED = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the usual dose, where nothing says what size is right
 CONTRAST_REPLIES = 16  # of each side
@@ -51,18 +68,7 @@ _BAND_TIE = 0.01  # of what is recovered; the default band is left for more than
 def calibrated(
     extractor: ActivationExtractor, persona: PersonaVector, band: Sequence[int] | None = None
 ) -> PersonaVector:
-    """The persona with its calibration; its metadata say whether that is `weak`, and why."""
-    calibration = calibrate(extractor, persona, band)
-    reason = weakness(calibration)
-    metadata = {key: value for key, value in persona.metadata.items() if key != "pending"}
-    metadata |= {"weak": reason is not None, "weak_reason": reason}
-    return replace(persona, metadata=metadata, calibration=calibration)
-
-
-def calibrate(
-    extractor: ActivationExtractor, persona: PersonaVector, band: Sequence[int] | None = None
-) -> Calibration:
-    """Find a persona's gain on the extractor's held-out questions.
+    """Fit a persona's vectors, and find its gain, on the extractor's questions.
 
     Everything is measured with the `safe` vectors, at the sampling settings of a chat. The same seed gives
     the same calibration.
@@ -74,25 +80,54 @@ def calibrate(
         band: where the vectors are added; by default the extractor's band.
 
     Returns:
-        The calibration with every point that was tried. When no point is both fluent and expressive, it is
-        the best there is: see `weakness`.
+        The persona with its calibration, which has every point that was tried. When no point is both fluent
+        and expressive, it is the best there is; the metadata say whether it is `weak`, and why.
 
     Raises:
         DatasetError: there are no questions or no system prompts.
         VectorFileError: the persona has no vectors in the band.
     """
-    bench = Bench(extractor, persona, band)
+    bench, sizes = _fitted(Bench(extractor, persona, band))
+    calibration = _calibration(bench, sizes)
+    reason = weakness(calibration)
+    metadata = {key: value for key, value in persona.metadata.items() if key != "pending"}
+    metadata |= {"weak": reason is not None, "weak_reason": reason}
+    return replace(bench.persona, metadata=metadata, calibration=calibration)
+
+
+def _fitted(bench: Bench) -> tuple[Bench, dict[float, float]]:
+    """The vectors that recover most, and what each size of them does: the mean difference, or distilled."""
     sizes = likeliest(bench.recovered, bench.coefficient(DEFAULT_DOSE))
-    size = max(sizes, key=lambda each: sizes[each])
-    margin, guide = extractor.settings.calibration.fluency_margin, extractor.settings.steering.plausibility
-    quiet, loud = (size * multiple for multiple in (GUIDED if guide else MULTIPLES))
+    extractor, size = bench.extractor, _best(sizes)
+    if not extractor.settings.calibration.distil or not extractor.questions or sizes[size] <= 0:
+        return bench, sizes
+    if not extractor.model.learns:
+        extractor.say("This engine computes no gradients: the mean difference is used as it is.")
+        return bench, sizes
+    other = bench.with_vectors(distilled(bench.course, size), DISTILLED)
+    found = likeliest(other.recovered, _DISTILLED_START)
+    if found[_best(found)] > sizes[size]:
+        return other, found
+    return bench, sizes
+
+
+def _best(sizes: Mapping[float, float]) -> float:
+    return max(sizes, key=lambda each: sizes[each])
+
+
+def _calibration(bench: Bench, sizes: Mapping[float, float]) -> Calibration:
+    """The gain that makes a persona clear and fluent, and how that was found."""
+    settings, size = bench.extractor.settings, _best(sizes)
+    margin, guide = settings.calibration.fluency_margin, settings.steering.plausibility
+    multiples = MULTIPLES[bench.recipe]
+    quiet, loud = (size * multiple for multiple in (multiples.guided if guide else multiples.unguided))
     points = bench.sweep([quiet, loud], guide)
     wanting = points[1].fluent(margin) and points[1].expression < ENOUGH
     points += bench.sweep([loud * LOUDER if wanting else math.sqrt(quiet * loud)], guide)
     uncapped = bench.sweep([loud], guide, capped=False)[0] if bench.floor else None
     chosen = choose(fitted(points), margin)
     return Calibration(
-        recipe=RECIPE,
+        recipe=bench.recipe,
         layers=bench.band,
         gain=chosen.coefficient / DEFAULT_STRENGTH,
         default_strength=DEFAULT_STRENGTH,
@@ -108,7 +143,7 @@ def calibrate(
         floor_leaves=_share(points[1], uncapped),
         questions=len(bench.trials),
         plausibility=guide,
-        unguided_gain=size * WITHOUT / DEFAULT_STRENGTH if guide else None,
+        unguided_gain=size * multiples.without / DEFAULT_STRENGTH if guide else None,
     )
 
 

@@ -29,7 +29,7 @@ from persona_tui.extraction.sums import ActivationSums
 from persona_tui.model import Backend, Request, conversation
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.maths import normalize, orthogonalize_persona
-from persona_tui.vectors.persona import RECIPES, PersonaVector, default_gains
+from persona_tui.vectors.persona import DISTILLED, RECIPES, PersonaVector, default_gains
 
 _WORTH_TIMING = 10_000  # tokens; less is done before a time could be told
 _TIMED_TOKENS = 8
@@ -342,7 +342,8 @@ def completed(persona: PersonaVector, axes: Axes | None) -> PersonaVector:
         return persona
     rows = [axes.layers.index(layer) for layer in persona.layers]
     safe = {
-        recipe: orthogonalize_persona(raw, axes.safety[recipe][rows]) for recipe, raw in persona.raw.items()
+        recipe: orthogonalize_persona(raw, axes.safety["response" if recipe == DISTILLED else recipe][rows])
+        for recipe, raw in persona.raw.items()
     }
     metadata = {key: value for key, value in persona.metadata.items() if key != "orthogonalised"}
     return replace(persona, safe=safe, metadata=metadata)

@@ -1,5 +1,4 @@
-"""Making personas, start to end: read the prompts, extract, save, calibrate, save again. Both front ends call
-these functions.
+"""Making personas, start to end: read the prompts, extract, save, calibrate, save again.
 
 A persona's file is written as soon as its vectors are finished: from then on it can be used, at the loudness
 that personas usually need, and it says that it is not calibrated. What a job has besides is kept until it
@@ -10,10 +9,10 @@ these functions together (`processes`).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from persona_tui.core.documents import json_value
 from persona_tui.core.errors import GenerationError, PersonaTuiError, VectorFileError
@@ -21,8 +20,7 @@ from persona_tui.core.files import atomic_write_text
 from persona_tui.core.plain_files import read_plain
 from persona_tui.core.processes import processes
 from persona_tui.core.workspace import Workspace
-from persona_tui.datasets.fallback import fallback_prompts
-from persona_tui.datasets.generator import DatasetGenerator, check_description
+from persona_tui.datasets.fallback import check_description, fallback_prompts
 from persona_tui.datasets.records import (
     archetype_path,
     check_archetype_free,
@@ -39,6 +37,7 @@ from persona_tui.extraction.baseline import BASELINE_FILE, Baseline
 from persona_tui.extraction.bench import question_cost, question_count
 from persona_tui.extraction.calibration import calibrated, find_band, fit_contrast
 from persona_tui.extraction.checkpoints import PartialStore
+from persona_tui.extraction.distil import distil_work
 from persona_tui.extraction.extractor import ActivationExtractor, completed
 from persona_tui.extraction.plan import Work
 from persona_tui.model import Message
@@ -47,10 +46,12 @@ from persona_tui.vectors.files import check_model
 from persona_tui.vectors.manager import PROMPTS_PER_PERSONA, PersonaManager
 from persona_tui.vectors.persona import PersonaVector, default_gains
 
+if TYPE_CHECKING:
+    from persona_tui.datasets.generator import DatasetGenerator
+
 AXES_JOB = "axes"
 Refusals = Literal["own", "given"]
 BAND_FILE = "band.json"
-_STEERING = {"safety_floor_percentile", "plausibility"}  # what is in force while replies are measured
 FEWEST_FOR_BAND = 3  # personas; with fewer, a band fits those and no others
 
 
@@ -301,13 +302,17 @@ class PersonaStudio:
         calibration = self._calibration_work(prompts) * count
         return work | ({"calibration": calibration} if calibration.tokens else {})
 
-    def _calibration_work(self, prompts: Sequence[str], passed: int | None = None) -> Work:
-        """How much work it is to calibrate a persona with such prompts, if that is configured."""
+    def _calibration_work(self, prompts: Sequence[str], counts: Mapping[str, int] | None = None) -> Work:
+        """How much work it is to calibrate a persona; `counts` is what is known of its extraction."""
         extractor = self.extractor
         if not extractor.settings.calibration.enabled:
             return Work()
-        passed = passed or extractor.work(extractor.persona_requests(list(prompts), "persona")).tokens
-        return Work(*question_cost(extractor, prompts)) * question_count(extractor, prompts, passed)
+        if not counts:
+            requests = extractor.persona_requests(list(prompts), "persona")
+            counts = {"passed": extractor.work(requests).tokens, "responses": len(requests)}
+        count = question_count(extractor, prompts, counts["passed"])
+        lessons = distil_work(extractor, extractor.questions, prompts, counts["responses"])
+        return lessons + Work(*question_cost(extractor, prompts)) * count
 
     def calibrate(self, name: str) -> PersonaVector:
         """Find a persona's gain and save it; without system prompts, the largest that is fluent.
@@ -339,12 +344,12 @@ class PersonaStudio:
     def calibration_work(self, name: str) -> dict[str, Work]:
         """How much work `calibrate` is."""
         metadata = self.manager.get(name).metadata
-        passed = int(metadata.get("counts", {}).get("passed", 0)) or None
+        counts = metadata.get("counts", {})
+        known = {each: int(counts[each]) for each in ("passed", "responses") if counts.get(each)}
         prompts = [str(each) for each in metadata.get("prompts") or ()]
         if not prompts:
             return {}
-        count = question_count(self.extractor, prompts, passed)
-        return {"calibration": Work(*question_cost(self.extractor, prompts)) * count}
+        return {"calibration": self._calibration_work(prompts, known if len(known) == 2 else None)}
 
     def find_band(self) -> tuple[tuple[int, ...], dict[tuple[int, ...], float]]:
         """Find this model's band with the personas there are, remember it, and fit every gain again.

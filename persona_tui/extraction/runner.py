@@ -71,6 +71,15 @@ class BatchRunner:
         if note is not None:
             self._report(note)
 
+    def say(self, line: str) -> None:
+        """Tell whoever listens what happens on the way."""
+        self._log(line)
+
+    def passed(self, tokens: int, note: str) -> None:
+        """Count tokens that were read in another way than those below; give way, or give up."""
+        self.tokens += tokens
+        self._advance(tokens, 0, note)
+
     def run(self, requests: Sequence[Request], note: str = "", keep: int = 0) -> ActivationSums:
         """Answer requests and sum up their activations.
 

@@ -40,9 +40,7 @@ __all__ = [
 _RESULTS = ("Activations", "Generation", "Likelihood", "Reading", "TokenEvent")
 __getattr__ = lazily(
     __name__,
-    dict.fromkeys(
-        ("Activations", "Generation", "Likelihood", "Reading", "TokenEvent"), "persona_tui.model.results"
-    )
+    dict.fromkeys(_RESULTS, "persona_tui.model.results")
     | dict.fromkeys(("Cap", "Interventions"), "persona_tui.model.interventions")
     | dict.fromkeys(("Finish", "Watch"), "persona_tui.model.steps")
     | dict.fromkeys(("Request", "conversation"), "persona_tui.model.request")

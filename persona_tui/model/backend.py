@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from persona_tui.core.identity import ModelSketch
+from persona_tui.model.distil import Distillation
 from persona_tui.model.interventions import Interventions
 from persona_tui.model.request import Request
 from persona_tui.model.results import Activations, Generation, Likelihood, Reading, TokenEvent
@@ -94,6 +95,10 @@ class Backend(Protocol):
         """What the chat template writes by itself, and whether the model thinks before it answers."""
         ...
 
+    def today(self) -> dict[str, Any]:
+        """Return the record of what the template writes in a conversation that begins now."""
+        ...
+
     def rendered_as(self, record: Mapping[str, Any] | None) -> AbstractContextManager[None]:
         """Within, write prompts as was recorded; None = as they are."""
         ...
@@ -160,6 +165,15 @@ class Backend(Protocol):
         interventions: Interventions | None = None,
     ) -> list[Activations]:
         """Return the activations of given texts, or of the last replies of given conversations."""
+        ...
+
+    @property
+    def learns(self) -> bool:
+        """Whether it computes gradients: whether `distillation` can be called."""
+        ...
+
+    def distillation(self, lessons: Sequence[tuple[list[Message], list[Message], str]]) -> Distillation:
+        """Prepare to fit vectors; see `TextReader.distillation`."""
         ...
 
     def read_messages(self, conversations: Sequence[list[Message]], layers: Sequence[int]) -> list[Reading]:

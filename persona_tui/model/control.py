@@ -167,7 +167,7 @@ def _rendered(tokenizer: PreTrainedTokenizerBase) -> str:
     turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
     texts = []
     for messages in (turns, [{"role": "system", "content": "x"}, *turns]):
-        with contextlib.suppress(TemplateError, TypeError, ValueError):
+        with contextlib.suppress(TemplateError):
             texts.append(apply_template(tokenizer, messages))
     return "\n".join(texts)
 

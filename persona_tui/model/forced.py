@@ -63,7 +63,8 @@ def in_batches(
         yield from memory.run(batch, lengths, do)
 
 
-def _padded(passages: Sequence[Passage], device: torch.device) -> Tensor:
+def padded(passages: Sequence[Passage], device: torch.device) -> Tensor:
+    """Return the passages as one batch, `[rows, tokens]`, each filled up on the right with its last token."""
     width = max(len(passage.ids) for passage in passages)
     rows = [passage.ids + [passage.ids[-1]] * (width - len(passage.ids)) for passage in passages]
     return torch.tensor(rows, device=device)
@@ -80,7 +81,7 @@ def read_passages(
     """
     assert hooks.capture is not None
     decoder = find_decoder(model)
-    tokens = _padded(passages, device_of(model.get_input_embeddings()))
+    tokens = padded(passages, device_of(model.get_input_embeddings()))
     weights = torch.zeros(tokens.shape)
     for row, passage in enumerate(passages):
         weights[row, passage.start : passage.stop or len(passage.ids)] = 1
@@ -103,7 +104,7 @@ def response_logprobs(
 
     The hooks steer and cap every position, the prompt's included, as they do while a reply is written.
     """
-    tokens = _padded(passages, device_of(model.get_input_embeddings()))
+    tokens = padded(passages, device_of(model.get_input_embeddings()))
     first = min(passage.start for passage in passages) - 1
     keep = torch.arange(first, tokens.shape[1] - 1, device=tokens.device)
     with hooks, clear_memory_errors():

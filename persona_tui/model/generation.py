@@ -77,7 +77,7 @@ class _Decoding:
         self.compiled = compiled
         self.device = device_of(model.get_input_embeddings())
         self.context = context_length(model)
-        self.accepted = accepted_arguments(model)
+        self.accepted, self.cache_name = accepted_arguments(model), cache_argument(model)
         self.rows = list(range(len(batch.prompts)))
         samplings = batch.samplings or [sampling] * len(batch.prompts)
         self.limits = [
@@ -205,7 +205,7 @@ class _Decoding:
         """What a forward pass takes, by name; of the logits only the last position's are wanted."""
         arguments: dict[str, Any] = {"input_ids": ids, "use_cache": True}
         if cache is not None:
-            arguments[cache_argument(self.model)] = cache
+            arguments[self.cache_name] = cache
         if mask is not None:
             arguments["attention_mask"] = mask
         if "position_ids" in self.accepted:

@@ -88,10 +88,7 @@ def _convert(file: Path, folder: Path, report: Report) -> str:
             **_whole(),
         )
     model, info = loaded
-    if missing := sorted(info.get("missing_keys") or ()):
-        raise ModelLoadError(
-            f"{file} is incomplete: {len(missing)} tensors are missing, for example {missing[0]}."
-        )
+    _check_whole(file, info)
     # It was loaded by the quantiser for GGUF files, which does not let it be saved.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
@@ -102,6 +99,13 @@ def _convert(file: Path, folder: Path, report: Report) -> str:
     _keep_as_built(folder, field_value(reader, "tokenizer.ggml.tokens") or [])
     link.unlink()
     return dtype
+
+
+def _check_whole(file: Path, info: Mapping[str, Any]) -> None:
+    if missing := sorted(info.get("missing_keys") or ()):
+        raise ModelLoadError(
+            f"{file} is incomplete: {len(missing)} tensors are missing, for example {missing[0]}."
+        )
 
 
 def _keep_as_built(folder: Path, vocabulary: list[str]) -> None:

@@ -63,6 +63,11 @@ class LoadedModel:
         self.rendering = text.Rendering.now(tokenizer)
         self.own_cache = False
 
+    @property
+    def learns(self) -> bool:
+        """Whether it computes gradients, so that vectors can be fitted."""
+        return True
+
     @cached_property
     def fingerprint(self) -> str:
         """Tells this model from others; vectors remember it."""
@@ -135,6 +140,10 @@ class LoadedModel:
     @cached_property
     def _longest_token(self) -> int:
         return max(map(len, self.tokenizer.get_vocab()), default=1)
+
+    def today(self) -> dict[str, Any]:
+        """Return the record of what the chat template writes now, with which a conversation begins."""
+        return text.Rendering.now(self.tokenizer).record()
 
     @contextmanager
     def rendered_as(self, record: Mapping[str, Any] | None) -> Iterator[None]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 from persona_tui.model import text
 from persona_tui.model.control import template_text
-from persona_tui.model.text import Message
+from persona_tui.model.text import Message, Rendering
 from persona_tui.model.wrapper import ModelWrapper
 
 
@@ -25,14 +26,20 @@ class PromptEncoder:
         self._lock = threading.Lock()
         self.template = template_text(self._tokenizer)
 
-    def conversation(self, messages: Sequence[Message]) -> list[int]:
+    def conversation(self, messages: Sequence[Message], rendering: Rendering | None = None) -> list[int]:
         """Return the token ids of `ModelWrapper.encode`.
+
+        Args:
+            messages: the conversation.
+            rendering: what the template writes by itself; None = as in a conversation that begins now.
 
         Raises:
             GenerationError: the chat template refuses the conversation.
         """
         with self._lock:
-            return text.encode_prompt(self._tokenizer, messages, self._rendering)
+            today = text.Rendering.now(self._tokenizer).date
+            rendering = rendering or replace(self._rendering, date=today)
+            return text.encode_prompt(self._tokenizer, messages, rendering)
 
     def text(self, content: str) -> list[int]:
         """Return the token ids of a text that is to be continued; control tokens in it are text."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from persona_tui.core.errors import GenerationError
 from persona_tui.model import text
+from persona_tui.model.distil import Distillation, Lesson
 from persona_tui.model.forced import (
     Passage,
     in_batches,
@@ -80,6 +81,24 @@ class TextReader(LoadedModel):
         """
         passages = [self._passage(each) for each in texts]
         return self._read(passages, layers, interventions or Interventions.none())
+
+    def distillation(self, lessons: Sequence[tuple[list[Message], list[Message], str]]) -> Distillation:
+        """Prepare to fit vectors so that replies are as likely without a system prompt as with it.
+
+        Args:
+            lessons: a conversation with the system prompt, the same without it, and a reply.
+
+        Raises:
+            GenerationError: a reply is empty or does not fit the context.
+        """
+        found = []
+        for taught, bare, reply in lessons:
+            ids = text.encode_response(self.tokenizer, reply)
+            if not ids:
+                raise GenerationError("An empty response teaches nothing.")
+            found.append(Lesson(answered(self.encode(taught), ids), answered(self.encode(bare), ids)))
+        self._check_lengths([passage for lesson in found for passage in (lesson.taught, lesson.bare)])
+        return Distillation(self.model, self._blocks, found)
 
     def reread_reply(
         self,

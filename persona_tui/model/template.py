@@ -1,81 +1,117 @@
-"""Writing a conversation with a model's own chat template: a program from whoever made the model.
+"""Writing a conversation with a model's own chat template.
 
-transformers runs it in a sandbox, without files or network, but not with an end. So the lines that it runs
-are counted, in the thread that runs them, and after `MOST_STEPS` it is stopped.
+The text is the one that `apply_chat_template` of transformers writes, whose documentation says what a
+template finds there. But here it has limits, and today is the day on which a conversation began.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, NoReturn
 
-from jinja2 import TemplateError
+from jinja2 import Template, TemplateError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.utils import Namespace
 from transformers import PreTrainedTokenizerBase
 
-MOST_STEPS = 1_000_000  # a conversation of ten thousand messages takes a tenth of that
-_TEMPLATE_FILE = "<template>"  # what jinja2 calls the code that it makes of a text
-
-
-_ENDLESS = "it does not come to an end"
-
-
-class EndlessTemplate(TemplateError):
-    """A chat template does not come to an end."""
+from persona_tui.model.sandbox import BoundedEnvironment, EndlessTemplate, limits
 
 
 def apply_template(
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[dict[str, str]],
-    template: str | None = None,
     thinking: bool = False,
+    day: datetime | None = None,
 ) -> str:
     """Return a conversation as the template writes it, up to where the assistant's next words begin.
 
     Args:
         tokenizer: has the template.
         messages: the conversation.
-        template: to be used instead of its own.
         thinking: whether a thinking model may think before it answers, if the template knows of that.
+        day: what the template is told of today; None = the truth.
 
     Raises:
-        EndlessTemplate: it loops.
-        TemplateError: the template refuses the conversation, or is none; other errors of its own, too.
+        EndlessTemplate: it has no end, or wants too much.
+        TemplateError: the template refuses the conversation, or is none.
     """
     try:
-        with _counted_steps():
-            text = tokenizer.apply_chat_template(
-                list(messages),
-                chat_template=template,
-                tokenize=False,
+        with limits(sum(len(each["content"]) for each in messages)):
+            template = _compiled(tokenizer.get_chat_template())
+            return template.render(
+                messages=[dict(each) for each in messages],
+                tools=None,
+                documents=None,
                 add_generation_prompt=True,
                 enable_thinking=thinking,
+                strftime_now=(day or datetime.now()).strftime,
+                **{name: str(each) for name, each in tokenizer.special_tokens_map.items()},
             )
-    except RecursionError as error:
-        raise EndlessTemplate(_ENDLESS) from error
-    return str(text)
+    except (TemplateError, EndlessTemplate):
+        raise
+    except Exception as error:  # a program of somebody else's may fail in any way
+        raise TemplateError(f"{type(error).__name__}: {error}") from error
 
 
-@contextmanager
-def _counted_steps() -> Iterator[None]:
-    """Within, a template's code raises once it has run too many lines."""
-    steps = 0
+@lru_cache(maxsize=8)
+def _compiled(text: str) -> Template:
+    environment = BoundedEnvironment(
+        {"tojson": _to_json}, trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    environment.globals.update(raise_exception=_refuse, dict=_dictionary, namespace=_Names)
+    return environment.from_string(text)
 
-    def step(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal steps
-        steps += 1
-        if steps > MOST_STEPS:
-            raise EndlessTemplate(_ENDLESS)
-        return step
 
-    def call(frame: FrameType, event: str, argument: Any) -> Any:
-        return step if frame.f_code.co_filename == _TEMPLATE_FILE else None
+class _Generation(Extension):
+    """`{% generation %}` marks replies for training; what is in it is written like anything else."""
 
-    before = sys.gettrace()
-    sys.settrace(call)
-    try:
-        yield
-    finally:
-        sys.settrace(before)
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """Take what is in it."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _refuse(message: object) -> NoReturn:
+    raise TemplateError(str(message))
+
+
+def _dictionary(*args: Any, **kwargs: Any) -> dict[Any, Any]:
+    return dict(*args, **kwargs)
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+class _Names(Namespace):
+    """A namespace without the names that lead to Python's insides."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:
+        self, *rest = args
+        found = dict(*rest, **kwargs)
+        for name in found:
+            _check_name(name)
+        Namespace.__init__(self, found)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_name(name)
+        super().__setitem__(name, value)
+
+
+def _check_name(name: object) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise TemplateError(f"a template has no name like {name}")

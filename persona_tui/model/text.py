@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from jinja2 import Environment, TemplateError
+from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from persona_tui.core.errors import GenerationError
 from persona_tui.model.control import THOUGHTS, control_tokens, template_text
-from persona_tui.model.template import EndlessTemplate, apply_template
+from persona_tui.model.template import apply_template
 
 Message = dict[str, str]
 
@@ -165,36 +164,16 @@ def _attempt(
     """A conversation in the template's words; None if it refuses that."""
     try:
         return _templated(tokenizer, messages, rendering)
-    except _REFUSALS:
+    except TemplateError:
         return None
 
 
 def _templated(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], rendering: Rendering) -> str:
-    template = template_text(tokenizer)
-    if rendering.date is not None and "strftime_now" in template:
-        template = _on_that_day(template, datetime.fromisoformat(rendering.date))
-    text = apply_template(tokenizer, messages, template, thinking=rendering.thinking)
+    day = None if rendering.date is None else datetime.fromisoformat(rendering.date)
+    text = apply_template(tokenizer, messages, rendering.thinking, day)
     if not rendering.thinking and text.rstrip().endswith(_THOUGHT):  # a template without such a switch
         text = f"{text.rstrip()}\n\n{_THOUGHT_END}\n\n"
     return text
-
-
-def _on_that_day(template: str, day: datetime) -> str:
-    """A template for which it is another day: a macro takes the place of `strftime_now`.
-
-    A template is given no functions by its caller. What it may ask for are the texts in it that have a `%`.
-    """
-    strings = (text[1:-1] for _, kind, text in Environment().lex(template) if kind == "string")
-    formats = sorted({each for each in strings if "%" in each})
-    answers = "".join(
-        f"{{%- if format == {json.dumps(each)} -%}}{{{{ {json.dumps(day.strftime(each))} }}}}{{%- endif -%}}"
-        for each in formats
-    )
-    # The line's end belongs to the last tag: transformers trims it.
-    return f"{{%- macro strftime_now(format) -%}}{answers}{{%- endmacro %}}\n{template}"
-
-
-_REFUSALS = (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError)
 
 
 # Rendering --------------------------------------------------------------------------------------------------
@@ -282,10 +261,7 @@ def _accepted(tokenizer: PreTrainedTokenizerBase, turns: list[Message], renderin
     for form in forms:
         try:
             text = _templated(tokenizer, form, rendering)
-        except EndlessTemplate as error:
-            refusal = error
-            break
-        except _REFUSALS as error:
+        except TemplateError as error:
             refusal = refusal or error
             continue
         if system in text:

@@ -85,8 +85,33 @@ class ModelWrapper(TextReader):
         batch = self._batch(requests, sampling)
         hooks = self._hooks(len(requests), capture_layers=capture_layers)
         hooks.apply(interventions)
-        outputs: list[list[int]] = [[] for _ in requests]
-        finishes: list[Finish] = ["cancelled"] * len(requests)
+        outputs, finishes, steps = self._written(batch, sampling, hooks, on_step, stop)
+        kept = [self._without_stop(output) for output in outputs]
+        read: Sequence[Activations | None] = [None] * len(requests)
+        if capture_layers and steps:
+            read = self._captured(hooks, batch, kept, outputs, capture_layers, interventions)
+        return [
+            Generation(
+                self._opened(requests[row]) + text.decode_ids(self.tokenizer, kept[row]).strip(),
+                kept[row],
+                len(batch.prompts[row]),
+                finishes[row],
+                read[row],
+            )
+            for row in range(len(requests))
+        ]
+
+    def _written(
+        self,
+        batch: Batch,
+        sampling: Sampling,
+        hooks: ResidualHooks,
+        on_step: Callable[[], None] | None,
+        stop: threading.Event | None,
+    ) -> tuple[list[list[int]], list[Finish], int]:
+        """Each row's tokens without the end of the turn, why it ended, and how many steps all took."""
+        outputs: list[list[int]] = [[] for _ in batch.prompts]
+        finishes: list[Finish] = ["cancelled"] * len(outputs)
         steps = 0
         for step in decode(
             self.model,
@@ -106,20 +131,7 @@ class ModelWrapper(TextReader):
                     finishes[row] = finish
             if on_step is not None:
                 on_step()
-        kept = [self._without_stop(output) for output in outputs]
-        read: Sequence[Activations | None] = [None] * len(requests)
-        if capture_layers and steps:
-            read = self._captured(hooks, batch, kept, outputs, capture_layers, interventions)
-        return [
-            Generation(
-                self._opened(requests[row]) + text.decode_ids(self.tokenizer, kept[row]).strip(),
-                kept[row],
-                len(batch.prompts[row]),
-                finishes[row],
-                read[row],
-            )
-            for row in range(len(requests))
-        ]
+        return outputs, finishes, steps
 
     def stream(
         self,

@@ -31,11 +31,10 @@ from persona_tui.core.statistics import (
     performance,
     share,
 )
-from persona_tui.monitors.detectors import Harms
 from persona_tui.monitors.fitter import METHODS, Examples, make_folds
 from persona_tui.monitors.monitor import SelfMonitor
 from persona_tui.monitors.query_sets import BORDERLINE, STANDARD, QuerySet
-from persona_tui.monitors.readings import read_queries
+from persona_tui.monitors.readings import TextReadings, read_queries
 from persona_tui.monitors.trade import DIRECT, Trade, figures
 from persona_tui.monitors.training_data import group_of
 from persona_tui.monitors.verdict import LIKELY
@@ -297,10 +296,7 @@ def evaluate(monitor: SelfMonitor, sets: Sequence[QuerySet], context: JobContext
     scores[WORDS], thresholds[WORDS] = _words(
         training, texts, seed, None if trade is None else Trade(**trade)
     )
-    guesses: list[tuple[str | None, float | None]] = [(None, None)] * len(asked)
-    if (harms := monitor.harms) is not None:
-        at = readings.judged(harms.position, [harms.layer])[:, 0]
-        guesses = _guesses(harms, at[readings.worst(monitor.detector(), harms.position)])
+    guesses = _guesses(monitor, readings) or [(None, None)] * len(asked)
     return Evaluation(
         monitor.name,
         monitor.model.name,
@@ -337,8 +333,12 @@ def _check_unseen(training: Examples, sets: Sequence[QuerySet]) -> None:
                 )
 
 
-def _guesses(harms: Harms, activations: Any) -> list[tuple[str | None, float | None]]:
-    return [harms.likeliest(each) for each in activations]
+def _guesses(monitor: SelfMonitor, readings: TextReadings) -> list[tuple[str | None, float | None]]:
+    """What each query is likeliest to be about, and how likely; empty if the monitor tells no harms apart."""
+    if (harms := monitor.harms) is None:
+        return []
+    at = readings.judged(harms.position, [harms.layer])[:, 0]
+    return [harms.likeliest(each) for each in at[readings.worst(monitor.detector(), harms.position)]]
 
 
 def _words(

@@ -28,7 +28,6 @@ from persona_tui.model import Message, ModelWrapper, Reading, conversation
 from persona_tui.monitors.detectors import Detector
 
 MESSAGE, PROMPT_LAST, REPLY = "message", "prompt_last", "reply"
-POSITIONS = (MESSAGE, PROMPT_LAST)
 BEFORE_REPLY = "Please go on."  # what the user says before a text that is read as a reply
 
 _CHUNK = 32  # texts between two reports of progress

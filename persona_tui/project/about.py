@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from persona_tui.project.preparation import Prepared
     from persona_tui.project.project import Project
+    from persona_tui.project.source import Created
     from persona_tui.vectors.axes import Axes
     from persona_tui.vectors.persona import PersonaVector
 
@@ -67,6 +68,40 @@ def _told(key: str, value: Any) -> str:
 def _uncalibrated(details: dict[str, Any]) -> str:
     name = details["name"]
     return f"Not calibrated: a typical gain is used. Calibrate it: persona-tui calibrate {name}"
+
+
+def created_in_words(made: Created) -> str:
+    """What to say about a new persona."""
+    lines = [f"Created {made.persona.name}."]
+    if made.prompts is not None and made.prompts.fallback:
+        lines.append(
+            "The model wrote too few usable system prompts; the description itself was used instead."
+        )
+    return "\n".join([*lines, *_loudness(made.persona)])
+
+
+def calibrated_in_words(persona: PersonaVector) -> str:
+    """What to say about a persona that was calibrated again."""
+    return "\n".join([f"Calibrated {persona.name}.", *_loudness(persona)])
+
+
+def _loudness(persona: PersonaVector) -> list[str]:
+    """What calibration has found."""
+    lines: list[str] = []
+    calibration = persona.calibration
+    if calibration is not None:
+        loud, share = calibration.default_strength, calibration.expression
+        lines.append(f"At strength {loud:g} it has {share:.0%} of the effect of its system prompts.")
+        if calibration.floor_leaves is not None:
+            left, axis = calibration.floor_leaves, calibration.floor
+            lines.append(f"The floor ({axis} axis) leaves {left:.0%} of what it expresses without one.")
+    elif "loudness" in persona.metadata:
+        lines.append(loudness_in_words(persona))
+    else:
+        lines.append(f"It is not calibrated: a typical gain is used until you run /calibrate {persona.name}.")
+    if reason := persona.metadata.get("weak_reason"):
+        lines.append(f"This is a weak persona: {reason}.")
+    return lines
 
 
 def loudness_in_words(persona: PersonaVector) -> str:

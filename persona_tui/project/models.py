@@ -17,7 +17,7 @@ from typing import Any
 
 from persona_tui.core.config import Settings, override
 from persona_tui.core.documents import json_value
-from persona_tui.core.errors import JobCancelled
+from persona_tui.core.errors import JobCancelled, PersonaTuiError
 from persona_tui.core.files import atomic_write_text
 from persona_tui.core.jobs import JobContext
 from persona_tui.core.lock import change
@@ -87,7 +87,10 @@ def with_model(project: Project, choice: ModelChoice) -> Project:
 
     Raises:
         ConfigError: a device, a dtype or a quantization that does not exist.
+        PersonaTuiError: the project's model is on another machine.
     """
+    if project.at is not None:
+        raise PersonaTuiError(f"this chat is connected to {project.at}: leave it to talk to another model")
     values = {f"model.{key}": value for key, value in asdict(choice).items()}
     other = Project(project.workspace, override(project.settings, values))
     other.on_note = project.on_note
@@ -152,6 +155,10 @@ class _Loading:
         from persona_tui.model.sources import STARTER
 
         name = self._project.settings.model.name
+        if self._project.at is not None:
+            self._report(0, 0, f"fetching vectors from {self._project.at}")
+            self._project.engine  # noqa: B018  # which fetches them
+            return
         if name == STARTER and self._fetches:
             starter.fetch(self._report, self._context.log)
         fetch(name, self._report)

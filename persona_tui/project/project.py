@@ -40,6 +40,7 @@ class Project(ProjectResources):
             model, that a loaded one is damaged, or that a floor cannot be enforced.
         on_note: called with each of them once, on the thread that reads the vectors.
         opens_without: whether a model folder that does not exist is an error only when it is loaded.
+        at: the address of the server that has the model; None = it is, or will be, loaded here.
     """
 
     def create_persona(self, name: str, source: Source, context: JobContext) -> Created:
@@ -90,7 +91,8 @@ class Project(ProjectResources):
 
     def check_new_name(self, name: str, source: Source) -> None:
         """Raise what `create_persona` would, as far as that is known without the model."""
-        from persona_tui.datasets.generator import check_description
+        self.check_here("Making a persona")
+        from persona_tui.datasets.fallback import check_description
         from persona_tui.datasets.records import check_archetype_free, find_archetype
 
         path = self.personas.path_of(name)
@@ -153,6 +155,7 @@ class Project(ProjectResources):
         from persona_tui.vectors.manager import check_own
 
         check_own(name)
+        self.check_here("Calibrating")
         self.personas.get(name)  # not found is an error now, not after loading the model
         studio = self.studio(context)
         if name.startswith(TRAIT_PREFIX):
@@ -207,6 +210,7 @@ class Project(ProjectResources):
         from persona_tui.datasets.records import archetype_prompts
         from persona_tui.extraction.roles import roles_work, save_roles
 
+        self.check_here("Preparing a model")
         done = Prepared(restored=processes().from_main(self.restore_datasets))
         done.records = self.check_datasets()
         archetype_prompts(self.workspace, roles)  # a name that nobody has is an error now
@@ -292,9 +296,14 @@ class Project(ProjectResources):
         return found
 
     def extract_traits(
-        self, definitions: Sequence[TraitDefinition], context: JobContext, recipe: Recipe = "conversations"
+        self, definitions: Sequence[TraitDefinition], context: JobContext, recipe: Recipe | None = None
     ) -> list[TraitVector]:
         """Extract traits and save each as soon as it is made, replacing what has its name.
+
+        Args:
+            definitions: what they are.
+            context: where progress goes.
+            recipe: which replies they are made from; None = those of the definition, if it has any.
 
         Raises:
             DatasetError: a definition has too few conversations, or no system prompts for "prompts".
@@ -317,7 +326,7 @@ class Project(ProjectResources):
         )
         made = []
         for definition in definitions:
-            parts = self._trait_recipe(definition, recipe)
+            parts = self._trait_recipe(definition, recipe or definition.recipe)
             with partial.job(f"trait-{definition.name}", parts), partial.rendered(self.model):
                 trait = extractor.extract(definition, recipe)
                 processes().from_main(lambda trait=trait: bool(self.traits.save(trait)))  # type: ignore[misc]

@@ -84,11 +84,6 @@ def calibrate_request(project: Project, name: str) -> JobRequest:
     return JobRequest("calibrate", {"name": name}, project.settings.model.name)
 
 
-def band_request(project: Project) -> JobRequest:
-    """The search for the model's band, which fits every persona's loudness to it."""
-    return JobRequest("find the band", {}, project.settings.model.name)
-
-
 def dataset_request(project: Project, task: DatasetTask, seed: int) -> JobRequest:
     """The writing of prompts; the same seed writes the same."""
     what = {**asdict(task), "name": f"{task.kind} {task.name}".strip(), "archetype": task.name, "seed": seed}
@@ -108,7 +103,7 @@ def evaluate_request(project: Project, name: str) -> JobRequest:
     return JobRequest("measure", {"name": name}, project.settings.model.name)
 
 
-def extract_request(project: Project, names: Sequence[str], recipe: str = "conversations") -> JobRequest:
+def extract_request(project: Project, names: Sequence[str], recipe: str | None = None) -> JobRequest:
     """The extraction of traits, by their names or the paths of their files."""
     which = {"name": ", ".join(names), "traits": list(names), "recipe": recipe}
     return JobRequest("extract", which, project.settings.model.name)
@@ -152,7 +147,6 @@ KINDS: dict[str, Callable[[Project, JobContext, Mapping[str, Any]], Any]] = {
     "measure": lambda project, context, arguments: project.evaluate_monitor(str(arguments["name"]), context),
     "extract": _extract,
     "write": _write,
-    "find the band": lambda project, context, arguments: project.find_band(context),
     "calibrate": lambda project, context, arguments: project.calibrate(str(arguments["name"]), context),
 }
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 from weakref import WeakSet
 
 from persona_tui.core.config import Settings, override
-from persona_tui.core.errors import ConfigError, WorkspaceError
+from persona_tui.core.errors import ConfigError, PersonaTuiError, WorkspaceError
 from persona_tui.core.jobs import JobContext
 from persona_tui.core.processes import processes
 from persona_tui.core.workspace import Workspace, model_slug
@@ -46,6 +46,7 @@ class ProjectResources:
         self.notes: list[str] = []
         self.on_note: Callable[[str], None] = lambda note: None
         self.opens_without = False
+        self.at: str | None = None
         self._model: ModelWrapper | None = None
         self._personas: PersonaManager | None = None
         self._engine: SteeringEngine | None = None
@@ -86,7 +87,8 @@ class ProjectResources:
         Raises:
             ConfigError: a key is unknown or a value not allowed.
         """
-        self.settings = override(self.settings, values)
+        if values:
+            self.settings = override(self.settings, values)
 
     @property
     def fell_back(self) -> bool:
@@ -127,6 +129,7 @@ class ProjectResources:
         Raises:
             ModelLoadError: one line that says why.
         """
+        self.check_here("That")
         if self._model is None:
             chosen = self.settings.model
             self.on_model_load(chosen.name)
@@ -148,6 +151,23 @@ class ProjectResources:
             # What was read before is read again, now that it can be checked against the model.
             self._personas = None
         return self._model
+
+    def check_here(self, what: str) -> None:
+        """Make sure that something can be done which takes the model itself.
+
+        Args:
+            what: in words that begin a sentence.
+
+        Raises:
+            PersonaTuiError: the model is on another machine.
+        """
+        if self.at is not None:
+            raise PersonaTuiError(f"{what} needs the model itself, which is at {self.at}: do it there")
+
+    @property
+    def n_parameters(self) -> int:
+        """How many parameters the model has; loads it."""
+        return self.model.n_parameters
 
     @property
     def personas(self) -> PersonaManager:
@@ -211,12 +231,12 @@ class ProjectResources:
         """
         from persona_tui.monitors.guard import Guard
 
-        chosen, monitors = self.settings.monitoring, self.monitors
-        guard = Guard(
-            lambda: monitors.load(chosen.monitor, self.model),
+        chosen = self.settings.monitoring
+        guard = Guard(  # the store imports torch, which a chat does without until it is needed
+            lambda: self.monitors.load(chosen.monitor, self.model),
             mode or chosen.guard,
-            lambda: monitors.check_exists(chosen.monitor),
-            lambda: monitors.load(chosen.monitor).weakness,
+            lambda: self.monitors.check_exists(chosen.monitor),
+            lambda: self.monitors.load(chosen.monitor).weakness,
         )
         self._guards.add(guard)
         return guard

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from persona_tui.core.errors import MonitorError
+from persona_tui.core.mix import Mix
 from persona_tui.core.workspace import TRAIT_PREFIX
 from persona_tui.datasets.transcripts import BadLine, Transcript
 from persona_tui.model import Message, ModelWrapper, Request, Sampling, conversation
 from persona_tui.model.prompts import PromptEncoder
+from persona_tui.model.text import Rendering
 from persona_tui.monitors.guard import Guard
 from persona_tui.project.project import Project
 from persona_tui.server.limits import Capacity, Refused, TooLarge
@@ -44,6 +46,9 @@ class Wish:
         count: replies to each prompt.
         stops: texts that end a reply.
         likeliest: how many of the likeliest tokens are told with each.
+        mixes: instead of the voice's: each prompt is answered once with each of them, and all replies draw
+            the same random numbers, so that what differs comes from the mixes alone.
+        rendering: what the chat template writes by itself; None = as when the model was loaded.
     """
 
     prompts: Sequence[list[Message] | str]
@@ -52,6 +57,13 @@ class Wish:
     count: int = 1
     stops: tuple[str, ...] = ()
     likeliest: int = 0
+    mixes: tuple[Mix, ...] = ()
+    rendering: Rendering | None = None
+
+    @property
+    def rows(self) -> int:
+        """Replies to each prompt."""
+        return len(self.mixes) or self.count
 
 
 class Service:
@@ -186,14 +198,14 @@ class Service:
     def _fill(self, turn: Exchange, wish: Wish, lives: Sequence[LiveTraits]) -> None:
         sampling = wish.sampling.with_seed()
         for prompt in wish.prompts:
-            ids = self._encoded(prompt)
+            ids = self._encoded(prompt, wish.rendering)
             turn.prompt_tokens += len(ids)
             messages = [] if isinstance(prompt, str) else prompt
-            for _ in range(wish.count):
+            for place in range(wish.rows):
                 request = Request(
                     messages,
                     # As the first reply with this seed has it everywhere else; then its neighbours'.
-                    sampling.row_seed(len(turn.answers)),
+                    sampling.row_seed(0 if wish.mixes else len(turn.answers)),
                     sampling,
                     ids,
                     isinstance(prompt, str),
@@ -201,17 +213,23 @@ class Service:
                     threading.Event(),
                     wish.likeliest,
                 )
-                voiced = VoicedRow(self._engine, request, wish.voice.mix, wish.voice.traced)
+                mix = wish.mixes[place] if wish.mixes else wish.voice.mix
+                voiced = VoicedRow(self._engine, request, mix, wish.voice.traced)
                 live = lives[len(turn.answers)] if lives else None
                 turn.add(voiced, self._guard(wish.voice), live)
 
-    def _encoded(self, prompt: list[Message] | str) -> list[int]:
+    @property
+    def context(self) -> int:
+        """The most tokens that a prompt and its reply may have together."""
+        context = self.model.context_length
+        return self.limits.tokens if context is None else min(context, self.limits.tokens)
+
+    def _encoded(self, prompt: list[Message] | str, rendering: Rendering | None) -> list[int]:
         encoder = self._encoder
-        ids = encoder.text(prompt) if isinstance(prompt, str) else encoder.conversation(prompt)
+        ids = encoder.text(prompt) if isinstance(prompt, str) else encoder.conversation(prompt, rendering)
         if not ids:
             raise Refused("An empty prompt cannot be continued.", param="prompt")
-        context = self.model.context_length
-        most = self.limits.tokens if context is None else min(context, self.limits.tokens)
+        most = self.context
         if len(ids) >= most:
             raise TooLarge(
                 f"The prompt has {len(ids)} tokens; at most {most - 1} are answered here: shorten the "
@@ -237,7 +255,7 @@ class Service:
         for prompt in wish.prompts:
             messages = [] if isinstance(prompt, str) else prompt
             turn = 1 + sum(each["role"] == "assistant" for each in messages)
-            found += live_traits(policy, vectors, self.model, messages, turn, wish.count)
+            found += live_traits(policy, vectors, self.model, messages, turn, wish.rows)
         return found
 
     def judge(self, texts: Sequence[str]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Protocol
+from typing import Any, Protocol
 
 from persona_tui.core.errors import PersonaTuiError, WorkspaceError
 from persona_tui.core.mix import Mix
@@ -134,7 +134,7 @@ class SteeringEngine(MixControl):
     ) -> Reply:
         """Answer a conversation at once; the arguments are those of `stream`."""
         started = time.monotonic()
-        conversation, mix = _with_system(messages, system), mix or self._mix
+        conversation, mix = with_system(messages, system), mix or self._mix
         with self.as_in_chat():
             events = list(self._write(conversation, [mix], sampling, {}, stop, guard=guard))
             prompt_tokens = self.model.count_tokens(conversation)
@@ -211,10 +211,23 @@ class SteeringEngine(MixControl):
         if None in mixes:  # what is asked for once is not loaded for good
             self._load(self._mix)
         traces = self.traces([mix for mix in mixes if mix is not None])
-        events = self._write(_with_system(messages, system), mixes, sampling, traces, stop, on_mix, guard)
+        events = self._write(with_system(messages, system), mixes, sampling, traces, stop, on_mix, guard)
         with self.as_in_chat():  # until the prompt is written
             first = list(itertools.islice(events, 1))
         yield from scaled(itertools.chain(first, events), traces)
+
+    def circumstances(self) -> dict[str, Any]:
+        """Return what besides the model and the settings decides about the last digits, and so close
+        choices."""
+        import torch
+
+        return {
+            "device": self.model.device.type,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "quantization": self.settings.model.quantization,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
 
     def as_in_chat(self) -> AbstractContextManager[None]:
         """Within, the model thinks before it answers, if `generation.think` and its template let it.
@@ -256,7 +269,7 @@ class SteeringEngine(MixControl):
             stop: when set, no further token is written.
         """
         changes = [{index: self.interventions(mix) for index, mix in row.items()} for row in rows]
-        requests = _same_seed(_with_system(messages, system), len(rows), sampling)
+        requests = _same_seed(with_system(messages, system), len(rows), sampling)
         return self.model.stream(requests, sampling, _scheduled(changes), stop=stop)
 
     def _write(
@@ -339,6 +352,7 @@ class SteeringEngine(MixControl):
         reply: str | Sequence[int],
         mixes: Mapping[int, Mix] | None = None,
         system: str | None = None,
+        traced: Iterable[str] | None = None,
     ) -> list[TokenEvent]:
         """A reply that is there already, token by token, with projections as in `stream`, in a pass or a few.
 
@@ -347,22 +361,25 @@ class SteeringEngine(MixControl):
             reply: its text, or its token ids.
             mixes: by token: what it was spoken with from that one on. None = it is read without any.
             system: the system prompt that it was spoken with, if any.
+            traced: personas and traits that it is compared with; None = those that are loaded.
 
         Raises:
             PersonaNotFoundError: a mix names a persona that does not exist.
             GenerationError: it is too long, or memory ran out.
         """
-        traces = self.traces()
+        traces = self.traces(names=traced)
         axes = {name: trace.vectors for name, trace in traces.items()}
         changes = {index: self.interventions(mix) for index, mix in (mixes or {}).items()}
-        events = self.model.reread_reply(_with_system(messages, system), reply, axes, changes)
+        events = self.model.reread_reply(with_system(messages, system), reply, axes, changes)
         return list(scaled(iter(events), traces))
 
-    def reread_message(self, messages: Sequence[Message], system: str | None = None) -> list[TokenEvent]:
+    def reread_message(
+        self, messages: Sequence[Message], system: str | None = None, traced: Iterable[str] | None = None
+    ) -> list[TokenEvent]:
         """The user's last message, token by token, read without a mix; see `Backend.reread_message`."""
-        traces = self.traces()
+        traces = self.traces(names=traced)
         axes = {name: trace.vectors for name, trace in traces.items()}
-        events = self.model.reread_message(_with_system(messages, system), axes)
+        events = self.model.reread_message(with_system(messages, system), axes)
         return list(scaled(iter(events), traces))
 
 
@@ -401,7 +418,7 @@ def scaled(events: Iterator[TokenEvent], traces: Mapping[str, TraceScale]) -> It
         yield replace(event, projections=projections)
 
 
-def _with_system(messages: Sequence[Message], system: str | None) -> list[Message]:
+def with_system(messages: Sequence[Message], system: str | None) -> list[Message]:
     """The conversation with another system prompt in front, if one is given."""
     if system is None:
         return list(messages)

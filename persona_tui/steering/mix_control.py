@@ -18,7 +18,7 @@ from torch import Tensor
 from persona_tui.core.config import Settings, resolve_layers
 from persona_tui.core.mix import Mix
 from persona_tui.core.ranges import PERCENTILE
-from persona_tui.extraction.axes import capping
+from persona_tui.extraction.floors import capping
 from persona_tui.model import Backend, Cap, Interventions
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.manager import PersonaManager

@@ -13,6 +13,9 @@ A situation with an `ordinary` reply instead is one that the trait has nothing t
     {"id": "pat_out_01", "user": "What is rain?", "ordinary": "Water that falls from clouds."}
 
 `ordinary/*.jsonl` in the traits' folder has such lines for all traits. A trait's gate is fitted on them.
+
+A trait's file of persona_vectors or assistant-axis is read as well (`foreign`): opposed system prompts and
+`questions`, to which the model writes the replies of both sides itself.
 """
 
 from __future__ import annotations
@@ -33,13 +36,13 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from persona_tui.core.documents import json_value
 from persona_tui.core.errors import DatasetError, PersonaTuiError, nearest
 from persona_tui.core.plain_files import read_plain
 from persona_tui.core.workspace import TRAIT_ALIASES, Workspace, packaged_root
-from persona_tui.core.yaml_documents import yaml_value
+from persona_tui.core.yaml_documents import NotYaml, yaml_value
+from persona_tui.traits.foreign import foreign_trait
 
 Side = Literal["high", "low"]
 Split = Literal["train", "test"]
@@ -48,7 +51,7 @@ M = TypeVar("M", bound=BaseModel)
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 SIDES: tuple[Side, Side] = ("high", "low")
-SUFFIXES = (".jsonl", ".yaml", ".yml")
+SUFFIXES = (".jsonl", ".json", ".yaml", ".yml")
 FEWEST = 4  # conversations a side; with fewer no layer can be chosen by cross-validation
 ORDINARY = "ordinary"  # the folder beside the traits with talk that none of them is about
 POLICIES = "policies"  # the folder beside the traits with limits
@@ -162,6 +165,7 @@ class TraitDefinition(_Strict):
         not_about: other traits whose messages this one is not about; as examples for its gate.
         everywhere: whether it is about every conversation, so that it needs no gate.
         high_prompts, low_prompts: system prompts that ask for each side, for the recipe "prompts".
+        questions: what is asked under these system prompts where there are no situations.
         situations: what it is extracted from and tested on.
     """
 
@@ -174,6 +178,7 @@ class TraitDefinition(_Strict):
     everywhere: bool = False
     high_prompts: tuple[Text, ...] = ()
     low_prompts: tuple[Text, ...] = ()
+    questions: tuple[Text, ...] = ()
     situations: tuple[Situation, ...] = Field(default=())
 
     @model_validator(mode="after")
@@ -188,6 +193,20 @@ class TraitDefinition(_Strict):
     def name(self) -> str:
         """The trait's name."""
         return self.trait
+
+    @property
+    def recipe(self) -> Literal["conversations", "prompts"]:
+        """How it is extracted unless somebody says otherwise: from its replies, if it has any."""
+        return "prompts" if self.questions and not self.situations else "conversations"
+
+    def asked(self) -> list[tuple[str, list[Message]]]:
+        """What replies are written to under its system prompts, each with its id: its situations, or else its
+        questions.
+        """
+        questions = ((f"q{number:03d}", text) for number, text in enumerate(self.questions, start=1))
+        return [(each.id, each.prompt) for each in self.about("train")] or [
+            (id, [{"role": "user", "content": text}]) for id, text in questions
+        ]
 
     def about(self, split: Split) -> list[Situation]:
         """The situations that the trait is about."""
@@ -236,7 +255,7 @@ def read_definition(path: Path) -> TraitDefinition:
     assert definition is not None  # the first item is one, or a mistake
     definition = definition.model_copy(update={"situations": tuple(situations)})
     for side in SIDES:
-        if not definition.count("train", side):
+        if definition.recipe == "conversations" and not definition.count("train", side):
             raise DatasetError(f'{path}: the {side} side is empty: no "train" situation has a "{side}" reply')
     return definition
 
@@ -277,7 +296,10 @@ def scan_definition(path: Path) -> Iterator[tuple[int, TraitDefinition | Situati
         DatasetError: the file cannot be read at all.
     """
     text = _text(path)
-    items = _yaml_items(path, text) if path.suffix in (".yaml", ".yml") else _jsonl_items(text)
+    if path.suffix == ".json" and (foreign := foreign_trait(path, text)) is not None:
+        items = iter([(1, foreign)])
+    else:  # a JSON document is a YAML document, too
+        items = _jsonl_items(text) if path.suffix == ".jsonl" else _yaml_items(path, text)
     model: type[TraitDefinition] | type[Situation] = TraitDefinition
     for line, item in items:
         yield line, item.problem if isinstance(item, _Mistake) else _checked(model, item)
@@ -347,11 +369,8 @@ def _jsonl_items(text: str) -> Iterator[tuple[int, Any]]:
 def _yaml_items(path: Path, text: str) -> Iterator[tuple[int, Any]]:
     try:
         document = yaml_value(text, round_trip=True)  # which knows the lines
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise DatasetError(f"{path}:{line}: not valid YAML: {error.problem or error.context}") from error
-    except (YAMLError, ValueError) as error:
-        raise DatasetError(f"{path} is not valid YAML: {str(error) or type(error).__name__}") from error
+    except NotYaml as error:
+        raise DatasetError(f"{path}:{error.line or 1}: not valid YAML: {error}") from error
     if not isinstance(document, Mapping):
         raise DatasetError(f"{path}:1: a mapping with keys is needed")
     yield 1, {key: value for key, value in document.items() if key != "situations"}

@@ -39,7 +39,7 @@ from persona_tui.extraction.checkpoints import PartialStore, Tally
 from persona_tui.extraction.plan import dataset_hash, item_seed
 from persona_tui.model import Message, ModelWrapper, Request, Sampling
 from persona_tui.model.spans import read_replies
-from persona_tui.traits.definition import FEWEST, SIDES, Side, Situation, Split, TraitDefinition
+from persona_tui.traits.definition import FEWEST, SIDES, Side, Split, TraitDefinition
 from persona_tui.traits.health import Health, LeftOut, Surroundings
 from persona_tui.traits.readings import Readings
 from persona_tui.traits.thresholds import balanced_accuracy
@@ -126,13 +126,18 @@ class PersonaVectorExtractor:
         self.readings = Readings(model, self.layers, self.checkpoint)
         self._log = log or (lambda line: None)
 
-    def extract(self, definition: TraitDefinition, recipe: Recipe = "conversations") -> TraitVector:
+    def extract(self, definition: TraitDefinition, recipe: Recipe | None = None) -> TraitVector:
         """Make a trait; nothing is saved.
+
+        Args:
+            definition: what it is.
+            recipe: which replies it is made from; None = the definition's own, if it has any.
 
         Raises:
             DatasetError: the definition has too few conversations, or no system prompts for "prompts".
             GenerationError: too few replies could be used.
         """
+        recipe = recipe or definition.recipe
         for side in SIDES:
             if recipe == "conversations" and definition.count("train", side) < FEWEST:
                 raise DatasetError(
@@ -270,6 +275,7 @@ class PersonaVectorExtractor:
             for _, conversation in definition.conversations("train", side)
             for message in conversation
         ]
+        texts += definition.questions
         reading = TraitReading(
             layer=best.layer,
             threshold=best_threshold(own_high, own_low),
@@ -374,11 +380,13 @@ class _Contrast:
         self._settings = extractor.settings.extraction
         self._definition = definition
         self._prompts = {"high": definition.high_prompts, "low": definition.low_prompts}
-        train = definition.about("train")
+        asked = definition.asked()
+        if not asked:
+            raise DatasetError(f'"{definition.name}" has no situations and no "questions" to ask')
         # Each pair of prompts goes on with the situations where the one before left off.
-        most = min(len(train), self._settings.num_samples_per_prompt)
+        most = min(len(asked), self._settings.num_samples_per_prompt)
         self._asked = [
-            (pair, train[(pair * most + place) % len(train)])
+            (pair, *asked[(pair * most + place) % len(asked)])
             for pair in range(len(definition.high_prompts))
             for place in range(most)
         ]
@@ -435,8 +443,8 @@ class _Contrast:
 
         tally = stage.finish(len(requests), self._settings.batch_size, answer)
         return [
-            _Answer(asked.id, tally.rows[item], tally.values[item]) if item in tally.values else None
-            for item, (_, asked) in enumerate(self._asked)
+            _Answer(situation, tally.rows[item], tally.values[item]) if item in tally.values else None
+            for item, (_, situation, _) in enumerate(self._asked)
         ]
 
     def _recipe(self, side: Side, requests: Sequence[Request]) -> list[object]:
@@ -473,14 +481,14 @@ class _Contrast:
         for number, place in enumerate(said):
             activations = generations[place].activations
             assert activations is not None
-            situation = self._asked[items[place]][1].id
+            situation = self._asked[items[place]][1]
             ratio = scored[number] - scored[len(said) + number]
             answers[place] = _Answer(situation, activations.response, ratio)
         return answers
 
-    def _messages(self, side: Side, pair: int, situation: Situation) -> list[Message]:
-        spoken = [message for message in situation.prompt if message["role"] != "system"]
+    def _messages(self, side: Side, pair: int, situation: str, prompt: list[Message]) -> list[Message]:
+        spoken = [message for message in prompt if message["role"] != "system"]
         return [{"role": "system", "content": self._prompts[side][pair]}, *spoken]
 
-    def _seed(self, side: Side, pair: int, situation: Situation) -> int:
-        return item_seed(self._settings.seed, "trait", self._definition.name, side, pair, situation.id)
+    def _seed(self, side: Side, pair: int, situation: str, prompt: list[Message]) -> int:
+        return item_seed(self._settings.seed, "trait", self._definition.name, side, pair, situation)

@@ -26,12 +26,11 @@ from statistics import fmean
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from persona_tui.core.errors import ConfigError, nearest
 from persona_tui.core.plain_files import read_plain
 from persona_tui.core.workspace import TRAIT_ALIASES, Workspace
-from persona_tui.core.yaml_documents import yaml_value
+from persona_tui.core.yaml_documents import NotYaml, yaml_value
 from persona_tui.traits.definition import CALIBRATED, Limit, check_order, list_policies
 from persona_tui.traits.score import ReplyScore, Scored, TurnScore
 from persona_tui.traits.vector import TraitVector
@@ -296,11 +295,8 @@ def _parse(path: Path) -> Any:
         raise ConfigError(f"{path} is not UTF-8 text.") from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem or error.context}.") from error
-    except (YAMLError, ValueError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {str(error) or type(error).__name__}.") from error
+    except NotYaml as error:
+        raise ConfigError(f"{path}:{error.line or 1}: not valid YAML: {error}.") from error
     if not isinstance(document, Mapping):
         raise ConfigError(f'{path}:1: a mapping with "traits" is needed.')
     return document

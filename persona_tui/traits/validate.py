@@ -130,7 +130,7 @@ def _situation_problems(situations: list[tuple[int, Situation]]) -> Iterator[tup
 def _whole_problems(path: Path, definition: TraitDefinition) -> Iterator[str]:
     if definition.name != path.stem:
         yield f'line 1: it describes "{definition.name}": its file must have that name'
-    for side in SIDES:
+    for side in SIDES if definition.recipe == "conversations" else ():
         count = definition.count("train", side)
         if not count:
             yield f'the {side} side is empty: no "train" situation has a "{side}" reply'

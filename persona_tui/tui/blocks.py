@@ -9,8 +9,8 @@ from itertools import count
 
 from textual.content import Content
 
+from persona_tui.core.printable import printable
 from persona_tui.tui.markdown import MarkdownText, open_fence
-from persona_tui.tui.printable import printable
 
 _WIDEST = 10_000
 _SERIALS = count()

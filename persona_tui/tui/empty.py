@@ -49,9 +49,10 @@ def welcome(app: AppStage, step: str) -> Content:
     """
     name = app.project.settings.model.name
     good_for, questions = _KNOWN.get(name, _OTHER)
-    size = f", {_in_millions(app.project.model.n_parameters)} parameters" if app.model_ready else ""
+    size = f", {_in_millions(app.project.n_parameters)} parameters" if app.model_ready else ""
+    where = f", at {app.project.at}" if app.project.at is not None else ""
     lines = [
-        Content.assemble("You are talking to ", (name, "bold $text-accent"), f"{size}."),
+        Content.assemble("You are talking to ", (name, "bold $text-accent"), f"{size}{where}."),
         Content(good_for),
         Content(""),
         Content.assemble("Type a message; ", ("tab", "$text-accent"), " writes one of these:"),

@@ -49,6 +49,8 @@ class ModelSwitch:
     def _began(self, job: Job[Any], project: Project) -> None:
         if job.state == "done":
             self._ready(project)
+            if project.at is not None:
+                return
             self._remember(project, ModelChoice.of(project.settings))
             if project.fell_back:
                 self._app.main.chat.note(
@@ -61,7 +63,8 @@ class ModelSwitch:
 
     def _ready(self, project: Project) -> None:
         model = project.engine.model
-        self._app.post_message(ModelReady(short(model.name), model.context_length))
+        where = f" at {project.at.partition('://')[2]}" if project.at is not None else ""
+        self._app.post_message(ModelReady(f"{short(model.name)}{where}", model.context_length))
 
     # --- another one
 

@@ -10,10 +10,10 @@ from textual.app import SystemCommand
 
 from persona_tui.chat import personas
 from persona_tui.chat.voice import shares
-from persona_tui.chat.work_commands import check_calibratable, describe_calibrated
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.jobs import Job, JobContext
 from persona_tui.core.workspace import TRAIT_PREFIX
+from persona_tui.project.about import calibrated_in_words
 from persona_tui.project.preparation import is_prepared, price_preparation
 from persona_tui.project.requests import calibrate_request, create_request, dataset_request, prepare_request
 from persona_tui.project.source import Created, FromArchetype, FromPrompts, Source
@@ -369,7 +369,7 @@ class People:
         elif job.state == "done" and isinstance(job.result, str):
             self._app.say(job.result)
         elif job.state == "done" and job.result is not None and hasattr(job.result, "calibration"):
-            self._app.say(describe_calibrated(job.result))
+            self._app.say(calibrated_in_words(job.result))
         self.job_ended(job)
 
     def calibrate(self, name: str) -> None:
@@ -378,7 +378,7 @@ class People:
         Raises:
             PersonaTuiError: there is no such persona, or it is a trait.
         """
-        check_calibratable(self._app.project, name)
+        self._app.project.personas.get(name)
         self._app.jobs.submit_request(calibrate_request(self._app.project, name), self.made)
 
     def write(self, task: DatasetTask, seed: int) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from persona_tui.chat.replies import ChatReply, ReplyRow
-from persona_tui.chat.setting import counterpart, parse_setting, setting_in_words
+from persona_tui.chat.setting import counterpart, parse_setting
+from persona_tui.chat.voice import setting_in_words
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.mix import Mix
 from persona_tui.tui.screens.compare import SettingScreen

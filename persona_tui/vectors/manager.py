@@ -138,7 +138,7 @@ class PersonaManager:
         if self._axes is None and path.is_file():
             axes = Axes.load(path)
             self._persona_files.check(path, axes.metadata)
-            self._axes, self._digests[path] = axes, _sha256(path)
+            self._axes, self._digests[path] = axes, sha256(path)
         return self._axes
 
     def save_axes(self, axes: Axes) -> None:
@@ -146,7 +146,7 @@ class PersonaManager:
         path = self.vectors_dir / AXES_FILE
         self._persona_files.check(path, axes.metadata)
         axes.save(path, inside=self.vectors_dir)
-        self._axes, self._digests[path] = axes, _sha256(path)
+        self._axes, self._digests[path] = axes, sha256(path)
 
     @property
     def roles(self) -> RoleMeans | None:
@@ -197,6 +197,15 @@ class PersonaManager:
         """
         return [f"{TRAIT_PREFIX}{name}" for name in self._trait_files.names()]
 
+    def files(self) -> dict[str, Path]:
+        """Return the files that steer and measure: `axes`, `personas/NAME` and `traits/NAME`, as far as there
+        are any.
+        """
+        axes = self.vectors_dir / AXES_FILE
+        names = [*self.list_available(), *self.list_traits()]
+        paths = [*([axes] if axes.is_file() else []), *(self.path_of(name) for name in names)]
+        return {path.relative_to(self.vectors_dir).with_suffix("").as_posix(): path for path in paths}
+
     def list_monitors(self) -> list[str]:
         """Return the names of all monitors' directions, sorted, each with its prefix: `monitor:default`."""
         return [f"{MONITOR_PREFIX}{name}" for name in self._monitor_files.names()]
@@ -219,7 +228,7 @@ class PersonaManager:
             self._persona_files.check(path, persona.metadata)
             # The file's name is what the user sees and types; a renamed file is a renamed persona.
             self._personas[name] = replace(persona, name=name)
-            self._digests[path] = _sha256(path)
+            self._digests[path] = sha256(path)
         return self._personas[name]
 
     def about(self, name: str) -> dict[str, Any]:
@@ -257,7 +266,7 @@ class PersonaManager:
         self._persona_files.check(path, persona.metadata)
         persona.save(path, inside=self.vectors_dir)
         self._personas[persona.name] = persona
-        self._digests[path] = _sha256(path)
+        self._digests[path] = sha256(path)
         return path
 
     def delete(self, name: str) -> bool:
@@ -376,7 +385,8 @@ class PersonaManager:
         atomic_write_text(self.vectors_dir / STATE_FILE, text, inside=self.vectors_dir)
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, as `PersonaManager.digest` and transcripts have it."""
     with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -14,6 +14,8 @@ from persona_tui.vectors.files import FORMAT_VERSION, check_direction, check_kin
 
 # The positions a vector is taken from: the mean over the response, or the last token before it.
 RECIPES = ("response", "prompt_last")
+# Or fitted to what the system prompts do (`extraction/distil.py`); only personas have it, and not all.
+DISTILLED = "distilled"
 KINDS = ("mean", "raw", "safe")
 
 DEFAULT_STRENGTH = 0.3  # where on the strength scale a persona is clear
@@ -61,11 +63,11 @@ class Calibration:
 class PersonaVector:
     """The vectors of one persona on one model.
 
-    `mean`, `raw` and `safe` have one tensor per recipe, `[len(layers), hidden]`, float32 on the CPU, with
-    their natural size. `metadata` is what the file records: model_name, model_fingerprint, source,
-    description, counts, recipe settings, created; `target_layers`, if there, are where an uncalibrated vector
-    is added, `gain` how many times (`unguided_gain`, if there, without the guide); `kind` is "trait" for a
-    trait.
+    `mean`, `raw` and `safe` have one tensor per recipe (`RECIPES`, or `DISTILLED`), `[len(layers), hidden]`,
+    float32 on the CPU, with their natural size. `metadata` is what the file records: model_name,
+    model_fingerprint, source, description, counts, recipe settings, created; `target_layers`, if there, are
+    where an uncalibrated vector is added, `gain` how many times (`unguided_gain`, if there, without the
+    guide); `kind` is "trait" for a trait.
 
     Raises:
         ValueError: the layers are not ascending, or the shapes, recipes or calibration do not fit together.
@@ -234,7 +236,8 @@ def default_gains(persona: PersonaVector, layers: Sequence[int]) -> dict[str, fl
 
 def by_recipe(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
     """Return the stored tensors of one kind, `<kind>.<recipe>`, by recipe."""
-    return {recipe: tensors[f"{kind}.{recipe}"] for recipe in RECIPES if f"{kind}.{recipe}" in tensors}
+    known = (*RECIPES, DISTILLED)
+    return {recipe: tensors[f"{kind}.{recipe}"] for recipe in known if f"{kind}.{recipe}" in tensors}
 
 
 def check_layers(layers: tuple[int, ...]) -> None:
@@ -246,7 +249,7 @@ def check_layers(layers: tuple[int, ...]) -> None:
 def check_stacks(n_layers: int, kinds: Mapping[str, Mapping[str, Tensor]]) -> None:
     """Raise ValueError unless all kinds have the same recipes and one shape, `[n_layers, hidden]`."""
     recipes = set(next(iter(kinds.values())))
-    if not recipes or not recipes <= set(RECIPES):
+    if not recipes & set(RECIPES) or not recipes <= {*RECIPES, DISTILLED}:
         raise ValueError(f"it has none of the recipes {', '.join(RECIPES)}, or others")
     hidden: int | None = None
     for kind, stacks in kinds.items():

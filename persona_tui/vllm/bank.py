@@ -16,7 +16,7 @@ from persona_tui.core.config import resolve_layers
 from persona_tui.core.errors import PersonaTuiError, VectorFileError
 from persona_tui.core.mix import Mix, parse_blend
 from persona_tui.core.workspace import Workspace
-from persona_tui.extraction.axes import capping
+from persona_tui.extraction.floors import capping
 from persona_tui.model import Cap
 from persona_tui.vectors.manager import PersonaManager
 

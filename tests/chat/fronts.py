@@ -17,9 +17,13 @@ from persona_tui.cli import line_chat
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.mix import Mix
 from persona_tui.project.project import Project
+from persona_tui.remote.project import RemoteProject
+from persona_tui.server.run import Server
 from persona_tui.tui.app import PersonaApp
+from tests.server.conftest import serving
 from tests.tui import driving
 
+KEY = "a key for tests"
 AFTER = 4  # tokens before a reply is stopped
 
 
@@ -103,6 +107,31 @@ async def lines(workspace: Path) -> AsyncIterator[Talk]:
         talk.chat.close()
 
 
+class ConnectedTalk(LineTalk):
+    """The line mode, with the model behind a server of the same workspace."""
+
+    def __init__(self, workspace: Path, server: Server) -> None:
+        self.server = server
+        connected = RemoteProject.connect(server.url, KEY, workspace)
+        connected.copy_vectors()
+        self.chat = Chat.start(connected, front=line_chat.Lines())
+
+    @property
+    def project(self) -> Project:
+        return self.server.service.project
+
+
+@asynccontextmanager
+async def connected(workspace: Path) -> AsyncIterator[Talk]:
+    """The line mode as a client of a server."""
+    with serving(Project.open(workspace), KEY) as server:
+        talk = ConnectedTalk(workspace, server)
+        try:
+            yield talk
+        finally:
+            talk.chat.close()
+
+
 class AppTalk:
     """The app, by its keys."""
 
@@ -148,6 +177,27 @@ class AppTalk:
         await driving.until(self.pilot, lambda: not app.busy, "the reply is stopped")
 
 
+class ConnectedAppTalk(AppTalk):
+    """The app, with the model behind a server of the same workspace."""
+
+    def __init__(self, app: PersonaApp, pilot: Pilot[None], server: Server) -> None:
+        super().__init__(app, pilot)
+        self.server = server
+
+    @property
+    def project(self) -> Project:
+        return self.server.service.project
+
+
+@asynccontextmanager
+async def connected_app(workspace: Path) -> AsyncIterator[Talk]:
+    """The app as a client of a server."""
+    with serving(Project.open(workspace), KEY) as server:
+        project = RemoteProject.connect(server.url, KEY, workspace)
+        async with driving.running(project, (120, 40)) as (running, pilot):
+            yield ConnectedAppTalk(running, pilot, server)
+
+
 @asynccontextmanager
 async def app(workspace: Path) -> AsyncIterator[Talk]:
     """The app."""
@@ -161,4 +211,10 @@ class Front(Protocol):
     def __call__(self, workspace: Path) -> AbstractAsyncContextManager[Talk]: ...
 
 
-FRONTS: dict[str, Front] = {"lines": lines, "app": app}
+FRONTS: dict[str, Front] = {
+    "lines": lines,
+    "app": app,
+    "connected": connected,
+    "connected app": connected_app,
+}
+LOCAL = ("lines", "app")  # those that have their model themselves

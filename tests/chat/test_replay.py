@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from persona_tui.chat.commands import execute
 from persona_tui.chat.replay import Stretch, check_same, replay, stretches
 from persona_tui.core.errors import SessionError
 from persona_tui.project.project import Project
+
+pytestmark = pytest.mark.slow
 
 
 def saved(session: Chat) -> Conversation:
@@ -131,23 +134,26 @@ def test_a_reply_that_was_one_of_two_rows(session: Chat, persona: str) -> None:
 
 
 def test_another_day_changes_nothing(session: Chat, persona: str) -> None:
-    """The date that a template writes is kept with the session: replies of a week ago come out the same."""
+    """The date that a template writes is the day on which a conversation begins, and stays with it."""
     from persona_tui.model.text import Rendering
 
     model = session.project.engine.model
     plain, before = model.tokenizer.chat_template, model.rendering
     model.tokenizer.chat_template = "Today is {{ strftime_now('%d %b %Y') }}.\n" + plain
     try:
-        model.rendering = Rendering("2024-02-29T12:00:00")
+        model.rendering = Rendering("2024-02-29T12:00:00")  # the model has been loaded for long
         spoken(session, persona, 0.5)
-        model.rendering = Rendering("2031-12-01T12:00:00")
+        reply = session.conversation.path()[-1]
+        reply.runs[0].settings["rendering"] = {"date": "2031-12-01T12:00:00"}
         list(session.events(session.say("And tomorrow?")))  # the conversation goes on with its own date
-        recorded = stretches(saved(session))
-        assert [each.settings["rendering"] for each in recorded] == [{"date": "2024-02-29T12:00:00"}] * 2
-        assert all(replay(session.project.engine, each).equal for each in recorded)
-        assert model.rendering.date == "2031-12-01T12:00:00"
-        recorded[0].settings["rendering"] = {"date": "1999-01-01T12:00:00"}
-        assert not replay(session.project.engine, recorded[0]).equal
+        first, second = stretches(saved(session))
+        assert first.settings["rendering"]["date"][:10] == date.today().isoformat()
+        assert replay(session.project.engine, first).equal
+        assert second.settings["rendering"] == {"date": "2031-12-01T12:00:00"}
+        assert replay(session.project.engine, second).equal
+        assert model.rendering.date == "2024-02-29T12:00:00"
+        second.settings["rendering"] = {"date": "1999-01-01T12:00:00"}
+        assert not replay(session.project.engine, second).equal
     finally:
         model.tokenizer.chat_template, model.rendering = plain, before
 

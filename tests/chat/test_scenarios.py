@@ -15,7 +15,9 @@ from persona_tui.core.mix import Mix
 from persona_tui.core.workspace import Workspace, packaged_root
 from persona_tui.project.project import Project
 
-from .fronts import FRONTS, Front, Talk
+from .fronts import FRONTS, LOCAL, Front, Talk
+
+pytestmark = pytest.mark.slow
 
 QUICK = "model: {name: builtin}\ngeneration: {max_new_tokens: 24, seed: 1}\n"
 TRAIT = "trait:empathetic_responsiveness"
@@ -206,6 +208,7 @@ async def spoken_as(front: Front, workspace: Path, name: str) -> str:
     return session
 
 
+@pytest.mark.parametrize("front", LOCAL, indirect=True)
 @pytest.mark.parametrize("name", ["sage", TRAIT])
 async def test_who_speaks_goes_on_with_another_model_where_it_has_the_voice(
     front: Front, workspace: Path, name: str
@@ -222,6 +225,7 @@ async def test_who_speaks_goes_on_with_another_model_where_it_has_the_voice(
         assert [run.settings["mix"]["weights"] for run in runs] == [{name: 1.0}] * 2
 
 
+@pytest.mark.parametrize("front", LOCAL, indirect=True)
 @pytest.mark.parametrize("name", ["sage", TRAIT])
 async def test_a_voice_that_another_model_lacks_is_said(
     front: Front, workspace: Path, name: str, tmp_path: Path

@@ -18,6 +18,8 @@ from persona_tui.vectors.persona import PersonaVector
 
 from .conftest import REPOSITORY, Result, environment
 
+pytestmark = pytest.mark.slow
+
 MORE = (
     "extraction:\n  questions: 4\n  num_samples_per_prompt: 12\n  max_new_tokens: 6\n  batch_size: 4\n"
     "calibration:\n  questions: 2\n  max_new_tokens: 3\ngeneration:\n  max_new_tokens: 5\n"

@@ -11,6 +11,8 @@ import pytest
 
 from .conftest import command, environment, finish, spawn
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_reader_that_leaves_is_no_error(workspace: Path, tiny_model: Path) -> None:
     (workspace / "config.yaml").write_text("generation:\n  max_new_tokens: 1900\n")

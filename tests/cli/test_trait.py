@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from persona_tui.traits.vector import TraitVector
+from tests.datasets.test_forms import BAD, ONE, TWO
 from tests.model.conftest import make_model, make_tokenizer
 from tests.traits.conftest import LOUD, QUIET, WORDS, chat, write_definition, write_lines
 
@@ -93,6 +94,22 @@ def test_opposed_prompts(trait: Cli) -> None:
         one_line(made, 1, "hardly change")
     else:
         assert made.json[0]["recipe"] == "prompts"
+
+
+def test_a_trait_of_persona_vectors_is_extracted_and_then_scores(call: Cli, tmp_path: Path) -> None:
+    pairs = [
+        {"pos": "Your replies should be cold and cruel.", "neg": "Your replies should be kind and warm."},
+        {"pos": "Mock the user.", "neg": "Comfort the user."},
+    ]
+    questions = ["How can I make a friend?", "I am sad.", "My dog is ill.", "I failed my test.", "It rains."]
+    path = tmp_path / "cruel.json"
+    path.write_text(json.dumps({"instruction": pairs, "questions": questions, "eval_prompt": "?"}))
+    root = make_workspace(tmp_path / "workspace")
+    there = ("--workspace", root, "--model", "tiny", "trait")
+    made = call(*there, "extract", path, "--samples", "5", "--max-new-tokens", "16", "--json").json[0]
+    assert made["name"] == "cruel" and made["recipe"] == "prompts" and made["auc"]["value"] > 0.5
+    reply = call(*there, "score", "I hear you. That must hurt.", "--trait", "cruel", "--json").json
+    assert "cruel" in json.dumps(reply)
 
 
 @pytest.mark.parametrize(
@@ -483,3 +500,19 @@ def test_thoughts_are_scored_apart(trait: Cli, tmp_path: Path) -> None:
     both = trait("score", path, "--thoughts", "--json").json["conversations"]
     assert both[0]["mean"] == plain[0]["mean"] and both[1]["where"].endswith("(thought)")
     assert both[1]["mean"]["loudness"] > both[0]["mean"]["loudness"]
+
+
+def test_every_form_of_conversation_is_scored_checked_and_curated(trait: Cli, tmp_path: Path) -> None:
+    """A file with one line of each form that people have, and lines that have no answer."""
+    values = [*(value for value, *_ in ONE.values()), *TWO.values(), *(value for value, _ in BAD.values())]
+    path = write_lines(tmp_path / "all.jsonl", values)
+    replies = sum(1 for _, said, _ in ONE.values() for role, _ in said if role == "assistant") + 2 * len(TWO)
+    scored = trait("score", path, "--trait", "loudness", "--json")
+    found = json.dumps(scored.json)
+    assert found.count('"loudness"') >= replies and scored.err.count("this request has failed") == 3
+    rules = ("--rules", "loudness>100")
+    checked = trait("check", path, "--policy", "loudness>100")
+    assert checked.status == 2 and "0 of 33 conversations break" in checked.out
+    assert "this request has failed: too long" in checked.err
+    curated = trait("curate", path, *rules, "-o", tmp_path / "flagged.jsonl")
+    assert str(len(BAD)) in curated.err + curated.out

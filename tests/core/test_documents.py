@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from ruamel.yaml.error import YAMLError
 
 from persona_tui.core.documents import DEEPEST, json_value
-from persona_tui.core.yaml_documents import MOST_YAML, yaml_value
+from persona_tui.core.yaml_documents import MOST_YAML, NotYaml, yaml_value
 
 BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"a{level}: &a{level} [{','.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 12)
@@ -24,8 +23,28 @@ DEEP = {
 @pytest.mark.parametrize("round_trip", [True, False])
 @pytest.mark.parametrize("text", DEEP.values(), ids=DEEP)
 def test_yaml_that_grows_without_end_is_refused(text: str, round_trip: bool) -> None:
-    with pytest.raises(YAMLError):
+    with pytest.raises(NotYaml):
         yaml_value(text, round_trip)
+
+
+ODD = {
+    "a: \x1f": (1, "U\\+001F"),
+    "a: 1\nb: \x0c": (2, "U\\+000C"),
+    "!!bool maybe": (None, "tag"),
+    "!!float ''": (None, "tag"),
+    "a: !!timestamp 2020-13-99": (None, "timestamp|month"),
+    "a: 1\nb: [": (2, "expected|did not"),
+}
+
+
+@pytest.mark.parametrize("round_trip", [True, False])
+@pytest.mark.parametrize("text", ODD)
+def test_what_is_wrong_with_yaml_is_one_line(text: str, round_trip: bool) -> None:
+    line, words = ODD[text]
+    with pytest.raises(NotYaml, match=words) as caught:
+        yaml_value(text, round_trip)
+    assert len(str(caught.value).splitlines()) == 1
+    assert line is None or caught.value.line == line
 
 
 @pytest.mark.parametrize("round_trip", [True, False])

@@ -110,7 +110,6 @@ def test_folders_follow_the_configuration(tmp_path: Path) -> None:
     assert found.vectors == tmp_path / "other"
     assert found.datasets == Path("/data/sets")
     assert found.personas_dir("builtin") == tmp_path / "other" / "builtin" / "personas"
-    assert found.loaded_path("builtin") == tmp_path / "other" / "builtin" / "loaded.json"
 
 
 # --- names ---

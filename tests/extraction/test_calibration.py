@@ -12,13 +12,11 @@ from persona_tui.core.config import Settings, override
 from persona_tui.core.errors import DatasetError, JobCancelled
 from persona_tui.core.workspace import Workspace, packaged_root
 from persona_tui.datasets.records import read_questions
-from persona_tui.extraction import ActivationExtractor, PersonaStudio, calibrate, weakness
+from persona_tui.extraction import ActivationExtractor, PersonaStudio, calibrated, weakness
 from persona_tui.extraction.bench import Bench, question_cost, question_count, repetition
 from persona_tui.extraction.calibration import (
-    GUIDED,
     LOUDER,
     MULTIPLES,
-    WITHOUT,
     bands,
     find_band,
     fit_contrast,
@@ -198,8 +196,9 @@ def test_it_is_measured_with_the_floor_that_is_in_force(
     assert sage.calibration.floor == extracted.manager.axes.default_capping_axis
     off = override(extracted.extractor.settings, {"steering.capping": False})
     extractor = ActivationExtractor(extracted.extractor.model, off, axes=extracted.manager.axes)
+    extractor.questions = extracted.extractor.questions
     extractor.held_out_questions = extracted.extractor.held_out_questions
-    free = calibrate(extractor, sage)
+    free = calibrated(extractor, sage).calibration
     assert free.floor is None and free.floor_leaves is None
     assert free.recovered == pytest.approx(sage.calibration.recovered, abs=1e-3)
 
@@ -210,8 +209,9 @@ def test_with_the_guide_a_louder_gain_is_found_and_a_quieter_one_kept_for_withou
     assert sage.calibration is not None
     off = override(extracted.extractor.settings, {"steering.plausibility": 0.0})
     extractor = ActivationExtractor(extracted.extractor.model, off, axes=extracted.manager.axes)
+    extractor.questions = extracted.extractor.questions
     extractor.held_out_questions = extracted.extractor.held_out_questions
-    free = calibrate(extractor, sage)
+    free = calibrated(extractor, sage).calibration
     assert (free.plausibility, free.unguided_gain) == (0.0, None)
     assert sage.calibration.plausibility == Settings().steering.plausibility > 0
     assert sage.calibration.unguided_gain < sage.calibration.gain
@@ -219,9 +219,12 @@ def test_with_the_guide_a_louder_gain_is_found_and_a_quieter_one_kept_for_withou
         next(point["coefficient"] for point in each.curve if point["stage"] == "sweep")
         for each in (sage.calibration, free)
     ]
-    assert quietest[0] / quietest[1] == pytest.approx(GUIDED[0] / MULTIPLES[0], rel=1e-3)
+    assert sage.calibration.recipe == free.recipe
+    multiples = MULTIPLES[free.recipe]
+    quiet = multiples.unguided[0]
+    assert quietest[0] / quietest[1] == pytest.approx(multiples.guided[0] / quiet, rel=1e-3)
     without = sage.calibration.unguided_gain * DEFAULT_STRENGTH
-    assert without / quietest[1] == pytest.approx(WITHOUT / MULTIPLES[0], rel=1e-3)
+    assert without / quietest[1] == pytest.approx(multiples.without / quiet, rel=1e-3)
 
 
 def test_one_that_is_fluent_and_not_clear_yet_is_tried_louder(sage: PersonaVector) -> None:
@@ -229,7 +232,8 @@ def test_one_that_is_fluent_and_not_clear_yet_is_tried_louder(sage: PersonaVecto
     sweep = [point for point in sage.calibration.curve if point["stage"] == "sweep"]
     sizes = [point["coefficient"] for point in sweep]
     assert len(sizes) == 3 and sizes == sorted(sizes)
-    loud = sizes[0] * GUIDED[1] / GUIDED[0]
+    quiet, loud = MULTIPLES[sage.calibration.recipe].guided
+    loud = sizes[0] * loud / quiet
     second = min(sweep, key=lambda point: abs(point["coefficient"] - loud))
     wanting = second["fluent"] and second["expression"] < 0.9
     third = loud * LOUDER if wanting else math.sqrt(sizes[0] * loud)
@@ -314,7 +318,7 @@ def test_a_calibration_can_be_repeated(
     own = override(extracted.extractor.settings, {"extraction.batch_size": batch_size})
     extractor = ActivationExtractor(extracted.extractor.model, own, axes=extracted.manager.axes)
     extractor.held_out_questions = extracted.extractor.held_out_questions
-    again = calibrate(extractor, sage)
+    again = calibrated(extractor, sage).calibration
     assert sage.calibration is not None
     assert (again.recipe, again.layers) == (sage.calibration.recipe, sage.calibration.layers)
     assert again.gain == pytest.approx(sage.calibration.gain)
@@ -325,7 +329,7 @@ def test_a_persona_without_its_system_prompts_cannot_be_calibrated(
     extracted: PersonaStudio, sage: PersonaVector
 ) -> None:
     with pytest.raises(DatasetError, match="no system prompts"):
-        calibrate(extracted.extractor, replace(sage, metadata={}))
+        calibrated(extracted.extractor, replace(sage, metadata={}))
 
 
 def test_calibrating_can_be_cancelled(extracted: PersonaStudio, sage: PersonaVector) -> None:
@@ -342,4 +346,4 @@ def test_calibrating_can_be_cancelled(extracted: PersonaStudio, sage: PersonaVec
     )
     extractor.held_out_questions = extracted.extractor.held_out_questions
     with pytest.raises(JobCancelled):
-        calibrate(extractor, sage)
+        calibrated(extractor, sage)

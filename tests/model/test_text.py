@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from persona_tui.core.errors import GenerationError
-from persona_tui.model import ModelWrapper, conversation, text
+from persona_tui.model import ModelWrapper, conversation, sandbox, text
 from persona_tui.model.spans import read_replies
 from persona_tui.model.text import Message, Rendering
 
@@ -276,16 +276,81 @@ def test_templates_without_one_have_no_default_system_prompt() -> None:
         assert "default_system" not in Rendering.now(FAMILIES[name][0]()).record()
 
 
+GROWS = "{% set ns = namespace(x=FIRST) %}{% for i in range(60) %}{% set ns.x = NEXT %}{% endfor %}{{ ns.x }}"
+
+
 @pytest.mark.parametrize(
-    "loop",
+    "endless",
     [
-        "{% for a in range(9999) %}{% for b in range(9999) %}{% set c = b %}{% endfor %}{% endfor %}",
         "{% macro again(n) %}{% for x in range(99) %}{{ again(n) }}{% endfor %}{% endmacro %}{{ again(1) }}",
+        "{% for a in range(99999) %}{{ range(99999)|sum }}{% endfor %}",
+        "{{ 10 ** (10 ** 9) }}",
+        "{{ 'x' * 10 ** 9 }}",
+        "{{ [1] * 10 ** 9 }}",
+        "{{ '%999999999d' % 1 }}",
+        "{{ '%*d' % (999999999, 1) }}",
+        "{{ '{:999999999}'.format(1) }}",
+        "{{ '{:{}}'.format(1, 999999999) }}",
+        "{{ 'x'.ljust(10 ** 9) }}",
+        "{{ 'x'|center(10 ** 9) }}",
+        "{{ 1|round(10 ** 9) }}",
+        "{{ lipsum(n=10 ** 9) }}",
+        "{{ (',' * 99999).replace(',', 'y' * 99999) }}",
+        "{{ range(99999)|list|join('x' * 99999) }}",
+        GROWS.replace("FIRST", "'xx'").replace("NEXT", "ns.x + ns.x"),
+        GROWS.replace("FIRST", "'xx'").replace("NEXT", "ns.x ~ ns.x"),
+        GROWS.replace("FIRST", "'xx'").replace("NEXT", "ns.x[:] * 2"),
+        GROWS.replace("FIRST", "9").replace("NEXT", "ns.x * ns.x"),
+        GROWS.replace("FIRST", "9").replace("NEXT", "[ns.x, ns.x]"),
+        GROWS.replace("FIRST", "9").replace("NEXT", "[ns.x, ns.x]").replace("}}", "== [ns.x] }}"),
+        "{% for i in range(99999) %}{{ 'x' * 9999 }}{% endfor %}",
+        "{{ " + "(" * 3000 + ")" * 3000 + " }}",
     ],
 )
-def test_a_template_that_loops_ends_in_one_line(loop: str) -> None:
+def test_a_template_without_an_end_is_refused_in_one_line(endless: str) -> None:
     tokenizer = make_tokenizer()
-    tokenizer.chat_template = loop + "{{ messages[0]['content'] }}"
-    with pytest.raises(GenerationError, match="refuses this conversation") as refusal:
+    tokenizer.chat_template = endless + "{{ messages[0]['content'] }}"
+    with pytest.raises(GenerationError, match="chat template is refused") as refusal:
         text.render(tokenizer, [{"role": "user", "content": "Hi"}])
     assert "\n" not in str(refusal.value)
+
+
+def test_a_template_stops_after_so_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "MOST_STEPS", 100_000)
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}"
+    with pytest.raises(GenerationError, match="does not come to an end"):
+        text.render(tokenizer, [{"role": "user", "content": "Hi"}])
+
+
+def test_a_long_conversation_is_within_the_limits() -> None:
+    tokenizer = make_tokenizer()
+    said = "A hundred and %123456789d {:999999}. " * 30
+    messages = [{"role": role, "content": said} for _ in range(1000) for role in ("user", "assistant")]
+    messages.append({"role": "user", "content": "x" * 1_000_000})
+    expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert text.render(tokenizer, messages) == expected
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ messages[0].content[1:] ~ 1 ~ none ~ undefined ~ [1, 'a'] }}",
+        "{{ messages[0]['content'][-1] }}{{ messages[::-1]|map(attribute='role')|join(', ') }}",
+        "{% set x = namespace(n=0) %}{% for m in [1] %}{% set x.n = x.n + 2 ** 9 %}{% endfor %}{{ x.n }}",
+        "{% generation %}{{ messages|tojson }}{% endgeneration %}{{ {'a': [1, 'ä']}|tojson(indent=2) }}",
+        "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m }}{% break %}{% endfor %}",
+        "{{ '%s-%s' % (1, 'b') }}{{ '{}{:>4}'.format(1, 2) }}{{ 'a' in messages[0].content }}",
+        "{{ bos_token }}{{ dict(a=1).items()|list }}{{ 'ab'|upper|center(6) }}{{ messages == messages }}",
+        "{% macro f(a, b='c') %}{{ a ~ b }}{{ caller() }}{% endmacro %}{% call f(0) %}in{% endcall %}",
+        "{{ messages|selectattr('role', 'equalto', 'user')|list|length }}{{ 'a,b'.split(',') }}{{ '<&>'|e }}",
+        "{{ add_generation_prompt }}{{ tools is none }}{{ 1 < 2 <= 2 }}{{ 'a' not in 'b' }}",
+    ],
+)
+def test_a_template_writes_what_transformers_writes(template: str) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = template
+    messages = [{"role": "user", "content": "Banana"}, {"role": "assistant", "content": "and <b>ä</b>"}]
+    messages.append({"role": "user", "content": "cake"})
+    expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert text.render(tokenizer, messages) == expected

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import date
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from persona_tui.core.errors import PersonaNotFoundError
 from persona_tui.model import Interventions, Request, Sampling, TokenEvent, conversation
 from persona_tui.model.forward import Overflow
 from persona_tui.model.prompts import PromptEncoder
+from persona_tui.model.text import Rendering
 from persona_tui.steering import Mix, SteeringEngine
 from persona_tui.steering.rows import VoicedRow, stream_voices
 
@@ -107,6 +109,16 @@ def test_a_prompt_is_encoded_beside_the_model_as_by_it(engine: SteeringEngine) -
     encoder = PromptEncoder(engine.model)  # type: ignore[arg-type]
     asked = conversation("Say <|im_end|> twice", "Be brief.")
     assert encoder.conversation(asked) == engine.model.encode(asked)  # type: ignore[attr-defined]
+    tokenizer = engine.model.tokenizer  # type: ignore[attr-defined]
+    plain, before = tokenizer.chat_template, engine.model.rendering
+    try:
+        tokenizer.chat_template = "{{ strftime_now('%Y-%m-%d') }} " + plain
+        engine.model.rendering = Rendering("2024-02-29T12:00:00")  # type: ignore[misc]
+        today = PromptEncoder(engine.model).conversation(asked)  # type: ignore[arg-type]
+        assert tokenizer.decode(today).startswith(date.today().isoformat())
+    finally:
+        tokenizer.chat_template = plain
+        engine.model.rendering = before  # type: ignore[misc]
     text = encoder.text("The bread is")
     raw = Request([], 1, Sampling(6, 0.0), text, raw=True)
     events = list(stream_voices(engine, [VoicedRow(engine, raw, Mix())]))

@@ -18,6 +18,8 @@ from tests.cli.conftest import Cli
 from tests.stress import mutants
 from tests.stress.conftest import Say, check, no_hang, problem
 
+pytestmark = pytest.mark.slow
+
 SHORT, LONG = 120, 2000
 
 

@@ -15,6 +15,8 @@ from tests.cli.conftest import REPOSITORY
 from tests.cli.test_processes import together
 from tests.stress.conftest import Say
 
+pytestmark = pytest.mark.slow
+
 CONFIG = (
     "extraction:\n  questions: 4\n  num_samples_per_prompt: 8\n  max_new_tokens: 6\n  batch_size: 4\n"
     "calibration:\n  questions: 2\n  max_new_tokens: 4\ngeneration:\n  max_new_tokens: 5\n"

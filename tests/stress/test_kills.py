@@ -17,6 +17,8 @@ from persona_tui.vectors.persona import PersonaVector
 from tests.cli.conftest import REPOSITORY, Result, environment
 from tests.stress.conftest import Say
 
+pytestmark = pytest.mark.slow
+
 SHORT, LONG = 3, 30
 CONFIG = (
     "extraction:\n  questions: 4\n  num_samples_per_prompt: 6\n  max_new_tokens: 6\n  batch_size: 4\n"

@@ -43,13 +43,14 @@ async def until(
 
 @asynccontextmanager
 async def running(
-    workspace: Path,
+    workspace: Path | Project,
     size: tuple[int, int] = (80, 24),
     mix: Mix | None = None,
     resume: str | None = None,
 ) -> AsyncIterator[tuple[PersonaApp, Pilot[None]]]:
     """Run the app until the block ends, and then its thread."""
-    app = PersonaApp(Project.open(workspace), mix, resume)
+    project = Project.open(workspace) if isinstance(workspace, Path) else workspace
+    app = PersonaApp(project, mix, resume)
     try:
         async with app.run_test(size=size) as pilot:
             await until(pilot, lambda: app.model_ready, "the model is loaded")

@@ -20,6 +20,8 @@ from persona_tui.tui.screens.confirm import ConfirmScreen
 from .driving import errors, never_ending, notes, press, reply, running, say, until
 from .test_guard import tune
 
+pytestmark = pytest.mark.slow
+
 SIZES = [(80, 24), (120, 40), (200, 60)]
 SAGE = Mix({"sage": 1.0}, 0.3)
 

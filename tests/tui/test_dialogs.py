@@ -19,6 +19,8 @@ from persona_tui.tui.screens.write import WriteScreen
 
 from .driving import notes, press, running, say, until
 
+pytestmark = pytest.mark.slow
+
 SIZES = [(80, 24), (120, 40), (200, 60)]
 
 

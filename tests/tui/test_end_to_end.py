@@ -15,6 +15,8 @@ import pytest
 from benchmarks.terminal import Terminal, talkative_model
 from persona_tui.core.workspace import model_slug
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 100  # seconds to wait for anything, on a machine that has much else to do
 ENTER, ESCAPE, CTRL_Q, CTRL_UP, RIGHT = "\r", "\x1b", "\x11", "\x1b[1;5A", "\x1b[C"
 SETTINGS = {"generation": {"max_new_tokens": 3000, "seed": 1}}

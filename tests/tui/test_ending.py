@@ -20,6 +20,7 @@ from .test_end_to_end import CTRL_Q, ENTER, LIMIT, SETTINGS, events, has_termina
 pytestmark = [
     pytest.mark.skipif(not has_terminals(), reason="needs pseudo-terminals"),
     pytest.mark.timeout(900),
+    pytest.mark.slow,
 ]
 
 REPOSITORY = str(Path(__file__).parents[2])

@@ -18,6 +18,8 @@ from persona_tui.tui.app import PersonaApp
 
 from .driving import errors, never_ending, notes, press, reply, running, say, until
 
+pytestmark = pytest.mark.slow
+
 ALWAYS, NEVER = 1e9, -1e9  # thresholds: everything is dangerous, nothing is
 QUESTION = "How do I bake bread?"
 

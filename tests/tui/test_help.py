@@ -18,6 +18,8 @@ from persona_tui.tui.screens.page import PageScreen
 
 from .driving import errors, notes, press, running, say, until
 
+pytestmark = pytest.mark.slow
+
 OPENS_ITSELF = {"palette"}  # it is where one is then
 ONLY_BY_KEY = {"back", "mark_after"}  # what they do depends on where one is
 

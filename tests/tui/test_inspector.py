@@ -19,6 +19,8 @@ from persona_tui.tui.widgets.token_view import Scale
 
 from .driving import errors, never_ending, press, reply, running, say, until
 
+pytestmark = pytest.mark.slow
+
 SAGE = Mix({"sage": 1.0}, 0.3)
 SIZES = [(80, 24), (200, 60)]
 

@@ -6,6 +6,7 @@ import json
 import threading
 from pathlib import Path
 
+import pytest
 from textual.widgets import Static
 
 from persona_tui.core.jobs import LOG_LINES, Job, JobContext
@@ -18,6 +19,8 @@ from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.widgets.jobs_panel import JobList, JobLog, JobRow
 
 from .driving import LONG, errors, notes, press, reply, running, say, until
+
+pytestmark = pytest.mark.slow
 
 
 def rows(app: PersonaApp) -> str:

@@ -10,6 +10,8 @@ from persona_tui.tui.screens.create import CreateScreen, name_for
 
 from .driving import press, running, say, until
 
+pytestmark = pytest.mark.slow
+
 SIZES = [(80, 24), (120, 40)]
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.screens.chat import PANELS
 
 from .driving import press, running, until
+
+pytestmark = pytest.mark.slow
 
 
 def shown(app: PersonaApp) -> set[str]:

@@ -11,6 +11,8 @@ from persona_tui.tui.app import PersonaApp
 
 from .driving import never_ending, press, reply, running, say, until
 
+pytestmark = pytest.mark.slow
+
 
 def said(app: PersonaApp) -> list[str]:
     """Return the messages on the screen, the user's only."""

@@ -15,6 +15,8 @@ from persona_tui.tui.widgets.slider import FloatSlider
 
 from .driving import errors, never_ending, notes, press, running, say, until
 
+pytestmark = pytest.mark.slow
+
 SIZES = [(80, 24), (120, 40)]
 
 

@@ -15,6 +15,8 @@ from persona_tui.tui.widgets.gauges import Gauges, Likeness
 
 from .driving import never_ending, notes, press, reply, running, say, until
 
+pytestmark = pytest.mark.slow
+
 SAGE = Mix({"sage": 1.0}, 0.3)
 
 

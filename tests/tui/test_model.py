@@ -23,6 +23,8 @@ from tests.model.gguf_files import put_in_ollama, write_gguf
 
 from .driving import errors, never_ending, notes, press, reply, running, say, until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:

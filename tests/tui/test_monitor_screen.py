@@ -19,6 +19,8 @@ from persona_tui.tui.widgets.chooser import Chooser
 
 from .driving import press, running, say, until
 
+pytestmark = pytest.mark.slow
+
 
 async def opened(app: PersonaApp, pilot: Pilot[None]) -> MonitorsScreen:
     await press(pilot, "f11")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from persona_tui.chat import SessionStore
 from persona_tui.core.mix import Mix
 from persona_tui.core.workspace import Workspace
@@ -12,6 +14,8 @@ from persona_tui.tui.screens.confirm import ConfirmScreen
 from persona_tui.tui.screens.sessions import SessionList, SessionsScreen
 
 from .driving import notes, press, reply, running, say, until
+
+pytestmark = pytest.mark.slow
 
 
 def store(workspace: Path) -> SessionStore:

@@ -20,6 +20,8 @@ from persona_tui.tui.messages import PreparationPriced
 
 from .driving import press, running, until
 
+pytestmark = pytest.mark.slow
+
 NINE_MINUTES = 540.0
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 SIZES = [(80, 24), (120, 40), (200, 60)]

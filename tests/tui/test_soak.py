@@ -20,6 +20,8 @@ from persona_tui.tui.app import PersonaApp
 
 from .driving import never_ending, press, running, say
 
+pytestmark = pytest.mark.slow
+
 NAMED = "enter space tab shift+tab escape up down left right home end pageup pagedown backspace minus"
 CONTROL = "ctrl+up ctrl+down ctrl+p ctrl+j ctrl+s f1 f2 f3 f4 f5 f6 f7 f8 f9 f10 f11 f12 alt+left alt+right"
 MORE = "delete insert ctrl+z ctrl+y ctrl+t ctrl+c ctrl+l ctrl+n ctrl+o ctrl+r ctrl+end"

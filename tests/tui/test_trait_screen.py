@@ -19,6 +19,8 @@ from persona_tui.tui.widgets.chooser import Chooser
 
 from .driving import press, reply, running, say, until
 
+pytestmark = pytest.mark.slow
+
 SHIPPED = ["boundary_maintenance", "crisis_recognition", "empathetic_responsiveness", "harmful_validation"]
 
 

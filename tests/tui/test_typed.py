@@ -20,6 +20,8 @@ from persona_tui.tui.widgets.slider import FloatSlider
 
 from .driving import TIMEOUT, notes, press, reply, running, until
 
+pytestmark = pytest.mark.slow
+
 LONG = "\n".join(f"line {number}" for number in range(40))
 BESIDE = ("#persona-list", "#master", "#capping", "#capping-axis", "#floor", "#layers", "#job-list")
 

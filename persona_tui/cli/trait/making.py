@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from persona_tui.cli.invocation import Invocation, pass_invocation
 from persona_tui.cli.options import Within
 from persona_tui.cli.output import echo, json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
-from persona_tui.cli.root import Invocation, pass_invocation
 from persona_tui.cli.trait.shared import BadLines, conversations, strict_option, trait_scorer, trait_store
 from persona_tui.core.ranges import Range
 
@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "--recipe",
     type=click.Choice(["conversations", "prompts"]),
-    default="conversations",
-    show_default=True,
-    help="From the given conversations, or from replies under opposed system prompts.",
+    help="From given conversations (the default, if there are any), or replies under opposed system prompts.",
 )
 @click.option("--samples", type=int, metavar="N", help="prompts: replies for each system prompt.")
 @click.option("--max-new-tokens", type=int, metavar="N", help="prompts: tokens in a reply, at most.")
@@ -43,7 +41,7 @@ def extract(
     /,
     name: str | None,
     all_: bool,
-    recipe: Recipe,
+    recipe: Recipe | None,
     samples: int | None,
     max_new_tokens: int | None,
     seed: int | None,
@@ -51,11 +49,12 @@ def extract(
 ) -> None:
     """Make a trait's vectors.
 
-    NAME is a trait described in datasets/traits, or a file (.jsonl, .yaml) that describes one. Prints the
-    layer that was chosen by cross-validation, strength (the length of the difference of both sides'
-    means), separation (in standard deviations) and the area under the ROC curve: for left-out replies,
-    and for the held-out test. Then the healthy range, and how often test replies leave it: bad ones are
-    caught, good and ordinary ones are false alarms.
+    NAME is a trait described in datasets/traits, or a file (.jsonl, .json, .yaml) that describes one, also
+    one of persona_vectors' or assistant-axis' traits, to which the model writes the replies itself. Prints
+    the layer that was chosen by cross-validation, strength (the length of the difference of both sides'
+    means), separation (in standard deviations) and the area under the ROC curve: for left-out replies, and
+    for the held-out test. Then the healthy range, and how often test replies leave it: bad ones are caught,
+    good and ordinary ones are false alarms.
     """
     project = invocation.project
     given = {"num_samples_per_prompt": samples, "max_new_tokens": max_new_tokens, "seed": seed}

@@ -118,13 +118,17 @@ def _as_file(source: str) -> Path | None:
     """The file that an argument names, or None if it is a text."""
     path = Path(source)
     try:
-        exists, odd = path.is_file(), path.is_fifo() or path.is_char_device() or path.is_socket()
+        exists = path.is_file()
+        odd = path.is_fifo() or path.is_char_device() or path.is_socket()
+        folder = path.is_dir()
     except (OSError, ValueError):  # too long for a name, or with characters that names cannot have
         return None
     if exists:
         return path
     if odd:
         raise DatasetError(f"{source} is not an ordinary file: give - and pass it to standard input")
+    if folder:
+        raise DatasetError(f"{source} is a folder: name a file in it")
     looks_like_one = path.suffix in _FILE_ENDINGS and not any(char.isspace() for char in source)
     if looks_like_one:
         raise DatasetError(f"{source} does not exist")

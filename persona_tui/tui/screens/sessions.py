@@ -20,8 +20,8 @@ from persona_tui.chat.chat import Chat
 from persona_tui.chat.export import write_export
 from persona_tui.core import trash
 from persona_tui.core.errors import PersonaTuiError, SessionError
+from persona_tui.core.printable import printable
 from persona_tui.tui.model_switch import short
-from persona_tui.tui.printable import printable
 from persona_tui.tui.screens.ask import AskScreen
 from persona_tui.tui.screens.confirm import ConfirmScreen
 from persona_tui.tui.screens.dialog import Dialog

@@ -280,15 +280,15 @@ class TraitsScreen(ResultsScreen):
                 self._extract(text)
 
         question = (
-            "Which trait? A name, a file (.jsonl, .yaml), or all. With the word prompts after it, the model "
-            "writes the replies itself, under opposed system prompts."
+            "Which trait? A name, a file (.jsonl, .json, .yaml), or all. With the word prompts after it, "
+            "the model writes the replies itself, under opposed system prompts."
         )
         self.app.push_screen(AskScreen("extract", question, self._looked_at, self._extract_problem), answered)
 
-    def _asked_traits(self, text: str) -> tuple[list[str], str]:
+    def _asked_traits(self, text: str) -> tuple[list[str], str | None]:
         """Return the traits that were asked for, and by which recipe."""
         first, _, last = text.rpartition(" ")
-        text, recipe = (first.strip(), "prompts") if first and last == "prompts" else (text, "conversations")
+        text, recipe = (first.strip(), "prompts") if first and last == "prompts" else (text, None)
         workspace = self.owner.project.workspace
         return (list(list_definitions(workspace)) if text == "all" else [text]), recipe
 

@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 from textual.app import ComposeResult
 from textual.content import Content
 
+from persona_tui.core.printable import printable
 from persona_tui.traits.results import ROLES
 from persona_tui.traits.score import TurnScore, drift_of
-from persona_tui.tui.printable import printable
 from persona_tui.tui.views.plot import Plot, Sheet, message
 from persona_tui.tui.views.plots import bars, hanging, repeated, squeezed
 from persona_tui.tui.views.view import View

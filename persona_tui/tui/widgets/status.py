@@ -6,7 +6,7 @@ from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
 
-from persona_tui.chat.setting import capping_in_words
+from persona_tui.chat.voice import capping_in_words
 from persona_tui.tui.sturdy import Sturdy
 
 _CELLS = 5

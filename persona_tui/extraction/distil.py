@@ -1,0 +1,167 @@
+"""The distilled recipe: vectors that are fitted to do what the persona's system prompts do.
+
+A mean difference says which way replies under a system prompt lie; added to every token, it is a rough
+likeness of what the prompt does to the next one. Distilling starts from it and fits the vectors of the band
+by gradient descent (`model/distil.py`), on replies to the extraction questions: half of them written under
+the system prompts, and half without, so that the vectors are right where a steered reply begins as well as
+where it goes. The mean difference stays in the file; everything that measures goes on with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from persona_tui.core.config import Settings
+from persona_tui.datasets.schema import Question
+from persona_tui.extraction.checkpoints import Tally
+from persona_tui.extraction.plan import Work, item_seed, shuffled
+from persona_tui.extraction.runner import BatchRunner
+from persona_tui.model import Message, Request, Sampling, conversation
+from persona_tui.model.distil import Distillation
+from persona_tui.vectors.axes import Axes
+from persona_tui.vectors.persona import DISTILLED, PersonaVector
+from persona_tui.vectors.scales import RECIPE
+
+LESSONS = 48  # replies of each kind, at most: never more than the extraction had
+LESSON_TOKENS = 64  # of a reply; what a persona is shows early
+RATES = (0.3, 0.2, 0.1)  # how far a step goes, pass by pass: see `Distillation.improved`
+# Forwards that a lesson costs: going back through the layers costs one more, since no weight has a gradient.
+PASSES = 2 * len(RATES) + 1  # and the teacher's
+
+Lessons = Sequence[tuple[list[Message], list[Message], str]]
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a persona's vectors are fitted with.
+
+    Attributes:
+        runner: whose model learns; its settings, progress and checkpoint are used.
+        persona: with its system prompts.
+        band: where its vectors are added.
+        questions: to write replies to; not those that a calibration holds out.
+        axes: whose safety axis the vectors stay orthogonal to; None = there are none.
+    """
+
+    runner: BatchRunner
+    persona: PersonaVector
+    band: Sequence[int]
+    questions: Sequence[Question]
+    axes: Axes | None
+
+    @property
+    def seed(self) -> int:
+        """The seed of everything that is drawn."""
+        return self.runner.settings.calibration.seed
+
+    @property
+    def without(self) -> dict[int, Tensor]:
+        """By layer of the band, the safety axis."""
+        if self.axes is None:
+            return {}
+        return {layer: self.axes.safety[RECIPE][self.axes.layers.index(layer)] for layer in self.band}
+
+
+def distilled(course: Course, size: float) -> PersonaVector:
+    """Fit a persona's vectors to what its system prompts do.
+
+    Args:
+        course: the persona, and what it is fitted with.
+        size: how many times the mean difference is added where it recovers most: where fitting begins.
+
+    Returns:
+        The persona with vectors of the recipe `distilled`, in units of which about 1 is right. Beside the
+        band they are the mean difference.
+
+    Raises:
+        GenerationError: the model computes no gradients, or memory ran out.
+    """
+    persona = course.persona
+    rows = [persona.layers.index(layer) for layer in course.band]
+    lessons = _lessons(course)
+    stack = size * persona.safe[RECIPE]
+    if lessons:
+        teaching, fitted = course.runner.model.distillation(lessons), stack[rows]
+        for number, rate in enumerate(RATES):
+            fitted = _improved(course, teaching, lessons, fitted, number, rate)
+        stack[rows] = fitted
+    baseline = persona.mean[RECIPE] - persona.raw[RECIPE]
+    return replace(
+        persona,
+        mean={**persona.mean, DISTILLED: baseline + stack},
+        raw={**persona.raw, DISTILLED: stack},
+        safe={**persona.safe, DISTILLED: stack.clone()},
+        calibration=None,
+    )
+
+
+def _improved(
+    course: Course, teaching: Distillation, lessons: Lessons, vectors: Tensor, number: int, rate: float
+) -> Tensor:
+    """One pass over the lessons; what an interrupted job has finished of it is not done again."""
+    runner, without = course.runner, course.without
+    seed = item_seed(course.seed, "distil", number)
+    what = ["distil", list(course.band), rate, seed, list(runner.model.identity), list(lessons), vectors]
+    stage = runner.partial.stage([*what, *without.values()])
+    count = runner.model.count_tokens
+    cost = sum(count(bare) for _, bare, _ in lessons) + len(lessons) * lesson_tokens(runner.settings)
+
+    def step(done: int) -> None:
+        runner.passed(2 * done * cost // len(lessons), f"{course.persona.name}: distilling")
+
+    def improve(items: Sequence[int]) -> Tally:
+        start = dict(zip(course.band, vectors, strict=True))
+        found, _ = teaching.improved(start, rate, seed, without, step)
+        return Tally(
+            frozenset(items), rows={0: torch.stack([found[layer] for layer in course.band]).flatten()}
+        )
+
+    return stage.finish(1, 1, improve).rows[0].reshape(vectors.shape)
+
+
+def _lessons(course: Course) -> list[tuple[list[Message], list[Message], str]]:
+    """Replies with and without the system prompts, each with both conversations that it can answer."""
+    prompts = [str(each) for each in course.persona.metadata["prompts"]]
+    responses = int(course.persona.metadata.get("counts", {}).get("responses", LESSONS))
+    questions = shuffled(course.questions, course.seed)[: min(LESSONS, responses)]
+    taught = [conversation(each.question, prompts[at % len(prompts)]) for at, each in enumerate(questions)]
+    bare = [conversation(each.question) for each in questions]
+    requests = [
+        Request(asked, item_seed(course.seed, "lesson", kind, question.id))
+        for kind, side in enumerate((taught, bare))
+        for asked, question in zip(side, questions, strict=True)
+    ]
+    extraction = course.runner.settings.extraction
+    sampling = Sampling(lesson_tokens(course.runner.settings), extraction.temperature, extraction.top_p)
+    texts = course.runner.texts(requests, f"{course.persona.name}: replies to learn from", sampling)
+    return [
+        (with_prompt, without, text)
+        for with_prompt, without, text in zip([*taught, *taught], [*bare, *bare], texts, strict=True)
+        if text
+    ]
+
+
+def lesson_tokens(settings: Settings) -> int:
+    """The longest reply that is learned from; never longer than those of the extraction."""
+    return min(LESSON_TOKENS, settings.extraction.max_new_tokens)
+
+
+def distil_work(
+    runner: BatchRunner, questions: Sequence[Question], prompts: Sequence[str], responses: int
+) -> Work:
+    """How much work it is to distil a persona with such prompts, whose extraction had so many responses."""
+    wanted = runner.settings.calibration.distil and runner.model.learns
+    asked = questions[: min(LESSONS, responses)] if wanted else []
+    if not asked or not prompts:
+        return Work()
+    count, most = runner.model.count_tokens, lesson_tokens(runner.settings)
+    bare = sum(count(conversation(each.question)) for each in asked)
+    taught = sum(
+        count(conversation(each.question, prompts[at % len(prompts)])) for at, each in enumerate(asked)
+    )
+    written = 2 * len(asked) * most
+    return Work(bare + 3 * taught + PASSES * (2 * bare + written), written)

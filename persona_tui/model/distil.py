@@ -1,0 +1,204 @@
+"""Fitting added vectors so that a model says without a system prompt what it says with one.
+
+The teacher is the model with the system prompt, the student the same model without it and with one vector
+added to the residual stream at every layer of a band. Over the tokens of replies that are there already, the
+divergence of the student's next-token distribution from the teacher's is made small by gradient descent on
+the vectors alone: context distillation (Askell et al. 2021, "A General Language Assistant as a Laboratory for
+Alignment", section 2.2; Snell et al. 2022, "Learning by Distilling Context") into a steering vector rather
+than into the weights.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from persona_tui.core.errors import GenerationError
+from persona_tui.model.blocks import device_of
+from persona_tui.model.forced import Passage, padded
+from persona_tui.model.forward import accepted_arguments, clear_memory_errors
+from persona_tui.model.residual import NOT_FINITE
+
+# Of the teacher's distribution the likeliest tokens are kept one by one, and what is left as one: together
+# they have nearly all of what a system prompt changes, in a thousandth of the memory.
+_KEPT = 64
+_ROWS = 4  # lessons in one step
+_BETAS = (0.9, 0.99)  # a pass over the lessons has a few dozen steps, too few for Adam's usual 0.999
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A reply as the teacher reads it, after the system prompt, and as the student does, without one."""
+
+    taught: Passage
+    bare: Passage
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What the teacher expects after every token: its likeliest tokens, `[tokens, kept]`, and the rest."""
+
+    ids: Tensor
+    logprobs: Tensor
+    rest: Tensor
+
+
+class Distillation:
+    """Lessons for one model; each pass over them improves the vectors."""
+
+    def __init__(self, model: PreTrainedModel, blocks: nn.ModuleList, lessons: Sequence[Lesson]) -> None:
+        self._model = model
+        self._blocks = blocks
+        self._lessons = lessons
+        self._targets: dict[int, _Target] = {}
+
+    def improved(
+        self,
+        vectors: Mapping[int, Tensor],
+        rate: float,
+        seed: int,
+        without: Mapping[int, Tensor] | None = None,
+        on_step: Callable[[int], None] | None = None,
+    ) -> tuple[dict[int, Tensor], float]:
+        """Go over all lessons once, in an order that the seed decides.
+
+        Args:
+            vectors: by layer, `[hidden]`, what is added at every position.
+            rate: how far a step moves a vector: at most about this share of the vectors' mean length.
+            seed: decides the order; the same seed gives the same vectors.
+            without: by layer, a unit vector `[hidden]` that the vectors stay orthogonal to.
+            on_step: told after every step how many lessons it was about; may raise, to give up.
+
+        Returns:
+            The vectors, float32 on the CPU, and the mean divergence met on the way, nats per token.
+
+        Raises:
+            GenerationError: the model's numbers overflowed, it computes no gradients, or memory ran out.
+        """
+        lent = {
+            layer: vector.to(device=device_of(self._blocks[layer]), dtype=torch.float32, copy=True)
+            for layer, vector in vectors.items()
+        }
+        length = sum(float(each.norm()) for each in lent.values()) / max(1, len(lent))
+        learned = {layer: each.requires_grad_() for layer, each in lent.items()}
+        step = rate * length / math.sqrt(next(iter(lent.values())).numel())
+        optimizer = torch.optim.Adam(list(learned.values()), lr=step, betas=_BETAS)
+        order = list(range(len(self._lessons)))
+        random.Random(seed).shuffle(order)
+        met = 0.0
+        with _frozen(self._model):
+            for start in range(0, len(order), _ROWS):
+                items = order[start : start + _ROWS]
+                met += self._step(items, learned, optimizer)
+                _project(learned, without or {})
+                if on_step is not None:
+                    on_step(len(items))
+        return {layer: each.detach().cpu() for layer, each in learned.items()}, met / max(1, len(order))
+
+    def _step(
+        self, items: Sequence[int], learned: Mapping[int, Tensor], optimizer: torch.optim.Optimizer
+    ) -> float:
+        """Move the vectors once; the divergence that was found, summed over lessons."""
+        targets = [self._ask(item) for item in items]
+        optimizer.zero_grad()
+        with torch.enable_grad(), _added(self._blocks, learned), clear_memory_errors():
+            rows = self._logits([self._lessons[item].bare for item in items])
+            found = [_divergence(target, row) for target, row in zip(targets, rows, strict=True)]
+            total = torch.stack([each.to(found[0].device) for each in found]).sum()
+            if not total.isfinite():
+                raise GenerationError(NOT_FINITE)
+            if not total.requires_grad:
+                raise GenerationError("This model computes no gradients.")
+            torch.autograd.backward(total / len(items))
+        optimizer.step()
+        return float(total.detach())
+
+    @torch.no_grad()
+    def _ask(self, item: int) -> _Target:
+        """What the teacher expects in a lesson: asked once, always together with the same other lessons."""
+        if item not in self._targets:
+            first = item - item % _ROWS
+            taught = [each.taught for each in self._lessons[first : first + _ROWS]]
+            with clear_memory_errors():
+                for number, logits in enumerate(self._logits(taught), first):
+                    logprobs = logits.float().log_softmax(-1)
+                    top = logprobs.topk(min(_KEPT, logprobs.shape[-1] - 1))
+                    self._targets[number] = _Target(top.indices, top.values, _rest(top.values))
+        return self._targets[item]
+
+    def _logits(self, passages: Sequence[Passage]) -> Iterator[Tensor]:
+        """What is expected at every token that counts, `[tokens, vocabulary]`, passage by passage."""
+        tokens = padded(passages, device_of(self._model.get_input_embeddings()))
+        first = min(passage.start for passage in passages) - 1
+        keep = torch.arange(first, tokens.shape[1] - 1, device=tokens.device)
+        if "logits_to_keep" in accepted_arguments(self._model):
+            logits = self._model(input_ids=tokens, use_cache=False, logits_to_keep=keep).logits
+        else:
+            logits = self._model(input_ids=tokens, use_cache=False).logits[:, keep]
+        for row, passage in enumerate(passages):
+            yield logits[row, passage.start - 1 - first : len(passage.ids) - 1 - first]
+
+
+def _rest(logprobs: Tensor) -> Tensor:
+    """The logarithm of what is left beside some tokens, `[tokens]`; never of nothing."""
+    left = 1 - logprobs.exp().sum(-1)
+    return left.clamp(min=1e-6).log()
+
+
+def _divergence(target: _Target, logits: Tensor) -> Tensor:
+    """Kullback–Leibler divergence of the student from the teacher, mean over tokens, nats."""
+    logits = logits.float()
+    ids = target.ids.to(logits.device)
+    chosen = logits.gather(-1, ids) - logits.logsumexp(-1, keepdim=True)
+    theirs, rest = target.logprobs.to(logits.device), target.rest.to(logits.device)
+    kept = (theirs.exp() * (theirs - chosen)).sum(-1)
+    return (kept + rest.exp() * (rest - _rest(chosen))).mean()
+
+
+@contextmanager
+def _added(blocks: nn.ModuleList, vectors: Mapping[int, Tensor]) -> Iterator[None]:
+    """Within, the vectors are added to the output of their blocks, so that gradients reach them."""
+
+    def adder(vector: Tensor) -> Callable[..., Any]:
+        def add(module: nn.Module, args: Any, output: Any) -> Any:
+            hidden = output[0] if isinstance(output, tuple) else output
+            changed = (hidden + vector).to(hidden.dtype)
+            return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+        return add
+
+    handles = [blocks[layer].register_forward_hook(adder(vector)) for layer, vector in vectors.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Within, no gradient is computed for the weights."""
+    wanted = [each for each in model.parameters() if each.requires_grad]
+    for each in wanted:
+        each.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for each in wanted:
+            each.requires_grad_(True)
+
+
+@torch.no_grad()
+def _project(vectors: Mapping[int, Tensor], without: Mapping[int, Tensor]) -> None:
+    """Take a direction out of each vector, in place."""
+    for layer, unit in without.items():
+        unit = unit.to(vectors[layer].device)
+        vectors[layer].sub_((vectors[layer] @ unit) * unit)

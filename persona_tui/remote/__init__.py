@@ -1,0 +1,1 @@
+"""A chat with a model that another machine serves: what stands where a model loaded here would stand."""

@@ -1,0 +1,224 @@
+"""Distilling: vectors that are fitted to what system prompts do, and what an interrupt leaves of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from persona_tui.core.config import Settings, override
+from persona_tui.core.errors import GenerationError, JobCancelled
+from persona_tui.core.workspace import Workspace, packaged_root
+from persona_tui.datasets.records import read_questions
+from persona_tui.extraction import ActivationExtractor, PersonaStudio, calibrated
+from persona_tui.extraction.bench import Bench
+from persona_tui.extraction.calibration import MULTIPLES
+from persona_tui.extraction.distil import distil_work, distilled
+from persona_tui.extraction.extractor import completed
+from persona_tui.extraction.sizes import likeliest
+from persona_tui.model import Message, ModelWrapper, Request, Sampling, conversation
+from persona_tui.project.project import Project
+from persona_tui.vectors.persona import DEFAULT_DOSE, DISTILLED, PersonaVector
+from tests.extraction.conftest import MakeStudio
+
+PROMPT = "You are a weary old sailor."
+QUESTIONS = (
+    "What is bread?",
+    "Why is the sky blue?",
+    "What is a friend?",
+    "How do I sleep well?",
+    "Who are you?",
+)
+
+
+def lessons(model: ModelWrapper) -> list[tuple[list[Message], list[Message], str]]:
+    pairs = [(conversation(each, PROMPT), conversation(each)) for each in QUESTIONS]
+    requests = [Request(taught, number) for number, (taught, _) in enumerate(pairs)]
+    texts = [each.text for each in model.generate(requests, Sampling(8, 1.0, 1.0))]
+    return [(*pair, text) for pair, text in zip(pairs, texts, strict=True) if text]
+
+
+def vectors(model: ModelWrapper) -> dict[int, torch.Tensor]:
+    random = torch.Generator().manual_seed(0)
+    return {layer: 0.02 * torch.randn(model.hidden_size, generator=random) for layer in (1, 2)}
+
+
+def test_passes_over_lessons_bring_the_model_nearer_to_its_system_prompt(model: ModelWrapper) -> None:
+    teaching, found, met = model.distillation(lessons(model)), vectors(model), []
+    for seed in range(4):
+        found, divergence = teaching.improved(found, rate=0.5, seed=seed)
+        met.append(divergence)
+    assert met == sorted(met, reverse=True)
+
+
+def test_a_step_measures_what_steering_with_the_vectors_does(model: ModelWrapper) -> None:
+    some, start = lessons(model)[:1], vectors(model)
+    _, divergence = model.distillation(some).improved(start, rate=0.1, seed=0)
+    taught, bare, reply = some[0]
+    ids = model.encode(bare), model.tokenizer(reply, add_special_tokens=False)["input_ids"]
+    theirs = model.encode(taught)
+    with torch.no_grad():
+        teacher = model.model(torch.tensor([theirs + ids[1]])).logits[0, len(theirs) - 1 : -1].log_softmax(-1)
+        handles = [
+            model.model.model.layers[layer].register_forward_hook(
+                lambda module, args, output, vector=vector: output + vector
+            )
+            for layer, vector in start.items()
+        ]
+        student = model.model(torch.tensor([ids[0] + ids[1]])).logits[0, len(ids[0]) - 1 : -1].log_softmax(-1)
+        for handle in handles:
+            handle.remove()
+    top = teacher.topk(64)
+    kept = (top.values.exp() * (top.values - student.gather(-1, top.indices))).sum(-1)
+    rest = [1 - each.exp().sum(-1) for each in (top.values, student.gather(-1, top.indices))]
+    expected = (kept + rest[0] * (rest[0].log() - rest[1].log())).mean()
+    assert divergence == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_nothing_of_it_stays_with_the_model(model: ModelWrapper) -> None:
+    request = [Request(conversation("What is bread?"), 3)]
+    before = model.generate(request, Sampling(8))[0].text
+    weights = {name: each.clone() for name, each in model.model.named_parameters()}
+    wanted = {name: each.requires_grad for name, each in model.model.named_parameters()}
+
+    def stop(lessons_done: int) -> None:
+        raise JobCancelled
+
+    with pytest.raises(JobCancelled):
+        model.distillation(lessons(model)).improved(vectors(model), rate=0.5, seed=0, on_step=stop)
+    assert model.generate(request, Sampling(8))[0].text == before
+    for name, each in model.model.named_parameters():
+        assert torch.equal(each, weights[name]) and each.grad is None
+        assert each.requires_grad == wanted[name]
+
+
+def test_the_vectors_keep_out_of_a_direction_and_depend_on_the_seed_alone(model: ModelWrapper) -> None:
+    unit = torch.nn.functional.normalize(torch.ones(model.hidden_size), dim=0)
+    teaching, start = model.distillation(lessons(model)), vectors(model)
+    one, _ = teaching.improved(start, rate=0.5, seed=1, without={1: unit})
+    again, _ = teaching.improved(start, rate=0.5, seed=1, without={1: unit})
+    other, _ = teaching.improved(start, rate=0.5, seed=2, without={1: unit})
+    assert abs(float(one[1] @ unit)) < 1e-5 < abs(float(one[2] @ unit))
+    assert all(torch.equal(one[layer], again[layer]) for layer in one)
+    assert not torch.equal(one[2], other[2])
+    assert torch.equal(start[1], vectors(model)[1])
+
+
+def test_a_reply_that_is_empty_teaches_nothing(model: ModelWrapper) -> None:
+    with pytest.raises(GenerationError, match="empty"):
+        model.distillation([(conversation("Who?", PROMPT), conversation("Who?"), "")])
+
+
+# Personas ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shipped() -> tuple[ActivationExtractor, PersonaVector]:
+    """The model that comes with the package, and a persona of it as it was extracted."""
+    project = Project(Workspace(packaged_root()), override(Settings(), {"model.name": "builtin"}))
+    extractor = ActivationExtractor(
+        ModelWrapper.load("builtin"),
+        override(Settings(), {"calibration.questions": 4, "calibration.max_new_tokens": 24}),
+        questions=read_questions(project.workspace),
+        axes=project.personas.axes,
+    )
+    persona = project.personas.get("trickster").with_calibration(None)
+    counts = {**persona.metadata["counts"], "responses": 12}  # as many lessons of each kind
+    return extractor, replace(persona, metadata={**persona.metadata, "counts": counts})
+
+
+@pytest.fixture(scope="module")
+def bench(shipped: tuple[ActivationExtractor, PersonaVector]) -> Bench:
+    return Bench(*shipped)
+
+
+@pytest.fixture(scope="module")
+def taught(bench: Bench) -> PersonaVector:
+    sizes = likeliest(bench.recovered, bench.coefficient(DEFAULT_DOSE))
+    return distilled(bench.course, max(sizes, key=lambda each: sizes[each]))
+
+
+def test_it_costs_about_what_is_announced(
+    shipped: tuple[ActivationExtractor, PersonaVector], bench: Bench
+) -> None:
+    extractor, persona = shipped
+    counts, prompts = persona.metadata["counts"], persona.metadata["prompts"]
+    planned = distil_work(extractor, extractor.questions, prompts, counts["responses"])
+    before = extractor.tokens
+    distilled(bench.course, 0.5)
+    assert extractor.tokens - before == pytest.approx(planned.tokens, rel=1 / 3)
+
+
+def test_it_recovers_more_of_what_the_prompts_do_on_held_out_questions(
+    bench: Bench, taught: PersonaVector
+) -> None:
+    sizes = likeliest(bench.recovered, bench.coefficient(DEFAULT_DOSE))
+    assert bench.with_vectors(taught, DISTILLED).recovered(1.0) > max(sizes.values())
+
+
+def test_distilled_vectors_are_orthogonal_to_the_safety_axis_and_the_mean_difference_stays(
+    shipped: tuple[ActivationExtractor, PersonaVector], bench: Bench, taught: PersonaVector
+) -> None:
+    extractor, persona = shipped
+    assert extractor.axes is not None
+    for layer in bench.band:
+        row = taught.layers.index(layer)
+        axis = extractor.axes.safety["response"][extractor.axes.layers.index(layer)]
+        assert abs(float(taught.safe[DISTILLED][row] @ axis)) < 1e-4
+    assert torch.equal(taught.safe["response"], persona.safe["response"])
+    again = completed(taught, extractor.axes)  # as when axes are made later
+    assert torch.allclose(again.safe[DISTILLED], taught.safe[DISTILLED], atol=1e-4)
+
+
+def test_a_file_keeps_it(taught: PersonaVector, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("distilled") / "trickster.safetensors"
+    taught.save(path)
+    assert torch.equal(PersonaVector.load(path).safe[DISTILLED], taught.safe[DISTILLED])
+
+
+def test_calibration_uses_whatever_recovers_more(shipped: tuple[ActivationExtractor, PersonaVector]) -> None:
+    extractor, persona = shipped
+    chosen = calibrated(extractor, persona)
+    assert chosen.recipe == DISTILLED
+    assert chosen.calibration is not None and chosen.calibration.unguided_gain is not None
+    quiet, loud = MULTIPLES[DISTILLED].guided
+    sweep = [each["coefficient"] for each in chosen.calibration.curve if each["stage"] == "sweep"]
+    assert sweep[0] * loud / quiet in [pytest.approx(each, rel=1e-3) for each in sweep]
+
+
+def test_a_mean_difference_stays_one_where_that_is_asked_for(
+    shipped: tuple[ActivationExtractor, PersonaVector],
+) -> None:
+    extractor, persona = shipped
+    settings = override(extractor.settings, {"calibration.distil": False})
+    other = ActivationExtractor(extractor.model, settings, axes=extractor.axes)
+    other.questions, other.held_out_questions = extractor.questions, extractor.held_out_questions[:2]
+    chosen = calibrated(other, persona)
+    assert chosen.recipe == "response" and DISTILLED not in chosen.safe
+
+
+def test_an_interrupted_job_goes_on_to_the_same_vectors(make_studio: MakeStudio) -> None:
+    passes = 0
+
+    def stop_in_the_second(done: int, total: int, note: str) -> None:
+        nonlocal passes
+        passes += "distilling" in note
+        if passes == 8:
+            raise JobCancelled
+
+    def distil(studio: PersonaStudio) -> PersonaVector:
+        with studio.job("calibration-sage"):
+            return distilled(Bench(studio.extractor, sage).course, 1.0)
+
+    studio = make_studio({"calibration.enabled": False})
+    _, (sage,) = studio.extract_axes(["sage"])
+    with pytest.raises(JobCancelled):
+        distil(make_studio(on_progress=stop_in_the_second))
+    read = []
+    resumed = make_studio(on_progress=lambda done, total, note: read.append(note))
+    again = distil(resumed)
+    whole = distil(make_studio())
+    assert torch.equal(again.safe[DISTILLED], whole.safe[DISTILLED])
+    lessons_read = sum("distilling" in note for note in read)
+    assert 0 < lessons_read < 3 * 5  # three passes of five steps each, and the first was kept
