@@ -10,8 +10,8 @@ from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.content import Content
 
+from persona_tui.core.printable import printable
 from persona_tui.pictures.labels import place_labels
-from persona_tui.tui.printable import printable
 from persona_tui.tui.views.canvas import ACROSS, DOWN, Canvas
 from persona_tui.tui.views.plot import Plot, Sheet, message
 from persona_tui.tui.views.view import View
