@@ -243,7 +243,9 @@ class Inspection:
         if message.conversation is not self._app.chat.conversation:
             return
         self.asking.discard(message.node)
-        if message.error is not None:
+        if message.error is not None and not isinstance(message.error, PersonaTuiError):
+            self._app.failed(message.error)
+        elif message.error is not None and not self._notes.get(message.node):
             self._notes[message.node] = f"no probabilities: {message.error}"
         self._choices[message.node] = message.choices
         self.show()
