@@ -135,6 +135,7 @@ def test_the_server_the_library_and_the_baked_model_say_the_same_tokens(
     assert by_server != written(plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [1, 0])  # in the model's band, and outside it
 def test_an_imported_vector_is_calibrated(cli: Cli, tmp_path: Path, layer: int) -> None:
     torch.save({layer: torch.randn(32, generator=torch.Generator().manual_seed(0))}, tmp_path / "v.pt")
@@ -176,6 +177,7 @@ def test_without_axes_a_vector_is_sized_by_a_few_replies(
     assert "no axes yet" in persona.metadata["imported"]["notes"][0]
 
 
+@pytest.mark.slow
 def test_roles_become_archetypes(cli: Cli, workspace: Path, tmp_path: Path) -> None:
     role = {"instruction": [{"pos": f"You are a pirate, {at}."} for at in range(5)], "questions": ["Who?"]}
     trait = {"instruction": [{"pos": "Be evil.", "neg": "Be good."}], "eval_prompt": "How evil is it?"}

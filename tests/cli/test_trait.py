@@ -96,6 +96,7 @@ def test_opposed_prompts(trait: Cli) -> None:
         assert made.json[0]["recipe"] == "prompts"
 
 
+@pytest.mark.slow
 def test_a_trait_of_persona_vectors_is_extracted_and_then_scores(call: Cli, tmp_path: Path) -> None:
     pairs = [
         {"pos": "Your replies should be cold and cruel.", "neg": "Your replies should be kind and warm."},
@@ -197,6 +198,7 @@ def test_no_text_is_a_clear_line(trait: Cli, tmp_path: Path, data: bytes) -> Non
     one_line(trait("score", path), 1, "x.txt")
 
 
+@pytest.mark.slow
 def test_a_line_of_a_megabyte_does_not_stop_the_others(trait: Cli, tmp_path: Path) -> None:
     path = write_lines(tmp_path / "x.jsonl", [chat("hi", "word " * 200_000), QUIET])
     result = trait("score", path, "--json")
@@ -329,6 +331,7 @@ def killed_half_way(process: subprocess.Popen[str], state: Path) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_curate_goes_on_after_kill_9(trait: Cli, root: Path, gpt2: Path, tmp_path: Path, talk: Path) -> None:
     loud, quiet = scores(trait, talk)
     data = write_lines(tmp_path / "data.jsonl", [LOUD, QUIET, QUIET] * 3000)
@@ -415,6 +418,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_the_shipped_traits_know_what_they_are_about_and_raise_few_false_alarms(
     call: Cli, shipped: Path
 ) -> None:

@@ -28,6 +28,7 @@ async def settled(server: Server) -> None:
         await asyncio.sleep(0.02)
 
 
+@pytest.mark.slow
 async def test_a_few_clients_some_of_whom_hang_up(server: Server) -> None:
     expected = await crowd.alone(server.url, 6)
     found = await crowd.come(server.url, clients=8, expected=expected, seconds=0, least=3)
