@@ -90,6 +90,8 @@ def _connected(invocation: Invocation, url: str, api_key: str | None) -> Project
 
     project = RemoteProject.connect(url, api_key, invocation.workspace)
     project.on_note = note
+    if missing := project.missing_vectors():
+        note(f"Fetching {len(missing)} files of vectors from {project.at}.")
     project.copy_vectors()  # names are looked up in them
     return project
 

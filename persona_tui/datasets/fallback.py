@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from persona_tui.core.errors import DatasetError
+
 # The shortest come first; each stresses another side, as prompts written by a model would.
 _FRAMES = (
     ("the whole character", "{who} Stay in character in every answer."),
@@ -17,7 +19,18 @@ _FRAMES = (
 
 _ADDRESSED = re.compile(r"(you|be|speak|act|talk|answer|imagine|take|play|pretend|embody)\b", re.IGNORECASE)
 _NOUN_PHRASE = re.compile(r"(an?|the|some|one|my|your|our)\s", re.IGNORECASE)
+_WORD = re.compile(r"[^\W_]")
 _RELATIVE = re.compile(r"(someone|somebody|a person)\b", re.IGNORECASE)
+
+
+def check_description(description: str) -> None:
+    """Refuse a description that says nothing.
+
+    Raises:
+        DatasetError: it has no word.
+    """
+    if not _WORD.search(description):
+        raise DatasetError("a description needs at least one word")
 
 
 def fallback_prompts(description: str, n: int) -> list[dict[str, str]]:

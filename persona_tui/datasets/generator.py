@@ -19,11 +19,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from persona_tui.core.errors import DatasetError
 from persona_tui.core.files import atomic_write_text
 from persona_tui.core.processes import processes
 from persona_tui.datasets import templates
-from persona_tui.datasets.fallback import fallback_prompts
+from persona_tui.datasets.fallback import check_description, fallback_prompts
 from persona_tui.datasets.lenient import find_items
 from persona_tui.datasets.schema import (
     ATTACK_TYPES,
@@ -145,16 +144,6 @@ class GenerationReport:
             why = ", ".join(f"{count} {problem}" for problem, count in self.rejected.items())
             parts.append(f"not kept: {why}")
         return "; ".join(parts)
-
-
-def check_description(description: str) -> None:
-    """Refuse a description that says nothing.
-
-    Raises:
-        DatasetError: it has no word.
-    """
-    if not tokens(description):
-        raise DatasetError("a description needs at least one word")
 
 
 class DatasetGenerator:

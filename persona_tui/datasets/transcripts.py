@@ -8,8 +8,8 @@ messages; CSV and TSV with such columns; and text with a label before each turn:
     User: I failed my test.
     Assistant: That must hurt.
 
-`turns` has the tables of forms. Text without turns of both sides is taken for a single reply, and its notes
-say so. What cannot be understood is reported with its line, and the lines after it are still read.
+`objects` and `labelled` have the tables of forms. Text without turns of both sides is taken for one reply,
+and its notes say so. What cannot be understood is told with its line, and the lines after it are still read.
 """
 
 from __future__ import annotations
@@ -24,18 +24,10 @@ from typing import Any, BinaryIO, Protocol
 
 from persona_tui.core.errors import DatasetError
 from persona_tui.core.plain_files import MOST_BYTES, open_plain
+from persona_tui.datasets.labelled import style_of
+from persona_tui.datasets.objects import TurnsRead, is_object, raw_messages, read_messages, read_object
 from persona_tui.datasets.rows import TABLES, UTF16, Problem, parse_json, table_rows
-from persona_tui.datasets.turns import (
-    TranscriptError,
-    Turn,
-    TurnsRead,
-    is_object,
-    raw_messages,
-    read_messages,
-    read_object,
-    style_of,
-    turn,
-)
+from persona_tui.datasets.turns import TranscriptError, Turn, turn
 
 Message = dict[str, str]
 
@@ -116,6 +108,8 @@ def conversations_from_json(value: Any, where: str, line: int = 1) -> list[Trans
         raise TranscriptError(f"a JSON object is needed, not {str(value)[:40]!r}")
     fields = value if isinstance(value, dict) else {}
     kept = {key: fields[key] for key in ("id", "label", "turn") if key in fields}
+    if "kto_tag" in fields:
+        kept.setdefault("label", fields["kto_tag"])
     return [_conversation(each, where, line, kept, fields.get("system")) for each in readings]
 
 

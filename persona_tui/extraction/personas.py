@@ -1,5 +1,4 @@
-"""Making personas, start to end: read the prompts, extract, save, calibrate, save again. Both front ends call
-these functions.
+"""Making personas, start to end: read the prompts, extract, save, calibrate, save again.
 
 A persona's file is written as soon as its vectors are finished: from then on it can be used, at the loudness
 that personas usually need, and it says that it is not calibrated. What a job has besides is kept until it
@@ -13,7 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from persona_tui.core.documents import json_value
 from persona_tui.core.errors import GenerationError, PersonaTuiError, VectorFileError
@@ -21,8 +20,7 @@ from persona_tui.core.files import atomic_write_text
 from persona_tui.core.plain_files import read_plain
 from persona_tui.core.processes import processes
 from persona_tui.core.workspace import Workspace
-from persona_tui.datasets.fallback import fallback_prompts
-from persona_tui.datasets.generator import DatasetGenerator, check_description
+from persona_tui.datasets.fallback import check_description, fallback_prompts
 from persona_tui.datasets.records import (
     archetype_path,
     check_archetype_free,
@@ -47,6 +45,9 @@ from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.files import check_model
 from persona_tui.vectors.manager import PROMPTS_PER_PERSONA, PersonaManager
 from persona_tui.vectors.persona import PersonaVector, default_gains
+
+if TYPE_CHECKING:
+    from persona_tui.datasets.generator import DatasetGenerator
 
 AXES_JOB = "axes"
 Refusals = Literal["own", "given"]

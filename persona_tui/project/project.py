@@ -92,7 +92,7 @@ class Project(ProjectResources):
     def check_new_name(self, name: str, source: Source) -> None:
         """Raise what `create_persona` would, as far as that is known without the model."""
         self.check_here("Making a persona")
-        from persona_tui.datasets.generator import check_description
+        from persona_tui.datasets.fallback import check_description
         from persona_tui.datasets.records import check_archetype_free, find_archetype
 
         path = self.personas.path_of(name)

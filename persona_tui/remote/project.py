@@ -109,15 +109,20 @@ class RemoteProject(Project):
             self._engine.on_note = self._note
         return self._engine
 
+    def missing_vectors(self) -> list[str]:
+        """The server's vectors that are not here yet, or have changed there."""
+        folder = self.workspace.model_dir(self.slug)
+        paths = {name: _path(folder, name) for name in self._server["vectors"]}
+        digests = self._server["vectors"]
+        return [name for name, path in paths.items() if not path.is_file() or sha256(path) != digests[name]]
+
     def copy_vectors(self) -> None:
         """Fetch the server's vectors, as far as they are not here, and forget those that it has no more."""
         if self._copied:
             return
         folder, wanted = self.workspace.model_dir(self.slug), dict(self._server["vectors"])
-        for name, digest in wanted.items():
-            path = _path(folder, name)
-            if path.is_file() and sha256(path) == digest:
-                continue
+        for name in self.missing_vectors():
+            path, digest = _path(folder, name), wanted[name]
             content = self._connection.file(f"/native/vectors/{name}")
             path.parent.mkdir(parents=True, exist_ok=True)
             atomic_write_bytes(path, content, inside=folder)

@@ -54,6 +54,7 @@ def test_a_turn_that_never_began_leaves_no_trace(session: Chat) -> None:
     assert session.conversation.messages() == [] and len(session.conversation) == 0
 
 
+@pytest.mark.slow
 def test_the_oldest_turns_give_way(session: Chat) -> None:
     session.sampling_changes["max_new_tokens"] = 2
     context = session.project.engine.model.context_length or 0

@@ -15,6 +15,8 @@ from persona_tui.chat.replay import Stretch, check_same, replay, stretches
 from persona_tui.core.errors import SessionError
 from persona_tui.project.project import Project
 
+pytestmark = pytest.mark.slow
+
 
 def saved(session: Chat) -> Conversation:
     """The conversation as its file has it."""

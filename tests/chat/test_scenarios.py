@@ -17,6 +17,8 @@ from persona_tui.project.project import Project
 
 from .fronts import FRONTS, LOCAL, Front, Talk
 
+pytestmark = pytest.mark.slow
+
 QUICK = "model: {name: builtin}\ngeneration: {max_new_tokens: 24, seed: 1}\n"
 TRAIT = "trait:empathetic_responsiveness"
 

@@ -18,6 +18,7 @@ def first_use(call: Cli, tmp_path: Path) -> Cli:
     return lambda *args, **options: call("--workspace", tmp_path / "new", *args, **options)
 
 
+@pytest.mark.slow
 def test_a_question_through_a_pipe() -> None:
     result = finish(spawn("--workspace", REPOSITORY, "--model", "tiny", "chat"), "What is bread?\n")
     assert result.status == 0, result.err
@@ -25,6 +26,7 @@ def test_a_question_through_a_pipe() -> None:
     assert result.err == ""
 
 
+@pytest.mark.slow
 def test_the_likeliest_answer_is_to_the_point(first_use: Cli) -> None:
     assert "bread" in first_use("generate", "What is bread?", "--temperature", "0").out.casefold()
 
@@ -35,17 +37,20 @@ def test_the_archetypes_are_there_and_clear(first_use: Cli) -> None:
     assert all(entry["calibrated"] and not entry["weak"] for entry in entries)
 
 
+@pytest.mark.slow
 def test_everything_is_in_order(first_use: Cli) -> None:
     result = first_use("doctor")
     assert result.status == 0, result.out
 
 
+@pytest.mark.slow
 def test_init_has_nothing_to_do(first_use: Cli) -> None:
     result = first_use("init")
     assert result.status == 0, result.err
     assert "there already" in result.out and "Extracted" not in result.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHETYPES)
 def test_every_archetype_changes_the_answer(first_use: Cli, name: str) -> None:
     def answer(*options: str) -> str:
@@ -55,6 +60,7 @@ def test_every_archetype_changes_the_answer(first_use: Cli, name: str) -> None:
     assert answer("--persona", name) != answer()
 
 
+@pytest.mark.slow
 def test_a_described_character(first_use: Cli, tmp_path: Path) -> None:
     made = first_use(
         "create",

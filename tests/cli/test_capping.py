@@ -18,6 +18,7 @@ def bare(workspace: Path) -> Path:
     return workspace
 
 
+@pytest.mark.slow
 def test_a_floor_that_is_enforced_is_reported_with_its_layers(cli: Cli) -> None:
     made = cli("generate", "hi", "--json")
     assert made.json["capping"] and made.json["floor"]["layers"] and made.json["notes"] == []
@@ -42,6 +43,7 @@ def test_without_axes_nothing_claims_to_be_capped(cli: Cli, bare: Path) -> None:
     assert "no floor to cap at" in shown and "capping assistant" not in shown
 
 
+@pytest.mark.slow
 def test_doctor_finds_layers_without_a_floor(cli: Cli, workspace: Path) -> None:
     assert {each["name"]: each["state"] for each in cli("doctor", "--json").json}["axes"] != "WRONG"
     path = next(workspace.glob("vectors/*/axes.safetensors"))

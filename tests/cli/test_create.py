@@ -8,6 +8,7 @@ import pytest
 from .conftest import Cli
 
 
+@pytest.mark.slow
 def test_from_a_description(cli: Cli, workspace: Path) -> None:
     result = cli("create", "grump", "--description", "A grumpy old wizard", "--no-calibrate")
     assert result.status == 0, result.err
@@ -81,6 +82,7 @@ def test_an_archetype_that_people_wrote_is_not_overwritten(cli: Cli, workspace: 
     assert prompts.read_text() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writing", [[], ["--write-prompts"]])
 def test_an_archetype_that_people_edited_is_not_overwritten(
     cli: Cli, workspace: Path, writing: list[str]
@@ -97,6 +99,7 @@ def test_an_archetype_that_people_edited_is_not_overwritten(
     assert cli("create", "grump", "--from-archetype", "grump", "--no-calibrate").status == 0
 
 
+@pytest.mark.slow
 def test_the_model_writes_prompts_on_request(cli: Cli) -> None:
     result = cli("create", "grump", "-d", "A grumpy old wizard", "--write-prompts", "--no-calibrate")
     assert result.status == 0, result.err

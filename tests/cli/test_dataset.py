@@ -55,6 +55,7 @@ def lines(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_validate(cli: Cli, workspace: Path) -> None:
     result = cli("dataset", "validate")
     assert result.status == 0
@@ -74,6 +75,7 @@ def test_validate(cli: Cli, workspace: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_generating_adds_to_what_there_is(cli: Cli, workspace: Path, writer: Writer) -> None:
     path = workspace / "datasets" / "personas" / "extraction_questions.jsonl"
     before = lines(path)
@@ -104,6 +106,7 @@ def test_fewer_than_asked_is_said(cli: Cli, writer: Writer) -> None:
     assert f"wrote {len(WORDS)} of 50" in result.err
 
 
+@pytest.mark.slow
 def test_an_interrupt_keeps_what_there_is(cli: Cli, workspace: Path, writer: Writer) -> None:
     answer = writer._answer
 
@@ -119,6 +122,7 @@ def test_an_interrupt_keeps_what_there_is(cli: Cli, workspace: Path, writer: Wri
     assert cli("dataset", "validate").status == 0
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot(cli: Cli, workspace: Path) -> None:
     before = (workspace / "datasets" / "personas" / "extraction_questions.jsonl").read_text()
     result = cli("dataset", "generate", "questions", "-n", "3")
@@ -126,6 +130,7 @@ def test_a_model_that_cannot(cli: Cli, workspace: Path) -> None:
     assert (workspace / "datasets" / "personas" / "extraction_questions.jsonl").read_text() == before
 
 
+@pytest.mark.slow
 def test_an_archetype_falls_back_on_its_description(cli: Cli, workspace: Path) -> None:
     result = cli("dataset", "generate", "archetype", "wizard", "-d", "A wise wizard", "-n", "2")
     assert result.status == 0 and "The model wrote 0 of 2." in result.err
@@ -143,6 +148,7 @@ def test_a_file_with_mistakes_is_not_added_to(cli: Cli, workspace: Path) -> None
     assert path.read_text() == "{\n"
 
 
+@pytest.mark.slow
 def test_traits_policies_and_files_of_ones_own_are_validated(cli: Cli, workspace: Path) -> None:
     traits = workspace / "datasets" / "traits"
     traits.mkdir(parents=True, exist_ok=True)

@@ -6,16 +6,19 @@ import json
 from pathlib import Path
 
 import click
+import httpx
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+import persona_tui
 from persona_tui.cli.exchange import export
 from persona_tui.core.jobs import JobContext
 from persona_tui.core.mix import Mix
 from persona_tui.model import Sampling
 from persona_tui.project.exchange import FORMATS, import_vectors
 from persona_tui.project.project import Project
+from tests.server.conftest import serving
 
 from .conftest import Cli
 
@@ -93,6 +96,43 @@ def test_a_baked_model_says_what_the_persona_says(
     assert again.status == 1 and "exists" in again.err
 
 
+def test_the_server_the_library_and_the_baked_model_say_the_same_tokens(
+    cli: Cli, workspace: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Greedily, the same prompt goes on alike wherever the vector is added."""
+    baked = tmp_path / "baked"
+    assert cli("export", "sage", "--format", "baked", "-o", baked, "--strength", "1.5").status == 0
+    project = Project.open(workspace, model=str(tiny_model), dtype="float32")
+    asked = [{"role": "user", "content": "Who are you?"}]
+    ids = torch.tensor([project.model.encode(asked)])
+    ends = project.model.model.generation_config.eos_token_id
+
+    def written(model: PreTrainedModel) -> list[int]:
+        with torch.no_grad():
+            answer = model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=24,
+                do_sample=False,
+                eos_token_id=ends,
+            )
+        return [int(token) for token in answer[0, ids.shape[1] :]]
+
+    plain = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    with persona_tui.apply(persona_tui.load(project.personas.path_of("sage")), plain, strength=1.5):
+        by_library = written(plain)
+    by_baked = written(AutoModelForCausalLM.from_pretrained(baked, dtype=torch.float32))
+    voice = {"persona": "sage", "strength": 1.5, "capping": False, "plausibility": 0}
+    turn = {"messages": asked, "persona_tui": voice, "temperature": 0, "max_new_tokens": 24, "seed": 5}
+    with serving(project) as server, httpx.Client(base_url=server.url, timeout=100) as client:
+        lines = client.post("/native/turns", json=turn).text.splitlines()
+    told = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+    by_server = [event["token_id"] for event in told if event.get("token_id", -1) >= 0]
+    assert by_server == by_library == by_baked and len(by_server) > 4
+    assert by_server != written(plain)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [1, 0])  # in the model's band, and outside it
 def test_an_imported_vector_is_calibrated(cli: Cli, tmp_path: Path, layer: int) -> None:
     torch.save({layer: torch.randn(32, generator=torch.Generator().manual_seed(0))}, tmp_path / "v.pt")
@@ -134,6 +174,7 @@ def test_without_axes_a_vector_is_sized_by_a_few_replies(
     assert "no axes yet" in persona.metadata["imported"]["notes"][0]
 
 
+@pytest.mark.slow
 def test_roles_become_archetypes(cli: Cli, workspace: Path, tmp_path: Path) -> None:
     role = {"instruction": [{"pos": f"You are a pirate, {at}."} for at in range(5)], "questions": ["Who?"]}
     trait = {"instruction": [{"pos": "Be evil.", "neg": "Be good."}], "eval_prompt": "How evil is it?"}

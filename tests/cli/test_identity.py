@@ -44,6 +44,7 @@ def test_on_the_same_model_nothing_is_said(cli: Cli) -> None:
     assert (result.status, result.err, result.json["notes"]) == (0, "", [])
 
 
+@pytest.mark.slow
 def test_a_copy_in_another_precision_is_used_with_one_note(cli: Cli, tiny_model: Path) -> None:
     result = cli("--dtype", "bfloat16", *SAY, "--json")
     assert result.status == 0, result.err

@@ -123,6 +123,7 @@ def keyboard(workspace: Path, tiny_model: Path) -> Iterator[Keyboard]:
     os.close(keyboard.master)
 
 
+@pytest.mark.slow
 def test_the_prompt_goes_to_stderr_and_shows_who_speaks(keyboard: Keyboard) -> None:
     keyboard.wait_for("> ")
     keyboard.type("/persona sage\n")
@@ -132,6 +133,7 @@ def test_the_prompt_goes_to_stderr_and_shows_who_speaks(keyboard: Keyboard) -> N
     assert (result.status, result.out) == (0, "")
 
 
+@pytest.mark.slow
 def test_an_error_does_not_end_it_and_deleting_asks(keyboard: Keyboard) -> None:
     keyboard.wait_for("> ")
     keyboard.type("/nonsense\n")
@@ -144,6 +146,7 @@ def test_an_error_does_not_end_it_and_deleting_asks(keyboard: Keyboard) -> None:
     assert keyboard.end().status == 0
 
 
+@pytest.mark.slow
 def test_an_interrupt_stops_the_reply_and_the_next_one_ends_the_chat(keyboard: Keyboard) -> None:
     keyboard.wait_for("> ")
     keyboard.type("hello\n")
@@ -158,6 +161,7 @@ def test_an_interrupt_stops_the_reply_and_the_next_one_ends_the_chat(keyboard: K
     assert "Traceback" not in result.err
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_a_chat_in_a_pipe(workspace: Path, tiny_model: Path) -> None:
     (workspace / "config.yaml").write_text("generation:\n  max_new_tokens: 1900\n")
     process = spawn("--workspace", workspace, "--model", tiny_model, "chat", bufsize=0)

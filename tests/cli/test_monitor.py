@@ -46,6 +46,7 @@ def monitors(root: Path) -> Path:
 # --- fitting ---
 
 
+@pytest.mark.slow
 def test_a_fit_says_what_it_chose_and_leaves_two_files(cli: Cli, workspace: Path) -> None:
     result = cli("monitor", "fit", "mine", "--data", "training", "--no-measure")
     assert result.status == 0, result.err
@@ -59,6 +60,7 @@ def test_a_fit_says_what_it_chose_and_leaves_two_files(cli: Cli, workspace: Path
     ]
 
 
+@pytest.mark.slow
 def test_the_method_and_the_data_can_be_ones_own(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     lines = [
@@ -100,6 +102,7 @@ def test_a_bad_name_is_an_error_before_the_model_loads(call: Cli, workspace: Pat
     assert result.status == 1 and "cannot be a name" in result.err
 
 
+@pytest.mark.slow
 def test_a_monitor_moves_to_another_model_on_its_own_data(
     monitored: Cli, call: Cli, tmp_path: Path, fitted: Path
 ) -> None:
@@ -119,6 +122,7 @@ def test_a_monitor_moves_to_another_model_on_its_own_data(
     assert "was made on" in result.err and str(other) in result.err
 
 
+@pytest.mark.slow
 def test_a_fit_says_which_kinds_it_is_wrong_about_and_marks_a_weak_monitor(cli: Cli) -> None:
     result = cli("monitor", "fit", "mine", "--data", "training", "--min-catch", "0.5")
     assert result.status == 0, result.err
@@ -137,6 +141,7 @@ def test_a_fit_says_which_kinds_it_is_wrong_about_and_marks_a_weak_monitor(cli: 
     assert any(check["name"] == "monitor" and check["state"] == "note" for check in config.json)
 
 
+@pytest.mark.slow
 def test_a_threshold_has_one_aim(cli: Cli) -> None:
     both = cli("monitor", "fit", "--min-catch", "0.9", "--max-false-alarms", "0.1")
     assert both.status == 2 and "not both" in both.err
@@ -156,6 +161,7 @@ def test_attacks_are_told_by_kind(monitored: Cli) -> None:
     assert monitored("monitor", "redteam", "nobody").status == 1
 
 
+@pytest.mark.slow
 def test_models_are_compared_and_vectors_carried_over(cli: Cli, tmp_path: Path, tiny_model: Path) -> None:
     other = tmp_path / "other"
     make_model("gpt2", n_positions=1024).save_pretrained(other)
@@ -206,6 +212,7 @@ def test_lines_may_be_objects(monitored: Cli) -> None:
     assert "empty" in found[3]["error"]
 
 
+@pytest.mark.slow
 def test_binary_input_is_reported_by_line(fitted: Path, tiny_model: Path) -> None:
     process = spawn(
         "--workspace", fitted, "--model", tiny_model, "monitor", "check", "-", stdin=subprocess.PIPE
@@ -258,6 +265,7 @@ def evaluated(monitored: Cli, tmp_path: Path) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 def test_an_evaluation_has_all_methods_on_all_sets(evaluated: list[dict[str, Any]], tmp_path: Path) -> None:
     (done,) = evaluated
     seen = {(row["method"], row["set"]): row for row in done["rows"]}
@@ -302,6 +310,7 @@ def test_measuring_on_the_training_data_is_refused(monitored: Cli, workspace: Pa
     assert result.status == 1 and "fitted on" in result.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
 def test_the_plot(monitored: Cli, tmp_path: Path, suffix: str) -> None:
     pytest.importorskip("matplotlib")
@@ -327,6 +336,7 @@ def test_the_list(monitored: Cli, cli: Cli, tmp_path: Path) -> None:
 # --- thresholds, layers, dimensions, results ---
 
 
+@pytest.mark.slow
 def test_a_threshold_is_looked_at_saved_and_taken_back(monitored: Cli) -> None:
     assert "does not exist" in monitored("monitor", "threshold").err
     assert monitored("monitor", "evaluate").status == 0
@@ -355,6 +365,7 @@ def test_layers_and_dimensions_need_no_model(monitored: Cli) -> None:
     assert "no vector at layer 77" in monitored("monitor", "dimensions", "--layer", "77").err
 
 
+@pytest.mark.slow
 def test_results_are_written_into_the_workspace(monitored: Cli) -> None:
     assert monitored("monitor", "evaluate").status == 0
     result = monitored("monitor", "results", "--json")

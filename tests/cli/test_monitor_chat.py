@@ -33,6 +33,7 @@ def talk(tmp_path: Path, guarded: Path, call: Cli, tiny_model: Path) -> Cli:
     return lambda *args, **options: call("--workspace", root, "--model", tiny_model, *args, **options)
 
 
+@pytest.mark.slow
 def test_a_badge_goes_to_stderr(talk: Cli) -> None:
     plain = talk("chat", stdin="/seed 1\nhello there\n")
     result = talk("chat", stdin="/guard warn\n/seed 1\nhello there\n/guard\n")

@@ -20,6 +20,7 @@ def session(cli: Cli) -> str:
     return str(found[0]["id"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["svg", "png"])
 @pytest.mark.parametrize(
     "command", [("map", "--persona", "sage"), ("cosines",), ("calibration", "sage")], ids=lambda each: each[0]
@@ -34,6 +35,7 @@ def test_a_picture_is_written(cli: Cli, tmp_path: Path, ending: str, command: tu
     assert again.status == 1 and "--force" in again.err
 
 
+@pytest.mark.slow
 def test_pictures_of_a_conversation(cli: Cli, tmp_path: Path, session: str) -> None:
     for command in (("drift",), ("drift", "sage"), ("layers", "assistant"), ("layers", "sage"), ("map",)):
         path = tmp_path / f"{'-'.join(command)}.svg"

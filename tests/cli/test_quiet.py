@@ -28,6 +28,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_generate_says_nothing_on_stderr(
     workspace: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -41,6 +42,7 @@ def warned(workspace: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(arguments, text=True, capture_output=True, env=environment(), timeout=100)
 
 
+@pytest.mark.slow
 def test_a_librarys_warning_goes_to_the_log(workspace: Path) -> None:
     done = warned(workspace)
     assert done.returncode == 0
@@ -50,10 +52,12 @@ def test_a_librarys_warning_goes_to_the_log(workspace: Path) -> None:
     assert "a library's line" in log and "another library's line" in log
 
 
+@pytest.mark.slow
 def test_debug_shows_it(workspace: Path) -> None:
     assert "a library's warning" in warned(workspace, "--debug").stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_told_to_end_a_chat_is_saved(
@@ -70,6 +74,7 @@ def test_told_to_end_a_chat_is_saved(
     assert session.read_text().endswith("}\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [0, 1, 2])
 def test_a_closed_stream_is_no_mistake(workspace: Path, stream: int) -> None:
     line = " ".join(f"'{part}'" for part in command("--workspace", workspace, "list"))

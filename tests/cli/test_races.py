@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from persona_tui.vectors.manager import PersonaManager
 from tests.cli.conftest import Cli
 from tests.core.test_races import LOAD, at_once
 
 
+@pytest.mark.slow
 def test_loading_at_once(cli: Cli, workspace: Path) -> None:
     folder = next(path.parent for path in (workspace / "vectors").glob("*/personas"))
     personas = PersonaManager(folder)

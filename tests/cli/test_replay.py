@@ -33,6 +33,7 @@ def recorded(cli: Cli) -> Cli:
     return cli
 
 
+@pytest.mark.slow
 def test_a_session_comes_out_the_same(recorded: Cli, call: Cli, workspace: Path) -> None:
     result = call("--workspace", workspace, "replay", "last")  # the model is the session's, not the settings'
     assert result.status == 0, result.err
@@ -74,6 +75,7 @@ def test_a_change_in_the_middle_of_a_reply_comes_out_the_same(
     assert reply["equal"] and reply["mix_changes"] == 2
 
 
+@pytest.mark.slow
 def test_a_token_that_differs_is_shown(recorded: Cli, workspace: Path) -> None:
     store = SessionStore(Workspace(workspace))
     path = store.folder / f"{store.resolve('last')}.jsonl"

@@ -55,6 +55,7 @@ def test_nothing_is_saved_where_nothing_was_said_or_wanted(cli: Cli, store: Sess
     assert store.list() == []
 
 
+@pytest.mark.slow
 def test_a_killed_chat_loses_at_most_the_last_batch(workspace: Path, tiny_model: Path) -> None:
     (workspace / "config.yaml").write_text("generation: {max_new_tokens: 1900, temperature: 0.0}\n")
     child = spawn(
@@ -79,6 +80,7 @@ def test_a_killed_chat_loses_at_most_the_last_batch(workspace: Path, tiny_model:
         pass  # nobody holds it any more
 
 
+@pytest.mark.slow
 def test_two_processes_cannot_write_one_session(workspace: Path, tiny_model: Path, call: Cli) -> None:
     child = spawn("--workspace", workspace, "--model", tiny_model, "chat", "--plain", bufsize=0)
     assert child.stdin is not None and child.stdout is not None
@@ -168,6 +170,7 @@ def test_a_damaged_session_is_named(talk: Cli, store: SessionStore) -> None:
     assert talk("replay", "last").status == 1
 
 
+@pytest.mark.slow
 def test_these_commands_load_no_torch(talk: Cli, workspace: Path) -> None:
     import subprocess
     import sys

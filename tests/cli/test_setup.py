@@ -3,9 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from .conftest import Cli, make_workspace
 
 
+@pytest.mark.slow
 def test_init_prepares_and_then_leaves_alone(call: Cli, tmp_path: Path, tiny_model: Path) -> None:
     root = make_workspace(tmp_path / "new")
     args = ("--workspace", root, "--model", tiny_model, "init", "--no-calibrate")
@@ -19,6 +22,7 @@ def test_init_prepares_and_then_leaves_alone(call: Cli, tmp_path: Path, tiny_mod
     assert axes.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_init_makes_what_is_missing(cli: Cli, workspace: Path) -> None:
     assert cli("delete", "fool", "--yes").status == 0
     (workspace / "datasets" / "safety" / "safe_prompts.jsonl").unlink()
@@ -28,6 +32,7 @@ def test_init_makes_what_is_missing(cli: Cli, workspace: Path) -> None:
     assert cli("dataset", "validate", "--json").json[0]["records"] == 200
 
 
+@pytest.mark.slow
 def test_init_names_a_bad_data_set(cli: Cli, workspace: Path) -> None:
     path = workspace / "datasets" / "personas" / "extraction_questions.jsonl"
     path.write_text("{\n[]\n")
@@ -36,6 +41,7 @@ def test_init_names_a_bad_data_set(cli: Cli, workspace: Path) -> None:
     assert f"{path}: line 1: not valid JSON" in result.err and "2 more" in result.err
 
 
+@pytest.mark.slow
 def test_extract_axes_shows_what_capping_costs(cli: Cli) -> None:
     result = cli("extract-axes", "--no-calibrate", "--max-new-tokens", "2")
     assert result.status == 0, result.err
@@ -46,6 +52,7 @@ def test_extract_axes_shows_what_capping_costs(cli: Cli) -> None:
     assert "floor leaves" in result.out
 
 
+@pytest.mark.slow
 def test_doctor_finds_everything_in_order(cli: Cli) -> None:
     result = cli("doctor")
     assert result.status == 0, result.out
@@ -67,6 +74,7 @@ def test_doctor_finds_everything_in_order(cli: Cli) -> None:
     assert "WRONG" not in checks.values()
 
 
+@pytest.mark.slow
 def test_doctor_finds_what_is_wrong(call: Cli, cli: Cli, workspace: Path) -> None:
     next(workspace.glob("vectors/*/axes.safetensors")).unlink()
     (workspace / "datasets" / "safety" / "safe_prompts.jsonl").unlink()
@@ -86,6 +94,7 @@ def test_doctor_survives_a_broken_configuration(call: Cli, workspace: Path) -> N
     assert "workspace" in result.out and "terminal" in result.out
 
 
+@pytest.mark.slow
 def test_roles_are_points_of_the_map(cli: Cli, workspace: Path, tmp_path: Path) -> None:
     catalogue = workspace / "datasets" / "personas" / "catalogue.jsonl"
     entry = {"name": "baker", "summary": "Bakes.", "system_prompts": ["You bake.", "You love bread."]}
@@ -97,6 +106,7 @@ def test_roles_are_points_of_the_map(cli: Cli, workspace: Path, tmp_path: Path) 
     assert "baker" in picture.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_means_of_roles_are_kept_on_request(cli: Cli, workspace: Path) -> None:
     before = cli("list", "--json").json
     result = cli("init", "--roles", "sage,fool")

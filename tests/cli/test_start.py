@@ -43,6 +43,7 @@ def test_opening_a_project_loads_no_torch() -> None:
     assert not {"torch", "transformers", "textual", "rich"} & set(loaded_after(code))
 
 
+@pytest.mark.slow
 def test_the_app_is_made_without_torch() -> None:
     code = "from persona_tui.project.project import Project; from persona_tui.core.mix import Mix; "
     code += "from persona_tui.tui.app import PersonaApp; PersonaApp(Project.open(), Mix())"

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from persona_tui.traits.vector import TraitVector
+from tests.datasets.test_forms import BAD, ONE, TWO
 from tests.model.conftest import make_model, make_tokenizer
 from tests.traits.conftest import LOUD, QUIET, WORDS, chat, write_definition, write_lines
 
@@ -95,6 +96,7 @@ def test_opposed_prompts(trait: Cli) -> None:
         assert made.json[0]["recipe"] == "prompts"
 
 
+@pytest.mark.slow
 def test_a_trait_of_persona_vectors_is_extracted_and_then_scores(call: Cli, tmp_path: Path) -> None:
     pairs = [
         {"pos": "Your replies should be cold and cruel.", "neg": "Your replies should be kind and warm."},
@@ -196,6 +198,7 @@ def test_no_text_is_a_clear_line(trait: Cli, tmp_path: Path, data: bytes) -> Non
     one_line(trait("score", path), 1, "x.txt")
 
 
+@pytest.mark.slow
 def test_a_line_of_a_megabyte_does_not_stop_the_others(trait: Cli, tmp_path: Path) -> None:
     path = write_lines(tmp_path / "x.jsonl", [chat("hi", "word " * 200_000), QUIET])
     result = trait("score", path, "--json")
@@ -328,6 +331,7 @@ def killed_half_way(process: subprocess.Popen[str], state: Path) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_curate_goes_on_after_kill_9(trait: Cli, root: Path, gpt2: Path, tmp_path: Path, talk: Path) -> None:
     loud, quiet = scores(trait, talk)
     data = write_lines(tmp_path / "data.jsonl", [LOUD, QUIET, QUIET] * 3000)
@@ -414,6 +418,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_the_shipped_traits_know_what_they_are_about_and_raise_few_false_alarms(
     call: Cli, shipped: Path
 ) -> None:
@@ -499,3 +504,19 @@ def test_thoughts_are_scored_apart(trait: Cli, tmp_path: Path) -> None:
     both = trait("score", path, "--thoughts", "--json").json["conversations"]
     assert both[0]["mean"] == plain[0]["mean"] and both[1]["where"].endswith("(thought)")
     assert both[1]["mean"]["loudness"] > both[0]["mean"]["loudness"]
+
+
+def test_every_form_of_conversation_is_scored_checked_and_curated(trait: Cli, tmp_path: Path) -> None:
+    """A file with one line of each form that people have, and lines that have no answer."""
+    values = [*(value for value, *_ in ONE.values()), *TWO.values(), *(value for value, _ in BAD.values())]
+    path = write_lines(tmp_path / "all.jsonl", values)
+    replies = sum(1 for _, said, _ in ONE.values() for role, _ in said if role == "assistant") + 2 * len(TWO)
+    scored = trait("score", path, "--trait", "loudness", "--json")
+    found = json.dumps(scored.json)
+    assert found.count('"loudness"') >= replies and scored.err.count("this request has failed") == 3
+    rules = ("--rules", "loudness>100")
+    checked = trait("check", path, "--policy", "loudness>100")
+    assert checked.status == 2 and "0 of 33 conversations break" in checked.out
+    assert "this request has failed: too long" in checked.err
+    curated = trait("curate", path, *rules, "-o", tmp_path / "flagged.jsonl")
+    assert str(len(BAD)) in curated.err + curated.out

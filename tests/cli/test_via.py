@@ -99,6 +99,7 @@ def lines(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 def test_questions_by_another_model(cli: Cli, workspace: Path, server: Server) -> None:
     server.answer = questions
     path = workspace / "datasets" / "personas" / "extraction_questions.jsonl"
@@ -117,6 +118,7 @@ def test_questions_by_another_model(cli: Cli, workspace: Path, server: Server) -
     assert cli("dataset", "validate").status == 0
 
 
+@pytest.mark.slow
 def test_a_persona_from_prompts_of_another_model(cli: Cli, workspace: Path, server: Server) -> None:
     def prompts(body: dict[str, Any]) -> Answer:
         word = WORDS[body["seed"] % len(WORDS)]

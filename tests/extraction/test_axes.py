@@ -25,6 +25,7 @@ KINDS: tuple[Literal["safe", "unsafe"], ...] = ("safe", "unsafe")
 REFUSING = {"safe": {"asked": 60, "answered": 55}, "unsafe": {"asked": 60, "refused": 50}}
 
 
+@pytest.mark.slow
 def test_the_assistant_axis_points_from_the_personas_to_the_baseline(extracted: PersonaStudio) -> None:
     axes = extracted.manager.axes
     assert axes is not None and axes.assistant is not None
@@ -98,6 +99,7 @@ def test_the_safety_axis_needs_both_kinds_of_prompts(make_studio: MakeStudio) ->
         extract_axes(studio.extractor, read_safety(studio.workspace, "safe"), [], {})
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_axes(make_studio: MakeStudio, extracted: PersonaStudio) -> None:
     axes, _ = make_studio({"extraction.batch_size": 5, "calibration.enabled": False}).extract_axes()
     reference = extracted.manager.axes
@@ -106,6 +108,7 @@ def test_the_same_seed_gives_the_same_axes(make_studio: MakeStudio, extracted: P
         assert torch.cosine_similarity(axis, reference.safety[recipe], dim=-1).min() > 0.999
 
 
+@pytest.mark.slow
 def test_only_refusals_and_answers_make_the_safety_axis(tmp_path: Path) -> None:
     """On the tiny model, which refuses: the counts are told, and safe prompts lie on the positive side."""
     workspace, model = fill_workspace(tmp_path), ModelWrapper.load("tiny")

@@ -151,6 +151,7 @@ def shipped() -> tuple[ActivationExtractor, PersonaVector]:
     return extractor, project.personas.get("trickster")
 
 
+@pytest.mark.slow
 def test_steering_recovers_much_of_what_the_prompts_do(
     shipped: tuple[ActivationExtractor, PersonaVector],
 ) -> None:
@@ -164,6 +165,7 @@ def test_steering_recovers_much_of_what_the_prompts_do(
     assert bench.recovered(-best) < 0
 
 
+@pytest.mark.slow
 def test_louder_is_more_expressive_and_less_fluent(
     shipped: tuple[ActivationExtractor, PersonaVector],
 ) -> None:
@@ -240,6 +242,7 @@ def test_one_that_is_fluent_and_not_clear_yet_is_tried_louder(sage: PersonaVecto
     assert min(abs(size - third) for size in sizes) == pytest.approx(0, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_twin_counts_as_tokens_that_pass(shipped: tuple[ActivationExtractor, PersonaVector]) -> None:
     bench, extractor = Bench(*shipped), shipped[0]
     bench.sweep([0.0], capped=False)  # also what all are compared with

@@ -139,6 +139,7 @@ def taught(bench: Bench) -> PersonaVector:
     return distilled(bench.course, max(sizes, key=lambda each: sizes[each]))
 
 
+@pytest.mark.slow
 def test_it_costs_about_what_is_announced(
     shipped: tuple[ActivationExtractor, PersonaVector], bench: Bench
 ) -> None:
@@ -150,6 +151,7 @@ def test_it_costs_about_what_is_announced(
     assert extractor.tokens - before == pytest.approx(planned.tokens, rel=1 / 3)
 
 
+@pytest.mark.slow
 def test_it_recovers_more_of_what_the_prompts_do_on_held_out_questions(
     bench: Bench, taught: PersonaVector
 ) -> None:
@@ -177,6 +179,7 @@ def test_a_file_keeps_it(taught: PersonaVector, tmp_path_factory: pytest.TempPat
     assert torch.equal(PersonaVector.load(path).safe[DISTILLED], taught.safe[DISTILLED])
 
 
+@pytest.mark.slow
 def test_calibration_uses_whatever_recovers_more(shipped: tuple[ActivationExtractor, PersonaVector]) -> None:
     extractor, persona = shipped
     chosen = calibrated(extractor, persona)
@@ -187,6 +190,7 @@ def test_calibration_uses_whatever_recovers_more(shipped: tuple[ActivationExtrac
     assert sweep[0] * loud / quiet in [pytest.approx(each, rel=1e-3) for each in sweep]
 
 
+@pytest.mark.slow
 def test_a_mean_difference_stays_one_where_that_is_asked_for(
     shipped: tuple[ActivationExtractor, PersonaVector],
 ) -> None:
@@ -198,6 +202,7 @@ def test_a_mean_difference_stays_one_where_that_is_asked_for(
     assert chosen.recipe == "response" and DISTILLED not in chosen.safe
 
 
+@pytest.mark.slow
 def test_an_interrupted_job_goes_on_to_the_same_vectors(make_studio: MakeStudio) -> None:
     passes = 0
 

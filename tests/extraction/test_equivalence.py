@@ -55,6 +55,7 @@ def second_pass(
     return {"response": torch.stack(response).mean(0), "prompt_last": torch.stack(last).mean(0)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 4, 32])
 def test_batches_in_one_pass_are_single_answers_in_two(
     wrapper: ModelWrapper, settings: Settings, batch_size: int

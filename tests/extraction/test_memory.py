@@ -13,6 +13,7 @@ from tests.model.conftest import make_model, make_tokenizer
 PROMPTS = [{"system": None, "user": "word " * count} for count in (1, 9, 4, 2, 7, 3, 8, 5)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
     [

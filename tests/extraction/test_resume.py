@@ -18,6 +18,8 @@ from persona_tui.model import Activations, Generation, ModelWrapper
 from persona_tui.vectors.manager import PersonaManager
 from tests.extraction.conftest import ARCHETYPES, MakeStudio
 
+pytestmark = pytest.mark.slow
+
 UNCALIBRATED = {"calibration.enabled": False}
 
 

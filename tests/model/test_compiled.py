@@ -22,6 +22,8 @@ from tests.cli.conftest import environment
 
 from .conftest import make_model, make_tokenizer
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 GREEDY = Sampling(max_new_tokens=12, temperature=0)
 REQUESTS = [Request(conversation(text), seed=1) for text in ("Hi", "Tell me about the sea.", "And you?")]

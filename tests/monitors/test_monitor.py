@@ -60,6 +60,7 @@ def test_a_file_brings_back_the_same_monitor(saved: Path, monitor: SelfMonitor, 
     assert not again.harms or (monitor.harms and again.harms.names == monitor.harms.names)
 
 
+@pytest.mark.slow
 def test_the_same_data_give_the_same_monitor(
     monitor: SelfMonitor, model: ModelWrapper, data: TrainingData
 ) -> None:
@@ -92,6 +93,7 @@ def test_a_monitor_is_used_on_a_near_copy_and_says_so(
     assert told == [monitor.note]
 
 
+@pytest.mark.slow
 def test_a_monitor_is_transferred_by_fitting_it_anew(saved: Path, base_model: ModelWrapper) -> None:
     moved = SelfMonitor.fit(base_model, SelfMonitor.load(saved).training, "moved")
     assert moved.metadata["model_fingerprint"] == base_model.fingerprint

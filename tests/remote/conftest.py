@@ -11,24 +11,15 @@ from persona_tui.chat.chat import Chat
 from persona_tui.project.project import Project
 from persona_tui.remote.project import RemoteProject
 from persona_tui.server.run import Server
-from tests.server.conftest import project, serving
+from tests.server.conftest import endless, project, serving
 
-__all__ = ["project"]
+__all__ = ["endless", "project"]
 
 
 @pytest.fixture(scope="package")
 def server(project: Project) -> Iterator[Server]:
     with serving(project) as running:
         yield running
-
-
-@pytest.fixture
-def endless(server: Server) -> Iterator[None]:
-    """Replies do not end by themselves."""
-    model = server.service.model
-    ends, model._end_tokens = model._end_tokens, frozenset()
-    yield
-    model._end_tokens = ends
 
 
 @pytest.fixture

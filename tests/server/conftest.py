@@ -52,6 +52,15 @@ def server(project: Project) -> Iterator[Server]:
 
 
 @pytest.fixture
+def endless(server: Server) -> Iterator[None]:
+    """Replies do not end by themselves."""
+    model = server.service.model
+    ends, model._end_tokens = model._end_tokens, frozenset()
+    yield
+    model._end_tokens = ends
+
+
+@pytest.fixture
 def http(server: Server) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=server.url, timeout=100) as client:
         yield client

@@ -138,6 +138,7 @@ def test_a_key_is_asked_for_and_only_this_machines_names_are_answered(project: P
         assert 'persona_tui_requests_total{path="/v1/models",status="401"} 1.0' in page
 
 
+@pytest.mark.slow
 def test_the_command_serves_and_finishes_what_runs_when_it_is_told_to_end(tmp_path: Path) -> None:
     for name in ("datasets", "vectors"):
         shutil.copytree(packaged_root() / name, tmp_path / name, ignore=shutil.ignore_patterns("partial"))

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
+import torch
 
 from persona_tui.server.run import Server
 
 ASKED = [{"role": "user", "content": "Who are you?"}]
 TURN = {"messages": ASKED, "temperature": 0, "max_new_tokens": 400}
-
-
-@pytest.fixture
-def endless(server: Server) -> Iterator[None]:
-    """Replies do not end by themselves."""
-    model = server.service.model
-    ends, model._end_tokens = model._end_tokens, frozenset()
-    yield
-    model._end_tokens = ends
 
 
 def events(lines: Iterator[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -85,3 +78,53 @@ def test_scores_are_those_of_the_last_reply(http: httpx.Client) -> None:
     unknown = http.post("/score", json={"input": "x", "traits": ["nothing"]})
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "trait_not_found")
     assert http.post("/score", json={"input": [told[:1]]}).status_code == 400
+
+
+def test_the_files_that_replies_are_steered_with_can_be_had_and_nothing_else(
+    http: httpx.Client, server: Server
+) -> None:
+    about = http.get("/native").json()
+    assert (
+        about["native"] == 2 and about["model"] == "tiny" and about["layers"] == server.service.model.n_layers
+    )
+    assert {"axes", "personas/sage", "traits/harmful_validation"} <= about["vectors"].keys()
+    for name, digest in about["vectors"].items():
+        assert hashlib.sha256(http.get(f"/native/vectors/{name}").content).hexdigest() == digest
+    for name in ("personas/nobody", "..%2f..%2fconfig.yaml", "monitors/default", "state.json"):
+        assert http.get(f"/native/vectors/{name}").status_code == 404
+
+
+def test_one_turn_with_several_mixes_is_answered_in_rows_that_change_apart(
+    http: httpx.Client, endless: None
+) -> None:
+    mixes = [{"weights": {}, "strength": 0.3}, {"weights": {"sage": 1}, "strength": 0.8, "plausibility": 0}]
+    turn = {"messages": ASKED, "temperature": 0, "max_new_tokens": 200, "mixes": mixes}
+    with http.stream("POST", "/native/turns", json=turn) as reply:
+        told = events(reply.iter_lines())
+        id = next(told)[1]["id"]
+        seen = [next(told) for _ in range(6)]
+        assert {event["row"] for _, event in seen} == {0, 1}
+        assert http.patch(f"/native/turns/{id}", json={"row": 2, "strength": 1}).status_code == 400
+        assert http.patch(f"/native/turns/{id}", json={"row": 1, "strength": 0.2}).status_code == 200
+        changed = next(event for name, event in told if name == "mix" and event["index"] > 0)
+        assert changed["row"] == 1 and changed["mix"]["strength"] == 0.2
+        http.delete(f"/native/turns/{id}")
+        end = list(told)[-1][1]
+    assert [row["mix"]["weights"] for row in end["rows"]] == [{}, {"sage": 1.0}]
+
+
+def test_texts_are_read_without_an_answer(http: httpx.Client, server: Server) -> None:
+    model = server.service.model
+    count = http.post("/native/tokens", json={"messages": ASKED}).json()["tokens"]
+    assert count == len(model.encode(ASKED))
+    body = {"conversations": [ASKED], "layers": [2, 4]}
+    (read,) = http.post("/native/readings", json=body).json()["data"]
+    (expected,) = model.read_messages([ASKED], [2, 4])
+    torch.testing.assert_close(torch.tensor(read["mean"]), expected.mean)
+    assert read["n_tokens"] == expected.n_tokens
+    assert http.post("/native/readings", json={**body, "layers": [99]}).status_code == 400
+    reread = {"messages": ASKED, "reply": "I am bread.", "trace": ["sage"]}
+    told = http.post("/native/rereads", json=reread).json()["data"]
+    assert "".join(each["text"] for each in told) == "I am bread." and "sage" in told[0]["projections"]
+    asked = http.post("/native/rereads", json={"messages": ASKED}).json()["data"]
+    assert "".join(each["text"] for each in asked).strip() == ASKED[0]["content"]

@@ -40,6 +40,7 @@ def test_models_are_the_plain_one_and_one_for_each_persona(client: OpenAI) -> No
         client.models.retrieve("tiny+saeg")
 
 
+@pytest.mark.slow
 def test_a_voice_by_its_name_says_what_the_engine_says(server: Server, client: OpenAI) -> None:
     greedy = Sampling(24, 0.0, 1.0, 0)
     default = server.service.project.default_mix()
@@ -169,6 +170,18 @@ def test_a_text_is_continued(client: OpenAI) -> None:
     assert "".join(part.choices[0].text for part in parts) == first.text
 
 
+async def test_the_asynchronous_client_streams(server: Server, client: OpenAI) -> None:
+    whole = client.chat.completions.create(model="tiny+sage", messages=ASKED, temperature=0)  # type: ignore[arg-type]
+    other = AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=100)
+    async with other:
+        stream = await other.chat.completions.create(  # type: ignore[call-overload]
+            model="tiny+sage", messages=ASKED, temperature=0, stream=True
+        )
+        said = [chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices]
+    assert len(said) > 3 and "".join(said) == whole.choices[0].message.content
+
+
+@pytest.mark.slow
 async def test_requests_at_the_same_time_are_answered_as_each_alone(server: Server) -> None:
     """Different lengths, voices, seeds and ends in one batch, some guided."""
     client = AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=100)

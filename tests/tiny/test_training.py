@@ -10,6 +10,8 @@ from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 from tools.tiny import train as training
 from tools.tiny.corpus import documents
 
+pytestmark = pytest.mark.slow
+
 RECIPE = training.Recipe(
     vocab_size=400,
     hidden=32,
