@@ -237,6 +237,11 @@ _Kinds = tuple[type[BaseException], ...]
 # In this order: what matches first is what is told.
 _KNOWN_REASONS: tuple[tuple[_Kinds, tuple[str, ...], str], ...] = (
     (
+        (),
+        ("ignore_mismatched_sizes",),
+        "The weights of {name} have other shapes than its config.json says.",
+    ),
+    (
         (GatedRepoError,),
         ("gated repo",),
         "{name} is gated: accept its terms on huggingface.co, then log in with `hf auth login`.",
