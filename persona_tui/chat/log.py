@@ -244,7 +244,7 @@ def _mend(file: int, path: Path) -> None:
 def _parsed(line: bytes) -> dict[str, Any] | None:
     """A line's event, None if it is none."""
     try:
-        event = json_value(line.decode("utf-8", "surrogatepass"))
+        event = json_value(line.decode("utf-8", "surrogatepass"), halves=True)
     except ValueError:
         return None
     return event if isinstance(event, dict) and isinstance(event.get("kind"), str) else None

@@ -55,7 +55,7 @@ class Stretch:
     def capping_layers(self) -> list[int]:
         """Where it was capped, if it was."""
         floors = [floor for mix in self.mixes if (floor := mix.get("floor"))]
-        return list(floors[0]["layers"]) if floors else []
+        return list(floors[0].get("layers", ())) if floors else []
 
     @property
     def name(self) -> str:
@@ -136,7 +136,7 @@ def _check_vectors(engine: SteeringEngine, stretch: Stretch, mix: Mapping[str, A
         _check_file(engine, stretch, name, digest)
     if floor := mix.get("floor"):
         _check_file(engine, stretch, None, floor.get("file", ""))
-    then = floor["layers"] if floor else []
+    then = floor.get("layers", []) if floor else []
     capped = sorted(engine.interventions(Mix.from_record(mix, settled=True)).capping)
     if capped != then:
         raise SessionError(

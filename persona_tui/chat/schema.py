@@ -42,7 +42,7 @@ class _Mix(_Recorded):
     percentile: _Percentile | None = None
     plausibility: _Plausibility = 0.0
     floor: _Floor | None = None
-    vectors: dict[str, Any] = {}
+    vectors: dict[str, str | None] = {}
 
 
 class _Change(_Recorded):
@@ -52,7 +52,9 @@ class _Change(_Recorded):
 
 class _Sampling(_Recorded):
     temperature: _Temperature = 0.0
-    max_new_tokens: int = 1
+    top_p: Annotated[float, _within(ranges.TOP_P)] = 1.0
+    seed: Annotated[int, Field(ge=0)] | None = None
+    max_new_tokens: Annotated[int, _within(ranges.NEW_TOKENS)] = 1
 
 
 class _Revised(_Recorded):
@@ -62,6 +64,11 @@ class _Revised(_Recorded):
 
 class _Settings(_Recorded):
     model: str | None = None
+    fingerprint: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    quantization: str | None = None
+    threads: int | None = None
     system: str | None = None
     mix: _Mix | None = None
     sampling: _Sampling | None = None

@@ -260,8 +260,8 @@ def _text_of(line: bytes, field: str | None) -> str:
         return text
     try:
         value = json_value(text)
-    except ValueError:
-        raise MonitorError("the line is not JSON") from None
+    except ValueError as error:
+        raise MonitorError(f"the line is not JSON ({getattr(error, 'msg', error)})") from None
     found = value.get(field) if isinstance(value, dict) else None
     if not isinstance(found, str):
         raise MonitorError(f'the line is not an object with a text under "{field}"')

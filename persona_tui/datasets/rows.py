@@ -9,22 +9,17 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-import json
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from persona_tui.core.documents import json_value
+from persona_tui.core.documents import HALF, json_value
 from persona_tui.core.errors import DatasetError
 from persona_tui.core.plain_files import LONGEST_LINE, lines_of, read_plain
 
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 TABLES = (".csv", ".tsv")
-
-_HALF = re.compile("[\ud800-\udfff]")  # surrogates: in a decoded text each is half a character
-_ESCAPED_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True)
@@ -57,12 +52,10 @@ def parse_json(data: bytes) -> Any:
     """
     text = decode(data).strip()
     try:
-        value = json_value(text.removesuffix(",") if text.endswith(("},", "],")) else text)
+        return json_value(text.removesuffix(",") if text.endswith(("},", "],")) else text)
     except ValueError as error:
-        raise DatasetError(f"not valid JSON ({getattr(error, 'msg', error)})") from None
-    if _ESCAPED_HALF.search(data) and _HALF.search(json.dumps(value, ensure_ascii=False)):
-        raise DatasetError("half a character in a text (a lone surrogate, for example half an emoji)")
-    return value
+        half = str(error) == HALF
+        raise DatasetError(HALF if half else f"not valid JSON ({getattr(error, 'msg', error)})") from None
 
 
 def table_rows(text: str) -> Iterator[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -168,6 +169,9 @@ def check_loadable(folder: Path, name: str, trusted: bool) -> str | None:
             "--trust-remote-code, or set model.trust_remote_code to its name."
         )
     weights = weight_files(folder)
+    for path in weights:
+        if path.suffix == ".safetensors":
+            read_header(path)
     if not trusted and any(path.suffix != ".safetensors" for path in weights):
         raise ModelLoadError(
             f"{name} has its weights only as pickle ({weights[0].name}), which can run code when it is read: "
@@ -179,8 +183,8 @@ def check_loadable(folder: Path, name: str, trusted: bool) -> str | None:
 
 
 def _refuse_odd_files(folder: Path, name: str) -> None:
-    """Refuse pipes and devices, which whoever loads the model would wait for or read for ever; and a clone
-    without Git LFS: small text files in the place of the large ones.
+    """Refuse pipes and devices, which whoever loads the model would wait for or read for ever; a clone
+    without Git LFS: small text files in the place of the large ones; and what another encoding hides.
     """
     for path in sorted(folder.iterdir()):
         if path.exists() and not path.is_file() and not path.is_dir():
@@ -190,6 +194,10 @@ def _refuse_odd_files(folder: Path, name: str) -> None:
                 f"{path.name} of {name} is a Git LFS pointer, not the file itself: "
                 "run `git lfs pull` in the folder."
             )
+        if path.suffix == ".json" and path.is_file():
+            with open_plain(path) as file:
+                if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                    raise ModelLoadError(f"{path.name} of {name} is UTF-16: save it as UTF-8.")
 
 
 def _refuse_adapters(folder: Path, name: str) -> None:

@@ -159,7 +159,7 @@ def _document(response: httpx2.Response, url: str) -> Any:
 
 def _read(text: str, url: str) -> Any:
     try:
-        return json_value(text)
+        return json_value(text, halves=True)
     except ValueError as error:
         raise EndpointError(
             f"{url} is no server of persona-tui: {_shown(text) or 'it says nothing'}"

@@ -31,7 +31,7 @@ async def read_body(request: HttpRequest, form: type[B]) -> B:
         Refused: it is not JSON, or not of this form.
     """
     try:
-        document = json_value(await request.body(), constants=False)
+        document = json_value(await request.body(), constants=False, halves=True)
     except ValueError as error:
         raise Refused(f"The body is not JSON: {error}", code="invalid_json") from error
     try:

@@ -75,7 +75,7 @@ def _read(path: Path) -> list[str]:
 
 def _parsed(line: str) -> str | None:
     try:
-        text = json_value(line)
+        text = json_value(line, halves=True)
     except ValueError:
         return None
     return text if isinstance(text, str) else None

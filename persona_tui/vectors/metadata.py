@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from persona_tui.core.ranges import GAIN
 
@@ -62,6 +63,12 @@ class _File(_Part):
     hidden_size: int | None = None
     created: str | None = None
     layers: Layers
+
+    @model_validator(mode="after")
+    def _of_the_model(self) -> Self:
+        if self.model_shape is not None and any(each >= self.model_shape.layers for each in self.layers):
+            raise PydanticCustomError("layers", "layers: one is beyond those of the model")
+        return self
 
 
 # Personas and traits --------------------------------------------------------------------------------------
@@ -127,6 +134,12 @@ class _Persona(_File):
     weak_reason: str | None = None
     pending: bool = False
     orthogonalised: bool = True
+
+    @model_validator(mode="after")
+    def _within(self) -> Self:
+        if not set(self.target_layers) <= set(self.layers):
+            raise PydanticCustomError("layers", "target_layers: one is not among the layers of the file")
+        return self
 
 
 class _Trait(_Persona):
@@ -248,5 +261,6 @@ def fault_of(metadata: Mapping[str, Any]) -> str | None:
         model.model_validate(dict(metadata))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg'].split(' or instance')[0]}"
+        name = f"{'.'.join(map(str, first['loc']))}: " if first["loc"] else ""
+        return f"{name}{first['msg'].split(' or instance')[0]}"
     return None

@@ -48,6 +48,29 @@ def test_a_wrong_value_names_file_line_and_field(tmp_path: Path, change: dict[st
     assert said.startswith(f"{path}:3: ") and field in said and "\n" not in said
 
 
+@pytest.mark.parametrize(
+    ("kind", "fields", "field"),
+    [
+        ("message", {"node": "1", "role": "user", "text": "hi"}, "node"),
+        ("message", {"node": 1, "role": "bot", "text": "hi"}, "role"),
+        (
+            "reply",
+            {"node": 2, "parent": 1, "settings": {"sampling": {"top_p": "x"}}},
+            "settings.sampling.top_p",
+        ),
+        ("reply", {"node": 2, "parent": 1, "settings": {"sampling": {"seed": -1}}}, "settings.sampling.seed"),
+        ("reply", {"node": 2, "parent": 1, "settings": {"fingerprint": 5}}, "settings.fingerprint"),
+        ("tokens", {"node": 2, "ids": ["x"], "texts": ["a"]}, "ids.0"),
+        ("tokens", {"node": 2, "ids": [1], "texts": [{}]}, "texts.0"),
+        ("settings", {"settings": {}}, "node"),
+        ("title", {"title": 5}, "title"),
+    ],
+)
+def test_every_kind_of_line_is_checked(kind: str, fields: dict[str, Any], field: str) -> None:
+    problem = fault_of(kind, fields)
+    assert problem is not None and problem.startswith(f"{field}: ") and "\n" not in problem
+
+
 ANY = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

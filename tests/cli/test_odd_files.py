@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
+from persona_tui.cli.trait.shared import conversations
+from persona_tui.core.errors import DatasetError
 from tests.core.test_documents import BOMB
 
 from .conftest import Cli
@@ -59,6 +62,21 @@ def test_documents_without_an_end_are_refused(command: str, suffix: str, cli: Cl
         if suffix in (".txt", ".csv"):
             continue  # words, and not a document
         _is_one_line(cli(*_line(command, file, tmp_path)), file)
+
+
+def test_what_is_no_file_is_not_taken_for_a_text(cli: Cli, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="is a folder: name a file in it"):
+        list(conversations(str(tmp_path)))
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    assert "is not an ordinary file" in cli("dataset", "validate", tmp_path / "pipe.jsonl").err
+
+
+def test_half_an_emoji_is_a_lines_own_problem(cli: Cli, tmp_path: Path) -> None:
+    assert cli("monitor", "fit", "--data", "training", "--no-measure").status == 0
+    lines = '{"query": "How do I bake?"}\n{"query": "\\ud83d"}\n{"query": 5}\n{"query": "Hi"}\n'
+    result = cli("monitor", "check", "-", "--field", "query", stdin=lines)
+    assert result.status == 1, result.err
+    assert ["error" in json.loads(line) for line in result.out.splitlines()] == [False, True, True, False]
 
 
 def test_a_configuration_without_an_end_is_refused(cli: Cli, workspace: Path) -> None:

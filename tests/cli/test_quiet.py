@@ -29,7 +29,10 @@ main(sys.argv[1:])
 
 
 @pytest.mark.slow
-def test_generate_says_nothing_on_stderr(workspace: Path, tiny_model: Path) -> None:
+def test_generate_says_nothing_on_stderr(
+    workspace: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONWARNINGS", "always")  # whatever a library warns about goes to the log
     result = finish(spawn("--workspace", workspace, "--model", tiny_model, "generate", "hi", "--seed", "7"))
     assert (result.status, result.err) == (0, "")
 

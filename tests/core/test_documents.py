@@ -66,3 +66,13 @@ def test_json_that_is_too_deep_is_refused(levels: int) -> None:
 def test_json_within_the_limit_is_read() -> None:
     assert json_value("[" * DEEPEST + "]" * DEEPEST)
     assert json_value('[{"a": [1, 2]}' + ',{"a": [1]}' * 500 + "]")[0] == {"a": [1, 2]}
+
+
+def test_half_a_character_is_refused_or_taken() -> None:
+    for text in ('["x \\ud83d"]', '{"\\udc00": 1}', '["\ud83d"]'):
+        with pytest.raises(ValueError, match="half a character"):
+            json_value(text)
+        assert json_value(text, halves=True)
+    with pytest.raises(ValueError, match="half a character"):
+        json_value(b'["x \\ud83d"]')
+    assert json_value('["\\ud83d\\ude00 \\\\ud83d"]') == ["\N{GRINNING FACE} \\ud83d"]

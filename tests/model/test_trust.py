@@ -191,3 +191,17 @@ def test_another_quantisation_is_named(plain: Path) -> None:
 def test_an_address_of_the_hub(address: str) -> None:
     with pytest.raises(ModelLoadError, match=r"is a web address: name the model itself, some/model\."):
         ModelWrapper.load(address)
+
+
+def test_a_folder_in_another_encoding_or_cut_short(plain: Path) -> None:
+    config = (plain / "config.json").read_text()
+    (plain / "config.json").write_text(config, encoding="utf-16")
+    assert f"config.json of {plain} is UTF-16: save it as UTF-8" in reason(plain)
+    (plain / "config.json").write_text(config.replace('"vocab_size": ', '"vocab_size": 1'))
+    assert "have other shapes than its config.json says" in reason(plain)
+    (plain / "config.json").write_text(config)
+    weights = plain / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    assert "model.safetensors is cut short" in reason(plain)
+    weights.write_bytes(b"")
+    assert "model.safetensors cannot be read" in reason(plain)

@@ -20,6 +20,7 @@ from persona_tui.vectors.files import (
     same_model,
     save_tensors,
 )
+from persona_tui.vectors.metadata import fault_of
 
 
 @pytest.fixture
@@ -178,3 +179,14 @@ def test_another_model_is_refused_naming_both(path: Path) -> None:
         check_model(path, metadata, "b" * 64, "org/two")
     assert "org/one" in str(caught.value)
     assert "org/two" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"), [({"target_layers": [999]}, "target_layers"), ({"layers": [1, 2, 999]}, "layers")]
+)
+def test_layers_that_cannot_be_are_named(change: dict[str, list[int]], field: str) -> None:
+    shape = {"architecture": "x", "hidden_size": 8, "layers": 6, "vocabulary": 9}
+    sound = {"kind": "persona", "name": "x", "layers": [1, 2, 4], "target_layers": [2], "model_shape": shape}
+    assert fault_of(sound) is None
+    problem = fault_of({**sound, **change})
+    assert problem is not None and field in problem and "\n" not in problem
