@@ -53,6 +53,7 @@ def token_shifts(
         GenerationError: the model has no unembedding.
         PersonaNotFoundError: there is no such direction.
     """
+    model.need_weights("Reading a direction as tokens")
     head: object = model.model.get_output_embeddings()  # type: ignore[no-untyped-call]
     weight = getattr(head, "weight", None)
     if not isinstance(weight, Tensor):
