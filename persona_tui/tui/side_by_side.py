@@ -193,8 +193,16 @@ class SideBySide:
 
 
 def _facts(row: ReplyRow) -> str:
-    """Say how far an answer is: `42 tokens · 31 tok/s · capped 12%`."""
+    """Say how far an answer is: `42 tokens · 31 tok/s · capped 12%`; at its end also what a sweep tells."""
     tokens = row.tokens
     if not tokens:
         return "…"
-    return f"{tokens} tokens · {row.speed:.0f} tok/s · capped {row.capped / tokens:.0%}"
+    facts = [f"{tokens} tokens", f"{row.speed:.0f} tok/s", f"capped {row.capped / tokens:.0%}"]
+    if row.finish is not None:
+        from persona_tui.extraction.bench import repetition
+        from persona_tui.steering.engine import mean_nats
+
+        nats = mean_nats(row.events)
+        facts += [f"{nats:+.2f} nats from plain"] if nats is not None else []
+        facts.append(f"repetition {repetition(row.text):.0%}")
+    return " · ".join(facts)

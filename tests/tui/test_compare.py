@@ -73,6 +73,7 @@ async def test_two_answers_stand_side_by_side_and_one_is_kept(workspace: Path, s
         assert len(shown(app)[0]) == 4, "what was said before stays on the left"
         for head, answer in zip(heads(app), answers(app), strict=True):
             assert f"{answer.tokens} tokens" in head and "tok/s" in head and "capped" in head
+            assert "repetition" in head or size[0] < 200, "where there is room"
         assert len(app.chat.conversation) == 2, "neither is in the conversation yet"
         await press(pilot, "alt+up", "alt+right")
         assert app.main.chat.marked is None, "what was marked is not there any more"
