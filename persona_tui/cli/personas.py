@@ -145,8 +145,8 @@ def _tokens(project: Project, name: str, as_json: bool) -> None:
     """The tokens that a direction raises and lowers most, layer by layer."""
     from persona_tui.pictures.tokens import token_shifts
 
-    vector = project.personas.get(name)
-    found = token_shifts(project.model, vector)
+    project.personas.get(name)  # what does not exist is an error before the model loads
+    found = token_shifts(project.model, project.personas, name)
     if as_json:
         print_json([{"layer": each.layer, "raised": each.raised, "lowered": each.lowered} for each in found])
         return

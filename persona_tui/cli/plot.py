@@ -17,7 +17,6 @@ from persona_tui.core.errors import PersonaTuiError
 
 if TYPE_CHECKING:
     from persona_tui.chat import Conversation
-    from persona_tui.core.mix import Mix
     from persona_tui.model import Message
     from persona_tui.project.project import Project
 
@@ -93,23 +92,14 @@ def _conversation(project: Project, session: str) -> Conversation:
     return store.load(store.resolve(session))[0]
 
 
-def _turns(conversation: Conversation) -> list[tuple[list[Message], str]]:
-    """Every reply of the branch that is read, with what it answers."""
-    system = [{"role": "system", "content": conversation.system}] if conversation.system else []
-    return [
-        ([*system, *conversation.messages(until=node.id)], node.text.strip())
-        for node in conversation.path()
-        if node.role == "assistant" and node.text.strip()
-    ]
-
-
 def _map(
     project: Project, conversation: Conversation | None, persona: str | None, layer: int | None, output: Path
 ) -> None:
+    from persona_tui.chat.turns import turns_of
     from persona_tui.pictures.draw import draw_map
     from persona_tui.pictures.space import persona_map
 
-    turns = _turns(conversation) if conversation is not None else []
+    turns = turns_of(conversation) if conversation is not None else []
     mix = replace(project.default_mix(), weights={persona: 1.0}) if persona is not None else None
     draw_map(persona_map(project.engine, mix, turns, layer), output)
 
@@ -131,6 +121,7 @@ def _calibration(project: Project, name: str, output: Path) -> None:
 
 
 def _drift(project: Project, conversation: Conversation, name: str | None, output: Path) -> None:
+    from persona_tui.chat.turns import turns_of
     from persona_tui.pictures.draw import draw_drift
     from persona_tui.pictures.drift import drift
 
@@ -138,7 +129,7 @@ def _drift(project: Project, conversation: Conversation, name: str | None, outpu
     names = [name] if name is not None else list(axes.names) if axes is not None else []
     if not names:
         raise PersonaTuiError("Without axes, drift needs a NAME: a persona, or trait:NAME.")
-    found = [drift(engine, _turns(conversation), each) for each in names]
+    found = [drift(engine, turns_of(conversation), each) for each in names]
     draw_drift(found, output)
     for each in found:
         if each.left_at is not None:
@@ -146,29 +137,17 @@ def _drift(project: Project, conversation: Conversation, name: str | None, outpu
 
 
 def _layers(project: Project, conversation: Conversation, name: str, output: Path) -> None:
+    from persona_tui.chat.turns import spoken
     from persona_tui.pictures.draw import draw_heat
     from persona_tui.pictures.heat import heat_map
 
     node = conversation.last_reply()
     if node is None or not node.text.strip():
         raise PersonaTuiError("The conversation has no replies yet.")
-    system = [{"role": "system", "content": conversation.system}] if conversation.system else []
-    messages = [*system, *conversation.messages(until=node.id)]
-    ids = conversation.run_tokens(node.id, -1) if len(node.runs) == 1 else []
-    mixes = _mixes(node.runs[0].settings, node.runs[0].changes) if len(node.runs) == 1 else {}
-    draw_heat(heat_map(project.engine, messages, ids or node.text.strip(), name, mixes), output)
-
-
-def _mixes(settings: dict[str, object], changes: object) -> dict[int, Mix]:
-    from persona_tui.core.mix import Mix
-
-    found: dict[int, Mix] = {}
-    first = settings.get("mix")
-    if isinstance(first, dict):
-        found[0] = Mix.from_record(first, settled=True)
-    for change in changes if isinstance(changes, list) else []:
-        found[change.index] = Mix.from_record(change.mix, settled=True)
-    return found
+    said = spoken(conversation, node.id)
+    with project.model.rendered_as(said.rendering):
+        found = heat_map(project.engine, said.messages, said.reply, name, said.mixes)
+    draw_heat(found, output)
 
 
 @click.command()
@@ -220,11 +199,7 @@ def sweep(
         print_json({"prompt": text, "weights": weights, "replies": [asdict(row) for row in rows]})
         return
     for row in rows:
-        figures = [f"strength {row.strength:g}"]
-        figures += [f"expression {row.expression:.2f}"] if row.expression is not None else []
-        figures += [f"{row.nats:+.2f} nats from plain"] if row.nats is not None else []
-        figures += [f"repetition {row.repetition:.0%}"]
-        echo(f"--- {', '.join(figures)}\n{row.text}\n")
+        echo(f"--- {', '.join([f'strength {row.strength:g}', *row.figures])}\n{row.text}\n")
 
 
 def _numbers(text: str) -> list[float]:

@@ -152,15 +152,19 @@ def _assistant_axis(out: Outgoing, path: Path) -> Exported:
 
 
 def _capping(out: Outgoing, path: Path) -> Exported:
-    """The capping file of assistant-axis: an axis' unit vectors with their floors."""
+    """The capping file of assistant-axis: an axis' unit vectors with their floors.
+
+    Its code caps from above, so that the axis is turned round: what is not above −floor along −axis is not
+    below the floor along the axis.
+    """
     if out.kind != "axis" or not out.floors:
         raise VectorFileError("only an axis has floors: export axis:assistant or axis:safety in this format.")
     vectors = {
-        f"{out.name}_{layer}": {"layer": layer, "vector": out.vectors[layer]} for layer in sorted(out.floors)
+        f"{out.name}_{layer}": {"layer": layer, "vector": -out.vectors[layer]} for layer in sorted(out.floors)
     }
-    caps = [{"vector": f"{out.name}_{layer}", "cap": floor} for layer, floor in sorted(out.floors.items())]
+    caps = [{"vector": f"{out.name}_{layer}", "cap": -floor} for layer, floor in sorted(out.floors.items())]
     _torch(path, {"vectors": vectors, "experiments": [{"id": out.name, "interventions": caps}]})
-    return Exported(path)
+    return Exported(path, (f'caps from above along the reverse of the axis; the experiment is "{out.name}"',))
 
 
 def _plain(out: Outgoing, path: Path) -> Exported:

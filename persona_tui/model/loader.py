@@ -95,6 +95,7 @@ def _be_quiet() -> None:
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    logging.getLogger("accelerate.big_modeling").setLevel(logging.ERROR)
     # transformers would have a server convert pickled weights that it finds on the hub.
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
 

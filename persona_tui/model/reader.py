@@ -21,7 +21,7 @@ from persona_tui.model.forward import check_fits
 from persona_tui.model.interventions import Cap, Interventions
 from persona_tui.model.loaded import Axes, LoadedModel
 from persona_tui.model.request import conversation
-from persona_tui.model.reread import Rereading, read_positions
+from persona_tui.model.reread import Choice, Rereading, read_choices, read_positions
 from persona_tui.model.residual import ResidualHooks
 from persona_tui.model.results import Activations, Likelihood, Reading, TokenEvent
 from persona_tui.model.text import Message
@@ -129,6 +129,38 @@ class TextReader(LoadedModel):
         by_position = {first + at if at else 0: each for at, each in (changes or {}).items()}
         places = range(first, first + len(ids))
         return self._reread([*prompt, *ids[:-1]], places, ids, axes, by_position, before)
+
+    def reply_choices(
+        self,
+        messages: Sequence[Message],
+        reply: str | Sequence[int],
+        changes: Mapping[int, Interventions] | None = None,
+        likeliest: int = 8,
+    ) -> list[Choice]:
+        """How probable each token of a reply that is there already was, and what else was likely.
+
+        Args:
+            messages: what it answers.
+            reply: its text, or its token ids, an end of the turn included.
+            changes: by token: the interventions from that one on; None = none.
+            likeliest: how many of the likeliest tokens are told at each place.
+
+        Raises:
+            GenerationError: it does not fit the context, a vector does not fit this model, or memory ran out.
+        """
+        prompt = self.encode(messages)
+        ids = text.encode_response(self.tokenizer, reply) if isinstance(reply, str) else list(reply)
+        if not ids:
+            return []
+        check_fits(len(prompt) + len(ids) - 1, self.context_length)
+        if self.own_cache and len(changes or {}) > 1:
+            raise GenerationError(
+                f"{self.name} cannot re-read a reply whose mix changed while it was written."
+            )
+        first = len(prompt) - 1
+        by_position = {first + at if at else 0: each for at, each in (changes or {}).items()}
+        asked = Rereading([*prompt, *ids[:-1]], range(first, first + len(ids)), by_position)
+        return read_choices(self.model, asked, ids, self._hooks(1), likeliest)
 
     def reread_message(self, messages: Sequence[Message], axes: Axes) -> list[TokenEvent]:
         """The user's last message, token by token, each at its own position: what the model makes of it.

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from persona_tui.core.errors import GenerationError
 from persona_tui.model.blocks import device_of, find_decoder
-from persona_tui.model.forward import cache_argument, clear_memory_errors
+from persona_tui.model.forward import accepted_arguments, cache_argument, clear_memory_errors
 from persona_tui.model.interventions import Interventions
-from persona_tui.model.residual import ResidualHooks, StopForward
+from persona_tui.model.residual import NOT_FINITE, ResidualHooks, StopForward
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,76 @@ class Rereading:
     ids: Sequence[int]
     places: range
     changes: Mapping[int, Interventions]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How probable a token was where it was chosen.
+
+    Attributes:
+        token: its id.
+        logprob: under the model, in nats.
+        rank: 1 = none was likelier.
+        likeliest: the likeliest tokens there with their log-probabilities, the best first.
+    """
+
+    token: int
+    logprob: float
+    rank: int
+    likeliest: Sequence[tuple[int, float]]
+
+
+@torch.inference_mode()
+def read_choices(
+    model: PreTrainedModel, text: Rereading, chosen: Sequence[int], hooks: ResidualHooks, likeliest: int
+) -> list[Choice]:
+    """How probable tokens are after the positions asked about, as the hooks leave the model.
+
+    Args:
+        model: any decoder-only causal language model.
+        text: what is read.
+        chosen: the token that follows each of its places.
+        hooks: for one row.
+        likeliest: how many of the likeliest tokens are told.
+
+    Raises:
+        GenerationError: a vector does not fit this model, or memory ran out.
+    """
+    device, edges = device_of(model.get_input_embeddings()), sorted({0, *text.changes, len(text.ids)})
+    cached: dict[str, object] = (
+        {cache_argument(model): DynamicCache(config=model.config), "use_cache": True}
+        if len(edges) > 2
+        else {"use_cache": False}
+    )
+    narrows = "logits_to_keep" in accepted_arguments(model)
+    found: list[Choice] = []
+    for start, stop in pairwise(edges):
+        if start in text.changes:
+            hooks.apply(text.changes[start])
+        asked = range(max(start, text.places.start), min(stop, text.places.stop))
+        keep = torch.tensor([place - start for place in asked] or [0], device=device)
+        ids = torch.tensor([list(text.ids[start:stop])], device=device)
+        with hooks, clear_memory_errors():
+            if narrows:
+                logits = model(input_ids=ids, **cached, logits_to_keep=keep).logits[0]
+            else:
+                logits = model(input_ids=ids, **cached).logits[0, keep]
+            tokens = [chosen[place - text.places.start] for place in asked]
+            found += _choices(logits[: len(tokens)], tokens, likeliest)
+    return found
+
+
+def _choices(logits: Tensor, tokens: Sequence[int], likeliest: int) -> list[Choice]:
+    found = []
+    for row, token in zip(logits, tokens, strict=True):  # one at a time: a vocabulary is large
+        logprobs = row.float().log_softmax(-1)
+        if logprobs.isnan().any():
+            raise GenerationError(NOT_FINITE)
+        best = logprobs.topk(min(likeliest, len(logprobs)))
+        rank = int((logprobs > logprobs[token]).sum()) + 1
+        pairs = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+        found.append(Choice(token, float(logprobs[token]), rank, pairs))
+    return found
 
 
 @torch.inference_mode()

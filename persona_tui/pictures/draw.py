@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ import numpy as np
 from persona_tui.core.errors import PersonaTuiError, WorkspaceError
 from persona_tui.core.printable import printable
 from persona_tui.pictures.cosines import CosineGrid
+from persona_tui.pictures.curve import curve_of
 from persona_tui.pictures.drift import Drift
 from persona_tui.pictures.heat import HeatMap
-from persona_tui.pictures.space import Kind, PersonaMap
+from persona_tui.pictures.labels import place_labels
+from persona_tui.pictures.space import Kind, PersonaMap, Place
 from persona_tui.vectors.persona import Calibration
 
 FORMATS = (".svg", ".png", ".pdf")
@@ -26,6 +28,9 @@ _MARKERS: dict[Kind, tuple[str, str]] = {
     "axis": ("D", "#b08020"),
     "mix": ("*", "#c8503c"),
 }
+_PATH = "#c8503c"
+_MARKER = 8.0  # pixels
+_LEADER = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.5}
 _WIDEST = 28.0  # inches
 _Draw = Callable[[Any], None]
 
@@ -54,29 +59,52 @@ def draw_map(found: PersonaMap, path: Path) -> None:
 
     def draw(axes: Any) -> None:
         for kind, (marker, colour) in _MARKERS.items():
-            if not (places := found.of(kind)):
-                continue
-            axes.scatter(
-                [p.x for p in places], [p.y for p in places], marker=marker, color=colour, label=kind
-            )
-            for place in places:
-                axes.annotate(place.name, (place.x, place.y), (4, 4), textcoords="offset points", fontsize=8)
+            if places := found.of(kind):
+                points = [p.x for p in places], [p.y for p in places]
+                axes.scatter(*points, marker=marker, color=colour, label=kind)
         turns = found.of("turn")
         if turns:
-            axes.plot(
-                [p.x for p in turns], [p.y for p in turns], "-", color="#c8503c", linewidth=1, label="turns"
-            )
-            for turn in turns:
-                axes.annotate(turn.name, (turn.x, turn.y), fontsize=7, color="#c8503c")
+            path = [p.x for p in turns], [p.y for p in turns]
+            axes.plot(*path, "-", color=_PATH, linewidth=1, label="turns")
         first, second = found.shares
         axes.set(
             title=f"Personas at layer {found.layer}",
             xlabel=f"first component, {first:.0%} of the variance",
             ylabel=f"second component, {second:.0%}",
         )
+        axes.margins(0.12)
         axes.legend(fontsize="small")
+        _label(axes, [place for kind in ("mix", "turn", *_MARKERS) for place in found.of(kind)])
 
     _write(path, (9, 7), draw)
+
+
+def _label(axes: Any, places: Sequence[Place]) -> None:
+    """Write the places' names so that none covers another; what has no room stays without."""
+    places, figure = list(dict.fromkeys(places)), axes.figure
+    figure.draw_without_rendering()  # from now on it is known where everything is
+    renderer, frame, to_pixels = figure.canvas.get_renderer(), axes.get_window_extent(), axes.transData
+    anchors, texts = [], []
+    for place in places:
+        x, y = to_pixels.transform((place.x, place.y))
+        anchors.append((x - frame.x0 - _MARKER / 2, frame.y1 - y - _MARKER / 2))
+        colour = _PATH if place.kind == "turn" else "black"
+        texts.append(
+            axes.text(place.x, place.y, printable(place.name), fontsize=7, color=colour, va="bottom")
+        )
+        texts[-1].set_in_layout(False)
+    boxes = [text.get_window_extent(renderer) for text in texts]
+    sizes = [(box.width + 2, box.height + 1) for box in boxes]
+    spots = place_labels(anchors, sizes, (frame.width, frame.height), (_MARKER, _MARKER), rings=6)
+    for place, text, size, spot in zip(places, texts, sizes, spots, strict=True):
+        if spot is None:
+            text.remove()
+            continue
+        bottom = frame.y1 - spot[1] - size[1]
+        at = tuple(to_pixels.inverted().transform((frame.x0 + spot[0], bottom)))
+        text.set_position(at)
+        if abs(bottom + size[1] / 2 - to_pixels.transform((place.x, place.y))[1]) > size[1] * 1.5:
+            axes.annotate("", (place.x, place.y), at, arrowprops=_LEADER)  # too far to be seen whose it is
 
 
 def draw_cosines(grid: CosineGrid, path: Path) -> None:
@@ -119,7 +147,7 @@ def draw_drift(found: list[Drift], path: Path) -> None:
 
 def draw_heat(found: HeatMap, path: Path) -> None:
     """Write a heat map, as spoken above as read plain; the errors are those of `draw_map`."""
-    limit = float(max(np.abs(found.spoken).max(), np.abs(found.plain).max())) or 1.0
+    limit = found.limit
     words = [printable(token).strip() or "·" for token in found.tokens]
 
     def draw(axes: Any) -> None:
@@ -140,15 +168,13 @@ def draw_heat(found: HeatMap, path: Path) -> None:
 
 def draw_calibration(name: str, calibration: Calibration, path: Path) -> None:
     """Write a calibration's curve over strength; the errors are those of `draw_map`."""
-    points = [point for point in calibration.curve if point["stage"] != "between"]
+    points = curve_of(calibration)
 
     def draw(axes: Any) -> None:
-        strengths = [point["coefficient"] / calibration.gain for point in points]
-        axes.plot(strengths, [point["expression"] for point in points], marker="o", label="expression")
-        axes.plot(
-            strengths, [point["fluency_drop"] for point in points], marker="s", label="fluency loss, nats"
-        )
-        axes.plot(strengths, [point["repetition"] for point in points], marker="^", label="repetition")
+        strengths = [point.strength for point in points]
+        axes.plot(strengths, [point.expression for point in points], marker="o", label="expression")
+        axes.plot(strengths, [point.loss for point in points], marker="s", label="fluency loss, nats")
+        axes.plot(strengths, [point.repetition for point in points], marker="^", label="repetition")
         axes.axvline(calibration.default_strength, color="#333333", linestyle="--", label="chosen")
         axes.axhline(0, color="#333333", linewidth=0.6)
         axes.set(title=f"Calibration of {name}", xlabel="strength")

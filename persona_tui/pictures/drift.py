@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from persona_tui.core.errors import PersonaTuiError
+from persona_tui.core.jobs import JobContext
 from persona_tui.vectors.scales import TraceScale, axis_scale, mean_of, vector_scale
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ class Drift:
 
     Attributes:
         name: of the direction.
-        readings: of each reply, the mean over its tokens, on the direction's own scale: for an axis,
-            standard deviations of ordinary replies, 0 being their mean; for others, see `vectors.scales`.
+        readings: of each reply, the mean over its tokens, on the direction's own scale: see
+            `vectors.scales`. Of an axis, that is in standard deviations of ordinary replies.
         ordinary: between which readings 95% of ordinary replies lie; None if only the scale is known.
         floor: where the floor lies on this scale; None if this direction is not capped.
     """
@@ -37,32 +38,42 @@ class Drift:
     @property
     def left_at(self) -> int | None:
         """The first turn, from 1, that lies outside the ordinary range; None if all lie within it."""
-        if self.ordinary is None:
-            return None
-        low, high = self.ordinary
-        return next((turn for turn, each in enumerate(self.readings, 1) if not low <= each <= high), None)
+        return next((turn for turn, each in enumerate(self.readings, 1) if self.is_outside(each)), None)
+
+    def is_outside(self, reading: float) -> bool:
+        """Whether a reading lies outside the ordinary range, as far as that is known."""
+        return self.ordinary is not None and not self.ordinary[0] <= reading <= self.ordinary[1]
 
 
-def drift(engine: SteeringEngine, turns: Sequence[tuple[list[Message], str]], name: str) -> Drift:
+def drift(
+    engine: SteeringEngine,
+    turns: Sequence[tuple[list[Message], str]],
+    name: str,
+    context: JobContext | None = None,
+) -> Drift:
     """Read every reply of a conversation along a direction, as the unsteered model reads it.
 
     Args:
         engine: with the model's axes, personas and traits.
         turns: replies, each with the conversation before it, in order.
         name: "assistant", "safety", a persona, or a trait as `trait:NAME`.
+        context: told how far it is, and asked between replies whether to stop.
 
     Raises:
+        JobCancelled: it was asked to stop.
         PersonaTuiError: there is no such direction, or the conversation has no replies.
         GenerationError: a reply does not fit the context.
     """
     if not turns:
         raise PersonaTuiError("The conversation has no replies yet.")
-    scale = scale_of(engine, name)
+    scale, context = scale_of(engine, name), context or JobContext()
     readings = []
-    for messages, reply in turns:
+    for place, (messages, reply) in enumerate(turns):
+        context.checkpoint()
+        context.progress(place, len(turns), "reading replies")
         events = engine.model.reread_reply(messages, reply, {name: scale.vectors})
         readings.append(mean_of([event.projections[name] for event in events]) - scale.ordinary)
-    return Drift(name, tuple(readings), _ordinary(engine, name), engine.floor_reading(name))
+    return Drift(name, tuple(readings), _ordinary(engine, name, scale), engine.floor_reading(name))
 
 
 def scale_of(engine: SteeringEngine, name: str) -> TraceScale:
@@ -78,16 +89,15 @@ def scale_of(engine: SteeringEngine, name: str) -> TraceScale:
     return vector_scale(engine.personas.get(name))
 
 
-def _ordinary(engine: SteeringEngine, name: str) -> tuple[float, float] | None:
+def _ordinary(engine: SteeringEngine, name: str, scale: TraceScale) -> tuple[float, float] | None:
     """Between which readings ordinary replies lie, from the projections that the axes' file keeps."""
     axes = engine.personas.axes
-    if axes is None or name not in axes.names or name not in axes.projections:
+    if axes is None or name not in axes.names or name not in axes.projections or not scale.vectors:
         return None
-    import numpy as np
-
-    layers = [layer for layer in engine.capping_layers if layer in axes.layers]
-    rows = np.stack([axes.projections[name][axes.layers.index(layer)].double().numpy() for layer in layers])
-    spread = rows.std(axis=1, keepdims=True)
-    scaled = (rows - rows.mean(axis=1, keepdims=True)) / np.where(spread > 0, spread, 1.0)
-    low, high = np.quantile(scaled, (OUTSIDE / 2, 1 - OUTSIDE / 2), axis=1).mean(axis=1)
-    return float(low), float(high)
+    ends = []
+    for layer in scale.vectors:
+        row = axes.projections[name][axes.layers.index(layer)].double()
+        spread = float(row.std(correction=0)) or 1.0
+        ends.append(row.quantile(row.new_tensor([OUTSIDE / 2, 1 - OUTSIDE / 2])) / spread)
+    low, high = (mean_of([float(each[side]) for each in ends]) - scale.ordinary for side in (0, 1))
+    return low, high

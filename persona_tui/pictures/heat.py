@@ -40,6 +40,12 @@ class HeatMap:
     spoken: NDArray[np.float64]
     plain: NDArray[np.float64]
 
+    @property
+    def limit(self) -> float:
+        """What colours reach up to: all but the largest 2% of the shares, which a few tokens have."""
+        both = np.abs(np.stack([self.spoken, self.plain]))
+        return float(np.quantile(both, 0.98)) or 1.0
+
 
 def heat_map(
     engine: SteeringEngine,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from persona_tui.core.jobs import JobContext
 from persona_tui.core.mix import Mix
 from persona_tui.extraction.bench import repetition
 from persona_tui.model import Interventions
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from persona_tui.steering.engine import SteeringEngine
 
 STRENGTHS = (0.0, 0.15, 0.3, 0.5, 0.8)
+_STEPS = 3
+_TOLD = 60  # characters of a reply that are reported while it is written
 _LEAST_EFFECT = 0.02  # nats per token; system prompts that do less leave nothing to express
 
 
@@ -38,6 +40,13 @@ class SweepRow:
     repetition: float
     expression: float | None
 
+    @property
+    def figures(self) -> list[str]:
+        """What was measured, in words; what could not be measured is left out."""
+        known = [f"expression {self.expression:.2f}"] if self.expression is not None else []
+        known += [f"{self.nats:+.2f} nats from plain"] if self.nats is not None else []
+        return [*known, f"repetition {self.repetition:.0%}"]
+
 
 def sweep(
     engine: SteeringEngine,
@@ -45,7 +54,7 @@ def sweep(
     mix: Mix,
     strengths: Sequence[float] = STRENGTHS,
     sampling: Sampling | None = None,
-    stop: threading.Event | None = None,
+    context: JobContext | None = None,
 ) -> list[SweepRow]:
     """Answer a conversation once per strength, with the same random numbers.
 
@@ -55,24 +64,46 @@ def sweep(
         mix: what is spoken with, but for its strength.
         strengths: one row for each.
         sampling: by default as the settings say.
-        stop: when set, no further token is written.
+        context: told how far it is; asked, at every token and between passes, whether to stop.
 
     Raises:
+        JobCancelled: it was asked to stop.
         PersonaNotFoundError: the mix names a persona that does not exist.
         GenerationError: the conversation is too long, or memory ran out.
     """
+    context = context or JobContext()
     mixes = [replace(mix, strength=each) for each in strengths]
-    texts = [""] * len(mixes)
-    for event in engine.stream_rows(messages, mixes, sampling=sampling, stop=stop):
-        texts[event.row] += event.text
-    texts = [text.strip() for text in texts]
+    context.progress(0, _STEPS, f"writing {len(mixes)} replies")
+    texts = _written(engine, messages, mixes, sampling, context)
+    context.checkpoint()
+    context.progress(1, _STEPS, "asking the unsteered model")
     plain = _likelihoods(engine, messages, texts)
     nats = [_nats(engine, messages, text, each, plain) for text, each in zip(texts, mixes, strict=True)]
-    expressions = _expressions(engine, messages, mix, texts, sampling, plain)
+    context.checkpoint()
+    context.progress(2, _STEPS, "measuring expression")
+    unsteered = next((text for text, each in zip(texts, mixes, strict=True) if not each.strength), None)
+    expressions = _expressions(engine, messages, mix, texts, unsteered, sampling, plain, context)
     return [
         SweepRow(each.strength, text, about, repetition(text), expressed)
         for each, text, about, expressed in zip(mixes, texts, nats, expressions, strict=True)
     ]
+
+
+def _written(
+    engine: SteeringEngine,
+    messages: Sequence[Message],
+    mixes: Sequence[Mix],
+    sampling: Sampling | None,
+    context: JobContext,
+) -> list[str]:
+    """The replies; the last one's latest words are reported while they are written."""
+    texts = [""] * len(mixes)
+    for event in engine.stream_rows(messages, mixes, sampling=sampling):
+        context.raise_if_cancelled()
+        texts[event.row] += event.text
+        if event.row == len(mixes) - 1:
+            context.working_on(texts[event.row][-_TOLD:])
+    return [text.strip() for text in texts]
 
 
 def _likelihoods(
@@ -102,8 +133,10 @@ def _expressions(
     messages: Sequence[Message],
     mix: Mix,
     texts: Sequence[str],
+    unsteered: str | None,
     sampling: Sampling | None,
     plain: Mapping[str, float],
+    context: JobContext,
 ) -> list[float | None]:
     """The replies' expression, against an unsteered and a prompted reply to the same prompt."""
     names = [name for name, weight in mix.weights.items() if weight]
@@ -111,8 +144,11 @@ def _expressions(
     if not prompts:
         return [None] * len(texts)
     asked = [{"role": "system", "content": str(prompts[0])}, *_without_system(messages)]
-    prompted = engine.reply(asked, mix=Mix(), sampling=sampling).text
-    unsteered = engine.reply(messages, mix=Mix(), sampling=sampling).text
+    prompted = engine.reply(asked, mix=Mix(capping=False), sampling=sampling).text
+    context.checkpoint()
+    if unsteered is None:
+        unsteered = engine.reply(messages, mix=replace(mix, strength=0.0), sampling=sampling).text
+    context.checkpoint()
     with_prompt = _likelihoods(engine, asked, [prompted, unsteered, *texts])
     without = {**plain, **_likelihoods(engine, messages, [prompted, unsteered])}
     ratios = {text: logprob - without[text] for text, logprob in with_prompt.items()}

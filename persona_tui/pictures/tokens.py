@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from persona_tui.core.printable import printable
 
 if TYPE_CHECKING:
     from persona_tui.model import ModelWrapper
-    from persona_tui.vectors.persona import PersonaVector
+    from persona_tui.vectors.manager import PersonaManager
 
 _NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm", "norm_f", "ln_out", "output_norm")
 
@@ -33,20 +34,24 @@ class TokenShift:
     lowered: tuple[tuple[str, float], ...]
 
 
-def token_shifts(model: ModelWrapper, vector: PersonaVector, count: int = 10) -> list[TokenShift]:
-    """Read a persona's or trait's direction through the model's unembedding, layer by layer.
+def token_shifts(
+    model: ModelWrapper, personas: PersonaManager, name: str, count: int = 10
+) -> list[TokenShift]:
+    """Read a direction through the model's unembedding, layer by layer.
 
     The unit direction is scaled by the final norm's weight and multiplied with the unembedding: what adding
     it would do to the logits if no later layer answered (the logit lens, of a difference). The mean over the
     vocabulary is taken off, since it changes no probability.
 
     Args:
-        model: the model that the vector belongs to.
-        vector: a persona or a trait.
+        model: whose vocabulary it is.
+        personas: those of the model, with its axes.
+        name: an axis, a persona, or a trait as `trait:NAME`.
         count: how many tokens of either side.
 
     Raises:
         GenerationError: the model has no unembedding.
+        PersonaNotFoundError: there is no such direction.
     """
     model.need_weights("Reading a direction as tokens")
     head: object = model.model.get_output_embeddings()  # type: ignore[no-untyped-call]
@@ -56,12 +61,20 @@ def token_shifts(model: ModelWrapper, vector: PersonaVector, count: int = 10) ->
     scale = _final_scale(model.model)
     found = []
     with torch.no_grad():
-        for layer, direction in vector.direction().items():
+        for layer, direction in _directions(personas, name).items():
             unit = direction / direction.norm().clamp(min=1e-12)
             unit = unit.to(weight.device, torch.float32) * (scale if scale is not None else 1.0)
             shifts = weight.float() @ unit
             found.append(_shift(model, layer, shifts - shifts.mean(), count))
     return found
+
+
+def _directions(personas: PersonaManager, name: str) -> Mapping[int, Tensor]:
+    """What is read, by layer: of a persona or a trait, what is added of it."""
+    axes = personas.axes
+    if axes is not None and name in axes.names:
+        return {layer: axes.axis(name, layer) for layer in axes.layers}
+    return personas.get(name).direction()
 
 
 def _shift(model: ModelWrapper, layer: int, shifts: Tensor, count: int) -> TokenShift:

@@ -11,10 +11,10 @@ from persona_tui.monitors.guard import GUARD_MODES
 from persona_tui.project.models import ModelChoice, RecentModels
 from persona_tui.tui.editor import edit_in_own_editor
 from persona_tui.tui.help import help_text, legend
+from persona_tui.tui.picture_actions import PictureActions
 from persona_tui.tui.screens.ask import AskScreen
 from persona_tui.tui.screens.page import PageScreen, page_width
 from persona_tui.tui.screens.palette import Palette
-from persona_tui.tui.stage import AppStage
 from persona_tui.tui.theme import other_theme
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ STRENGTH_STEP = 0.05
 _ON_THE_MAIN_SCREEN = ("mark", "toggle_panel")
 
 
-class Actions(AppStage):
+class Actions(PictureActions):
     """The actions. `PersonaApp` has the parts that they are done with."""
 
     replies: ReplyView

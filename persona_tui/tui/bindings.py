@@ -18,6 +18,7 @@ def widget_bindings() -> list[Binding]:
     from persona_tui.tui.screens.inspector import InspectorScreen
     from persona_tui.tui.screens.model import ModelList
     from persona_tui.tui.screens.page import PageScreen
+    from persona_tui.tui.screens.picture import PictureScreen
     from persona_tui.tui.screens.results import ResultsScreen
     from persona_tui.tui.screens.sessions import SessionList
     from persona_tui.tui.screens.traces import TraceList
@@ -41,11 +42,11 @@ def widget_bindings() -> list[Binding]:
     lists = (ModelList, SessionList, TraceList)
     found = [
         binding
-        for owner in (*widgets, *rows, *forms, *lists, ResultsScreen)
+        for owner in (*widgets, *rows, *forms, *lists, ResultsScreen, PictureScreen)
         for binding in owner.__dict__.get("BINDINGS", ())
         if isinstance(binding, Binding)
     ]
-    return [*found, *labs.MONITORS, *labs.TRAITS]
+    return [*found, *labs.MONITORS, *labs.TRAITS, *labs.PICTURES]
 
 
 def known_ids() -> list[str]:

@@ -175,6 +175,7 @@ class MessageBlock(Block):
         self._pieces: list[MarkdownText | Ruler] = []
         self._thinking = False
         self._source: list[str] = []
+        self._tint: Sequence[tuple[str, str]] | None = None
         if text:
             self.write(text)
 
@@ -243,6 +244,12 @@ class MessageBlock(Block):
             self._end = text
             self.changed()
 
+    def tint(self, pieces: Sequence[tuple[str, str]] | None) -> None:
+        """Show the text as it was written, in pieces, each with a style; None = as Markdown again."""
+        if pieces != self._tint:
+            self._tint = pieces
+            self.changed()
+
     def code_blocks(self) -> list[str]:
         """Return the text's code blocks, first to last."""
         from markdown_it import MarkdownIt
@@ -258,6 +265,8 @@ class MessageBlock(Block):
         if self.role == "user":
             text = Content(printable(self.source)).stylize_before(_MUTED)
             return text.wrap(width) if self._source else []
+        if self._tint is not None:
+            return Content.assemble(*((printable(text), style) for text, style in self._tint)).wrap(width)
         lines: list[Content] = []
         for piece in self._pieces:
             lines += piece.lines(width)

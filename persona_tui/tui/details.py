@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from textual.content import Content
 
+from persona_tui.pictures.curve import CurvePoint, curve_of
+from persona_tui.tui.views.curve import curve_rows
+
 if TYPE_CHECKING:
     from persona_tui.vectors.persona import Calibration, PersonaVector
 
 _LABEL_WIDTH = 14
 _BAR_WIDTH = 20
+_CURVE = (60, 10)  # cells
 _KINDS = {"archetype": "archetype", "generated": "described", "prompts": "prompts"}
 _ABOUT_KINDS = {"archetype": "from an archetype's prompts", "prompts": "from your own prompts"}
 _SHOWN = ("description", "source", "prompt_sources", "model_name", "created", "counts")
@@ -136,31 +140,26 @@ def _without_guide(gain: float | None) -> list[Content]:
 
 def _curve(calibration: Calibration, strength: float | None) -> list[Content]:
     """Return expression and fluency over strength, for the chosen recipe and layers."""
-    points = [point for point in calibration.curve if _belongs(point, calibration)]
-    by_strength = {point["coefficient"] / calibration.gain: point for point in points if calibration.gain}
-    if not by_strength:
+    points = curve_of(calibration)
+    if not points:
         return []
     title = f"{'strength':<10}{'expression':<{_BAR_WIDTH + 7}}nats lost"
-    now = None if strength is None else min(by_strength, key=lambda at: abs(at - abs(strength)))
-    rows = [_point(at, by_strength[at], at == now) for at in sorted(by_strength)]
-    return [Content.styled(title, "bold"), *rows]
+    at = [point.strength for point in points]
+    now = None if strength is None else min(at, key=lambda each: abs(each - abs(strength)))
+    rows = [_point(point, point.strength == now) for point in points]
+    drawn = curve_rows(calibration, strength, *_CURVE)
+    return [*drawn, Content(""), Content.styled(title, "bold"), *rows]
 
 
-def _belongs(point: Mapping[str, Any], calibration: Calibration) -> bool:
-    return point.get("recipe") == calibration.recipe and tuple(point.get("layers", ())) == calibration.layers
-
-
-def _point(strength: float, point: Mapping[str, Any], is_now: bool) -> Content:
-    expression = float(point["expression"])
-    filled = round(max(0.0, min(1.0, expression)) * _BAR_WIDTH)
+def _point(point: CurvePoint, is_now: bool) -> Content:
+    filled = round(max(0.0, min(1.0, point.expression)) * _BAR_WIDTH)
     bar = ("█" * filled, "$text-accent"), ("─" * (_BAR_WIDTH - filled), "dim")
-    fluent = "" if point.get("fluent", True) else "  not fluent"
-    chosen = "  ← chosen" if point.get("chosen") else ""
+    chosen = "  ← chosen" if point.chosen else ""
     return Content.assemble(
-        f"{strength:<10.2f}",
+        f"{point.strength:<10.2f}",
         *bar,
-        f" {expression:5.2f} {point['fluency_drop']:+.2f}",
-        (fluent, "$text-warning"),
+        f" {point.expression:5.2f} {point.loss:+.2f}",
+        ("" if point.fluent else "  not fluent", "$text-warning"),
         (chosen, "bold"),
         ("  ← now" if is_now and not chosen else ", now" if is_now else "", "dim"),
     )

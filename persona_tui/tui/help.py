@@ -30,6 +30,7 @@ _SECTIONS = (
             "chat_copy",
             "chat_code",
             "chat_edit",
+            "chat_tint",
             "chat_before",
             "chat_after",
             "chat_again",
@@ -49,6 +50,7 @@ _SECTIONS = (
             "inspect_lowest",
             "inspect_highest",
             "inspect_capped",
+            "inspect_fork",
             "inspect_message_before",
             "inspect_message_after",
         ),
@@ -106,6 +108,13 @@ _SECTIONS = (
             "traits_write",
         ),
     ),
+    ("on the persona map", ("map_again",)),
+    ("in the drift screen", ("drift_again", "drift_cap")),
+    (
+        "on layers by tokens",
+        ("heat_before", "heat_after", "heat_first", "heat_last", "heat_direction", "heat_direction_back"),
+    ),
+    ("in a strength sweep", ("sweep_again", "sweep_use_1")),
     ("in the list of jobs", ("jobs_cancel", "jobs_resume", "jobs_info")),
     ("in the list of models", ("models_use", "models_type")),
     (
@@ -149,6 +158,7 @@ _LEGEND = (
         "guard",
         "safe 0.31 > 0.12: the score, and the threshold that it has to be above",
     ),
+    ("tint", "amber = a surprising token; green, red = steering made it likelier, less likely"),
     ("● ◐ ○ ~", "speaking, loaded (can be blended), on disk, traced"),
 )
 

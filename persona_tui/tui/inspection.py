@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from persona_tui.chat.turns import spoken
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.mix import Mix
 from persona_tui.tui.blocks import MessageBlock
-from persona_tui.tui.messages import MessageReread
+from persona_tui.tui.messages import ChoicesRead, MessageReread
 from persona_tui.tui.readings import MessageReadings, TokenReading, readings_of
 from persona_tui.tui.screens.inspector import InspectorScreen
 from persona_tui.tui.widgets.gauges import layers_text
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from persona_tui.chat import Conversation, Node
     from persona_tui.chat.replies import ReplyRow
     from persona_tui.model.results import TokenEvent
+    from persona_tui.pictures.choices import TokenChoice
     from persona_tui.steering.engine import SteeringEngine
     from persona_tui.tui.stage import AppStage
 
@@ -36,6 +38,7 @@ class _Subject:
     tokens: Sequence[TokenValue] = field(default_factory=tuple)
     mix: Mix | None = None
     note: str = ""
+    choices: Sequence[TokenChoice] = ()
 
 
 class Inspection:
@@ -50,6 +53,8 @@ class Inspection:
         self._asked: set[tuple[int, str]] = set()  # messages and directions that were read again for
         self._notes: dict[int, str] = {}
         self.row_of: Callable[[MessageBlock], ReplyRow | None] = lambda block: None  # of answers side by side
+        self._choices: dict[int, Sequence[TokenChoice]] = {}  # by reply; () = asked for
+        self.asking: set[int] = set()  # replies whose tokens' probabilities are on their way
         self._cut_anew: set[int] = set()  # messages whose tokens are not those of the transcript
 
     # --- opening
@@ -183,6 +188,8 @@ class Inspection:
         self._readings.clear()
         self._asked.clear()
         self._notes.clear()
+        self._choices.clear()
+        self.asking.clear()
         self._cut_anew.clear()
         self._block = None
         self.show()
@@ -201,6 +208,73 @@ class Inspection:
             gone = f"read without {result.missing}, which is gone" if result.missing else ""
             self._notes[message.node] = gone
         self.show()
+
+    # --- how probable the tokens were
+
+    def choices_of(self, node: Node) -> Sequence[TokenChoice]:
+        """Return how probable a reply's tokens were; while that is not known, nothing: then it is asked."""
+        if node.id not in self._choices and node.role == "assistant" and not self._app.busy:
+            self._choices[node.id] = ()
+            self._ask_choices(node)
+        return self._choices.get(node.id, ())
+
+    def _ask_choices(self, node: Node) -> None:
+        project, post = self._app.project, self._app.post_message
+        conversation, said = self._app.chat.conversation, spoken(self._app.chat.conversation, node.id)
+        if isinstance(said.reply, str) or _model_of(node) != {project.model.fingerprint}:
+            return  # its tokens are not known, or they were another model's
+        self.asking.add(node.id)
+
+        def work() -> None:
+            try:
+                from persona_tui.pictures.choices import token_choices
+
+                model, engine = project.model, project.engine
+                with model.rendered_as(said.rendering):
+                    found = token_choices(model, engine, said.messages, said.reply, said.mixes)
+                post(ChoicesRead(conversation, node.id, found))
+            except Exception as error:
+                post(ChoicesRead(conversation, node.id, [], error))
+
+        self._app.worker.submit_turn(work)
+
+    def choices_read(self, message: ChoicesRead) -> None:
+        """Take note of how probable a reply's tokens were."""
+        if message.conversation is not self._app.chat.conversation:
+            return
+        self.asking.discard(message.node)
+        if message.error is not None and not isinstance(message.error, PersonaTuiError):
+            self._app.failed(message.error)
+        elif message.error is not None and not self._notes.get(message.node):
+            self._notes[message.node] = f"no probabilities: {message.error}"
+        self._choices[message.node] = message.choices
+        self.show()
+
+    def known_choices(self, node: Node) -> Sequence[TokenChoice]:
+        """Return how probable a reply's tokens were, if that is known."""
+        return self._choices.get(node.id, ())
+
+    def values_of(self, node: Node) -> Sequence[TokenValue]:
+        """Return a message's projections on the direction that is looked at, as far as they are known."""
+        self._look_up()
+        return self._of_node(node, self._app.chat.conversation).tokens
+
+    @property
+    def direction(self) -> str:
+        """What messages are projected on."""
+        return self._direction
+
+    def token_in_hand(self, place: int) -> tuple[Node, int]:
+        """Return the reply that is shown, and which of its tokens stands at a place.
+
+        Raises:
+            PersonaTuiError: it is no reply of the conversation, or its tokens are not known.
+        """
+        block = self._subject_block()
+        node = self._app.chat.conversation.node(block.key) if block is not None and block.key else None
+        if node is None or node.role != "assistant" or not place < len(node.token_texts):
+            raise PersonaTuiError("only a reply whose tokens are known can go on differently")
+        return node, place
 
     def _read_again(self, node: Node) -> None:
         """Have the model's thread read a message, once for every direction that is missing."""
@@ -244,6 +318,7 @@ class Inspection:
             _floor(engine, self._direction, subject.mix),
             subject.tokens,
             subject.note,
+            subject.choices,
         )
 
     def _subject(self, block: MessageBlock) -> _Subject:
@@ -266,7 +341,13 @@ class Inspection:
         missing = (node.text.strip() and not tokens) or any(token.value is None for token in tokens)
         if missing and not self._app.busy:  # what is being written is still on its way here
             self._read_again(node)
-        return _Subject(tokens, _mix_of(node), self._notes.get(node.id, ""))
+        choices = self.choices_of(node)
+        known = choices if len(choices) == len(tokens) else ()
+        return _Subject(tokens, _mix_of(node), self._notes.get(node.id, ""), known)
+
+
+def _model_of(node: Node) -> set[object]:
+    return {run.settings.get("fingerprint") for run in node.runs}
 
 
 def _mix_of(node: Node) -> Mix | None:

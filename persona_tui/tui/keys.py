@@ -59,6 +59,7 @@ _NAMES = {
     "pagedown": "pgdn",
     "right_square_bracket": "]",
     "backslash": "\\",
+    "circumflex_accent": "^",
 }
 
 ACTIONS = (
@@ -145,6 +146,18 @@ ACTIONS = (
     Action("policy", "", "policy", "Policy", "Limits on the trait scores of replies"),
     Action("layers", "", "layers", "Steering layers", "Where personas are added"),
     Action("traces", "", "traces", "Trace", "Choose which projections are drawn under the chat"),
+    Action(
+        "map", "", "map", "Persona map", "Personas, roles, traits, axes, and this conversation among them"
+    ),
+    Action("drift", "", "drift", "Drift", "This conversation along an axis or a trait, reply by reply"),
+    Action(
+        "cap", "alt+c,ctrl+circumflex_accent", "cap", "Cap from here on", "Hold activations above the floor"
+    ),
+    Action("heat", "", "heat", "Layers by tokens", "A reply as a heat map, as spoken and as read unsteered"),
+    Action(
+        "tint", "alt+t", "tint", "Tint replies", "Token by token: surprise, what steering changed, direction"
+    ),
+    Action("sweep", "", "sweep", "Strength sweep", "The last message at five strengths, side by side"),
     Action("create", "", "create_persona", "New persona", "From an archetype, a description or prompts"),
     Action("prepare", "ctrl+r", "prepare", "Prepare this model", "Make its axes and a few personas"),
     Action("dataset", "", "dataset", "Write a data set", "Have the model write prompts and questions"),

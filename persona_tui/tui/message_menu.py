@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from persona_tui.chat.turns import text_before
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.tui.blocks import MessageBlock
 from persona_tui.tui.clipboard import clipboard_command, copy
 
 if TYPE_CHECKING:
+    from persona_tui.chat import Node
     from persona_tui.tui.replies import ReplyView
     from persona_tui.tui.stage import AppStage
 
@@ -102,6 +104,23 @@ class MessageMenu:
             self._replies.begin(reply)
         else:
             self._replies.show()
+
+    def fork(self, node: Node, place: int, text: str) -> None:
+        """Have a reply go on differently from one of its tokens on, beside what it said.
+
+        Args:
+            node: the reply.
+            place: of the token.
+            text: what stands there instead; "" = the reply ends there.
+        """
+        self._replies.check_idle()
+        begun = text_before(node, place) + text
+        if not begun.strip():
+            raise PersonaTuiError("a reply needs a word to go on from")
+        self._app.chat.edit(node.id, begun)
+        self._replies.show()
+        if text:
+            self._replies.go_on()
 
     def walk(self, block: MessageBlock, step: int) -> None:
         """Go to another version of a message, and to what followed that."""

@@ -14,6 +14,7 @@ from persona_tui.tui.estimate import Pace
 if TYPE_CHECKING:  # torch is not imported before the first paint
     from persona_tui.chat import Conversation
     from persona_tui.chat.reread import Reread
+    from persona_tui.pictures.choices import TokenChoice
     from persona_tui.project.project import Project
     from persona_tui.steering import SteeringEngine
 
@@ -48,6 +49,16 @@ class MessageReread(Message):
     conversation: Conversation
     node: int
     result: Reread | None
+    error: Exception | None = None
+
+
+@dataclass
+class ChoicesRead(Message):
+    """It is known how probable a reply's tokens were, or why that cannot be said."""
+
+    conversation: Conversation
+    node: int
+    choices: list[TokenChoice]
     error: Exception | None = None
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from persona_tui.chat.voice import shares
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.mix import Mix, parse_layers
-from persona_tui.core.workspace import TRAIT_PREFIX
 from persona_tui.tui import collector
 from persona_tui.tui.fluency import (
     Fluency,
@@ -20,7 +19,7 @@ from persona_tui.tui.fluency import (
     recommended_strength,
 )
 from persona_tui.tui.messages import LogLine, OrdinaryMeasured
-from persona_tui.tui.readings import TokenReading
+from persona_tui.tui.readings import TokenReading, unit_of
 from persona_tui.tui.screens.ask import AskScreen
 from persona_tui.tui.widgets.gauges import layers_text
 from persona_tui.tui.widgets.mixer import MixerState
@@ -29,6 +28,7 @@ from persona_tui.tui.widgets.trace import Line, TracePoint
 if TYPE_CHECKING:
     from persona_tui.steering import SteeringEngine
     from persona_tui.tui.stage import AppStage
+    from persona_tui.vectors.persona import Calibration
 
 IDLE = 2.0  # seconds after a reply until the garbage collector may run
 ASSISTANT = "assistant"
@@ -146,7 +146,13 @@ class Mixer:
             "layers": _where(mix, loudness),
             "loudness": loudness,
             "cosines": self._pairwise(loaded),
+            "calibration": self._calibration(engine, mix),
         }
+
+    def _calibration(self, engine: SteeringEngine, mix: Mix) -> Calibration | None:
+        """What was measured of the persona that speaks alone, at the layers where it is added."""
+        names = [name for name, weight in mix.weights.items() if weight]
+        return engine.personas.get(names[0]).calibration if len(names) == 1 and mix.layers is None else None
 
     def _pairwise(self, loaded: Sequence[str]) -> Mapping[tuple[str, str], float]:
         """Return the cosines of what is loaded, which only change with that."""
@@ -275,9 +281,7 @@ class Mixer:
         return [*([ASSISTANT] if ASSISTANT in known else []), *speaking]
 
     def _line(self, engine: SteeringEngine, name: str) -> Line:
-        floor = engine.floor_reading(name)
-        unit = "σ" if name in _AXES else "" if name.startswith(TRAIT_PREFIX) else " of its own"
-        return Line(floor, unit)
+        return Line(engine.floor_reading(name), unit_of(name))
 
 
 def _where(mix: Mix, loudness: Mapping[int, float]) -> str:

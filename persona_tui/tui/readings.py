@@ -6,10 +6,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from persona_tui.core.workspace import TRAIT_PREFIX
 from persona_tui.tui.widgets.token_view import TokenValue
 
 if TYPE_CHECKING:  # torch is not imported before the first paint
     from persona_tui.model.results import TokenEvent
+
+
+AXES = ("assistant", "safety")
+
+
+def unit_of(direction: str) -> str:
+    """Return the unit of projections onto a direction; "" of a trait, whose ends are −1 and 1."""
+    return "σ" if direction in AXES else "" if direction.startswith(TRAIT_PREFIX) else " of its own"
 
 
 @dataclass(frozen=True)

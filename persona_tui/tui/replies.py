@@ -73,6 +73,7 @@ class ReplyView:
         self.context = Context(app)
         self.last: ChatReply | None = None
         self.on_change: Callable[[], None] = lambda: None  # told when rows side by side have grown, or ended
+        self.on_shown: Callable[[], None] = lambda: None  # told when the conversation is drawn as it is now
         self._view: _View | None = None
         self._measured: int | None = None  # the reply that trace, gauges and counts are about
 
@@ -194,6 +195,7 @@ class ReplyView:
     def show(self) -> None:
         """Show the conversation as it is now, and what was measured of the reply that it ends with."""
         sync(self._app.main.chat, self._app.chat.conversation)
+        self.on_shown()
         last = self._app.chat.conversation.last_reply()
         node = last.id if last is not None else None
         if self._view is None and node != self._measured:

@@ -16,6 +16,7 @@ from persona_tui.core.errors import PersonaTuiError
 from persona_tui.project.source import FromDescription
 from persona_tui.tui.theme import NAMES as THEMES
 from persona_tui.tui.theme import choose_theme
+from persona_tui.tui.tints import MODES
 
 if TYPE_CHECKING:
     from persona_tui.tui.inspection import Inspection
@@ -72,6 +73,19 @@ class Slash:
         )
         yield self._command(
             "info", "NAME", "details of a persona", self._people.info, lambda: there(self._app.chat)
+        )
+        yield self._action("map", "map", "where the personas lie, and this conversation among them")
+        yield self._action("drift", "drift", "how this conversation moves along an axis or a trait")
+        yield self._action("heat", "heat", "the last reply as layers by tokens, along any direction")
+        yield self._command(
+            "sweep", "[PROMPT]", "one prompt at five strengths; without it, the last message", self._app.sweep
+        )
+        yield self._command(
+            "tint",
+            "[WHAT]",
+            "replies token by token: surprise, steering (what it changed), direction, off",
+            self._app.tint,
+            lambda: MODES,
         )
         yield self._action("init", "prepare", "prepare this model: axes and personas")
         yield self._action("monitors", "monitors", "layers, scores, thresholds of the monitors")

@@ -80,6 +80,14 @@ class AppStage(SturdyApp):
         """Do what a slash command asks for, and show the answer in the chat."""
         raise NotImplementedError
 
+    def sweep(self, prompt: str) -> None:
+        """Answer a prompt at five strengths; "" = the last message."""
+        raise NotImplementedError
+
+    def tint(self, mode: str) -> None:
+        """Tint replies by something; "" = the next in turn."""
+        raise NotImplementedError
+
     # --- saying something
 
     def say(self, text: str, error: bool = False) -> None:

@@ -69,6 +69,9 @@ def test_an_axis_leaves_with_its_floors(cli: Cli, tmp_path: Path) -> None:
     assert cli("export", "axis:safety", "--format", "assistant-axis", "-o", axis).status == 0
     rows = torch.load(axis, weights_only=True)["axis"]
     assert {round(float(row.norm()), 3) for row in rows if row.any()} == {1.0}
+    # Theirs is a cap from above: the axis is turned round, and so is its floor.
+    turned = next(iter(content["vectors"].values()))
+    torch.testing.assert_close(turned["vector"], -rows[turned["layer"]])
     refused = cli("export", "sage", "--format", "capping", "-o", tmp_path / "no.pt")
     assert refused.status == 1 and "only an axis has floors" in refused.err
 

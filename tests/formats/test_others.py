@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from persona_tui.formats.read import read_foreign
 from persona_tui.formats.write import Outgoing, write_foreign
-from persona_tui.model import Interventions
+from persona_tui.model import Cap, Interventions
 from persona_tui.model.blocks import find_blocks
 from persona_tui.model.residual import ResidualHooks
 
@@ -48,7 +49,7 @@ def leaving(vectors: dict[int, Tensor]) -> Outgoing:
 def same(found: dict[int, Any], vectors: dict[int, Tensor], scale: float = 1.0) -> None:
     assert sorted(found) == sorted(vectors)
     for layer, vector in vectors.items():
-        torch.testing.assert_close(torch.as_tensor(np.array(found[layer])), scale * vector)
+        torch.testing.assert_close(torch.as_tensor(np.asarray(found[layer]).copy()), scale * vector)
 
 
 def test_repeng(leaving: Outgoing, vectors: dict[int, Tensor], tmp_path: Path) -> None:
@@ -86,9 +87,8 @@ def test_hotwire(leaving: Outgoing, vectors: dict[int, Tensor], tmp_path: Path) 
         torch.testing.assert_close(added, STRENGTH * vectors[each["layer"]])
 
 
-def test_steering_vectors(vectors: dict[int, Tensor]) -> None:
-    """The same direction added by that library and by ours changes the logits alike."""
-    library = installed("steering_vectors")
+@pytest.fixture
+def model() -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=32,
@@ -98,11 +98,54 @@ def test_steering_vectors(vectors: dict[int, Tensor]) -> None:
         num_attention_heads=2,
         num_key_value_heads=2,
     )
-    model = LlamaForCausalLM(config).eval()
-    ids = torch.tensor([[3, 5, 7, 9]])
-    with torch.no_grad(), library.SteeringVector(dict(vectors)).apply(model, multiplier=STRENGTH):
-        theirs = model(ids).logits
+    return LlamaForCausalLM(config).eval()
+
+
+IDS = torch.tensor([[3, 5, 7, 9]])
+
+
+def logits(model: LlamaForCausalLM, interventions: Interventions) -> Tensor:
+    """What the model says with our interventions."""
     hooks = ResidualHooks(find_blocks(model), WIDTH, 1)
-    hooks.apply(Interventions({layer: STRENGTH * each for layer, each in vectors.items()}))
+    hooks.apply(interventions)
     with torch.no_grad(), hooks:
-        torch.testing.assert_close(model(ids).logits, theirs, rtol=1e-4, atol=1e-5)
+        return model(IDS).logits
+
+
+def test_assistant_axis(
+    leaving: Outgoing, vectors: dict[int, Tensor], model: LlamaForCausalLM, tmp_path: Path
+) -> None:
+    """Not on PyPI: github.com/safety-research/assistant-axis, its folder on PYTHONPATH."""
+    library = installed("assistant_axis")
+    unit = {layer: vector / vector.norm() for layer, vector in vectors.items()}
+    axis = replace(
+        leaving, name="assistant", kind="axis", vectors=unit, raw=unit, floors=dict.fromkeys(unit, 0.4)
+    )
+    rows = library.load_axis(str(write_foreign(axis, "assistant-axis", tmp_path / "axis.pt").path))
+    same({layer: rows[layer] for layer in unit}, unit)
+    role = torch.load(write_foreign(leaving, "assistant-axis", tmp_path / "r.pt").path, weights_only=True)
+    steered = library.ActivationSteering(
+        model,
+        [role["vector"][layer] for layer in vectors],
+        coefficients=[STRENGTH] * len(vectors),
+        layer_indices=list(vectors),
+    )
+    with torch.no_grad(), steered:
+        added = model(IDS).logits
+    own = logits(model, Interventions({layer: STRENGTH * each for layer, each in vectors.items()}))
+    torch.testing.assert_close(own, added, rtol=1e-4, atol=1e-5)
+    config = library.load_capping_config(str(write_foreign(axis, "capping", tmp_path / "caps.pt").path))
+    with torch.no_grad(), library.build_capping_steerer(model, config, "assistant"):
+        capped = model(IDS).logits
+    floors = Interventions({}, {layer: Cap(each, 0.4) for layer, each in unit.items()})
+    torch.testing.assert_close(logits(model, floors), capped, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(capped, logits(model, Interventions({})))
+
+
+def test_steering_vectors(model: LlamaForCausalLM, vectors: dict[int, Tensor]) -> None:
+    """The same direction added by that library and by ours changes the logits alike."""
+    library = installed("steering_vectors")
+    with torch.no_grad(), library.SteeringVector(dict(vectors)).apply(model, multiplier=STRENGTH):
+        theirs = model(IDS).logits
+    ours = logits(model, Interventions({layer: STRENGTH * each for layer, each in vectors.items()}))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
+from textual.widgets import Input
 
 from persona_tui.chat import Conversation
 from persona_tui.core.mix import Mix
 from persona_tui.tui.app import PersonaApp
+from persona_tui.tui.screens.fork import ForkScreen
 from persona_tui.tui.screens.inspector import InspectorScreen
 from persona_tui.tui.token_layout import rows_of
 from persona_tui.tui.widgets.inspector import Inspector
@@ -214,3 +216,55 @@ def test_bars_and_colours_lie_around_the_floor() -> None:
     scale = Scale(middle=-1.0, span=2.0)
     assert [scale.bar(value) for value in (-3, -1, 1, 9)] == ["▁", "▅", "█", "█"]
     assert [scale.level(value) for value in (-3, -1, 0, 9)] == [-3, 0, 2, 3]
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_token_says_how_probable_it_was_and_a_reply_goes_on_differently(
+    workspace: Path, size: tuple[int, int]
+) -> None:
+    async with running(workspace, size, SAGE) as (app, pilot):
+        await reply(pilot, app, "Who are you?")
+        node, events = app.chat.conversation.last_reply(), app.replies.last
+        assert node is not None and events is not None
+        shown = await opened(pilot, app)
+        await until(pilot, lambda: bool(inspector(app).state.choices), "probabilities")
+        logprobs = [choice.logprob for choice in shown.state.choices]
+        assert logprobs == pytest.approx([event.logprob for event in events.events], abs=1e-3)
+        await press(pilot, "right", "right")
+        foot = part(app, "#inspect-foot")
+        assert "rank" in foot and "unsteered" in foot and "nats" in foot
+        await press(pilot, "enter")
+        await until(pilot, lambda: isinstance(app.screen, ForkScreen), "asked what instead")
+        screen = app.screen
+        assert isinstance(screen, ForkScreen)
+        await until(pilot, lambda: screen.focused is not None, "a list")
+        wanted = screen._offered[0]
+        before = app.replies.last
+        await press(pilot, "enter")
+        await until(pilot, lambda: app.replies.last is not before and not app.busy, "it goes on")
+        other = app.chat.conversation.last_reply()
+        assert other is not None and other.id != node.id and other.parent == node.parent
+        assert other.text.startswith("".join(node.token_texts[:2]) + wanted) and other.runs
+        assert app.chat.conversation.siblings(other.id) == (1, 2) and app.screen is app.main
+        assert node.text == app.chat.conversation.node(node.id).text
+
+
+async def test_own_words_in_place_of_a_token(workspace: Path) -> None:
+    async with running(workspace, (80, 24), SAGE) as (app, pilot):
+        await reply(pilot, app, "Who are you?")
+        node = app.chat.conversation.last_reply()
+        assert node is not None
+        await opened(pilot, app)
+        await press(pilot, "right", "right", "enter")
+        await until(pilot, lambda: isinstance(app.screen, ForkScreen), "asked what instead")
+        app.screen.query_one("#fork-own", Input).value = "bread"
+        app.screen.set_focus(app.screen.query_one("#fork-own"))
+        before = app.replies.last
+        await press(pilot, "enter")
+        await until(pilot, lambda: app.replies.last is not before and not app.busy, "it goes on")
+        other = app.chat.conversation.last_reply()
+        assert (
+            other is not None
+            and "bread" in other.text
+            and other.text[: len(node.token_texts[0])] == node.token_texts[0]
+        )

@@ -24,9 +24,10 @@ pytestmark = pytest.mark.slow
 
 NAMED = "enter space tab shift+tab escape up down left right home end pageup pagedown backspace minus"
 CONTROL = "ctrl+up ctrl+down ctrl+p ctrl+j ctrl+s f1 f2 f3 f4 f5 f6 f7 f8 f9 f10 f11 f12 alt+left alt+right"
-MORE = "delete insert ctrl+z ctrl+y ctrl+t ctrl+c ctrl+l ctrl+n ctrl+o ctrl+r ctrl+end"
+MORE = "alt+t alt+c delete insert ctrl+z ctrl+y ctrl+t ctrl+c ctrl+l ctrl+n ctrl+o ctrl+r ctrl+end"
 KEYS = [*NAMED.split(" "), *CONTROL.split(" "), *MORE.split(" "), "alt+up", *"ndisca/0.5jkgGqy"]
-PASTED = ["short", "\n".join(f"line {number}" for number in range(40)), "/", "x" * 3000]
+PICTURES = ["/map", "/drift", "/heat", "/sweep Hello", "/tint", "/info sage"]
+PASTED = ["short", *PICTURES, "\n".join(f"line {number}" for number in range(40)), "/", "x" * 3000]
 SIZES = [(80, 24), (120, 40), (200, 60), (30, 8)]
 RESIZES = PASTES = CLICKS = 0.05  # of all keys
 STIR = 40  # keys after which a reply and a job are begun again, if none is under way

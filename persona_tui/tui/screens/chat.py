@@ -28,7 +28,7 @@ PANELS: tuple[Panel, ...] = ("personas", "mixer", "jobs")
 WIDE = 120
 ROOMY = 160  # columns from which on there is room for two chats beside the personas
 
-_ON_MESSAGES = ("y", "c", "e")  # what is done with a marked message by a letter
+_ON_MESSAGES = ("y", "c", "e", "t")  # what is done with a marked message by a letter
 
 # Where the keys go when a panel opens.
 _FOCUS: dict[Panel, str] = {"personas": "#persona-list", "mixer": "#master", "jobs": "#job-list"}

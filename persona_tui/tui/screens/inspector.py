@@ -31,7 +31,9 @@ class InspectorScreen(Sturdy, ModalScreen[None]):
     def compose(self) -> ComposeResult:
         """Return the inspector."""
         inspector = Inspector()
-        inspector.border_subtitle = "arrows token · d direction · l h c lowest, highest, capped · esc"
+        inspector.border_subtitle = (
+            "arrows token · d direction · l h c lowest, highest, capped · enter other words · esc"
+        )
         yield inspector
 
     def on_mount(self) -> None:

@@ -148,7 +148,7 @@ class ResultsScreen(Dialog[None]):
         for place, column in enumerate(self._columns):
             self.query_one(f"#lab-column-{place}").display = any(view.display for view in column)
         tabs = self.query_one(Tabs)
-        tabs.display = fixed < len(self._views)
+        tabs.display = len(self._views) > max(fixed, 1)
         tabs.show(beside, frozenset(range(fixed)))
 
     def _beside(self, fixed: int) -> int:

@@ -12,6 +12,27 @@ MONITORS = [
     Binding("r", "reset", "as fitted: the threshold of cross-validation", id="monitors_reset"),
     Binding("w", "write", "files: all results as JSON and CSV", id="monitors_write"),
 ]
+MAP = [Binding("f5", "again", "again: with the voice and the conversation of now", id="map_again")]
+DRIFT = [
+    Binding("f5", "again", "again: with the conversation of now", id="drift_again"),
+    Binding("c", "app.cap", "cap: from here on", id="drift_cap"),
+]
+HEAT = [
+    Binding("left", "step(-1)", "token before", show=False, id="heat_before"),
+    Binding("right", "step(1)", "token after", id="heat_after"),
+    Binding("home", "step(-100000)", "first token", show=False, id="heat_first"),
+    Binding("end", "step(100000)", "last token", show=False, id="heat_last"),
+    Binding("d", "direction(1)", "direction", id="heat_direction"),
+    Binding("D", "direction(-1)", "direction before", show=False, id="heat_direction_back"),
+]
+SWEEP = [
+    Binding("f5", "again", "again: with the voice of now, as a job", id="sweep_again"),
+    Binding("1", "use(0)", "to 5 speak with that strength", id="sweep_use_1"),
+    *(
+        Binding(f"{at}", f"use({at - 1})", f"speak with strength {at}", show=False, id=f"sweep_use_{at}")
+        for at in range(2, 6)
+    ),
+]
 TRAITS = [
     Binding("f5", "extract", "extract: a trait's vectors, as a job", id="traits_extract"),
     Binding("l", "calibrate", "labels: find the best threshold for them", id="traits_calibrate"),
@@ -20,3 +41,4 @@ TRAITS = [
     Binding("p", "policy", "policy: what scores are allowed", id="traits_policy"),
     Binding("w", "write", "files: this conversation's scores as JSON and CSV", id="traits_write"),
 ]
+PICTURES = [*MAP, *DRIFT, *HEAT, *SWEEP]

@@ -41,7 +41,7 @@ class Sheet(Sturdy, VerticalScroll):
     """Text that may be longer than its place; the arrow keys scroll it."""
 
     DEFAULT_CSS = """
-    Sheet { height: 1fr; width: 1fr; scrollbar-size-vertical: 1; }
+    Sheet { height: 1fr; width: 1fr; scrollbar-size-vertical: 1; scrollbar-gutter: stable; }
     Sheet > Static { height: auto; width: 1fr; }
     """
 

@@ -46,6 +46,7 @@ class ChatLog(Sturdy, ScrollView, can_focus=True):
         Binding("e", "ask('edit')", "edit", id="chat_edit"),
         Binding("left", "ask('before')", "‹ version", id="chat_before"),
         Binding("right", "ask('after')", "version ›", id="chat_after"),
+        Binding("t", "app.tint", "tint", id="chat_tint"),
         Binding("f5", "ask('again')", "again", id="chat_again"),
         Binding("ctrl+o", "ask('continue')", "go on", show=False, id="chat_continue"),
     ]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -18,8 +19,12 @@ from persona_tui.core.printable import printable
 from persona_tui.tui.sturdy import Sturdy
 from persona_tui.tui.widgets.token_view import Scale, TokenValue, TokenView
 
+if TYPE_CHECKING:
+    from persona_tui.pictures.choices import Alternative, TokenChoice
+
 _LEAST_SPAN = 1.0  # on either side of the middle, so that a calm message does not look like a storm
 _LEGEND = "▁▂▃▄▅▆▇█"
+_OTHERS = 5  # tokens that are told of either side
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class InspectorState:
         floor: where the floor lay, on their scale; None = there was none on this direction.
         tokens: the message.
         note: what there is to say besides; "" = nothing.
+        choices: how probable each token was, and what else was likely; empty if that is not known.
     """
 
     message: object = None
@@ -45,6 +51,7 @@ class InspectorState:
     floor: float | None = None
     tokens: Sequence[TokenValue] = field(default_factory=tuple)
     note: str = ""
+    choices: Sequence[TokenChoice] = field(default_factory=tuple)
 
     @property
     def values(self) -> list[float]:
@@ -161,7 +168,32 @@ def _foot(state: InspectorState, view: TokenView) -> Content:
         return Content("")
     shown = printable(token.text).replace("\n", "↵") or "(nothing)"
     first = Content.assemble((f"{view.cursor + 1}/{len(view.tokens)} ", "dim"), (f"“{shown}”", "bold"))
-    return Content("\n").join([first, _reading(state, token)])
+    choice = _choice(state.choices[view.cursor]) if view.cursor < len(state.choices) else []
+    return Content("\n").join([first, _reading(state, token), *choice])
+
+
+def _choice(choice: TokenChoice) -> list[Content]:
+    """Say how probable a token was with steering and without, and what else was likely."""
+    changed = "$text-success" if choice.nats > 0 else "$text-error"
+    first = Content.assemble(
+        ("spoken ", "dim"),
+        (f"{math.exp(choice.logprob):.1%}", "bold"),
+        (f", rank {choice.rank} · unsteered ", "dim"),
+        (f"{math.exp(choice.plain_logprob):.1%}", "bold"),
+        (f", rank {choice.plain_rank} · ", "dim"),
+        (f"{choice.nats:+.2f} nats", changed),
+    )
+    sides = (("spoken", choice.likeliest), ("unsteered", choice.plain_likeliest))
+    return [first, *(Content.assemble((f"{name:<10}", "dim"), _others(side)) for name, side in sides)]
+
+
+def _others(side: Sequence[Alternative]) -> str:
+    return " · ".join(f"{token_text(each.text)} {math.exp(each.logprob):.0%}" for each in side[:_OTHERS])
+
+
+def token_text(text: str) -> str:
+    """Return a token's text so that it can be told from others: `␣the`, `↵`, `(end)`."""
+    return printable(text).replace(" ", "␣").replace("\n", "↵").replace("\t", "→") or "(end)"
 
 
 def _reading(state: InspectorState, token: TokenValue) -> Content:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
@@ -18,10 +18,15 @@ from persona_tui.chat.voice import share_in_words
 from persona_tui.core.workspace import TRAIT_PREFIX
 from persona_tui.tui.fluency import Fluency
 from persona_tui.tui.sturdy import Sturdy
+from persona_tui.tui.views.curve import curve_rows
+from persona_tui.tui.views.plot import Plot
 from persona_tui.tui.widgets.chooser import Chooser
 from persona_tui.tui.widgets.field import FieldRow
 from persona_tui.tui.widgets.gauges import Gauges, Likeness
 from persona_tui.tui.widgets.slider import FloatSlider
+
+if TYPE_CHECKING:  # it imports torch
+    from persona_tui.vectors.persona import Calibration
 
 _NOTHING = "No persona is loaded. Load one in the list (f2, then space), two or more for a blend."
 _ALONE = "{name} speaks alone: the strength is its fader. Load another one (f2, then space) for a blend."
@@ -46,6 +51,7 @@ class MixerState:
         plausibility: of the guide; 0 = off.
         loudness: by layer, how long the blend's vector is there, as a share of the residual stream.
         cosines: between the loaded personas.
+        calibration: of the persona that speaks alone; None = there is none.
     """
 
     strength: float = 0.3
@@ -60,6 +66,7 @@ class MixerState:
     plausibility: float = 0.0
     loudness: Mapping[int, float] = field(default_factory=dict)
     cosines: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    calibration: Calibration | None = None
 
 
 class CappingSwitch(Sturdy, Static, can_focus=True):
@@ -143,6 +150,7 @@ class MixerPanel(Sturdy, Container):
             yield Vertical(id="faders")
             yield Gauges(id="gauges")
             yield Static(_NOTHING, id="mixer-note", markup=False)
+            yield Plot(id="curve")
             yield Likeness(id="likeness")
 
     def show(self, state: MixerState) -> None:
@@ -159,7 +167,16 @@ class MixerPanel(Sturdy, Container):
         note = self.query_one("#mixer-note", Static)
         note.display = len(state.weights) < 2
         note.update(_ALONE.format(name=alone.removeprefix(TRAIT_PREFIX)) if alone else _NOTHING)
+        self._show_curve(state)
         self._show_faders({} if alone else state.weights, state.shares)
+
+    def _show_curve(self, state: MixerState) -> None:
+        """Draw what calibration measured of who speaks alone, and where the strength is on that."""
+        curve, calibration, now = self.query_one("#curve", Plot), state.calibration, state.strength
+        curve.display = calibration is not None and bool(calibration.curve)
+        if calibration is not None:
+            measured = calibration
+            curve.show(lambda width, height: curve_rows(measured, now, width, height))
 
     def show_reply(self, fluency: Fluency, nats: float | None) -> None:
         """Show how fluent the latest reply is, and how far from the plain model."""

@@ -94,11 +94,18 @@ class TokenView(Sturdy, ScrollView, can_focus=True):
         Binding("shift+down,l", "go('lowest')", "lowest", id="inspect_lowest"),
         Binding("shift+up,h", "go('highest')", "highest", id="inspect_highest"),
         Binding("pagedown,c", "go('capped')", "next capped", id="inspect_capped"),
+        Binding("enter", "pick", "say another one", id="inspect_fork"),
     ]
     DEFAULT_CSS = "TokenView { overflow-x: hidden; }"
 
     class Moved(Message):
         """The cursor is on another token."""
+
+    @dataclass
+    class Picked(Message):
+        """Another token is wanted in place of one."""
+
+        place: int
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -180,6 +187,11 @@ class TokenView(Sturdy, ScrollView, can_focus=True):
             "capped": next(iter(after or lifted), self.cursor),
         }[where]
         self._move_to(target)
+
+    def action_pick(self) -> None:
+        """Ask for another token in place of the one under the cursor."""
+        if self.tokens:
+            self.post_message(self.Picked(self.cursor))
 
     def _value(self, place: int) -> float:
         return self.tokens[place].value or 0.0

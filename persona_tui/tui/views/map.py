@@ -1,0 +1,180 @@
+"""The map of persona space, and the cosines between the personas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from rich.cells import cell_len
+from textual.app import ComposeResult
+from textual.content import Content
+
+from persona_tui.core.printable import printable
+from persona_tui.pictures.labels import place_labels
+from persona_tui.tui.views.canvas import ACROSS, DOWN, Canvas
+from persona_tui.tui.views.plot import Plot, Sheet, message
+from persona_tui.tui.views.view import View
+
+if TYPE_CHECKING:
+    from persona_tui.pictures.cosines import CosineGrid
+    from persona_tui.pictures.space import PersonaMap, Place
+
+_SIGNS = {
+    "mix": ("★", "bold $text-warning", "now"),
+    "turn": ("•", "$text-warning", "the conversation, reply by reply"),
+    "persona": ("●", "bold $text-primary", "persona"),
+    "assistant": ("■", "bold", "ordinary replies"),
+    "axis": ("◆", "$text-accent", "axis, at 1σ"),
+    "trait": ("▲", "$text-secondary", "end of a trait"),
+    "role": ("·", "dim", "role"),
+}
+_LONGEST = 20  # cells of a name
+_MARGIN = 0.06  # of the plane, around everything
+_LEVELS = 6  # of colour, on either side
+
+
+class MapView(View):
+    """Points in the plane of the first two principal components."""
+
+    TITLE = "map"
+
+    def compose(self) -> ComposeResult:
+        """Return the parts."""
+        yield Plot(id="map")
+
+    def empty(self, why: str) -> None:
+        """There is nothing to show."""
+        self.query_one(Plot).show(message(why))
+
+    def show(self, found: PersonaMap) -> None:
+        """Show a map."""
+        self.query_one(Plot).show(lambda width, height: map_rows(found, width, height))
+
+
+def map_rows(found: PersonaMap, width: int, height: int) -> list[Content]:
+    """The map in so many cells: what its directions are, the plane, what the signs mean."""
+    first, second = found.shares
+    head = Content.assemble(
+        (f"layer {found.layer}", "bold"),
+        (f" · → {first:.0%} of the variance · ↑ {second:.0%}", "dim"),
+    )
+    legend = _legend(found, width)
+    room = max(height - 1 - len(legend), 3)
+    return [head, *_plane(found, width, room), *legend]
+
+
+def _plane(found: PersonaMap, width: int, height: int) -> list[Content]:
+    canvas, order = (
+        Canvas(width, height),
+        [each for kind in _SIGNS for each in found.places if each.kind == kind],
+    )
+    across, up = _range([each.x for each in order]), _range([each.y for each in order])
+
+    def dots(x: float, y: float) -> tuple[float, float]:
+        right, down = (x - across[0]) / (across[1] - across[0]), (up[1] - y) / (up[1] - up[0])
+        return right * (width * ACROSS - 1), down * (height * DOWN - 1)
+
+    def cell(place: Place) -> tuple[int, int]:
+        x, y = dots(place.x, place.y)
+        return int(x) // ACROSS, int(y) // DOWN
+
+    turns = [dots(each.x, each.y) for each in found.places if each.kind == "turn"]
+    for start, end in pairwise(turns):
+        canvas.line(start, end, _SIGNS["turn"][1])
+    cells = [cell(each) for each in order]
+    names = [_name(each, len(turns)) for each in order]
+    named = [at for at, name in enumerate(names) if name]
+    labels = place_labels(
+        [cells[at] for at in [*named, *(at for at, name in enumerate(names) if not name)]],
+        [(cell_len(names[at]), 1) for at in named] + [(width + 1, 1)] * (len(names) - len(named)),
+        (width, height),
+        rings=2,
+    )
+    for at, spot in zip(named, labels, strict=False):
+        if spot is not None:
+            canvas.put(round(spot[0]), round(spot[1]), names[at], _SIGNS[order[at].kind][1])
+    for place, (column, row) in reversed(list(zip(order, cells, strict=True))):  # the first ones on top
+        canvas.put(column, row, *_SIGNS[place.kind][:2])
+    origin = dots(0.0, 0.0)
+    canvas.rule(int(origin[1]) // DOWN, "┈", "dim")
+    canvas.pole(int(origin[0]) // ACROSS, "┊", "dim")
+    return canvas.rows()
+
+
+def _name(place: Place, turns: int) -> str:
+    """What stands beside a point: of the path, only the first and the last reply have a number."""
+    if place.kind in ("mix", "assistant") or (place.kind == "turn" and place.name not in ("1", str(turns))):
+        return ""
+    name = printable(place.name).replace("\n", " ")
+    if cell_len(name) <= _LONGEST:
+        return name
+    end = name[-2:] if place.kind == "trait" else ""  # which of its two ends it is
+    return f"{name[: _LONGEST - 1 - len(end)]}…{end}"
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min([*values, 0.0]), max([*values, 0.0])
+    margin = (high - low) * _MARGIN or 1.0
+    return low - margin, high + margin
+
+
+def _legend(found: PersonaMap, width: int) -> list[Content]:
+    """What the signs mean, in as many rows as that takes."""
+    there, rows = {each.kind for each in found.places}, list[Content]()
+    for kind, (sign, style, word) in _SIGNS.items():
+        if kind not in there:
+            continue
+        part = Content.assemble((sign, style), f" {word}   ")
+        if rows and rows[-1].cell_length + part.cell_length - 3 <= width:
+            rows[-1] += part
+        else:
+            rows.append(part)
+    return rows
+
+
+class CosineView(View):
+    """A coloured grid, in an order in which those that are alike stand together."""
+
+    TITLE = "cosines"
+
+    def compose(self) -> ComposeResult:
+        """Return the parts."""
+        yield Sheet(id="cosines")
+
+    def empty(self, why: str) -> None:
+        """There is nothing to show."""
+        self.query_one(Sheet).show(message(why))
+
+    def show(self, grid: CosineGrid) -> None:
+        """Show a grid."""
+        self.query_one(Sheet).show(lambda width, height: grid_rows(grid, width))
+
+
+def grid_rows(grid: CosineGrid, width: int) -> list[Content]:
+    """The grid in so many cells: with numbers where they fit, else as colours alone."""
+    names = [printable(name).replace("\n", " ") for name in grid.names]
+    label = min(max(map(cell_len, names)), _LONGEST, max(width // 3, 6))
+    count = len(names)
+    cell = next((each for each in (7, 6, 5, 3, 2) if each * count <= width - label - 4), 1)
+    heads = Content.styled("".join(f"{number} ".rjust(cell) for number in range(1, count + 1)), "dim")
+    rows = [Content.assemble(" " * (label + 4), heads if cell > 4 or count < 10 else "")]
+    for number, (name, values) in enumerate(zip(names, grid.cosines, strict=True), 1):
+        shown = Content(name).truncate(label, ellipsis=True)
+        front = Content.assemble((f"{number:>3} ", "dim"), shown.pad_right(label - shown.cell_length))
+        rows.append(Content.assemble(front, *(_cosine(float(value), cell) for value in values)))
+    return [*rows, Content(""), _key(width)]
+
+
+def _cosine(value: float, cell: int) -> tuple[str, str]:
+    if value != value:
+        return "–".rjust(cell), "dim"
+    level = round(abs(value) * _LEVELS)
+    colour = "$success" if value > 0 else "$error"
+    text = f"{value:+.2f} " if cell > 5 else f"{value:+.1f}" if cell > 3 else ""
+    return text.rjust(cell)[:cell], f"on {colour} {level * 10}%" if level else ""
+
+
+def _key(width: int) -> Content:
+    parts = [(" −1 ", "on $error 60%"), (" … ", ""), (" 0 ", ""), (" … ", ""), (" +1 ", "on $success 60%")]
+    return Content.assemble(*parts, ("  cosines of the safe vectors", "dim")).truncate(width)

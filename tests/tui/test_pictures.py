@@ -1,0 +1,211 @@
+"""The pictures in the app: the sweep, the map, drift, heat maps; at every size, with and without vectors."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Static
+
+from persona_tui.core.mix import Mix
+from persona_tui.pictures.drift import Drift
+from persona_tui.tui.app import PersonaApp
+from persona_tui.tui.drift_watch import DriftMeasured
+from persona_tui.tui.screens.drift import DriftScreen
+from persona_tui.tui.screens.heat import HeatScreen
+from persona_tui.tui.screens.map import MapScreen
+from persona_tui.tui.screens.picture import PictureScreen
+from persona_tui.tui.screens.sweep import SweepScreen
+from persona_tui.tui.views.plot import Plot, Sheet
+
+from .driving import notes, press, reply, running, say, until
+
+SAGE = Mix({"sage": 1.0}, 0.3)
+SIZES = [(80, 24), (120, 40), (200, 60)]
+
+
+def sheet(app: PersonaApp, which: str) -> str:
+    return str(app.screen.query_one(which, Sheet).query_one(Static).render())
+
+
+async def swept(app: PersonaApp, pilot: Pilot[None]) -> SweepScreen:
+    await until(pilot, lambda: isinstance(app.screen, SweepScreen), "the screen")
+    await until(pilot, lambda: bool(app.screen.query("#sweep Static")), "its parts")
+    await until(pilot, lambda: "strength 0.80" in sheet(app, "#sweep"), "the replies")
+    screen = app.screen
+    assert isinstance(screen, SweepScreen)
+    return screen
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_sweep_shows_what_every_strength_says(workspace: Path, size: tuple[int, int]) -> None:
+    async with running(workspace, size, SAGE) as (app, pilot):
+        await say(pilot, "/sweep Who are you?")
+        await swept(app, pilot)
+        latest = app.sweeps.latest
+        assert latest is not None and [row.strength for row in latest.rows] == [0.0, 0.15, 0.3, 0.5, 0.8]
+        shown = sheet(app, "#sweep")
+        assert all(f"strength {row.strength:.2f}" in shown for row in latest.rows)
+        assert shown.count("repetition") == 5 and shown.count("from plain") == 5 and shown.count("← now") == 1
+        words = latest.rows[0].text.split()[0]
+        assert words in shown
+        side_by_side = "strength 0.00" in shown.splitlines()[0] and "strength 0.80" in shown.splitlines()[0]
+        assert side_by_side == (size[0] >= 120)
+        assert all(len(line) <= size[0] for line in shown.splitlines())
+        await press(pilot, "4")
+        assert app.chat.mix.strength == 0.5
+        await press(pilot, "escape")
+        assert app.screen is app.main and len(app.chat.conversation) == 0
+
+
+async def test_a_sweep_without_a_prompt_answers_the_last_message_and_goes_on_behind_the_chat(
+    workspace: Path,
+) -> None:
+    async with running(workspace, (120, 40), SAGE) as (app, pilot):
+        await say(pilot, "/sweep")
+        assert any("no message to answer" in note for note in notes(app))
+        await reply(pilot, app, "Who are you?")
+        await say(pilot, "/sweep")
+        await until(pilot, lambda: isinstance(app.screen, SweepScreen), "the screen")
+        await press(pilot, "escape")
+        await until(pilot, lambda: bool(app.sweeps.latest and app.sweeps.latest.rows), "the replies")
+        await reply(pilot, app, "And you?")
+        app.action_sweep()
+        await swept(app, pilot)
+        assert "Who are you?" in str(app.screen.query_one("#sweep-head", Static).render())
+
+
+async def test_a_sweep_needs_a_voice_and_can_be_cancelled(workspace: Path) -> None:
+    async with running(workspace) as (app, pilot):
+        await say(pilot, "/sweep Hello")
+        assert any("nobody speaks" in note for note in notes(app)) and app.screen is app.main
+        app.chat.change_mix(weights={"sage": 1.0})
+        app.chat.sampling_changes = {"max_new_tokens": 1500}
+        app.project.model._end_tokens = frozenset()
+        await say(pilot, "/sweep Hello")
+        await until(pilot, lambda: isinstance(app.screen, SweepScreen), "the screen")
+        job = app.sweeps.latest.job if app.sweeps.latest else None
+        await until(pilot, lambda: job is not None and job.state == "running", "it runs")
+        await press(pilot, "delete")
+        await until(pilot, lambda: bool(app.screen.query("#sweep Static")), "its parts")
+        await until(pilot, lambda: "Cancelled" in sheet(app, "#sweep"), "cancelled")
+
+
+def plot(app: PersonaApp, which: str) -> str:
+    return str(app.screen.query_one(which, Plot).render())
+
+
+async def drawn(app: PersonaApp, pilot: Pilot[None], kind: type[PictureScreen]) -> None:
+    """Wait until a picture's figures are there."""
+    await until(pilot, lambda: isinstance(app.screen, kind), "the screen")
+    await until(pilot, lambda: app.screen.idle, "the figures")  # type: ignore[attr-defined]
+
+
+def bare(workspace: Path) -> None:
+    """Leave the model without vectors."""
+    shutil.rmtree(workspace / "vectors")
+    (workspace / "vectors").mkdir()
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_the_map_has_personas_the_voice_and_the_conversation(
+    workspace: Path, size: tuple[int, int]
+) -> None:
+    async with running(workspace, size, SAGE) as (app, pilot):
+        await reply(pilot, app, "Who are you?")
+        await reply(pilot, app, "Tell me about bread.")
+        await say(pilot, "/map")
+        await drawn(app, pilot, MapScreen)
+        shown = plot(app, "#map")
+        assert "of the variance" in shown and "the conversation, reply by reply" in shown
+        names = app.project.personas.list_available()
+        assert sum(name in shown for name in names) >= len(names) - 1 and "★" in shown
+        assert "nan" not in shown.casefold() and all(len(line) <= size[0] for line in shown.splitlines())
+        await press(pilot, "alt+2")
+        await until(pilot, lambda: "+1.0" in sheet(app, "#cosines"), "the grid")
+        assert all(name in sheet(app, "#cosines") for name in names)
+        await press(pilot, "q")
+        assert app.screen is app.main
+
+
+async def test_a_model_without_vectors_gets_one_next_step(workspace: Path) -> None:
+    bare(workspace)
+    async with running(workspace) as (app, pilot):
+        await say(pilot, "/map")
+        await drawn(app, pilot, MapScreen)
+        assert "Prepare this model (ctrl+r)" in plot(app, "#map").replace("\n", " ")
+
+
+LOUD = Mix({"guardian": 1.0}, -1.0, capping=False)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (200, 60)])
+async def test_a_reply_that_leaves_the_ordinary_range_is_told_and_one_key_caps(
+    workspace: Path, size: tuple[int, int]
+) -> None:
+    async with running(workspace, size, LOUD) as (app, pilot):
+        await reply(pilot, app, "Who are you?")
+        await until(pilot, lambda: bool(app.drift_watch._outside), "the reply is read")
+        await reply(pilot, app, "Tell me about bread.")
+        await until(pilot, lambda: len(app.drift_watch._outside) == 2, "the reply is read")
+        outside = list(app.drift_watch._outside.values())
+        told = [note for note in notes(app) if "outside of where" in note]
+        assert outside[0] and len(told) == 1 and "σ on the assistant axis" in told[0]
+        assert "caps" not in told[0], "it lies above, where no floor helps"
+        await reply(pilot, app, "What is bread made of?")
+        await until(pilot, lambda: len(app.drift_watch._outside) == 3, "the reply is read")
+        conversation, node = app.chat.conversation, app.chat.conversation.last_reply()
+        assert node is not None
+        app.drift_watch._outside.clear()
+        low = Drift("assistant", (-3.0,), (-1.5, 1.6), None)
+        app.post_message(DriftMeasured(conversation, node.id, low))
+        await until(pilot, lambda: any("alt+c caps from here on" in note for note in notes(app)), "the way")
+        await press(pilot, "alt+c")
+        assert app.chat.mix.capping and any("Capping from here on" in note for note in notes(app))
+        assert app.chat.conversation.mix is not None and app.chat.conversation.mix["capping"]
+        await say(pilot, "/drift")
+        await drawn(app, pilot, DriftScreen)
+        shown = plot(app, "#drift-line")
+        assert "95% of ordinary replies" in shown and "floor" in shown and "Reply 1 left it" in shown
+        assert shown.count("◆") >= 1 and "nan" not in shown.casefold()
+        await press(pilot, "right", "right")
+        await drawn(app, pilot, DriftScreen)
+        assert "how far they spread along it is not known" in plot(app, "#drift-line").replace("\n", " ")
+
+
+async def test_an_ordinary_conversation_is_left_in_peace(workspace: Path) -> None:
+    async with running(workspace) as (app, pilot):
+        await reply(pilot, app, "What is bread made of?")
+        await until(pilot, lambda: bool(app.drift_watch._outside), "the reply is read")
+        assert not any(app.drift_watch._outside.values())
+        assert not any("outside of where" in note for note in notes(app))
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_reply_as_layers_by_tokens(workspace: Path, size: tuple[int, int]) -> None:
+    async with running(workspace, size, SAGE) as (app, pilot):
+        await say(pilot, "/heat")
+        await until(pilot, lambda: bool(app.screen.query("#heat-spoken Plot")), "the screen")
+        assert "no reply yet" in plot(app, "#heat-spoken Plot")
+        await press(pilot, "escape")
+        await reply(pilot, app, "Who are you?")
+        node = app.chat.conversation.last_reply()
+        await say(pilot, "/heat")
+        await drawn(app, pilot, HeatScreen)
+        screen = app.screen
+        assert isinstance(screen, HeatScreen) and screen._found is not None and node is not None
+        found = screen._found
+        assert list(found.tokens) == node.token_texts and abs(found.spoken - found.plain).max() > 0
+        await press(pilot, "right", "right")
+        assert f"3/{len(found.tokens)} " in plot(app, "#heat-spoken Plot")
+        await press(pilot, "alt+2")
+        await until(
+            pilot, lambda: "of the stream at layer" in plot(app, "#heat-plain Plot"), "read unsteered"
+        )
+        await press(pilot, "d")
+        await drawn(app, pilot, HeatScreen)
+        assert screen._found.name != found.name
+        await press(pilot, "alt+3")
+        await until(pilot, lambda: "↑" in sheet(app, "#shifts"), "the tokens that it raises")
