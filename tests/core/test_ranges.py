@@ -36,7 +36,7 @@ def _sampling(**values: Any) -> None:
 
 
 def _recorded_sampling(value: float) -> None:
-    if problem := fault_of("settings", {"settings": {"sampling": {"temperature": value}}}):
+    if problem := fault_of("settings", {"node": 1, "settings": {"sampling": {"temperature": value}}}):
         raise PersonaTuiError(problem)
 
 
