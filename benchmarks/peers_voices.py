@@ -41,8 +41,8 @@ MARGIN = 0.3  # nats per token
 OURS = "persona-tui"
 MULTIPLES = {
     OURS: (0.5, 1.0),
-    "repeng": (0.5, 1.0, 2.0, 4.0, 8.0),
-    "steering-vectors": (0.125, 0.25, 0.5, 1.0),
+    "repeng": (1.0, 2.0, 4.0, 8.0),
+    "steering-vectors": (0.03, 0.06, 0.125, 1.0),
 }
 README_LAYERS, README_COEFFICIENT = range(-5, -18, -1), 2.2  # repeng's
 BATCH = 16
@@ -174,9 +174,7 @@ def measured(bench: Bench, name: str, count: int) -> tuple[list[list[object]], l
         }
         figures = {multiple: bench.figures(name, each) for multiple, each in texts.items()}
         lines.append([name, *row(library, figures)])
-        read += [
-            f"**{name}, {library}, ×{each:g}**\n\n{texts[each][0]}" for each in multiples if each >= 0.25
-        ]
+        read += [f"**{name}, {library}, ×{each:g}**\n\n{texts[each][0]}" for each in multiples]
         print(
             library,
             {at: f"{each.expression:.2f} at {each.lost:+.2f}" for at, each in figures.items()},

@@ -22,6 +22,7 @@ class Invocation:
     device: str | None = None
     dtype: str | None = None
     quantization: str | None = None
+    engine: str | None = None
     trusted_model: str | None = None  # as --model named it; not what a session names later
     debug: bool = False
 
@@ -32,7 +33,13 @@ class Invocation:
         from persona_tui.project.project import Project
 
         project = Project.open(
-            self.workspace, self.model, self.device, self.dtype, self.quantization, self.trusted_model
+            self.workspace,
+            self.model,
+            self.device,
+            self.dtype,
+            self.quantization,
+            self.trusted_model,
+            self.engine,
         )
         project.on_model_load = lambda name: prepare_model(name, fell_back=project.fell_back)
         project.on_note = note

@@ -88,6 +88,11 @@ class LazyGroup(click.Group):
 )
 @click.option("--quantization", type=click.Choice(["none", "8bit", "4bit"]), help="Of the weights.")
 @click.option(
+    "--engine",
+    type=click.Choice(["transformers", "vllm"]),
+    help="What runs the model; vllm for many replies at a time.",
+)
+@click.option(
     "--trust-remote-code",
     is_flag=True,
     help="Trust the model named by --model: run its custom code, load pickled weights.",

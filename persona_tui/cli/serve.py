@@ -36,6 +36,7 @@ _LOOPBACK = "127.0.0.1"
     type=click.FloatRange(0),
     help="Seconds that running replies have when the server is told to end.",
 )
+@click.argument("vllm_options", nargs=-1, type=click.UNPROCESSED)
 @pass_invocation
 def serve(
     invocation: Invocation,
@@ -46,12 +47,19 @@ def serve(
     queue: int,
     timeout: float,
     grace: float,
+    vllm_options: tuple[str, ...],
 ) -> None:
     """Serve the model to OpenAI's and Ollama's clients.
 
     A persona is a model of its own: starter+sage, starter+sage:0.5, starter+sage:0.5+trickster:0.5. Needs the
-    extra "server". See docs/server.md.
+    extra "server". See docs/server.md. With --engine vllm, vLLM serves and gets what follows `--`: see
+    docs/vllm.md.
     """
+    if invocation.project.settings.model.engine == "vllm":
+        _serve_with_vllm(invocation, host, port, api_key, rows, vllm_options)
+        return
+    if vllm_options:
+        raise click.UsageError("Only --engine vllm takes more options.", click.get_current_context())
     from persona_tui.cli.progress import note
     from persona_tui.core.errors import PersonaTuiError
 
@@ -71,3 +79,20 @@ def serve(
     limits = Capacity(rows=rows, waiting=queue, seconds=timeout, closing=grace)
     server = Server(invocation.project, host, port, api_key, limits)
     server.run(ready)
+
+
+def _serve_with_vllm(
+    invocation: Invocation, host: str, port: int, api_key: str | None, rows: int, more: tuple[str, ...]
+) -> None:
+    """Become `vllm serve`, with the workspace's personas."""
+    import os
+
+    from persona_tui.cli.progress import note
+    from persona_tui.vllm.serve import command, environment, serve
+
+    project = invocation.project
+    words = command(project.settings, project.slug, host, port, rows, more)
+    if api_key is None and host not in (_LOOPBACK, "localhost", "::1"):
+        note("Anyone who can reach this address can use it: set --api-key to change that.")
+    note(f"vLLM serves {project.slug} at http://{host}:{port}. Ctrl-c ends it.")
+    serve(words, environment(project.workspace.root, project.slug, api_key, os.environ))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 from ruamel.yaml.representer import RoundTripRepresenter
@@ -21,6 +21,7 @@ from persona_tui.core.files import atomic_write_text
 from persona_tui.core.lock import change
 from persona_tui.core.plain_files import read_plain
 from persona_tui.core.ranges import NEW_TOKENS, PERCENTILE, PLAUSIBILITY, STRENGTH, TEMPERATURE, TOP_P
+from persona_tui.core.sections import Section, VllmSettings
 from persona_tui.core.yaml_documents import NotYaml, yaml_value
 
 _MOST_BYTES = 1 << 20  # of a config.yaml
@@ -32,13 +33,7 @@ LayerList = Literal["auto"] | Annotated[list[LayerNumber], Field(min_length=1)]
 LAYERS_HELP = '"auto" or a list of layer numbers counted from 0, for example [14, 15, 16]'
 
 
-class _Section(BaseModel):
-    """Unknown keys are errors, and so are values of another type: the text "0.3" is not a number."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class ModelSettings(_Section):
+class ModelSettings(Section):
     """Which model is loaded, and how."""
 
     name: str = Field(
@@ -59,6 +54,9 @@ class ModelSettings(_Section):
         default="none", description='"none", "8bit" or "4bit" (the last two need the quantization extra)'
     )
     compile: bool = Field(default=False, description="true or false")
+    engine: Literal["transformers", "vllm"] = Field(
+        default="transformers", description='"transformers" or "vllm"'
+    )
     trust_remote_code: str | None = Field(
         default=None,
         min_length=1,
@@ -66,7 +64,7 @@ class ModelSettings(_Section):
     )
 
 
-class ExtractionSettings(_Section):
+class ExtractionSettings(Section):
     """How responses are made for extraction, and which layers a vector is for."""
 
     target_layers: LayerList = Field(default="auto", description=LAYERS_HELP)
@@ -88,7 +86,7 @@ class ExtractionSettings(_Section):
     )
 
 
-class CalibrationSettings(_Section):
+class CalibrationSettings(Section):
     """How a vector's gain is found after its extraction."""
 
     enabled: bool = Field(default=True, description="true or false")
@@ -101,7 +99,7 @@ class CalibrationSettings(_Section):
     seed: int = Field(default=1, ge=0, lt=2**63, description="a whole number, 0 or more")
 
 
-class SteeringSettings(_Section):
+class SteeringSettings(Section):
     """How loud a persona speaks, and what holds it back."""
 
     default_strength: float = Field(default=0.3, ge=STRENGTH.low, le=STRENGTH.high, description=str(STRENGTH))
@@ -118,7 +116,7 @@ class SteeringSettings(_Section):
     )
 
 
-class GenerationSettings(_Section):
+class GenerationSettings(Section):
     """How replies are sampled in a chat."""
 
     max_new_tokens: int = Field(
@@ -137,7 +135,7 @@ class GenerationSettings(_Section):
     think: bool = Field(default=True, description="true or false")
 
 
-class WritingSettings(_Section):
+class WritingSettings(Section):
     """Who writes data sets and system prompts: the model in use, or one behind an HTTP endpoint."""
 
     url: str | None = Field(
@@ -158,7 +156,7 @@ class WritingSettings(_Section):
     )
 
 
-class MonitoringSettings(_Section):
+class MonitoringSettings(Section):
     """What judges the messages and replies of a chat."""
 
     guard: Literal["off", "warn", "refuse", "critique"] = Field(
@@ -169,14 +167,14 @@ class MonitoringSettings(_Section):
     )
 
 
-class PathSettings(_Section):
+class PathSettings(Section):
     """Where data sets and vectors lie, relative to the workspace."""
 
     datasets: str = Field(default="./datasets", min_length=1, description="a folder")
     vectors: str = Field(default="./vectors", min_length=1, description="a folder")
 
 
-class InterfaceSettings(_Section):
+class InterfaceSettings(Section):
     """How the app looks, and its keys."""
 
     theme: str = Field(
@@ -189,7 +187,7 @@ class InterfaceSettings(_Section):
     )
 
 
-class Settings(_Section):
+class Settings(Section):
     """All of config.yaml. `Settings()` is the configuration with nothing set."""
 
     model: ModelSettings = ModelSettings()
@@ -199,6 +197,7 @@ class Settings(_Section):
     generation: GenerationSettings = GenerationSettings()
     writing: WritingSettings = WritingSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
+    vllm: VllmSettings = VllmSettings()
     paths: PathSettings = PathSettings()
     interface: InterfaceSettings = InterfaceSettings()
 

@@ -93,8 +93,8 @@ def auc_estimate(
         return (at - area) ** 2 - _Z95**2 * variance
 
     # At the observed area itself the function is below 0, but for 0 and 1, where it is 0.
-    lower = brentq(beyond, 0.0, area - _NEXT) if area > 0 else 0.0
-    upper = brentq(beyond, area + _NEXT, 1.0) if area < 1 else 1.0
+    lower = brentq(beyond, 0.0, area - _NEXT) if area > _NEXT else 0.0
+    upper = brentq(beyond, area + _NEXT, 1.0) if area < 1 - _NEXT else 1.0
     return Estimate(area, max(0.0, float(lower)), min(1.0, float(upper)))
 
 

@@ -99,6 +99,9 @@ class LoadedModel:
         """The precision of the weights."""
         return self.model.dtype
 
+    def need_weights(self, purpose: str) -> None:
+        """Raise a GenerationError, which names the purpose, if something else has the model's weights."""
+
     def compile(self, backend: str = "inductor") -> None:
         """From now on, write every token after a reply's first with a compiled pass; see `model/compiled.py`.
 

@@ -35,6 +35,7 @@ from persona_tui.model.files import cached_folder, check_loadable
 from persona_tui.model.gguf import unpack
 
 SPREAD = "multi"  # the device name that spreads one model over all GPUs
+ON_DISK = "disk"  # that of weights which stay there, for a model that something else runs
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _QUANTIZATIONS = ("none", "8bit", "4bit")
@@ -62,7 +63,7 @@ def load(
         ModelLoadError: with the reason.
     """
     _be_quiet()
-    location = _location(name)
+    location = where(name)
     target = _device(device)
     arguments = _arguments(target, _dtype(dtype, target), quantization)
     # With None, transformers would ask on standard input.
@@ -98,8 +99,8 @@ def _be_quiet() -> None:
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
 
 
-def _location(name: str) -> str:
-    """The folder or hub name that a model name stands for; a GGUF file is unpacked on its first use."""
+def where(name: str) -> str:
+    """Return the folder or hub name that a model name stands for; a GGUF file is unpacked on first use."""
     source = sources.resolve(name)
     if source.folder is None and source.gguf is not None:
         source = unpack(source, lambda done, total, note: None)
@@ -112,7 +113,7 @@ def _device(device: str) -> str:
         return f"cuda:{local_place() % torch.cuda.device_count()}" if launched() else "cuda"
     if device == "auto":
         return "mps" if torch.backends.mps.is_available() else "cpu"
-    if device == SPREAD:
+    if device in (SPREAD, ON_DISK):
         return device
     try:
         kind = torch.device(device).type
@@ -132,7 +133,7 @@ def _device(device: str) -> str:
 
 def _dtype(dtype: str, device: str) -> torch.dtype:
     if dtype == "auto":
-        on_gpu = device.startswith("cuda") or (device == SPREAD and torch.cuda.is_available())
+        on_gpu = device.startswith("cuda") or (device in (SPREAD, ON_DISK) and torch.cuda.is_available())
         return torch.bfloat16 if on_gpu else torch.float32
     if dtype not in _DTYPES:
         raise ModelLoadError(
@@ -148,6 +149,9 @@ def _arguments(device: str, dtype: torch.dtype, quantization: str) -> dict[str, 
             f"{nearest(quantization, _QUANTIZATIONS)}"
         )
     arguments: dict[str, Any] = {"dtype": dtype}
+    if device == ON_DISK:
+        _need("accelerate", "Leaving weights on the disk")
+        return arguments | {"device_map": {"": ON_DISK}}
     if quantization != "none":
         _need("bitsandbytes", f"{quantization} quantization")
         arguments["quantization_config"] = _quantization_config(quantization, dtype)

@@ -48,6 +48,7 @@ def token_shifts(model: ModelWrapper, vector: PersonaVector, count: int = 10) ->
     Raises:
         GenerationError: the model has no unembedding.
     """
+    model.need_weights("Reading a direction as tokens")
     head: object = model.model.get_output_embeddings()  # type: ignore[no-untyped-call]
     weight = getattr(head, "weight", None)
     if not isinstance(weight, Tensor):

@@ -233,6 +233,7 @@ def export_vectors(
         if axis is not None:
             raise VectorFileError("An axis is measured and not spoken with: it cannot be baked.")
         added = {layer: out.strength * vector for layer, vector in out.vectors.items()}
+        project.model.need_weights("Baking")
         written = bake(project.model.model, project.model.tokenizer, added, path)
     else:
         written = write_foreign(out, form, path)

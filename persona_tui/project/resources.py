@@ -61,6 +61,7 @@ class ProjectResources:
         dtype: str | None = None,
         quantization: str | None = None,
         trusted_model: str | None = None,
+        engine: str | None = None,
     ) -> Self:
         """Find the workspace and read its settings; None = as config.yaml says.
 
@@ -77,6 +78,7 @@ class ProjectResources:
             "dtype": dtype,
             "quantization": quantization,
             "trust_remote_code": trusted_model,
+            "engine": engine,
         }
         values = {f"model.{key}": value for key, value in given.items() if value is not None}
         return cls(found, override(found.settings, values))
@@ -133,20 +135,21 @@ class ProjectResources:
         if self._model is None:
             chosen = self.settings.model
             self.on_model_load(chosen.name)
-            from persona_tui.model import ModelWrapper
-
             # Trust is for one model by name; it does not pass to another that a session or /model names.
             trusted = chosen.trust_remote_code
-            model = ModelWrapper.load(
-                chosen.name,
-                chosen.device,
-                chosen.dtype,
-                chosen.quantization,
-                trusted is not None and model_slug(trusted) == model_slug(chosen.name),
-            )
+            trusts = trusted is not None and model_slug(trusted) == model_slug(chosen.name)
+            how = (chosen.name, chosen.device, chosen.dtype, chosen.quantization, trusts)
+            if chosen.engine == "vllm":
+                from persona_tui.vllm.engine import VllmModel
+
+                model: ModelWrapper = VllmModel.start(*how, self.settings.vllm)
+            else:
+                from persona_tui.model import ModelWrapper
+
+                model = ModelWrapper.load(*how)
+                _share_cores(model)
             if chosen.compile:
                 model.compile()
-            _share_cores(model)
             self._model = model
             # What was read before is read again, now that it can be checked against the model.
             self._personas = None

@@ -19,8 +19,10 @@ from persona_tui.core.workspace import Workspace
 from persona_tui.extraction.floors import capping
 from persona_tui.model import Cap
 from persona_tui.vectors.manager import PersonaManager
+from persona_tui.vectors.scales import TraceScale, axis_scale, vector_scale
 
 KEY = "persona_tui"  # in a request's extra arguments
+TRACE = "persona_tui_trace"  # there as well: the name under which the figures of a reply are kept
 WORKSPACE = "PERSONA_TUI_WORKSPACE"
 MODEL = "PERSONA_TUI_MODEL"  # whose vectors to use, where that is not the model's own name
 _KNOWN = {"persona", "blend", "strength", "capping", "percentile", "safe", "capping_axis"}
@@ -33,12 +35,10 @@ class Slot:
     Attributes:
         added: by layer, the vector that is added, `[hidden]` float32, strength and gain included.
         caps: by layer, the floor.
-        axis: the name of the axis that the floors are on; None = there are none.
     """
 
     added: Mapping[int, Tensor]
     caps: Mapping[int, Cap]
-    axis: str | None = None
 
 
 class Bank:
@@ -123,18 +123,31 @@ class Bank:
                     f"the vectors of {names} are {width} wide at layer {layer}; this model is "
                     f"{self._hidden_size} wide and has layers 0 to {self._n_layers - 1}"
                 )
-        return Slot(added, *self._caps(mix))
+        return Slot(added, self._caps(mix))
 
-    def _caps(self, mix: Mix) -> tuple[dict[int, Cap], str | None]:
+    def _caps(self, mix: Mix) -> dict[int, Cap]:
         axes = self.personas.axes
         if axes is None or not mix.capping:
-            return {}, None
+            return {}
         configured = self.settings.steering.capping_axis
         name = mix.capping_axis or (configured if configured != "auto" else axes.default_capping_axis)
         percentile = (
             self.settings.steering.safety_floor_percentile if mix.percentile is None else mix.percentile
         )
-        return capping(axes, name, self._capping_layers, percentile), name
+        return capping(axes, name, self._capping_layers, percentile)
+
+    def scales(self, mix: Mix) -> dict[str, TraceScale]:
+        """What the tokens of a mix are compared with: those who speak, and the axes.
+
+        Raises:
+            VectorFileError: a file cannot be used.
+        """
+        axes = self.personas.axes
+        found = {name: vector_scale(self.personas.get(name)) for name, each in mix.weights.items() if each}
+        if axes is not None:
+            named = [name for name in axes.names if name in axes.projections]
+            found |= {name: axis_scale(axes, name, self._capping_layers) for name in named}
+        return {name: scale for name, scale in found.items() if scale.vectors}
 
     def key(self, mix: Mix) -> str:
         """What tells two mixes apart that do different things: also the salt of the prefix cache.

@@ -2,8 +2,8 @@
 
 In the process that takes requests, what a request asks for is checked, and its prefix cache gets a salt: the
 cache knows tokens, not steering. In the workers, every running request's mix has a slot of the buffers, and
-every token of a pass is told its slot before the pass begins. There are as many slots as requests can run at
-once, so a slot is always free.
+every token of a pass is told its slot before the pass begins (`worker`). There are as many slots as requests
+can run at once, so a slot is always free.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import os
 from typing import Any
 
 from persona_tui.core.errors import PersonaTuiError
-from persona_tui.core.mix import Mix
 from persona_tui.vllm.bank import KEY, WORKSPACE, Bank
+from persona_tui.vllm.wire import ENGINE
 
 logger = logging.getLogger("vllm.persona_tui")
 
@@ -29,18 +29,27 @@ def register() -> None:
         RuntimeError: the server is to have personas, and this release of vLLM was not tried: a request for
             one would be answered without it.
     """
+    if reason := untried():
+        if os.environ.get(WORKSPACE):
+            raise RuntimeError(f"{reason} Unset {WORKSPACE} to serve without personas.")
+        return
+    # The other runner is the default where there is Triton, and would answer without personas.
+    if os.environ.get(WORKSPACE):
+        os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
+    _check_requests()
+    _refuse_unread()
+    _steer_runner()
+    _guide_sampler()
+
+
+def untried() -> str:
+    """Why this release of vLLM is not used; "" if it is one that was tried."""
     import vllm
 
     release = tuple(int(part) for part in vllm.__version__.split(".")[:2])
-    if not OLDEST <= release <= NEWEST:
-        if os.environ.get(WORKSPACE):
-            raise RuntimeError(
-                f"persona-tui was not tried with vLLM {vllm.__version__}: it knows {NEWEST[0]}.{NEWEST[1]}. "
-                f"Unset {WORKSPACE} to serve without personas."
-            )
-        return
-    _check_requests()
-    _steer_runner()
+    if OLDEST <= release <= NEWEST:
+        return ""
+    return f"persona-tui was not tried with vLLM {vllm.__version__}: it knows {NEWEST[0]}.{NEWEST[1]}."
 
 
 def _once(owner: type, name: str) -> Any:
@@ -55,6 +64,13 @@ def _set(owner: type, name: str, method: Any, changed: Any) -> None:
     setattr(owner, name, changed)
 
 
+def refusal(message: str) -> Exception:
+    """What vLLM answers with 400 and a message; anything else is a failure of its own to it."""
+    from vllm.exceptions import VLLMValidationError
+
+    return VLLMValidationError(message, parameter=KEY)  # type: ignore[no-any-return]
+
+
 def _check_requests() -> None:
     """Refuse what cannot be done, before it is queued, and salt the cache of what can."""
     from vllm.v1.engine.input_processor import InputProcessor
@@ -65,26 +81,63 @@ def _check_requests() -> None:
 
     def process_inputs(self: Any, *args: Any, **kwargs: Any) -> Any:
         request = process(self, *args, **kwargs)
-        asked = (getattr(request.sampling_params, "extra_args", None) or {}).get(KEY)
+        extra = getattr(request.sampling_params, "extra_args", None) or {}
+        asked = extra.get(KEY)
+        if ENGINE in extra and not _drives(self):
+            raise refusal(f'"{ENGINE}" is not for requests')
         if asked is None:
             return request
-        bank = _bank(self)
-        if bank is None:
-            raise ValueError("this server has no personas: PERSONA_TUI_WORKSPACE is not set")
         try:
+            bank = _bank(self)
+            if bank is None:
+                raise PersonaTuiError("this server has no personas: PERSONA_TUI_WORKSPACE is not set")
+            if self.vllm_config.use_v2_model_runner:
+                raise PersonaTuiError("personas need the first model runner: VLLM_USE_V2_MODEL_RUNNER=0")
             mix = bank.mix_of(asked)
             bank.slot(mix)  # what cannot be read is an error here, not in a worker
             salt = bank.key(mix)
         except PersonaTuiError as error:
-            raise ValueError(str(error)) from error
+            raise refusal(str(error)) from error
         request.cache_salt = f"{salt}{request.cache_salt or ''}"
         return request
 
     _set(InputProcessor, "process_inputs", process, process_inputs)
 
 
+def _refuse_unread() -> None:
+    """Refuse a request whose field `persona_tui` `http` has not read: vLLM ignores what it does not know."""
+    if not os.environ.get(WORKSPACE):
+        return
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+    from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+
+    for kind in (ChatCompletionRequest, CompletionRequest, ResponsesRequest):
+        make = _once(kind, "to_sampling_params")
+        if make is not None:
+            _set(kind, "to_sampling_params", make, _reading(make))
+
+
+def _reading(make: Any) -> Any:
+    def to_sampling_params(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if KEY in (self.model_extra or {}):
+            raise refusal(
+                f'"{KEY}" is read only where VLLM_PLUGINS={KEY} is set; else give it in "vllm_xargs", as text'
+            )
+        return make(self, *args, **kwargs)
+
+    return to_sampling_params
+
+
+def _drives(owner: Any) -> bool:
+    """Whether our own engine drives this vLLM."""
+    return ENGINE in (owner.vllm_config.additional_config or {})
+
+
 def _bank(owner: Any) -> Bank | None:
-    """The bank for the model of a runner or an input processor, made on first use."""
+    """The bank for the model of a runner or an input processor, made on first use; our engine has none."""
+    if _drives(owner):
+        return None
     if not hasattr(owner, "_persona_tui_bank"):
         config = owner.model_config
         text = config.hf_text_config
@@ -121,57 +174,37 @@ def _loading(load: Any) -> Any:
     def load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
         done = load(self, *args, **kwargs)
         bank = _bank(self)
-        if bank is not None and not hasattr(self, "_persona_tui_slots"):
+        if (bank is not None or _drives(self)) and not hasattr(self, "_persona_tui_slots"):
             from persona_tui.vllm.op import watch_blocks
+            from persona_tui.vllm.worker import WorkerSlots
 
             count = watch_blocks(self.model)
-            self._persona_tui_slots = _Slots(self, bank)
-            logger.info(
-                "persona-tui steers %d blocks with the vectors of %s.", count, bank.personas.model_name
-            )
+            self._persona_tui_slots = WorkerSlots(self, bank)
+            whose = "our engine" if bank is None else f"the vectors of {bank.personas.model_name}"
+            logger.info("persona-tui steers %d blocks for %s.", count, whose)
         return done
 
     return load_model
 
 
-class _Slots:
-    """The slots of one worker."""
+def _guide_sampler() -> None:
+    """Let twins limit the tokens of guided rows, and read what those have chosen."""
+    from vllm.v1.sample.sampler import Sampler
 
-    def __init__(self, runner: Any, bank: Bank) -> None:
-        from persona_tui.vllm.op import SlotBuffers, set_buffers
+    from persona_tui.vllm import worker
 
-        text = runner.model_config.hf_text_config
-        count = runner.max_num_reqs + 1
-        self.bank = bank
-        self.buffers = SlotBuffers(
-            text.num_hidden_layers, count, text.hidden_size, runner.max_num_tokens, runner.device
-        )
-        self._held: dict[str, int] = {}
-        self._free = list(range(1, count))
-        self._mixes: dict[str, tuple[str, Mix]] = {}
-        set_buffers(self.buffers)
+    limit, choose = _once(Sampler, "apply_logits_processors"), _once(Sampler, "sample")
+    if limit is None or choose is None:
+        return
 
-    def place(self, runner: Any, scheduled: Any) -> None:
-        """Tell every token of a pass its slot."""
-        from persona_tui.vllm.op import slots_of
+    def apply_logits_processors(self: Any, logits: Any, *args: Any, **kwargs: Any) -> Any:
+        done = limit(self, logits, *args, **kwargs)
+        driven = worker.present is not None and worker.present.bank is None
+        return worker.present.guide(done) if driven and worker.present is not None else done
 
-        running = runner.input_batch.req_ids
-        found = {id: self._mix(runner.requests[id], id) for id in running}
-        self._mixes = {id: known for id, known in found.items() if known is not None}
-        mixes = dict(self._mixes.values())
-        keys = {id: key for id, (key, _) in self._mixes.items()}
-        for key in slots_of(keys, self._held, self._free):
-            self.buffers.fill(self._held[key], self.bank.slot(mixes[key]))
-        counts = [scheduled.num_scheduled_tokens[id] for id in running]
-        slots = [self._held[keys[id]] if id in keys else 0 for id in running]
-        self.buffers.tell(slots, counts)
+    def sample(self: Any, *args: Any, **kwargs: Any) -> Any:
+        tokens, processed = choose(self, *args, **kwargs)
+        return (tokens if worker.present is None else worker.present.follow(tokens)), processed
 
-    def _mix(self, request: Any, id: str) -> tuple[str, Mix] | None:
-        """A request's mix with its key; None if it is plain."""
-        if id in self._mixes:
-            return self._mixes[id]
-        asked = (getattr(request.sampling_params, "extra_args", None) or {}).get(KEY)
-        if asked is None:
-            return None
-        mix = self.bank.mix_of(asked)
-        return self.bank.key(mix), mix
+    _set(Sampler, "apply_logits_processors", limit, apply_logits_processors)
+    _set(Sampler, "sample", choose, sample)

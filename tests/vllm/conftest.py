@@ -86,7 +86,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session", params=[True, False], ids=["eager", "compiled"])
+@pytest.fixture(scope="module", params=[True, False], ids=["eager", "compiled"])
 def llm(request: pytest.FixtureRequest, model_folder: Path, workspace: Path) -> Iterator[Any]:
     """vLLM with the plugin and the random model, in float32."""
     from vllm import LLM

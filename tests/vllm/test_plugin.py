@@ -132,8 +132,10 @@ def test_the_prefix_cache_knows_what_was_done(llm: Any, engine: SteeringEngine) 
 def test_what_cannot_be_done_is_refused_alone(
     llm: Any, engine: SteeringEngine, asked: Any, reason: str
 ) -> None:
+    from vllm.exceptions import VLLMValidationError  # what it answers with 400
+
     ids = ids_of(engine, "What is bread?")
-    with pytest.raises(ValueError, match=reason):
+    with pytest.raises(VLLMValidationError, match=reason):
         ask(llm, [ids], [asked])
     assert said(ask(llm, [ids], [None])[0])[0]  # the server goes on
 

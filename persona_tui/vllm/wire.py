@@ -1,0 +1,131 @@
+"""What travels between our engine and vLLM's workers: numbers, names and bytes, and nothing pickled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from persona_tui.model import Cap, Interventions
+from persona_tui.vllm.bank import Slot
+from persona_tui.vllm.op import digest
+
+ENGINE = "persona_tui_engine"  # in a request's extra arguments, and in vLLM's additional configuration
+Packed = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Errand:
+    """What a worker does for a request of our engine.
+
+    Attributes:
+        name: of the request, as our engine calls it.
+        way: what is done to its tokens, by the key of what the worker holds; "" = nothing.
+        spans: positions, first and one past the last, that are summed up, each on its own. A span without an
+            end (-1) is the reply, from its first token on.
+        thoughts: the ids that begin and end thoughts, which are no part of a reply; empty = there are none.
+        twin: the request that reads the same tokens with nothing done to them; "" = there is none.
+        limit: the share of the twin's best probability that a token must have.
+        every: whether all of its tokens are traced, and not only those that choose one.
+    """
+
+    name: str
+    way: str = ""
+    spans: Sequence[Sequence[int]] = ()
+    thoughts: Sequence[int] = ()
+    twin: str = ""
+    limit: float = 0.0
+    every: bool = False
+
+    def packed(self) -> Packed:
+        """For a request's extra arguments."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class About:
+    """What our engine has to know of the workers.
+
+    Attributes:
+        places: how many spans can be summed up at a time.
+        requests: how many requests run at a time.
+        tokens: how many tokens a pass has at most.
+        room: how many tokens the cache holds.
+        context: how many tokens a request has at most.
+        block: how many tokens share a block of the cache.
+    """
+
+    places: int
+    requests: int
+    tokens: int
+    room: int
+    context: int
+    block: int = field(default=1)
+
+
+def pack(vectors: Mapping[int, Tensor]) -> Packed:
+    """Vectors by layer."""
+    layers = sorted(vectors)
+    if not layers:
+        return {"layers": [], "data": b""}
+    stack = torch.stack([vectors[layer].detach().float().cpu() for layer in layers])
+    return {"layers": layers, "data": stack.numpy().tobytes()}
+
+
+def unpack(packed: Packed) -> dict[int, Tensor]:
+    """What `pack` has packed."""
+    layers = packed["layers"]
+    if not layers:
+        return {}
+    numbers = np.frombuffer(packed["data"], dtype=np.float32).reshape(len(layers), -1).copy()
+    return dict(zip(layers, torch.from_numpy(numbers), strict=True))
+
+
+def pack_slot(slot: Slot) -> Packed:
+    """What is done to a request."""
+    return {
+        "added": pack(slot.added),
+        "axes": pack({layer: cap.axis for layer, cap in slot.caps.items()}),
+        "floors": [slot.caps[layer].floor for layer in sorted(slot.caps)],
+    }
+
+
+def unpack_slot(packed: Packed) -> Slot:
+    """What `pack_slot` has packed."""
+    axes = unpack(packed["axes"])
+    caps = {
+        layer: Cap(axes[layer], float(at)) for layer, at in zip(sorted(axes), packed["floors"], strict=True)
+    }
+    return Slot(unpack(packed["added"]), caps)
+
+
+def slot_key(slot: Slot) -> str:
+    """What tells a slot from others that do something else; "" if it does nothing."""
+    if not slot.added and not slot.caps:
+        return ""
+    floors = {layer: torch.tensor([cap.floor]) for layer, cap in slot.caps.items()}
+    axes = {layer: cap.axis for layer, cap in slot.caps.items()}
+    return "".join(digest(each)[:24] for each in (slot.added, axes, floors))
+
+
+def slot_of(interventions: Interventions, row: int) -> Slot:
+    """What is done to one row of a batch."""
+    added = {
+        layer: vector[row] if vector.dim() == 2 else vector
+        for layer, vector in interventions.steering.items()
+    }
+    caps = {layer: cap if isinstance(cap, Cap) else cap[row] for layer, cap in interventions.capping.items()}
+    return Slot(
+        {layer: vector for layer, vector in added.items() if vector.any()},
+        {layer: cap for layer, cap in caps.items() if cap is not None},
+    )
+
+
+def limit_of(interventions: Interventions, row: int) -> float:
+    """The guide of one row of a batch."""
+    limit = interventions.plausibility
+    return float(limit[row] if isinstance(limit, Sequence) else limit)

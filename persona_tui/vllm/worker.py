@@ -1,0 +1,445 @@
+"""What runs in vLLM's workers: which token has which slot, what is summed up, and the guide.
+
+Requests come in two kinds. Over HTTP they name personas of the operator's workspace (`bank`). Those of our
+own engine (`engine`) name what the engine had the workers hold before, and may have spans of their text
+summed up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from persona_tui.core.mix import Mix
+from persona_tui.vectors.scales import TraceScale
+from persona_tui.vllm.bank import KEY, TRACE, Bank, Slot
+from persona_tui.vllm.op import TRACES, SlotBuffers, set_buffers, slots_of
+from persona_tui.vllm.wire import ENGINE, Errand, Packed, unpack, unpack_slot
+
+_PLACES_BYTES = 2**28  # of the sums; there are at least 4 for each request
+_MOST_PLACES = 1024
+
+
+class _Reading:
+    """An errand under way.
+
+    Attributes:
+        errand: what is done.
+        places: of the sums, one for each span.
+        counts: how many tokens are in each sum.
+        read: the first position that was not read yet. Those before it may come again after a preemption.
+        thinking: whether the reply is in the middle of a thought.
+    """
+
+    def __init__(self, errand: Errand, places: list[int]) -> None:
+        self.errand = errand
+        self.places = places
+        self.counts = [0] * len(places)
+        self.read = 0
+        self.thinking = False
+
+
+class WorkerSlots:
+    """The slots of one worker, and its errands."""
+
+    def __init__(self, runner: Any, bank: Bank | None) -> None:
+        text = runner.model_config.hf_text_config
+        count, layers, hidden = runner.max_num_reqs + 1, text.num_hidden_layers, text.hidden_size
+        engine = bank is None
+        self.runner = runner
+        self.bank = bank
+        self.places = 0
+        if engine:
+            room = _PLACES_BYTES // (layers * hidden * 4)
+            self.places = max(4 * runner.max_num_reqs, min(room, _MOST_PLACES))
+        self.buffers = SlotBuffers(
+            layers, count, hidden, runner.max_num_tokens, runner.device, self.places, traces=True
+        )
+        self.figures = None if bank is None else Figures(bank, self.buffers, 4 * runner.max_num_reqs)
+        self._held: dict[str, int] = {}
+        self._free = list(range(1, count))
+        self._mixes: dict[str, tuple[str, Mix]] = {}
+        self._ways: dict[str, Slot] = {}
+        self._changed: dict[str, str] = {}
+        self._errands: dict[str, _Reading | None] = {}
+        self._readings: dict[str, _Reading] = {}
+        self._free_places = list(range(1, self.places + 1))
+        self._last: dict[str, range] = {}
+        self.tracing = False
+        self.pairs: list[tuple[int, int, float]] = []
+        self.entropies: dict[str, float] = {}
+        self.broken: set[str] = set()
+        set_buffers(self.buffers)
+        global present
+        present = self
+
+    # Before a pass ------------------------------------------------------------------------------------------
+
+    def place(self, runner: Any, scheduled: Any) -> None:
+        """Tell every token of a pass its slot, and where it is summed up."""
+        running = runner.input_batch.req_ids
+        counts = [scheduled.num_scheduled_tokens[id] for id in running]
+        keys = self._keys(runner, running)
+        slots = [self._held[keys[id]] if id in keys else 0 for id in running]
+        if self.figures is None:
+            places = self._summed(runner, running, counts)
+            self.buffers.tell(slots, counts, places, self.tracing)
+        else:
+            traced = self.figures.begin(runner, running, counts, self._mixes)
+            self.buffers.tell(slots, counts, None, traced)
+
+    def _keys(self, runner: Any, running: Sequence[str]) -> dict[str, str]:
+        """By running request that something is done to, the key of that; its slot is filled."""
+        if self.bank is None:
+            self._errands = {id: self._errand(runner.requests[id], id) for id in running}
+            found = {id: self._way(each) for id, each in self._errands.items() if each is not None}
+            keys = {id: key for id, key in found.items() if key}
+            slots: Any = self._ways
+        else:
+            known = {id: self._mix(runner.requests[id], id) for id in running}
+            self._mixes = {id: each for id, each in known.items() if each is not None}
+            keys = {id: key for id, (key, _) in self._mixes.items()}
+            mixes, bank = dict(self._mixes.values()), self.bank
+            slots = _Slots(lambda key: bank.slot(mixes[key]))
+        for key in slots_of(keys, self._held, self._free):
+            self.buffers.fill(self._held[key], slots[key])
+        return keys
+
+    def _mix(self, request: Any, id: str) -> tuple[str, Mix] | None:
+        """A request's mix with its key; None if it is plain."""
+        if id in self._mixes:
+            return self._mixes[id]
+        asked = (getattr(request.sampling_params, "extra_args", None) or {}).get(KEY)
+        if asked is None or self.bank is None:
+            return None
+        mix = self.bank.mix_of(asked)
+        return self.bank.key(mix), mix
+
+    def _errand(self, request: Any, id: str) -> _Reading | None:
+        if id in self._errands:
+            return self._errands[id]
+        asked = (getattr(request.sampling_params, "extra_args", None) or {}).get(ENGINE)
+        if asked is None:
+            return None
+        errand = Errand(**asked)
+        if errand.name not in self._readings:  # else it was preempted
+            places = [self._free_places.pop() for _ in errand.spans]
+            if places and self.buffers.sums is not None:
+                self.buffers.sums[:, places] = 0
+            self._readings[errand.name] = _Reading(errand, places)
+        return self._readings[errand.name]
+
+    def _way(self, reading: _Reading) -> str:
+        return self._changed.get(reading.errand.name, reading.errand.way)
+
+    def _summed(self, runner: Any, running: Sequence[str], counts: Sequence[int]) -> Tensor | None:
+        """Where each token of the pass is summed up; and who is guided by whom."""
+        batch = runner.input_batch
+        found = np.zeros(sum(counts), dtype=np.int64)
+        first, rows = 0, {}
+        self._last = {}
+        for row, (id, count) in enumerate(zip(running, counts, strict=True)):
+            reading = self._errands[id]
+            if reading is not None:
+                start = int(batch.num_computed_tokens_cpu[row])
+                ids = batch.token_ids_cpu[row]
+                prompt = int(batch.num_prompt_tokens[row])
+                _mark(reading, found[first : first + count], start, ids, prompt)
+                reading.read = max(reading.read, start + count)
+                chooses = start + count >= int(runner.requests[id].num_tokens)
+                rows[reading.errand.name] = (row, chooses)
+                self._last[reading.errand.name] = range(
+                    first if reading.errand.every else first + count - 1, first + count
+                )
+            first += count
+        self._pair(rows)
+        return torch.from_numpy(found) if found.any() else None
+
+    def _pair(self, rows: dict[str, tuple[int, bool]]) -> None:
+        """Find the rows that are guided, and their twins. One that has lost its twin is told, and is not to
+        be believed."""
+        self.pairs = []
+        for name, (row, chooses) in rows.items():
+            errand = self._readings[name].errand
+            if not errand.twin or not chooses:
+                continue
+            twin, there = rows.get(errand.twin, (-1, False))
+            if there:
+                self.pairs.append((row, twin, errand.limit))
+            else:
+                self.broken.add(name)
+
+    # While a token is chosen --------------------------------------------------------------------------------
+
+    def guide(self, logits: Tensor) -> Tensor:
+        """Leave the guided rows what their twins find plausible; `[rows, vocabulary]`."""
+        from persona_tui.model.sampling import plausible
+
+        if self.tracing:
+            likely = logits.log_softmax(-1)
+            entropies = -(likely.exp() * likely).nansum(-1)
+            self.entropies = dict(zip(self.runner.input_batch.req_ids, entropies.tolist(), strict=False))
+        limited = [pair for pair in self.pairs if pair[2] > 0]
+        if limited:
+            steered, twins, limits = (list(each) for each in zip(*limited, strict=True))
+            allowed = plausible(logits[steered], logits[twins], torch.tensor(limits).to(logits))
+            logits[steered] = allowed
+        return logits
+
+    def follow(self, tokens: Tensor) -> Tensor:
+        """Have the twins read what their rows have chosen; `[rows]`."""
+        if self.figures is not None:
+            self.figures.add()
+        if self.pairs:
+            steered, twins, _ = (list(each) for each in zip(*self.pairs, strict=True))
+            tokens[twins] = tokens[steered]
+        return tokens
+
+    # For our engine -----------------------------------------------------------------------------------------
+
+    def hold(self, ways: dict[str, Packed], forget: Sequence[str]) -> None:
+        """Keep what is done to requests, by key."""
+        for key in forget:
+            self._ways.pop(key, None)
+        self._ways.update({key: unpack_slot(each) for key, each in ways.items()})
+
+    def change(self, ways: dict[str, str], limits: dict[str, float], twins: dict[str, str]) -> None:
+        """Do something else to running requests from their next token on."""
+        self._changed.update(ways)
+        for name, reading in self._readings.items():
+            if name in limits:
+                twin = twins.get(name, reading.errand.twin)
+                reading.errand = replace(reading.errand, limit=limits[name], twin=twin)
+
+    def take(self, names: Sequence[str], layers: Sequence[int], keep: bool) -> Packed:
+        """What was summed up for requests, and of how many tokens; they are forgotten unless kept."""
+        sums = self.buffers.sums
+        found: Packed = {"counts": {}, "sums": {}, "broken": sorted(self.broken.intersection(names))}
+        for name in names:
+            reading = self._readings.get(name)
+            if reading is None:
+                continue
+            if layers and reading.places and sums is not None:
+                taken = sums[list(layers)][:, reading.places].transpose(0, 1).cpu().contiguous()
+                found["sums"][name] = taken.numpy().tobytes()
+            found["counts"][name] = list(reading.counts)
+            if not keep:
+                self._free_places += self._readings.pop(name).places
+                self._changed.pop(name, None)
+        if not keep:
+            self.broken.difference_update(names)
+        return found
+
+    def trace(self, directions: Sequence[Packed] | None) -> None:
+        """Compare tokens with directions from now on, and tell how sure the model was; None = no longer."""
+        self.tracing = directions is not None
+        self.buffers.trace([unpack(each) for each in directions or ()])
+
+    def traced(self) -> Packed:
+        """What the last pass has found, by request: entropy, lift, projections."""
+        ids = {each.errand.name: id for id, each in self._errands.items() if each is not None}
+        names = [name for name, places in self._last.items() for _ in places]
+        rows = self.buffers.found[[at for places in self._last.values() for at in places]].cpu()
+        entropies = [self.entropies.get(ids.get(name, ""), 0.0) for name in names]
+        return {"names": names, "entropies": entropies, "found": rows.numpy().tobytes()}
+
+
+class Figures:
+    """What is told of replies over HTTP: means of projections, and how many tokens were capped.
+
+    They are kept on the device, so that no pass waits for them, until others need their place.
+    """
+
+    def __init__(self, bank: Bank, buffers: SlotBuffers, rows: int) -> None:
+        device = buffers.found.device
+        self._bank = bank
+        self._buffers = buffers
+        self._told = torch.zeros(rows, 2 + TRACES, device=device)  # tokens, those capped, sums of projections
+        self._before = torch.zeros_like(self._told)  # without the last token, which may come to nothing
+        self._rows: dict[str, int] = {}
+        self._free = list(range(rows))
+        self._numbers: dict[str, int] = {}
+        self._scales: dict[str, dict[str, TraceScale]] = {}
+        self._now: tuple[Tensor, Tensor] | None = None
+
+    def begin(
+        self,
+        runner: Any,
+        running: Sequence[str],
+        counts: Sequence[int],
+        mixes: Mapping[str, tuple[str, Mix]],
+    ) -> bool:
+        """Find whose tokens of the next pass are told of; whether there are any."""
+        names, rows, last, at = [], [], [], 0
+        for row, (id, count) in enumerate(zip(running, counts, strict=True)):
+            at += count
+            name = (getattr(runner.requests[id].sampling_params, "extra_args", None) or {}).get(TRACE)
+            if not isinstance(name, str) or id not in mixes:
+                continue
+            names.append(name)
+            start = int(runner.input_batch.num_computed_tokens_cpu[row])
+            if start + count >= int(runner.requests[id].num_tokens):  # it chooses a token
+                rows.append(self._row(name, mixes[id][1], names))
+                last.append(at - 1)
+        device = self._told.device
+        self._now = (torch.tensor(rows, device=device), torch.tensor(last, device=device)) if rows else None
+        return bool(rows)
+
+    def _row(self, name: str, mix: Mix, running: Sequence[str]) -> int:
+        """Where a reply's figures are kept."""
+        if name in self._rows:
+            return self._rows[name]
+        if not self._free:
+            oldest = next(each for each in self._rows if each not in running)
+            self._free.append(self._rows.pop(oldest))
+            self._scales.pop(oldest, None)
+        row = self._rows[name] = self._free.pop()
+        self._told[row] = 0
+        self._before[row] = 0
+        self._scales[name] = self._bank.scales(mix)
+        for each, scale in self._scales[name].items():
+            if each not in self._numbers and len(self._numbers) < TRACES:
+                self._numbers[each] = len(self._numbers)
+                self._buffers.trace_one(self._numbers[each], scale.vectors)
+        return row
+
+    def add(self) -> None:
+        """Add what the pass has found."""
+        if self._now is None:
+            return
+        (rows, last), self._now = self._now, None
+        found = self._buffers.found[last]
+        capped = (found[:, :1] > 0).to(found)
+        self._before[rows] = self._told[rows]
+        self._told[rows] += torch.cat([torch.ones_like(capped), capped, found[:, 1:]], dim=1)
+
+    def take(self, name: str, tokens: int) -> Packed | None:
+        """A reply's figures; None if there are none, or no longer.
+
+        Args:
+            name: of the reply.
+            tokens: how many it has, as one more may have been begun; 0 = that is not known.
+        """
+        row = self._rows.pop(name, None)
+        scales = self._scales.pop(name, {})
+        if row is None:
+            return None
+        self._free.append(row)
+        now, before = self._told[row].tolist(), self._before[row].tolist()
+        told = before if 0 < tokens < now[0] else now
+        projections = {
+            each: told[2 + self._numbers[each]] / max(1.0, told[0]) - scale.ordinary
+            for each, scale in scales.items()
+            if each in self._numbers
+        }
+        return {"projections": projections, "capped_tokens": int(told[1])}
+
+
+class _Slots(dict[str, Slot]):
+    """Slots that are read when they are asked for."""
+
+    def __init__(self, make: Any) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, key: str) -> Slot:
+        found: Slot = self._make(key)
+        return found
+
+
+def _mark(reading: _Reading, marks: np.ndarray[Any, Any], start: int, ids: Any, prompt: int) -> None:
+    """Mark the tokens of one request in a pass that are summed up.
+
+    Args:
+        reading: the request's errand; its counts go up.
+        marks: `[tokens]`, from position `start` on; changed.
+        start: the first position of the pass.
+        ids: the request's tokens.
+        prompt: how many of them are the prompt.
+    """
+    end = start + len(marks)
+    for number, (begin, stop) in enumerate(reading.errand.spans):
+        first = max(start, reading.read, begin if stop >= 0 else prompt)
+        last = min(end, stop) if stop >= 0 else end
+        for at in range(first, last):
+            if stop < 0 and not _speaks(reading, int(ids[at])):
+                continue
+            marks[at - start] = reading.places[number]
+            reading.counts[number] += 1
+
+
+def _speaks(reading: _Reading, token: int) -> bool:
+    """Whether a reply's next token is not a thought, and no tag around one."""
+    if not reading.errand.thoughts:
+        return True
+    begin, end = reading.errand.thoughts
+    was = reading.thinking
+    reading.thinking = token != end and (was or token == begin)
+    return not was and token not in (begin, end)
+
+
+present: WorkerSlots | None = None
+
+
+class PersonaWorker:
+    """Methods that vLLM's workers get (`worker_extension_cls`); none can be called from outside."""
+
+    model_runner: Any
+
+    def _persona_tui(self) -> WorkerSlots:
+        slots: WorkerSlots = self.model_runner._persona_tui_slots
+        return slots
+
+    def _persona_tui_speaks(self) -> bool:
+        """Whether this worker's answer counts: of those that hold the same layers, one does."""
+        from vllm.distributed import get_tp_group
+
+        return bool(get_tp_group().rank_in_group == 0)
+
+    def persona_tui_about(self) -> Packed:
+        """What our engine has to know; see `About`."""
+        runner = self.model_runner
+        cache = runner.vllm_config.cache_config
+        return {
+            "places": self._persona_tui().places,
+            "requests": runner.max_num_reqs,
+            "tokens": runner.max_num_tokens,
+            "room": int(cache.num_gpu_blocks or 0) * int(cache.block_size),
+            "context": runner.max_model_len,
+            "block": int(cache.block_size),
+        }
+
+    def persona_tui_hold(self, ways: dict[str, Packed], forget: list[str]) -> None:
+        """See `WorkerSlots.hold`."""
+        self._persona_tui().hold(ways, forget)
+
+    def persona_tui_change(
+        self, ways: dict[str, str], limits: dict[str, float], twins: dict[str, str]
+    ) -> None:
+        """See `WorkerSlots.change`."""
+        self._persona_tui().change(ways, limits, twins)
+
+    def persona_tui_take(self, names: list[str], layers: list[int], keep: bool) -> Packed | None:
+        """See `WorkerSlots.take`."""
+        found = self._persona_tui().take(names, layers, keep)
+        return found if self._persona_tui_speaks() else None
+
+    def persona_tui_figures(self, name: str, tokens: int) -> Packed | None:
+        """See `Figures.take`."""
+        figures = self._persona_tui().figures
+        found = None if figures is None else figures.take(name, tokens)
+        return found if self._persona_tui_speaks() else None
+
+    def persona_tui_trace(self, directions: list[Packed] | None) -> None:
+        """See `WorkerSlots.trace`."""
+        self._persona_tui().trace(directions)
+
+    def persona_tui_traced(self) -> Packed | None:
+        """See `WorkerSlots.traced`."""
+        found = self._persona_tui().traced()
+        return found if self._persona_tui_speaks() else None

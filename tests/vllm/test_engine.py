@@ -1,0 +1,219 @@
+"""Inside vLLM the model does and says what it does and says in our own engine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from persona_tui.core.config import Settings
+from persona_tui.core.errors import GenerationError
+from persona_tui.core.sections import VllmSettings
+from persona_tui.model import Interventions, ModelWrapper, Request, Sampling, Watch
+from persona_tui.steering.engine import SteeringEngine
+from persona_tui.vectors.manager import PersonaManager
+from persona_tui.vllm.engine import VllmModel
+
+from .conftest import LAYERS, NAME, WIDTH, drawn
+
+GREEDY = Sampling(max_new_tokens=12, temperature=0)
+QUESTIONS = ("What is bread?", "Who are you, and why?", "Hi", "Tell me of the sea. " * 5)
+ALL = tuple(range(LAYERS))
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["eager", "compiled"])
+def inside(request: pytest.FixtureRequest, model_folder: Path) -> Iterator[VllmModel]:
+    settings = VllmSettings(requests=16, context=256, eager=request.param)
+    model = VllmModel.start(str(model_folder), dtype="float32", settings=settings)
+    yield model
+    model.driver.shut_down()
+
+
+@pytest.fixture(scope="session")
+def ours(model_folder: Path) -> ModelWrapper:
+    return ModelWrapper.load(str(model_folder), device="cpu", dtype="float32")
+
+
+def asked(question: str, seed: int = 0) -> Request:
+    return Request([{"role": "user", "content": question}], seed)
+
+
+def ways(workspace: Path, model: ModelWrapper) -> dict[str, Interventions]:
+    from persona_tui.core.mix import Mix
+
+    settings = Settings.model_validate({"steering": {"capping_layers": [2, 3]}})
+    engine = SteeringEngine(model, PersonaManager(workspace / "vectors" / NAME), settings)
+    mixes = {
+        "plain": Mix(capping=False),
+        "steered": Mix({"sage": 1.0}, 0.5, capping=False),
+        "floored": Mix({}, 0.0, capping=True, percentile=90),
+        "both": Mix({"sage": 1.0, "fool": -1.0}, 0.4, capping=True, percentile=60),
+        "guided": Mix({"sage": 1.0}, 0.8, capping=True, plausibility=0.05),
+    }
+    return {name: engine.interventions(mix) for name, mix in mixes.items()}
+
+
+def rows_of(way: Interventions, count: int) -> Interventions:
+    return Interventions.by_row([way] * count)
+
+
+def near(found: Tensor | None, wanted: Tensor | None) -> None:
+    assert found is not None and wanted is not None and found.shape == wanted.shape
+    assert ((found - wanted).norm(dim=-1) <= 1e-5 * wanted.norm(dim=-1)).all()
+
+
+def test_replies_and_their_means(inside: VllmModel, ours: ModelWrapper, workspace: Path) -> None:
+    requests = [asked(each) for each in QUESTIONS]
+    for name, way in ways(workspace, ours).items():
+        rows = rows_of(way, len(requests))
+        there = inside.generate(requests, GREEDY, rows, ALL)
+        here = ours.generate(requests, GREEDY, rows, ALL)
+        for one, other in zip(there, here, strict=True):
+            assert (one.token_ids, one.finish, one.text) == (other.token_ids, other.finish, other.text), name
+            assert one.activations is not None and other.activations is not None
+            assert one.activations.n_tokens == other.activations.n_tokens
+            for recipe in ("response", "prompt_last"):
+                near(getattr(one.activations, recipe), getattr(other.activations, recipe))
+
+
+def test_likelihoods(inside: VllmModel, ours: ModelWrapper, workspace: Path) -> None:
+    pairs = [(asked(each).messages, f"{each} It depends.") for each in QUESTIONS]
+    for way in ways(workspace, ours).values():
+        rows = rows_of(way, len(pairs))
+        there, here = inside.score(pairs, rows), ours.score(pairs, rows)
+        for one, other in zip(there, here, strict=True):
+            assert one.n_tokens == other.n_tokens
+            assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
+
+
+def test_a_stream_tells_the_same(inside: VllmModel, ours: ModelWrapper, workspace: Path) -> None:
+    axes = {"a": {1: drawn(WIDTH, seed=3), 2: drawn(WIDTH, seed=4)}, "b": {3: drawn(WIDTH, seed=5)}}
+    request = replace(asked("What is bread?"), likeliest=3)
+    rows = Interventions.by_row(list(ways(workspace, ours).values()))
+    count = len(ways(workspace, ours))
+    there = list(inside.stream([request] * count, GREEDY, rows, axes))
+    here = list(ours.stream([request] * count, GREEDY, rows, axes))
+    order = lambda event: (event.row, event.index)  # noqa: E731
+    for one, other in zip(sorted(there, key=order), sorted(here, key=order), strict=True):
+        assert (one.row, one.token_id, one.text, one.finish) == (
+            other.row,
+            other.token_id,
+            other.text,
+            other.finish,
+        )
+        assert (one.nats is None) == (other.nats is None)
+        assert one.nats is None or one.nats == pytest.approx(other.nats, abs=1e-4)
+        for name in ("logprob", "entropy", "capped", "projections"):
+            assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-4, abs=1e-4), name
+        assert [each[0] for each in one.likeliest] == [each[0] for each in other.likeliest]
+
+
+def test_a_mix_that_changes_while_it_speaks(inside: VllmModel, ours: ModelWrapper, workspace: Path) -> None:
+    known = ways(workspace, ours)
+
+    def told(model: ModelWrapper) -> list[tuple[int, float | None]]:
+        calls = iter(
+            [known["plain"], None, None, known["steered"], None, known["guided"], None, known["floored"]]
+        )
+        events = model.stream([asked("What is bread?")], GREEDY, lambda: next(calls, None))
+        return [(each.token_id, each.nats) for each in events]
+
+    there, here = told(inside), told(ours)
+    assert [each[0] for each in there] == [each[0] for each in here]
+    assert [each[1] for each in there] == pytest.approx([each[1] for each in here], abs=1e-4)
+
+
+def test_a_watch_reads_in_the_same_passes(inside: VllmModel, ours: ModelWrapper) -> None:
+    watch = Watch(ALL, (1, 2), after=3, every=2)
+    requests = [asked(each) for each in QUESTIONS[:2]]
+    there = [each for each in inside.stream(requests, GREEDY, watch=watch) if each.reading]
+    here = [each for each in ours.stream(requests, GREEDY, watch=watch) if each.reading]
+    order = lambda event: (event.row, event.token_id >= 0, event.index)  # noqa: E731
+    for one, other in zip(sorted(there, key=order), sorted(here, key=order), strict=True):
+        assert one.reading is not None and other.reading is not None
+        assert (one.reading.layers, one.reading.n_tokens) == (other.reading.layers, other.reading.n_tokens)
+        near(one.reading.mean, other.reading.mean)
+        if other.reading.last is not None:
+            near(one.reading.last, other.reading.last)
+            near(one.reading.parts, other.reading.parts)
+
+
+def test_what_is_read_of_text(inside: VllmModel, ours: ModelWrapper) -> None:
+    texts = [
+        "The sea was calm.",
+        asked("What is bread?").messages,
+        [*asked("Hi").messages, {"role": "assistant", "content": "Good day to you."}],
+    ]
+    for one, other in zip(inside.read(texts, (0, 3)), ours.read(texts, (0, 3)), strict=True):
+        assert (one.layers, one.n_tokens) == (other.layers, other.n_tokens)
+        near(one.response, other.response)
+        near(one.prompt_last, other.prompt_last)
+    conversations = [asked(f"{'Thank you so much. ' * 6}What is bread?").messages, asked("Hi").messages]
+    for read, wanted in zip(
+        inside.read_messages(conversations, ALL), ours.read_messages(conversations, ALL), strict=True
+    ):
+        near(read.mean, wanted.mean)
+        near(read.last, wanted.last)
+        near(read.parts, wanted.parts)
+
+
+def test_a_reply_is_read_again(inside: VllmModel, ours: ModelWrapper, workspace: Path) -> None:
+    axes = {"a": {1: drawn(WIDTH, seed=3), 2: drawn(WIDTH, seed=4)}}
+    way = {0: ways(workspace, ours)["both"]}
+    messages = asked("What is bread?").messages
+    there = inside.reread_reply(messages, "It is flour.", axes, way)
+    here = ours.reread_reply(messages, "It is flour.", axes, way)
+    for one, other in zip(there, here, strict=True):
+        assert (one.token_id, one.text) == (other.token_id, other.text)
+        assert one.projections == pytest.approx(other.projections, rel=1e-4, abs=1e-4)
+        assert one.capped == pytest.approx(other.capped, rel=1e-4, abs=1e-4)
+
+
+def test_sampled_replies_depend_on_their_seeds_alone(inside: VllmModel) -> None:
+    warm = Sampling(max_new_tokens=12, temperature=1.0, top_p=0.9)
+    requests = [asked("What is bread?", seed) for seed in range(20)]  # more than run at a time
+    together = [each.token_ids for each in inside.generate(requests, warm)]
+    assert [inside.generate([each], warm)[0].token_ids for each in requests[:6]] == together[:6]
+    assert len({tuple(each) for each in together}) > 10
+
+
+def test_who_gives_up_leaves_nothing_behind(inside: VllmModel) -> None:
+    steps = iter(range(3))
+
+    def give_up() -> None:
+        if next(steps, None) is None:
+            raise KeyboardInterrupt
+
+    requests = [asked(each) for each in QUESTIONS]
+    for _ in range(inside.driver.about.places // 4):
+        steps = iter(range(3))
+        with pytest.raises(KeyboardInterrupt):
+            inside.generate(requests, GREEDY, capture_layers=ALL, on_step=give_up)
+        stream = inside.stream(requests, GREEDY, watch=Watch(ALL))
+        next(stream)
+        stream.close()
+    stop = threading.Event()
+    stop.set()
+    assert [each.finish for each in inside.generate(requests, GREEDY, stop=stop)] == ["cancelled"] * 4
+    assert inside.generate(requests, GREEDY, capture_layers=ALL)[0].activations is not None
+
+
+def test_what_cannot_be_done_is_one_line(inside: VllmModel) -> None:
+    with pytest.raises(GenerationError, match="context holds"):
+        inside.generate([asked("What is bread? " * 40)], GREEDY)
+    stream = inside.stream([asked("Hi")], GREEDY)
+    next(stream)
+    with pytest.raises(GenerationError, match="middle of another reply"):
+        inside.score([(asked("Hi").messages, "It depends.")])
+    assert [each.finish for each in stream][-1] in ("stop", "length")
+    with pytest.raises(GenerationError, match="compiles by itself"):
+        inside.compile()
+    with pytest.raises(GenerationError, match="layer 9"):
+        inside.generate([asked("Hi")], GREEDY, Interventions({9: torch.ones(WIDTH)}))
+    with pytest.raises(GenerationError, match=r"shape \[32\]"):
+        inside.generate([asked("Hi")], GREEDY, Interventions({1: torch.ones(32)}))

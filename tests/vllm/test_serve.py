@@ -1,0 +1,230 @@
+"""`persona-tui serve --engine vllm`: OpenAI's client speaks with personas, and what is wrong is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+
+from persona_tui.core.config import Settings
+from persona_tui.core.errors import PersonaTuiError
+from persona_tui.core.mix import Mix
+from persona_tui.core.workspace import Workspace
+from persona_tui.model import ModelWrapper, Sampling
+from persona_tui.steering.engine import SteeringEngine
+from persona_tui.vectors.manager import PersonaManager
+from persona_tui.vllm.http import rewritten
+from persona_tui.vllm.serve import command, environment
+
+from .conftest import NAME
+from .test_plugin import ours
+
+KEY = "secret"
+ASKED = {"messages": [{"role": "user", "content": "What is bread?"}], "max_tokens": 16, "temperature": 0}
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("body", "model", "told"),
+    [
+        ({"model": "m+sage:0.3"}, "m", {"persona": "sage", "strength": 0.3}),
+        ({"model": "m+sage"}, "m", {"blend": {"sage": 1.0}}),
+        ({"model": "m+trait:warm:0.3"}, "m", {"persona": "trait:warm", "strength": 0.3}),
+        ({"model": "m+sage:1+fool:3"}, "m", {"blend": {"sage": 1.0, "fool": 3.0}}),
+        ({"model": "m+sage:0.3", "persona_tui": {"strength": 1}}, "m", {"persona": "sage", "strength": 1}),
+        ({"model": "m+sage:0.3", "persona_tui": {"persona": "fool"}}, "m", {"persona": "fool"}),
+        ({"model": "m", "persona_tui": {"persona": "fool"}}, "m", {"persona": "fool"}),
+    ],
+)
+def test_who_speaks_is_read(body: dict[str, Any], model: str, told: dict[str, Any]) -> None:
+    found = rewritten({**body, "seed": 1}, ["m"])
+    assert isinstance(found, dict)
+    assert found["model"] == model and found["seed"] == 1 and "persona_tui" not in found
+    assert json.loads(found["vllm_xargs"]["persona_tui"]) == told
+
+
+@pytest.mark.parametrize("body", [{"model": "m"}, {"model": "other+sage"}, {"model": 3}, [], "x", None])
+def test_what_names_nobody_is_left_alone(body: object) -> None:
+    assert rewritten(body, ["m"]) is body
+
+
+def test_who_speaks_is_said_once() -> None:
+    twice = {"model": "m+sage", "vllm_xargs": {"persona_tui": '{"persona": "fool"}'}}
+    with pytest.raises(PersonaTuiError, match="said twice"):
+        rewritten(twice, ["m"])
+
+
+def test_the_command(workspace: Path, model_folder: Path) -> None:
+    settings = Settings.model_validate(
+        {"model": {"name": str(model_folder)}, "vllm": {"tensor_parallel": 2, "context": 512}}
+    )
+    words = command(settings, NAME, "0.0.0.0", 80, 8, ("--seed=3",))
+    assert {"--tensor-parallel-size=2", "--max-model-len=512", "--max-num-seqs=8"} < set(words)
+    assert words[-1] == "--seed=3" and str(model_folder) in words and "--enforce-eager" not in words
+    variables = environment(workspace, NAME, KEY, {"VLLM_PLUGINS": "lora", "HOME": "/root"})
+    assert variables["VLLM_PLUGINS"] == "lora,persona_tui" and variables["VLLM_API_KEY"] == KEY
+    assert KEY not in " ".join(words)  # other users can see them
+
+
+@pytest.fixture(scope="module")
+def server(model_folder: Path, workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("serve") / "log"
+    named = workspace / "vectors" / Workspace.find(workspace).slug(str(model_folder))
+    shutil.copytree(workspace / "vectors" / NAME, named, dirs_exist_ok=True)
+    options = ["--engine", "vllm", "--workspace", str(workspace), "--model", str(model_folder)]
+    serving = ["--port", str(port), "--rows", "4", "--", "--enforce-eager", "--max-model-len=256"]
+    variables = {**os.environ, "PERSONA_TUI_API_KEY": KEY, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    with log.open("w") as out:
+        words = [sys.executable, "-m", "persona_tui", *options, "--dtype", "float32", "serve", *serving]
+        process = subprocess.Popen(words, cwd=ROOT, env=variables, stdout=out, stderr=out)
+    url = f"http://127.0.0.1:{port}"
+    for _ in range(1000):
+        if process.poll() is not None:
+            pytest.fail(log.read_text()[-4000:])
+        try:
+            urllib.request.urlopen(f"{url}/health", timeout=5).read()
+            break
+        except OSError:
+            time.sleep(0.5)
+    yield url
+    process.terminate()
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def send(url: str, body: object, path: str = "/v1/chat/completions", key: str = KEY) -> tuple[int, Any]:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+    request = urllib.request.Request(url + path, data, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def read(url: str, body: object) -> str:
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
+    request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return str(answer.read().decode())
+
+
+def said(url: str, **body: Any) -> str:
+    status, answer = send(url, {"model": slug(url), **ASKED, **body})
+    assert status == 200, answer
+    return str(answer["choices"][0]["message"]["content"])
+
+
+def slug(url: str) -> str:
+    request = urllib.request.Request(f"{url}/v1/models", headers={"Authorization": f"Bearer {KEY}"})
+    return str(json.load(urllib.request.urlopen(request, timeout=60))["data"][0]["id"])
+
+
+@pytest.fixture(scope="module")
+def engine(model_folder: Path, workspace: Path) -> SteeringEngine:
+    settings = Settings.model_validate({"steering": {"capping_layers": [2, 3]}})
+    model = ModelWrapper.load(str(model_folder), device="cpu", dtype="float32")
+    return SteeringEngine(model, PersonaManager(workspace / "vectors" / NAME), settings)
+
+
+def test_three_ways_to_say_who_speaks(server: str, engine: SteeringEngine) -> None:
+    ids, _ = ours(engine, "What is bread?", {"persona": "sage", "strength": 0.7, "capping": False})
+    wanted = engine.model.tokenizer.decode(  # type: ignore[attr-defined]
+        [each for each in ids if each != 2], skip_special_tokens=True
+    )
+    mix = {"persona": "sage", "strength": 0.7, "capping": False}
+    name = slug(server)
+    assert said(server, persona_tui=mix) == wanted
+    assert said(server, vllm_xargs={"persona_tui": json.dumps(mix)}) == wanted
+    assert said(server, model=f"{name}+sage:0.7", persona_tui={"capping": False}) == wanted
+    assert said(server) != wanted
+
+
+def test_openais_own_client(server: str) -> None:
+    openai = pytest.importorskip("openai")
+    client = openai.OpenAI(base_url=f"{server}/v1", api_key=KEY)
+    asked = {"model": f"{slug(server)}+sage:0.7", **ASKED}
+    whole = client.chat.completions.create(**asked).choices[0].message.content
+    pieces = client.chat.completions.create(**asked, stream=True)
+    assert "".join(each.choices[0].delta.content or "" for each in pieces) == whole
+    with pytest.raises(openai.BadRequestError, match="nobody"):
+        client.chat.completions.create(**{**asked, "model": f"{slug(server)}+nobody"})
+
+
+def test_answers_tell_what_was_found(server: str, engine: SteeringEngine) -> None:
+    """The same figures as our own engine's: means over the reply, on the same scales."""
+    mix = Mix({"sage": 1.0}, 0.7, capping=True, percentile=90)
+    sampling = Sampling(max_new_tokens=16, temperature=0)
+    events = list(engine.stream([{"role": "user", "content": "What is bread?"}], mix=mix, sampling=sampling))
+    asked = {"persona": "sage", "strength": 0.7, "capping": True, "percentile": 90}
+    body = {"model": slug(server), **ASKED, "persona_tui": asked}
+    told = send(server, body)[1]["choices"][0]["persona_tui"]
+    assert told["capped_tokens"] == sum(each.capped > 0 for each in events) > 0
+    assert set(told["projections"]) == {"sage", "safety"} <= set(events[0].projections)
+    for name, value in told["projections"].items():
+        wanted = fmean(each.projections[name] for each in events)
+        assert value == pytest.approx(wanted, rel=1e-3, abs=1e-3), name
+    streamed = read(server, {**body, "stream": True})
+    last = [json.loads(each[6:]) for each in streamed.split("\n\n") if each.startswith("data: {")][-1]
+    assert last["choices"][0]["persona_tui"]["capped_tokens"] == told["capped_tokens"]
+    assert last["choices"][0]["persona_tui"]["projections"] == pytest.approx(told["projections"])
+    assert "persona_tui" not in send(server, {"model": slug(server), **ASKED})[1]["choices"][0]
+
+
+def test_nothing_malformed_is_answered_unsteered(server: str) -> None:
+    """200 requests that ask for what cannot be had: none is answered, and the server goes on."""
+    before = said(server)
+    chance = random.Random(0)
+    odd: list[Any] = [
+        None,
+        "",
+        "x",
+        -1,
+        1e30,
+        [],
+        {},
+        True,
+        "\x00",
+        "../../etc/passwd",
+        {"sage": "x"},
+        "é" * 99,
+    ]
+    fields = ["persona", "blend", "strength", "capping", "percentile", "capping_axis", "safe", "file"]
+    answered = []
+    for at in range(200):
+        mix = {chance.choice(fields): chance.choice(odd) for _ in range(chance.randint(1, 3))}
+        wrong = {"persona": "nobody"} if at % 2 else {"plausibility": 0.1}
+        body: Any = {"model": slug(server), **ASKED, "persona_tui": {**mix, **wrong}}
+        if at % 5 == 0:
+            body["persona_tui"] = chance.choice(["x", 3, [1], True])
+        if at % 7 == 0:
+            body = json.dumps(body).encode()[: chance.randint(1, 80)]
+        if at % 11 == 0:
+            body = {"model": slug(server), **ASKED, "vllm_xargs": {"persona_tui_engine": "x"}}
+        status, _ = send(server, body)
+        answered.append(status)
+    assert set(answered) <= {400, 404, 422}, sorted(set(answered))
+    assert said(server) == before
+
+
+def test_without_the_key_nobody_is_answered(server: str) -> None:
+    assert send(server, {"model": "x", **ASKED}, key="wrong")[0] == 401
