@@ -363,6 +363,8 @@ def list_(invocation: Invocation, /, as_json: bool) -> None:
     """The monitors of this model; > is the one that chats use."""
     project = invocation.project
     found = project.monitors.summaries()
+    if not found:
+        project.check_known()
     if as_json:
         print_json(found)
         return

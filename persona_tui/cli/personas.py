@@ -33,6 +33,8 @@ def list_(invocation: Invocation, loaded: bool, catalogue: bool, as_json: bool) 
         entries = _with_misplaced(project, entries)
     for stranger in project.personas.strangers():
         echo(stranger, err=True)
+    if not entries:
+        project.check_known()
     if as_json:
         print_json(entries)
     elif not entries:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 from weakref import WeakSet
 
 from persona_tui.core.config import Settings, override
-from persona_tui.core.errors import ConfigError, PersonaTuiError, WorkspaceError
+from persona_tui.core.errors import ConfigError, ModelLoadError, PersonaTuiError, WorkspaceError
 from persona_tui.core.jobs import JobContext
 from persona_tui.core.processes import processes
 from persona_tui.core.workspace import Workspace, model_slug
@@ -118,6 +118,22 @@ class ProjectResources:
             return model_slug(name)
         original = name == STARTER_REPO and not (self.workspace.vectors / slug).is_dir()
         return STARTER if original else slug
+
+    def check_known(self) -> None:
+        """Raise ModelLoadError if the model is not on this machine and nothing was ever made for it here.
+
+        A list of nothing would hide that its name is misspelt.
+        """
+        from persona_tui.model.sources import resolve
+
+        if (self.workspace.vectors / self.slug).is_dir():
+            return
+        source = resolve(self.settings.model.name)
+        if source.kind == "hub" and source.folder is None:
+            raise ModelLoadError(
+                f'"{source.name}" is not on this machine, and nothing was made for it here: check the name, '
+                f"or make something: persona-tui --model {source.name} init."
+            )
 
     @property
     def model_loaded(self) -> bool:

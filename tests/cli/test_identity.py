@@ -102,3 +102,10 @@ def test_what_is_known_of_a_persona_has_the_shape_and_not_the_sketch(cli: Cli) -
     shown = cli("info", "sage")
     assert "architecture qwen2" in shown.out and "sketch" not in shown.out
     assert "model_sketch" not in json.dumps(cli("info", "sage", "--json").json)
+
+
+@pytest.mark.parametrize("command", [("list",), ("list", "--json"), ("trait", "list"), ("monitor", "list")])
+def test_a_name_of_no_model_is_an_error_and_not_an_empty_list(cli: Cli, command: tuple[str, ...]) -> None:
+    result = cli("--model", "no-such/model", *command)
+    assert (result.status, result.out) == (1, "")
+    assert result.err.startswith('Error: "no-such/model" is not on this machine')

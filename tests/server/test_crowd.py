@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import resource
+import gc
+import re
 import time
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,13 @@ from .conftest import serving
 def busy(server: Server) -> bool:
     worker = server.service.worker
     return worker.rows > 0 or worker.waiting > 0
+
+
+def resident() -> int:
+    """MiB that this process, the server and its clients, holds when nobody needs any."""
+    gc.collect()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) // 1024  # type: ignore[index]
 
 
 async def settled(server: Server) -> None:
@@ -40,16 +49,15 @@ async def test_a_few_clients_some_of_whom_hang_up(server: Server) -> None:
 @pytest.mark.timeout(1800)
 async def test_32_clients_for_two_minutes(server: Server) -> None:
     expected = await crowd.alone(server.url, 24)
-    await crowd.come(server.url, 32, expected, 10)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = await crowd.come(server.url, 32, expected, 120)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(
-        f"{found.answered} answered, {found.left} left, {len(found.wrong)} wrong; {after - before} KiB more"
-    )
-    assert found.wrong == [] and found.answered > 32 and found.left > 0
-    assert after - before < 64 * 1024, "memory grows"
-    await settled(server)
+    held = []
+    for _ in range(4):
+        found = await crowd.come(server.url, 32, expected, 30)
+        await settled(server)
+        held.append(resident())
+        print(f"{found.answered} answered, {found.left} left, {len(found.wrong)} wrong; {held[-1]} MiB held")
+        assert found.wrong == [] and found.answered > 32 and found.left > 0
+    # The first minute fills caches and pools.
+    assert held[3] - held[1] < 16, "memory grows"
 
 
 @pytest.mark.stress

@@ -128,6 +128,7 @@ def list_(invocation: Invocation, /, as_json: bool) -> None:
     from persona_tui.vectors.misplaced import misplaced
 
     project = invocation.project
+    project.check_known()
     entries = overview(project.workspace, trait_store(project, loaded=False))
     astray = misplaced(project.workspace.model_dir(project.slug))
     lost = {path.stem for path, _ in astray if path.parent == project.traits.folder}
