@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import sysconfig
 import tomllib
-from importlib.metadata import PackageNotFoundError, requires
+from importlib.metadata import distributions
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -22,18 +23,19 @@ def folded(requirement: str) -> str:
 
 def installed_below(wanted: list[str]) -> set[str]:
     """The names of some requirements and of all that they need, as far as they are installed here."""
+    # Not what setuptools brings along and puts on the path when it is imported.
+    folders = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    here = {folded(each.name): each.requires or [] for each in distributions(path=folders)}
     found: set[str] = set()
     waiting = [folded(each) for each in wanted]
     while waiting:
         name = waiting.pop()
         if name in found:
             continue
-        try:
-            needs = requires(name) or []
-        except PackageNotFoundError:
+        if name not in here:
             continue  # for another system, or an extra that is not installed
         found.add(name)
-        waiting += [folded(each) for each in needs if "extra ==" not in each]
+        waiting += [folded(each) for each in here[name] if "extra ==" not in each]
     return found
 
 

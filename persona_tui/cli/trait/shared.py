@@ -116,6 +116,8 @@ def _items(source: str) -> Iterator[Item]:
 
 def _as_file(source: str) -> Path | None:
     """The file that an argument names, or None if it is a text."""
+    if not source.strip():
+        return None
     path = Path(source)
     try:
         exists = path.is_file()
