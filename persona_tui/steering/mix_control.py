@@ -232,6 +232,19 @@ class MixControl:
 
         return poll
 
+    def lift_reading(self, name: str, mix: Mix | None = None) -> float | None:
+        """What a lift of 1, as tokens report it, comes to on the scale of a trace.
+
+        Tokens report the sum over the layers with a floor; a trace is the mean over them. Their scales differ
+        a little by layer: the mean is used. None if the mix does not cap that axis.
+        """
+        mix, axes = mix or self._mix, self.personas.axes
+        if axes is None or self.floor_reading(name, mix) is None:
+            return None
+        trace, caps = axis_scale(axes, name, self.capping_layers), self._capping(mix)
+        lengths = [float(vector.norm()) for layer, vector in trace.vectors.items() if layer in caps]
+        return mean_of(lengths) / len(lengths)
+
     def floor_reading(self, name: str, mix: Mix | None = None) -> float | None:
         """Where the floor of a mix (by default the present one) lies on the scale of a trace.
 

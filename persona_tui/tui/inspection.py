@@ -319,6 +319,7 @@ class Inspection:
             subject.tokens,
             subject.note,
             subject.choices,
+            engine.lift_reading(self._direction, subject.mix) if subject.mix is not None else None,
         )
 
     def _subject(self, block: MessageBlock) -> _Subject:

@@ -41,6 +41,7 @@ class InspectorState:
         tokens: the message.
         note: what there is to say besides; "" = nothing.
         choices: how probable each token was, and what else was likely; empty if that is not known.
+        lift: what a lift of 1 is on the scale of the projections; None = the floor is on another direction.
     """
 
     message: object = None
@@ -52,6 +53,7 @@ class InspectorState:
     tokens: Sequence[TokenValue] = field(default_factory=tuple)
     note: str = ""
     choices: Sequence[TokenChoice] = field(default_factory=tuple)
+    lift: float | None = None
 
     @property
     def values(self) -> list[float]:
@@ -144,12 +146,15 @@ def _head(state: InspectorState) -> Content:
 
 
 def _floor(state: InspectorState) -> Content:
-    lifted = sum(token.lifted > 0 for token in state.tokens)
+    lifts = [token.lifted for token in state.tokens if token.lifted > 0]
+    lifted = len(lifts)
     if state.floor is None and not lifted:
         return Content.styled("no floor here; 0 = ordinary replies", "dim")
     share = lifted / max(len(state.tokens), 1)
     floor = f"floor {state.floor:+.2f}{state.unit} · " if state.floor is not None else ""
-    capped = f"▴ {lifted} of {len(state.tokens)} capped ({share:.0%})"
+    mean = sum(lifts) / lifted * state.lift if lifted and state.lift is not None else None
+    by = f", by {mean:.2f}{state.unit} on average" if mean is not None else ""
+    capped = f"▴ {lifted} of {len(state.tokens)} capped ({share:.0%}){by}"
     return Content.assemble(floor, (capped, "$text-warning" if lifted else "dim"))
 
 
@@ -202,7 +207,12 @@ def _reading(state: InspectorState, token: TokenValue) -> Content:
     distance = token.value - (state.floor or 0.0)
     what = "the floor" if state.floor is not None else "ordinary"
     side = "above" if distance >= 0 else "below"
-    lifted = f" · ▴ lifted {token.lifted:.2f}" if token.lifted > 0 else ""
+    lifted = ""
+    if token.lifted > 0:
+        before = None if state.lift is None else token.value - token.lifted * state.lift
+        lifted = " · ▴ lifted" + (
+            "" if before is None else f" from {before:+.2f}{state.unit}, mean of layers"
+        )
     return Content.assemble(
         (f"{token.value:+.2f}{state.unit}", "bold $text-accent"),
         f" · {abs(distance):.2f} {side} {what}",
