@@ -98,6 +98,10 @@ def run(args: Sequence[str] | None = None, invocation: Invocation | None = None)
     except PersonaTuiError as error:
         return _fail(str(error), FAILED, invocation.debug)
     except OSError as error:
+        try:
+            sys.stdout.flush()
+        except OSError:  # it is the output that cannot be written, which is said once
+            _forget_output()
         return _fail(_explain(error), FAILED, invocation.debug)
     except Exception as error:
         text = f"this is a bug in persona-tui: {type(error).__name__}: {error}"

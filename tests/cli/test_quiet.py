@@ -98,9 +98,10 @@ def test_a_deleted_working_directory_is_one_line(workspace: Path, tmp_path: Path
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_full_disk_is_one_line(workspace: Path) -> None:
+@pytest.mark.parametrize("command", [("config", "show"), ("list", "--catalogue")])  # a little, and much
+def test_a_full_disk_is_one_line(workspace: Path, command: tuple[str, ...]) -> None:
     with open("/dev/full", "w") as full:
-        process = spawn("--workspace", workspace, "config", "show", stdout=full)
+        process = spawn("--workspace", workspace, *command, stdout=full)
         _, err = process.communicate(timeout=100)
     assert process.returncode == 1
     assert err.count("\n") == 1 and "No space left" in err

@@ -17,7 +17,7 @@ from persona_tui.tui.views.plot import Plot, Sheet
 from persona_tui.tui.views.threshold import ThresholdSlider
 from persona_tui.tui.widgets.chooser import Chooser
 
-from .driving import press, running, say, until
+from .driving import LONG, press, running, say, until
 
 pytestmark = pytest.mark.slow
 
@@ -157,7 +157,7 @@ async def test_without_a_monitor_one_is_fitted_and_measured_as_a_job(workspace: 
         await until(pilot, lambda: isinstance(app.screen, FitScreen), "asked")
         await press(pilot, "down", "right", "enter", "up", "enter")  # the small training set
         await until(pilot, lambda: app.screen is screen, "answered")
-        await until(pilot, lambda: "passed" in confusion(screen), "fitted and measured")
+        await until(pilot, lambda: "passed" in confusion(screen), "fitted and measured", LONG)
         assert "done" in text_of(screen, "#lab-note")
         assert app.project.monitors.evaluation_path("default").is_file()
 
