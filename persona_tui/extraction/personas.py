@@ -19,7 +19,7 @@ from persona_tui.core.errors import GenerationError, PersonaTuiError, VectorFile
 from persona_tui.core.files import atomic_write_text
 from persona_tui.core.plain_files import read_plain
 from persona_tui.core.processes import processes
-from persona_tui.core.workspace import Workspace
+from persona_tui.core.workspace import Workspace, safe_name
 from persona_tui.datasets.fallback import check_description, fallback_prompts
 from persona_tui.datasets.records import (
     archetype_path,
@@ -449,7 +449,7 @@ class PersonaStudio:
         Returns:
             What an earlier call with the same prompts has made and not yet calibrated.
         """
-        if not self.manager.path_of(name).is_file() or replace_old:
+        if not self.manager.path_of(safe_name(name)).is_file() or replace_old:
             return None
         old = self.manager.get(name)
         if prompts is not None and old.metadata.get("pending") and old.metadata["prompts"] == list(prompts):

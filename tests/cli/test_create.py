@@ -200,3 +200,10 @@ def test_calibrate(cli: Cli) -> None:
         "drop",
     ]
     assert "gain" in text
+
+
+def test_what_stands_for_a_trait_is_no_name_of_a_persona(cli: Cli, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"system_prompt": "You are a wizard."}\n', encoding="utf-8")
+    result = cli("create", "trait:x", "--prompts", prompts)
+    assert result.status == 1 and result.err.startswith("Error: 'trait:x' cannot be a name")
