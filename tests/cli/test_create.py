@@ -206,4 +206,4 @@ def test_what_stands_for_a_trait_is_no_name_of_a_persona(cli: Cli, tmp_path: Pat
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"system_prompt": "You are a wizard."}\n', encoding="utf-8")
     result = cli("create", "trait:x", "--prompts", prompts)
-    assert result.status == 1 and result.err.startswith("Error: 'trait:x' cannot be a name")
+    assert result.status == 1 and "Error: 'trait:x' cannot be a name" in result.err
