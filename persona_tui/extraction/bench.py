@@ -83,9 +83,7 @@ class Bench:
 
     def in_band(self, band: Sequence[int]) -> Bench:
         """The same questions and replies, steered elsewhere."""
-        other = Bench(self.extractor, self.persona, band, recipe=self.recipe)
-        other.__dict__["prompted"] = self.prompted
-        return other
+        return self._beside(self.persona, band, self.recipe)
 
     @property
     def course(self) -> Course:
@@ -95,7 +93,10 @@ class Bench:
 
     def with_vectors(self, persona: PersonaVector, recipe: str) -> Bench:
         """The same questions and replies, steered with other vectors of the persona."""
-        other = Bench(self.extractor, persona, self.band, recipe=recipe)
+        return self._beside(persona, self.band, recipe)
+
+    def _beside(self, persona: PersonaVector, band: Sequence[int], recipe: str) -> Bench:
+        other = Bench(self.extractor, persona, band, recipe=recipe)
         other.__dict__["prompted"] = self.prompted
         return other
 

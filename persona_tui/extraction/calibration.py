@@ -30,6 +30,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
+from persona_tui.core.errors import GenerationError
 from persona_tui.extraction.bench import RECIPE, Bench
 from persona_tui.extraction.distil import distilled
 from persona_tui.extraction.extractor import ActivationExtractor
@@ -104,7 +105,12 @@ def _fitted(bench: Bench) -> tuple[Bench, dict[float, float]]:
     if not extractor.model.learns:
         extractor.say("This engine computes no gradients: the mean difference is used as it is.")
         return bench, sizes
-    other = bench.with_vectors(distilled(bench.course, size), DISTILLED)
+    try:
+        persona = distilled(bench.course, size)
+    except GenerationError as error:  # gradients take more memory than replies
+        extractor.say(f"{bench.persona.name} is not distilled, the mean difference is used as it is: {error}")
+        return bench, sizes
+    other = bench.with_vectors(persona, DISTILLED)
     found = likeliest(other.recovered, _DISTILLED_START)
     if found[_best(found)] > sizes[size]:
         return other, found

@@ -63,7 +63,8 @@ class Course:
         """By layer of the band, the safety axis."""
         if self.axes is None:
             return {}
-        return {layer: self.axes.safety[RECIPE][self.axes.layers.index(layer)] for layer in self.band}
+        known = [layer for layer in self.band if layer in self.axes.layers]
+        return {layer: self.axes.safety[RECIPE][self.axes.layers.index(layer)] for layer in known}
 
 
 def distilled(course: Course, size: float) -> PersonaVector:

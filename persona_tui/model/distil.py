@@ -15,6 +15,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -22,9 +23,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from persona_tui.core.errors import GenerationError
+from persona_tui.model.batching import MemoryLimit
 from persona_tui.model.blocks import device_of
-from persona_tui.model.forced import Passage, padded
-from persona_tui.model.forward import accepted_arguments, clear_memory_errors
+from persona_tui.model.forced import Passage, response_logits
+from persona_tui.model.forward import clear_memory_errors
 from persona_tui.model.residual import NOT_FINITE
 
 # Of the teacher's distribution the likeliest tokens are kept one by one, and what is left as one: together
@@ -59,6 +61,7 @@ class Distillation:
         self._blocks = blocks
         self._lessons = lessons
         self._targets: dict[int, _Target] = {}
+        self._memory = MemoryLimit()
 
     def improved(
         self,
@@ -87,7 +90,7 @@ class Distillation:
             layer: vector.to(device=device_of(self._blocks[layer]), dtype=torch.float32, copy=True)
             for layer, vector in vectors.items()
         }
-        length = sum(float(each.norm()) for each in lent.values()) / max(1, len(lent))
+        length = fmean(float(each.norm()) for each in lent.values())
         learned = {layer: each.requires_grad_() for layer, each in lent.items()}
         step = rate * length / math.sqrt(next(iter(lent.values())).numel())
         optimizer = torch.optim.Adam(list(learned.values()), lr=step, betas=_BETAS)
@@ -107,19 +110,32 @@ class Distillation:
         self, items: Sequence[int], learned: Mapping[int, Tensor], optimizer: torch.optim.Optimizer
     ) -> float:
         """Move the vectors once; the divergence that was found, summed over lessons."""
+        lengths = [len(lesson.bare.ids) for lesson in self._lessons]
+        met, slopes = 0.0, [torch.zeros_like(each) for each in learned.values()]
+        # In pieces, where memory is short: gradients add up.
+        for _, (found, parts) in self._memory.run(items, lengths, lambda piece: self._slopes(piece, learned)):
+            met += found
+            for slope, part in zip(slopes, parts, strict=True):
+                slope.add_(part, alpha=1 / len(items))
+        for each, slope in zip(learned.values(), slopes, strict=True):
+            each.grad = slope
+        optimizer.step()
+        return met
+
+    def _slopes(
+        self, items: Sequence[int], learned: Mapping[int, Tensor]
+    ) -> tuple[float, tuple[Tensor, ...]]:
+        """The divergence summed over some lessons, and its gradient at every vector."""
         targets = [self._ask(item) for item in items]
-        optimizer.zero_grad()
         with torch.enable_grad(), _added(self._blocks, learned), clear_memory_errors():
-            rows = self._logits([self._lessons[item].bare for item in items])
+            rows = response_logits(self._model, [self._lessons[item].bare for item in items])
             found = [_divergence(target, row) for target, row in zip(targets, rows, strict=True)]
             total = torch.stack([each.to(found[0].device) for each in found]).sum()
             if not total.isfinite():
                 raise GenerationError(NOT_FINITE)
             if not total.requires_grad:
                 raise GenerationError("This model computes no gradients.")
-            torch.autograd.backward(total / len(items))
-        optimizer.step()
-        return float(total.detach())
+            return float(total.detach()), torch.autograd.grad(total, list(learned.values()))
 
     @torch.no_grad()
     def _ask(self, item: int) -> _Target:
@@ -128,23 +144,11 @@ class Distillation:
             first = item - item % _ROWS
             taught = [each.taught for each in self._lessons[first : first + _ROWS]]
             with clear_memory_errors():
-                for number, logits in enumerate(self._logits(taught), first):
+                for number, logits in enumerate(response_logits(self._model, taught), first):
                     logprobs = logits.float().log_softmax(-1)
                     top = logprobs.topk(min(_KEPT, logprobs.shape[-1] - 1))
                     self._targets[number] = _Target(top.indices, top.values, _rest(top.values))
         return self._targets[item]
-
-    def _logits(self, passages: Sequence[Passage]) -> Iterator[Tensor]:
-        """What is expected at every token that counts, `[tokens, vocabulary]`, passage by passage."""
-        tokens = padded(passages, device_of(self._model.get_input_embeddings()))
-        first = min(passage.start for passage in passages) - 1
-        keep = torch.arange(first, tokens.shape[1] - 1, device=tokens.device)
-        if "logits_to_keep" in accepted_arguments(self._model):
-            logits = self._model(input_ids=tokens, use_cache=False, logits_to_keep=keep).logits
-        else:
-            logits = self._model(input_ids=tokens, use_cache=False).logits[:, keep]
-        for row, passage in enumerate(passages):
-            yield logits[row, passage.start - 1 - first : len(passage.ids) - 1 - first]
 
 
 def _rest(logprobs: Tensor) -> Tensor:

@@ -104,15 +104,11 @@ def response_logprobs(
 
     The hooks steer and cap every position, the prompt's included, as they do while a reply is written.
     """
-    tokens = padded(passages, device_of(model.get_input_embeddings()))
-    first = min(passage.start for passage in passages) - 1
-    keep = torch.arange(first, tokens.shape[1] - 1, device=tokens.device)
     with hooks, clear_memory_errors():
-        if "logits_to_keep" in accepted_arguments(model):
-            logits = model(input_ids=tokens, use_cache=False, logits_to_keep=keep).logits
-        else:
-            logits = model(input_ids=tokens, use_cache=False).logits[:, keep]
-        sums = [_sum(logits[row], tokens[row], passage, first) for row, passage in enumerate(passages)]
+        sums = [
+            _sum(logits, passage)
+            for logits, passage in zip(response_logits(model, passages), passages, strict=True)
+        ]
     summed = torch.stack(sums)
     if summed.isnan().any():
         raise GenerationError(NOT_FINITE)
@@ -120,10 +116,24 @@ def response_logprobs(
     return result
 
 
-def _sum(logits: Tensor, tokens: Tensor, passage: Passage, first: int) -> Tensor:
-    end = len(passage.ids)
-    chosen = logits[passage.start - 1 - first : end - 1 - first].float()
-    return -cross_entropy(chosen, tokens[passage.start : end].to(chosen.device), reduction="sum")
+def response_logits(model: PreTrainedModel, passages: Sequence[Passage]) -> list[Tensor]:
+    """Return what the model expects at every counted token of a batch: by passage `[tokens, vocabulary]`."""
+    tokens = padded(passages, device_of(model.get_input_embeddings()))
+    first = min(passage.start for passage in passages) - 1
+    keep = torch.arange(first, tokens.shape[1] - 1, device=tokens.device)
+    if "logits_to_keep" in accepted_arguments(model):
+        logits = model(input_ids=tokens, use_cache=False, logits_to_keep=keep).logits
+    else:
+        logits = model(input_ids=tokens, use_cache=False).logits[:, keep]
+    return [
+        row[passage.start - 1 - first : len(passage.ids) - 1 - first]
+        for row, passage in zip(logits, passages, strict=True)
+    ]
+
+
+def _sum(logits: Tensor, passage: Passage) -> Tensor:
+    chosen = torch.tensor(passage.ids[passage.start :], device=logits.device)
+    return -cross_entropy(logits.float(), chosen, reduction="sum")
 
 
 def token_budget(model: PreTrainedModel) -> int:

@@ -191,6 +191,22 @@ def test_calibration_uses_whatever_recovers_more(shipped: tuple[ActivationExtrac
 
 
 @pytest.mark.slow
+def test_a_model_without_gradients_is_calibrated_with_the_mean_difference_and_says_so(
+    shipped: tuple[ActivationExtractor, PersonaVector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extractor, persona = shipped
+    said: list[str] = []
+    other = ActivationExtractor(extractor.model, extractor.settings, axes=extractor.axes, log=said.append)
+    other.questions, other.held_out_questions = extractor.questions, extractor.held_out_questions[:2]
+    hf = extractor.model.model
+    monkeypatch.setattr(hf, "forward", torch.no_grad()(hf.forward))
+    chosen = calibrated(other, persona)
+    assert chosen.recipe == "response" and chosen.calibration is not None
+    assert said == [
+        "trickster is not distilled, the mean difference is used as it is: This model computes no gradients."
+    ]
+
+
 def test_a_mean_difference_stays_one_where_that_is_asked_for(
     shipped: tuple[ActivationExtractor, PersonaVector],
 ) -> None:
