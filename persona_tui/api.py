@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from persona_tui.core.errors import VectorFileError
 from persona_tui.core.identity import ModelSketch
-from persona_tui.core.ranges import STRENGTH
+from persona_tui.core.mix import STRENGTH
 from persona_tui.model.blocks import find_blocks, hidden_size, n_layers
 from persona_tui.model.fingerprint import fingerprint
 from persona_tui.model.interventions import Interventions

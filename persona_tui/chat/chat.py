@@ -25,8 +25,8 @@ from persona_tui.chat.review import Review
 from persona_tui.chat.store import SessionStore
 from persona_tui.chat.voice import short_label, speaking
 from persona_tui.core.errors import PersonaTuiError
-from persona_tui.core.mix import Mix
-from persona_tui.core.workspace import TRAIT_PREFIX, model_slug
+from persona_tui.core.mix import TRAIT_PREFIX, Mix
+from persona_tui.core.workspace import model_slug
 from persona_tui.monitors.second_opinion import Validator, validator_of_environment
 from persona_tui.project import models
 from persona_tui.project.models import ModelChoice

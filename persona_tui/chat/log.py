@@ -26,10 +26,9 @@ from typing import Any, Self
 
 from persona_tui import __version__
 from persona_tui.chat.schema import fault_of
-from persona_tui.core.documents import json_value
+from persona_tui.core.documents import json_value, lines_of, read_plain
 from persona_tui.core.errors import SessionError
-from persona_tui.core.lock import lock_handle
-from persona_tui.core.plain_files import lines_of, read_plain
+from persona_tui.core.files import lock_handle
 
 FORMAT = 1
 BATCH_TOKENS = 16

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from persona_tui.chat.voice import speaking
 from persona_tui.core.errors import PersonaTuiError
-from persona_tui.core.mix import Mix
-from persona_tui.core.workspace import TRAIT_PREFIX
+from persona_tui.core.mix import TRAIT_PREFIX, Mix
 from persona_tui.project.project import Project
 
 if TYPE_CHECKING:

@@ -10,8 +10,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from persona_tui.core import ranges
-from persona_tui.core.ranges import Range
+from persona_tui.core.mix import (
+    NEW_TOKENS,
+    PERCENTILE,
+    PLAUSIBILITY,
+    STRENGTH,
+    TEMPERATURE,
+    TOP_P,
+    WEIGHT,
+    Range,
+)
 from persona_tui.vectors.metadata import RenderingRecord
 
 
@@ -23,11 +31,11 @@ def _within(range: Range) -> Any:
     return Field(ge=range.low, le=range.high)
 
 
-_Strength = Annotated[float, _within(ranges.STRENGTH)]
-_Weight = Annotated[float, _within(ranges.WEIGHT)]
-_Percentile = Annotated[float, _within(ranges.PERCENTILE)]
-_Plausibility = Annotated[float, _within(ranges.PLAUSIBILITY)]
-_Temperature = Annotated[float, _within(ranges.TEMPERATURE)]
+_Strength = Annotated[float, _within(STRENGTH)]
+_Weight = Annotated[float, _within(WEIGHT)]
+_Percentile = Annotated[float, _within(PERCENTILE)]
+_Plausibility = Annotated[float, _within(PLAUSIBILITY)]
+_Temperature = Annotated[float, _within(TEMPERATURE)]
 
 
 class _Floor(_Recorded):
@@ -52,9 +60,9 @@ class _Change(_Recorded):
 
 class _Sampling(_Recorded):
     temperature: _Temperature = 0.0
-    top_p: Annotated[float, _within(ranges.TOP_P)] = 1.0
+    top_p: Annotated[float, _within(TOP_P)] = 1.0
     seed: Annotated[int, Field(ge=0)] | None = None
-    max_new_tokens: Annotated[int, _within(ranges.NEW_TOKENS)] = 1
+    max_new_tokens: Annotated[int, _within(NEW_TOKENS)] = 1
 
 
 class _Revised(_Recorded):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from persona_tui.cli.interrupt import HUNG_UP, INTERRUPTED, TERMINATED, Terminated, end_when_told, leave
-from persona_tui.core.printable import printable
+from persona_tui.core.documents import printable
 from persona_tui.core.processes import OtherProcessEnded, is_main, may_speak
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _is_somewhere() -> bool:
 def _logged() -> Invocation:
     """An invocation whose libraries write to the log of its workspace, and with `--debug` to stderr."""
     from persona_tui.cli.invocation import Invocation
-    from persona_tui.core.libraries import log_libraries
+    from persona_tui.core.log_file import log_libraries
     from persona_tui.core.workspace import Workspace
 
     invocation = Invocation()

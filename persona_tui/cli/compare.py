@@ -16,7 +16,7 @@ from persona_tui.cli.invocation import Invocation, pass_invocation
 from persona_tui.cli.options import answer_options, override_sampling
 from persona_tui.cli.output import echo_said, floor_as_json, json_option, print_json
 from persona_tui.cli.progress import note
-from persona_tui.core.printable import printable
+from persona_tui.core.documents import printable
 
 if TYPE_CHECKING:
     from persona_tui.chat.replies import ChatReply, ReplyRow

@@ -11,7 +11,7 @@ from persona_tui.cli.invocation import Invocation, pass_invocation
 from persona_tui.cli.options import Within, chosen_weights
 from persona_tui.cli.output import check_free, echo, force_option, json_option, print_json
 from persona_tui.cli.progress import work
-from persona_tui.core.ranges import STRENGTH
+from persona_tui.core.mix import STRENGTH
 
 # As `project.exchange.FORMATS`, which would load torch for a help page.
 _FORMATS = ("gguf", "hotwire", "persona-vectors", "assistant-axis", "capping", "pt", "safetensors", "baked")

@@ -20,8 +20,8 @@ from persona_tui.cli.options import (
 )
 from persona_tui.cli.output import json_option, print_json
 from persona_tui.cli.progress import note
+from persona_tui.core.documents import printable
 from persona_tui.core.errors import PersonaTuiError
-from persona_tui.core.printable import printable
 
 if TYPE_CHECKING:
     from persona_tui.core.mix import Mix

@@ -23,8 +23,8 @@ from persona_tui.chat.replies import ChatReply
 from persona_tui.cli.generate import with_badges, write_stream
 from persona_tui.cli.interrupt import quick_interrupt
 from persona_tui.cli.progress import note, patient_work
+from persona_tui.core.documents import LONGEST_LINE
 from persona_tui.core.errors import JobCancelled, PersonaTuiError
-from persona_tui.core.plain_files import LONGEST_LINE
 
 
 class Lines(Front):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from persona_tui.core.ranges import PLAUSIBILITY, STRENGTH, Range
+from persona_tui.core.mix import PLAUSIBILITY, STRENGTH, Range
 
 if TYPE_CHECKING:
     from persona_tui.project.project import Project

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from persona_tui.core import files
-from persona_tui.core.printable import printable
+from persona_tui.core.documents import printable
 
 F = TypeVar("F", bound=Callable[..., Any])
 

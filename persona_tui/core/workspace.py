@@ -13,32 +13,13 @@ from platformdirs import user_data_dir
 
 from persona_tui.core.config import Settings, load_settings
 from persona_tui.core.errors import WorkspaceError
-from persona_tui.core.files import atomic_write_bytes, atomic_write_text
-from persona_tui.core.lock import change
-
-__all__ = [
-    "MONITOR_PREFIX",
-    "PREFIXES",
-    "TRAIT_ALIASES",
-    "TRAIT_PREFIX",
-    "Workspace",
-    "atomic_write_bytes",
-    "atomic_write_text",
-    "model_slug",
-    "packaged_root",
-    "safe_name",
-    "vector_file",
-]
+from persona_tui.core.files import change
+from persona_tui.core.mix import PREFIXES
 
 CONFIG_NAME = "config.yaml"
 # The order matters: the configuration comes last, so that a folder which has it is complete.
 PACKAGED = ("datasets", "vectors", CONFIG_NAME)
 
-# A persona of this name is a trait: `trait:patience` is vectors/<model>/traits/patience.safetensors.
-TRAIT_PREFIX = "trait:"
-# One of this name is the direction of a monitor: `monitor:x` is in vectors/<model>/monitors/x.safetensors.
-MONITOR_PREFIX = "monitor:"
-PREFIXES = {TRAIT_PREFIX: "traits", MONITOR_PREFIX: "monitors"}
 # Other names of traits, for those who know them from elsewhere. A trait of that very name goes first.
 TRAIT_ALIASES = {"sycophancy_harmful_validation": "harmful_validation"}
 

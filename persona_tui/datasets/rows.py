@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from persona_tui.core.documents import HALF, json_value
+from persona_tui.core.documents import HALF, LONGEST_LINE, json_value, lines_of, read_plain
 from persona_tui.core.errors import DatasetError
-from persona_tui.core.plain_files import LONGEST_LINE, lines_of, read_plain
 
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 TABLES = (".csv", ".tsv")

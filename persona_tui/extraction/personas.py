@@ -14,10 +14,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from persona_tui.core.documents import json_value
+from persona_tui.core.documents import json_value, read_plain
 from persona_tui.core.errors import GenerationError, PersonaTuiError, VectorFileError
 from persona_tui.core.files import atomic_write_text
-from persona_tui.core.plain_files import read_plain
 from persona_tui.core.processes import processes
 from persona_tui.core.workspace import Workspace, safe_name
 from persona_tui.datasets.fallback import check_description, fallback_prompts

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from persona_tui.core.errors import GenerationError
-from persona_tui.core.ranges import PLAUSIBILITY
+from persona_tui.core.mix import PLAUSIBILITY
 from persona_tui.model.blocks import device_of
 from persona_tui.model.interventions import Cap, Interventions
 from persona_tui.model.parts import part_means

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from persona_tui.core.errors import GenerationError
-from persona_tui.core.ranges import LOWEST_TEMPERATURE, NEW_TOKENS, TEMPERATURE, TOP_P
+from persona_tui.core.mix import LOWEST_TEMPERATURE, NEW_TOKENS, TEMPERATURE, TOP_P
 
 _NOISE_BLOCK = 64  # tokens for which a row's random numbers are drawn at once
 _LIKELY_TOKENS = 256  # tokens that usually hold all of top-p's probability

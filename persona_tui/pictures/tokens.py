@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from persona_tui.core.documents import printable
 from persona_tui.core.errors import GenerationError
-from persona_tui.core.printable import printable
 
 if TYPE_CHECKING:
     from persona_tui.model import ModelWrapper

@@ -16,8 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from persona_tui.core.config import Settings, resolve_layers
-from persona_tui.core.mix import Mix
-from persona_tui.core.ranges import PERCENTILE
+from persona_tui.core.mix import PERCENTILE, Mix
 from persona_tui.extraction.floors import capping
 from persona_tui.model import Backend, Cap, Interventions
 from persona_tui.vectors.axes import Axes

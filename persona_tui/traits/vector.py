@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from persona_tui.core.errors import VectorFileError
-from persona_tui.core.lock import change
-from persona_tui.core.workspace import TRAIT_ALIASES, TRAIT_PREFIX
+from persona_tui.core.files import change
+from persona_tui.core.mix import TRAIT_PREFIX
+from persona_tui.core.workspace import TRAIT_ALIASES
 from persona_tui.traits.definition import CALIBRATED, Healthy, Limit
 from persona_tui.traits.gate import TraitGate
 from persona_tui.vectors.files import check_direction

@@ -27,7 +27,7 @@ from persona_tui.chat.voice import label
 from persona_tui.core.config import set_value
 from persona_tui.core.errors import PersonaTuiError, nearest
 from persona_tui.core.jobs import Job, ModelWorker
-from persona_tui.core.libraries import quiet_libraries
+from persona_tui.core.log_file import quiet_libraries
 from persona_tui.core.mix import Mix
 from persona_tui.project.project import Project
 from persona_tui.tui import collector, terminal

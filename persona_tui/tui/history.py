@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from persona_tui.core.documents import json_value
+from persona_tui.core.documents import json_value, read_plain
 from persona_tui.core.files import atomic_write_text
-from persona_tui.core.plain_files import read_plain
 
 KEPT = 500  # texts in the file
 

@@ -12,7 +12,7 @@ from persona_tui.chat import personas
 from persona_tui.chat.voice import shares
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.jobs import Job, JobContext
-from persona_tui.core.workspace import TRAIT_PREFIX
+from persona_tui.core.mix import TRAIT_PREFIX
 from persona_tui.project.about import calibrated_in_words
 from persona_tui.project.preparation import is_prepared, price_preparation
 from persona_tui.project.requests import calibrate_request, create_request, dataset_request, prepare_request

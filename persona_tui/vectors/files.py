@@ -14,11 +14,10 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as serialize_tensors
 from torch import Tensor
 
-from persona_tui.core.documents import json_value
+from persona_tui.core.documents import json_value, open_plain, read_plain
 from persona_tui.core.errors import VectorFileError
 from persona_tui.core.files import atomic_write_bytes
 from persona_tui.core.identity import EQUAL, FAR, ModelSketch
-from persona_tui.core.plain_files import open_plain, read_plain
 from persona_tui.vectors.metadata import fault_of
 
 METADATA_KEY = "persona_tui"

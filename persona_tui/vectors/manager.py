@@ -13,19 +13,17 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from persona_tui.core.documents import json_value
+from persona_tui.core.documents import json_value, open_plain, read_plain
 from persona_tui.core.errors import (
     GenerationError,
     PersonaNotFoundError,
     PersonaTuiError,
     VectorFileError,
 )
-from persona_tui.core.files import atomic_write_text
+from persona_tui.core.files import atomic_write_text, change
 from persona_tui.core.identity import ModelSketch
-from persona_tui.core.lock import change
-from persona_tui.core.plain_files import open_plain, read_plain
-from persona_tui.core.ranges import WEIGHT
-from persona_tui.core.workspace import MONITOR_PREFIX, TRAIT_ALIASES, TRAIT_PREFIX, check_case
+from persona_tui.core.mix import MONITOR_PREFIX, TRAIT_PREFIX, WEIGHT
+from persona_tui.core.workspace import TRAIT_ALIASES, check_case
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.files import SUFFIX
 from persona_tui.vectors.maths import blend

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from persona_tui.core.errors import VectorFileError
-from persona_tui.core.ranges import GAIN
+from persona_tui.core.mix import GAIN
 from persona_tui.vectors.files import FORMAT_VERSION, check_direction, check_kind, load_tensors, save_tensors
 
 # The positions a vector is taken from: the mean over the response, or the last token before it.

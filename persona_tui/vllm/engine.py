@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from persona_tui.core.errors import GenerationError, MemoryShortage, ModelLoadError
-from persona_tui.core.ranges import LOWEST_TEMPERATURE
+from persona_tui.core.mix import LOWEST_TEMPERATURE
 from persona_tui.core.sections import VllmSettings
 from persona_tui.model import (
     Activations,

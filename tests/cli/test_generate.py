@@ -7,7 +7,7 @@ import pytest
 
 from persona_tui.cli.generate import trimmed
 from persona_tui.core.config import Settings
-from persona_tui.core.printable import printable
+from persona_tui.core.documents import printable
 
 from .conftest import Cli
 

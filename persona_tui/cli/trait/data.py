@@ -24,7 +24,7 @@ from persona_tui.cli.trait.shared import (
     trait_store,
 )
 from persona_tui.core.errors import DatasetError, VectorFileError
-from persona_tui.core.ranges import TEMPERATURE
+from persona_tui.core.mix import TEMPERATURE
 
 if TYPE_CHECKING:
     from persona_tui.core.jobs import JobContext

@@ -12,7 +12,7 @@ from persona_tui.cli.options import Within
 from persona_tui.cli.output import echo, json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.trait.shared import BadLines, conversations, strict_option, trait_scorer, trait_store
-from persona_tui.core.ranges import Range
+from persona_tui.core.mix import Range
 
 if TYPE_CHECKING:
     from persona_tui.datasets.transcripts import BadLine

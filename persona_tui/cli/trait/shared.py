@@ -175,7 +175,7 @@ def signed(value: float) -> str:
 
 def shortened(text: str, width: int = 40) -> str:
     """The beginning of a text on one line, without control characters."""
-    from persona_tui.core.printable import printable
+    from persona_tui.core.documents import printable
 
     line = " ".join(printable(text).split())
     return line if len(line) <= width else f"{line[: width - 3]}..."

@@ -15,8 +15,8 @@ from textual.content import Content
 from textual.widgets import Button, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
+from persona_tui.core.documents import printable
 from persona_tui.core.errors import PersonaTuiError
-from persona_tui.core.printable import printable
 from persona_tui.model.sources import BUILTIN, STARTER, STARTER_NAME, TINY, starter
 from persona_tui.project.models import ModelChoice
 from persona_tui.tui.screens.dialog import Dialog
