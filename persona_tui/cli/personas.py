@@ -46,7 +46,7 @@ def list_(invocation: Invocation, loaded: bool, catalogue: bool, as_json: bool) 
 
 def _with_misplaced(project: Project, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same, and what lies in a wrong place; a trait among the personas is no persona."""
-    from persona_tui.vectors.misplaced import misplaced
+    from persona_tui.vectors.files import misplaced
 
     personas = project.personas.personas_dir
     astray = misplaced(project.workspace.model_dir(project.slug))

@@ -11,7 +11,7 @@ from persona_tui.core.documents import json_value, read_plain
 from persona_tui.core.errors import MonitorError
 from persona_tui.core.files import change
 from persona_tui.core.workspace import Workspace, safe_name
-from persona_tui.vectors.store import SUMMARY_FILE, VectorStore
+from persona_tui.vectors.files import SUMMARY_FILE, VectorStore
 
 if TYPE_CHECKING:
     from persona_tui.model import ModelWrapper

@@ -25,7 +25,7 @@ from persona_tui.model import (
     Watch,
 )
 from persona_tui.steering.mix_control import Floor, MixControl, OnMix
-from persona_tui.vectors.scales import TraceScale, axis_scale, vector_scale
+from persona_tui.vectors.maths import TraceScale
 
 
 @dataclass(frozen=True)
@@ -328,20 +328,18 @@ class SteeringEngine(MixControl):
         spoken = [name for mix in mixes for name, weight in mix.weights.items() if weight]
         loaded = self.personas.list_loaded() if names is None else ()
         found = {name: scale for name in loaded if (scale := self._scale_of(name))}
-        found |= {name: vector_scale(self.personas.get(name)) for name in [*(names or ()), *spoken]}
+        found |= {name: self.personas.get(name).scale for name in [*(names or ()), *spoken]}
         axes = self.personas.axes
         if axes is not None:
             found |= {
-                name: axis_scale(axes, name, self.capping_layers)
-                for name in axes.names
-                if name in axes.projections
+                name: axes.scale(name, self.capping_layers) for name in axes.names if name in axes.projections
             }
         return {name: trace for name, trace in found.items() if trace.vectors}
 
     def _scale_of(self, name: str) -> TraceScale | None:
         """The scale of what is only traced; None of a damaged file, which keeps nobody from talking."""
         try:
-            return vector_scale(self.personas.get(name))
+            return self.personas.get(name).scale
         except PersonaTuiError as error:
             self.on_note(f"{name} is not traced: {error} `persona-tui unload {name}` unloads it.")
             return None

@@ -21,7 +21,7 @@ from persona_tui.extraction.floors import capping
 from persona_tui.model import Backend, Cap, Interventions
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.manager import PersonaManager
-from persona_tui.vectors.scales import axis_scale, mean_of
+from persona_tui.vectors.maths import mean_of
 
 OnMix = Callable[[int, dict[str, Any]], None]  # a token's index, and the mix from that one on
 
@@ -240,7 +240,7 @@ class MixControl:
         mix, axes = mix or self._mix, self.personas.axes
         if axes is None or self.floor_reading(name, mix) is None:
             return None
-        trace, caps = axis_scale(axes, name, self.capping_layers), self._capping(mix)
+        trace, caps = axes.scale(name, self.capping_layers), self._capping(mix)
         lengths = [float(vector.norm()) for layer, vector in trace.vectors.items() if layer in caps]
         return mean_of(lengths) / len(lengths)
 
@@ -252,7 +252,7 @@ class MixControl:
         mix, axes = mix or self._mix, self.personas.axes
         if axes is None or not mix.capping or name != self.capping_axis(mix):
             return None
-        trace, caps = axis_scale(axes, name, self.capping_layers), self._capping(mix)
+        trace, caps = axes.scale(name, self.capping_layers), self._capping(mix)
         readings = [
             caps[layer].floor * float(vector.norm())
             for layer, vector in trace.vectors.items()

@@ -19,7 +19,7 @@ from persona_tui.core.workspace import Workspace
 from persona_tui.extraction.floors import capping
 from persona_tui.model import Cap
 from persona_tui.vectors.manager import PersonaManager
-from persona_tui.vectors.scales import TraceScale, axis_scale, vector_scale
+from persona_tui.vectors.maths import TraceScale
 
 KEY = "persona_tui"  # in a request's extra arguments
 TRACE = "persona_tui_trace"  # there as well: the name under which the figures of a reply are kept
@@ -143,10 +143,10 @@ class Bank:
             VectorFileError: a file cannot be used.
         """
         axes = self.personas.axes
-        found = {name: vector_scale(self.personas.get(name)) for name, each in mix.weights.items() if each}
+        found = {name: self.personas.get(name).scale for name, each in mix.weights.items() if each}
         if axes is not None:
             named = [name for name in axes.names if name in axes.projections]
-            found |= {name: axis_scale(axes, name, self._capping_layers) for name in named}
+            found |= {name: axes.scale(name, self._capping_layers) for name in named}
         return {name: scale for name, scale in found.items() if scale.vectors}
 
     def key(self, mix: Mix) -> str:

@@ -18,7 +18,6 @@ from persona_tui.model import ModelWrapper
 from persona_tui.project.about import axes_in_words
 from persona_tui.vectors.manager import PersonaManager
 from persona_tui.vectors.maths import normalize
-from persona_tui.vectors.scales import axis_scale
 from tests.extraction.conftest import ARCHETYPES, QUICK, MakeStudio, fill_workspace
 
 KINDS: tuple[Literal["safe", "unsafe"], ...] = ("safe", "unsafe")
@@ -126,7 +125,7 @@ def test_only_refusals_and_answers_make_the_safety_axis(tmp_path: Path) -> None:
         sides, centre = axes.sides("safety", layer), axes.centre("safety", layer)
         assert sides is not None and centre is not None
         assert sides[0] > centre > sides[1]
-    trace = axis_scale(axes, "safety", axes.layers)
+    trace = axes.scale("safety", axes.layers)
     ordinary = studio.extractor.ordinary_replies().mean["response"]
     reading = sum(float(vector @ ordinary[axes.layers.index(at)]) for at, vector in trace.vectors.items())
     assert reading / len(trace.vectors) > trace.ordinary

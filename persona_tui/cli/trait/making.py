@@ -125,7 +125,7 @@ def _entry(trait: TraitVector) -> dict[str, Any]:
 def list_(invocation: Invocation, /, as_json: bool) -> None:
     """List the traits, extracted or only described."""
     from persona_tui.traits.results import overview
-    from persona_tui.vectors.misplaced import misplaced
+    from persona_tui.vectors.files import misplaced
 
     project = invocation.project
     project.check_known()
