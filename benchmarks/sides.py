@@ -316,9 +316,9 @@ class Bench:
     ) -> Callable[[], Iterator[object]]:
         """A decoding loop, one step at a time."""
         from persona_tui.model import ResidualHooks, Sampling
-        from persona_tui.model.blocks import find_blocks
+        from persona_tui.model.architecture import find_blocks
         from persona_tui.model.generation import decode
-        from persona_tui.model.steps import Batch
+        from persona_tui.model.request import Batch
 
         prompts = [self.tokenizer(text, add_special_tokens=False).input_ids for text in self.prompts(rows)]
         batch = Batch(prompts, list(range(rows)), frozenset(), 0)

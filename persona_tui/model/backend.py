@@ -18,12 +18,10 @@ from torch import Tensor
 
 from persona_tui.core.identity import ModelSketch
 from persona_tui.model.distil import Distillation
-from persona_tui.model.interventions import Interventions
-from persona_tui.model.request import Request
+from persona_tui.model.request import Interventions, Message, Poll, Request, Watch
 from persona_tui.model.results import Activations, Generation, Likelihood, Reading, TokenEvent
 from persona_tui.model.sampling import Sampling
-from persona_tui.model.steps import Poll, Watch
-from persona_tui.model.text import Message, Rendering
+from persona_tui.model.text import Rendering
 
 Axes = Mapping[str, Mapping[int, Tensor]]
 
@@ -173,7 +171,7 @@ class Backend(Protocol):
         ...
 
     def distillation(self, lessons: Sequence[tuple[list[Message], list[Message], str]]) -> Distillation:
-        """Prepare to fit vectors; see `TextReader.distillation`."""
+        """Prepare to fit vectors; see `LoadedModel.distillation`."""
         ...
 
     def read_messages(self, conversations: Sequence[list[Message]], layers: Sequence[int]) -> list[Reading]:

@@ -9,20 +9,16 @@ from dataclasses import replace
 from torch import Tensor
 
 from persona_tui.model import loader, sources, text
-from persona_tui.model.control import thought_tokens
 from persona_tui.model.generation import decode
-from persona_tui.model.interventions import Cap, Interventions
-from persona_tui.model.loaded import Axes
-from persona_tui.model.reader import TextReader, answered, captured_activations
-from persona_tui.model.request import Request, conversation
+from persona_tui.model.reader import Axes, LoadedModel, answered, captured_activations
+from persona_tui.model.request import Batch, Cap, Interventions, Poll, Request, Watch, conversation
 from persona_tui.model.residual import ResidualHooks
-from persona_tui.model.results import Activations, Generation, Reading, TokenEvent
+from persona_tui.model.results import Activations, Finish, Generation, Reading, Step, TokenEvent
 from persona_tui.model.sampling import Sampling
-from persona_tui.model.steps import Batch, Finish, Poll, Step, Watch
 from persona_tui.model.trial import tried
 
 
-class ModelWrapper(TextReader):
+class ModelWrapper(LoadedModel):
     """A causal language model that can be steered, capped and read.
 
     Layer i is the output of decoder block i, counted from 0. Not for use from several threads at once.
@@ -265,7 +261,7 @@ class ModelWrapper(TextReader):
             prompts=prompts,
             seeds=seeds,
             end_tokens=self._end_tokens,
-            pad_token=text.pad_token(self.tokenizer, self._vocabulary),
+            pad_token=self._pad_token,
             ended=self._spells_stop(requests) if any(map(self._stops_of, requests)) else None,
             watch=watch,
             spans=spans,
@@ -273,7 +269,7 @@ class ModelWrapper(TextReader):
             samplings=[each.sampling or sampling for each in requests],
             stops=[each.stop for each in requests] if any(each.stop for each in requests) else (),
             likeliest=max(each.likeliest for each in requests),
-            thoughts=thought_tokens(self.tokenizer),
+            thoughts=self._thoughts,
         )
 
     def _opened(self, request: Request) -> str:
