@@ -37,7 +37,7 @@ from persona_tui.model.forced import (
     token_budget,
 )
 from persona_tui.model.parts import message_parts
-from persona_tui.model.request import Cap, Interventions, Message, conversation
+from persona_tui.model.request import Cap, Interventions, Message, conversation, is_continued
 from persona_tui.model.reread import Choice, Rereading, read_choices, read_positions
 from persona_tui.model.residual import ResidualHooks
 from persona_tui.model.results import Activations, Likelihood, Reading, TokenEvent
