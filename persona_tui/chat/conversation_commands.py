@@ -9,8 +9,8 @@ from persona_tui.chat.command import Command
 from persona_tui.chat.conversation import Conversation, Node
 from persona_tui.chat.export import write_export
 from persona_tui.chat.replies import LETTERS
-from persona_tui.chat.setting import parse_settings
 from persona_tui.chat.store import SessionStore
+from persona_tui.chat.voice import parse_settings
 from persona_tui.core.errors import PersonaTuiError, SessionError
 
 SHOWN = 20  # sessions, or places that were found

@@ -58,7 +58,7 @@ def compare(
     """
     from persona_tui.chat import Conversation
     from persona_tui.chat.replies import ChatReply
-    from persona_tui.chat.setting import parse_setting
+    from persona_tui.chat.voice import parse_setting
 
     project = invocation.project
     override_sampling(project, max_new_tokens, temperature, seed)

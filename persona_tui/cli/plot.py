@@ -95,7 +95,7 @@ def _conversation(project: Project, session: str) -> Conversation:
 def _map(
     project: Project, conversation: Conversation | None, persona: str | None, layer: int | None, output: Path
 ) -> None:
-    from persona_tui.chat.turns import turns_of
+    from persona_tui.chat.reread import turns_of
     from persona_tui.pictures.draw import draw_map
     from persona_tui.pictures.space import persona_map
 
@@ -121,7 +121,7 @@ def _calibration(project: Project, name: str, output: Path) -> None:
 
 
 def _drift(project: Project, conversation: Conversation, name: str | None, output: Path) -> None:
-    from persona_tui.chat.turns import turns_of
+    from persona_tui.chat.reread import turns_of
     from persona_tui.pictures.draw import draw_drift
     from persona_tui.pictures.drift import drift
 
@@ -137,7 +137,7 @@ def _drift(project: Project, conversation: Conversation, name: str | None, outpu
 
 
 def _layers(project: Project, conversation: Conversation, name: str, output: Path) -> None:
-    from persona_tui.chat.turns import spoken
+    from persona_tui.chat.reread import spoken
     from persona_tui.pictures.draw import draw_heat
     from persona_tui.pictures.heat import heat_map
 

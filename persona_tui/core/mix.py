@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any, Self
 
 from persona_tui.core.errors import PersonaTuiError
@@ -137,10 +138,15 @@ class Mix:
         except (TypeError, ValueError, AttributeError) as error:
             raise PersonaTuiError(f"this is not a mix: {str(record)[:80]}") from error
 
+    @cached_property
+    def speaking(self) -> dict[str, float]:
+        """The personas that have any weight."""
+        return {name: weight for name, weight in self.weights.items() if weight}
+
     @property
     def label(self) -> str:
         """The personas in a few characters: `sage`, `sage:0.5,trickster:0.3`, or "" for none."""
-        active = {name: weight for name, weight in self.weights.items() if weight}
+        active = self.speaking
         if len(active) == 1:
             name, weight = next(iter(active.items()))
             return name if weight > 0 else f"{name}:{weight:g}"

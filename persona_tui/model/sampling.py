@@ -10,6 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from persona_tui.core.config import GenerationSettings
 from persona_tui.core.errors import GenerationError
 from persona_tui.core.mix import LOWEST_TEMPERATURE, NEW_TOKENS, TEMPERATURE, TOP_P
 
@@ -42,6 +43,11 @@ class Sampling:
         NEW_TOKENS.check("max_new_tokens", self.max_new_tokens, GenerationError)
         TEMPERATURE.check("temperature", self.temperature, GenerationError)
         TOP_P.check("top_p", self.top_p, GenerationError)
+
+    @classmethod
+    def of(cls, settings: GenerationSettings) -> Self:
+        """Return how replies are sampled by default, as the settings have it."""
+        return cls(settings.max_new_tokens, settings.temperature, settings.top_p, settings.seed)
 
     def with_seed(self) -> Self:
         """The same with a seed, drawn now if there is none, so that it can be done again."""

@@ -119,8 +119,7 @@ class SteeringEngine(MixControl):
     @property
     def sampling(self) -> Sampling:
         """How replies are sampled where a call does not say."""
-        generation = self.settings.generation
-        return Sampling(generation.max_new_tokens, generation.temperature, generation.top_p, generation.seed)
+        return Sampling.of(self.settings.generation)
 
     def reply(
         self,
@@ -299,8 +298,8 @@ class SteeringEngine(MixControl):
 
     def _load(self, mix: Mix) -> None:
         loaded = self.personas.list_loaded()
-        for name, weight in mix.weights.items():
-            if weight and name not in loaded:
+        for name in mix.speaking:
+            if name not in loaded:
                 self.personas.get(name)
                 # Where nothing can be written, it is loaded for this run.
                 with contextlib.suppress(WorkspaceError):
@@ -325,7 +324,7 @@ class SteeringEngine(MixControl):
             PersonaNotFoundError: one of them does not exist.
             VectorFileError: the file of one of them cannot be used.
         """
-        spoken = [name for mix in mixes for name, weight in mix.weights.items() if weight]
+        spoken = [name for mix in mixes for name in mix.speaking]
         loaded = self.personas.list_loaded() if names is None else ()
         found = {name: scale for name in loaded if (scale := self._scale_of(name))}
         found |= {name: self.personas.get(name).scale for name in [*(names or ()), *spoken]}

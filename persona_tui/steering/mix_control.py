@@ -57,12 +57,7 @@ class MixControl:
         self.capping_layers = tuple(resolve_layers(config, model_wrapper.n_layers).capping)
         self._lock = threading.RLock()
         self._percentile = float(config.steering.safety_floor_percentile)
-        steering = config.steering
-        self._mix = Mix(
-            strength=steering.default_strength,
-            capping=steering.capping,
-            plausibility=steering.plausibility,
-        )
+        self._mix = config.steering.mix
         self.on_note: Callable[[str], None] = lambda note: None
         self._caps: dict[tuple[str, float], tuple[Axes, dict[int, Cap]]] = {}
         self._live = Interventions.none()
@@ -141,7 +136,7 @@ class MixControl:
         live, enforced, floor = self.interventions(mix), self.floor_of(mix), None
         if enforced is not None:
             floor = {**asdict(enforced), "layers": list(enforced.layers), "file": self.personas.digest()}
-        files = {name: self.personas.digest(name) for name, weight in mix.weights.items() if weight}
+        files = {name: self.personas.digest(name) for name in mix.speaking}
         return {**asdict(mix), "added_at": sorted(live.steering), "floor": floor, "vectors": files}
 
     def floor_of(self, mix: Mix) -> Floor | None:

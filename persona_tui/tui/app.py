@@ -36,7 +36,6 @@ from persona_tui.tui.bindings import known_ids
 from persona_tui.tui.blocks import Note
 from persona_tui.tui.empty import examples, welcome
 from persona_tui.tui.front import ScreenFront
-from persona_tui.tui.history import PromptHistory
 from persona_tui.tui.inspection import Inspection
 from persona_tui.tui.job_board import JobBoard
 from persona_tui.tui.keys import ACTIONS, key_name, key_of
@@ -66,7 +65,7 @@ from persona_tui.tui.widgets.inspector import Inspector
 from persona_tui.tui.widgets.jobs_panel import JobList, JobsPanel
 from persona_tui.tui.widgets.mixer import MixerPanel
 from persona_tui.tui.widgets.personas import PersonaList
-from persona_tui.tui.widgets.prompt import Prompt
+from persona_tui.tui.widgets.prompt import Prompt, PromptHistory
 from persona_tui.tui.widgets.status import Status
 
 HISTORY_FILE = ".prompt-history"  # beside the sessions

@@ -19,8 +19,8 @@ from persona_tui.core.jobs import Change, Job, JobContext
 from persona_tui.core.log_file import LogFile
 from persona_tui.project.requests import JobRequest, Unfinished
 from persona_tui.tui.messages import JobChanged, LogLine
-from persona_tui.tui.mistakes import reason
 from persona_tui.tui.screens.page import PageScreen
+from persona_tui.tui.stage import reason
 from persona_tui.tui.widgets.jobs_panel import JobRow, JobsPanel, clock, speed
 
 if TYPE_CHECKING:

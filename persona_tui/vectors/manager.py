@@ -208,6 +208,10 @@ class PersonaManager:
         """Return the names of all monitors' directions, sorted, each with its prefix: `monitor:default`."""
         return [f"{MONITOR_PREFIX}{name}" for name in self._monitor_files.names()]
 
+    def has(self, name: str) -> bool:
+        """Whether there is a persona, trait or monitor's direction of this name."""
+        return self._files_of(name).has(name)
+
     def get(self, name: str) -> PersonaVector:
         """Return a persona, loaded or not, reading its file the first time.
 
@@ -278,7 +282,7 @@ class PersonaManager:
 
     def list_loaded(self) -> list[str]:
         """Return the names of the loaded personas and traits that still exist, in the order of loading."""
-        return [name for name in self._read_state() if self._files_of(name).has(name)]
+        return [name for name in self._read_state() if self.has(name)]
 
     def load(self, name: str) -> bool:
         """Load a persona, now and in later runs; True when it is loaded.

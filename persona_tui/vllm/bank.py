@@ -143,7 +143,7 @@ class Bank:
             VectorFileError: a file cannot be used.
         """
         axes = self.personas.axes
-        found = {name: self.personas.get(name).scale for name, each in mix.weights.items() if each}
+        found = {name: self.personas.get(name).scale for name in mix.speaking}
         if axes is not None:
             named = [name for name in axes.names if name in axes.projections]
             found |= {name: axes.scale(name, self._capping_layers) for name in named}
@@ -154,7 +154,7 @@ class Bank:
 
         A file that has changed on the disk gives another key only after this process has read it again.
         """
-        files = {name: self.personas.digest(name) for name, weight in mix.weights.items() if weight}
+        files = {name: self.personas.digest(name) for name in mix.speaking}
         floor = self.personas.digest() if mix.capping and self.personas.axes is not None else None
         record = {each.name: getattr(mix, each.name) for each in fields(Mix)}
         text = json.dumps([record, files, floor], sort_keys=True)

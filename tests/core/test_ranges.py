@@ -10,7 +10,7 @@ from typing import Any
 import click
 import pytest
 
-from persona_tui.chat.schema import fault_of
+from persona_tui.chat.log import fault_of
 from persona_tui.cli.options import Within
 from persona_tui.core.config import Settings, override
 from persona_tui.core.errors import PersonaTuiError
