@@ -18,7 +18,7 @@ from persona_tui.core.documents import printable
 from persona_tui.core.processes import OtherProcessEnded, is_main, may_speak
 
 if TYPE_CHECKING:
-    from persona_tui.cli.invocation import Invocation
+    from persona_tui.cli.options import Invocation
 
 # While they wait, torch's threads would otherwise spin, and starve the screen.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -58,7 +58,7 @@ def _is_somewhere() -> bool:
 
 def _logged() -> Invocation:
     """An invocation whose libraries write to the log of its workspace, and with `--debug` to stderr."""
-    from persona_tui.cli.invocation import Invocation
+    from persona_tui.cli.options import Invocation
     from persona_tui.core.log_file import log_libraries
     from persona_tui.core.workspace import Workspace
 
@@ -71,7 +71,7 @@ def run(args: Sequence[str] | None = None, invocation: Invocation | None = None)
     """Run a command line; its exit status."""
     import click
 
-    from persona_tui.cli.invocation import Invocation
+    from persona_tui.cli.options import Invocation
     from persona_tui.cli.root import root
     from persona_tui.core.errors import JobCancelled, PersonaTuiError
 

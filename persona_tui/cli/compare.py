@@ -12,8 +12,7 @@ import click
 
 from persona_tui.cli.generate import guard_as_json, prompt_text
 from persona_tui.cli.interrupt import quick_interrupt
-from persona_tui.cli.invocation import Invocation, pass_invocation
-from persona_tui.cli.options import answer_options, override_sampling
+from persona_tui.cli.options import Invocation, answer_options, override_sampling, pass_invocation
 from persona_tui.cli.output import echo_said, floor_as_json, json_option, print_json
 from persona_tui.cli.progress import note
 from persona_tui.core.documents import printable

@@ -7,8 +7,7 @@ from typing import Any
 
 import click
 
-from persona_tui.cli.invocation import Invocation, pass_invocation
-from persona_tui.cli.options import Within, chosen_weights
+from persona_tui.cli.options import Invocation, Within, chosen_weights, pass_invocation
 from persona_tui.cli.output import check_free, echo, force_option, json_option, print_json
 from persona_tui.cli.progress import work
 from persona_tui.core.mix import STRENGTH

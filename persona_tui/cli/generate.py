@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from persona_tui.cli.interrupt import quick_interrupt
-from persona_tui.cli.invocation import Invocation, pass_invocation
 from persona_tui.cli.options import (
+    Invocation,
     answer_options,
     chosen_weights,
     no_think_option,
     override_sampling,
+    pass_invocation,
     persona_options,
 )
 from persona_tui.cli.output import json_option, print_json

@@ -10,8 +10,13 @@ import click
 
 from persona_tui.cli.generate import prompt_text
 from persona_tui.cli.interrupt import quick_interrupt
-from persona_tui.cli.invocation import Invocation, pass_invocation
-from persona_tui.cli.options import answer_options, chosen_weights, override_sampling
+from persona_tui.cli.options import (
+    Invocation,
+    answer_options,
+    chosen_weights,
+    override_sampling,
+    pass_invocation,
+)
 from persona_tui.cli.output import check_free, echo, force_option, json_option, print_json
 from persona_tui.core.errors import PersonaTuiError
 

@@ -34,7 +34,7 @@ from persona_tui.core.errors import GenerationError
 from persona_tui.extraction.bench import RECIPE, Bench
 from persona_tui.extraction.distil import distilled
 from persona_tui.extraction.extractor import ActivationExtractor
-from persona_tui.extraction.plan import shuffled
+from persona_tui.extraction.runner import shuffled
 from persona_tui.extraction.sizes import ENOUGH, TIE, Point, between, choose, fitted, likeliest
 from persona_tui.model import Message
 from persona_tui.vectors.persona import DEFAULT_DOSE, DEFAULT_STRENGTH, DISTILLED, Calibration, PersonaVector

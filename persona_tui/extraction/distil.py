@@ -18,8 +18,7 @@ from torch import Tensor
 from persona_tui.core.config import Settings
 from persona_tui.datasets.schema import Question
 from persona_tui.extraction.checkpoints import Tally
-from persona_tui.extraction.plan import Work, item_seed, shuffled
-from persona_tui.extraction.runner import BatchRunner
+from persona_tui.extraction.runner import BatchRunner, Work, item_seed, shuffled
 from persona_tui.model import Message, Request, Sampling, conversation
 from persona_tui.model.distil import Distillation
 from persona_tui.vectors.axes import Axes

@@ -19,7 +19,6 @@ from persona_tui.core.errors import GenerationError, PersonaTuiError, VectorFile
 from persona_tui.core.files import atomic_write_text
 from persona_tui.core.processes import processes
 from persona_tui.core.workspace import Workspace, safe_name
-from persona_tui.datasets.fallback import check_description, fallback_prompts
 from persona_tui.datasets.records import (
     archetype_path,
     check_archetype_free,
@@ -31,14 +30,15 @@ from persona_tui.datasets.records import (
     read_roles,
     read_safety,
 )
+from persona_tui.datasets.templates import check_description, fallback_prompts
 from persona_tui.extraction.axes import axes_work, extract_axes
-from persona_tui.extraction.baseline import BASELINE_FILE, Baseline
 from persona_tui.extraction.bench import question_cost, question_count
 from persona_tui.extraction.calibration import calibrated, find_band, fit_contrast
 from persona_tui.extraction.checkpoints import PartialStore
 from persona_tui.extraction.distil import distil_work
 from persona_tui.extraction.extractor import ActivationExtractor, completed
-from persona_tui.extraction.plan import Work
+from persona_tui.extraction.runner import Work
+from persona_tui.extraction.sums import BASELINE_FILE, Baseline
 from persona_tui.model import Message
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.files import check_model

@@ -15,7 +15,7 @@ from persona_tui.core.jobs import JobContext
 from persona_tui.core.mix import TRAIT_PREFIX
 from persona_tui.core.processes import processes
 from persona_tui.core.workspace import check_case, safe_name
-from persona_tui.extraction.plan import persona_requests
+from persona_tui.extraction.runner import persona_requests
 from persona_tui.formats.bake import bake
 from persona_tui.formats.direction import Direction
 from persona_tui.formats.pickled import Indices

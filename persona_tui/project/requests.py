@@ -24,8 +24,7 @@ from persona_tui.core.errors import PersonaTuiError, WorkspaceError
 from persona_tui.core.files import atomic_write_text, only_writer
 from persona_tui.core.jobs import JobContext
 from persona_tui.core.workspace import Workspace
-from persona_tui.project.project import Project
-from persona_tui.project.source import Source
+from persona_tui.project.project import Project, Source
 
 if TYPE_CHECKING:
     from persona_tui.project.dataset_task import DatasetTask

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from persona_tui.core.config import Settings, resolve_layers
 from persona_tui.core.mix import PERCENTILE, Mix
-from persona_tui.extraction.floors import capping
 from persona_tui.model import Backend, Cap, Interventions
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.manager import PersonaManager
@@ -185,7 +184,8 @@ class MixControl:
         key = (name, self._percentile if mix.percentile is None else mix.percentile)
         known = self._caps.get(key)
         if known is None or known[0] is not axes:
-            known = self._caps[key] = (axes, capping(axes, name, self.capping_layers, key[1]))
+            floors = axes.floors(name, self.capping_layers, key[1])
+            known = self._caps[key] = (axes, {layer: Cap(*floor) for layer, floor in floors.items()})
         return known[1]
 
     def _rows(

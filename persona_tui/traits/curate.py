@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, NoReturn
 from persona_tui.core.documents import json_value, open_plain, read_plain
 from persona_tui.core.errors import DatasetError, WorkspaceError
 from persona_tui.core.files import atomic_write_text, only_writer
-from persona_tui.datasets.rows import UTF16
+from persona_tui.datasets.records import UTF16
 from persona_tui.datasets.transcripts import (
     BadLine,
     Transcript,

@@ -115,6 +115,11 @@ class Axes:
             raise VectorFileError(f"The {name} axis has no floor; run `persona-tui extract-axes`.")
         return torch.quantile(self.projections[name][row], percentile / 100).item()
 
+    def floors(self, name: str, layers: Sequence[int], percentile: float) -> dict[int, tuple[Tensor, float]]:
+        """Return an axis and its floor at those of `layers` that it was extracted for, see `floor`."""
+        there = [layer for layer in layers if layer in self.layers]
+        return {layer: (self.axis(name, layer), self.floor(name, layer, percentile)) for layer in there}
+
     def scale(self, name: str, layers: Sequence[int]) -> TraceScale:
         """Return the scale of an axis at some layers: 1 = a standard deviation of ordinary replies.
 

@@ -16,7 +16,6 @@ from persona_tui.core.config import resolve_layers
 from persona_tui.core.errors import PersonaTuiError, VectorFileError
 from persona_tui.core.mix import Mix, parse_blend
 from persona_tui.core.workspace import Workspace
-from persona_tui.extraction.floors import capping
 from persona_tui.model import Cap
 from persona_tui.vectors.manager import PersonaManager
 from persona_tui.vectors.maths import TraceScale
@@ -134,7 +133,8 @@ class Bank:
         percentile = (
             self.settings.steering.safety_floor_percentile if mix.percentile is None else mix.percentile
         )
-        return capping(axes, name, self._capping_layers, percentile)
+        floors = axes.floors(name, self._capping_layers, percentile)
+        return {layer: Cap(*floor) for layer, floor in floors.items()}
 
     def scales(self, mix: Mix) -> dict[str, TraceScale]:
         """What the tokens of a mix are compared with: those who speak, and the axes.
