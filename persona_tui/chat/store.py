@@ -17,9 +17,9 @@ from persona_tui.chat.conversation import Conversation
 from persona_tui.chat.log import Event, SessionLog, now, read_events
 from persona_tui.chat.voice import NOBODY, label
 from persona_tui.core.errors import PersonaTuiError, SessionError, WorkspaceError, nearest
-from persona_tui.core.files import Trashed, discard_file
+from persona_tui.core.files import Trashed, discard_file, safe_name
 from persona_tui.core.mix import Mix
-from persona_tui.core.workspace import Workspace, safe_name
+from persona_tui.core.workspace import Workspace
 
 SUFFIX = ".jsonl"
 LATEST = "last"  # stands for the session that was used last

@@ -1,4 +1,4 @@
-"""Changing files: a write happens whole or not at all, one writer at a time, and what is deleted is kept.
+"""Names of files, and changing them: whole or not at all, one writer at a time, deleted ones are kept.
 
 Deleted files lie in the workspace's trash folder, and can be put back:
 
@@ -13,6 +13,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -25,6 +26,45 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from persona_tui.core.errors import WorkspaceError
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
+# Windows opens a device instead of a file of this name, whatever its ending; workspaces travel.
+_RESERVED = re.compile(r"(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])")
+
+
+def safe_name(name: str) -> str:
+    """Return `name` if it can name a file in the workspace; raise WorkspaceError if not."""
+    if _NAME.fullmatch(name) and not _RESERVED.fullmatch(name):
+        return name
+    if _RESERVED.fullmatch(name):
+        raise WorkspaceError(
+            f"{name!r} cannot be a name: Windows reserves it for a device. Choose another one."
+        )
+    shown = name if len(name) <= 40 else f"{name[:37]}..."
+    raise WorkspaceError(
+        f"{shown!r} cannot be a name: use up to 64 letters, digits, _ and -, not starting with -."
+    )
+
+
+def check_case(path: Path) -> None:
+    """Raise if a file beside `path` has its name in other letters (`Sage` beside `sage`).
+
+    Windows and macOS keep only one of the two.
+
+    Raises:
+        WorkspaceError: there is one; it is named.
+    """
+    folded = path.name.casefold()
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return  # there is no such folder yet, so nothing in it either
+    twin = next((name for name in names if name != path.name and name.casefold() == folded), None)
+    if twin is not None and path.name not in names:
+        raise WorkspaceError(
+            f'"{path.stem}" and "{Path(twin).stem}" differ only in upper and lower case, and some systems '
+            f"cannot store both: choose another name, or write {Path(twin).stem}."
+        )
 
 
 def atomic_write_text(path: Path, text: str, *, inside: Path | None = None) -> None:

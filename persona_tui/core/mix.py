@@ -19,6 +19,8 @@ TRAIT_PREFIX = "trait:"
 # One of this name is the direction of a monitor: `monitor:x` is in vectors/<model>/monitors/x.safetensors.
 MONITOR_PREFIX = "monitor:"
 PREFIXES = {TRAIT_PREFIX: "traits", MONITOR_PREFIX: "monitors"}
+# Other names of traits, for those who know them from elsewhere. A trait of that very name goes first.
+TRAIT_ALIASES = {"sycophancy_harmful_validation": "harmful_validation"}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from pydantic import BaseModel, ValidationError
 
 from persona_tui.core.documents import HALF, LONGEST_LINE, json_value, lines_of, read_plain
 from persona_tui.core.errors import DatasetError, nearest
-from persona_tui.core.workspace import Workspace, packaged_root, safe_name
+from persona_tui.core.files import safe_name
+from persona_tui.core.workspace import Workspace, packaged_root
 from persona_tui.datasets.schema import (
     ArchetypePrompt,
     CatalogueEntry,

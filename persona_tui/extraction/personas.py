@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from persona_tui.core.documents import json_value, read_plain
 from persona_tui.core.errors import GenerationError, PersonaTuiError, VectorFileError
-from persona_tui.core.files import atomic_write_text
+from persona_tui.core.files import atomic_write_text, safe_name
 from persona_tui.core.processes import processes
-from persona_tui.core.workspace import Workspace, safe_name
+from persona_tui.core.workspace import Workspace
 from persona_tui.datasets.records import (
     archetype_path,
     check_archetype_free,

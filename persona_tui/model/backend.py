@@ -11,17 +11,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
-from persona_tui.core.identity import ModelSketch
-from persona_tui.model.distil import Distillation
-from persona_tui.model.request import Interventions, Message, Poll, Request, Watch
-from persona_tui.model.results import Activations, Generation, Likelihood, Reading, TokenEvent
-from persona_tui.model.sampling import Sampling
-from persona_tui.model.text import Rendering
+if TYPE_CHECKING:
+    from persona_tui.core.identity import ModelSketch
+    from persona_tui.model.distil import Distillation
+    from persona_tui.model.request import Interventions, Message, Poll, Request, Watch
+    from persona_tui.model.results import Activations, Generation, Likelihood, Reading, TokenEvent
+    from persona_tui.model.sampling import Sampling
+    from persona_tui.model.text import Rendering
 
 Axes = Mapping[str, Mapping[int, Tensor]]
 

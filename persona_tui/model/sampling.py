@@ -5,14 +5,16 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 
-from persona_tui.core.config import GenerationSettings
 from persona_tui.core.errors import GenerationError
 from persona_tui.core.mix import LOWEST_TEMPERATURE, NEW_TOKENS, TEMPERATURE, TOP_P
+
+if TYPE_CHECKING:
+    from persona_tui.core.config import GenerationSettings
 
 _NOISE_BLOCK = 64  # tokens for which a row's random numbers are drawn at once
 _LIKELY_TOKENS = 256  # tokens that usually hold all of top-p's probability

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from persona_tui.core.documents import json_value, read_plain
 from persona_tui.core.errors import MonitorError
-from persona_tui.core.files import change
-from persona_tui.core.workspace import Workspace, safe_name
+from persona_tui.core.files import change, safe_name
+from persona_tui.core.workspace import Workspace
 from persona_tui.vectors.files import SUMMARY_FILE, VectorStore
 
 if TYPE_CHECKING:

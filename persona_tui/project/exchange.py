@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from persona_tui.core.errors import DatasetError, GenerationError, PersonaTuiError, VectorFileError
+from persona_tui.core.files import check_case, safe_name
 from persona_tui.core.jobs import JobContext
 from persona_tui.core.mix import TRAIT_PREFIX
 from persona_tui.core.processes import processes
-from persona_tui.core.workspace import check_case, safe_name
 from persona_tui.extraction.runner import persona_requests
 from persona_tui.formats.bake import bake
 from persona_tui.formats.direction import Direction

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from persona_tui.core.errors import DatasetError, PersonaTuiError, VectorFileError
-from persona_tui.core.files import atomic_write_bytes
+from persona_tui.core.files import atomic_write_bytes, check_case
 from persona_tui.core.jobs import JobContext
 from persona_tui.core.mix import TRAIT_PREFIX
 from persona_tui.core.processes import processes
-from persona_tui.core.workspace import check_case, packaged_root
+from persona_tui.core.workspace import packaged_root
 from persona_tui.project.preparation import Prepared, preparation_work
 from persona_tui.project.resources import ProjectResources
 

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from persona_tui.core.errors import VectorFileError
 from persona_tui.core.files import change
-from persona_tui.core.mix import TRAIT_PREFIX
-from persona_tui.core.workspace import TRAIT_ALIASES
+from persona_tui.core.mix import TRAIT_ALIASES, TRAIT_PREFIX
 from persona_tui.traits.definition import CALIBRATED, Healthy, Limit
 from persona_tui.traits.gate import TraitGate
 from persona_tui.vectors.files import SUMMARY_FILE, VectorStore, check_direction

@@ -19,9 +19,8 @@ from torch import Tensor
 
 from persona_tui.core.documents import json_value, open_plain, read_plain
 from persona_tui.core.errors import PersonaTuiError, VectorFileError, WorkspaceError, nearest
-from persona_tui.core.files import atomic_write_bytes, atomic_write_text
+from persona_tui.core.files import atomic_write_bytes, atomic_write_text, safe_name
 from persona_tui.core.identity import EQUAL, FAR, ModelSketch
-from persona_tui.core.workspace import safe_name
 from persona_tui.vectors.metadata import fault_of
 
 METADATA_KEY = "persona_tui"

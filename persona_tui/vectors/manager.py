@@ -22,10 +22,9 @@ from persona_tui.core.errors import (
     PersonaTuiError,
     VectorFileError,
 )
-from persona_tui.core.files import atomic_write_text, change
+from persona_tui.core.files import atomic_write_text, change, check_case
 from persona_tui.core.identity import ModelSketch
-from persona_tui.core.mix import MONITOR_PREFIX, TRAIT_PREFIX, WEIGHT
-from persona_tui.core.workspace import TRAIT_ALIASES, check_case
+from persona_tui.core.mix import MONITOR_PREFIX, TRAIT_ALIASES, TRAIT_PREFIX, WEIGHT
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.files import SUFFIX, VectorStore, check_kind, load_tensors
 from persona_tui.vectors.maths import blend
