@@ -20,8 +20,8 @@ from persona_tui.core.errors import PersonaTuiError
 from persona_tui.model.sources import BUILTIN, STARTER, STARTER_NAME, TINY, starter
 from persona_tui.project.models import ModelChoice
 from persona_tui.tui.screens.dialog import Dialog
+from persona_tui.tui.sturdy import RowList
 from persona_tui.tui.widgets.chooser import Chooser
-from persona_tui.tui.widgets.row_list import RowList
 
 if TYPE_CHECKING:
     from persona_tui.model.estimate import Memory, ModelFacts

@@ -25,7 +25,7 @@ from persona_tui.tui.model_switch import short
 from persona_tui.tui.screens.ask import AskScreen
 from persona_tui.tui.screens.confirm import ConfirmScreen
 from persona_tui.tui.screens.dialog import Dialog
-from persona_tui.tui.widgets.row_list import RowList
+from persona_tui.tui.sturdy import RowList
 
 if TYPE_CHECKING:
     from persona_tui.tui.stage import AppStage

@@ -20,8 +20,7 @@ from persona_tui.tui.fluency import Fluency
 from persona_tui.tui.sturdy import Sturdy
 from persona_tui.tui.views.curve import curve_rows
 from persona_tui.tui.views.plot import Plot
-from persona_tui.tui.widgets.chooser import Chooser
-from persona_tui.tui.widgets.field import FieldRow
+from persona_tui.tui.widgets.chooser import Chooser, FieldRow
 from persona_tui.tui.widgets.gauges import Gauges, Likeness
 from persona_tui.tui.widgets.slider import FloatSlider
 

@@ -18,8 +18,8 @@ from textual.message import Message
 
 from persona_tui.core.documents import json_value, read_plain
 from persona_tui.core.files import atomic_write_text
+from persona_tui.tui.sturdy import TextPad
 from persona_tui.tui.widgets.completions import Completions
-from persona_tui.tui.widgets.text_pad import TextPad
 
 KEPT = 500  # texts in the file
 
