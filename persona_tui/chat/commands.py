@@ -35,13 +35,13 @@ def parse(line: str, commands: Mapping[str, Command] | None = None) -> tuple[Com
     return known[name.casefold()], rest.strip()
 
 
-def execute(chat: Chat, line: str, commands: Mapping[str, Command] | None = None) -> str:
+def execute(chat: Chat, line: str) -> str:
     """Do what a line asks for; what to show.
 
     Raises:
         PersonaTuiError: one line that says why not.
     """
-    command, rest = parse(line, commands)
+    command, rest = parse(line)
     return command.handler(chat, rest)
 
 

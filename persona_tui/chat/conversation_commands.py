@@ -65,9 +65,9 @@ def _outlined(conversation: Conversation, node: Node) -> str:
     return f"#{node.id} {who}{which}: {_shortened(node.text)}"
 
 
-def _shortened(text: str, width: int = 56) -> str:
+def _shortened(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= width else f"{line[: width - 1]}…"
+    return line if len(line) <= 56 else f"{line[:55]}…"
 
 
 def _numbered(rest: str) -> tuple[int | None, str]:

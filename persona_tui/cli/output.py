@@ -64,6 +64,12 @@ def floor_as_json(floor: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return None if floor is None else {key: floor[key] for key in ("axis", "percentile", "layers")}
 
 
+def shortened(text: str, width: int = 40) -> str:
+    """Return the beginning of a text on one line, without control characters."""
+    line = " ".join(printable(text).split())
+    return line if len(line) <= width else f"{line[: width - 3]}..."
+
+
 def print_table(rows: Sequence[Sequence[str]], header: Sequence[str] | None = None) -> None:
     """Print columns, as wide as they need to be. What files say in them is made safe for a terminal."""
     lines = [[printable(cell) for cell in row] for row in ([header, *rows] if header else rows)]

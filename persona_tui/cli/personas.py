@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from persona_tui.cli.options import Invocation, pass_invocation
-from persona_tui.cli.output import echo, json_option, print_json, print_table
+from persona_tui.cli.output import echo, json_option, print_json, print_table, shortened
 from persona_tui.project.about import about, sections
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _list_catalogue(project: Project, as_json: bool) -> None:
         rows = [
             [
                 each["name"],
-                _shortened(each["summary"] or "datasets/personas/archetypes"),
+                shortened(each["summary"] or "datasets/personas/archetypes", 60),
                 ", ".join(each["tags"]),
             ]
             for each in entries
@@ -112,13 +112,8 @@ def _row(entry: dict[str, Any]) -> list[str]:
         entry["name"],
         loaded,
         f"{expression}{weak}",
-        _shortened(entry["description"] or entry["source"] or ""),
+        shortened(entry["description"] or entry["source"] or "", 60),
     ]
-
-
-def _shortened(text: str, width: int = 60) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= width else f"{line[: width - 3]}..."
 
 
 @click.command()

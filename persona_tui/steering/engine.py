@@ -242,10 +242,9 @@ class SteeringEngine(MixControl):
         mixes: Mapping[int, Mix],
         sampling: Sampling,
         system: str | None = None,
-        stop: threading.Event | None = None,
     ) -> Iterator[TokenEvent]:
         """Answer a conversation as it was answered before: `repeat_rows` with a single row."""
-        return self.repeat_rows(messages, [mixes], sampling, system, stop)
+        return self.repeat_rows(messages, [mixes], sampling, system)
 
     def repeat_rows(
         self,
@@ -253,7 +252,6 @@ class SteeringEngine(MixControl):
         rows: Sequence[Mapping[int, Mix]],
         sampling: Sampling,
         system: str | None = None,
-        stop: threading.Event | None = None,
     ) -> Iterator[TokenEvent]:
         """Answer a conversation as `stream_rows` answered it before, token by token.
 
@@ -265,11 +263,10 @@ class SteeringEngine(MixControl):
             rows: for each row, by token: what to speak with from that one on. The first is for token 0.
             sampling: with the seed that was used then.
             system: a system prompt, if any.
-            stop: when set, no further token is written.
         """
         changes = [{index: self.interventions(mix) for index, mix in row.items()} for row in rows]
         requests = _same_seed(with_system(messages, system), len(rows), sampling)
-        return self.model.stream(requests, sampling, _scheduled(changes), stop=stop)
+        return self.model.stream(requests, sampling, _scheduled(changes))
 
     def _write(
         self,

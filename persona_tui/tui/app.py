@@ -451,10 +451,8 @@ class PersonaApp(Actions):
 
 def run_app(
     project: Project,
-    persona: str | None = None,
     strength: float | None = None,
     blend: Mapping[str, float] | None = None,
-    capping: bool | None = None,
     resume: str | None = None,
     saves: bool = True,
 ) -> NoReturn:
@@ -462,10 +460,8 @@ def run_app(
 
     Args:
         project: the workspace and its model; cheap to open, the app loads the model itself.
-        persona: who speaks at first.
         strength: how loud; by default as the settings say.
-        blend: who speaks at first, with weights, instead of one persona.
-        capping: whether the floor is enforced; by default as the settings say.
+        blend: who speaks at first, with weights.
         resume: the id of a session to go on with.
         saves: whether conversations are saved.
 
@@ -478,9 +474,8 @@ def run_app(
     mix = project.default_mix()
     mix = replace(
         mix,
-        weights=dict(blend) if blend else {persona: 1.0} if persona else {},
+        weights=dict(blend or {}),
         strength=mix.strength if strength is None else strength,
-        capping=mix.capping if capping is None else capping,
     )
     app = PersonaApp(project, mix, resume, saves)
     with terminal.written_lines(lambda line: app.is_running and app.post_message(LogLine(line))):
