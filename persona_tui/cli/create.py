@@ -244,6 +244,12 @@ def calibrate(
     if as_json:
         print_json({"name": name, **asdict(calibration), "weak_reason": reason})
         return
+    _print_calibration(name, calibration)
+    if reason:
+        echo(f"This is a weak persona: {reason}.")
+
+
+def _print_calibration(name: str, calibration: Calibration) -> None:
     _print_curve(calibration)
     layers = ", ".join(str(layer) for layer in calibration.layers)
     quiet = calibration.unguided_gain
@@ -258,8 +264,6 @@ def calibrate(
             f"The floor on the {calibration.floor} axis leaves {calibration.floor_leaves:.0%} of what "
             "it expresses without one."
         )
-    if reason:
-        echo(f"This is a weak persona: {reason}.")
 
 
 def _calibrate_band(project: Project, as_json: bool) -> None:

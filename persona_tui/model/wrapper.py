@@ -109,16 +109,7 @@ class ModelWrapper(LoadedModel):
         outputs: list[list[int]] = [[] for _ in batch.prompts]
         finishes: list[Finish] = ["cancelled"] * len(outputs)
         steps = 0
-        for step in decode(
-            self.model,
-            batch,
-            sampling,
-            hooks,
-            stop=stop,
-            likelihoods=False,
-            compiled=self._compiled,
-            own_cache=self.own_cache,
-        ):
+        for step in self._steps(batch, sampling, hooks, stop=stop, likelihoods=False):
             steps += 1
             for row, token, finish in zip(step.rows, step.tokens, step.finish, strict=True):
                 if token not in self._end_tokens:
@@ -128,6 +119,19 @@ class ModelWrapper(LoadedModel):
             if on_step is not None:
                 on_step()
         return outputs, finishes, steps
+
+    def _steps(
+        self,
+        batch: Batch,
+        sampling: Sampling,
+        hooks: ResidualHooks,
+        poll: Poll | None = None,
+        stop: threading.Event | None = None,
+        likelihoods: bool = True,
+    ) -> Iterator[Step]:
+        return decode(
+            self.model, batch, sampling, hooks, poll, stop, likelihoods, self._compiled, self.own_cache
+        )
 
     def stream(
         self,
@@ -167,26 +171,9 @@ class ModelWrapper(LoadedModel):
         poll = interventions if callable(interventions) else None
         if isinstance(interventions, Interventions):
             hooks.apply(interventions)
-        writers = [
-            text.TextStream(
-                self.tokenizer,
-                self._stops_of(each),
-                prompt[-1:] if each.continued else (),
-                self._opened(each),
-            )
-            for each, prompt in zip(requests, batch.prompts, strict=True)
-        ]
+        writers = [self._writer(each, prompt) for each, prompt in zip(requests, batch.prompts, strict=True)]
         unfinished = dict.fromkeys(range(len(requests)), 0)  # row -> tokens so far
-        for step in decode(
-            self.model,
-            batch,
-            sampling,
-            hooks,
-            poll,
-            stop,
-            compiled=self._compiled,
-            own_cache=self.own_cache,
-        ):
+        for step in self._steps(batch, sampling, hooks, poll, stop):
             yield from self._message_readings(step, batch)
             for event in self._events(step, hooks.axis_names, writers, requests):
                 unfinished[event.row] = event.index + 1
@@ -199,6 +186,10 @@ class ModelWrapper(LoadedModel):
                 yield _cancelled(row, unfinished.pop(row), writers[row])
         for row, index in unfinished.items():
             yield _cancelled(row, index, writers[row])
+
+    def _writer(self, request: Request, prompt: Sequence[int]) -> text.TextStream:
+        before = prompt[-1:] if request.continued else ()
+        return text.TextStream(self.tokenizer, self._stops_of(request), before, self._opened(request))
 
     def _message_readings(self, step: Step, batch: Batch) -> Iterator[TokenEvent]:
         """What a watch has read of each row's message, in the pass that has chosen its first token."""
