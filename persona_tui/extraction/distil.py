@@ -104,6 +104,15 @@ def distilled(course: Course, size: float, emphasis: float = EMPHASIS) -> Person
     )
 
 
+def undistilled(persona: PersonaVector) -> PersonaVector:
+    """Return the persona as it was extracted: without vectors of an earlier calibration."""
+    mean, raw, safe = (
+        {recipe: stack for recipe, stack in each.items() if recipe != DISTILLED}
+        for each in (persona.mean, persona.raw, persona.safe)
+    )
+    return replace(persona, mean=mean, raw=raw, safe=safe)
+
+
 def _improved(
     course: Course, teaching: Distillation, lessons: Lessons, vectors: Tensor, number: int, rate: float
 ) -> Tensor:
