@@ -23,6 +23,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from persona_tui.model.blocks import text_config
+from persona_tui.model.packed import plain
 
 _SAMPLES = 16  # numbers taken from each tensor
 _WEIGHTS_LENGTH = 16  # hexadecimal digits
@@ -99,5 +100,5 @@ def _described(tensor: torch.Tensor) -> bytes:
 def _sample(tensor: torch.Tensor) -> bytes:
     # In whole numbers: as floats, places in a vocabulary of 150,000 words are off by some, also at the end.
     places = [number * (tensor.numel() - 1) // (_SAMPLES - 1) for number in range(_SAMPLES)]
-    numbers = tensor.detach().flatten()[torch.tensor(places, device=tensor.device)]
+    numbers = plain(tensor.detach()).flatten()[torch.tensor(places, device=tensor.device)]
     return numbers.to(torch.bfloat16).float().cpu().numpy().tobytes()

@@ -19,6 +19,7 @@ from persona_tui.model import blocks, text
 from persona_tui.model.compiled import CompiledForward
 from persona_tui.model.fingerprint import fingerprint
 from persona_tui.model.forward import check_fits
+from persona_tui.model.packed import unpack
 from persona_tui.model.parts import message_parts
 from persona_tui.model.residual import ResidualHooks
 from persona_tui.model.sketch import sketch
@@ -112,6 +113,7 @@ class LoadedModel:
         """
         if self.own_cache:
             raise GenerationError(f"{self.name} cannot be compiled: it makes its cache itself.")
+        unpack(self.model)
         self._compiled = CompiledForward(self.model, backend)
 
     def render(self, messages: Sequence[Message]) -> str:

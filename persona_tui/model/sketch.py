@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from persona_tui.core.identity import ModelSketch, Shape
 from persona_tui.model.blocks import device_of, find_blocks, text_config
 from persona_tui.model.fingerprint import in_memory
+from persona_tui.model.packed import plain
 
 _ROWS = 16  # of each matrix
 _EMBEDDINGS = 32  # rows of the embeddings
@@ -67,7 +68,7 @@ def _of_matrix(
         done = _applied(model, module, signs)
         return None if done is None or len(done) != outputs else done[rows]
     with in_memory(module):
-        here = dict(module.named_parameters(recurse=False))["weight"].detach()
+        here = plain(dict(module.named_parameters(recurse=False))["weight"].detach())
         picked = here.T if isinstance(module, Conv1D) else here
         return picked[rows.to(here.device)].double().cpu() @ signs
 

@@ -13,6 +13,7 @@ from persona_tui.model.control import thought_tokens
 from persona_tui.model.generation import decode
 from persona_tui.model.interventions import Cap, Interventions
 from persona_tui.model.loaded import Axes
+from persona_tui.model.packed import pack
 from persona_tui.model.reader import TextReader, answered, captured_activations
 from persona_tui.model.request import Request, conversation
 from persona_tui.model.residual import ResidualHooks
@@ -52,7 +53,10 @@ class ModelWrapper(TextReader):
         model, tokenizer = loader.load(name, device, dtype, quantization, trust_remote_code)
         chosen = sources.chosen(name)
         wrapper = cls(model, tokenizer, chosen, sources.resolve(name).identity)
-        wrapper.own_cache = tried(model, tokenizer, chosen, wrapper.identity).own_cache
+        trial = tried(model, tokenizer, chosen, wrapper.identity)
+        wrapper.own_cache = trial.own_cache
+        if trial.packs:
+            pack(model)
         return wrapper
 
     # Generation ---------------------------------------------------------------------------------------------
