@@ -5,9 +5,9 @@
 A step reads every weight once and multiplies it with every row. So it takes at least the time to read the
 weights, and at least that of the multiplications; what is nearer to a step's time is its limit. Bandwidth is
 measured by summing up an array larger than any cache, the matrix rate by multiplying square matrices of the
-same precision (in torch's way or oneDNN's, whichever is faster). `steered` steps add vectors in the band and read every captured layer, as in extraction.
-`--plain` also measures the same steps with weights that are not packed (`persona_tui/model/packed.py`), to see
-what packing them brings.
+same precision (in torch's way or oneDNN's, whichever is faster). `steered` steps add vectors in the band and
+read every captured layer, as in extraction. `--plain` also measures the same steps with weights that are not
+packed (`persona_tui/model/packed.py`), to see what packing them brings.
 
 Steps of all kinds take turns; the fastest one of each kind counts, as other work only ever slows a step down.
 With `--threads 1`, time is that of the processor, which other work lengthens little.
@@ -161,9 +161,7 @@ def main() -> None:
         print(
             f"{name}: {numbers / 1e6:.0f} million weights; memory {read / 1e9:.1f} GB/s, matrices "
             f"{rate / 1e9:.0f} GFLOP/s"
-            + (
-                f"; packing changes logits by {difference(model):.1e} of the largest" if options.plain else ""
-            ),
+            f"; packing changes logits by {difference(model):.1e} of the largest",
             flush=True,
         )
         for (count, steered, packs), seconds in sorted(found.items()):

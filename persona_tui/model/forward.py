@@ -37,7 +37,8 @@ class RoomyLayer(DynamicLayer):
         self.values = self._longer("values", self.values, value_states)
         return self.keys, self.values
 
-    def _longer(self, name: str, present: Tensor, new: Tensor) -> Tensor:
+    def _longer(self, name: str, present: Tensor | None, new: Tensor) -> Tensor:
+        assert present is not None
         there = present.shape[-2] if present.numel() else 0
         end = there + new.shape[-2]
         room, seen = self._rooms.get(name, (present, None))
@@ -55,26 +56,31 @@ class RoomyLayer(DynamicLayer):
 def new_cache(config: PretrainedConfig) -> DynamicCache:
     """Return an empty cache for a model of such a config."""
     cache = DynamicCache(config=config)
-    cache.layers = [RoomyLayer() if type(each) is DynamicLayer else each for each in cache.layers]
+    for place, layer in enumerate(cache.layers):
+        if type(layer) is DynamicLayer:
+            cache.layers[place] = RoomyLayer()  # type: ignore[no-untyped-call]
     return cache
 
 
 # What layers of a cache keep row by row. Others keep more, or in another shape. Older releases of
 # transformers lack some of them.
-_BY_ROW = tuple(
-    getattr(cache_utils, name)
-    for name in (
-        "DummyLayer",
-        "DynamicLayer",
-        "DynamicSlidingWindowLayer",
-        "StaticLayer",
-        "StaticSlidingWindowLayer",
-        "LinearAttentionLayer",
-        "LinearAttentionAndFullAttentionLayer",
-        "LinearAttentionAndSlidingWindowAttentionLayer",
-    )
-    if hasattr(cache_utils, name)
-) + (RoomyLayer,)
+_BY_ROW = (
+    RoomyLayer,
+    *(
+        getattr(cache_utils, name)
+        for name in (
+            "DummyLayer",
+            "DynamicLayer",
+            "DynamicSlidingWindowLayer",
+            "StaticLayer",
+            "StaticSlidingWindowLayer",
+            "LinearAttentionLayer",
+            "LinearAttentionAndFullAttentionLayer",
+            "LinearAttentionAndSlidingWindowAttentionLayer",
+        )
+        if hasattr(cache_utils, name)
+    ),
+)
 
 
 def check_fits(prompt_tokens: int, context: int | None) -> None:

@@ -1,9 +1,9 @@
 """Linear layers on a CPU that multiply with oneDNN, their weights kept in its own layout.
 
-torch multiplies float32 matrices with MKL, which reorders the weight in every call and, on processors that are
-not Intel's, leaves half of their speed unused. oneDNN reorders a weight once. The reordered one takes the
-place of the plain one, so that nothing is held twice; whoever reads it gets the plain numbers back, bit for
-bit (`plain`, `state_dict`). Sums are taken in another order: in float32, products differ by rounding.
+torch multiplies float32 matrices with MKL, which reorders the weight in every call and leaves half the speed
+of processors that are not Intel's unused. oneDNN reorders a weight once. The reordered one takes the place of
+the plain one, so that nothing is held twice; whoever reads it gets the plain numbers back, bit for bit
+(`plain`, `state_dict`). Sums are taken in another order: in float32, products differ by rounding.
 
 A head that shares its weight with the embeddings keeps the plain one and only multiplies with oneDNN.
 """
@@ -83,7 +83,7 @@ def unpack(model: PreTrainedModel) -> None:
         if isinstance(module, PackedLinear):
             if module.weight.is_mkldnn:
                 module.weight = nn.Parameter(plain(module.weight.detach()), requires_grad=False)
-            module.__class__ = nn.Linear
+            module.__class__ = nn.Linear  # type: ignore[assignment]
 
 
 @contextmanager
@@ -99,7 +99,7 @@ def packed(model: PreTrainedModel) -> Iterator[None]:
 def _can(model: PreTrainedModel) -> bool:
     return (
         platform.machine() in ("x86_64", "AMD64")
-        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and not getattr(model, "hf_device_map", None)
         and not getattr(model, "is_quantized", False)
         and not getattr(model, "_hf_peft_config_loaded", False)
