@@ -40,8 +40,7 @@ from persona_tui.core.mix import Mix
 from persona_tui.datasets.records import read_questions, read_safety
 from persona_tui.extraction.bench import repetition
 from persona_tui.model import Request, Sampling, conversation
-from persona_tui.project.project import Project
-from persona_tui.project.source import FromArchetype, FromDescription
+from persona_tui.project.project import FromArchetype, FromDescription, Project
 from persona_tui.vectors.maths import cosine
 from persona_tui.vectors.persona import dose
 

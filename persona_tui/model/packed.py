@@ -3,7 +3,7 @@
 torch multiplies float32 matrices with MKL, which reorders the weight in every call and leaves half the speed
 of processors that are not Intel's unused. oneDNN reorders a weight once. The reordered one takes the place of
 the plain one, so that nothing is held twice; whoever reads it gets the plain numbers back, bit for bit
-(`plain`, `state_dict`). Sums are taken in another order: in float32, products differ by rounding.
+(`dense`, `state_dict`). Sums are taken in another order: in float32, products differ by rounding.
 
 A head that shares its weight with the embeddings keeps the plain one and only multiplies with oneDNN.
 """
@@ -33,7 +33,7 @@ class PackedLinear(nn.Linear):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[f"{prefix}weight"] = plain(destination[f"{prefix}weight"])
+        destination[f"{prefix}weight"] = dense(destination[f"{prefix}weight"])
 
 
 class _Product(torch.autograd.Function):
@@ -46,7 +46,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
-        return _product(slopes[0], plain(ctx.weight).T.contiguous(), None), None, None
+        return _product(slopes[0], dense(ctx.weight).T.contiguous(), None), None, None
 
 
 def _product(given: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -54,7 +54,7 @@ def _product(given: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return product
 
 
-def plain(weight: Tensor) -> Tensor:
+def dense(weight: Tensor) -> Tensor:
     """Return a weight in the usual layout: itself, or a copy if it is packed."""
     return weight.to_dense() if weight.is_mkldnn else weight
 
@@ -82,7 +82,7 @@ def unpack(model: PreTrainedModel) -> None:
     for module in model.modules():
         if isinstance(module, PackedLinear):
             if module.weight.is_mkldnn:
-                module.weight = nn.Parameter(plain(module.weight.detach()), requires_grad=False)
+                module.weight = nn.Parameter(dense(module.weight.detach()), requires_grad=False)
             module.__class__ = nn.Linear  # type: ignore[assignment]
 
 

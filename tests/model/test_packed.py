@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedModel
 
 from persona_tui.model import Interventions, ModelWrapper, Request, Sampling, conversation
+from persona_tui.model.architecture import append_rows, new_cache
 from persona_tui.model.distil import Distillation, Lesson
-from persona_tui.model.fingerprint import fingerprint
+from persona_tui.model.fingerprint import fingerprint, sketch
 from persona_tui.model.forced import Passage
-from persona_tui.model.forward import append_rows, new_cache
 from persona_tui.model.packed import PackedLinear, pack, packed, unpack
-from persona_tui.model.sketch import sketch
 from persona_tui.model.trial import try_model
 
 from .conftest import FAMILIES, make_model, make_tokenizer
