@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from persona_tui.chat.replies import LETTERS, ChatReply
+from persona_tui.chat.review import objects
 from persona_tui.chat.voice import setting_in_words
 from persona_tui.core.jobs import JobContext, run_inline
-from persona_tui.monitors.second_opinion import CRITIQUE
 from persona_tui.project import models
 from persona_tui.project.models import ModelChoice
 from persona_tui.project.project import Project
@@ -84,8 +84,7 @@ def answer_again(chat: Chat, draft: ChatReply) -> ChatReply | None:
 
     Front ends call this when a reply has ended. None = the reply stands. The second answer always does.
     """
-    objects = any(each.by == CRITIQUE and each.safe is False for each in draft.rows[0].opinions)
-    if draft.node is None or draft.revises or draft.taken_back or not objects:
+    if draft.node is None or draft.revises or draft.taken_back or not objects(draft.rows[0]):
         return None
     chat.check_free()
     chat.writing = draft.again(chat.mix)

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import asdict, replace
@@ -32,7 +33,7 @@ from persona_tui.server.http import answering, data, openai_error, read_body, se
 from persona_tui.server.limits import Refused
 from persona_tui.server.openai_api import ChatMessage
 from persona_tui.server.service import Service, Wish
-from persona_tui.server.turns import Exchange
+from persona_tui.server.turns import Answer, Exchange
 from persona_tui.server.voices import VoiceOptions
 from persona_tui.traits.vector import summary
 from persona_tui.vectors.manager import sha256
@@ -216,7 +217,7 @@ class Native:
     async def _spoken(self, turn: Exchange) -> AsyncIterator[str]:
         id = uuid.uuid4().hex
         self._service.turns[id] = turn
-        told = [0] * len(turn.answers)  # changes of each reply's mix
+        told = Counter[Answer]()  # changes of each reply's mix
         try:
             sampling = turn.answers[0].voiced.request.sampling
             opening = {
@@ -228,8 +229,9 @@ class Native:
             yield data(opening, "begin")
             async with aclosing(turn.events(stoppable=True)) as events:
                 async for row, event in events:
-                    for token, mix in turn.answers[row].voiced.changes[told[row] :]:
-                        told[row] += 1
+                    answer = turn.answers[row]
+                    for token, mix in answer.voiced.changes[told[answer] :]:
+                        told[answer] += 1
                         yield data({"row": row, "index": token, "mix": mix}, "mix")
                     yield data(as_record(event, row), "token")
             rows = [turn.summary(row) for row in range(len(turn.answers))]
