@@ -3,7 +3,8 @@
 1. `/native` says which model is served, and `/native/vectors/...` gives the files that its replies are
    steered and measured with, so that a client knows what its faders do.
 2. `/native/turns` answers with events, token by token; the mix of a turn may change meanwhile.
-3. `/native/tokens`, `/native/readings` and `/native/rereads` read texts without answering.
+3. `/native/tokens`, `/native/readings`, `/native/likelihoods` and `/native/rereads` read texts without
+   answering.
 """
 
 from __future__ import annotations
@@ -156,6 +157,20 @@ class ReadingsBody(BaseModel):
     layers: list[int] = Field(min_length=1)
 
 
+class PairBody(ConversationBody):
+    """A conversation and what might be said next."""
+
+    reply: str
+
+
+class LikelihoodsBody(BaseModel):
+    """`POST /native/likelihoods`: how likely are replies without any mix?"""
+
+    model_config = ConfigDict(extra="forbid")
+
+    pairs: list[PairBody] = Field(min_length=1, max_length=_MOST_SCORED)
+
+
 class RereadBody(ConversationBody):
     """`POST /native/rereads`.
 
@@ -185,6 +200,7 @@ class Native:
             Route("/native/vectors/{name:path}", form(self.vectors)),
             Route("/native/tokens", form(self.tokens), methods=["POST"]),
             Route("/native/readings", form(self.readings), methods=["POST"]),
+            Route("/native/likelihoods", form(self.likelihoods), methods=["POST"]),
             Route("/native/rereads", form(self.rereads), methods=["POST"]),
             Route("/native/personas", form(self.personas)),
             Route("/native/traits", form(self.traits)),
@@ -286,6 +302,13 @@ class Native:
         layers = sorted(set(body.layers))
         read = await self._service.with_model(lambda: model.read_messages(conversations, layers))
         return JSONResponse({"data": [reading_record(each) for each in read]})
+
+    async def likelihoods(self, request: HttpRequest) -> Response:
+        """Say how likely replies are, in nats per token."""
+        body = await read_body(request, LikelihoodsBody)
+        pairs = [([message.plain() for message in each.messages], each.reply) for each in body.pairs]
+        found = await self._service.with_model(lambda: self._service.model.score(pairs))
+        return JSONResponse({"data": [asdict(each) for each in found]})
 
     async def rereads(self, request: HttpRequest) -> Response:
         """Read a reply, or the user's last message, token by token."""
