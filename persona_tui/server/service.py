@@ -15,7 +15,7 @@ from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.mix import Mix
 from persona_tui.core.workspace import TRAIT_PREFIX
 from persona_tui.datasets.transcripts import BadLine, Transcript
-from persona_tui.model import Message, ModelWrapper, Request, Sampling, conversation
+from persona_tui.model import Message, ModelWrapper, Request, Sampling
 from persona_tui.model.prompts import PromptEncoder
 from persona_tui.model.text import Rendering
 from persona_tui.monitors.guard import Guard
@@ -238,7 +238,7 @@ class Service:
             wish.likeliest,
         )
         voiced = VoicedRow(self._engine, request, mix, wish.voice.traced)
-        return Row(voiced, self._guard(wish.voice), live)
+        return Row(voiced, self._guard(wish.voice, asked_of(prompt)), live)
 
     def _defence(self, wish: Wish, prompt: list[Message] | str, row: Row) -> Defence | None:
         """What a reply goes through behind its guard."""
@@ -246,7 +246,7 @@ class Service:
         if review is None:
             return None
         if isinstance(prompt, str):
-            return Defence(review, prompt, self.critic)
+            return Defence(review, asked_of(prompt), self.critic)
 
         async def again(draft: str) -> tuple[Row, int]:
             longer = replace(wish, prompts=[[*prompt, *revising(draft)]], count=1, mixes=())
@@ -260,8 +260,7 @@ class Service:
 
             return await self.off_loop(made)
 
-        asked = next((each["content"] for each in reversed(prompt) if each["role"] == "user"), "")
-        return Defence(review, asked, self.critic, again)
+        return Defence(review, asked_of(prompt), self.critic, again)
 
     @property
     def context(self) -> int:
@@ -282,12 +281,13 @@ class Service:
             )
         return ids
 
-    def _guard(self, voice: Voice) -> Guard | None:
+    def _guard(self, voice: Voice, asked: str) -> Guard | None:
         if voice.guard == "off" or (voice.guard == "critique" and not self._has_monitor()):
             return None
         monitor = self.monitor
         guard = Guard(lambda: monitor)
         guard.set_mode(voice.guard)
+        guard.asked = asked
         return guard
 
     def _critic(self, asked: str, reply: str) -> Opinion:
@@ -317,10 +317,8 @@ class Service:
     def judge(self, texts: Sequence[str]) -> list[dict[str, Any]]:
         """Return what the monitor says of texts as a user's messages, in OpenAI's form."""
         monitor = self.monitor
-        with self.model.rendered_as(monitor.metadata.get("rendering")):  # as when it was fitted
-            read = self.model.read_messages([conversation(text) for text in texts], monitor.layers_of())
         results = []
-        for reading in read:
+        for reading in monitor.read(texts, monitor.layers_of()):
             verdict, harms = monitor.judge(reading, "message"), monitor.harm_probabilities(reading)
             likely = None if verdict.safe else verdict.category
             # How likely each harm is if there is one: of a safe text that would say nothing.
@@ -354,3 +352,10 @@ class Service:
     def close(self) -> None:
         """Stop what runs, and end the worker."""
         self.worker.close()
+
+
+def asked_of(prompt: list[Message] | str) -> str:
+    """Return the message of a prompt that is answered; the whole of a text that is continued."""
+    if isinstance(prompt, str):
+        return prompt
+    return next((each["content"] for each in reversed(prompt) if each["role"] == "user"), "")
