@@ -11,7 +11,7 @@ import click
 
 from persona_tui.cli.interrupt import quick_interrupt
 from persona_tui.cli.invocation import Invocation, pass_invocation
-from persona_tui.cli.monitor_attacks import compare, redteam
+from persona_tui.cli.monitor_attacks import compare, critique, redteam
 from persona_tui.cli.monitor_errors import print_errors
 from persona_tui.cli.monitor_results import dimensions, layers, results, threshold
 from persona_tui.cli.output import check_free, echo, force_option, json_option, print_json, print_table
@@ -35,7 +35,7 @@ def monitor() -> None:
     """Detect dangerous requests by the model's own activations."""
 
 
-for command in (threshold, layers, dimensions, results, redteam, compare):
+for command in (threshold, layers, dimensions, results, redteam, critique, compare):
     monitor.add_command(command)
 
 
