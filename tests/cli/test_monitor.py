@@ -169,7 +169,7 @@ def test_whether_the_model_can_judge_replies_is_tried(cli: Cli, workspace: Path)
     assert "is of no use on it" in cli("monitor", "critique").out
     cli("config", "set", "monitoring.guard", "critique")
     checks = {each["name"]: each for each in cli("doctor", "--json").json}
-    assert checks["monitor"]["state"] == "WRONG" and "of 16 known replies" in checks["monitor"]["message"]
+    assert checks["monitor"]["state"] == "WRONG" and "of 16 known replies" in checks["monitor"]["detail"]
 
 
 def test_models_are_compared_and_vectors_carried_over(cli: Cli, tmp_path: Path, tiny_model: Path) -> None:
