@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from persona_tui.chat.review import Critic, Review, revising
 from persona_tui.core.errors import PersonaTuiError
-from persona_tui.core.mix import Mix
-from persona_tui.core.workspace import TRAIT_PREFIX
+from persona_tui.core.mix import TRAIT_PREFIX, Mix
 from persona_tui.datasets.transcripts import BadLine, Transcript
 from persona_tui.model import Message, ModelWrapper, Request, Sampling
 from persona_tui.model.prompts import PromptEncoder

@@ -13,8 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequen
 from typing import Any
 
 from persona_tui.core.errors import PersonaTuiError
-from persona_tui.core.mix import parse_blend
-from persona_tui.core.workspace import TRAIT_PREFIX
+from persona_tui.core.mix import TRAIT_PREFIX, parse_blend
 from persona_tui.vllm.bank import KEY, TRACE
 
 Scope = MutableMapping[str, Any]

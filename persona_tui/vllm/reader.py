@@ -18,9 +18,9 @@ from persona_tui.model import (
     TokenEvent,
     text,
 )
+from persona_tui.model.architecture import check_fits
 from persona_tui.model.distil import Distillation
 from persona_tui.model.forced import Passage
-from persona_tui.model.forward import check_fits
 from persona_tui.vllm.driver import Driver, Order, Sums
 from persona_tui.vllm.wire import Errand, slot_of
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from persona_tui.core.mix import Mix
-from persona_tui.vectors.scales import TraceScale
+from persona_tui.vectors.maths import TraceScale
 from persona_tui.vllm.bank import KEY, TRACE, Bank, Slot
 from persona_tui.vllm.op import TRACES, SlotBuffers, set_buffers, slots_of
 from persona_tui.vllm.wire import ENGINE, Errand, Packed, unpack, unpack_slot
