@@ -77,7 +77,7 @@ class RemoteEngine(SteeringEngine):
             "rendering": self.model.rendering.record(),
             "persona_tui": {
                 "trace": [name for name in traced if name not in _AXES],
-                "guard": guard.mode if isinstance(guard, RemoteGuard) else "off",
+                "guard": guard.asked_for if isinstance(guard, RemoteGuard) else "off",
             },
             **asdict((sampling or self.sampling).with_seed()),
         }

@@ -213,6 +213,10 @@ class Inspection:
         traces = engine.traces() if engine is not None else {}
         names = sorted(traces, key=lambda name: (name not in AXES, name))
         self._layers = {name: layers_text(sorted(traces[name].vectors)) for name in names}
+        if engine is not None:
+            self._layers |= {
+                name: f"{layers} · weak" for name, layers in self._layers.items() if engine.weakness(name)
+            }
         if self._direction not in self._layers and names:
             self._direction = names[0]
 
