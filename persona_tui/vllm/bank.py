@@ -24,6 +24,7 @@ from persona_tui.vectors.scales import TraceScale, axis_scale, vector_scale
 KEY = "persona_tui"  # in a request's extra arguments
 TRACE = "persona_tui_trace"  # there as well: the name under which the figures of a reply are kept
 WORKSPACE = "PERSONA_TUI_WORKSPACE"
+LEND = "PERSONA_TUI_LEND"  # "1": other machines may have jobs run here
 MODEL = "PERSONA_TUI_MODEL"  # whose vectors to use, where that is not the model's own name
 _KNOWN = {"persona", "blend", "strength", "capping", "percentile", "safe", "capping_axis"}
 

@@ -259,22 +259,15 @@ class Driver:
         """Do something else to running requests from their next token on."""
         self._ask("persona_tui_change", ways, limits, twins)
 
-    def trace(self, directions: Sequence[Mapping[int, Tensor]] | None) -> None:
-        """Compare tokens with directions from now on; None = no longer."""
-        self._ask("persona_tui_trace", None if directions is None else [pack(each) for each in directions])
-
-    def traced(self) -> dict[str, list[list[float]]]:
-        """What the last pass has found, by request: entropy, lift, projections, of its last token or of all
-        of its tokens."""
-        answers: list[Packed] = self._ask("persona_tui_traced")
-        names: list[str] = answers[0]["names"]
-        if not names:
-            return {}
-        numbers = [np.frombuffer(each["found"], dtype=np.float32).reshape(len(names), -1) for each in answers]
-        entropies = answers[-1]["entropies"]  # the last stage chooses the tokens
-        found: dict[str, list[list[float]]] = {}
-        for name, entropy, row in zip(names, entropies, np.sum(numbers, axis=0).tolist(), strict=True):
-            found.setdefault(name, []).append([entropy, *row])
+    def traced(self, names: Sequence[str]) -> dict[str, list[list[float]]]:
+        """What was found of the tokens of requests since this was last asked for: entropy, lift,
+        projections."""
+        answers: list[dict[str, list[list[float]]]] = self._ask("persona_tui_told", list(names))
+        found = answers[-1]  # the last stage chooses the tokens
+        for each in answers[:-1]:  # others have other layers
+            for name, rows in each.items():
+                for own, more in zip(found[name], rows, strict=True):
+                    own[1:] = [one + other for one, other in zip(own[1:], more[1:], strict=True)]
         return found
 
 

@@ -319,20 +319,22 @@ class VllmModel(VllmReader):
         poll = interventions if callable(interventions) else None
         first = interventions if isinstance(interventions, Interventions) else None
         present = first or (poll() if poll is not None else None) or Interventions.none()
-        rows = self._streamed_rows(requests, batch, present, alone=poll is not None)
-        yield from self._streamed(rows, requests, batch, poll, dict(axes or {}), stop)
+        rows = self._streamed_rows(requests, batch, present, dict(axes or {}), alone=poll is not None)
+        yield from self._streamed(rows, requests, batch, poll, list(axes or {}), stop)
 
     def _streamed_rows(
-        self, requests: Sequence[Request], batch: Batch, present: Interventions, alone: bool
+        self, requests: Sequence[Request], batch: Batch, present: Interventions, axes: Axes, alone: bool
     ) -> list[_Row]:
-        keys = self._held(present, len(requests))
+        keys, traces = self._held(present, len(requests)), self._traces(axes)
         rows = []
         for place, (request, key) in enumerate(zip(requests, keys, strict=True)):
             spans: Sequence[tuple[int, int]] = ()
             if batch.watch is not None:
                 spans = [_REPLY, *stretches(_message(batch, place))]
             limit = limit_of(present, place)
-            errand = Errand(Driver.new_name(), key, spans, batch.thoughts or (), limit=limit)
+            errand = Errand(
+                Driver.new_name(), key, spans, batch.thoughts or (), limit=limit, traces=traces, told=True
+            )
             rows.append(self._row(place, batch, errand, request.likeliest, alone))
         if len(self._groups(rows)) > 1:
             raise MemoryShortage("vLLM has no room for so many guided replies at once.")
@@ -344,7 +346,7 @@ class VllmModel(VllmReader):
         requests: Sequence[Request],
         batch: Batch,
         poll: Poll | None,
-        axes: Axes,
+        axes: Sequence[str],
         stop: threading.Event | None,
     ) -> Iterator[TokenEvent]:
         writers = [
@@ -357,7 +359,6 @@ class VllmModel(VllmReader):
             for each, prompt in zip(requests, batch.prompts, strict=True)
         ]
         try:
-            self.driver.trace(list(axes.values()))
             for order in self._with_twins(rows):
                 self.driver.add(order)
             while any(row.finish is None for row in rows):
@@ -368,11 +369,11 @@ class VllmModel(VllmReader):
                 written = {each.name: each for each in self.driver.step()}
                 if not any(row.name in written for row in rows):
                     continue  # only a part of the prompts was read
-                traced = self.driver.traced()
+                traced = self.driver.traced([row.name for row in rows if row.name in written])
                 for row in rows:
                     if row.finish is None and row.name in written and written[row.name].tokens:
                         yield from self._readings(row, batch)
-                        event = self._event(row, written, traced, list(axes), batch, writers[row.place])
+                        event = self._event(row, written, traced, axes, batch, writers[row.place])
                         wanted = requests[row.place].likeliest
                         yield replace(event, likeliest=event.likeliest[:wanted])
                 change = poll() if poll is not None else None
@@ -382,7 +383,6 @@ class VllmModel(VllmReader):
             names = [name for row in rows for name in (row.name, row.twin) if name]
             self.driver.abort(names)
             _, broken = self.driver.take(names)
-            self.driver.trace(None)
         if broken:
             raise GenerationError("vLLM's cache has become too full for the guide: set plausibility to 0.")
 
@@ -402,7 +402,7 @@ class VllmModel(VllmReader):
         new = writer.feed(token) if token not in batch.end_tokens else ""
         if row.finish is not None:
             new += writer.finish()
-        found = traced.get(row.name, [[0.0] * (2 + len(names))])[-1]
+        found = traced[row.name][-1]
         twin = written.get(row.twin)
         return TokenEvent(
             row.place,

@@ -14,7 +14,7 @@ import os
 from typing import Any
 
 from persona_tui.core.errors import PersonaTuiError
-from persona_tui.vllm.bank import KEY, WORKSPACE, Bank
+from persona_tui.vllm.bank import KEY, LEND, WORKSPACE, Bank
 from persona_tui.vllm.wire import ENGINE
 
 logger = logging.getLogger("vllm.persona_tui")
@@ -134,6 +134,11 @@ def _drives(owner: Any) -> bool:
     return ENGINE in (owner.vllm_config.additional_config or {})
 
 
+def lends() -> bool:
+    """Whether engines on other machines may drive this server."""
+    return os.environ.get(LEND) == "1"
+
+
 def _bank(owner: Any) -> Bank | None:
     """The bank for the model of a runner or an input processor, made on first use; our engine has none."""
     if _drives(owner):
@@ -179,7 +184,7 @@ def _loading(load: Any) -> Any:
             from persona_tui.vllm.worker import WorkerSlots
 
             count = watch_blocks(self.model)
-            self._persona_tui_slots = WorkerSlots(self, bank)
+            self._persona_tui_slots = WorkerSlots(self, bank, _drives(self) or lends())
             whose = "our engine" if bank is None else f"the vectors of {bank.personas.model_name}"
             logger.info("persona-tui steers %d blocks for %s.", count, whose)
         return done
@@ -199,8 +204,7 @@ def _guide_sampler() -> None:
 
     def apply_logits_processors(self: Any, logits: Any, *args: Any, **kwargs: Any) -> Any:
         done = limit(self, logits, *args, **kwargs)
-        driven = worker.present is not None and worker.present.bank is None
-        return worker.present.guide(done) if driven and worker.present is not None else done
+        return done if worker.present is None else worker.present.guide(done)
 
     def sample(self: Any, *args: Any, **kwargs: Any) -> Any:
         tokens, processed = choose(self, *args, **kwargs)

@@ -30,7 +30,9 @@ class Errand:
         thoughts: the ids that begin and end thoughts, which are no part of a reply; empty = there are none.
         twin: the request that reads the same tokens with nothing done to them; "" = there is none.
         limit: the share of the twin's best probability that a token must have.
-        every: whether all of its tokens are traced, and not only those that choose one.
+        traces: keys of directions that its tokens are compared with; held as ways are, as what is added.
+        told: whether it is told what was found of each token: entropy, lift, projections.
+        every: whether that is told of all of its tokens, and not only of those that choose one.
     """
 
     name: str
@@ -39,6 +41,8 @@ class Errand:
     thoughts: Sequence[int] = ()
     twin: str = ""
     limit: float = 0.0
+    traces: Sequence[str] = ()
+    told: bool = False
     every: bool = False
 
     def packed(self) -> Packed:
