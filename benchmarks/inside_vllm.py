@@ -2,9 +2,9 @@
 
     python benchmarks/inside_vllm.py [--model starter] [--rows 1 16 64] [--tokens 64] [--eager] [--extraction]
 
-1. Tokens per second of the same requests plain, steered, steered and capped, and with means summed up; then
-   token by token, without and with a trace. In turns; the fastest of several rounds, and its ratio to the first
-   line's. Random vectors at 30-60% of the layers, small enough to change little.
+1. Tokens per second of the same requests plain, steered, steered and capped, and with means summed up;
+   then token by token, without and with a trace. In turns; the fastest of several rounds, and its ratio to
+   the first line's. Random vectors at 30-60% of the layers, small enough to change little.
 2. With --extraction: replies with their means, on transformers and inside vLLM, in turns.
 3. The memory of slots: computed.
 

@@ -36,7 +36,8 @@ from persona_tui.model import (
 from persona_tui.model.forced import Passage
 from persona_tui.model.forward import check_fits
 from persona_tui.model.steps import Batch, Poll
-from persona_tui.vllm.driver import Arrival, Driver, Order, Sums
+from persona_tui.vllm.driver import LocalDriver
+from persona_tui.vllm.orders import Arrival, Driver, Order, Sums
 from persona_tui.vllm.reader import Axes, VllmReader, activations_of, stretches
 from persona_tui.vllm.wire import Errand, limit_of, slot_of
 
@@ -74,6 +75,8 @@ class VllmModel(VllmReader):
 
     See `VllmReader` for what is read of text that is there.
     """
+
+    guides = True  # whether a reply and its twin are in the same passes
 
     @classmethod
     def start(
@@ -115,7 +118,7 @@ class VllmModel(VllmReader):
             "kv_cache_memory_bytes": None if cache is None else int(cache * 2**30),
             "enforce_eager": settings.eager,
         }
-        found.driver = Driver(loader.where(name), found.hidden_size, arguments)
+        found.driver = LocalDriver(loader.where(name), found.hidden_size, arguments)
         # A reply that may fill the context is read to its end by one more step.
         found.context_length = found.driver.about.context - 1
         return found
@@ -167,6 +170,8 @@ class VllmModel(VllmReader):
         self, place: int, batch: Batch, errand: Errand, likeliest: int | None = None, alone: bool = False
     ) -> _Row:
         """A request for vLLM: `alone` if nothing may share its cache, as what is done to it may change."""
+        if errand.limit:
+            self._check_guides()
         own, prompt = batch.samplings[place], batch.prompts[place]
         check_fits(len(prompt), self.context_length)
         limit = min(own.max_new_tokens, (self.context_length or 0) - len(prompt))
@@ -184,6 +189,13 @@ class VllmModel(VllmReader):
             fresh=any(span != _REPLY and span[1] < len(prompt) for span in errand.spans),
         )
         return _Row(place, order, limit)
+
+    def _check_guides(self) -> None:
+        if not self.guides:
+            raise GenerationError(
+                "The guide needs a reply and its twin in one pass, which a server does not promise: set "
+                "steering.plausibility to 0."
+            )
 
     def _groups(self, rows: Sequence[_Row]) -> list[list[_Row]]:
         """Rows that can be answered together. A guided one and its twin must be in the same passes."""
@@ -448,6 +460,8 @@ class VllmModel(VllmReader):
         keys = self._held(change, 1 + max(row.place for row in rows))
         limits = {row.name: limit_of(change, row.place) for row in rows}
         twins = {}
+        if any(limits.values()):
+            self._check_guides()
         for row in rows:
             if limits[row.name] and not row.twin:  # it reads what there is so far, and along from there on
                 row.twin = twins[row.name] = Driver.new_name()

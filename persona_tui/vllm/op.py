@@ -255,15 +255,17 @@ def intervene(hidden: Tensor, residual: Tensor, layer: int) -> None:
 
 
 # `torch.library.custom_op` would look at its arguments on every call, at several times the cost.
-_library = torch.library.Library("persona_tui", "FRAGMENT")
+_library: Any = torch.library.Library("persona_tui", "FRAGMENT")  # type: ignore[no-untyped-call]
 _library.define("intervene(Tensor(a!) hidden, Tensor residual, int layer) -> ()")
 for _key in ("CPU", "CUDA"):
     _library.impl("intervene", intervene, _key)
 
 
-@torch.library.register_fake("persona_tui::intervene", lib=_library)
-def _(hidden: Tensor, residual: Tensor, layer: int) -> None:
+def _fake(hidden: Tensor, residual: Tensor, layer: int) -> None:
     return None
+
+
+torch.library.register_fake("persona_tui::intervene", _fake, lib=_library)
 
 
 def watch_blocks(model: nn.Module) -> int:

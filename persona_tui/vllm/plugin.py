@@ -14,8 +14,8 @@ import os
 from typing import Any
 
 from persona_tui.core.errors import PersonaTuiError
-from persona_tui.vllm.bank import KEY, LEND, WORKSPACE, Bank
-from persona_tui.vllm.wire import ENGINE
+from persona_tui.vllm.bank import CHANGES, KEY, LEND, TRACE, WORKSPACE, Bank
+from persona_tui.vllm.wire import ENGINE, PASS, door_pass
 
 logger = logging.getLogger("vllm.persona_tui")
 
@@ -83,19 +83,19 @@ def _check_requests() -> None:
         request = process(self, *args, **kwargs)
         extra = getattr(request.sampling_params, "extra_args", None) or {}
         asked = extra.get(KEY)
-        if ENGINE in extra and not _drives(self):
+        if ENGINE in extra and not _drives(self) and extra.pop(PASS, None) != door_pass():
             raise refusal(f'"{ENGINE}" is not for requests')
         if asked is None:
             return request
         try:
-            bank = _bank(self)
+            bank = bank_of(self)
             if bank is None:
                 raise PersonaTuiError("this server has no personas: PERSONA_TUI_WORKSPACE is not set")
             if self.vllm_config.use_v2_model_runner:
                 raise PersonaTuiError("personas need the first model runner: VLLM_USE_V2_MODEL_RUNNER=0")
             mix = bank.mix_of(asked)
             bank.slot(mix)  # what cannot be read is an error here, not in a worker
-            salt = bank.key(mix)
+            salt = bank.key(mix) + (str(extra.get(TRACE)) if extra.get(CHANGES) else "")
         except PersonaTuiError as error:
             raise refusal(str(error)) from error
         request.cache_salt = f"{salt}{request.cache_salt or ''}"
@@ -139,7 +139,7 @@ def lends() -> bool:
     return os.environ.get(LEND) == "1"
 
 
-def _bank(owner: Any) -> Bank | None:
+def bank_of(owner: Any) -> Bank | None:
     """The bank for the model of a runner or an input processor, made on first use; our engine has none."""
     if _drives(owner):
         return None
@@ -178,7 +178,7 @@ def _steer_runner() -> None:
 def _loading(load: Any) -> Any:
     def load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
         done = load(self, *args, **kwargs)
-        bank = _bank(self)
+        bank = bank_of(self)
         if (bank is not None or _drives(self)) and not hasattr(self, "_persona_tui_slots"):
             from persona_tui.vllm.op import watch_blocks
             from persona_tui.vllm.worker import WorkerSlots

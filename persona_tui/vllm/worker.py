@@ -198,7 +198,7 @@ class WorkerSlots:
                 _mark(reading, found[first : first + count], start, ids, prompt)
                 reading.read = max(reading.read, start + count)
                 chooses = start + count >= int(runner.requests[id].num_tokens)
-                rows[reading.errand.name] = (row, chooses)
+                rows[reading.errand.name] = (row, chooses, reading.errand)
                 if reading.errand.every or (reading.errand.told and chooses):
                     begin = first if reading.errand.every else first + count - 1
                     self._pending.append((row, reading, range(begin, first + count)))
@@ -206,16 +206,15 @@ class WorkerSlots:
         self._pair(rows)
         return torch.from_numpy(found) if found.any() else None
 
-    def _pair(self, rows: dict[str, tuple[int, bool]]) -> None:
+    def _pair(self, rows: dict[str, tuple[int, bool, Errand]]) -> None:
         """Find the rows that are guided, and their twins. One that has lost its twin is told, and is not to
         be believed."""
-        for name, (row, chooses) in rows.items():
-            errand = self._readings[name].errand
+        for name, (row, chooses, errand) in rows.items():
             if not errand.twin or not chooses:
                 continue
-            twin, there = rows.get(errand.twin, (-1, False))
-            if there:
-                self.pairs.append((row, twin, errand.limit))
+            twin = rows.get(errand.twin)
+            if twin is not None and twin[1]:
+                self.pairs.append((row, twin[0], errand.limit))
             else:
                 self.broken.add(name)
 
@@ -290,6 +289,8 @@ class WorkerSlots:
             found["counts"][name] = list(reading.counts)
             if not keep:
                 self._free_places += self._readings.pop(name).places
+                # Should it still run, nothing more is found out about it.
+                reading.errand = replace(reading.errand, spans=(), told=False, every=False, twin="")
                 self._changed.pop(name, None)
                 self.directions.leave(name)
         if not keep:
@@ -346,7 +347,7 @@ class Figures:
         self._before = torch.zeros_like(self._told)  # without the last token, which may come to nothing
         self._rows: dict[str, int] = {}
         self._free = list(range(rows))
-        self._compared: dict[str, dict[str, tuple[int, float]]] = {}  # by reply: place of each, ordinary value
+        self._compared: dict[str, dict[str, tuple[int, float]]] = {}  # by reply: places, ordinary values
         self._now: tuple[Tensor, Tensor] | None = None
 
     def begin(
@@ -366,13 +367,14 @@ class Figures:
             names.append(name)
             start = int(runner.input_batch.num_computed_tokens_cpu[row])
             if start + count >= int(runner.requests[id].num_tokens):  # it chooses a token
-                rows.append(self._row(name, mixes[id][1], names))
+                asked = runner.requests[id].sampling_params.extra_args[KEY]
+                rows.append(self._row(name, mixes[id][1], asked, names))
                 last.append(at - 1)
         device = self._told.device
         self._now = (torch.tensor(rows, device=device), torch.tensor(last, device=device)) if rows else None
         return bool(rows)
 
-    def _row(self, name: str, mix: Mix, running: Sequence[str]) -> int:
+    def _row(self, name: str, mix: Mix, asked: object, running: Sequence[str]) -> int:
         """Where a reply's figures are kept."""
         if name in self._rows:
             return self._rows[name]
@@ -386,7 +388,7 @@ class Figures:
         self._before[row] = 0
         places = {
             each: (self._directions.take(name, scale.vectors), scale.ordinary)
-            for each, scale in self._bank.scales(mix).items()
+            for each, scale in self._bank.scales(mix, asked).items()
         }
         self._compared[name] = {
             each: (at, ordinary) for each, (at, ordinary) in places.items() if at is not None

@@ -6,7 +6,14 @@ These tests need vLLM, in an environment of its own: `make test-vllm`.
 from __future__ import annotations
 
 import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +35,7 @@ os.environ.update(
 
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from persona_tui.core.workspace import Workspace
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.manager import PersonaManager
 from persona_tui.vectors.maths import normalize
@@ -37,6 +45,8 @@ from tests.model.conftest import make_tokenizer
 
 LAYERS, WIDTH = 4, 64
 NAME = "random"
+KEY = "secret"
+ROOT = Path(__file__).parents[2]
 
 
 def drawn(*shape: int, seed: int) -> Tensor:
@@ -103,3 +113,44 @@ def llm(request: pytest.FixtureRequest, model_folder: Path, workspace: Path) -> 
     )
     for name in (WORKSPACE, MODEL):
         del os.environ[name]
+
+
+@dataclass(frozen=True)
+class Server:
+    """`persona-tui --engine vllm serve --lend`, on its own."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+
+
+@pytest.fixture(scope="session")
+def server(model_folder: Path, workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("serve") / "log"
+    named = workspace / "vectors" / Workspace.find(workspace).slug(str(model_folder))
+    shutil.copytree(workspace / "vectors" / NAME, named, dirs_exist_ok=True)
+    options = ["--engine", "vllm", "--workspace", str(workspace), "--model", str(model_folder)]
+    serving = ["--port", str(port), "--rows", "16", "--lend", "--", "--enforce-eager", "--max-model-len=512"]
+    variables = {**os.environ, "PERSONA_TUI_API_KEY": KEY, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    with log.open("w") as out:
+        words = [sys.executable, "-m", "persona_tui", *options, "--dtype", "float32", "serve", *serving]
+        process = subprocess.Popen(
+            words, cwd=ROOT, env=variables, stdout=out, stderr=out, start_new_session=True
+        )
+    url = f"http://127.0.0.1:{port}"
+    for _ in range(1000):
+        if process.poll() is not None:
+            pytest.fail(log.read_text()[-4000:])
+        try:
+            urllib.request.urlopen(f"{url}/health", timeout=5).read()
+            break
+        except OSError:
+            time.sleep(0.5)
+    yield Server(url, process)
+    process.terminate()
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
