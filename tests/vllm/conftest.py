@@ -33,7 +33,7 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
 )
 
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config
 
 from persona_tui.core.workspace import Workspace
 from persona_tui.vectors.axes import Axes
@@ -53,13 +53,11 @@ def drawn(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama with a byte-level tokenizer."""
-    folder = tmp_path_factory.mktemp("models") / NAME
+def random_model(folder: Path, config: type[LlamaConfig | Qwen2Config], model: Any) -> Path:
+    """Save a random model with a byte-level tokenizer."""
     tokenizer = make_tokenizer()
     torch.manual_seed(0)
-    config = LlamaConfig(
+    made = config(
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
         intermediate_size=128,
@@ -71,9 +69,15 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         initializer_range=0.2,
         eos_token_id=2,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    model(made).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama."""
+    return random_model(tmp_path_factory.mktemp("models") / NAME, LlamaConfig, LlamaForCausalLM)
 
 
 @pytest.fixture(scope="session")
