@@ -48,6 +48,8 @@ class RemoteProject(Project):
             "steering.capping_axis": capping["axis"],
             "steering.safety_floor_percentile": capping["percentile"],
         }
+        if not about.get("guides", True):
+            values["steering.plausibility"] = 0.0
         super().__init__(workspace, override(settings, values))
         self.at = connection.url
         self._connection, self._server = connection, about

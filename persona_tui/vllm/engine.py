@@ -76,8 +76,6 @@ class VllmModel(VllmReader):
     See `VllmReader` for what is read of text that is there.
     """
 
-    guides = True  # whether a reply and its twin are in the same passes
-
     @classmethod
     def start(
         cls,

@@ -15,7 +15,7 @@ import pytest
 from persona_tui.core.config import Settings
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.mix import Mix
-from persona_tui.model import ModelWrapper, Sampling
+from persona_tui.model import ModelWrapper, Request, Sampling
 from persona_tui.steering.engine import SteeringEngine
 from persona_tui.vectors.manager import PersonaManager
 from persona_tui.vllm.http import rewritten
@@ -147,6 +147,72 @@ def test_answers_tell_what_was_found(server: Server, engine: SteeringEngine) -> 
     assert last["choices"][0]["persona_tui"]["capped_tokens"] == told["capped_tokens"]
     assert last["choices"][0]["persona_tui"]["projections"] == pytest.approx(told["projections"])
     assert "persona_tui" not in send(server.url, {"model": slug(server.url), **ASKED})[1]["choices"][0]
+
+
+def test_a_reply_is_compared_with_whom_a_request_names(server: Server) -> None:
+    body = {"model": slug(server.url), **ASKED, "persona_tui": {"persona": "sage", "trace": ["fool"]}}
+    told = send(server.url, body)[1]["choices"][0]["persona_tui"]
+    assert set(told["projections"]) == {"sage", "fool", "safety"}
+    assert "nobody" in send(server.url, {**body, "persona_tui": {"trace": ["nobody"]}})[1]
+
+
+@pytest.mark.parametrize("field", [{"guard": "refuse"}, {"policy": ["warm<1"]}])
+def test_what_these_endpoints_cannot_hold_is_refused(server: Server, field: dict[str, Any]) -> None:
+    status, said = send(server.url, {"model": slug(server.url), **ASKED, "persona_tui": field})
+    assert status == 400 and "cannot hold" in said
+
+
+def test_a_workspace_that_wants_a_guard_is_not_served_without(workspace: Path) -> None:
+    settings = Settings.model_validate({"model": {"name": "tiny"}, "monitoring": {"guard": "refuse"}})
+    with pytest.raises(PersonaTuiError, match=r"monitoring\.guard is refuse"):
+        command(settings, "tiny", "127.0.0.1", 1, 4)
+
+
+def test_a_mix_changes_while_its_reply_streams(server: Server, engine: SteeringEngine) -> None:
+    """It says what the first mix says, and from some token on what it says with the other."""
+    mix = {"persona": "sage", "strength": 0.7, "capping": False}
+    body = {"model": slug(server.url), **ASKED, "max_tokens": 400, "stream": True}
+    body = {**body, "return_token_ids": True, "persona_tui": {**mix, "changeable": True}}
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
+    request = urllib.request.Request(f"{server.url}/v1/chat/completions", json.dumps(body).encode(), headers)
+    ids: list[int] = []
+    told = ""
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        reply = answer.headers["persona-tui-reply"]
+        for line in answer:
+            if line.startswith(b"data: {"):
+                ids += json.loads(line[6:])["choices"][0].get("token_ids") or []
+            if len(ids) >= 5 and not told:
+                status, told = patch(server.url, reply, {"strength": -0.7})
+                assert (status, json.loads(told)) == (200, {**mix, "strength": -0.7})
+                assert patch(server.url, reply, {"persona": "nobody"})[0] == 400
+    plain, changed = spoken(engine, mix, 400, 1.0), ids
+    apart = next(at for at, (one, other) in enumerate(zip(changed, plain, strict=False)) if one != other)
+    assert any(changed == spoken(engine, mix, at, -1.0) for at in range(apart - 4, apart + 1))
+    assert patch(server.url, reply, {"strength": 0})[0] == 404  # it has ended
+    assert patch(server.url, "nobody", {"strength": 0}, key="wrong")[0] == 401
+
+
+def patch(url: str, reply: str, body: object, key: str = KEY) -> tuple[int, str]:
+    headers = {"Authorization": f"Bearer {key}"}
+    where = f"{url}/v1/persona_tui/replies/{reply}"
+    request = urllib.request.Request(where, json.dumps(body).encode(), headers, method="PATCH")
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def spoken(engine: SteeringEngine, mix: dict[str, Any], at: int, sign: float) -> list[int]:
+    """What our own engine says, with the strength times a sign from a token on."""
+    mixes = [Mix({mix["persona"]: 1.0}, each * mix["strength"], capping=False) for each in (1.0, sign)]
+    ways = [engine.interventions(each) for each in mixes]
+    steps = iter([ways[0], *[None] * at, ways[1]])
+    request = Request([{"role": "user", "content": "What is bread?"}], 0)
+    sampling = Sampling(max_new_tokens=400, temperature=0)
+    events = engine.model.stream([request], sampling, lambda: next(steps, None))
+    return [each.token_id for each in events]
 
 
 def test_nothing_malformed_is_answered_unsteered(server: Server) -> None:

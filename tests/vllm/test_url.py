@@ -14,13 +14,16 @@ from typing import Any
 import pytest
 import torch
 
+from persona_tui.chat.chat import Chat
 from persona_tui.core.connection import KEY_VARIABLE
 from persona_tui.core.errors import EndpointError, GenerationError
 from persona_tui.core.jobs import JobContext
 from persona_tui.model import Interventions, ModelWrapper, Reading, Sampling, Watch
 from persona_tui.project.project import Project
+from persona_tui.remote.project import RemoteProject
 from persona_tui.vllm.client import ServedModel, connect
 from tests.extraction.conftest import fill_workspace
+from tests.server.conftest import serving
 
 from .conftest import KEY, Server
 from .test_engine import (
@@ -38,7 +41,7 @@ from .test_engine import (
     test_who_gives_up_leaves_nothing_behind,
     ways,
 )
-from .test_jobs import PROMPTS, SETTINGS, opened
+from .test_jobs import PROMPTS, SETTINGS, fit_on, opened
 from .test_serve import ASKED, send, slug
 
 __all__ = [
@@ -208,6 +211,25 @@ def test_a_persona_is_made_there_and_kept_here(server: Server, tmp_path: Path, m
     assert one.calibration.gain == pytest.approx(other.calibration.gain, rel=1e-3)
     spoken = there.engine.reply([{"role": "user", "content": "What is bread?"}])
     assert spoken.text
+
+
+def test_our_own_server_stands_in_front(server: Server, tmp_path: Path) -> None:
+    """With its native API, guards, policies and `chat --connect`."""
+    project = on_laptop(tmp_path / "front", server.url)
+    project.create_persona("grim", PROMPTS, JobContext())
+    fit_on(project)
+    (tmp_path / "laptop").mkdir()
+    with serving(project) as running:
+        chat = Chat.start(RemoteProject.connect(running.url, workspace=tmp_path / "laptop"))
+        try:
+            chat.change_mix(weights={"grim": 1.0}, strength=0.5, capping=False)
+            events = list(chat.events(chat.say("What is bread?")))
+        finally:
+            chat.close()
+        body = {"model": project.slug, **ASKED, "persona_tui": {"guard": "warn"}}
+        told = send(running.url, body)[1]["choices"][0]["persona_tui"]
+    assert set(events[0].projections) == {"grim"}
+    assert "verdict" in json.dumps(told)
 
 
 def test_a_job_outlives_the_server(server: Server, tmp_path: Path) -> None:
