@@ -107,6 +107,11 @@ class ProjectResources:
             self.settings = override(self.settings, values)
 
     @property
+    def lent(self) -> bool:
+        """Whether a server lends the model: its weights need not be on this machine."""
+        return self._lender is not None
+
+    @property
     def fell_back(self) -> bool:
         """Whether the tiny model is used only because the starter model is not on this machine."""
         from persona_tui.model.sources import AUTO, TINY
@@ -140,7 +145,7 @@ class ProjectResources:
         """
         from persona_tui.model.sources import resolve
 
-        if (self.workspace.vectors / self.slug).is_dir():
+        if self.lent or (self.workspace.vectors / self.slug).is_dir():
             return
         source = resolve(self.settings.model.name)
         if source.kind == "hub" and source.folder is None:
@@ -164,7 +169,8 @@ class ProjectResources:
         self.check_here("That")
         if self._model is None:
             chosen = self.settings.model
-            self.on_model_load(chosen.name)
+            if self._lender is None:
+                self.on_model_load(chosen.name)
             # Trust is for one model by name; it does not pass to another that a session or /model names.
             trusted = chosen.trust_remote_code
             trusts = trusted is not None and model_slug(trusted) == model_slug(chosen.name)

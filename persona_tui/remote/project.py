@@ -44,6 +44,7 @@ class RemoteProject(Project):
         capping = about["capping"]
         values: dict[str, object] = {
             "model.name": about["model"],
+            "model.engine": "transformers",  # whatever this machine would use itself
             "steering.capping_layers": list(capping["layers"]),
             "steering.capping_axis": capping["axis"],
             "steering.safety_floor_percentile": capping["percentile"],

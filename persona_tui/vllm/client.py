@@ -32,6 +32,7 @@ from persona_tui.vllm.engine import VllmModel
 from persona_tui.vllm.orders import Arrival, Driver, Order, Sums, sums_from
 from persona_tui.vllm.wire import About, slots_to
 
+_PIECE = 2**24  # bytes of ways that are sent at once, about
 _Told = list[list[float]]
 _Come = list[dict[str, Any]] | Exception
 
@@ -101,7 +102,18 @@ class ServedDriver(Driver):
         """Nothing: the server goes on."""
 
     def _hold(self, new: Mapping[str, Slot], forgotten: Sequence[str]) -> None:
-        self._connection.send(f"{OURS}/ways", slots_to(new))
+        piece: dict[str, Slot] = {}
+        size = 0
+        for key, slot in new.items():
+            piece[key] = slot
+            size += sum(4 * vector.numel() for vector in slot.added.values()) + sum(
+                4 * cap.axis.numel() for cap in slot.caps.values()
+            )
+            if size > _PIECE:
+                self._connection.send(f"{OURS}/ways", slots_to(piece))
+                piece, size = {}, 0
+        if piece:
+            self._connection.send(f"{OURS}/ways", slots_to(piece))
 
     def add(self, order: Order) -> None:
         """Have a request answered, beside those that are."""

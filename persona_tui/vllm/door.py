@@ -67,7 +67,7 @@ _FILES = frozenset(
         "chat_template.json",
     }
 )
-_MOST_WAYS = 4096
+_WAYS_BYTES = 2**31  # of ways that are kept, in the memory of each worker's process; at least 512
 _PATIENCE = 120.0  # seconds that orders wait for others' sums
 _FORGOTTEN = 300.0  # seconds after which nobody asks for the sums of a request any more
 
@@ -92,6 +92,7 @@ class Door:
         self._config = engine.vllm_config
         self._layers = int(self._config.model_config.hf_text_config.num_hidden_layers)
         self._hidden = int(self._config.model_config.hf_text_config.hidden_size)
+        self._most_ways = max(512, _WAYS_BYTES // (8 * self._layers * self._hidden))
         self._about: dict[str, Any] | None = None
         self._beginning = asyncio.Lock()
         self._ways: dict[str, None] = {}
@@ -207,7 +208,7 @@ class Door:
         for key in slots:
             self._ways.pop(key, None)
         self._ways |= dict.fromkeys(slots)
-        unused = list(self._ways)[: max(0, len(self._ways) - _MOST_WAYS)]
+        unused = list(self._ways)[: max(0, len(self._ways) - self._most_ways)]
         for key in unused:
             del self._ways[key]
         await self._ask("persona_tui_hold", {key: pack_slot(each) for key, each in new.items()}, unused)

@@ -166,7 +166,8 @@ class VoiceMiddleware:
         except (PersonaTuiError, ValueError) as error:
             await refuse(send, str(error))
         else:
-            self._changing[name] = told
+            if name in self._changing:  # it may have ended meanwhile
+                self._changing[name] = told
             await answer(send, told)
 
     async def _speak(self, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:

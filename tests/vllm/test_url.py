@@ -16,9 +16,10 @@ import torch
 
 from persona_tui.chat.chat import Chat
 from persona_tui.core.connection import KEY_VARIABLE
-from persona_tui.core.errors import EndpointError, GenerationError
+from persona_tui.core.errors import EndpointError, GenerationError, PersonaTuiError
 from persona_tui.core.jobs import JobContext
 from persona_tui.model import Interventions, ModelWrapper, Reading, Sampling, Watch
+from persona_tui.project.models import ModelChoice, load, with_model
 from persona_tui.project.project import Project
 from persona_tui.remote.project import RemoteProject
 from persona_tui.vllm.client import ServedModel, connect
@@ -209,8 +210,10 @@ def test_a_persona_is_made_there_and_kept_here(server: Server, tmp_path: Path, m
         assert (raw - other.raw[recipe]).norm() < 1e-4 * other.raw[recipe].norm(), recipe
     assert one.calibration is not None and other.calibration is not None
     assert one.calibration.gain == pytest.approx(other.calibration.gain, rel=1e-3)
-    spoken = there.engine.reply([{"role": "user", "content": "What is bread?"}])
-    assert spoken.text
+    assert there.engine.reply([{"role": "user", "content": "What is bread?"}]).text
+    with pytest.raises(PersonaTuiError, match="no other model"):
+        with_model(there, ModelChoice("tiny"))
+    load(on_laptop(tmp_path / "app", server.url), JobContext())  # as the app does
 
 
 def test_our_own_server_stands_in_front(server: Server, tmp_path: Path) -> None:
