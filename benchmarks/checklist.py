@@ -42,8 +42,7 @@ from persona_tui.extraction import ActivationExtractor
 from persona_tui.extraction.bench import repetition
 from persona_tui.extraction.calibration import calibrated
 from persona_tui.model import Request, Sampling, conversation
-from persona_tui.project.project import Project
-from persona_tui.project.source import FromArchetype, FromDescription
+from persona_tui.project.project import FromArchetype, FromDescription, Project
 from persona_tui.vectors.maths import cosine
 from persona_tui.vectors.persona import PersonaVector, dose
 

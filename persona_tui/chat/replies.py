@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 from persona_tui.chat.conversation import Change, Conversation, Run
 from persona_tui.chat.prepare import PreparedReply, prepare
 from persona_tui.core.errors import PersonaTuiError, SessionError
-from persona_tui.core.mix import Mix
-from persona_tui.core.workspace import TRAIT_PREFIX
+from persona_tui.core.mix import TRAIT_PREFIX, Mix
 
 if TYPE_CHECKING:  # torch is imported when a reply is written
     from persona_tui.chat.review import Review

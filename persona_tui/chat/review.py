@@ -3,7 +3,7 @@
 1. The validator, if there is one, judges it. Where the guard refuses, the reply was held back until then, and
    what is not found safe is never shown.
 2. In the guard's mode `critique` the model reads it as a draft. If the draft helps to do harm,
-   `chat.front.answer_again` begins another answer; the draft stays beside it.
+   `Chat.answer_again` begins another answer; the draft stays beside it.
 
 Both are off by default, and what they cost is recorded with the reply.
 """

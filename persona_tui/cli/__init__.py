@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from persona_tui.cli.interrupt import HUNG_UP, INTERRUPTED, TERMINATED, Terminated, end_when_told, leave
-from persona_tui.core.printable import printable
+from persona_tui.core.documents import printable
 from persona_tui.core.processes import OtherProcessEnded, is_main, may_speak
 
 if TYPE_CHECKING:
-    from persona_tui.cli.invocation import Invocation
+    from persona_tui.cli.options import Invocation
 
 # While they wait, torch's threads would otherwise spin, and starve the screen.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -58,8 +58,8 @@ def _is_somewhere() -> bool:
 
 def _logged() -> Invocation:
     """An invocation whose libraries write to the log of its workspace, and with `--debug` to stderr."""
-    from persona_tui.cli.invocation import Invocation
-    from persona_tui.core.libraries import log_libraries
+    from persona_tui.cli.options import Invocation
+    from persona_tui.core.log_file import log_libraries
     from persona_tui.core.workspace import Workspace
 
     invocation = Invocation()
@@ -71,7 +71,7 @@ def run(args: Sequence[str] | None = None, invocation: Invocation | None = None)
     """Run a command line; its exit status."""
     import click
 
-    from persona_tui.cli.invocation import Invocation
+    from persona_tui.cli.options import Invocation
     from persona_tui.cli.root import root
     from persona_tui.core.errors import JobCancelled, PersonaTuiError
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from persona_tui.cli.invocation import Invocation, pass_invocation
+from persona_tui.cli.options import Invocation, pass_invocation
 from persona_tui.cli.output import json_option, print_json, print_table
 
 if TYPE_CHECKING:

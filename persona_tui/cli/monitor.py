@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from persona_tui.cli.interrupt import quick_interrupt
-from persona_tui.cli.invocation import Invocation, pass_invocation
 from persona_tui.cli.monitor_attacks import compare, redteam
 from persona_tui.cli.monitor_errors import print_errors
 from persona_tui.cli.monitor_results import dimensions, layers, results, threshold
+from persona_tui.cli.options import Invocation, pass_invocation
 from persona_tui.cli.output import check_free, echo, force_option, json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.core.documents import json_value

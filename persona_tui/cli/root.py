@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from persona_tui import __version__
-from persona_tui.cli.invocation import Invocation
+from persona_tui.cli.options import Invocation
 
 # Name -> module and attribute, in the order of `--help`.
 COMMANDS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from persona_tui.cli.invocation import Invocation, pass_invocation
+from persona_tui.cli.options import Invocation, pass_invocation
 
 _LOOPBACK = "127.0.0.1"
 

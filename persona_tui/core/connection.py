@@ -9,9 +9,8 @@ from typing import Any
 
 import httpx2
 
-from persona_tui.core.documents import json_value
+from persona_tui.core.documents import json_value, printable
 from persona_tui.core.errors import ConfigError, EndpointError
-from persona_tui.core.printable import printable
 
 KEY_VARIABLE = "PERSONA_TUI_API_KEY"
 _CONNECT = 10.0  # seconds

@@ -23,9 +23,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 
 from persona_tui.core.errors import GenerationError
-from persona_tui.model.blocks import context_length, device_of
-from persona_tui.model.compiled import CompiledForward
-from persona_tui.model.forward import (
+from persona_tui.model.architecture import (
     Overflow,
     accepted_arguments,
     append_rows,
@@ -33,12 +31,16 @@ from persona_tui.model.forward import (
     check_finite,
     check_fits,
     clear_memory_errors,
+    context_length,
+    device_of,
     grows,
     returned_cache,
 )
+from persona_tui.model.compiled import CompiledForward
+from persona_tui.model.request import Batch, Poll
 from persona_tui.model.residual import ResidualHooks, StopForward
+from persona_tui.model.results import Finish, Step
 from persona_tui.model.sampling import Sampler, Sampling, plausible
-from persona_tui.model.steps import Batch, Finish, Poll, Step
 
 _DROPPED = 8  # rows go once one in so many has finished: each time, the whole cache is copied
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 
 from persona_tui.core.errors import GenerationError
-from persona_tui.core.ranges import LOWEST_TEMPERATURE, NEW_TOKENS, TEMPERATURE, TOP_P
+from persona_tui.core.mix import LOWEST_TEMPERATURE, NEW_TOKENS, TEMPERATURE, TOP_P
+
+if TYPE_CHECKING:
+    from persona_tui.core.config import GenerationSettings
 
 _NOISE_BLOCK = 64  # tokens for which a row's random numbers are drawn at once
 _LIKELY_TOKENS = 256  # tokens that usually hold all of top-p's probability
@@ -42,6 +45,11 @@ class Sampling:
         NEW_TOKENS.check("max_new_tokens", self.max_new_tokens, GenerationError)
         TEMPERATURE.check("temperature", self.temperature, GenerationError)
         TOP_P.check("top_p", self.top_p, GenerationError)
+
+    @classmethod
+    def of(cls, settings: GenerationSettings) -> Self:
+        """Return how replies are sampled by default, as the settings have it."""
+        return cls(settings.max_new_tokens, settings.temperature, settings.top_p, settings.seed)
 
     def with_seed(self) -> Self:
         """The same with a seed, drawn now if there is none, so that it can be done again."""

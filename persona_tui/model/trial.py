@@ -21,17 +21,18 @@ import transformers
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from persona_tui.core.documents import json_value
+from persona_tui.core.documents import json_value, read_plain
 from persona_tui.core.errors import GenerationError, ModelLoadError, WorkspaceError
 from persona_tui.core.files import atomic_write_text
-from persona_tui.core.plain_files import read_plain
 from persona_tui.model import text
-from persona_tui.model.blocks import device_of, find_blocks, hidden_size
-from persona_tui.model.forward import (
+from persona_tui.model.architecture import (
     accepted_arguments,
     cache_argument,
     check_finite,
     clear_memory_errors,
+    device_of,
+    find_blocks,
+    hidden_size,
     returned_cache,
 )
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from persona_tui.project.preparation import Prepared
-    from persona_tui.project.project import Project
-    from persona_tui.project.source import Created
+    from persona_tui.project.project import Created, Project
     from persona_tui.vectors.axes import Axes
     from persona_tui.vectors.persona import PersonaVector
 

@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from persona_tui.core.config import Settings, override
-from persona_tui.core.documents import json_value
+from persona_tui.core.documents import json_value, read_plain
 from persona_tui.core.errors import JobCancelled, PersonaTuiError
-from persona_tui.core.files import atomic_write_text
+from persona_tui.core.files import atomic_write_text, change
 from persona_tui.core.jobs import JobContext
-from persona_tui.core.lock import change
-from persona_tui.core.plain_files import read_plain
 from persona_tui.core.workspace import Workspace
 from persona_tui.project.project import Project
 

@@ -295,14 +295,7 @@ class ProjectResources:
 
     def default_mix(self) -> Mix:
         """What the settings say about steering, with no persona."""
-        from persona_tui.core.mix import Mix
-
-        steering = self.settings.steering
-        return Mix(
-            strength=steering.default_strength,
-            capping=steering.capping,
-            plausibility=steering.plausibility,
-        )
+        return self.settings.steering.mix
 
     # What makes more ----------------------------------------------------------------------------------------
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Self
 from persona_tui.core.config import Settings, override
 from persona_tui.core.connection import Connection, NotThere
 from persona_tui.core.errors import EndpointError
-from persona_tui.core.files import atomic_write_bytes
-from persona_tui.core.workspace import Workspace, safe_name
+from persona_tui.core.files import atomic_write_bytes, safe_name
+from persona_tui.core.workspace import Workspace
 from persona_tui.project.project import Project
 from persona_tui.vectors.manager import sha256
 

@@ -21,8 +21,7 @@ from starlette.routing import Route
 
 from persona_tui import __version__
 from persona_tui.core.errors import PersonaTuiError
-from persona_tui.core.mix import Mix
-from persona_tui.core.workspace import TRAIT_PREFIX
+from persona_tui.core.mix import TRAIT_PREFIX, Mix
 from persona_tui.model import Message, Reading, TokenEvent
 from persona_tui.model.text import Rendering
 from persona_tui.monitors.events import breaches_of

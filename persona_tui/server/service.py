@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from persona_tui.core.errors import MonitorError
-from persona_tui.core.mix import Mix
-from persona_tui.core.workspace import TRAIT_PREFIX
+from persona_tui.core.mix import TRAIT_PREFIX, Mix
 from persona_tui.datasets.transcripts import BadLine, Transcript
 from persona_tui.model import Message, ModelWrapper, Request, Sampling, conversation
 from persona_tui.model.prompts import PromptEncoder

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from persona_tui.core.errors import PersonaTuiError, nearest
-from persona_tui.core.mix import Mix, parse_blend
-from persona_tui.core.workspace import TRAIT_PREFIX
+from persona_tui.core.mix import TRAIT_PREFIX, Mix, parse_blend
 from persona_tui.server.limits import Refused
 
 if TYPE_CHECKING:

@@ -36,7 +36,7 @@ from persona_tui.core.statistics import (
     separation,
 )
 from persona_tui.extraction.checkpoints import PartialStore, Tally
-from persona_tui.extraction.plan import dataset_hash, item_seed
+from persona_tui.extraction.runner import dataset_hash, item_seed
 from persona_tui.model import Message, ModelWrapper, Request, Sampling
 from persona_tui.model.spans import read_replies
 from persona_tui.traits.definition import FEWEST, SIDES, Side, Split, TraitDefinition

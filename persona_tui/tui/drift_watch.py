@@ -42,7 +42,7 @@ class DriftWatch:
 
     def ended(self, reply: ChatReply) -> None:
         """Have a reply read that has ended, if there is an axis to read it along."""
-        from persona_tui.chat.turns import turns_of
+        from persona_tui.chat.reread import turns_of
 
         project, conversation, node = self._app.project, self._app.chat.conversation, reply.node
         axes = project.personas.axes

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from textual import on
 
-from persona_tui.chat.turns import text_before
+from persona_tui.chat.reread import text_before
 from persona_tui.tui.drift_watch import DriftMeasured, DriftWatch
 from persona_tui.tui.messages import ChoicesRead, MessageReread, ReplyEnded
 from persona_tui.tui.stage import AppStage

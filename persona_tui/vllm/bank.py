@@ -16,10 +16,9 @@ from persona_tui.core.config import Settings, resolve_layers
 from persona_tui.core.errors import ConfigError, PersonaTuiError, VectorFileError
 from persona_tui.core.mix import Mix, parse_blend
 from persona_tui.core.workspace import Workspace
-from persona_tui.extraction.floors import capping
 from persona_tui.model import Cap
 from persona_tui.vectors.manager import PersonaManager
-from persona_tui.vectors.scales import TraceScale, axis_scale, vector_scale
+from persona_tui.vectors.maths import TraceScale
 
 KEY = "persona_tui"  # in a request's extra arguments
 TRACE = "persona_tui_trace"  # there as well: the name under which the figures of a reply are kept
@@ -148,7 +147,8 @@ class Bank:
         percentile = (
             self.settings.steering.safety_floor_percentile if mix.percentile is None else mix.percentile
         )
-        return capping(axes, name, self._capping_layers, percentile)
+        floors = axes.floors(name, self._capping_layers, percentile)
+        return {layer: Cap(*floor) for layer, floor in floors.items()}
 
     def scales(self, mix: Mix, request: object) -> dict[str, TraceScale]:
         """What the tokens of a mix are compared with: those who speak, those that a request names, the axes.
@@ -157,11 +157,11 @@ class Bank:
             VectorFileError: a file cannot be used.
         """
         axes = self.personas.axes
-        names = dict.fromkeys([*(name for name, each in mix.weights.items() if each), *_traced(request)])
-        found = {name: vector_scale(self.personas.get(name)) for name in names}
+        names = dict.fromkeys([*mix.speaking, *_traced(request)])
+        found = {name: self.personas.get(name).scale for name in names}
         if axes is not None:
             named = [name for name in axes.names if name in axes.projections]
-            found |= {name: axis_scale(axes, name, self._capping_layers) for name in named}
+            found |= {name: axes.scale(name, self._capping_layers) for name in named}
         return {name: scale for name, scale in found.items() if scale.vectors}
 
     def key(self, mix: Mix) -> str:
@@ -169,7 +169,7 @@ class Bank:
 
         A file that has changed on the disk gives another key only after this process has read it again.
         """
-        files = {name: self.personas.digest(name) for name, weight in mix.weights.items() if weight}
+        files = {name: self.personas.digest(name) for name in mix.speaking}
         floor = self.personas.digest() if mix.capping and self.personas.axes is not None else None
         record = {each.name: getattr(mix, each.name) for each in fields(Mix)}
         text = json.dumps([record, files, floor], sort_keys=True)

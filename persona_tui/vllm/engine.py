@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from persona_tui.core.errors import GenerationError, MemoryShortage, ModelLoadError
-from persona_tui.core.ranges import LOWEST_TEMPERATURE
+from persona_tui.core.mix import LOWEST_TEMPERATURE
 from persona_tui.core.sections import VllmSettings
 from persona_tui.model import (
     Activations,
@@ -33,9 +33,9 @@ from persona_tui.model import (
     sources,
     text,
 )
+from persona_tui.model.architecture import check_fits
 from persona_tui.model.forced import Passage
-from persona_tui.model.forward import check_fits
-from persona_tui.model.steps import Batch, Poll
+from persona_tui.model.request import Batch, Poll
 from persona_tui.vllm.driver import LocalDriver
 from persona_tui.vllm.orders import Arrival, Driver, Order, Sums
 from persona_tui.vllm.reader import Axes, VllmReader, activations_of, stretches

@@ -14,8 +14,7 @@ from typing import Any
 
 from persona_tui.core.documents import json_value
 from persona_tui.core.errors import PersonaTuiError
-from persona_tui.core.mix import parse_blend
-from persona_tui.core.workspace import TRAIT_PREFIX
+from persona_tui.core.mix import TRAIT_PREFIX, parse_blend
 from persona_tui.vllm.asgi import OURS, App, Receive, Scope, Send, answer, refuse, whole
 from persona_tui.vllm.bank import CHANGES, KEY, TRACE
 from persona_tui.vllm.door import Door

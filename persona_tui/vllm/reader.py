@@ -18,9 +18,9 @@ from persona_tui.model import (
     TokenEvent,
     text,
 )
+from persona_tui.model.architecture import check_fits
 from persona_tui.model.distil import Distillation
 from persona_tui.model.forced import Passage
-from persona_tui.model.forward import check_fits
 from persona_tui.vllm.bank import Slot
 from persona_tui.vllm.op import TRACES
 from persona_tui.vllm.orders import Driver, Order, Sums

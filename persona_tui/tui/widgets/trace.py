@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from textual.content import Content
 from textual.widget import Widget
 
-from persona_tui.core.workspace import TRAIT_PREFIX
+from persona_tui.core.mix import TRAIT_PREFIX
 from persona_tui.tui.sturdy import Sturdy
 
 LEAST_ROWS, MOST_ROWS = 3, 6  # per trace

@@ -1,4 +1,4 @@
-"""What every forward pass needs: its arguments, its cache, and clear errors."""
+"""What differs between architectures, and what all passes need: blocks, arguments, cache, clear errors."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedModel, cache_utils
+from transformers import Cache, PretrainedConfig, PreTrainedModel, cache_utils
 from transformers.cache_utils import StaticLayer
 
-from persona_tui.core.errors import GenerationError, MemoryShortage
-from persona_tui.model.residual import NOT_FINITE
+from persona_tui.core.errors import GenerationError, MemoryShortage, ModelLoadError
 
+NOT_FINITE = (
+    "The model's numbers overflowed: lower the strength, or load it with --dtype bfloat16 or float32."
+)
 _OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory|ALLOC_FAILED", re.IGNORECASE)
 _CACHES = ("cache", "past_key_values", "cache_params", "state")
 
@@ -35,6 +37,76 @@ _BY_ROW = tuple(
     )
     if hasattr(cache_utils, name)
 )
+
+
+def text_config(model: PreTrainedModel) -> PretrainedConfig:
+    """The config of the language part: the model's own, or the one nested in a multimodal config."""
+    config: PretrainedConfig = model.config.get_text_config(decoder=True)
+    return config
+
+
+def n_layers(model: PreTrainedModel) -> int:
+    """How many decoder blocks the model has."""
+    return int(text_config(model).num_hidden_layers)
+
+
+def hidden_size(model: PreTrainedModel) -> int:
+    """The width of the residual stream."""
+    return int(text_config(model).hidden_size)
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """The most tokens that the model can see at once, or None when its positions have no limit."""
+    limit = getattr(text_config(model), "max_position_embeddings", None)
+    return int(limit) if limit else None
+
+
+def find_decoder(model: PreTrainedModel) -> nn.Module:
+    """The module that turns token ids into final hidden states, without the language-model head."""
+    decoder: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
+    return decoder
+
+
+def find_blocks(model: PreTrainedModel) -> nn.ModuleList:
+    """The stack of decoder blocks, found by its length instead of by its name.
+
+    The name differs (`layers`, `h`, `blocks`, ...), but in every decoder the stack is the outermost list with
+    as many modules as the config has layers.
+
+    Raises:
+        ModelLoadError: the model is not a decoder, or has no such list.
+    """
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ModelLoadError(
+            f"{type(model).__name__} is an encoder-decoder model; persona-tui works with decoder-only ones."
+        )
+    wanted = n_layers(model)
+    found = [
+        (name.count("."), module)
+        for name, module in find_decoder(model).named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == wanted
+    ]
+    if not found:
+        raise ModelLoadError(f"{type(model).__name__} has no list of {wanted} decoder blocks to work on.")
+    return min(found, key=lambda item: item[0])[1]
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """The device that a module computes on, also when its weights are moved there only for that."""
+    parameter = next(module.parameters(), None)
+    if parameter is not None and not parameter.is_meta:
+        hooked = _execution_device(module)
+        return parameter.device if hooked is None else hooked
+    # Moved there for the computation, by a hook on the module or on each of its parts.
+    devices = (_execution_device(part) for part in module.modules())
+    return next((device for device in devices if device is not None), torch.device("cpu"))
+
+
+def _execution_device(module: nn.Module) -> torch.device | None:
+    """Where accelerate's hook has a module computed, if it has one."""
+    hook = getattr(module, "_hf_hook", None)
+    devices = [getattr(each, "execution_device", None) for each in (hook, *getattr(hook, "hooks", ()))]
+    return next((torch.device(device) for device in devices if device is not None), None)
 
 
 def check_fits(prompt_tokens: int, context: int | None) -> None:
