@@ -51,6 +51,8 @@ _LONG = 100_000  # characters; from there on it is estimated whether they can fi
 class LoadedModel:
     """A causal language model and its tokenizer; `ModelWrapper` says what the attributes are."""
 
+    guides = True
+
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, source: str = ""
     ) -> None:
