@@ -1,4 +1,4 @@
-"""Replies on the screen: begun, drained of their tokens ten times a second, ended.
+"""Replies on the screen: begun, drained of their tokens ten times a second, measured less often, ended.
 
 One reply stands in the chat; answers side by side are the rows of one reply, each in its own log. The model's
 thread writes their tokens (`Chat.events`), and tells the app with one message when it is done.
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from persona_tui.tui.stage import AppStage
     from persona_tui.tui.widgets.chat_log import ChatLog
 
-DRAIN = 0.1  # seconds; painting every token makes keys wait
+# Seconds. Painting every token makes keys and the model wait; figures take longer to draw than text.
+DRAIN, MEASURE = 0.1, 0.3
 
 _BUSY = "A reply is being written. Stop it with esc, or wait."
 _YOU = Heading("you", "$text-secondary")
@@ -55,13 +56,20 @@ class _View:
     asked: list[MessageBlock]  # of answers side by side
     said: str = ""  # what the user said for it
     writers: list[Writer] = field(default_factory=list)  # once it is known what the rows began with
-    timer: Timer | None = None  # None = it has ended
+    timers: Sequence[Timer] = ()  # none = it has ended
     shown: int = 0  # events
+    measured: int = 0  # of those
 
     def take(self) -> Sequence[TokenEvent]:
         """Return the events that came since the last time."""
         new = self.reply.events[self.shown :]
         self.shown += len(new)
+        return new
+
+    def take_shown(self) -> Sequence[TokenEvent]:
+        """Return the events that were shown since the last time."""
+        new = self.reply.events[self.measured : self.shown]
+        self.measured = self.shown
         return new
 
 
@@ -82,7 +90,7 @@ class ReplyView:
     @property
     def busy(self) -> bool:
         """Whether a reply is being written, or waits for the model."""
-        return self._view is not None and self._view.timer is not None
+        return self._view is not None and bool(self._view.timers)
 
     @property
     def pending(self) -> bool:
@@ -169,7 +177,8 @@ class ReplyView:
     def _start(self, view: _View) -> None:
         self.last = self.context.reply = view.reply
         self._measured = view.reply.node
-        view.timer = self._app.set_interval(DRAIN, self._drain)
+        set_interval = self._app.set_interval
+        view.timers = [set_interval(DRAIN, self._drain), set_interval(MEASURE, self._measure)]
         self._mixer.begin_measuring()
         if self._measured is not None:  # a reply that goes on has been measured so far
             self._mixer.measure(self._inspection.read(self._measured))
@@ -218,33 +227,37 @@ class ReplyView:
     def _drain(self) -> None:
         """Show what has been written since the last time."""
         view = self._view
-        if view is None or not self._app.is_running:  # the timer may tick while the app is closing
+        # The timer may tick while the app is closing; and a reply stopped before a word was taken back.
+        if view is None or not self._app.is_running or (view.reply.node is not None and view.reply.run is None):
             return
-        events = view.take()
-        if not events or not self._write(view, events):
+        if events := view.take():
+            self._write(view, events)
+
+    def _measure(self) -> None:
+        """Draw what was measured of the tokens that were shown since the last time."""
+        view = self._view
+        if view is None or not self._app.is_running or not (events := view.take_shown()):
             return
+        reply, run = view.reply, view.reply.run
         self._mixer.measure(readings_of(event for event in events if event.row == 0))
         self._judge(view)
+        if reply.node is not None and run is not None:
+            self._inspection.take(reply.node, run.start, events)
+        else:
+            self._inspection.show()
         self.on_change()
         self._app.show_status()
 
-    def _write(self, view: _View, events: Sequence[TokenEvent]) -> bool:
-        """Add tokens to their rows; False if the reply was taken back: it was stopped before a word."""
-        reply, run = view.reply, view.reply.run
-        if reply.node is not None:
-            if run is None:
-                return False
-            view.writers = view.writers or [Writer(view.blocks[0], mix_of(run))]
+    def _write(self, view: _View, events: Sequence[TokenEvent]) -> None:
+        """Add tokens to their rows."""
+        reply = view.reply
+        if reply.run is not None:
+            view.writers = view.writers or [Writer(view.blocks[0], mix_of(reply.run))]
         for place, row in enumerate(reply.rows):
             view.writers[place].take([event for event in events if event.row == place], row.changes)
             heading = self._heading_in_chat(reply, "…") if reply.node is not None else _heading_beside(row)
             view.blocks[place].set_heading(heading)
             view.logs[place].rearrange()
-        if reply.node is not None and run is not None:
-            self._inspection.take(reply.node, run.start, events)
-        else:
-            self._inspection.show()
-        return True
 
     def _judge(self, view: _View) -> None:
         """Show what a guard says of the message that is answered."""
@@ -282,11 +295,13 @@ class ReplyView:
     def ended(self, reply: ChatReply, error: Exception | None) -> None:
         """Take note that the model's thread is done with a reply."""
         view = self._view
-        if view is None or view.reply is not reply or view.timer is None:
+        if view is None or view.reply is not reply or not view.timers:
             return
         self._drain()
-        view.timer.stop()
-        view.timer = None
+        self._measure()
+        for timer in view.timers:
+            timer.stop()
+        view.timers = ()
         if reply.node is not None:
             self._view = None
             self.show()
