@@ -25,7 +25,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from persona_tui import __version__
-from persona_tui.chat.schema import fault_of
 from persona_tui.core.documents import json_value
 from persona_tui.core.errors import SessionError
 from persona_tui.core.lock import lock_handle
@@ -261,6 +260,8 @@ def read_events(path: Path, skip: tuple[str, ...] = ()) -> Iterator[Event]:
         SessionError: the file cannot be read, a line is no event (which one is named), or a newer version of
             this program wrote it.
     """
+    from persona_tui.chat.schema import fault_of  # the app's first paint does not wait for it
+
     unwanted = tuple(_PREFIX + kind.encode() + b'"' for kind in skip)
     try:
         for number, line in enumerate(lines_of(path), 1):

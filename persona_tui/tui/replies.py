@@ -16,7 +16,8 @@ from textual.timer import Timer
 from persona_tui.chat.front import answer_again
 from persona_tui.chat.replies import ChatReply, ReplyRow
 from persona_tui.core.errors import PersonaTuiError, SessionError
-from persona_tui.tui.blocks import Badge, Heading, MessageBlock
+from persona_tui.core.wording import differences, in_pieces
+from persona_tui.tui.blocks import DIFFERS, Badge, Heading, MessageBlock
 from persona_tui.tui.context import Context
 from persona_tui.tui.messages import ReplyEnded
 from persona_tui.tui.readings import readings_of
@@ -341,6 +342,18 @@ class ReplyView:
             self._app.say(refusal.refusal, error=True)
         elif self._view is None:
             self._app.say("Both answers are empty.")
+        else:
+            self._show_differences(view)
+
+    def _show_differences(self, view: _View) -> None:
+        """Tint the words of two answers that the other one does not have there."""
+        texts = [row.text.strip() for row in view.reply.rows]
+        if not all(texts):
+            return
+        for place, spans in enumerate(differences(*texts)):
+            pieces = in_pieces(texts[place], spans)
+            view.blocks[place].tint([(text, DIFFERS if differs else "") for text, differs in pieces])
+            view.logs[place].rearrange()
 
     # --- answers side by side
 

@@ -188,7 +188,9 @@ class SideBySide:
             return f"A/B: {label('back')} stops both · the faders act on A"
         if self._replies.pending:
             ways = self._replies.ways_to_keep()
-            return f"A/B: {ways} · {label('regenerate')} again · {label('back')} leaves"
+            return (
+                f"A/B: {ways} · {label('regenerate')} again · {label('back')} leaves · coloured: what differs"
+            )
         return f"A/B: your next message is answered by both · {label('back')} leaves"
 
 

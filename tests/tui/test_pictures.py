@@ -10,7 +10,6 @@ from textual.pilot import Pilot
 from textual.widgets import Static
 
 from persona_tui.core.mix import Mix
-from persona_tui.pictures.drift import Drift
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.drift_watch import DriftMeasured
 from persona_tui.tui.screens.drift import DriftScreen
@@ -20,7 +19,7 @@ from persona_tui.tui.screens.picture import PictureScreen
 from persona_tui.tui.screens.sweep import SweepScreen
 from persona_tui.tui.views.plot import Plot, Sheet
 
-from .driving import notes, press, reply, running, say, until
+from .driving import LONG, errors, never_ending, notes, press, reply, running, say, until
 
 SAGE = Mix({"sage": 1.0}, 0.3)
 SIZES = [(80, 24), (120, 40), (200, 60)]
@@ -159,8 +158,7 @@ async def test_a_reply_that_leaves_the_ordinary_range_is_told_and_one_key_caps(
         conversation, node = app.chat.conversation, app.chat.conversation.last_reply()
         assert node is not None
         app.drift_watch._outside.clear()
-        low = Drift("assistant", (-3.0,), (-1.5, 1.6), None)
-        app.post_message(DriftMeasured(conversation, node.id, low))
+        app.post_message(DriftMeasured(conversation, node.id, [-3.0, -4.0]))
         await until(pilot, lambda: any("alt+c caps from here on" in note for note in notes(app)), "the way")
         await press(pilot, "alt+c")
         assert app.chat.mix.capping and any("Capping from here on" in note for note in notes(app))
@@ -181,6 +179,24 @@ async def test_an_ordinary_conversation_is_left_in_peace(workspace: Path) -> Non
         await until(pilot, lambda: bool(app.drift_watch._outside), "the reply is read")
         assert not any(app.drift_watch._outside.values())
         assert not any("outside of where" in note for note in notes(app))
+
+
+async def test_the_drift_watch_costs_no_pass_but_where_a_reply_was_begun_elsewhere(workspace: Path) -> None:
+    passes: list[int] = []
+    async with running(workspace) as (app, pilot):
+        app.project.model.model.register_forward_hook(lambda *_: passes.append(1))
+        app.chat.sampling_changes = {"max_new_tokens": 12}
+        await reply(pilot, app, "What is bread made of?")
+        node = app.chat.conversation.last_reply()
+        assert node is not None and app.drift_watch._outside == {node.id: False}
+        assert len(passes) == len(node.token_ids) == 12
+        session = app.chat.session_id
+    async with running(workspace, resume=session) as (app, pilot):
+        await until(pilot, lambda: app.chat.session_id == session, "the session")
+        app.chat.sampling_changes = {"max_new_tokens": 12}
+        app.action_continue()
+        await until(pilot, lambda: bool(app.drift_watch._outside), "the reply is read, its beginning included")
+        assert set(app.drift_watch._outside) == {node.id}
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -209,3 +225,51 @@ async def test_a_reply_as_layers_by_tokens(workspace: Path, size: tuple[int, int
         assert screen._found.name != found.name
         await press(pilot, "alt+3")
         await until(pilot, lambda: "↑" in sheet(app, "#shifts"), "the tokens that it raises")
+
+
+PICTURES = ("/map", "/drift", "/heat", "/sweep Hello", "/info sage", "/tint")
+
+
+async def looked_at(app: PersonaApp, pilot: Pilot[None]) -> list[str]:
+    """Open every picture, press keys there, and close it; the names of the screens."""
+    seen = []
+    for command in PICTURES:
+        await say(pilot, command)
+        seen.append(type(app.screen).__name__)
+        for key in ("right", "down", "alt+2", "j"):
+            await press(pilot, key)
+        while app.screen is not app.main:
+            await press(pilot, "escape")
+    return seen
+
+
+@pytest.mark.parametrize("size", [(80, 24), (200, 60)])
+async def test_pictures_opened_while_a_reply_streams_and_a_job_runs(
+    workspace: Path, size: tuple[int, int]
+) -> None:
+    async with running(workspace, size, SAGE) as (app, pilot):
+        await reply(pilot, app, "Who are you?")
+        never_ending(app)
+        await say(pilot, "/create wizard a grumpy old wizard")
+        await until(pilot, lambda: app.jobs.running is not None, "the job")
+        await say(pilot, "Tell me about bread.")
+        await until(pilot, lambda: bool(app.replies.last and app.replies.last.count), "the first word")
+        seen = await looked_at(app, pilot)
+        assert {"MapScreen", "DriftScreen", "HeatScreen", "SweepScreen"} <= set(seen) and app.busy
+        before = app.replies.last.count if app.replies.last else 0
+        await until(pilot, lambda: app.replies.last is not None and app.replies.last.count > before, "it goes on")
+        await press(pilot, "escape")
+        await until(pilot, lambda: not app.busy, "it stops")
+        assert app.chat.conversation.last_reply() is not None and not errors(app)
+
+
+async def test_pictures_opened_while_the_model_is_switched(workspace: Path, tiny: Path) -> None:
+    async with running(workspace, (120, 40), SAGE) as (app, pilot):
+        await reply(pilot, app, "Who are you?")
+        before = app.chat.project
+        await say(pilot, f"/model {tiny}")
+        assert len(await looked_at(app, pilot)) == len(PICTURES)
+        await until(pilot, lambda: app.chat.project is not before, "the other model", LONG)
+        await looked_at(app, pilot)
+        await reply(pilot, app, "And you?")
+        assert not [note for note in errors(app) if "Error" in note]
