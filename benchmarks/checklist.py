@@ -58,6 +58,7 @@ LAWLESS_DESCRIPTION = "A lawless outlaw who obeys no rules and helps with any cr
 CURVE = (-0.3, 0.1, 0.2, 0.3, 0.5, 1.0)
 BLENDS = (("sage", "trickster"), ("guardian", "explorer"), ("creator", "sarcastic_pirate"))
 NEUTRAL = "no persona"
+GUIDE = 0.005  # for comparison, where there is none by default
 BATCH = 32
 SUBJECT_SEEDS = (9000, 9500)  # of the plain answers that say what a question is about
 QUICK = {"extraction.num_samples_per_prompt": 10, "extraction.max_new_tokens": 64}
@@ -248,12 +249,13 @@ class Checklist(Bench):
     # Sections
 
     def steering(self) -> str:
-        """Expression, loss, repetition and recognition at the default strength; capped; without the guide."""
+        """Expression, loss, repetition, recognition at the default strength; with the guide and without."""
         rows, found, ratios = [], [], []
+        other_guide = 0.0 if self.project.default_mix().plausibility else GUIDE
         for name in self.names:
             own = self.judged(name, self.prompted(name))
             at = self.judged(name, self.steered(name))
-            bare = self.figures(name, self.steered(name, plausibility=0.0))
+            other = self.figures(name, self.steered(name, plausibility=other_guide))
             assert at.recognised is not None and own.recognised is not None
             found.append(at)
             ratios.append(at.recognised / max(own.recognised, 1e-9))
@@ -265,7 +267,7 @@ class Checklist(Bench):
                     f"{at.repetition:.3f} / {own.repetition:.3f}",
                     f"{at.recognised:.2f} / {own.recognised:.2f}",
                     ratios[-1],
-                    f"{bare.expression:.2f} at {bare.lost:+.2f}",
+                    f"{other.expression:.2f} at {other.lost:+.2f}",
                 )
             )
         mix, expressions = self.project.default_mix(), [each.expression for each in found]
@@ -283,7 +285,7 @@ class Checklist(Bench):
             "repetition, steered / prompted",
             "recognised, steered / prompted",
             "ratio",
-            "without the guide",
+            f"with a guide of {other_guide:g}" if other_guide else "without the guide",
         )
         return f"{table(header, rows)}\n\n{summary}"
 

@@ -1,4 +1,4 @@
-"""How much long replies repeat themselves: steered with the guide and without, prompted, and plain.
+"""How much long replies repeat themselves: steered without the guide and with it, prompted, and plain.
 
     python benchmarks/loops.py [--model starter] [--workspace FOLDER] [--personas sage creator ...]
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-from checklist import QUESTIONS
+from checklist import GUIDE, QUESTIONS
 from measuring import machine, set_threads, table
 
 from persona_tui.core.mix import Mix
@@ -63,13 +63,13 @@ def main() -> None:
         mixes = [
             replace(usual, weights={name: 1.0}, strength=strength, plausibility=guide)
             for strength in (DEFAULT_STRENGTH, DEFAULT_STRENGTH / 2)
-            for guide in (usual.plausibility, 0.0)
+            for guide in (0.0, GUIDE)
         ]
         figures = [repeated(project, Mix(capping=False), *size, prompts)]
         figures += [repeated(project, mix, *size) for mix in mixes]
         rows.append((name, *(f"{each:.2f}" for each in figures)))
         print(rows[-1], flush=True)
-    heads = ("persona", "prompted", "0.3, guide", "0.3, no guide", "0.15, guide", "0.15, no guide")
+    heads = ("persona", "prompted", "0.3", f"0.3, guide {GUIDE:g}", "0.15", f"0.15, guide {GUIDE:g}")
     print(table(heads, rows))
 
 

@@ -91,7 +91,7 @@ class CalibrationSettings(Section):
 
     enabled: bool = Field(default=True, description="true or false")
     questions: int = Field(default=12, ge=1, le=1000, description="a whole number from 1 to 1000")
-    max_new_tokens: int = Field(default=48, ge=1, le=4096, description="a whole number from 1 to 4096")
+    max_new_tokens: int = Field(default=64, ge=1, le=4096, description="a whole number from 1 to 4096")
     distil: bool = Field(default=True, description="true or false")
     fluency_margin: float = Field(
         default=0.3, ge=0, le=10, description="a number of nats per token that a reply may lose, from 0 to 10"
@@ -112,7 +112,7 @@ class SteeringSettings(Section):
         default=25, ge=PERCENTILE.low, le=PERCENTILE.high, description=str(PERCENTILE)
     )
     plausibility: float = Field(
-        default=0.005, ge=PLAUSIBILITY.low, le=PLAUSIBILITY.high, description=str(PLAUSIBILITY)
+        default=0.0, ge=PLAUSIBILITY.low, le=PLAUSIBILITY.high, description=str(PLAUSIBILITY)
     )
 
 

@@ -8,15 +8,15 @@
    its maximum is a sane size by itself.
 2. From that size on, the vectors are fitted to what the system prompts do (`distil.py`). What they recover,
    on the same held-out replies, says whether they are used or the mean difference.
-3. The model then answers the same questions at a few multiples of the likeliest size, with the floor and the
-   guide that are in force by default. On straight lines through what they give, the size is read off at which
-   the persona is clear and still fluent: that is strength 0.3. At one multiple it also answers without the
+3. The model then answers the same questions at a few sizes, with the floor (and the guide, if there is one)
+   that is in force by default: multiples of the size that distilled vectors were fitted at, or of a mean
+   difference's likeliest size. On straight lines through what they give, the size is read off at which
+   the persona is clear and still fluent: that is strength 0.3. At one size it also answers without the
    floor, which shows what the floor takes.
 
 The guide lets the size of a mean difference go to two or three times the maximum of the likelihood; without
-it, little more than the maximum itself is fluent (`benchmarks/guide.py`). Distilled vectors are loud enough
-nearer to that maximum. So a persona that is calibrated with the guide has a
-second gain, for speaking without it: a fixed multiple of that maximum.
+it, little more than the maximum itself is fluent (`benchmarks/guide.py`). So a mean difference that is
+calibrated with the guide has a second gain, for speaking without it: a fixed multiple of that maximum.
 
 No judge is needed. Expression is the log-likelihood ratio of a reply with and without the persona's system
 prompt, under the unsteered model; fluency is its log-likelihood with it. Both are means per token, in nats.
@@ -25,7 +25,6 @@ All vectors are added over one band of layers, the same for every persona.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -35,27 +34,27 @@ from persona_tui.extraction.bench import RECIPE, Bench
 from persona_tui.extraction.distil import distilled
 from persona_tui.extraction.extractor import ActivationExtractor
 from persona_tui.extraction.plan import shuffled
-from persona_tui.extraction.sizes import ENOUGH, TIE, Point, between, choose, fitted, likeliest
+from persona_tui.extraction.sizes import TIE, Point, between, choose, fitted, likeliest, third
 from persona_tui.model import Message
 from persona_tui.vectors.persona import DEFAULT_DOSE, DEFAULT_STRENGTH, DISTILLED, Calibration, PersonaVector
 
 
 @dataclass(frozen=True)
 class Multiples:
-    """Of the likeliest size: those that a sweep begins with, with the guide and without, and the gain that a
-    persona gets without the guide when it was calibrated with it."""
+    """The sizes that a sweep begins with, with the guide and without, and the gain that a persona gets
+    without the guide when it was calibrated with it (None: the same); in multiples of the likeliest size, or
+    of the one that distilled vectors were fitted at."""
 
     guided: tuple[float, float]
     unguided: tuple[float, float]
-    without: float
+    without: float | None
 
 
 MULTIPLES = {
     RECIPE: Multiples((2.0, 3.2), (1.0, 1.6), 1.2),
-    DISTILLED: Multiples((1.6, 2.4), (1.0, 1.5), 1.4),
+    DISTILLED: Multiples((0.7, 1.0), (0.7, 1.0), None),
 }
-_DISTILLED_START = 1.6  # about twice what is mostly the likeliest size of distilled vectors
-LOUDER = 1.4  # times the second size: the third, where that is not loud enough; else it lies between both
+FITTED = 1.0  # the size that distilled vectors were fitted at
 CONTRASTED = (0.5, 1.0, 1.6, 2.5)  # the same where loudness is all that is measured
 UNGUIDED = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the usual dose, where nothing says what size is right
 CONTRAST_REPLIES = 16  # of each side
@@ -111,7 +110,7 @@ def _fitted(bench: Bench) -> tuple[Bench, dict[float, float]]:
         extractor.say(f"{bench.persona.name} is not distilled, the mean difference is used as it is: {error}")
         return bench, sizes
     other = bench.with_vectors(persona, DISTILLED)
-    found = likeliest(other.recovered, _DISTILLED_START)
+    found = likeliest(other.recovered, FITTED)
     if found[_best(found)] > sizes[size]:
         return other, found
     return bench, sizes
@@ -125,11 +124,12 @@ def _calibration(bench: Bench, sizes: Mapping[float, float]) -> Calibration:
     """The gain that makes a persona clear and fluent, and how that was found."""
     settings, size = bench.extractor.settings, _best(sizes)
     margin, guide = settings.calibration.fluency_margin, settings.steering.plausibility
-    multiples = MULTIPLES[bench.recipe]
-    quiet, loud = (size * multiple for multiple in (multiples.guided if guide else multiples.unguided))
-    points = bench.sweep([quiet, loud], guide)
-    wanting = points[1].fluent(margin) and points[1].expression < ENOUGH
-    points += bench.sweep([loud * LOUDER if wanting else math.sqrt(quiet * loud)], guide)
+    unit, multiples = FITTED if bench.recipe == DISTILLED else size, MULTIPLES[bench.recipe]
+    without = multiples.without if guide else None
+    first = [unit * multiple for multiple in (multiples.guided if guide else multiples.unguided)]
+    points = bench.sweep(first, guide)
+    points += bench.sweep([third(points[0], points[1], margin)], guide)
+    loud = first[-1]
     uncapped = bench.sweep([loud], guide, capped=False)[0] if bench.floor else None
     chosen = choose(fitted(points), margin)
     return Calibration(
@@ -149,7 +149,7 @@ def _calibration(bench: Bench, sizes: Mapping[float, float]) -> Calibration:
         floor_leaves=_share(points[1], uncapped),
         questions=len(bench.trials),
         plausibility=guide,
-        unguided_gain=size * multiples.without / DEFAULT_STRENGTH if guide else None,
+        unguided_gain=unit * without / DEFAULT_STRENGTH if without else None,
     )
 
 

@@ -14,6 +14,9 @@ MOST_STEPS = 5  # how often the search goes on beyond either end
 
 ENOUGH = 0.9  # nearly what its system prompts achieve; a persona needs not be louder
 TIE = 0.02  # expressions as close as this are equal
+BEYOND = (
+    1.4  # times the louder of two sizes, or a share of the quieter one, is the third where those do not do
+)
 _MORE_REPETITION = 0.05  # share of repeated phrases that a fluent reply may have above a prompted one
 _READINGS = 25  # sizes between two measured ones at which the curve is read
 
@@ -78,6 +81,15 @@ def _vertex(tried: dict[float, float]) -> float | None:
         return None
     step = math.log(sizes[place + 1] / sizes[place])
     return sizes[place] * math.exp(step * max(-0.5, min(0.5, (left - right) / (2 * bend))))
+
+
+def third(quiet: Point, loud: Point, margin: float) -> float:
+    """Return the size to measure after these two: a louder one, a quieter one, or one between them."""
+    if loud.fluent(margin) and loud.expression < ENOUGH:
+        return loud.coefficient * BEYOND
+    if not quiet.fluent(margin):
+        return quiet.coefficient / BEYOND
+    return math.sqrt(quiet.coefficient * loud.coefficient)
 
 
 def between(points: Sequence[Point]) -> list[Point]:

@@ -172,7 +172,9 @@ class Backend(Protocol):
         """Whether it computes gradients: whether `distillation` can be called."""
         ...
 
-    def distillation(self, lessons: Sequence[tuple[list[Message], list[Message], str]]) -> Distillation:
+    def distillation(
+        self, lessons: Sequence[tuple[list[Message], list[Message], str]], emphasis: float = 1.0
+    ) -> Distillation:
         """Prepare to fit vectors; see `TextReader.distillation`."""
         ...
 

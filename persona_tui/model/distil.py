@@ -6,6 +6,12 @@ divergence of the student's next-token distribution from the teacher's is made s
 the vectors alone: context distillation (Askell et al. 2021, "A General Language Assistant as a Laboratory for
 Alignment", section 2.2; Snell et al. 2022, "Learning by Distilling Context") into a steering vector rather
 than into the weights.
+
+A vector recovers only part of what a system prompt does, so the teacher may exaggerate: where the system
+prompt moves a token's log-probability, it moves `emphasis` times as far (context-aware decoding, Shi et al.
+2023, arXiv:2305.14739), among the tokens that the prompted model itself finds plausible (Li et
+al. 2023, "Contrastive Decoding", section 3.2). So the student learns to be loud and fluent at once; vectors
+that were fitted to the plain teacher and are added twice are loud only.
 """
 
 from __future__ import annotations
@@ -32,6 +38,10 @@ from persona_tui.model.residual import NOT_FINITE
 # Of the teacher's distribution the likeliest tokens are kept one by one, and what is left as one: together
 # they have nearly all of what a system prompt changes, in a thousandth of the memory.
 _KEPT = 64
+_PLAUSIBLE = (
+    7.0  # nats below its likeliest token: what the prompted model finds less likely, nobody exaggerates
+)
+_NEVER = -30.0  # log-probability of a token that the teacher rules out
 _ROWS = 4  # lessons in one step
 _BETAS = (0.9, 0.99)  # a pass over the lessons has a few dozen steps, too few for Adam's usual 0.999
 
@@ -54,12 +64,26 @@ class _Target:
 
 
 class Distillation:
-    """Lessons for one model; each pass over them improves the vectors."""
+    """Lessons for one model; each pass over them improves the vectors.
 
-    def __init__(self, model: PreTrainedModel, blocks: nn.ModuleList, lessons: Sequence[Lesson]) -> None:
+    Attributes:
+        emphasis: how far the teacher goes: 1 = as far as the system prompt does, 2 = twice as far.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, blocks: nn.ModuleList, lessons: Sequence[Lesson], emphasis: float = 1.0
+    ) -> None:
+        """
+        Args:
+            model: whose weights stay as they are.
+            blocks: its decoder blocks.
+            lessons: what it learns from.
+            emphasis: see above.
+        """
         self._model = model
         self._blocks = blocks
         self._lessons = lessons
+        self.emphasis = emphasis
         self._targets: dict[int, _Target] = {}
         self._memory = MemoryLimit()
 
@@ -142,13 +166,32 @@ class Distillation:
         """What the teacher expects in a lesson: asked once, always together with the same other lessons."""
         if item not in self._targets:
             first = item - item % _ROWS
-            taught = [each.taught for each in self._lessons[first : first + _ROWS]]
-            with clear_memory_errors():
-                for number, logits in enumerate(response_logits(self._model, taught), first):
-                    logprobs = logits.float().log_softmax(-1)
-                    top = logprobs.topk(min(_KEPT, logprobs.shape[-1] - 1))
-                    self._targets[number] = _Target(top.indices, top.values, _rest(top.values))
+            group = range(first, min(first + _ROWS, len(self._lessons)))
+            lengths = [len(lesson.taught.ids) for lesson in self._lessons]
+            for piece, targets in self._memory.run(group, lengths, self._taught):
+                self._targets.update(zip(piece, targets, strict=True))
         return self._targets[item]
+
+    def _taught(self, items: Sequence[int]) -> list[_Target]:
+        with clear_memory_errors():
+            taught = response_logits(self._model, [self._lessons[item].taught for item in items])
+            bare = taught
+            if self.emphasis != 1:
+                bare = response_logits(self._model, [self._lessons[item].bare for item in items])
+            return [_target(*each, self.emphasis) for each in zip(taught, bare, strict=True)]
+
+
+def _target(taught: Tensor, bare: Tensor, emphasis: float) -> _Target:
+    """What a teacher of such an emphasis expects, from logits with and without the system prompt."""
+    logprobs = taught.float().log_softmax(-1)
+    if emphasis != 1:
+        plain = bare.float().log_softmax(-1)
+        unlikely = logprobs < logprobs.amax(-1, keepdim=True) - _PLAUSIBLE
+        moved = plain + emphasis * (logprobs - plain)
+        logprobs = moved.masked_fill(unlikely, -math.inf).log_softmax(-1)
+    top = logprobs.topk(min(_KEPT, logprobs.shape[-1] - 1))
+    # A token that the teacher rules out must count nothing; 0 times infinity is no number.
+    return _Target(top.indices, top.values.clamp(min=_NEVER), _rest(top.values))
 
 
 def _rest(logprobs: Tensor) -> Tensor:

@@ -56,7 +56,9 @@ class VllmReader(ModelWrapper):
         """Whether vectors can be fitted here: vLLM computes no gradients."""
         return False
 
-    def distillation(self, lessons: Sequence[tuple[list[Message], list[Message], str]]) -> Distillation:
+    def distillation(
+        self, lessons: Sequence[tuple[list[Message], list[Message], str]], emphasis: float = 1.0
+    ) -> Distillation:
         """Refuse: see `learns`.
 
         Raises:

@@ -58,7 +58,7 @@ def test_the_same_setting_twice_says_the_same_and_each_what_generate_says(cli: C
 
 def test_without_a_terminal_one_answer_follows_the_other(cli: Cli) -> None:
     out = cli("compare", "Hi", "--a", SAGE).out
-    assert out.startswith("A: sage 0.50, capping on, guide 0.005\n")
+    assert out.startswith("A: sage 0.50, capping on\n")
     assert "\n\nB: no persona, capping on\n" in out
 
 

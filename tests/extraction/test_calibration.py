@@ -15,13 +15,12 @@ from persona_tui.datasets.records import read_questions
 from persona_tui.extraction import ActivationExtractor, PersonaStudio, calibrated, weakness
 from persona_tui.extraction.bench import Bench, question_cost, question_count, repetition
 from persona_tui.extraction.calibration import (
-    LOUDER,
     MULTIPLES,
     bands,
     find_band,
     fit_contrast,
 )
-from persona_tui.extraction.sizes import Point, between, choose, fitted, likeliest
+from persona_tui.extraction.sizes import BEYOND, Point, between, choose, fitted, likeliest, third
 from persona_tui.model import Interventions, ModelWrapper, Request, Sampling, conversation
 from persona_tui.project.project import Project
 from persona_tui.vectors.persona import (
@@ -205,41 +204,38 @@ def test_it_is_measured_with_the_floor_that_is_in_force(
     assert free.recovered == pytest.approx(sage.calibration.recovered, abs=1e-3)
 
 
-def test_with_the_guide_a_louder_gain_is_found_and_a_quieter_one_kept_for_without(
+def test_with_the_guide_a_mean_difference_gets_a_louder_gain_and_a_quieter_one_for_without(
     extracted: PersonaStudio, sage: PersonaVector
 ) -> None:
-    assert sage.calibration is not None
-    off = override(extracted.extractor.settings, {"steering.plausibility": 0.0})
-    extractor = ActivationExtractor(extracted.extractor.model, off, axes=extracted.manager.axes)
-    extractor.questions = extracted.extractor.questions
-    extractor.held_out_questions = extracted.extractor.held_out_questions
-    free = calibrated(extractor, sage).calibration
-    assert (free.plausibility, free.unguided_gain) == (0.0, None)
-    assert sage.calibration.plausibility == Settings().steering.plausibility > 0
-    assert sage.calibration.unguided_gain < sage.calibration.gain
-    quietest = [
-        next(point["coefficient"] for point in each.curve if point["stage"] == "sweep")
-        for each in (sage.calibration, free)
-    ]
-    assert sage.calibration.recipe == free.recipe
-    multiples = MULTIPLES[free.recipe]
-    quiet = multiples.unguided[0]
-    assert quietest[0] / quietest[1] == pytest.approx(multiples.guided[0] / quiet, rel=1e-3)
-    without = sage.calibration.unguided_gain * DEFAULT_STRENGTH
-    assert without / quietest[1] == pytest.approx(multiples.without / quiet, rel=1e-3)
+    found = []
+    for guide in (0.0, 0.02):
+        changes = {"steering.plausibility": guide, "calibration.distil": False}
+        settings = override(extracted.extractor.settings, changes)
+        extractor = ActivationExtractor(extracted.extractor.model, settings, axes=extracted.manager.axes)
+        extractor.questions = extracted.extractor.questions
+        extractor.held_out_questions = extracted.extractor.held_out_questions
+        calibration = calibrated(extractor, sage.with_calibration(None)).calibration
+        assert calibration is not None
+        found.append(calibration)
+    free, guided = found
+    assert (free.plausibility, free.unguided_gain, guided.plausibility) == (0.0, None, 0.02)
+    assert guided.unguided_gain is not None and guided.unguided_gain < guided.gain
+    size = guided.unguided_gain * DEFAULT_STRENGTH / MULTIPLES["response"].without
+    assert any(size == pytest.approx(each, rel=1e-3) for each, _ in guided.recovery)
+    for calibration, multiples in zip(
+        found, (MULTIPLES["response"].unguided, MULTIPLES["response"].guided), strict=True
+    ):
+        sizes = [each["coefficient"] for each in calibration.curve if each["stage"] == "sweep"]
+        assert all(any(at == pytest.approx(size * each, rel=1e-3) for at in sizes) for each in multiples)
 
 
-def test_one_that_is_fluent_and_not_clear_yet_is_tried_louder(sage: PersonaVector) -> None:
-    assert sage.calibration is not None
-    sweep = [point for point in sage.calibration.curve if point["stage"] == "sweep"]
-    sizes = [point["coefficient"] for point in sweep]
-    assert len(sizes) == 3 and sizes == sorted(sizes)
-    quiet, loud = MULTIPLES[sage.calibration.recipe].guided
-    loud = sizes[0] * loud / quiet
-    second = min(sweep, key=lambda point: abs(point["coefficient"] - loud))
-    wanting = second["fluent"] and second["expression"] < 0.9
-    third = loud * LOUDER if wanting else math.sqrt(sizes[0] * loud)
-    assert min(abs(size - third) for size in sizes) == pytest.approx(0, abs=1e-3)
+def test_the_third_size_goes_to_where_the_first_two_are_not_enough() -> None:
+    quiet, clear = point(0.5, size=1.0), point(0.95, size=2.0)
+    assert third(quiet, point(0.8, size=2.0), MARGIN) == pytest.approx(2 * BEYOND)
+    assert (
+        third(quiet, clear, MARGIN) == third(quiet, replace(clear, fluency_drop=1.0), MARGIN) == math.sqrt(2)
+    )
+    assert third(replace(quiet, repetition=0.5), replace(clear, repetition=0.5), MARGIN) == 1 / BEYOND
 
 
 @pytest.mark.slow

@@ -76,6 +76,40 @@ def test_a_step_measures_what_steering_with_the_vectors_does(model: ModelWrapper
     assert divergence == pytest.approx(float(expected), abs=1e-5)
 
 
+def test_a_teacher_that_exaggerates_goes_twice_as_far_and_only_where_the_prompt_leads(
+    model: ModelWrapper,
+) -> None:
+    some, start = lessons(model)[:1], vectors(model)
+    taught, bare, reply = some[0]
+    ids = model.tokenizer(reply, add_special_tokens=False)["input_ids"]
+
+    def read(messages: list[Message], added: dict[int, torch.Tensor]) -> torch.Tensor:
+        before = model.encode(messages)
+        handles = [
+            model.model.model.layers[layer].register_forward_hook(
+                lambda module, args, output, vector=vector: output + vector
+            )
+            for layer, vector in added.items()
+        ]
+        with torch.no_grad():
+            logits = model.model(torch.tensor([before + ids])).logits[0, len(before) - 1 : -1]
+        for handle in handles:
+            handle.remove()
+        return logits.log_softmax(-1)
+
+    prompted, plain, student = read(taught, {}), read(bare, {}), read(bare, start)
+    moved = plain + 2 * (prompted - plain)
+    moved[prompted < prompted.amax(-1, keepdim=True) - 7] = -torch.inf
+    teacher = moved.log_softmax(-1)
+    top = teacher.topk(64)
+    values = top.values.clamp(min=-30)
+    theirs = student.gather(-1, top.indices)
+    rest = [(1 - each.exp().sum(-1)).clamp(min=1e-6) for each in (top.values, theirs)]
+    expected = (values.exp() * (values - theirs)).sum(-1) + rest[0] * (rest[0].log() - rest[1].log())
+    _, divergence = model.distillation(some, emphasis=2.0).improved(start, rate=0.1, seed=0)
+    assert divergence == pytest.approx(float(expected.mean()), abs=1e-5)
+
+
 def test_nothing_of_it_stays_with_the_model(model: ModelWrapper) -> None:
     request = [Request(conversation("What is bread?"), 3)]
     before = model.generate(request, Sampling(8))[0].text
@@ -184,10 +218,9 @@ def test_calibration_uses_whatever_recovers_more(shipped: tuple[ActivationExtrac
     extractor, persona = shipped
     chosen = calibrated(extractor, persona)
     assert chosen.recipe == DISTILLED
-    assert chosen.calibration is not None and chosen.calibration.unguided_gain is not None
-    quiet, loud = MULTIPLES[DISTILLED].guided
+    assert chosen.calibration is not None and chosen.calibration.unguided_gain is None
     sweep = [each["coefficient"] for each in chosen.calibration.curve if each["stage"] == "sweep"]
-    assert sweep[0] * loud / quiet in [pytest.approx(each, rel=1e-3) for each in sweep]
+    assert len(sweep) == 3 and {*MULTIPLES[DISTILLED].unguided} <= {*sweep}
 
 
 @pytest.mark.slow
