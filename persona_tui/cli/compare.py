@@ -157,5 +157,8 @@ def _coloured(lines: Sequence[str], text: str, spans: Sequence[Span]) -> list[st
 
 def _coloured_line(line: str, differs: Iterator[bool]) -> str:
     characters = [(each, not each.isspace() and next(differs)) for each in line]
-    parts = ((different, "".join(each for each, _ in part)) for different, part in groupby(characters, lambda pair: pair[1]))
+    parts = (
+        (different, "".join(each for each, _ in part))
+        for different, part in groupby(characters, lambda pair: pair[1])
+    )
     return "".join(click.style(part, fg="magenta") if different else part for different, part in parts)

@@ -17,7 +17,8 @@ def differences(one: str, other: str) -> tuple[list[Span], list[Span]]:
         For each text its parts as places of characters, from and up to; words that follow each other are one.
     """
     words = [list(_WORD.finditer(text)) for text in (one, other)]
-    matcher = SequenceMatcher(None, *([word[0] for word in side] for side in words))
+    said = [[word[0] for word in side] for side in words]
+    matcher = SequenceMatcher(None, said[0], said[1])
     found: tuple[list[Span], list[Span]] = ([], [])
     for kind, a, a_end, b, b_end in matcher.get_opcodes():
         if kind != "equal":

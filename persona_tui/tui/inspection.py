@@ -358,9 +358,7 @@ class Inspection:
             return InspectorState(title="no message yet")
         subject = self._subject(block)
         which = f" · #{block.key}" if block.key is not None else ""
-        heat = (
-            self._heat_of(self._app.chat.conversation.node(block.key)) if block.key is not None else None
-        )
+        heat = self._heat_of(self._app.chat.conversation.node(block.key)) if block.key is not None else None
         return InspectorState(
             block.serial if block.key is None else block.key,
             f"{block.who}{which} · {len(subject.tokens)} tokens",

@@ -229,7 +229,11 @@ class ReplyView:
         """Show what has been written since the last time."""
         view = self._view
         # The timer may tick while the app is closing; and a reply stopped before a word was taken back.
-        if view is None or not self._app.is_running or (view.reply.node is not None and view.reply.run is None):
+        if (
+            view is None
+            or not self._app.is_running
+            or (view.reply.node is not None and view.reply.run is None)
+        ):
             return
         if events := view.take():
             self._write(view, events)

@@ -99,7 +99,9 @@ def test_answers_stand_side_by_side_on_a_terminal(monkeypatch: pytest.MonkeyPatc
 
 def test_what_differs_is_coloured_on_a_terminal_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = [ReplyRow(Mix({"sage": 1.0})), ReplyRow(Mix())]
-    for row, text in zip(answers, ("Bread is an old\tgift. Of the well-known hills!", "Bread is a gift."), strict=True):
+    for row, text in zip(
+        answers, ("Bread is an old\tgift. Of the well-known hills!", "Bread is a gift."), strict=True
+    ):
         row.events.append(TokenEvent(0, 0, 5, text, {}, 0.0, 0.0, "stop"))
     plain = side_by_side(answers, 72)
     assert plain.endswith("Bread is a gift.") and "\x1b" not in plain
