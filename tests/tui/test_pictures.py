@@ -239,7 +239,8 @@ async def looked_at(app: PersonaApp, pilot: Pilot[None]) -> list[str]:
         await say(pilot, command)
         seen.append(type(app.screen).__name__)
         for key in ("right", "down", "alt+2", "j"):
-            await press(pilot, key)
+            if app.screen is not app.main:
+                await press(pilot, key)
         while app.screen is not app.main:
             await press(pilot, "escape")
     return seen
