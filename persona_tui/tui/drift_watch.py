@@ -1,8 +1,9 @@
-"""Says in the chat when a reply has left the range of ordinary replies along the assistant axis.
+"""Says in the chat when a reply has sunk below the range of ordinary replies along the assistant axis.
 
-A model that slips into a character moves along that axis first. Where a reply was is known from the pass that
-wrote it, token by token, steering and floor included. One of which that is not known for every token, such as
-the end of a reply of a resumed session, is read again, as it was spoken.
+A model that slips into a character moves down that axis first; above the range it is more of an assistant
+than usual, which is no sign of anything. Where a reply was is known from the pass that wrote it, token by
+token, steering and floor included. One of which that is not known for every token, such as a reply of a
+resumed session that goes on, is read again, as it was spoken.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class DriftWatch:
 
     def __init__(self, app: AppStage) -> None:
         self._app = app
-        self._outside: dict[int, bool] = {}  # by reply
+        self._below: dict[int, bool] = {}  # by reply: whether it was below the ordinary range
         self._conversation: Conversation | None = None
 
     def ended(self, reply: ChatReply, readings: Sequence[TokenReading]) -> None:
@@ -79,32 +80,31 @@ class DriftWatch:
             self._read(message.conversation, message.node, message.readings)
 
     def _read(self, conversation: Conversation, node: int, readings: Sequence[float | None]) -> None:
-        """Say so if a reply was outside the ordinary range, and the one before was not."""
-        from persona_tui.pictures.drift import Drift, ordinary_range
+        """Say so if a reply was below the ordinary range, and the one before was not."""
+        from persona_tui.pictures.drift import ordinary_range
 
         ordinary = ordinary_range(self._app.project.engine, AXIS)
         known = [each for each in readings if each is not None]
         if not known or ordinary is None:
             return
         if conversation is not self._conversation:
-            self._conversation, self._outside = conversation, {}
+            self._conversation, self._below = conversation, {}
         reading = fmean(known)
-        outside = self._outside[node] = Drift(AXIS, (reading,), ordinary, None).is_outside(reading)
+        below = self._below[node] = reading < ordinary[0]
         lineage = conversation.lineage(node)[:-1]
         before = next((each.id for each in reversed(lineage) if each.role == "assistant"), 0)
-        if outside and not self._outside.get(before, False):
+        if below and not self._below.get(before, False):
             low, high = ordinary
             self._app.say(
-                f"Reply #{node} was spoken at {reading:+.2f}σ on the assistant axis, outside of "
-                f"where 95% of ordinary replies lie ({low:+.2f} to {high:+.2f}σ). "
-                f"{self._advice(below=reading < low)}/drift shows how the unsteered model reads the way here."
+                f"Reply #{node} was spoken at {reading:+.2f}σ on the assistant axis, below where 95% of "
+                f"ordinary replies lie ({low:+.2f} to {high:+.2f}σ). {self._advice()}/drift shows the way."
             )
 
-    def _advice(self, below: bool) -> str:
-        """Say what can be done: a floor holds back what sinks, and nothing else."""
+    def _advice(self) -> str:
+        """Say what can be done: a floor holds it back."""
         app = self._app
         engine, mix = app.project.loaded_engine, app.chat.mix
-        if not below or engine is None:
+        if engine is None:
             return ""
         if mix.capping:
             return "Capping is on. " if engine.floor_of(mix) is not None else f"{engine.unenforced(mix)} "

@@ -371,6 +371,7 @@ class Inspection:
             subject.choices,
             engine.lift_reading(self._direction, subject.mix) if subject.mix is not None else None,
             heat if heat is not None and len(heat.tokens) == len(subject.tokens) else None,
+            block.key in self.asking,
         )
 
     def _subject(self, block: MessageBlock) -> _Subject:

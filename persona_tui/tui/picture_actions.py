@@ -17,6 +17,7 @@ from persona_tui.tui.widgets.token_view import TokenView
 if TYPE_CHECKING:
     from persona_tui.tui.inspection import Inspection
     from persona_tui.tui.message_menu import MessageMenu
+    from persona_tui.tui.readings import TokenReading
     from persona_tui.tui.replies import ReplyView
 
 
@@ -80,7 +81,11 @@ class PictureActions(AppStage):
     def _reply_to_watch(self, message: ReplyEnded) -> None:
         reply, node = message.reply, message.reply.node
         if message.error is None and node is not None:
-            self.attempt(lambda: self.drift_watch.ended(reply, self.inspection.read(node)))
+            self.attempt(lambda: self.drift_watch.ended(reply, self.readings(node)))
+
+    def readings(self, message: int) -> list[TokenReading]:
+        """Return what was measured of a reply's tokens while it was written."""
+        return self.inspection.read(message)
 
     @on(DriftMeasured)
     def _drift_measured(self, message: DriftMeasured) -> None:

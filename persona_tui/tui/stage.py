@@ -19,6 +19,7 @@ from persona_tui.tui.sturdy import SturdyApp
 
 if TYPE_CHECKING:
     from persona_tui.tui.job_board import JobBoard
+    from persona_tui.tui.readings import TokenReading
 
 
 class AppStage(SturdyApp):
@@ -78,6 +79,10 @@ class AppStage(SturdyApp):
 
     def command(self, line: str) -> None:
         """Do what a slash command asks for, and show the answer in the chat."""
+        raise NotImplementedError
+
+    def readings(self, message: int) -> list[TokenReading]:
+        """Return what was measured of a reply's tokens while it was written."""
         raise NotImplementedError
 
     def sweep(self, prompt: str) -> None:

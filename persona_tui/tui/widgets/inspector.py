@@ -44,6 +44,7 @@ class InspectorState:
         choices: how probable each token was, and what else was likely; empty if that is not known.
         lift: what a lift of 1 is on the scale of the projections; None = the floor is on another direction.
         heat: the direction in the message, layer by layer; None = that is not known.
+        asking: whether the probabilities are on their way.
     """
 
     message: object = None
@@ -57,6 +58,7 @@ class InspectorState:
     choices: Sequence[TokenChoice] = field(default_factory=tuple)
     lift: float | None = None
     heat: HeatMap | None = None
+    asking: bool = False
 
     @property
     def values(self) -> list[float]:
@@ -179,6 +181,8 @@ def _foot(state: InspectorState, view: TokenView, width: int, few_colours: bool)
     shown = printable(token.text).replace("\n", "↵") or "(nothing)"
     first = Content.assemble((f"{view.cursor + 1}/{len(view.tokens)} ", "dim"), (f"“{shown}”", "bold"))
     choice = _choice(state.choices[view.cursor]) if view.cursor < len(state.choices) else []
+    if state.asking:
+        choice = [Content.styled("working out how probable it was …", "dim")]
     layers: Sequence[Content] = ()
     if state.heat is not None:
         from persona_tui.tui.views.heat import strip_rows  # numpy is not imported before the first paint
