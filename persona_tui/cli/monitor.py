@@ -122,7 +122,7 @@ def _measured(project: Project, name: str) -> Evaluation | None:
     try:
         return work(lambda context: project.evaluate_monitor(name, context))
     except MonitorError as error:
-        note(f"Not measured: {error}.")
+        note(f"Not measured: {str(error).rstrip('.')}.")
         return None
 
 

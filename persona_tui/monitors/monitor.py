@@ -369,7 +369,7 @@ class SelfMonitor:
         try:
             return replace(_restored(path.stem, tensors, metadata, model), note=note)
         except (KeyError, ValueError, PersonaTuiError) as error:
-            problem = f"{error} is missing" if isinstance(error, KeyError) else error
+            problem = f"{error} is missing" if isinstance(error, KeyError) else str(error).rstrip(".")
             raise VectorFileError(f"{path} cannot be used: {problem}.") from error
 
 

@@ -10,11 +10,11 @@ from typing import Any, NoReturn
 
 import torch
 
+from persona_tui.core.connection import Connection
 from persona_tui.core.errors import EndpointError, GenerationError, PersonaTuiError
 from persona_tui.core.workspace import model_slug
 from persona_tui.model import Interventions, Likelihood, Message, Reading, TokenEvent
 from persona_tui.model.text import Rendering
-from persona_tui.remote.connection import Connection
 
 
 class RemoteModel:

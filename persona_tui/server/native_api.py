@@ -409,6 +409,7 @@ def about(service: Service) -> dict[str, Any]:
         "hidden_size": model.hidden_size,
         "parameters": model.n_parameters,
         "context": service.context,
+        "guides": service.model.guides,
         "seconds": service.limits.seconds,
         "rendering": model.rendering.record(),
         "circumstances": service.engine.circumstances(),
