@@ -53,8 +53,10 @@ class ModelSettings(Section):
         default="none", description='"none", "8bit" or "4bit" (the last two need the quantization extra)'
     )
     compile: bool = Field(default=False, description="true or false")
-    engine: Literal["transformers", "vllm"] = Field(
-        default="transformers", description='"transformers" or "vllm"'
+    engine: str = Field(
+        default="transformers",
+        pattern=r"^(transformers|vllm|https?://\S+)$",
+        description='"transformers", "vllm" or the address of a vLLM server that lends its model',
     )
     trust_remote_code: str | None = Field(
         default=None,

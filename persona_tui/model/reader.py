@@ -36,6 +36,7 @@ from persona_tui.model.forced import (
     response_logprobs,
     token_budget,
 )
+from persona_tui.model.packed import unpack
 from persona_tui.model.parts import message_parts
 from persona_tui.model.request import Cap, Interventions, Message, conversation, is_continued
 from persona_tui.model.reread import Choice, Rereading, read_choices, read_positions
@@ -49,6 +50,8 @@ _LONG = 100_000  # characters; from there on it is estimated whether they can fi
 
 class LoadedModel:
     """A causal language model and its tokenizer; `ModelWrapper` says what the attributes are."""
+
+    guides = True
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, source: str = ""
@@ -132,6 +135,7 @@ class LoadedModel:
         """
         if self.own_cache:
             raise GenerationError(f"{self.name} cannot be compiled: it makes its cache itself.")
+        unpack(self.model)
         self._compiled = CompiledForward(self.model, backend)
 
     def render(self, messages: Sequence[Message]) -> str:
