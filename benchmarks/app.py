@@ -186,6 +186,11 @@ class App(Terminal):
         times = self._usage.cpu_times()
         return float(times.user + times.system)
 
+    def screen_cpu(self) -> float:
+        """The CPU seconds so far of the thread that draws, which is the process' first."""
+        times = next(each for each in self._usage.threads() if each.id == self.process.pid)
+        return float(times.user_time + times.system_time)
+
     def say(self, text: str) -> None:
         """Type a line and send it."""
         self.send(text)
@@ -471,6 +476,7 @@ class Speed:
     tokens: int
     seconds: float
     cpu: float
+    screen: float = 0.0  # of that, seconds of the thread that draws
 
 
 def speed(effort: Effort) -> list[Finding]:
@@ -490,7 +496,8 @@ def speed(effort: Effort) -> list[Finding]:
     rates = [median(each.tokens / each.seconds for each in side) for side in (ours, theirs)]
     cpu = [median(1000 * each.cpu / each.tokens for each in side) for side in (ours, theirs)]
     text = f"{ratio:.2f} × ({rates[0]:.0f} and {rates[1]:.0f} tokens/s, medians of {len(ours)} replies)"
-    costs = f"{cpu[0]:.1f} and {cpu[1]:.1f} ms a token"
+    screen = median(1000 * each.screen / each.tokens for each in ours)
+    costs = f"{cpu[0]:.1f} and {cpu[1]:.1f} ms a token; drawing {screen:.2f} ms a token"
     return [Finding("tokens/s in the app : `generate`", text, "≥ 0.9 ×", ratio >= 0.9, costs)]
 
 
@@ -499,11 +506,11 @@ def _answer(app: App) -> Speed:
     if app.kinds("message"):
         app.say("/new")
     app.settle(3)  # also for what is tidied up after a reply
-    before, cpu = app.session(), app.cpu()
+    before, cpu, screen = app.session(), app.cpu(), app.screen_cpu()
     app.say(QUESTION)
     app.wait_until(lambda: app.session() != before and len(app.kinds("end")) == 1)
     stats: dict[str, float] = app.kinds("end")[0]["stats"]
-    return Speed(int(stats["tokens"]), stats["seconds"], app.cpu() - cpu)
+    return Speed(int(stats["tokens"]), stats["seconds"], app.cpu() - cpu, app.screen_cpu() - screen)
 
 
 @contextmanager

@@ -21,13 +21,13 @@ from persona_tui.chat.front import Front
 from persona_tui.chat.log import SessionLog
 from persona_tui.chat.other_model import guard_without_monitor, lacking_traits, mix_there
 from persona_tui.chat.replies import LETTERS, ChatReply
-from persona_tui.chat.review import Review
+from persona_tui.chat.review import Review, objects
 from persona_tui.chat.store import SessionStore
 from persona_tui.chat.voice import short_label
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.mix import TRAIT_PREFIX, Mix
 from persona_tui.core.workspace import model_slug
-from persona_tui.monitors.second_opinion import CRITIQUE, Validator, validator_of_environment
+from persona_tui.monitors.second_opinion import Validator, validator_of_environment
 from persona_tui.project import models
 from persona_tui.project.models import ModelChoice
 from persona_tui.project.project import Project
@@ -329,8 +329,7 @@ class Chat:
 
         Front ends call this when a reply has ended. None = the reply stands. The second answer always does.
         """
-        objects = any(each.by == CRITIQUE and each.safe is False for each in draft.rows[0].opinions)
-        if draft.node is None or draft.revises or draft.taken_back or not objects:
+        if draft.node is None or draft.revises or draft.taken_back or not objects(draft.rows[0]):
             return None
         self.check_free()
         self.writing = draft.again(self._mix)

@@ -46,12 +46,13 @@ def turns_of(conversation: Conversation, until: int | None = None) -> list[tuple
         conversation: where they were said.
         until: a message, which is the last; None = the end of the path. A reply under way is left out.
     """
+    return [(_asked(conversation, node), node.text.strip()) for node in replies_of(conversation, until)]
+
+
+def replies_of(conversation: Conversation, until: int | None = None) -> list[Node]:
+    """Return every reply that has a word; see `turns_of`."""
     nodes = conversation.path() if until is None else conversation.lineage(until)
-    return [
-        (_asked(conversation, node), node.text.strip())
-        for node in nodes
-        if node.role == "assistant" and node.text.strip() and not node.writing
-    ]
+    return [node for node in nodes if node.role == "assistant" and node.text.strip() and not node.writing]
 
 
 def spoken(conversation: Conversation, id: int) -> Spoken:

@@ -6,6 +6,7 @@ status 1, or 2 for wrong usage. An interrupt is 130.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import sys
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from persona_tui.cli.interrupt import HUNG_UP, INTERRUPTED, TERMINATED, Terminated, end_when_told, leave
 from persona_tui.core.documents import printable
-from persona_tui.core.processes import OtherProcessEnded, is_main, may_speak
+from persona_tui.core.processes import OtherProcessEnded, is_main, launched, may_speak
 
 if TYPE_CHECKING:
     from persona_tui.cli.options import Invocation
@@ -29,6 +30,11 @@ OK, FAILED, USAGE = 0, 1, 2
 def main(args: Sequence[str] | None = None) -> None:
     """Run a command line and exit with its status."""
     _never_fail_on_odd_characters()
+    ending = [FAILED]
+    if launched():
+        # What is registered first runs last. Threads of gloo's that could not be joined (another process is
+        # gone) would abort this one while the interpreter takes itself apart.
+        atexit.register(lambda: leave(ending[-1]))
     if not is_main():
         _point_at_nothing(sys.stdout)
     end_when_told()
@@ -41,6 +47,7 @@ def main(args: Sequence[str] | None = None) -> None:
         _forget_output()
         if not isinstance(error, BrokenPipeError):  # a full disk: results are missing
             status = _fail(f"the output cannot be written: {error.strerror or error}", FAILED, False)
+    ending.append(status)
     sys.exit(status)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import textwrap
-from itertools import zip_longest
+from collections.abc import Iterator, Sequence
+from itertools import groupby, zip_longest
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,9 +15,10 @@ import click
 from persona_tui.cli.generate import guard_as_json, prompt_text
 from persona_tui.cli.interrupt import quick_interrupt
 from persona_tui.cli.options import Invocation, answer_options, override_sampling, pass_invocation
-from persona_tui.cli.output import echo_said, floor_as_json, json_option, print_json
+from persona_tui.cli.output import floor_as_json, json_option, print_json
 from persona_tui.cli.progress import note
 from persona_tui.core.documents import printable
+from persona_tui.core.wording import Span, differences
 
 if TYPE_CHECKING:
     from persona_tui.chat.replies import ChatReply, ReplyRow
@@ -53,7 +56,8 @@ def compare(
     """Answer PROMPT (- reads it from stdin) with two settings, in one batch with one seed.
 
     A SETTING has persona=NAME (or none) or blend=A:0.5+B:0.3, strength=X, capping=on|off and
-    plausibility=Y, with commas between; anything left out is taken from config.yaml.
+    plausibility=Y, with commas between; anything left out is taken from config.yaml. On a terminal the words
+    that differ are coloured.
     """
     from persona_tui.chat import Conversation
     from persona_tui.chat.replies import ChatReply
@@ -76,7 +80,7 @@ def compare(
     elif guard.refused and reply.empty:
         note(reply.refusal.refusal if reply.refusal is not None else "Not answered.")
     else:
-        echo_said(side_by_side(reply.rows, shutil.get_terminal_size().columns))
+        click.echo(side_by_side(reply.rows, shutil.get_terminal_size().columns))
         for row in reply.rows:
             for verdict in row.verdicts.values():
                 note(f"guard: {verdict.about} {verdict.badge}")
@@ -87,12 +91,14 @@ def compare(
 
 
 def _as_json(reply: ChatReply) -> dict[str, Any]:
+    texts = [answer.text.strip() for answer in reply.rows]
     return {
         "seed": reply.seed,
         "prompt_tokens": reply.prompt_tokens,
         "answers": [
             {
-                "response": answer.text.strip(),
+                "response": text,
+                "differs": spans,  # the places in it whose words the other answer does not have there
                 "weights": dict(answer.mix.weights),
                 "strength": answer.mix.strength,
                 "capping": answer.floor is not None,
@@ -104,13 +110,13 @@ def _as_json(reply: ChatReply) -> dict[str, Any]:
                 "capped_tokens": answer.capped,
                 "seconds": round(answer.seconds, 3),
             }
-            for answer in reply.rows
+            for answer, text, spans in zip(reply.rows, texts, differences(*texts), strict=True)
         ],
     }
 
 
 def side_by_side(answers: list[ReplyRow], width: int) -> str:
-    """Two answers in columns, or one above the other where there is no room."""
+    """Two answers in columns, or one above the other where there is no room; what differs has a colour."""
     from persona_tui.chat.voice import setting_in_words
 
     heads = [
@@ -119,15 +125,39 @@ def side_by_side(answers: list[ReplyRow], width: int) -> str:
     ]
     on_screen = sys.stdout.isatty()
     texts = [printable(each.text.strip()) if on_screen else each.text.strip() for each in answers]
-    if width < _NARROWEST or not on_screen:
-        return "\n\n".join(f"{head}\n{text}" for head, text in zip(heads, texts, strict=True))
-    column = (width - len(_GAP)) // 2
-    columns = [[head, "", *_wrapped(text, column)] for head, text in zip(heads, texts, strict=True)]
+    columns = (width - len(_GAP)) // 2 if on_screen and width >= _NARROWEST else None
+    both = [
+        _coloured(_wrapped(text, columns), text, spans if on_screen else ())
+        for text, spans in zip(texts, differences(*texts), strict=True)
+    ]
+    if columns is None:
+        return "\n\n".join("\n".join([head, *lines]) for head, lines in zip(heads, both, strict=True))
+    left, right = ([head[:columns], "", *lines] for head, lines in zip(heads, both, strict=True))
     return "\n".join(
-        f"{left[:column]:<{column}}{_GAP}{right[:column]}".rstrip()
-        for left, right in zip_longest(*columns, fillvalue="")
+        f"{one}{' ' * (columns - len(click.unstyle(one)))}{_GAP}{other}".rstrip()
+        for one, other in zip_longest(left, right, fillvalue="")
     )
 
 
-def _wrapped(text: str, width: int) -> list[str]:
+def _wrapped(text: str, width: int | None) -> list[str]:
+    if width is None:
+        return text.split("\n")
     return [part for line in text.splitlines() for part in textwrap.wrap(line, width) or [""]]
+
+
+def _coloured(lines: Sequence[str], text: str, spans: Sequence[Span]) -> list[str]:
+    """Colour the parts of a text that differ. Its lines have all of its characters but some white space."""
+    if not spans or os.environ.get("NO_COLOR"):
+        return list(lines)
+    inside = {place for span in spans for place in range(*span)}
+    differs = iter([place in inside for place, each in enumerate(text) if not each.isspace()])
+    return [_coloured_line(line, differs) for line in lines]
+
+
+def _coloured_line(line: str, differs: Iterator[bool]) -> str:
+    characters = [(each, not each.isspace() and next(differs)) for each in line]
+    parts = (
+        (different, "".join(each for each, _ in part))
+        for different, part in groupby(characters, lambda pair: pair[1])
+    )
+    return "".join(click.style(part, fg="magenta") if different else part for different, part in parts)

@@ -79,7 +79,7 @@ def create(
         project.check_new_name(chosen, source)
     created = work(lambda context: project.create_personas(sources, context))
     for each in created:
-        echo(created_in_words(each))
+        echo(created_in_words(each, "persona-tui calibrate"))
     echo(f"Hear it: persona-tui chat --persona {created[-1].persona.name}")
 
 

@@ -183,8 +183,13 @@ def _personas(project: Project) -> tuple[State, str]:
 
 def _monitor(project: Project) -> tuple[State, str]:
     settings = project.settings.monitoring
+    if settings.guard == "critique":
+        from persona_tui.monitors.critique_trial import trial
+
+        if not (found := trial(project.model)).works:
+            return "WRONG", f"guard: critique, but {found.sentence}"
     if settings.monitor not in project.monitors.names():
-        guarded = settings.guard != "off"
+        guarded = settings.guard not in ("off", "critique")
         return ("WRONG" if guarded else "note"), "none yet: run persona-tui monitor fit"
     monitor = project.monitors.load(settings.monitor, project.model)
     caught = monitor.caught

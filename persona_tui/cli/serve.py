@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from persona_tui.cli.options import Invocation, pass_invocation
+from persona_tui.monitors.second_opinion import NAMED_BY, Validator
 
 _LOOPBACK = "127.0.0.1"
 
@@ -37,6 +38,12 @@ _LOOPBACK = "127.0.0.1"
     help="Seconds that running replies have when the server is told to end.",
 )
 @click.option(
+    "--validator",
+    envvar=NAMED_BY,
+    metavar="COMMAND|URL",
+    help=f"Has the last word on replies while a guard is on. [env: {NAMED_BY}]",
+)
+@click.option(
     "--lend",
     is_flag=True,
     help="With --engine vllm: let other machines run jobs here, with --engine URL and the API key.",
@@ -52,6 +59,7 @@ def serve(
     queue: int,
     timeout: float,
     grace: float,
+    validator: str | None,
     lend: bool,
     vllm_options: tuple[str, ...],
 ) -> None:
@@ -62,6 +70,8 @@ def serve(
     docs/vllm.md.
     """
     if invocation.project.settings.model.engine == "vllm":
+        if validator is not None:
+            raise click.UsageError("vLLM's server has no validator.", click.get_current_context())
         _serve_with_vllm(invocation, host, port, api_key, rows, vllm_options, lend)
         return
     if vllm_options or lend:
@@ -84,7 +94,8 @@ def serve(
             note("Anyone who can reach this address can use it: set --api-key to change that.")
 
     limits = Capacity(rows=rows, waiting=queue, seconds=timeout, closing=grace)
-    server = Server(invocation.project, host, port, api_key, limits)
+    last_word = Validator(validator) if validator is not None else None
+    server = Server(invocation.project, host, port, api_key, limits, last_word)
     server.run(ready)
 
 

@@ -105,12 +105,12 @@ def distilled(course: Course, size: float, emphasis: float = EMPHASIS) -> Person
 
 
 def undistilled(persona: PersonaVector) -> PersonaVector:
-    """Return the persona as it was extracted: without vectors of an earlier calibration."""
+    """Return the persona as it was extracted: without what an earlier calibration made."""
     mean, raw, safe = (
         {recipe: stack for recipe, stack in each.items() if recipe != DISTILLED}
         for each in (persona.mean, persona.raw, persona.safe)
     )
-    return replace(persona, mean=mean, raw=raw, safe=safe)
+    return replace(persona, mean=mean, raw=raw, safe=safe, calibration=None)
 
 
 def _improved(

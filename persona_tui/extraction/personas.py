@@ -2,7 +2,7 @@
 
 A persona's file is written as soon as its vectors are finished: from then on it can be used, at the loudness
 that personas usually need, and it says that it is not calibrated. What a job has besides is kept until it
-succeeds (`vectors.partial`), so that the same call goes on where it was stopped. Several processes may call
+succeeds (`checkpoints`), so that the same call goes on where it was stopped. Several processes may call
 these functions together (`processes`).
 """
 

@@ -12,8 +12,8 @@ from statistics import linear_regression
 START = (0.25, 0.5, 1.0)
 MOST_STEPS = 5  # how often the search goes on beyond either end
 
-# Of what its system prompts achieve: a persona needs not be louder. What is louder keeps less to the question and
-# loses more fluency, and a dozen questions tell a fifth too little as often as too much.
+# Of what its system prompts achieve: a persona needs not be louder. A louder one keeps less to the question,
+# loses fluency, and may be louder still on other questions than these dozen.
 ENOUGH = 0.8
 TIE = 0.02  # expressions as close as this are equal
 BEYOND = (

@@ -26,6 +26,7 @@ from transformers.pytorch_utils import Conv1D
 
 from persona_tui.core.identity import ModelSketch, Shape
 from persona_tui.model.architecture import device_of, find_blocks, text_config
+from persona_tui.model.packed import dense
 
 _SAMPLES = 16  # numbers taken from each tensor
 _WEIGHTS_LENGTH = 16  # hexadecimal digits
@@ -102,7 +103,7 @@ def _described(tensor: torch.Tensor) -> bytes:
 def _sample(tensor: torch.Tensor) -> bytes:
     # In whole numbers: as floats, places in a vocabulary of 150,000 words are off by some, also at the end.
     places = [number * (tensor.numel() - 1) // (_SAMPLES - 1) for number in range(_SAMPLES)]
-    numbers = tensor.detach().flatten()[torch.tensor(places, device=tensor.device)]
+    numbers = dense(tensor.detach()).flatten()[torch.tensor(places, device=tensor.device)]
     return numbers.to(torch.bfloat16).float().cpu().numpy().tobytes()
 
 
@@ -151,7 +152,7 @@ def _of_matrix(
         done = _applied(model, module, signs)
         return None if done is None or len(done) != outputs else done[rows]
     with in_memory(module):
-        here = dict(module.named_parameters(recurse=False))["weight"].detach()
+        here = dense(dict(module.named_parameters(recurse=False))["weight"].detach())
         picked = here.T if isinstance(module, Conv1D) else here
         return picked[rows.to(here.device)].double().cpu() @ signs
 

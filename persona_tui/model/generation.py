@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 from persona_tui.core.errors import GenerationError
 from persona_tui.model.architecture import (
@@ -34,6 +34,7 @@ from persona_tui.model.architecture import (
     context_length,
     device_of,
     grows,
+    new_cache,
     returned_cache,
 )
 from persona_tui.model.compiled import CompiledForward
@@ -107,7 +108,7 @@ class _Decoding:
         ]
         self.input = torch.tensor(padded, device=self.device)
         # Of its own, the model makes one in its first pass.
-        self.cache: Cache | None = None if self.own_cache else DynamicCache(config=self.model.config)
+        self.cache: Cache | None = None if self.own_cache else new_cache(self.model.config)
         positions = torch.arange(width)[None] - (width - lengths)[:, None]
         self.positions = positions.clamp(min=0).to(self.device)
         self.width = width
@@ -180,7 +181,7 @@ class _Decoding:
         if self.compiled is not None:
             cache: Cache = self.compiled.cache(self.mask.shape[1] if self.mask is not None else read)
         else:
-            cache = DynamicCache(config=self.model.config)
+            cache = new_cache(self.model.config)
         mask = None if self.mask is None else self.mask[torch.tensor(places, device=self.device), :read]
         inputs = torch.tensor(ids, device=self.device)
         self.model(**self._arguments(inputs, positions.clamp(min=0).to(self.device), mask, cache))

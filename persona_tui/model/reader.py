@@ -36,6 +36,7 @@ from persona_tui.model.forced import (
     response_logprobs,
     token_budget,
 )
+from persona_tui.model.packed import unpack
 from persona_tui.model.parts import message_parts
 from persona_tui.model.request import Cap, Interventions, Message, conversation, is_continued
 from persona_tui.model.reread import Choice, Rereading, read_choices, read_positions
@@ -134,6 +135,7 @@ class LoadedModel:
         """
         if self.own_cache:
             raise GenerationError(f"{self.name} cannot be compiled: it makes its cache itself.")
+        unpack(self.model)
         self._compiled = CompiledForward(self.model, backend)
 
     def render(self, messages: Sequence[Message]) -> str:

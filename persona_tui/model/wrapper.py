@@ -10,6 +10,7 @@ from torch import Tensor
 
 from persona_tui.model import loader, sources, text
 from persona_tui.model.generation import decode
+from persona_tui.model.packed import pack
 from persona_tui.model.reader import Axes, LoadedModel, answered, captured_activations
 from persona_tui.model.request import Batch, Cap, Interventions, Poll, Request, Watch, conversation
 from persona_tui.model.residual import ResidualHooks
@@ -49,7 +50,10 @@ class ModelWrapper(LoadedModel):
         model, tokenizer = loader.load(name, device, dtype, quantization, trust_remote_code)
         chosen = sources.chosen(name)
         wrapper = cls(model, tokenizer, chosen, sources.resolve(name).identity)
-        wrapper.own_cache = tried(model, tokenizer, chosen, wrapper.identity).own_cache
+        trial = tried(model, tokenizer, chosen, wrapper.identity)
+        wrapper.own_cache = trial.own_cache
+        if trial.packs:
+            pack(model)
         return wrapper
 
     # Generation ---------------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def drift(
         context.progress(place, len(turns), "reading replies")
         events = engine.model.reread_reply(messages, reply, {name: scale.vectors})
         readings.append(mean_of([event.projections[name] for event in events]) - scale.ordinary)
-    return Drift(name, tuple(readings), _ordinary(engine, name, scale), engine.floor_reading(name))
+    return Drift(name, tuple(readings), ordinary_range(engine, name), engine.floor_reading(name))
 
 
 def scale_of(engine: SteeringEngine, name: str) -> TraceScale:
@@ -89,10 +89,16 @@ def scale_of(engine: SteeringEngine, name: str) -> TraceScale:
     return engine.personas.get(name).scale
 
 
-def _ordinary(engine: SteeringEngine, name: str, scale: TraceScale) -> tuple[float, float] | None:
-    """Between which readings ordinary replies lie, from the projections that the axes' file keeps."""
+def ordinary_range(engine: SteeringEngine, name: str) -> tuple[float, float] | None:
+    """Return between which readings 95% of ordinary replies lie, from the projections in the axes' file.
+
+    None for what is no axis, and where the file does not keep them.
+    """
     axes = engine.personas.axes
-    if axes is None or name not in axes.names or name not in axes.projections or not scale.vectors:
+    if axes is None or name not in axes.names or name not in axes.projections:
+        return None
+    scale = scale_of(engine, name)
+    if not scale.vectors:
         return None
     ends = []
     for layer in scale.vectors:

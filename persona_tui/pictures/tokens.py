@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from persona_tui.core.documents import printable
 from persona_tui.core.errors import GenerationError
+from persona_tui.model.packed import dense
 
 if TYPE_CHECKING:
     from persona_tui.model import ModelWrapper
@@ -56,13 +57,14 @@ def token_shifts(model: ModelWrapper, personas: PersonaManager, name: str) -> li
     weight = getattr(head, "weight", None)
     if not isinstance(weight, Tensor):
         raise GenerationError(f"{model.name} has no unembedding to read a direction through.")
+    weight = dense(weight).float()
     scale = _final_scale(model.model)
     found = []
     with torch.no_grad():
         for layer, direction in _directions(personas, name).items():
             unit = direction / direction.norm().clamp(min=1e-12)
             unit = unit.to(weight.device, torch.float32) * (scale if scale is not None else 1.0)
-            shifts = weight.float() @ unit
+            shifts = weight @ unit
             found.append(_shift(model, layer, shifts - shifts.mean()))
     return found
 

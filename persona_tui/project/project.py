@@ -222,7 +222,13 @@ class Project(ProjectResources):
     def _calibrate_trait(self, name: str, studio: PersonaStudio) -> PersonaVector:
         from persona_tui.traits.definition import SIDES, find_definition
 
-        definition = find_definition(self.workspace, name.removeprefix(TRAIT_PREFIX))
+        try:
+            definition = find_definition(self.workspace, name.removeprefix(TRAIT_PREFIX))
+        except DatasetError as error:
+            raise DatasetError(
+                f"{name} is calibrated on the conversations that it was made of: put their file into "
+                f"{self.workspace.datasets / 'traits'} ({error})"
+            ) from error
         high, low = ([messages for _, messages in definition.conversations("train", side)] for side in SIDES)
         return studio.calibrate_contrast(name, high, low)
 

@@ -77,7 +77,7 @@ class RemoteEngine(SteeringEngine):
             "rendering": self.model.rendering.record(),
             "persona_tui": {
                 "trace": [name for name in traced if name not in _AXES],
-                "guard": guard.mode if isinstance(guard, RemoteGuard) else "off",
+                "guard": guard.asked_for if isinstance(guard, RemoteGuard) else "off",
             },
             **asdict((sampling or self.sampling).with_seed()),
         }
@@ -106,7 +106,7 @@ class RemoteEngine(SteeringEngine):
             try:
                 turn.change(follower, asdict(mix))
             except PersonaTuiError as error:
-                self.on_note(f"The reply goes on with the mix of before: {error}.")
+                self.on_note(f"The reply goes on with the mix of before: {str(error).rstrip('.')}.")
 
         with contextlib.closing(turn.events(tell)) as events:
             for name, record in events:

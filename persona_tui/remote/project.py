@@ -146,11 +146,7 @@ class RemoteProject(Project):
         ]
 
     def new_guard(self, mode: GuardMode | None = None) -> Guard:
-        """A guard that judges with the server's monitor.
-
-        Raises:
-            MonitorError: it is to critique, which a server does not do.
-        """
+        """A guard that judges with the server's monitor."""
         from persona_tui.remote.guard import RemoteGuard
 
         guard = RemoteGuard(self._connection.url, self._server["monitor"])

@@ -62,8 +62,8 @@ class StreamGuard(Protocol):
         """What the stream has to read for it; None = nothing."""
         ...
 
-    def over(self, events: Iterator[TokenEvent]) -> Iterator[TokenEvent]:
-        """Return the stream's events as they are judged; may end early."""
+    def over(self, events: Iterator[TokenEvent], asked: str) -> Iterator[TokenEvent]:
+        """Return the stream's events, of the answer to a message, as they are judged; may end early."""
         ...
 
 
@@ -291,7 +291,9 @@ class SteeringEngine(MixControl):
             stop,
             watch,
         )
-        return events if guard is None or watch is None else guard.over(events)
+        if guard is None or watch is None:
+            return events
+        return guard.over(events, conversation[-1]["content"])
 
     def _load(self, mix: Mix) -> None:
         loaded = self.personas.list_loaded()

@@ -123,7 +123,7 @@ class PersonaVectorExtractor:
         self.checkpoint = checkpoint or (lambda: None)
         self.partial = partial if partial is not None else PartialStore()
         self.around = around or Surroundings()
-        self.readings = Readings(model, self.layers, self.checkpoint)
+        self.readings = Readings(model, self.layers, self.checkpoint, self.partial)
         self._log = log or (lambda line: None)
 
     def extract(self, definition: TraitDefinition, recipe: Recipe | None = None) -> TraitVector:

@@ -17,6 +17,7 @@ _SERIALS = count()
 _RULE = "─"
 _MUTED = "$foreground-muted"
 _THOUGHT_TAG = re.compile(r"(</?think>)")
+DIFFERS = "$text-accent"  # the style of words that another answer does not have there
 _DOT = Content.styled(" · ", "dim")
 
 

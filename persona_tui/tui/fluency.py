@@ -106,7 +106,7 @@ class FluencyMeter:
             limit: the loudest that calibration found fluent; None = not known.
             recommended: where calibration has put the strength.
         """
-        repeats = f"{self.repetition:.0%} repeats itself"
+        repeats = f"{self.repetition:.0%} of its phrases repeat"
         signs = [Fluency(self.repetition / MOST_REPETITION, "repeats", repeats)]
         if (most := self.entropy_limit) is not None:
             above = f"{self.entropy:.1f} nats a token, ordinary {self.ordinary:.1f}"

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from persona_tui.chat.reread import spoken
+from textual.message import Message
+
+from persona_tui.chat.reread import Spoken, spoken
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.mix import Mix
 from persona_tui.tui.blocks import MessageBlock
-from persona_tui.tui.messages import ChoicesRead, MessageReread
+from persona_tui.tui.messages import ChoicesRead, HeatRead, MessageReread
 from persona_tui.tui.screens.inspector import InspectorScreen
 from persona_tui.tui.widgets.gauges import layers_text
 from persona_tui.tui.widgets.inspector import Inspector, InspectorState
@@ -24,6 +26,7 @@ if TYPE_CHECKING:  # torch is not imported before the first paint
     from persona_tui.chat.replies import ReplyRow
     from persona_tui.model.results import TokenEvent
     from persona_tui.pictures.choices import TokenChoice
+    from persona_tui.pictures.heat import HeatMap
     from persona_tui.steering.engine import SteeringEngine
     from persona_tui.tui.stage import AppStage
 
@@ -109,6 +112,7 @@ class Inspection:
         self._notes: dict[int, str] = {}
         self.row_of: Callable[[MessageBlock], ReplyRow | None] = lambda block: None  # of answers side by side
         self._choices: dict[int, Sequence[TokenChoice]] = {}  # by reply; () = asked for
+        self._heat: dict[tuple[int, str], HeatMap | None] = {}  # by reply and direction; None = asked for
         self.asking: set[int] = set()  # replies whose tokens' probabilities are on their way
         self._cut_anew: set[int] = set()  # messages whose tokens are not those of the transcript
 
@@ -213,6 +217,10 @@ class Inspection:
         traces = engine.traces() if engine is not None else {}
         names = sorted(traces, key=lambda name: (name not in AXES, name))
         self._layers = {name: layers_text(sorted(traces[name].vectors)) for name in names}
+        if engine is not None:
+            self._layers |= {
+                name: f"{layers} · weak" for name, layers in self._layers.items() if engine.weakness(name)
+            }
         if self._direction not in self._layers and names:
             self._direction = names[0]
 
@@ -231,6 +239,8 @@ class Inspection:
     def take(self, message: int, start: int, events: Iterable[TokenEvent]) -> None:
         """Keep what was projected while a reply was written; its tokens are counted from `start`."""
         self._readings.add(message, start, events)
+        self._choices.pop(message, None)  # of a reply that goes on, they are not all there any more
+        self._heat = {key: found for key, found in self._heat.items() if key[0] != message}
         self.show()
 
     def read(self, message: int) -> list[TokenReading]:
@@ -244,6 +254,7 @@ class Inspection:
         self._asked.clear()
         self._notes.clear()
         self._choices.clear()
+        self._heat.clear()
         self.asking.clear()
         self._cut_anew.clear()
         self._block = None
@@ -274,24 +285,35 @@ class Inspection:
         return self._choices.get(node.id, ())
 
     def _ask_choices(self, node: Node) -> None:
+        conversation, project = self._app.chat.conversation, self._app.project
+
+        def read(said: Spoken) -> ChoicesRead:
+            from persona_tui.pictures.choices import token_choices
+
+            found = token_choices(project.model, project.engine, said.messages, said.reply, said.mixes)
+            return ChoicesRead(conversation, node.id, found)
+
+        if self._submit(node, read, lambda error: ChoicesRead(conversation, node.id, [], error)):
+            self.asking.add(node.id)
+
+    def _submit(
+        self, node: Node, read: Callable[[Spoken], Message], failed: Callable[[Exception], Message]
+    ) -> bool:
+        """Have the model's thread read a reply as it was spoken; False if that is not known, or not here."""
         project, post = self._app.project, self._app.post_message
-        conversation, said = self._app.chat.conversation, spoken(self._app.chat.conversation, node.id)
+        said = spoken(self._app.chat.conversation, node.id)
         if isinstance(said.reply, str) or _model_of(node) != {project.model.fingerprint}:
-            return  # its tokens are not known, or they were another model's
-        self.asking.add(node.id)
+            return False
 
         def work() -> None:
             try:
-                from persona_tui.pictures.choices import token_choices
-
-                model, engine = project.model, project.engine
-                with model.rendered_as(said.rendering):
-                    found = token_choices(model, engine, said.messages, said.reply, said.mixes)
-                post(ChoicesRead(conversation, node.id, found))
+                with project.model.rendered_as(said.rendering):
+                    post(read(said))
             except Exception as error:
-                post(ChoicesRead(conversation, node.id, [], error))
+                post(failed(error))
 
         self._app.worker.submit_turn(work)
+        return True
 
     def choices_read(self, message: ChoicesRead) -> None:
         """Take note of how probable a reply's tokens were."""
@@ -303,6 +325,37 @@ class Inspection:
         elif message.error is not None and not self._notes.get(message.node):
             self._notes[message.node] = f"no probabilities: {message.error}"
         self._choices[message.node] = message.choices
+        self.show()
+
+    # --- how strong the direction was, layer by layer
+
+    def _heat_of(self, node: Node) -> HeatMap | None:
+        """Return the layers of a reply on the direction that is looked at; None: not known yet, or at all."""
+        key = (node.id, self._direction)
+        if key not in self._heat and node.role == "assistant" and not self._app.busy:
+            self._heat[key] = None
+            self._ask_heat(node, key)
+        return self._heat.get(key)
+
+    def _ask_heat(self, node: Node, key: tuple[int, str]) -> None:
+        conversation, project = self._app.chat.conversation, self._app.project
+
+        def read(said: Spoken) -> HeatRead:
+            from persona_tui.pictures.heat import heat_map
+
+            return HeatRead(
+                conversation, key, heat_map(project.engine, said.messages, said.reply, key[1], said.mixes)
+            )
+
+        self._submit(node, read, lambda error: HeatRead(conversation, key, None, error))
+
+    def heat_read(self, message: HeatRead) -> None:
+        """Take note of a reply's layers. A direction that has none is shown without them."""
+        if message.conversation is not self._app.chat.conversation:
+            return
+        if message.error is not None and not isinstance(message.error, PersonaTuiError):
+            self._app.failed(message.error)
+        self._heat[message.key] = message.found
         self.show()
 
     def known_choices(self, node: Node) -> Sequence[TokenChoice]:
@@ -364,6 +417,7 @@ class Inspection:
             return InspectorState(title="no message yet")
         subject = self._subject(block)
         which = f" · #{block.key}" if block.key is not None else ""
+        heat = self._heat_of(self._app.chat.conversation.node(block.key)) if block.key is not None else None
         return InspectorState(
             block.serial if block.key is None else block.key,
             f"{block.who}{which} · {len(subject.tokens)} tokens",
@@ -375,6 +429,8 @@ class Inspection:
             subject.note,
             subject.choices,
             engine.lift_reading(self._direction, subject.mix) if subject.mix is not None else None,
+            heat if heat is not None and len(heat.tokens) == len(subject.tokens) else None,
+            block.key in self.asking,
         )
 
     def _subject(self, block: MessageBlock) -> _Subject:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # torch is not imported before the first paint
     from persona_tui.chat import Conversation
     from persona_tui.chat.reread import Reread
     from persona_tui.pictures.choices import TokenChoice
+    from persona_tui.pictures.heat import HeatMap
     from persona_tui.project.project import Project
     from persona_tui.steering import SteeringEngine
 
@@ -59,6 +60,16 @@ class ChoicesRead(Message):
     conversation: Conversation
     node: int
     choices: list[TokenChoice]
+    error: Exception | None = None
+
+
+@dataclass
+class HeatRead(Message):
+    """It is known how strong a direction is in a reply, layer by layer; None = that cannot be said."""
+
+    conversation: Conversation
+    key: tuple[int, str]  # the reply and the direction
+    found: HeatMap | None
     error: Exception | None = None
 
 

@@ -245,7 +245,9 @@ class Mixer:
         self._app.check_model()
         engine = self._app.project.engine
         offered = {
-            name: _AXES.get(name, "a loaded persona") for name in sorted(engine.traces(), key=_axes_first)
+            name: _AXES.get(name, "a loaded persona") + (f", weak: {weak}" if weak else "")
+            for name in sorted(engine.traces(), key=_axes_first)
+            for weak in [engine.weakness(name)]
         }
         if not offered:
             raise PersonaTuiError("there is nothing to trace: no axes yet, and no persona is loaded")
@@ -282,7 +284,7 @@ class Mixer:
         return [*([ASSISTANT] if ASSISTANT in known else []), *speaking]
 
     def _line(self, engine: SteeringEngine, name: str) -> Line:
-        return Line(engine.floor_reading(name), unit_of(name))
+        return Line(engine.floor_reading(name), unit_of(name), engine.weakness(name) is not None)
 
 
 def _where(mix: Mix, loudness: Mapping[int, float]) -> str:

@@ -8,14 +8,14 @@ from textual import on
 
 from persona_tui.chat.reread import text_before
 from persona_tui.tui.drift_watch import DriftMeasured, DriftWatch
-from persona_tui.tui.messages import ChoicesRead, MessageReread, ReplyEnded
+from persona_tui.tui.messages import ChoicesRead, HeatRead, MessageReread, ReplyEnded
 from persona_tui.tui.stage import AppStage
 from persona_tui.tui.sweeps import Sweeps
 from persona_tui.tui.tints import Tints
 from persona_tui.tui.widgets.token_view import TokenView
 
 if TYPE_CHECKING:
-    from persona_tui.tui.inspection import Inspection
+    from persona_tui.tui.inspection import Inspection, TokenReading
     from persona_tui.tui.message_menu import MessageMenu
     from persona_tui.tui.replies import ReplyView
 
@@ -78,8 +78,13 @@ class PictureActions(AppStage):
 
     @on(ReplyEnded)
     def _reply_to_watch(self, message: ReplyEnded) -> None:
-        if message.error is None:
-            self.attempt(lambda: self.drift_watch.ended(message.reply))
+        reply, node = message.reply, message.reply.node
+        if message.error is None and node is not None:
+            self.attempt(lambda: self.drift_watch.ended(reply, self.readings(node)))
+
+    def readings(self, message: int) -> list[TokenReading]:
+        """Return what was measured of a reply's tokens while it was written."""
+        return self.inspection.read(message)
 
     @on(DriftMeasured)
     def _drift_measured(self, message: DriftMeasured) -> None:
@@ -103,6 +108,10 @@ class PictureActions(AppStage):
         self.inspection.choices_read(message)
         if self.tints.mode != "off":
             self.tints.apply(self.inspection)
+
+    @on(HeatRead)
+    def _heat_read(self, message: HeatRead) -> None:
+        self.inspection.heat_read(message)
 
     @on(TokenView.Picked)
     def _token_picked(self, message: TokenView.Picked) -> None:

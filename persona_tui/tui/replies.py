@@ -1,4 +1,4 @@
-"""Replies on the screen: begun, drained of their tokens ten times a second, ended.
+"""Replies on the screen: begun, drained of their tokens ten times a second, measured less often, ended.
 
 One reply stands in the chat; answers side by side are the rows of one reply, each in its own log. The model's
 thread writes their tokens (`Chat.events`), and tells the app with one message when it is done. How full the
@@ -17,7 +17,8 @@ from textual.timer import Timer
 from persona_tui.chat import Node
 from persona_tui.chat.replies import ChatReply, ReplyRow
 from persona_tui.core.errors import PersonaTuiError, SessionError
-from persona_tui.tui.blocks import Badge, Heading, MessageBlock
+from persona_tui.core.wording import differences, in_pieces
+from persona_tui.tui.blocks import DIFFERS, Badge, Heading, MessageBlock
 from persona_tui.tui.inspection import readings_of
 from persona_tui.tui.messages import ReplyEnded
 from persona_tui.tui.transcript import (
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
     from persona_tui.tui.stage import AppStage
     from persona_tui.tui.widgets.chat_log import ChatLog
 
-DRAIN = 0.1  # seconds; painting every token makes keys wait
+# Seconds. Painting every token makes keys and the model wait; figures take longer to draw than text.
+DRAIN, MEASURE = 0.1, 0.3
 
 _BUSY = "A reply is being written. Stop it with esc, or wait."
 _YOU = Heading("you", "$text-secondary")
@@ -121,13 +123,20 @@ class _View:
     asked: list[MessageBlock]  # of answers side by side
     said: str = ""  # what the user said for it
     writers: list[Writer] = field(default_factory=list)  # once it is known what the rows began with
-    timer: Timer | None = None  # None = it has ended
+    timers: Sequence[Timer] = ()  # none = it has ended
     shown: int = 0  # events
+    measured: int = 0  # of those
 
     def take(self) -> Sequence[TokenEvent]:
         """Return the events that came since the last time."""
         new = self.reply.events[self.shown :]
         self.shown += len(new)
+        return new
+
+    def take_shown(self) -> Sequence[TokenEvent]:
+        """Return the events that were shown since the last time."""
+        new = self.reply.events[self.measured : self.shown]
+        self.measured = self.shown
         return new
 
 
@@ -148,7 +157,7 @@ class ReplyView:
     @property
     def busy(self) -> bool:
         """Whether a reply is being written, or waits for the model."""
-        return self._view is not None and self._view.timer is not None
+        return self._view is not None and bool(self._view.timers)
 
     @property
     def pending(self) -> bool:
@@ -235,7 +244,8 @@ class ReplyView:
     def _start(self, view: _View) -> None:
         self.last = self.context.reply = view.reply
         self._measured = view.reply.node
-        view.timer = self._app.set_interval(DRAIN, self._drain)
+        set_interval = self._app.set_interval
+        view.timers = [set_interval(DRAIN, self._drain), set_interval(MEASURE, self._measure)]
         self._mixer.begin_measuring()
         if self._measured is not None:  # a reply that goes on has been measured so far
             self._mixer.measure(self._inspection.read(self._measured))
@@ -284,33 +294,41 @@ class ReplyView:
     def _drain(self) -> None:
         """Show what has been written since the last time."""
         view = self._view
-        if view is None or not self._app.is_running:  # the timer may tick while the app is closing
+        # The timer may tick while the app is closing; and a reply stopped before a word was taken back.
+        if (
+            view is None
+            or not self._app.is_running
+            or (view.reply.node is not None and view.reply.run is None)
+        ):
             return
-        events = view.take()
-        if not events or not self._write(view, events):
+        if events := view.take():
+            self._write(view, events)
+
+    def _measure(self) -> None:
+        """Draw what was measured of the tokens that were shown since the last time."""
+        view = self._view
+        if view is None or not self._app.is_running or not (events := view.take_shown()):
             return
+        reply, run = view.reply, view.reply.run
         self._mixer.measure(readings_of(event for event in events if event.row == 0))
         self._judge(view)
+        if reply.node is not None and run is not None:
+            self._inspection.take(reply.node, run.start, events)
+        else:
+            self._inspection.show()
         self.on_change()
         self._app.show_status()
 
-    def _write(self, view: _View, events: Sequence[TokenEvent]) -> bool:
-        """Add tokens to their rows; False if the reply was taken back: it was stopped before a word."""
-        reply, run = view.reply, view.reply.run
-        if reply.node is not None:
-            if run is None:
-                return False
-            view.writers = view.writers or [Writer(view.blocks[0], mix_of(run))]
+    def _write(self, view: _View, events: Sequence[TokenEvent]) -> None:
+        """Add tokens to their rows."""
+        reply = view.reply
+        if reply.run is not None:
+            view.writers = view.writers or [Writer(view.blocks[0], mix_of(reply.run))]
         for place, row in enumerate(reply.rows):
             view.writers[place].take([event for event in events if event.row == place], row.changes)
             heading = self._heading_in_chat(reply, "…") if reply.node is not None else _heading_beside(row)
             view.blocks[place].set_heading(heading)
             view.logs[place].rearrange()
-        if reply.node is not None and run is not None:
-            self._inspection.take(reply.node, run.start, events)
-        else:
-            self._inspection.show()
-        return True
 
     def _judge(self, view: _View) -> None:
         """Show what a guard says of the message that is answered."""
@@ -348,11 +366,13 @@ class ReplyView:
     def ended(self, reply: ChatReply, error: Exception | None) -> None:
         """Take note that the model's thread is done with a reply."""
         view = self._view
-        if view is None or view.reply is not reply or view.timer is None:
+        if view is None or view.reply is not reply or not view.timers:
             return
         self._drain()
-        view.timer.stop()
-        view.timer = None
+        self._measure()
+        for timer in view.timers:
+            timer.stop()
+        view.timers = ()
         if reply.node is not None:
             self._view = None
             self.show()
@@ -392,6 +412,18 @@ class ReplyView:
             self._app.say(refusal.refusal, error=True)
         elif self._view is None:
             self._app.say("Both answers are empty.")
+        else:
+            self._show_differences(view)
+
+    def _show_differences(self, view: _View) -> None:
+        """Tint the words of two answers that the other one does not have there."""
+        texts = [row.text.strip() for row in view.reply.rows]
+        if not all(texts):
+            return
+        for place, spans in enumerate(differences(*texts)):
+            pieces = in_pieces(texts[place], spans)
+            view.blocks[place].tint([(text, DIFFERS if differs else "") for text, differs in pieces])
+            view.logs[place].rearrange()
 
     # --- answers side by side
 

@@ -186,21 +186,24 @@ class SideBySide:
             return f"A/B: {label('back')} stops both · the faders act on A"
         if self._replies.pending:
             ways = self._replies.ways_to_keep()
-            return f"A/B: {ways} · {label('regenerate')} again · {label('back')} leaves"
+            return f"{ways} · {label('regenerate')} again · {label('back')} leaves · coloured words differ"
         return f"A/B: your next message is answered by both · {label('back')} leaves"
 
 
 def _facts(row: ReplyRow) -> str:
-    """Say how far an answer is: `42 tokens · 31 tok/s · capped 12%`; at its end also what a sweep tells."""
+    """Say how far an answer is: `42 tokens · 31 tok/s · capped 12%`; at its end what a sweep tells."""
     tokens = row.tokens
     if not tokens:
         return "…"
-    facts = [f"{tokens} tokens", f"{row.speed:.0f} tok/s", f"capped {row.capped / tokens:.0%}"]
-    if row.finish is not None:
+    capped = f"capped {row.capped / tokens:.0%}"
+    if row.finish is None:
+        facts = [f"{tokens} tokens", f"{row.speed:.0f} tok/s", capped]
+    else:
         from persona_tui.extraction.bench import repetition
         from persona_tui.steering.engine import mean_nats
 
         nats = mean_nats(row.events)
+        facts = [f"{tokens} tokens", capped]
         facts += [f"{nats:+.2f} nats from plain"] if nats is not None else []
         facts.append(f"repetition {repetition(row.text):.0%}")
     return " · ".join(facts)

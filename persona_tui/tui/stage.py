@@ -18,6 +18,7 @@ from persona_tui.tui.screens.chat import ChatScreen
 from persona_tui.tui.sturdy import SturdyApp
 
 if TYPE_CHECKING:
+    from persona_tui.tui.inspection import TokenReading
     from persona_tui.tui.job_board import JobBoard
 
 _MISTAKE = "a bug in persona-tui; see the log"
@@ -117,6 +118,10 @@ class AppStage(SturdyApp):
 
     def command(self, line: str) -> None:
         """Do what a slash command asks for, and show the answer in the chat."""
+        raise NotImplementedError
+
+    def readings(self, message: int) -> list[TokenReading]:
+        """Return what was measured of a reply's tokens while it was written."""
         raise NotImplementedError
 
     def sweep(self, prompt: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import pytest
 
 from persona_tui.chat.chat import Chat
@@ -15,6 +16,7 @@ from persona_tui.chat.voice import parse_setting, parse_settings, setting_as_tex
 from persona_tui.cli.compare import side_by_side
 from persona_tui.core.errors import ModelLoadError, PersonaNotFoundError, PersonaTuiError
 from persona_tui.core.mix import Mix
+from persona_tui.model import TokenEvent
 from persona_tui.project.models import RecentModels
 from persona_tui.project.project import Project
 
@@ -40,11 +42,16 @@ def test_two_settings_answer_one_prompt_with_one_seed(cli: Cli) -> None:
     assert (first["weights"], first["strength"], first["capping"]) == ({"sage": 1.0}, 0.5, True)
     assert (second["weights"], second["capping"], second["capped_tokens"]) == ({}, False, 0)
     assert 0 < first["tokens"] <= 5
+    for answer, other in ((first, second), (second, first)):
+        differing = [answer["response"][start:stop] for start, stop in answer["differs"]]
+        assert all(words and words == words.strip() for words in differing)
+        if not differing:
+            assert set(answer["response"].split()) <= set(other["response"].split())
 
 
 def test_the_same_setting_twice_says_the_same_and_each_what_generate_says(cli: Cli) -> None:
     found = cli("compare", "Hi", "--a", SAGE, "--b", SAGE, "--json").json["answers"]
-    assert found[0]["response"] == found[1]["response"]
+    assert found[0]["response"] == found[1]["response"] and found[0]["differs"] == found[1]["differs"] == []
     seeded = cli("compare", "Hi", "--a", SAGE, "--seed", "3", "--json").json["answers"]
     assert seeded[1]["response"] == cli("generate", "Hi", "--seed", "3", "--json").json["response"]
 
@@ -88,6 +95,23 @@ def test_answers_stand_side_by_side_on_a_terminal(monkeypatch: pytest.MonkeyPatc
     answers = [ReplyRow(Mix({"sage": 1.0})), ReplyRow(Mix())]
     lines = side_by_side(answers, 100).splitlines()
     assert lines[0].index("B: no persona") == 51
+
+
+def test_what_differs_is_coloured_on_a_terminal_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [ReplyRow(Mix({"sage": 1.0})), ReplyRow(Mix())]
+    for row, text in zip(
+        answers, ("Bread is an old\tgift. Of the well-known hills!", "Bread is a gift."), strict=True
+    ):
+        row.events.append(TokenEvent(0, 0, 5, text, {}, 0.0, 0.0, "stop"))
+    plain = side_by_side(answers, 72)
+    assert plain.endswith("Bread is a gift.") and "\x1b" not in plain
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    shown = side_by_side(answers, 72)
+    assert "Bread is \x1b[35man\x1b[0m \x1b[35mold\x1b[0m gift. " in shown and "[35mhills!" in shown
+    assert "Bread is \x1b[35ma\x1b[0m gift." in shown and "well-" in click.unstyle(shown)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert side_by_side(answers, 72) == click.unstyle(shown)
 
 
 # Slash commands ---------------------------------------------------------------------------------------------

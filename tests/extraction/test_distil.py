@@ -255,7 +255,9 @@ def test_a_mean_difference_stays_one_where_that_is_asked_for(
     settings = override(extractor.settings, {"calibration.distil": False})
     other = ActivationExtractor(extractor.model, settings, axes=extractor.axes)
     other.questions, other.held_out_questions = extractor.questions, extractor.held_out_questions[:2]
-    chosen = calibrated(other, persona)
+    before = Project(Workspace(packaged_root()), settings).personas.get(persona.name)
+    assert before.recipe == DISTILLED
+    chosen = calibrated(other, before)
     assert chosen.recipe == "response" and DISTILLED not in chosen.safe
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from persona_tui.core.workspace import packaged_root
+from tests.model.conftest import make_model, make_tokenizer
 
 # Small enough that a persona is made in seconds; everything else is as it is shipped.
 QUICK = """
@@ -29,3 +30,13 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copytree(packaged_root() / name, root / name, ignore=shutil.ignore_patterns("partial"))
     (root / "config.yaml").write_text(QUICK, encoding="utf-8")
     return root
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, and one without beside it."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    make_model("qwen2").save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    (folder.parent / "not_a_model").mkdir()
+    return folder

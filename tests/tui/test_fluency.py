@@ -24,7 +24,7 @@ def test_plain_text_is_fluent() -> None:
 
 def test_repetition_is_seen() -> None:
     fluency = read([*WORDS[:20], *["hurry", "hurry", "hush"] * 12]).read(0.0, None)
-    assert fluency.broken and fluency.word == "repeats" and "repeats itself" in fluency.reason
+    assert fluency.broken and fluency.word == "repeats" and "phrases repeat" in fluency.reason
 
 
 def test_guessing_is_seen_against_what_is_ordinary() -> None:

@@ -254,6 +254,27 @@ async def test_a_token_says_how_probable_it_was_and_a_reply_goes_on_differently(
         assert node.text == app.chat.conversation.node(node.id).text
 
 
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_token_has_a_strip_of_its_layers(workspace: Path, size: tuple[int, int]) -> None:
+    async with running(workspace, size, SAGE) as (app, pilot):
+        await reply(pilot, app, "Who are you?")
+        shown = await opened(pilot, app)
+        await until(pilot, lambda: shown.state.heat is not None, "the layers")
+        heat = shown.state.heat
+        assert heat is not None and heat.name == "assistant" and len(heat.tokens) == len(shown.state.tokens)
+        foot = part(app, "#inspect-foot")
+        assert f"layers    {heat.layers[0]}" in foot and "of the stream, at layer" in foot
+        await press(pilot, "right")
+        assert part(app, "#inspect-foot") != foot
+        assert all(len(line) <= shown.size.width for line in part(app, "#inspect-foot").splitlines()[-4:])
+        await press(pilot, "shift+right")
+        await until(
+            pilot, lambda: shown.state.heat is not None and shown.state.heat.name != "assistant", "another"
+        )
+        app.inspection.turned("message", -1)
+        assert shown.state.heat is None and "of the stream" not in part(app, "#inspect-foot"), "the user's"
+
+
 async def test_own_words_in_place_of_a_token(workspace: Path) -> None:
     async with running(workspace, (80, 24), SAGE) as (app, pilot):
         await reply(pilot, app, "Who are you?")

@@ -26,16 +26,6 @@ from .driving import errors, never_ending, notes, press, reply, running, say, un
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model, and one without beside it."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    make_model("qwen2").save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
-    (folder.parent / "not_a_model").mkdir()
-    return folder
-
-
 def facts(app: PersonaApp) -> str:
     return app.screen.query_one("#model-facts").render().plain
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from textual.pilot import Pilot
 from textual.widgets import Static
 
 from persona_tui.core.mix import Mix
-from persona_tui.pictures.drift import Drift
+from persona_tui.pictures.drift import ordinary_range
 from persona_tui.tui.app import PersonaApp
-from persona_tui.tui.drift_watch import DriftMeasured
 from persona_tui.tui.screens.drift import DriftScreen
 from persona_tui.tui.screens.heat import HeatScreen
 from persona_tui.tui.screens.map import MapScreen
@@ -20,7 +21,7 @@ from persona_tui.tui.screens.picture import PictureScreen
 from persona_tui.tui.screens.sweep import SweepScreen
 from persona_tui.tui.views.plot import Plot, Sheet
 
-from .driving import notes, press, reply, running, say, until
+from .driving import LONG, errors, never_ending, notes, press, reply, running, say, until
 
 SAGE = Mix({"sage": 1.0}, 0.3)
 SIZES = [(80, 24), (120, 40), (200, 60)]
@@ -138,7 +139,7 @@ async def test_a_model_without_vectors_gets_one_next_step(workspace: Path) -> No
         assert "Prepare this model (ctrl+r)" in plot(app, "#map").replace("\n", " ")
 
 
-LOUD = Mix({"guardian": 1.0}, -1.0, capping=False)
+LOUD = Mix({"guardian": 1.0}, 1.0, capping=False)
 
 
 @pytest.mark.parametrize("size", [(80, 24), (200, 60)])
@@ -147,29 +148,24 @@ async def test_a_reply_that_leaves_the_ordinary_range_is_told_and_one_key_caps(
 ) -> None:
     async with running(workspace, size, LOUD) as (app, pilot):
         await reply(pilot, app, "Who are you?")
-        await until(pilot, lambda: bool(app.drift_watch._outside), "the reply is read")
+        await until(pilot, lambda: bool(app.drift_watch._below), "the reply is read")
         await reply(pilot, app, "Tell me about bread.")
-        await until(pilot, lambda: len(app.drift_watch._outside) == 2, "the reply is read")
-        outside = list(app.drift_watch._outside.values())
-        told = [note for note in notes(app) if "outside of where" in note]
-        assert outside[0] and len(told) == 1 and "σ on the assistant axis" in told[0]
-        assert "caps" not in told[0], "it lies above, where no floor helps"
-        await reply(pilot, app, "What is bread made of?")
-        await until(pilot, lambda: len(app.drift_watch._outside) == 3, "the reply is read")
-        conversation, node = app.chat.conversation, app.chat.conversation.last_reply()
-        assert node is not None
-        app.drift_watch._outside.clear()
-        low = Drift("assistant", (-3.0,), (-1.5, 1.6), None)
-        app.post_message(DriftMeasured(conversation, node.id, low))
-        await until(pilot, lambda: any("alt+c caps from here on" in note for note in notes(app)), "the way")
+        await until(pilot, lambda: len(app.drift_watch._below) == 2, "the reply is read")
+        below = list(app.drift_watch._below.values())
+        told = [note for note in notes(app) if "ordinary replies lie" in note]
+        assert below == [True, True] and len(told) == 1 and "σ on the assistant axis, below" in told[0]
+        assert "alt+c caps from here on" in told[0]
         await press(pilot, "alt+c")
         assert app.chat.mix.capping and any("Capping from here on" in note for note in notes(app))
         assert app.chat.conversation.mix is not None and app.chat.conversation.mix["capping"]
         await say(pilot, "/drift")
         await drawn(app, pilot, DriftScreen)
         shown = plot(app, "#drift-line")
-        assert "95% of ordinary replies" in shown and "floor" in shown and "Reply 1 left it" in shown
-        assert shown.count("◆") >= 1 and "nan" not in shown.casefold()
+        assert "95% of ordinary replies" in shown and "floor" in shown and "as it was spoken" in shown
+        assert shown.count("◇") >= 2 and "nan" not in shown.casefold()
+        if size[0] > 80:
+            rows = sheet(app, "#drift-table").splitlines()
+            assert "as spoken" in rows[0] and all(row.count("σ") == 2 for row in rows[1:])
         await press(pilot, "right", "right")
         await drawn(app, pilot, DriftScreen)
         assert "how far they spread along it is not known" in plot(app, "#drift-line").replace("\n", " ")
@@ -178,9 +174,38 @@ async def test_a_reply_that_leaves_the_ordinary_range_is_told_and_one_key_caps(
 async def test_an_ordinary_conversation_is_left_in_peace(workspace: Path) -> None:
     async with running(workspace) as (app, pilot):
         await reply(pilot, app, "What is bread made of?")
-        await until(pilot, lambda: bool(app.drift_watch._outside), "the reply is read")
-        assert not any(app.drift_watch._outside.values())
-        assert not any("outside of where" in note for note in notes(app))
+        await until(pilot, lambda: bool(app.drift_watch._below), "the reply is read")
+        assert not any(app.drift_watch._below.values())
+        assert not any("ordinary replies lie" in note for note in notes(app))
+
+
+async def test_a_reply_above_the_ordinary_range_is_no_sign_of_anything(workspace: Path) -> None:
+    async with running(workspace, mix=replace(LOUD, strength=-1.0)) as (app, pilot):
+        await reply(pilot, app, "Who are you?")
+        node = app.chat.conversation.last_reply()
+        ordinary = ordinary_range(app.project.engine, "assistant")
+        assert node is not None and ordinary is not None
+        readings = [each.projections["assistant"] for each in app.inspection.read(node.id)]
+        assert fmean(readings) > ordinary[1] and app.drift_watch._below == {node.id: False}
+        assert not any("ordinary replies lie" in note for note in notes(app))
+
+
+async def test_the_drift_watch_costs_no_pass_but_where_a_reply_was_begun_elsewhere(workspace: Path) -> None:
+    passes: list[int] = []
+    async with running(workspace) as (app, pilot):
+        app.project.model.model.register_forward_hook(lambda *_: passes.append(1))
+        app.chat.sampling_changes = {"max_new_tokens": 12}
+        await reply(pilot, app, "What is bread made of?")
+        node = app.chat.conversation.last_reply()
+        assert node is not None and app.drift_watch._below == {node.id: False}
+        assert len(passes) == len(node.token_ids) == 12
+        session = app.chat.session_id
+    async with running(workspace, resume=session) as (app, pilot):
+        await until(pilot, lambda: app.chat.session_id == session, "the session")
+        app.chat.sampling_changes = {"max_new_tokens": 12}
+        app.action_continue()
+        await until(pilot, lambda: bool(app.drift_watch._below), "the reply is read, its beginning included")
+        assert set(app.drift_watch._below) == {node.id}
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -209,3 +234,54 @@ async def test_a_reply_as_layers_by_tokens(workspace: Path, size: tuple[int, int
         assert screen._found.name != found.name
         await press(pilot, "alt+3")
         await until(pilot, lambda: "↑" in sheet(app, "#shifts"), "the tokens that it raises")
+
+
+PICTURES = ("/map", "/drift", "/heat", "/sweep Hello", "/info sage", "/tint")
+
+
+async def looked_at(app: PersonaApp, pilot: Pilot[None]) -> list[str]:
+    """Open every picture, press keys there, and close it; the names of the screens."""
+    seen = []
+    for command in PICTURES:
+        await say(pilot, command)
+        seen.append(type(app.screen).__name__)
+        for key in ("right", "down", "alt+2", "j"):
+            if app.screen is not app.main:
+                await press(pilot, key)
+        while app.screen is not app.main:
+            await press(pilot, "escape")
+    return seen
+
+
+@pytest.mark.parametrize("size", [(80, 24), (200, 60)])
+async def test_pictures_opened_while_a_reply_streams_and_a_job_runs(
+    workspace: Path, size: tuple[int, int]
+) -> None:
+    async with running(workspace, size, SAGE) as (app, pilot):
+        await reply(pilot, app, "Who are you?")
+        never_ending(app)
+        await say(pilot, "/create wizard a grumpy old wizard")
+        await until(pilot, lambda: app.jobs.running is not None, "the job")
+        await say(pilot, "Tell me about bread.")
+        await until(pilot, lambda: bool(app.replies.last and app.replies.last.count), "the first word")
+        seen = await looked_at(app, pilot)
+        assert {"MapScreen", "DriftScreen", "HeatScreen", "SweepScreen"} <= set(seen) and app.busy
+        before = app.replies.last.count if app.replies.last else 0
+        await until(
+            pilot, lambda: app.replies.last is not None and app.replies.last.count > before, "it goes on"
+        )
+        await press(pilot, "escape")
+        await until(pilot, lambda: not app.busy, "it stops")
+        assert app.chat.conversation.last_reply() is not None and not errors(app)
+
+
+async def test_pictures_opened_while_the_model_is_switched(workspace: Path, tiny: Path) -> None:
+    async with running(workspace, (120, 40), SAGE) as (app, pilot):
+        await reply(pilot, app, "Who are you?")
+        before = app.chat.project
+        await say(pilot, f"/model {tiny}")
+        await looked_at(app, pilot)
+        await until(pilot, lambda: app.chat.project is not before, "the other model", LONG)
+        await looked_at(app, pilot)  # of a model without vectors
+        await reply(pilot, app, "And you?")
+        assert len(app.chat.conversation.path()) == 4 and app.failures == []

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.binding import BindingType
 from textual.widget import Widget
 
-from persona_tui.chat.reread import turns_of
+from persona_tui.chat.reread import replies_of, turns_of
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.jobs import JobContext
 from persona_tui.tui.screens.picture import PictureScreen
@@ -19,6 +20,7 @@ from persona_tui.tui.widgets.chooser import Chooser
 from persona_tui.tui.widgets.token_view import unit_of
 
 if TYPE_CHECKING:
+    from persona_tui.chat import Node
     from persona_tui.model import Message
     from persona_tui.pictures.drift import Drift
     from persona_tui.project.project import Project
@@ -70,8 +72,15 @@ class DriftScreen(PictureScreen):
     def _show(self, found: Drift) -> None:
         texts = [text for _, text in turns_of(self.owner.chat.conversation)][: len(found.readings)]
         unit = unit_of(found.name)
-        self.query_one(DriftView).show(found, unit)
-        self.query_one(RepliesView).show(found, unit, texts)
+        spoken = [self._spoken(node, found.name) for node in replies_of(self.owner.chat.conversation)]
+        self.query_one(DriftView).show(found, unit, spoken[: len(texts)])
+        self.query_one(RepliesView).show(found, unit, texts, spoken[: len(texts)])
+
+    def _spoken(self, node: Node, name: str) -> float | None:
+        """Where a reply was as it was spoken, if that was measured for each of its tokens."""
+        known = [each.projections.get(name) for each in self.owner.readings(node.id)]
+        values = [each for each in known if each is not None]
+        return fmean(values) if values and len(values) == len(node.token_ids) else None
 
     def empty(self, why: str) -> None:
         """Draw a sentence instead."""

@@ -21,6 +21,9 @@ _SCALE = 8  # cells for the numbers on the left
 _APART = 12  # cells between two replies, at most
 _LEAST_SPAN = 2.0  # so that a calm conversation does not look like a storm
 _ORDINARY = "on $success 15%"
+_SPOKEN = "◇"
+_READINGS = 18  # cells of the first two columns
+AsSpoken = Sequence[float | None]  # by reply; None = that was not measured
 
 
 class DriftView(View):
@@ -36,14 +39,15 @@ class DriftView(View):
         """There is nothing to show."""
         self.query_one(Plot).show(message(why))
 
-    def show(self, found: Drift, unit: str) -> None:
+    def show(self, found: Drift, unit: str, spoken: AsSpoken) -> None:
         """Show a conversation's way.
 
         Args:
             found: the way.
             unit: of its readings.
+            spoken: where each reply was as it was spoken.
         """
-        self.query_one(Plot).show(lambda width, height: drift_rows(found, unit, width, height))
+        self.query_one(Plot).show(lambda width, height: drift_rows(found, unit, width, height, spoken))
 
 
 class RepliesView(View):
@@ -55,22 +59,25 @@ class RepliesView(View):
         """Return the parts."""
         yield Sheet(id="drift-table")
 
-    def show(self, found: Drift, unit: str, texts: Sequence[str]) -> None:
+    def show(self, found: Drift, unit: str, texts: Sequence[str], spoken: AsSpoken) -> None:
         """Show the readings with the replies' first words."""
-        self.query_one(Sheet).show(lambda width, height: reading_rows(found, unit, texts))
+        self.query_one(Sheet).show(lambda width, height: reading_rows(found, unit, texts, spoken))
 
 
-def drift_rows(found: Drift, unit: str, width: int, height: int) -> list[Content]:
+def drift_rows(found: Drift, unit: str, width: int, height: int, spoken: AsSpoken = ()) -> list[Content]:
     """The way in so many cells: the line, the replies' numbers, what the lines and colours are."""
     said = [_range_in_words(found, unit), _floor_in_words(found, unit)]
+    if any(each is not None for each in spoken):
+        said.append(Content.assemble((_SPOKEN, "$text-accent"), (" as it was spoken", "dim")))
     words = [line for part in said if part is not None for line in part.wrap(width)]
     rows = max(height - 1 - len(words), 3)
-    return [*_line(found, max(width - _SCALE, 4), rows), *words]
+    return [*_line(found, max(width - _SCALE, 4), rows, spoken), *words]
 
 
-def _line(found: Drift, width: int, height: int) -> list[Content]:
+def _line(found: Drift, width: int, height: int, spoken: AsSpoken) -> list[Content]:
     values = [
         *found.readings,
+        *(each for each in spoken if each is not None),
         0.0,
         *(found.ordinary or ()),
         *([found.floor] if found.floor is not None else []),
@@ -99,6 +106,9 @@ def _line(found: Drift, width: int, height: int) -> list[Content]:
         canvas.put(
             column(turn), row(value), "◆" if outside else "●", "bold $text-error" if outside else "bold"
         )
+    for turn, spoke in enumerate(spoken):
+        if spoke is not None and row(spoke) != row(found.readings[turn]):
+            canvas.put(column(turn), row(spoke), _SPOKEN, "bold $text-accent")
     if found.floor is not None:
         canvas.rule(row(found.floor), "─", "$text-warning")
     canvas.rule(row(0.0), "┈", "dim")
@@ -135,19 +145,27 @@ def _range_in_words(found: Drift, unit: str) -> Content | None:
 def _floor_in_words(found: Drift, unit: str) -> Content | None:
     if found.floor is None:
         return None
-    text = (
-        f" floor {found.floor:+.2f}{unit}; the readings are the unsteered model's, so they may lie below it."
-    )
+    text = f" floor {found.floor:+.2f}{unit}; ● is how the unsteered model reads a reply: it may lie below."
     return Content.assemble(("──", "$text-warning"), (text, "dim"))
 
 
-def reading_rows(found: Drift, unit: str, texts: Sequence[str]) -> list[Content]:
-    """A line for every reply: its number, its reading, how it begins."""
-    rows = [Content.styled(f"{'reply':<7}{found.name}", "dim")]
+def reading_rows(found: Drift, unit: str, texts: Sequence[str], spoken: AsSpoken = ()) -> list[Content]:
+    """A line for every reply: its number, its reading, where it was as it was spoken, how it begins."""
+    known = any(each is not None for each in spoken)
+    head = f"{'reply':<7}{found.name}"
+    rows = [Content.styled(f"{head:<{_READINGS}}as spoken" if known else head, "dim")]
     for turn, (value, text) in enumerate(zip(found.readings, texts, strict=True), 1):
+        measured = spoken[turn - 1] if known else None
+        spoke = "" if measured is None else f"{measured:+.2f}{unit}"
         mark = (" ◆", "bold $text-error") if found.is_outside(value) else ("  ", "")
         said = " ".join(printable(text).split())
         rows.append(
-            Content.assemble(f"{turn:<7}", (f"{value:+.2f}{unit}", "bold"), mark, (f" {said}", "dim"))
+            Content.assemble(
+                f"{turn:<7}",
+                (f"{value:+.2f}{unit}".ljust(_READINGS - 9 if known else 0), "bold"),
+                mark,
+                (spoke.ljust(9) if known else "", "$text-accent"),
+                (f" {said}", "dim"),
+            )
         )
     return rows

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from persona_tui.pictures.tokens import TokenShift
 
 _LABEL = 4  # cells for a layer's number
+_STRIP_LABEL = 10  # cells before a strip
 _LEVELS = 6  # of colour, on either side
 _SHADES = " ░▒▓██▉"  # of the same levels, where there are too few colours
 _WIDEST = 3  # cells of a token
@@ -103,6 +104,35 @@ def heat_rows(
         rows.append(joined([label, *(_cell(value / limit, cell, plain) for value in values)]))
     mark = Content(" " * (_LABEL + (cursor - first) * cell)) + Content.styled("▲", "$text-warning")
     return [*rows, mark, *_told(found, table, cursor, limit, width)]
+
+
+def strip_rows(found: HeatMap, token: int, width: int, plain: bool = False) -> list[Content]:
+    """One token's layers as two strips of cells, the lowest layer first: as spoken, and read unsteered.
+
+    Args:
+        found: the map.
+        token: its place.
+        width: of the strips.
+        plain: whether levels are shown by characters, since there are too few colours.
+    """
+    room = max(width - _STRIP_LABEL, 1)
+    layers = _grouped(len(found.layers), room)
+    cell = max(1, min(_WIDEST, room // len(layers)))
+    first, last = str(found.layers[0]), str(found.layers[-1])
+    at = int(np.abs(found.spoken[:, token]).argmax())
+    ends = f"{first}{' ' * max(len(layers) * cell - len(first) - len(last), 1)}{last}"
+    strips = [
+        joined(
+            [
+                (f"{name:<{_STRIP_LABEL}}", "dim"),
+                *(_cell(_farthest(table[list(group), token]) / found.limit, cell, plain) for group in layers),
+            ]
+        )
+        for name, table in (("spoken", found.spoken), ("unsteered", found.plain))
+    ]
+    said = f"most {found.spoken[at, token]:+.0%} of the stream, at layer {found.layers[at]}"
+    labelled = [Content.styled(f"{'layers':<{_STRIP_LABEL}}{ends}", "dim"), *strips]
+    return [*labelled, Content.styled(said, "dim").truncate(max(width, 1), ellipsis=True)]
 
 
 def _grouped(count: int, room: int) -> list[range]:

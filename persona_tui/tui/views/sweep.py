@@ -10,6 +10,8 @@ from textual.app import ComposeResult
 from textual.content import Content
 
 from persona_tui.core.documents import printable
+from persona_tui.core.wording import differences, in_pieces
+from persona_tui.tui.blocks import DIFFERS
 from persona_tui.tui.views.plot import Sheet, message
 from persona_tui.tui.views.view import View
 
@@ -46,11 +48,15 @@ class SweepView(View):
 
 
 def sweep_rows(rows: Sequence[SweepRow], width: int, now: float) -> list[Content]:
-    """The replies in so many columns as there are strengths, if `width` allows; else stacked."""
+    """The replies in as many columns as there are strengths, if `width` allows; else stacked.
+
+    Words that the unsteered reply does not have there are coloured.
+    """
+    plain = next((printable(row.text) for row in rows if not row.strength), None)
     room = (width - _GAP * (len(rows) - 1)) // max(len(rows), 1)
     if room < _NARROWEST:
-        return _stacked(rows, min(width, _TEXT), now)
-    columns = [_column(place, row, min(room, _TEXT), now) for place, row in enumerate(rows, 1)]
+        return _stacked(rows, min(width, _TEXT), now, plain)
+    columns = [_column(place, row, min(room, _TEXT), now, plain) for place, row in enumerate(rows, 1)]
     gap, blank = Content(" " * _GAP), Content("")
     return [
         gap.join((line or blank).pad_right(room - (line or blank).cell_length) for line in lines)
@@ -58,18 +64,18 @@ def sweep_rows(rows: Sequence[SweepRow], width: int, now: float) -> list[Content
     ]
 
 
-def _stacked(rows: Sequence[SweepRow], width: int, now: float) -> list[Content]:
+def _stacked(rows: Sequence[SweepRow], width: int, now: float, plain: str | None) -> list[Content]:
     lines: list[Content] = []
     for place, row in enumerate(rows, 1):
         figures = Content.styled(" · ".join(row.figures), _style(row))
         lines += [*Content.assemble(_title(place, row, now), "  ", figures).wrap(width)]
-        lines += [*_text(row, width), Content("")]
+        lines += [*_text(row, width, plain), Content("")]
     return lines
 
 
-def _column(place: int, row: SweepRow, width: int, now: float) -> list[Content]:
+def _column(place: int, row: SweepRow, width: int, now: float, plain: str | None) -> list[Content]:
     figures = [Content.styled(figure, _style(row)).truncate(width) for figure in row.figures]
-    return [_title(place, row, now).truncate(width), *figures, Content(""), *_text(row, width)]
+    return [_title(place, row, now).truncate(width), *figures, Content(""), *_text(row, width, plain)]
 
 
 def _title(place: int, row: SweepRow, now: float) -> Content:
@@ -82,5 +88,10 @@ def _style(row: SweepRow) -> str:
     return "$text-warning" if row.repetition > _REPEATS else "$text-muted"
 
 
-def _text(row: SweepRow, width: int) -> list[Content]:
-    return Content(printable(row.text)).wrap(width) if row.text else [Content.styled("(no word)", "dim")]
+def _text(row: SweepRow, width: int, plain: str | None) -> list[Content]:
+    if not row.text:
+        return [Content.styled("(no word)", "dim")]
+    text = printable(row.text)
+    spans = differences(plain, text)[1] if plain else ()
+    pieces = ((piece, DIFFERS if differs else "") for piece, differs in in_pieces(text, spans))
+    return Content.assemble(*pieces).wrap(width)

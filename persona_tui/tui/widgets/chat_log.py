@@ -14,9 +14,10 @@ from typing import ClassVar
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.cache import LRUCache
-from textual.content import Content
+from textual.content import Content, Span
 from textual.geometry import Size
 from textual.message import Message
+from textual.reactive import Reactive
 from textual.scroll_view import ScrollView
 from textual.selection import Selection
 from textual.strip import Strip
@@ -52,6 +53,8 @@ class ChatLog(Sturdy, ScrollView, can_focus=True):
     ]
     DEFAULT_CSS = "ChatLog { overflow-x: hidden; }"
 
+    virtual_size = Reactive(Size(0, 0))  # a line more moves nothing else on the screen
+
     @dataclass
     class Asked(Message):
         """The user wants something done with a message: copy, code, edit, before, after, again, continue."""
@@ -75,8 +78,9 @@ class ChatLog(Sturdy, ScrollView, can_focus=True):
         self.marked: MessageBlock | None = None
         self._first = 0  # of the blocks that are shown
         self._tops: list[int] = [0]  # the row at which each shown block begins, and the row after the last
-        self._strips: LRUCache[tuple[int, int, int, bool], Strip] = LRUCache(1000)
+        self._strips: LRUCache[tuple[str, tuple[Span, ...]], Strip] = LRUCache(1000)  # by what a line says
         self._fronts: dict[tuple[str, bool], Strip] = {}
+        self._empty: Strip | None = None
         self._room = 1  # cells for a line; measured with the blocks
 
     # --- what is in it
@@ -162,6 +166,10 @@ class ChatLog(Sturdy, ScrollView, can_focus=True):
         else:
             self.scroll_to(y=self._tops[min(place, len(self._tops) - 1)], animate=False, force=True)
 
+    def watch_virtual_size(self, old_value: Size, new_value: Size) -> None:
+        """Show the new height in the scrollbar."""
+        self._scroll_update(new_value)
+
     _was_following = True
     _new_below = False  # whether text has come below what is in view
 
@@ -246,25 +254,29 @@ class ChatLog(Sturdy, ScrollView, can_focus=True):
             return self._strip(Content.styled(_NEW_BELOW, "$text-accent"), self._room + _MARGIN)
         row = self.scroll_offset.y + y - self._lead
         if not 0 <= row < self._tops[-1]:
-            return Strip.blank(self.scrollable_content_region.width, self.rich_style)
+            return self._blank
         place = self._place(row)
         block, line = self.blocks[self._first + place], row - self._tops[place]
         lines = block.lines(self._room)
-        if line >= len(lines):
-            return Strip.blank(self.scrollable_content_region.width, self.rich_style)
-        return self._draw(block, line, lines[line], row)
+        return self._draw(block, lines[line], row) if line < len(lines) else self._blank
 
-    def _draw(self, block: Block, number: int, line: Content, row: int) -> Strip:
-        selection = self.text_selection
-        marked = block is self.marked
-        key = (block.serial, block.version, number, marked)
-        strip = self._strips.get(key) if selection is None else None
+    @property
+    def _blank(self) -> Strip:
+        """An empty row. Its colours are looked up once: that takes longer than drawing it."""
+        width = self.scrollable_content_region.width
+        if self._empty is None or self._empty.cell_length != width:
+            self._empty = Strip.blank(width, self.rich_style)
+        return self._empty
+
+    def _draw(self, block: Block, line: Content, row: int) -> Strip:
+        line = self._selected(line, row, self.text_selection)
+        key = (line.plain, tuple(line.spans))
+        strip = self._strips.get(key)
         if strip is None:
-            strip = self._strip(self._selected(line, row, selection))
-            if selection is None:
-                self._strips[key] = strip
-        whole = Strip.join([self._front(block, marked), strip.apply_offsets(0, row)])
-        return whole.adjust_cell_length(self.scrollable_content_region.width, self.rich_style)
+            strip = self._strips[key] = self._strip(line)
+        front, blank = self._front(block, block is self.marked), self._blank
+        rest = blank.crop(front.cell_length + strip.cell_length)
+        return Strip.join([front, strip.apply_offsets(0, row), rest]).crop(0, blank.cell_length)
 
     def _strip(self, line: Content, width: int | None = None) -> Strip:
         room = width or self._room
@@ -288,6 +300,7 @@ class ChatLog(Sturdy, ScrollView, can_focus=True):
         super().notify_style_update()
         self._strips.clear()
         self._fronts.clear()
+        self._empty = None
 
     # --- marking text with the mouse
 

@@ -38,32 +38,35 @@ class Gauges(Sturdy, Widget):
         """Show how long the blend's vector is at each layer, as a share of the residual stream."""
         if loudness != self._loudness:
             self._loudness = dict(loudness)
-            self.refresh(layout=True)
+            self._redraw()
 
     def show_fluency(self, fluency: Fluency) -> None:
         """Show how close the text is to breaking down."""
         if fluency != self._fluency:
             self._fluency = fluency
-            self.refresh(layout=True)
+            self._redraw()
 
     def show_nats(self, nats: float | None) -> None:
         """Show how far the reply is from what the plain model would say; None = nobody has measured that."""
         if nats != self._nats:
             self._nats = nats
-            self.refresh(layout=True)
+            self._redraw()
+
+    def _redraw(self) -> None:
+        """Draw the rows, and lay the screen out again only if there are more or fewer than were drawn."""
+        self.refresh(layout=len(self._rows()) != self.size.height)
 
     def get_content_height(self, *_: object) -> int:
         """Two or three bars, and a line for each that has something to say."""
-        return self._text().plain.count("\n") + 1
+        return len(self._rows())
 
     def render(self) -> Content:
         """Return the rows."""
-        return self._text()
-
-    def _text(self) -> Content:
         width = self.size.width or _WIDEST
-        rows = [*self._size_rows(), *self._fluency_rows(), *self._nats_rows()]
-        return Content("\n").join(row.truncate(width, ellipsis=True) for row in rows)
+        return Content("\n").join(row.truncate(width, ellipsis=True) for row in self._rows())
+
+    def _rows(self) -> list[Content]:
+        return [*self._size_rows(), *self._nats_rows(), *self._fluency_rows()]
 
     def _size_rows(self) -> list[Content]:
         if not self._loudness:
@@ -81,7 +84,7 @@ class Gauges(Sturdy, Widget):
         reading = self._fluency
         word = reading.word if reading.broken else "strained" if reading.level > STRAINED else "fine"
         row = _row("fluency", 1 - min(reading.level, 1.0), word, amber=reading.broken)
-        return [row, _detail(reading.reason, amber=reading.broken)] if reading.level > STRAINED else [row]
+        return [row, _detail(reading.reason, amber=reading.broken)] if reading.level else [row]
 
 
 class Likeness(Sturdy, Widget):

@@ -21,6 +21,7 @@ from persona_tui.tui.widgets.token_view import Scale, TokenValue, TokenView
 
 if TYPE_CHECKING:
     from persona_tui.pictures.choices import Alternative, TokenChoice
+    from persona_tui.pictures.heat import HeatMap
 
 _LEAST_SPAN = 1.0  # on either side of the middle, so that a calm message does not look like a storm
 _LEGEND = "▁▂▃▄▅▆▇█"
@@ -42,6 +43,8 @@ class InspectorState:
         note: what there is to say besides; "" = nothing.
         choices: how probable each token was, and what else was likely; empty if that is not known.
         lift: what a lift of 1 is on the scale of the projections; None = the floor is on another direction.
+        heat: the direction in the message, layer by layer; None = that is not known.
+        asking: whether the probabilities are on their way.
     """
 
     message: object = None
@@ -54,6 +57,8 @@ class InspectorState:
     note: str = ""
     choices: Sequence[TokenChoice] = field(default_factory=tuple)
     lift: float | None = None
+    heat: HeatMap | None = None
+    asking: bool = False
 
     @property
     def values(self) -> list[float]:
@@ -126,7 +131,9 @@ class Inspector(Sturdy, Vertical):
 
     @on(TokenView.Moved)
     def _show_foot(self) -> None:
-        self.query_one("#inspect-foot", Static).update(_foot(self.state, self.view))
+        foot = self.query_one("#inspect-foot", Static)
+        few_colours = self.app.current_theme.name.startswith("ansi")
+        foot.update(_foot(self.state, self.view, self.size.width, few_colours))
 
 
 def _head(state: InspectorState) -> Content:
@@ -166,7 +173,7 @@ def _figures(state: InspectorState) -> Content:
     return Content(f"min {low:+.2f} · mean {mean:+.2f} · max {high:+.2f}{state.unit}")
 
 
-def _foot(state: InspectorState, view: TokenView) -> Content:
+def _foot(state: InspectorState, view: TokenView, width: int, few_colours: bool) -> Content:
     """Return what is said of the token under the cursor."""
     token = view.current
     if token is None:
@@ -174,7 +181,14 @@ def _foot(state: InspectorState, view: TokenView) -> Content:
     shown = printable(token.text).replace("\n", "↵") or "(nothing)"
     first = Content.assemble((f"{view.cursor + 1}/{len(view.tokens)} ", "dim"), (f"“{shown}”", "bold"))
     choice = _choice(state.choices[view.cursor]) if view.cursor < len(state.choices) else []
-    return Content("\n").join([first, _reading(state, token), *choice])
+    if state.asking:
+        choice = [Content.styled("working out how probable it was …", "dim")]
+    layers: Sequence[Content] = ()
+    if state.heat is not None:
+        from persona_tui.tui.views.heat import strip_rows  # numpy is not imported before the first paint
+
+        layers = strip_rows(state.heat, view.cursor, width, few_colours)
+    return Content("\n").join([first, _reading(state, token), *choice, *layers])
 
 
 def _choice(choice: TokenChoice) -> list[Content]:

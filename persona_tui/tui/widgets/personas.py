@@ -52,12 +52,11 @@ class PersonaRow:
         right = blended if self.share else "" if self.kind == "trait" else self.kind
         right = f"{_TRACED} {right}".rstrip() if self.traced else right
         sign, style, name_style = self._signs
-        room = max(width - 2 - len(right) - 1, 4)
+        right = f" {right}" if right else ""
+        room = max(width - 2 - len(right), 4)
         label = self.name.removeprefix(TRAIT_PREFIX)
         name = Content.styled(label, name_style).truncate(room, ellipsis=True)
-        return Content.assemble(
-            (f"{sign} ", style), name.pad_right(room - name.cell_length), " ", (right, "dim")
-        )
+        return Content.assemble((f"{sign} ", style), name.pad_right(room - name.cell_length), (right, "dim"))
 
     @property
     def _signs(self) -> tuple[str, str, str]:

@@ -40,10 +40,16 @@ class Line:
     Attributes:
         floor: where the floor lies, on the trace's own scale; None = it has none.
         unit: of the scale.
+        weak: whether the axis was made of too little to be relied on.
     """
 
     floor: float | None = None
     unit: str = ""
+    weak: bool = False
+
+
+def _padded(label: Content) -> Content:
+    return label.pad_right(_LABEL_WIDTH - label.cell_length)
 
 
 class TraceView(Sturdy, Widget):
@@ -122,13 +128,16 @@ class TraceView(Sturdy, Widget):
         cells = _chart(values, lifted, line, scale, room)
         latest = next((value for value in reversed(values) if value is not None), None)
         label = Content(name.removeprefix(TRAIT_PREFIX)).truncate(_LABEL_WIDTH - 1, ellipsis=True)
-        first = label.pad_right(_LABEL_WIDTH - label.cell_length)
+        labels = [label, Content.styled("weak axis", "$text-warning") if line.weak else Content("")]
         facts = self._facts(name, line, scale)
-        said = f"{latest:+.2f}{line.unit}" if latest is not None else "·"
-        facts[0] = (f"{said} · {_ORDINARY}" if not scale.row(0.0) else said, "")
+        said = [f"{latest:+.2f}{line.unit}"] if latest is not None else []
+        facts[0] = (" · ".join([*said, _ORDINARY] if not scale.row(0.0) else said), "" if said else "dim")
         return [
             Content.assemble(
-                first if not row else " " * _LABEL_WIDTH, *cells[row], " ", facts.get(row, ("", ""))
+                _padded(labels[row]) if row < len(labels) else " " * _LABEL_WIDTH,
+                *cells[row],
+                " ",
+                facts.get(row, ("", "")),
             )
             for row in range(self.rows)
         ]
@@ -136,14 +145,19 @@ class TraceView(Sturdy, Widget):
     def _facts(self, name: str, line: Line, scale: _Scale) -> dict[int, _Cell]:
         """Say on the right what the lines are, by row; the first row is for the latest value."""
         zero = scale.row(0.0)  # in the first row it is told beside the latest value
-        found = {zero: (_ORDINARY, "dim")} if zero else {}
         if name.startswith(TRAIT_PREFIX):
-            found[self.rows - 1] = (self._reply_score(name), "dim")
-        elif line.floor is not None:
-            capped = f" · {self._capped}/{self._total} {_LIFTED}" if self._capped else ""
+            reply = {self.rows - 1: (self._reply_score(name), "dim")}
+            return {**({zero: (_ORDINARY, "dim")} if zero else {}), **reply}
+        found = dict[int, _Cell]()
+        if line.floor is not None:
             at = max(scale.row(line.floor), 1)
-            at = at if at not in found else at - 1 if at > 1 else at + 1
-            found[min(at, self.rows - 1)] = (f"floor {line.floor:+.2f}{line.unit}{capped}", "$text-warning")
+            if at == zero:  # one row for both lines, and two for their names
+                upper = max(at - 1, 1)
+                zero, at = (upper, upper + 1) if line.floor <= 0 else (upper + 1, upper)
+            capped = f" · {self._capped}/{self._total} {_LIFTED}" if self._capped else ""
+            found[at] = (f"floor {line.floor:+.2f}{line.unit}{capped}", "$text-warning")
+        if zero:
+            found[zero] = (_ORDINARY, "dim")
         return found
 
     def _reply_score(self, name: str) -> str:
