@@ -62,7 +62,7 @@ async def test_the_last_reply_token_by_token(workspace: Path, size: tuple[int, i
         low, high = min(shown.state.values), max(shown.state.values)
         assert f"min {low:+.2f}" in head and f"max {high:+.2f}" in head and "mean" in head
         assert part(app, "#inspect-foot").startswith(f"1/{len(readings)} ")
-        await press(pilot, "c")  # the next that was lifted
+        await press(pilot, "pagedown")  # the next that was lifted
         token, scale = shown.view.current, shown.state.lift
         assert token is not None and token.value is not None and token.lifted > 0 and scale is not None
         before = f"lifted from {token.value - token.lifted * scale:+.2f}σ"
