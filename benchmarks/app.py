@@ -36,7 +36,7 @@ import psutil  # comes with accelerate
 from measuring import REPOSITORY, machine, table
 from terminal import Terminal, talkative_model
 
-from persona_tui.core.libraries import QUIET
+from persona_tui.core.log_file import QUIET
 from persona_tui.core.workspace import model_slug
 
 PAST_TURNS = 60

@@ -20,8 +20,8 @@ from measuring import machine, table
 
 from persona_tui.core.config import override
 from persona_tui.core.jobs import JobContext
-from persona_tui.datasets.fallback import fallback_prompts
 from persona_tui.datasets.records import find_archetype, read_questions
+from persona_tui.datasets.templates import fallback_prompts
 from persona_tui.extraction import ActivationExtractor
 from persona_tui.extraction.bench import Bench
 from persona_tui.extraction.extractor import DEFAULT, NO_SYSTEM

@@ -46,12 +46,13 @@ class Clock:
 
 def make(studio: PersonaStudio, name: str) -> tuple[PersonaVector, int, float]:
     """A persona that is not calibrated; tokens and CPU seconds of its extraction, without the baseline's."""
+    studio.manager.delete(name)
     studio.extractor.assistant_baseline()
     before, clock = studio.extractor.tokens, Clock()
     if name in DESCRIBED:
-        persona = studio.create_from_description(name, DESCRIBED[name], replace_old=True)
+        persona = studio.create_from_description(name, DESCRIBED[name])
     else:
-        persona = studio.create_from_archetype(name, name, replace_old=True)
+        persona = studio.create_from_archetype(name, name)
     return persona, studio.extractor.tokens - before, clock.read()[0]
 
 

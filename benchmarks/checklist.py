@@ -18,10 +18,9 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean, median
@@ -29,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cost import creation, parts
 from measuring import machine, table
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -38,14 +38,11 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from persona_tui.core.jobs import JobContext, run_inline
 from persona_tui.core.mix import Mix
 from persona_tui.datasets.records import read_questions, read_safety
-from persona_tui.extraction import ActivationExtractor
 from persona_tui.extraction.bench import repetition
-from persona_tui.extraction.calibration import calibrated
 from persona_tui.model import Request, Sampling, conversation
-from persona_tui.project.project import Project
-from persona_tui.project.source import FromArchetype, FromDescription
+from persona_tui.project.project import FromArchetype, FromDescription, Project
 from persona_tui.vectors.maths import cosine
-from persona_tui.vectors.persona import PersonaVector, dose
+from persona_tui.vectors.persona import dose
 
 ARCHETYPES = ("sage", "trickster", "guardian", "explorer", "creator")
 DESCRIBED = {
@@ -406,59 +403,14 @@ class Checklist(Bench):
         return float(cosine(a, b).mean())
 
     def cost(self) -> str:
-        """What a persona takes, and how alike it is from a fifth of the replies."""
-        name, many = self.names[0], self.project.settings.extraction.num_samples_per_prompt
-        prompts = [{"system_prompt": each} for each in self.prompts(name)]
-        rows, made = [], []
-        for count in (max(1, many // 5), many):
-            self.project.override({"extraction.num_samples_per_prompt": count})
-            extractor = self.project.studio(JobContext()).extractor
-            extractor.assistant_baseline()
-            persona, extraction = _spent(extractor, partial(extractor.extract_persona, name, prompts))
-            done, calibration = _spent(extractor, partial(calibrated, extractor, persona))
-            found = done.calibration
-            assert found is not None
-            made.append(persona.raw["response"])
-            rows.append(
-                (
-                    persona.metadata["counts"]["responses"],
-                    *(
-                        f"{each[0]:,} ({each[1]:.0f} s, {each[2]:.0f} s)"
-                        for each in (extraction, calibration)
-                    ),
-                    calibration[0] / extraction[0],
-                    found.questions,
-                    found.expression,
-                )
-            )
-        alike = cosine(*made)
-        header = (
-            f"replies of {name}",
-            "tokens of the extraction (CPU, clock)",
-            "of the calibration",
-            "ratio of tokens",
-            "questions",
-            "expression, capped",
-        )
-        return (
-            f"{table(header, rows)}\n\nCosine between both, raw: {float(alike.mean()):.3f} "
-            f"(mean over layers; least {float(alike.min()):.3f})."
-        )
+        """What a persona takes, what was said of it, and how alike it is from a fifth of the replies."""
+        return f"{creation(self.project)}\n\n{parts(self.project, self.names[0])}"
 
     def texts(self) -> str:
         """Some replies to read."""
         parts = [f"> {self.asked[0]}", f"**{NEUTRAL}**\n\n{self.plain()[0]}"]
         parts += [f"**{name}**\n\n{self.steered(name)[0]}" for name in self.names]
         return "\n\n".join(parts)
-
-
-def _spent(
-    extractor: ActivationExtractor, work: Callable[[], PersonaVector]
-) -> tuple[PersonaVector, tuple[int, float, float]]:
-    """What a piece of work returns; the tokens, CPU seconds and seconds that it took."""
-    tokens, cpu, clock = extractor.tokens, time.process_time(), time.monotonic()
-    done = work()
-    return done, (extractor.tokens - tokens, time.process_time() - cpu, time.monotonic() - clock)
 
 
 def _refuses(reply: str) -> bool:

@@ -120,7 +120,7 @@ def on_the_command_line(workspace: Path) -> Crossings:
     from click.testing import CliRunner
 
     from persona_tui.cli.generate import generate
-    from persona_tui.cli.invocation import Invocation
+    from persona_tui.cli.options import Invocation
 
     invocation = Invocation(workspace=workspace)
     invocation.project.engine.reply([{"role": "user", "content": QUESTION}])
@@ -137,7 +137,7 @@ def creating(workspace: Path) -> Crossings:
     from click.testing import CliRunner
 
     from persona_tui.cli.create import create
-    from persona_tui.cli.invocation import Invocation
+    from persona_tui.cli.options import Invocation
 
     invocation = Invocation(workspace=workspace)
     invocation.project.engine.reply([{"role": "user", "content": QUESTION}])

@@ -19,8 +19,8 @@ from transformers import PreTrainedModel
 
 from persona_tui.core.identity import EQUAL, FAR
 from persona_tui.model import loader
-from persona_tui.model.blocks import find_blocks
-from persona_tui.model.sketch import sketch
+from persona_tui.model.architecture import find_blocks
+from persona_tui.model.fingerprint import sketch
 
 BLOCK = 64  # weights that share a scale, where they are quantised in blocks
 

@@ -316,9 +316,9 @@ class Bench:
     ) -> Callable[[], Iterator[object]]:
         """A decoding loop, one step at a time."""
         from persona_tui.model import ResidualHooks, Sampling
-        from persona_tui.model.blocks import find_blocks
+        from persona_tui.model.architecture import find_blocks
         from persona_tui.model.generation import decode
-        from persona_tui.model.steps import Batch
+        from persona_tui.model.request import Batch
 
         prompts = [self.tokenizer(text, add_special_tokens=False).input_ids for text in self.prompts(rows)]
         batch = Batch(prompts, list(range(rows)), frozenset(), 0)
@@ -349,12 +349,12 @@ def persona_requests(count: int) -> list[Any]:
     """What an extraction of the persona "sage" asks."""
     from persona_tui.core.workspace import Workspace
     from persona_tui.datasets.records import read_archetype, read_questions
-    from persona_tui.extraction import plan
+    from persona_tui.extraction.runner import persona_requests
 
     workspace = Workspace(REPOSITORY)
     systems = [prompt.system_prompt for prompt in read_archetype(workspace, "sage")]
     questions = read_questions(workspace)
-    found = plan.persona_requests(systems, questions, -(-count // len(systems)), 0, "benchmark")
+    found = persona_requests(systems, questions, -(-count // len(systems)), 0, "benchmark")
     return random.Random(1).sample(found, count)
 
 

@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING
 
 from persona_tui.core.errors import VectorFileError
 from persona_tui.core.identity import ModelSketch
-from persona_tui.core.ranges import STRENGTH
-from persona_tui.model.blocks import find_blocks, hidden_size, n_layers
-from persona_tui.model.fingerprint import fingerprint
-from persona_tui.model.interventions import Interventions
+from persona_tui.core.mix import STRENGTH
+from persona_tui.model.architecture import find_blocks, hidden_size, n_layers
+from persona_tui.model.fingerprint import fingerprint, sketch
+from persona_tui.model.request import Interventions
 from persona_tui.model.residual import ResidualHooks
-from persona_tui.model.sketch import sketch
 from persona_tui.model.wrapper import ModelWrapper
 from persona_tui.traits.score import TraitScorer
 from persona_tui.traits.vector import TraitVector

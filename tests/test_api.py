@@ -19,9 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 import persona_tui
 from persona_tui.core.errors import GenerationError, ModelLoadError, VectorFileError
 from persona_tui.model import ModelWrapper, Sampling, conversation
-from persona_tui.model.blocks import find_blocks
-from persona_tui.model.fingerprint import fingerprint
-from persona_tui.model.sketch import sketch
+from persona_tui.model.architecture import find_blocks
+from persona_tui.model.fingerprint import fingerprint, sketch
 from persona_tui.model.sources import TINY_WEIGHTS
 from persona_tui.vectors.persona import PersonaVector
 from tests.model.conftest import make_model

@@ -21,12 +21,12 @@ from persona_tui.chat.front import Front
 from persona_tui.chat.log import SessionLog
 from persona_tui.chat.other_model import guard_without_monitor, lacking_traits, mix_there
 from persona_tui.chat.replies import LETTERS, ChatReply
-from persona_tui.chat.review import Review
+from persona_tui.chat.review import Review, objects
 from persona_tui.chat.store import SessionStore
-from persona_tui.chat.voice import short_label, speaking
+from persona_tui.chat.voice import short_label
 from persona_tui.core.errors import PersonaTuiError
-from persona_tui.core.mix import Mix
-from persona_tui.core.workspace import TRAIT_PREFIX, model_slug
+from persona_tui.core.mix import TRAIT_PREFIX, Mix
+from persona_tui.core.workspace import model_slug
 from persona_tui.monitors.second_opinion import Validator, validator_of_environment
 from persona_tui.project import models
 from persona_tui.project.models import ModelChoice
@@ -36,8 +36,6 @@ if TYPE_CHECKING:  # torch is not imported before a reply is written
     from persona_tui.model import Sampling, TokenEvent
     from persona_tui.steering import SteeringEngine
     from persona_tui.traits.policy import Policy
-
-_BUSY = "a reply is being written: stop it or wait"
 
 
 class Chat:
@@ -125,7 +123,8 @@ class Chat:
         Raises:
             PersonaTuiError: it cannot be spoken like that, or not be written down; the old mix stays.
         """
-        before, mix = self._mix, _without_silent(replace(self._mix, **changes))
+        before, mix = self._mix, replace(self._mix, **changes)
+        mix = replace(mix, weights=mix.speaking)
         self._speak_with(mix)
         try:
             self._record_mix()
@@ -158,9 +157,7 @@ class Chat:
         """
         from persona_tui.model import Sampling
 
-        settings = self.project.settings.generation
-        chosen = Sampling(settings.max_new_tokens, settings.temperature, settings.top_p, settings.seed)
-        return replace(chosen, **self.sampling_changes)
+        return replace(Sampling.of(self.project.settings.generation), **self.sampling_changes)
 
     def change_sampling(self, **changes: Any) -> None:
         """Replace fields of the sampling.
@@ -327,6 +324,17 @@ class Chat:
             if self.compared is reply and reply.empty:
                 self.compared = None
 
+    def answer_again(self, draft: ChatReply) -> ChatReply | None:
+        """Begin another answer beside a draft that the model itself objects to; give it to `events`.
+
+        Front ends call this when a reply has ended. None = the reply stands. The second answer always does.
+        """
+        if draft.node is None or draft.revises or draft.taken_back or not objects(draft.rows[0]):
+            return None
+        self.check_free()
+        self.writing = draft.again(self._mix)
+        return self.writing
+
     def write(self, reply: ChatReply) -> str:
         """Have the front end write a reply; what to show at once."""
         return self.front.write(self, reply)
@@ -341,7 +349,7 @@ class Chat:
     def check_free(self) -> None:
         """Raise an error that says so if a reply is being written."""
         if self.writing is not None:
-            raise PersonaTuiError(_BUSY)
+            raise PersonaTuiError("a reply is being written: stop it or wait")
 
     def _begin(self) -> None:
         """Prepare to change the conversation. Answers that were compared belong to what it was before."""
@@ -457,16 +465,13 @@ class Chat:
             return self._mix, []
         personas = self.project.personas
         recorded = Mix.from_record(conversation.mix)
-        there = {*personas.list_available(), *personas.list_traits(), *personas.list_monitors()}
-        gone = [name for name in speaking(recorded) if name not in there]
-        mix = _without_silent(
-            replace(recorded, weights={name: by for name, by in recorded.weights.items() if name in there})
-        )
-        for name in mix.weights:
+        weights = {name: by for name, by in recorded.speaking.items() if personas.has(name)}
+        for name in weights:
             personas.load(name)
+        mix = replace(recorded, weights=weights)
         if self.project.loaded_engine is not None:
             self.project.loaded_engine.interventions(mix)
-        return mix, gone
+        return mix, [name for name in recorded.speaking if name not in weights]
 
     def new(self) -> str:
         """Begin another conversation, with the same system prompt; what to say about it."""
@@ -491,7 +496,3 @@ class Chat:
         if self._log is not None:
             log, self._log, self.conversation.record = self._log, None, None
             log.close()
-
-
-def _without_silent(mix: Mix) -> Mix:
-    return replace(mix, weights=speaking(mix))

@@ -17,31 +17,26 @@ from persona_tui.chat.work_commands import MODEL, WORK
 from persona_tui.core.errors import nearest
 
 
-def parse(line: str, commands: Mapping[str, Command] | None = None) -> tuple[Command, str]:
+def parse(line: str) -> tuple[Command, str]:
     """The command that a line asks for, and what follows its name.
-
-    Args:
-        line: beginning with a slash.
-        commands: by name; by default `COMMANDS`. A front end may have more.
 
     Raises:
         CommandError: there is no such command; offers the nearest.
     """
     name, _, rest = line.strip().removeprefix("/").partition(" ")
-    known = COMMANDS if commands is None else commands
-    if name.casefold() not in known:
-        hint = nearest(f"/{name}", [f"/{each}" for each in known]) or " /help lists them."
+    if name.casefold() not in COMMANDS:
+        hint = nearest(f"/{name}", [f"/{each}" for each in COMMANDS]) or " /help lists them."
         raise CommandError(f"there is no command /{name}.{hint}")
-    return known[name.casefold()], rest.strip()
+    return COMMANDS[name.casefold()], rest.strip()
 
 
-def execute(chat: Chat, line: str, commands: Mapping[str, Command] | None = None) -> str:
+def execute(chat: Chat, line: str) -> str:
     """Do what a line asks for; what to show.
 
     Raises:
         PersonaTuiError: one line that says why not.
     """
-    command, rest = parse(line, commands)
+    command, rest = parse(line)
     return command.handler(chat, rest)
 
 

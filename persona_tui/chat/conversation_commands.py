@@ -9,8 +9,8 @@ from persona_tui.chat.command import Command
 from persona_tui.chat.conversation import Conversation, Node
 from persona_tui.chat.export import write_export
 from persona_tui.chat.replies import LETTERS
-from persona_tui.chat.setting import parse_settings
 from persona_tui.chat.store import SessionStore
+from persona_tui.chat.voice import parse_settings
 from persona_tui.core.errors import PersonaTuiError, SessionError
 
 SHOWN = 20  # sessions, or places that were found
@@ -65,9 +65,9 @@ def _outlined(conversation: Conversation, node: Node) -> str:
     return f"#{node.id} {who}{which}: {_shortened(node.text)}"
 
 
-def _shortened(text: str, width: int = 56) -> str:
+def _shortened(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= width else f"{line[: width - 1]}…"
+    return line if len(line) <= 56 else f"{line[:55]}…"
 
 
 def _numbered(rest: str) -> tuple[int | None, str]:

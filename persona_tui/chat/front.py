@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, TypeAlias
 from persona_tui.chat.replies import LETTERS, ChatReply
 from persona_tui.chat.voice import setting_in_words
 from persona_tui.core.jobs import JobContext, run_inline
-from persona_tui.monitors.second_opinion import CRITIQUE
 from persona_tui.project import models
 from persona_tui.project.models import ModelChoice
 from persona_tui.project.project import Project
@@ -30,7 +29,7 @@ class Front:
         """Have a reply written, here or in the background; return what to show at once."""
         for _ in chat.events(reply):
             pass
-        if (again := answer_again(chat, reply)) is not None:
+        if (again := chat.answer_again(reply)) is not None:
             return self.write(chat, again)
         return reply.rows[0].text.strip() if reply.node is not None else answers_in_words(reply)
 
@@ -77,16 +76,3 @@ def answers_in_words(reply: ChatReply) -> str:
     return "\n\n".join(
         [*parts, "/keep A or /keep B puts one into the conversation; the other stays beside it."]
     )
-
-
-def answer_again(chat: Chat, draft: ChatReply) -> ChatReply | None:
-    """Begin another answer beside a draft that the model itself objects to; give it to `Chat.events`.
-
-    Front ends call this when a reply has ended. None = the reply stands. The second answer always does.
-    """
-    objects = any(each.by == CRITIQUE and each.safe is False for each in draft.rows[0].opinions)
-    if draft.node is None or draft.revises or draft.taken_back or not objects:
-        return None
-    chat.check_free()
-    chat.writing = draft.again(chat.mix)
-    return chat.writing

@@ -7,7 +7,8 @@
     {"kind": "end", "at": ..., "node": 2, "finish": "stop", "stats": {...}}
 
 Lines are only ever appended, each in one write, so that a process that is killed leaves whole lines and at
-most one torn one at the end. Tokens wait until there are a few of them.
+most one torn one at the end. Tokens wait until there are a few of them. What events hold is checked when a
+file is read, as far as readers use it; unknown fields pass: another version may have written them.
 """
 
 from __future__ import annotations
@@ -22,13 +23,25 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from persona_tui import __version__
-from persona_tui.core.documents import json_value
+from persona_tui.core.documents import json_value, lines_of, read_plain
 from persona_tui.core.errors import SessionError
-from persona_tui.core.lock import lock_handle
-from persona_tui.core.plain_files import lines_of, read_plain
+from persona_tui.core.files import lock_handle
+from persona_tui.core.mix import (
+    NEW_TOKENS,
+    PERCENTILE,
+    PLAUSIBILITY,
+    STRENGTH,
+    TEMPERATURE,
+    TOP_P,
+    WEIGHT,
+    Range,
+)
+from persona_tui.vectors.metadata import RenderingRecord
 
 FORMAT = 1
 BATCH_TOKENS = 16
@@ -260,8 +273,6 @@ def read_events(path: Path, skip: tuple[str, ...] = ()) -> Iterator[Event]:
         SessionError: the file cannot be read, a line is no event (which one is named), or a newer version of
             this program wrote it.
     """
-    from persona_tui.chat.schema import fault_of  # the app's first paint does not wait for it
-
     unwanted = tuple(_PREFIX + kind.encode() + b'"' for kind in skip)
     try:
         for number, line in enumerate(lines_of(path), 1):
@@ -289,3 +300,147 @@ def _check_header(path: Path, kind: str, fields: Mapping[str, Any]) -> None:
         raise SessionError(f"{path}:1 is not the start of a session")
     if fields["format"] > FORMAT:
         raise SessionError(f"{path} was written by a newer persona-tui ({fields.get('version')}): update it")
+
+
+class _Recorded(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+
+def _within(range: Range) -> Any:
+    return Field(ge=range.low, le=range.high)
+
+
+_Strength = Annotated[float, _within(STRENGTH)]
+_Weight = Annotated[float, _within(WEIGHT)]
+_Percentile = Annotated[float, _within(PERCENTILE)]
+_Plausibility = Annotated[float, _within(PLAUSIBILITY)]
+_Temperature = Annotated[float, _within(TEMPERATURE)]
+
+
+class _Floor(_Recorded):
+    axis: str
+    percentile: _Percentile
+    layers: list[int] = []
+
+
+class _Mix(_Recorded):
+    weights: dict[str, _Weight] | None = None
+    strength: _Strength = 0.0
+    percentile: _Percentile | None = None
+    plausibility: _Plausibility = 0.0
+    floor: _Floor | None = None
+    vectors: dict[str, str | None] = {}
+
+
+class _Change(_Recorded):
+    index: int
+    mix: _Mix
+
+
+class _Sampling(_Recorded):
+    temperature: _Temperature = 0.0
+    top_p: Annotated[float, _within(TOP_P)] = 1.0
+    seed: Annotated[int, Field(ge=0)] | None = None
+    max_new_tokens: Annotated[int, _within(NEW_TOKENS)] = 1
+
+
+class _Revised(_Recorded):
+    role: str
+    content: str
+
+
+class _Settings(_Recorded):
+    model: str | None = None
+    fingerprint: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    quantization: str | None = None
+    threads: int | None = None
+    system: str | None = None
+    mix: _Mix | None = None
+    sampling: _Sampling | None = None
+    rendering: RenderingRecord | None = None
+    forgotten: int = 0
+    prompt_tokens: int = 0
+    rows: list[_Mix] = []
+    row_changes: list[list[_Change]] = []
+    revises: list[_Revised] = []
+
+
+class _Begun(_Recorded):
+    model: str | None = None
+    fingerprint: str | None = None
+    created: str | None = None
+
+
+class _Placed(_Recorded):
+    node: int
+
+
+class _Message(_Placed):
+    parent: int | None = None
+    role: Literal["user", "assistant"]
+    text: str
+    edit_of: int | None = None
+
+
+class _Reply(_Placed):
+    parent: int | None = None
+    settings: _Settings
+    continues: bool = False
+
+
+class _Changed(_Placed):
+    settings: _Settings
+
+
+class _Tokens(_Placed):
+    ids: list[int]
+    texts: list[str]
+
+
+class _Mixed(_Recorded):
+    node: int | None = None
+    index: int | None = None
+    mix: _Mix
+
+
+class _End(_Placed):
+    finish: str
+    stats: dict[str, Any] | None = None
+
+
+class _System(_Recorded):
+    text: str | None
+
+
+class _Titled(_Recorded):
+    title: str
+
+
+_KINDS: dict[str, type[_Recorded]] = {
+    "session": _Begun,
+    "message": _Message,
+    "reply": _Reply,
+    "settings": _Changed,
+    "tokens": _Tokens,
+    "mix": _Mixed,
+    "end": _End,
+    "walk": _Placed,
+    "drop": _Placed,
+    "system": _System,
+    "title": _Titled,
+}
+
+
+def fault_of(kind: str, fields: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with an event's fields, in a few words that name the field, or None."""
+    model = _KINDS.get(kind)
+    if model is None:
+        return None
+    try:
+        model.model_validate(dict(fields))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg'].split(' or instance')[0]}"
+    return None

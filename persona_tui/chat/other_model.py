@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from persona_tui.chat.voice import speaking
 from persona_tui.core.errors import PersonaTuiError
-from persona_tui.core.mix import Mix
-from persona_tui.core.workspace import TRAIT_PREFIX
+from persona_tui.core.mix import TRAIT_PREFIX, Mix
 from persona_tui.project.project import Project
 
 if TYPE_CHECKING:
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 def mix_there(mix: Mix, other: Project) -> tuple[Mix, list[str]]:
     """Return a mix as another model can speak with it, and what to say about the rest."""
     lost, there = [], {*other.personas.list_available(), *other.personas.list_traits()}
-    gone = [name for name in speaking(mix) if name not in there]
+    gone = [name for name in mix.speaking if name not in there]
     if gone:
         lost.append(f"It has no {', '.join(gone)}.")
     found = replace(mix, weights={name: by for name, by in mix.weights.items() if name in there})

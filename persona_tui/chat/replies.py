@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 from persona_tui.chat.conversation import Change, Conversation, Run
 from persona_tui.chat.prepare import PreparedReply, prepare
 from persona_tui.core.errors import PersonaTuiError, SessionError
-from persona_tui.core.mix import Mix
-from persona_tui.core.workspace import TRAIT_PREFIX
+from persona_tui.core.mix import TRAIT_PREFIX, Mix
 
 if TYPE_CHECKING:  # torch is imported when a reply is written
     from persona_tui.chat.review import Review
@@ -176,11 +175,10 @@ class ChatReply:
 
     def again(self, mix: Mix) -> ChatReply:
         """Begin a reply beside this one, its draft, which it has in view."""
-        from persona_tui.monitors.second_opinion import AGAIN
+        from persona_tui.chat.review import revising
 
         assert self.node is not None
-        text = self.conversation.node(self.node).text.strip()
-        revises = [{"role": "assistant", "content": text}, {"role": "user", "content": AGAIN}]
+        revises = revising(self.conversation.node(self.node).text.strip())
         node = self.conversation.regenerate(self.node, {"revises": revises})
         reply = ChatReply.to(self.conversation, node, mix)
         reply._revises = revises
@@ -304,7 +302,9 @@ class ChatReply:
                 guard=guard,
             )
             if review is not None:
-                events = review.over(events, self.asked, self.rows, engine)
+                from persona_tui.monitors.second_opinion import critique
+
+                events = review.over(events, self.asked, self.rows, partial(critique, engine.model))
             for event in events:
                 event = measures[event.row](event)
                 self._take(event, time.monotonic() - started)

@@ -3,23 +3,25 @@
 1. The validator, if there is one, judges it. Where the guard refuses, the reply was held back until then, and
    what is not found safe is never shown.
 2. In the guard's mode `critique` the model reads it as a draft. If the draft helps to do harm,
-   `chat.front.answer_again` begins another answer; the draft stays beside it.
+   `Chat.answer_again` begins another answer; the draft stays beside it. A server does the same
+   (`server.turns`).
 
 Both are off by default, and what they cost is recorded with the reply.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from persona_tui.monitors.guard import GuardMode
-from persona_tui.monitors.second_opinion import VALIDATOR, Opinion, Validator, critique
+from persona_tui.monitors.second_opinion import AGAIN, CRITIQUE, VALIDATOR, Opinion, Validator
 
 if TYPE_CHECKING:
-    from persona_tui.model import TokenEvent
-    from persona_tui.steering import SteeringEngine
+    from persona_tui.model import Message, TokenEvent
+
+Critic: TypeAlias = Callable[[str, str], Opinion]  # what a model says of a message and its own reply
 
 _JUDGED = ("stop", "length")  # how replies end that are reviewed
 
@@ -51,45 +53,69 @@ class Review:
             return None
         return cls(validator, refuses=mode != "warn", critiques=mode == "critique")
 
+    @property
+    def holds(self) -> bool:
+        """Whether a reply is held back until it is reviewed."""
+        return self.validator is not None and self.refuses
+
     def over(
-        self, events: Iterable[TokenEvent], asked: str, rows: Sequence[Reviewed], engine: SteeringEngine
+        self, events: Iterable[TokenEvent], asked: str, rows: Sequence[Reviewed], critic: Critic
     ) -> Generator[TokenEvent, None, None]:
         """The events of a reply's rows, held back where it may be withheld; opinions go to the rows."""
-        holds = self.validator is not None and self.refuses
         all_of: list[list[TokenEvent]] = [[] for _ in rows]
         for event in events:
-            is_about_message = event.token_id < 0 and event.finish is None
-            if not is_about_message:
+            if not is_about_message(event):
                 all_of[event.row].append(event)
-            if is_about_message or not holds:
+            if is_about_message(event) or not self.holds:
                 yield event
         for row, own in zip(rows, all_of, strict=True):
-            shown = self._judged(own, asked, row, engine) if own else []
-            if holds:
+            shown = self.shown(own, asked, row, critic) if own else []
+            if self.holds:
                 yield from shown
 
-    def _judged(
-        self, events: list[TokenEvent], asked: str, row: Reviewed, engine: SteeringEngine
-    ) -> list[TokenEvent]:
-        """What of a row may be shown."""
+    def shown(self, events: list[TokenEvent], asked: str, row: Reviewed, critic: Critic) -> list[TokenEvent]:
+        """What of a row that has ended may be shown; opinions go to the row.
+
+        Args:
+            events: all of the row, but for the one about the message.
+            asked: the message that is answered.
+            row: where opinions go.
+            critic: asks the model, in the mode `critique`.
+        """
         last, reply = events[-1], "".join(event.text for event in events)
         if last.finish == "refused":  # by the monitor
             return [last]
         if last.finish not in _JUDGED:
-            return [_withheld(last, Opinion(VALIDATOR, None, "the reply was broken off", 0.0))]
+            by = VALIDATOR if self.validator is not None else CRITIQUE
+            return [withheld(last, Opinion(by, None, "the reply was broken off", 0.0))]
         if not reply.strip():
             return events
         if self.validator is not None:
             opinion = self.validator.judge(asked, reply)
             row.opinions.append(opinion)
             if self.refuses and not opinion.safe:
-                return [_withheld(last, opinion)]
+                return [withheld(last, opinion)]
         if self.critiques:
-            row.opinions.append(critique(engine.model, asked, reply))
+            row.opinions.append(critic(asked, reply))
         return events
 
 
-def _withheld(event: TokenEvent, opinion: Opinion) -> TokenEvent:
+def is_about_message(event: TokenEvent) -> bool:
+    """Whether an event is a guard's verdict about the message, which comes before the reply."""
+    return event.token_id < 0 and event.finish is None
+
+
+def objects(row: Reviewed) -> bool:
+    """Whether the model has objected to its own draft."""
+    return any(each.by == CRITIQUE and each.safe is False for each in row.opinions)
+
+
+def revising(draft: str) -> list[Message]:
+    """What a model has in view, after the conversation, when it answers again."""
+    return [{"role": "assistant", "content": draft}, {"role": "user", "content": AGAIN}]
+
+
+def withheld(event: TokenEvent, opinion: Opinion) -> TokenEvent:
     """The one event of a reply that is not shown."""
     from persona_tui.monitors.events import refusal
     from persona_tui.monitors.verdict import Verdict

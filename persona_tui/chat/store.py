@@ -16,11 +16,10 @@ from persona_tui import __version__
 from persona_tui.chat.conversation import Conversation
 from persona_tui.chat.log import Event, SessionLog, now, read_events
 from persona_tui.chat.voice import NOBODY, label
-from persona_tui.core import trash
 from persona_tui.core.errors import PersonaTuiError, SessionError, WorkspaceError, nearest
+from persona_tui.core.files import Trashed, discard_file, safe_name
 from persona_tui.core.mix import Mix
-from persona_tui.core.trash import Trashed
-from persona_tui.core.workspace import Workspace, safe_name
+from persona_tui.core.workspace import Workspace
 
 SUFFIX = ".jsonl"
 LATEST = "last"  # stands for the session that was used last
@@ -136,7 +135,7 @@ class SessionStore:
             Conversation(log.record).rename(title)
 
     def delete(self, id: str) -> Trashed:
-        """Move a session's file to the workspace's trash; `trash.restore` takes that back.
+        """Move a session's file to the workspace's trash; `restore_file` takes that back.
 
         Raises:
             SessionError: there is none, or it is open, here or elsewhere.
@@ -146,7 +145,7 @@ class SessionStore:
         if self._writing(id):
             raise SessionError(f"session {id} is open: close it first")
         with SessionLog(path):  # an error if somebody else is writing
-            return trash.discard(self.folder.parent, path)
+            return discard_file(self.folder.parent, path)
 
     def _writing(self, id: str) -> bool:
         return id in self._open and self._open[id].writable

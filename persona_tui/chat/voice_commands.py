@@ -107,7 +107,8 @@ _GUARDING = {
     "off": "nothing is judged",
     "warn": "messages and replies get a badge",
     "refuse": "dangerous messages are not answered, dangerous replies are stopped",
-    "critique": "the model reads its draft, and answers again if that helps to do harm",
+    "critique": "the model reads its draft, and answers again if that helps to do harm. "
+    "Not every model can tell: `persona-tui monitor critique` tries it",
 }
 
 

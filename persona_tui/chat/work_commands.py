@@ -12,8 +12,7 @@ from persona_tui.core.errors import nearest
 from persona_tui.core.jobs import JobContext
 from persona_tui.project import about
 from persona_tui.project.models import RecentModels, known_choice
-from persona_tui.project.project import Project
-from persona_tui.project.source import FromDescription
+from persona_tui.project.project import FromDescription, Project
 
 if TYPE_CHECKING:
     from persona_tui.project.dataset_task import DatasetTask

@@ -6,6 +6,7 @@ status 1, or 2 for wrong usage. An interrupt is 130.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import sys
@@ -14,11 +15,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from persona_tui.cli.interrupt import HUNG_UP, INTERRUPTED, TERMINATED, Terminated, end_when_told, leave
-from persona_tui.core.printable import printable
-from persona_tui.core.processes import OtherProcessEnded, is_main, may_speak
+from persona_tui.core.documents import printable
+from persona_tui.core.processes import OtherProcessEnded, is_main, launched, may_speak
 
 if TYPE_CHECKING:
-    from persona_tui.cli.invocation import Invocation
+    from persona_tui.cli.options import Invocation
 
 # While they wait, torch's threads would otherwise spin, and starve the screen.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -29,6 +30,11 @@ OK, FAILED, USAGE = 0, 1, 2
 def main(args: Sequence[str] | None = None) -> None:
     """Run a command line and exit with its status."""
     _never_fail_on_odd_characters()
+    ending = [FAILED]
+    if launched():
+        # What is registered first runs last. Threads of gloo's that could not be joined (another process is
+        # gone) would abort this one while the interpreter takes itself apart.
+        atexit.register(lambda: leave(ending[-1]))
     if not is_main():
         _point_at_nothing(sys.stdout)
     end_when_told()
@@ -41,6 +47,7 @@ def main(args: Sequence[str] | None = None) -> None:
         _forget_output()
         if not isinstance(error, BrokenPipeError):  # a full disk: results are missing
             status = _fail(f"the output cannot be written: {error.strerror or error}", FAILED, False)
+    ending.append(status)
     sys.exit(status)
 
 
@@ -58,8 +65,8 @@ def _is_somewhere() -> bool:
 
 def _logged() -> Invocation:
     """An invocation whose libraries write to the log of its workspace, and with `--debug` to stderr."""
-    from persona_tui.cli.invocation import Invocation
-    from persona_tui.core.libraries import log_libraries
+    from persona_tui.cli.options import Invocation
+    from persona_tui.core.log_file import log_libraries
     from persona_tui.core.workspace import Workspace
 
     invocation = Invocation()
@@ -71,7 +78,7 @@ def run(args: Sequence[str] | None = None, invocation: Invocation | None = None)
     """Run a command line; its exit status."""
     import click
 
-    from persona_tui.cli.invocation import Invocation
+    from persona_tui.cli.options import Invocation
     from persona_tui.cli.root import root
     from persona_tui.core.errors import JobCancelled, PersonaTuiError
 

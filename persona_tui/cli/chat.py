@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from persona_tui.cli.invocation import Invocation, pass_invocation
-from persona_tui.cli.options import chosen_weights, no_think_option, persona_options
+from persona_tui.cli.options import (
+    Invocation,
+    chosen_weights,
+    no_think_option,
+    pass_invocation,
+    persona_options,
+)
 from persona_tui.monitors.second_opinion import NAMED_BY, Validator
 
 if TYPE_CHECKING:

@@ -14,11 +14,10 @@ import click
 
 from persona_tui.cli.generate import guard_as_json, prompt_text
 from persona_tui.cli.interrupt import quick_interrupt
-from persona_tui.cli.invocation import Invocation, pass_invocation
-from persona_tui.cli.options import answer_options, override_sampling
+from persona_tui.cli.options import Invocation, answer_options, override_sampling, pass_invocation
 from persona_tui.cli.output import floor_as_json, json_option, print_json
 from persona_tui.cli.progress import note
-from persona_tui.core.printable import printable
+from persona_tui.core.documents import printable
 from persona_tui.core.wording import Span, differences
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def compare(
     """
     from persona_tui.chat import Conversation
     from persona_tui.chat.replies import ChatReply
-    from persona_tui.chat.setting import parse_setting
+    from persona_tui.chat.voice import parse_setting
 
     project = invocation.project
     override_sampling(project, max_new_tokens, temperature, seed)

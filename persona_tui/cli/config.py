@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from persona_tui.cli.invocation import Invocation, pass_invocation
+from persona_tui.cli.options import Invocation, pass_invocation
 from persona_tui.cli.output import echo, json_option, print_json
 
 

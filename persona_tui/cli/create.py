@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from persona_tui.cli.invocation import Invocation, pass_invocation
-from persona_tui.cli.options import extraction_options, override_extraction, via_option
+from persona_tui.cli.options import (
+    Invocation,
+    extraction_options,
+    override_extraction,
+    pass_invocation,
+    via_option,
+)
 from persona_tui.cli.output import echo, json_option, print_json, print_table
 from persona_tui.cli.progress import work
 from persona_tui.project.about import created_in_words, loudness_in_words
 
 if TYPE_CHECKING:
-    from persona_tui.project.project import Project
-    from persona_tui.project.source import Source
+    from persona_tui.project.project import Project, Source
     from persona_tui.vectors.persona import Calibration
 
 
@@ -75,7 +79,7 @@ def create(
         project.check_new_name(chosen, source)
     created = work(lambda context: project.create_personas(sources, context))
     for each in created:
-        echo(created_in_words(each))
+        echo(created_in_words(each, "persona-tui calibrate"))
     echo(f"Hear it: persona-tui chat --persona {created[-1].persona.name}")
 
 
@@ -88,7 +92,7 @@ def _sources(
 ) -> dict[str, Source]:
     """What the options name: exactly one source, or several archetypes; by the names of the personas."""
     from persona_tui.datasets.records import read_prompt_file
-    from persona_tui.project.source import FromArchetype, FromDescription, FromPrompts
+    from persona_tui.project.project import FromArchetype, FromDescription, FromPrompts
 
     context = click.get_current_context()
     options = {"--from-archetype": archetype, "--description": description, "--prompts": prompts}
@@ -122,7 +126,7 @@ def _sources(
 def _ask(project: Project, name: str | None, by_model: bool) -> tuple[str, Source]:
     """Guide through name and source; every question says what may be answered."""
     from persona_tui.datasets.records import list_archetypes
-    from persona_tui.project.source import FromArchetype, FromDescription
+    from persona_tui.project.project import FromArchetype, FromDescription
 
     echo("A persona is a voice that the model can be steered towards.", err=True)
     while True:
@@ -147,7 +151,7 @@ def _ask(project: Project, name: str | None, by_model: bool) -> tuple[str, Sourc
 
 def _shown_and_edited(project: Project, source: Source, description: str | None) -> Source:
     """Show a source's system prompts, and let them be changed in the user's editor."""
-    from persona_tui.project.source import FromPrompts
+    from persona_tui.project.project import FromPrompts
 
     prompts = project.prompts_of(source)
     echo("These system prompts ask for it:", err=True)
@@ -240,6 +244,12 @@ def calibrate(
     if as_json:
         print_json({"name": name, **asdict(calibration), "weak_reason": reason})
         return
+    _print_calibration(name, calibration)
+    if reason:
+        echo(f"This is a weak persona: {reason}.")
+
+
+def _print_calibration(name: str, calibration: Calibration) -> None:
     _print_curve(calibration)
     layers = ", ".join(str(layer) for layer in calibration.layers)
     quiet = calibration.unguided_gain
@@ -254,8 +264,6 @@ def calibrate(
             f"The floor on the {calibration.floor} axis leaves {calibration.floor_leaves:.0%} of what "
             "it expresses without one."
         )
-    if reason:
-        echo(f"This is a weak persona: {reason}.")
 
 
 def _calibrate_band(project: Project, as_json: bool) -> None:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from persona_tui.cli.invocation import Invocation, pass_invocation
-from persona_tui.cli.options import via_option
+from persona_tui.cli.options import Invocation, pass_invocation, via_option
 from persona_tui.cli.output import check_free, echo, force_option, json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.core.errors import JobCancelled

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from persona_tui.cli.invocation import Invocation, pass_invocation
+from persona_tui.cli.options import Invocation, pass_invocation
 from persona_tui.cli.output import json_option, print_json, print_table
 
 if TYPE_CHECKING:
@@ -183,8 +183,13 @@ def _personas(project: Project) -> tuple[State, str]:
 
 def _monitor(project: Project) -> tuple[State, str]:
     settings = project.settings.monitoring
+    if settings.guard == "critique":
+        from persona_tui.monitors.critique_trial import trial
+
+        if not (found := trial(project.model)).works:
+            return "WRONG", f"guard: critique, but {found.sentence}"
     if settings.monitor not in project.monitors.names():
-        guarded = settings.guard != "off"
+        guarded = settings.guard not in ("off", "critique")
         return ("WRONG" if guarded else "note"), "none yet: run persona-tui monitor fit"
     monitor = project.monitors.load(settings.monitor, project.model)
     caught = monitor.caught

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from persona_tui.cli.invocation import Invocation, pass_invocation
-from persona_tui.cli.options import Within, chosen_weights
+from persona_tui.cli.options import Invocation, Within, chosen_weights, pass_invocation
 from persona_tui.cli.output import check_free, echo, force_option, json_option, print_json
 from persona_tui.cli.progress import work
-from persona_tui.core.ranges import STRENGTH
+from persona_tui.core.mix import STRENGTH
+
+if TYPE_CHECKING:
+    from persona_tui.formats.write import Exported
 
 # As `project.exchange.FORMATS`, which would load torch for a help page.
 _FORMATS = ("gguf", "hotwire", "persona-vectors", "assistant-axis", "capping", "pt", "safetensors", "baked")
@@ -74,7 +77,11 @@ def export(
                 "dose": {str(layer): round(dose, 4) for layer, dose in doses.items()},
             }
         )
-        return
+    else:
+        _print_written(written, doses)
+
+
+def _print_written(written: Exported, doses: Mapping[int, float]) -> None:
     echo(f"Wrote {written.path}.")
     for note in written.notes:
         echo(f"  {note}")

@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from persona_tui.cli.interrupt import quick_interrupt
-from persona_tui.cli.invocation import Invocation, pass_invocation
 from persona_tui.cli.options import (
+    Invocation,
     answer_options,
     chosen_weights,
     no_think_option,
     override_sampling,
+    pass_invocation,
     persona_options,
 )
 from persona_tui.cli.output import json_option, print_json
 from persona_tui.cli.progress import note
+from persona_tui.core.documents import printable
 from persona_tui.core.errors import PersonaTuiError
-from persona_tui.core.printable import printable
 
 if TYPE_CHECKING:
     from persona_tui.core.mix import Mix

@@ -18,13 +18,13 @@ import click
 from persona_tui.chat.chat import Chat
 from persona_tui.chat.command import is_command, message_of
 from persona_tui.chat.commands import complete, execute
-from persona_tui.chat.front import Front, Work, answer_again
+from persona_tui.chat.front import Front, Work
 from persona_tui.chat.replies import ChatReply
 from persona_tui.cli.generate import with_badges, write_stream
 from persona_tui.cli.interrupt import quick_interrupt
 from persona_tui.cli.progress import note, patient_work
+from persona_tui.core.documents import LONGEST_LINE
 from persona_tui.core.errors import JobCancelled, PersonaTuiError
-from persona_tui.core.plain_files import LONGEST_LINE
 
 
 class Lines(Front):
@@ -37,7 +37,7 @@ class Lines(Front):
         _show(chat, reply)
         for opinion in reply.rows[0].opinions:
             note(f"guard: {opinion.sentence} ({opinion.seconds:.1f} s)")
-        if (again := answer_again(chat, reply)) is not None:
+        if (again := chat.answer_again(reply)) is not None:
             note("The answer above is a draft; the model answers again:")
             return self.write(chat, again)
         return ""

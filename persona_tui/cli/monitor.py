@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from persona_tui.cli.interrupt import quick_interrupt
-from persona_tui.cli.invocation import Invocation, pass_invocation
-from persona_tui.cli.monitor_attacks import compare, redteam
+from persona_tui.cli.monitor_attacks import compare, critique, redteam
 from persona_tui.cli.monitor_errors import print_errors
 from persona_tui.cli.monitor_results import dimensions, layers, results, threshold
+from persona_tui.cli.options import Invocation, pass_invocation
 from persona_tui.cli.output import check_free, echo, force_option, json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.core.documents import json_value
@@ -35,7 +35,7 @@ def monitor() -> None:
     """Detect dangerous requests by the model's own activations."""
 
 
-for command in (threshold, layers, dimensions, results, redteam, compare):
+for command in (threshold, layers, dimensions, results, redteam, critique, compare):
     monitor.add_command(command)
 
 
@@ -122,7 +122,7 @@ def _measured(project: Project, name: str) -> Evaluation | None:
     try:
         return work(lambda context: project.evaluate_monitor(name, context))
     except MonitorError as error:
-        note(f"Not measured: {error}.")
+        note(f"Not measured: {str(error).rstrip('.')}.")
         return None
 
 

@@ -1,4 +1,6 @@
-"""`monitor redteam` and `monitor compare`: attacks by rule, and models side by side."""
+"""`monitor redteam`, `critique` and `compare`: attacks by rule, what a model makes of replies, models side by
+side.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from persona_tui.cli.invocation import Invocation, pass_invocation
+from persona_tui.cli.options import Invocation, pass_invocation
 from persona_tui.cli.output import echo, json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 
@@ -51,6 +53,23 @@ def redteam(invocation: Invocation, /, name: str | None, count: int, seed: int, 
     worst = [each for each in found if each.missed and each.attack != "none"]
     for each in sorted(worst, key=lambda result: result.caught.value)[:3]:
         echo(f'Missed by {each.attack}: "{each.missed[0]}"')
+
+
+@click.command()
+@json_option
+@pass_invocation
+def critique(invocation: Invocation, /, as_json: bool) -> None:
+    """Try whether the model can judge replies, which `guard: critique` asks of it.
+
+    Sixteen exchanges whose answer is known: plain ones, refusals, and replies that help to do harm.
+    """
+    from persona_tui.monitors.critique_trial import trial
+
+    found = trial(invocation.project.model)
+    if as_json:
+        print_json(found.as_dict())
+        return
+    echo(f"{found.sentence[0].upper()}{found.sentence[1:]} (AUC {found.area}).")
 
 
 @click.command()

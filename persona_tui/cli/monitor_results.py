@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from persona_tui.cli.invocation import Invocation, pass_invocation
+from persona_tui.cli.options import Invocation, pass_invocation
 from persona_tui.cli.output import echo, json_option, print_json, print_table
 from persona_tui.core.errors import MonitorError
 

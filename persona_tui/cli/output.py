@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from persona_tui.core import files
-from persona_tui.core.printable import printable
+from persona_tui.core.documents import printable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -62,6 +62,12 @@ def print_json(value: Any, indent: int | None = 2) -> None:
 def floor_as_json(floor: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return the floor that was enforced as results have it; None = nothing was capped."""
     return None if floor is None else {key: floor[key] for key in ("axis", "percentile", "layers")}
+
+
+def shortened(text: str, width: int = 40) -> str:
+    """Return the beginning of a text on one line, without control characters."""
+    line = " ".join(printable(text).split())
+    return line if len(line) <= width else f"{line[: width - 3]}..."
 
 
 def print_table(rows: Sequence[Sequence[str]], header: Sequence[str] | None = None) -> None:

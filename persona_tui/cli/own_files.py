@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from persona_tui.core.documents import json_value
+from persona_tui.core.documents import json_value, lines_of, read_plain
 from persona_tui.core.errors import DatasetError
-from persona_tui.core.plain_files import lines_of, read_plain
 from persona_tui.core.yaml_documents import yaml_value
 from persona_tui.datasets.schema import (
     ArchetypePrompt,

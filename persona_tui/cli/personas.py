@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from persona_tui.cli.invocation import Invocation, pass_invocation
-from persona_tui.cli.output import echo, json_option, print_json, print_table
+from persona_tui.cli.options import Invocation, pass_invocation
+from persona_tui.cli.output import echo, json_option, print_json, print_table, shortened
 from persona_tui.project.about import about, sections
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def list_(invocation: Invocation, loaded: bool, catalogue: bool, as_json: bool) 
 
 def _with_misplaced(project: Project, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same, and what lies in a wrong place; a trait among the personas is no persona."""
-    from persona_tui.vectors.misplaced import misplaced
+    from persona_tui.vectors.files import misplaced
 
     personas = project.personas.personas_dir
     astray = misplaced(project.workspace.model_dir(project.slug))
@@ -74,7 +74,7 @@ def _list_catalogue(project: Project, as_json: bool) -> None:
         rows = [
             [
                 each["name"],
-                _shortened(each["summary"] or "datasets/personas/archetypes"),
+                shortened(each["summary"] or "datasets/personas/archetypes", 60),
                 ", ".join(each["tags"]),
             ]
             for each in entries
@@ -112,13 +112,8 @@ def _row(entry: dict[str, Any]) -> list[str]:
         entry["name"],
         loaded,
         f"{expression}{weak}",
-        _shortened(entry["description"] or entry["source"] or ""),
+        shortened(entry["description"] or entry["source"] or "", 60),
     ]
-
-
-def _shortened(text: str, width: int = 60) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= width else f"{line[: width - 3]}..."
 
 
 @click.command()

@@ -10,8 +10,13 @@ import click
 
 from persona_tui.cli.generate import prompt_text
 from persona_tui.cli.interrupt import quick_interrupt
-from persona_tui.cli.invocation import Invocation, pass_invocation
-from persona_tui.cli.options import answer_options, chosen_weights, override_sampling
+from persona_tui.cli.options import (
+    Invocation,
+    answer_options,
+    chosen_weights,
+    override_sampling,
+    pass_invocation,
+)
 from persona_tui.cli.output import check_free, echo, force_option, json_option, print_json
 from persona_tui.core.errors import PersonaTuiError
 
@@ -95,7 +100,7 @@ def _conversation(project: Project, session: str) -> Conversation:
 def _map(
     project: Project, conversation: Conversation | None, persona: str | None, layer: int | None, output: Path
 ) -> None:
-    from persona_tui.chat.turns import turns_of
+    from persona_tui.chat.reread import turns_of
     from persona_tui.pictures.draw import draw_map
     from persona_tui.pictures.space import persona_map
 
@@ -121,7 +126,7 @@ def _calibration(project: Project, name: str, output: Path) -> None:
 
 
 def _drift(project: Project, conversation: Conversation, name: str | None, output: Path) -> None:
-    from persona_tui.chat.turns import turns_of
+    from persona_tui.chat.reread import turns_of
     from persona_tui.pictures.draw import draw_drift
     from persona_tui.pictures.drift import drift
 
@@ -137,7 +142,7 @@ def _drift(project: Project, conversation: Conversation, name: str | None, outpu
 
 
 def _layers(project: Project, conversation: Conversation, name: str, output: Path) -> None:
-    from persona_tui.chat.turns import spoken
+    from persona_tui.chat.reread import spoken
     from persona_tui.pictures.draw import draw_heat
     from persona_tui.pictures.heat import heat_map
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from persona_tui.cli.interrupt import quick_interrupt
+from persona_tui.core.documents import printable
 from persona_tui.core.errors import JobCancelled
 from persona_tui.core.jobs import JobContext, JobProgress, run_inline
-from persona_tui.core.printable import printable
 from persona_tui.core.processes import is_main
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from persona_tui.cli.interrupt import quick_interrupt
-from persona_tui.cli.invocation import Invocation, pass_invocation
+from persona_tui.cli.options import Invocation, pass_invocation
 from persona_tui.cli.output import echo, json_option, print_json
 from persona_tui.cli.progress import note, prepare_model
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from persona_tui import __version__
-from persona_tui.cli.invocation import Invocation
+from persona_tui.cli.options import Invocation
 
 # Name -> module and attribute, in the order of `--help`.
 COMMANDS = {
@@ -89,8 +89,8 @@ class LazyGroup(click.Group):
 @click.option("--quantization", type=click.Choice(["none", "8bit", "4bit"]), help="Of the weights.")
 @click.option(
     "--engine",
-    type=click.Choice(["transformers", "vllm"]),
-    help="What runs the model; vllm for many replies at a time.",
+    metavar="ENGINE",
+    help="What runs the model: transformers, vllm, or the URL of a vLLM server that lends its own.",
 )
 @click.option(
     "--trust-remote-code",

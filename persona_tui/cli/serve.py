@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from persona_tui.cli.invocation import Invocation, pass_invocation
+from persona_tui.cli.options import Invocation, pass_invocation
+from persona_tui.monitors.second_opinion import NAMED_BY, Validator
 
 _LOOPBACK = "127.0.0.1"
 
@@ -36,6 +37,17 @@ _LOOPBACK = "127.0.0.1"
     type=click.FloatRange(0),
     help="Seconds that running replies have when the server is told to end.",
 )
+@click.option(
+    "--validator",
+    envvar=NAMED_BY,
+    metavar="COMMAND|URL",
+    help=f"Has the last word on replies while a guard is on. [env: {NAMED_BY}]",
+)
+@click.option(
+    "--lend",
+    is_flag=True,
+    help="With --engine vllm: let other machines run jobs here, with --engine URL and the API key.",
+)
 @click.argument("vllm_options", nargs=-1, type=click.UNPROCESSED)
 @pass_invocation
 def serve(
@@ -47,6 +59,8 @@ def serve(
     queue: int,
     timeout: float,
     grace: float,
+    validator: str | None,
+    lend: bool,
     vllm_options: tuple[str, ...],
 ) -> None:
     """Serve the model to OpenAI's and Ollama's clients.
@@ -56,10 +70,13 @@ def serve(
     docs/vllm.md.
     """
     if invocation.project.settings.model.engine == "vllm":
-        _serve_with_vllm(invocation, host, port, api_key, rows, vllm_options)
+        if validator is not None:
+            raise click.UsageError("vLLM's server has no validator.", click.get_current_context())
+        _serve_with_vllm(invocation, host, port, api_key, rows, vllm_options, lend)
         return
-    if vllm_options:
-        raise click.UsageError("Only --engine vllm takes more options.", click.get_current_context())
+    if vllm_options or lend:
+        what = "takes more options" if vllm_options else "can be lent"
+        raise click.UsageError(f"Only --engine vllm {what}.", click.get_current_context())
     from persona_tui.cli.progress import note
     from persona_tui.core.errors import PersonaTuiError
 
@@ -77,12 +94,19 @@ def serve(
             note("Anyone who can reach this address can use it: set --api-key to change that.")
 
     limits = Capacity(rows=rows, waiting=queue, seconds=timeout, closing=grace)
-    server = Server(invocation.project, host, port, api_key, limits)
+    last_word = Validator(validator) if validator is not None else None
+    server = Server(invocation.project, host, port, api_key, limits, last_word)
     server.run(ready)
 
 
 def _serve_with_vllm(
-    invocation: Invocation, host: str, port: int, api_key: str | None, rows: int, more: tuple[str, ...]
+    invocation: Invocation,
+    host: str,
+    port: int,
+    api_key: str | None,
+    rows: int,
+    more: tuple[str, ...],
+    lent: bool,
 ) -> None:
     """Become `vllm serve`, with the workspace's personas."""
     import os
@@ -91,8 +115,11 @@ def _serve_with_vllm(
     from persona_tui.vllm.serve import command, environment, serve
 
     project = invocation.project
-    words = command(project.settings, project.slug, host, port, rows, more)
+    words = command(project.settings, project.slug, host, port, rows, more, lent)
     if api_key is None and host not in (_LOOPBACK, "localhost", "::1"):
         note("Anyone who can reach this address can use it: set --api-key to change that.")
     note(f"vLLM serves {project.slug} at http://{host}:{port}. Ctrl-c ends it.")
-    serve(words, environment(project.workspace.root, project.slug, api_key, os.environ))
+    from persona_tui.model.sources import STARTER
+
+    name = STARTER if project.slug == STARTER else project.settings.model.name
+    serve(words, environment(project.workspace.root, name, api_key, os.environ, lent))

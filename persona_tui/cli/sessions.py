@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from persona_tui.cli.invocation import Invocation, pass_invocation
+from persona_tui.cli.options import Invocation, pass_invocation
 from persona_tui.cli.output import (
     check_free,
     echo,

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from persona_tui.cli.invocation import Invocation, pass_invocation
-from persona_tui.cli.options import extraction_options, override_extraction
+from persona_tui.cli.options import Invocation, extraction_options, override_extraction, pass_invocation
 from persona_tui.cli.output import echo, print_table
 from persona_tui.cli.progress import work
 from persona_tui.project.about import axes_in_words, prepared_in_words

@@ -16,11 +16,10 @@ from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 from ruamel.yaml.representer import RoundTripRepresenter
 
+from persona_tui.core.documents import read_plain
 from persona_tui.core.errors import ConfigError, nearest
-from persona_tui.core.files import atomic_write_text
-from persona_tui.core.lock import change
-from persona_tui.core.plain_files import read_plain
-from persona_tui.core.ranges import NEW_TOKENS, PERCENTILE, PLAUSIBILITY, STRENGTH, TEMPERATURE, TOP_P
+from persona_tui.core.files import atomic_write_text, change
+from persona_tui.core.mix import NEW_TOKENS, PERCENTILE, PLAUSIBILITY, STRENGTH, TEMPERATURE, TOP_P, Mix
 from persona_tui.core.sections import Section, VllmSettings
 from persona_tui.core.yaml_documents import NotYaml, yaml_value
 
@@ -54,8 +53,10 @@ class ModelSettings(Section):
         default="none", description='"none", "8bit" or "4bit" (the last two need the quantization extra)'
     )
     compile: bool = Field(default=False, description="true or false")
-    engine: Literal["transformers", "vllm"] = Field(
-        default="transformers", description='"transformers" or "vllm"'
+    engine: str = Field(
+        default="transformers",
+        pattern=r"^(transformers|vllm|https?://\S+)$",
+        description='"transformers", "vllm" or the address of a vLLM server that lends its model',
     )
     trust_remote_code: str | None = Field(
         default=None,
@@ -114,6 +115,11 @@ class SteeringSettings(Section):
     plausibility: float = Field(
         default=0.0, ge=PLAUSIBILITY.low, le=PLAUSIBILITY.high, description=str(PLAUSIBILITY)
     )
+
+    @property
+    def mix(self) -> Mix:
+        """What is spoken with at first: no persona."""
+        return Mix(strength=self.default_strength, capping=self.capping, plausibility=self.plausibility)
 
 
 class GenerationSettings(Section):

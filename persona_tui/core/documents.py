@@ -1,13 +1,20 @@
-"""JSON that other people or programs wrote, with a limit on depth; `yaml_documents` does the same for YAML.
+"""What other people or programs wrote, read within limits and shown safely; `yaml_documents` reads YAML.
 
-A few hundred bytes can ask for a tree a thousand levels deep. Whoever walks through that runs out of stack;
-so it is refused where it is read.
+A few hundred bytes of JSON can ask for a tree a thousand levels deep: whoever walks through that runs out of
+stack. A device never ends, and opening a pipe waits for a writer that may never come. A name or a reply may
+hold an escape sequence. Each is refused, or replaced, where it is read.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
+import stat
+from collections.abc import Iterator
+from io import BufferedReader
+from pathlib import Path
 from typing import Any, NoReturn
 
 DEEPEST = 100  # levels
@@ -65,3 +72,60 @@ def _deeper_than(value: Any, levels: int) -> bool:
             for inner in (each.values() if isinstance(each, dict) else each)
         ]
     return any(isinstance(each, (list, dict)) for each in level)
+
+
+MOST_BYTES = 1 << 28  # of a file that is read whole
+LONGEST_LINE = 1 << 24
+
+
+def open_plain(path: Path) -> BufferedReader:
+    """Open an ordinary file to read it; links are followed.
+
+    Raises:
+        OSError: it cannot be opened, or is a folder, a device or a pipe.
+    """
+    # Without waiting: not for the writer of a pipe.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is not an ordinary file", str(path))
+    return os.fdopen(handle, "rb")
+
+
+def read_plain(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
+    """The bytes of an ordinary file.
+
+    Raises:
+        OSError: it cannot be read, is not an ordinary file, or is longer than `most_bytes`.
+    """
+    with open_plain(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most_bytes:
+            raise OSError(errno.EFBIG, f"it is too large ({size:,} bytes)", str(path))
+        return file.read(most_bytes)
+
+
+def lines_of(path: Path) -> Iterator[bytes]:
+    """The lines of an ordinary file, one at a time, each with its end.
+
+    Raises:
+        OSError: it cannot be read, is not an ordinary file, or has a line longer than 16 MiB.
+    """
+    with open_plain(path) as file:
+        while line := file.readline(LONGEST_LINE):
+            if len(line) == LONGEST_LINE:
+                raise OSError(errno.EFBIG, "it has a line that is too long", str(path))
+            yield line
+
+
+_KEPT = "\n\t"
+_CONTROLS = [*range(0x20), 0x7F, *range(0x80, 0xA0)]
+_TABLE = {code: "�" for code in _CONTROLS if chr(code) not in _KEPT}
+
+
+def printable(text: str) -> str:
+    """Return text with every control character but line ends and tabs replaced.
+
+    Without the first character of an escape sequence (ESC, or one of C1) the rest of it is plain text.
+    """
+    return text.translate(_TABLE)

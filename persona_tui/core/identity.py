@@ -1,7 +1,7 @@
 """Whether vectors that were made on one model can be used on another.
 
 A model has a *shape*, which must match, and a *sketch* of its weights: a few hundred numbers, by matrix (see
-`persona_tui.model.sketch`). Two sketches differ by about as much as the weights do: copies in another
+`persona_tui.model.fingerprint`). Two sketches differ by about as much as the weights do: copies in another
 precision, quantised copies and fine-tunes are near, every other model is far. `benchmarks/identity.py`
 measures by how much.
 """

@@ -1,15 +1,76 @@
-"""What a reply is spoken with: personas and their weights, one strength, and the floor."""
+"""What a reply is spoken with: personas and their weights, one strength, and the floor.
+
+Here, too, are the ranges of the numbers that people turn, for config.yaml, options, slash commands, sessions
+and a server; beyond them, a model's numbers overflow.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any, Self
 
 from persona_tui.core.errors import PersonaTuiError
-from persona_tui.core.ranges import PERCENTILE, PLAUSIBILITY, STRENGTH, WEIGHT
-from persona_tui.core.workspace import PREFIXES
+
+# A persona of this name is a trait: `trait:patience` is vectors/<model>/traits/patience.safetensors.
+TRAIT_PREFIX = "trait:"
+# One of this name is the direction of a monitor: `monitor:x` is in vectors/<model>/monitors/x.safetensors.
+MONITOR_PREFIX = "monitor:"
+PREFIXES = {TRAIT_PREFIX: "traits", MONITOR_PREFIX: "monitors"}
+# Other names of traits, for those who know them from elsewhere. A trait of that very name goes first.
+TRAIT_ALIASES = {"sycophancy_harmful_validation": "harmful_validation"}
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers from `low` to `high`; NaN is in none. Its text ends the sentence "<name> must be ...".
+
+    Attributes:
+        low, high: the ends.
+        above: whether `low` itself is left out.
+        whole: whether only whole numbers are meant.
+        meaning: what an end stands for, in words that follow the number, by number.
+    """
+
+    low: float
+    high: float
+    above: bool = False
+    whole: bool = False
+    meaning: tuple[tuple[float, str], ...] = ()
+
+    def __contains__(self, value: float) -> bool:
+        return (self.low < value if self.above else self.low <= value) and value <= self.high
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.whole else "a number"
+        meaning = {end: f" ({words})" for end, words in self.meaning}
+        low, high = (f"{end:.0f}" if self.whole else f"{end:g}" for end in (self.low, self.high))
+        link = f"above {low}, up to" if self.above else f"from {low}{meaning.get(self.low, '')} to"
+        return f"{kind} {link} {high}{meaning.get(self.high, '')}"
+
+    def check(self, what: str, value: float, error: type[PersonaTuiError] = PersonaTuiError) -> None:
+        """Raise an error that names the value, unless it lies within.
+
+        Args:
+            what: what to call it.
+            value: what was given.
+            error: of which class the error is.
+        """
+        if value not in self:
+            raise error(f"{what} must be {self}, not {value:g}.")
+
+
+STRENGTH = Range(-100, 100)
+WEIGHT = Range(-100, 100)  # of a persona in a blend
+TEMPERATURE = Range(0, 100, meaning=((0, "always the likeliest token"),))
+LOWEST_TEMPERATURE = 1e-6  # above 0; below it, the likeliest token is chosen all the same
+TOP_P = Range(0, 1, above=True)
+NEW_TOKENS = Range(1, 32_768, whole=True)
+PLAUSIBILITY = Range(0, 1, meaning=((0, "off"),))
+PERCENTILE = Range(0, 100)
+GAIN = Range(-1e6, 1e6)  # a persona's own, from strength to its vectors' size
 
 
 @dataclass(frozen=True)
@@ -30,7 +91,7 @@ class Mix:
             many times the probability of its own best token; 0 = off. It is off, too, where nobody speaks.
 
     Raises:
-        PersonaTuiError: a number is out of its range (`core.ranges`), or there is no such layer or axis.
+        PersonaTuiError: a number is out of its range, or there is no such layer or axis.
     """
 
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -79,10 +140,15 @@ class Mix:
         except (TypeError, ValueError, AttributeError) as error:
             raise PersonaTuiError(f"this is not a mix: {str(record)[:80]}") from error
 
+    @cached_property
+    def speaking(self) -> dict[str, float]:
+        """The personas that have any weight."""
+        return {name: weight for name, weight in self.weights.items() if weight}
+
     @property
     def label(self) -> str:
         """The personas in a few characters: `sage`, `sage:0.5,trickster:0.3`, or "" for none."""
-        active = {name: weight for name, weight in self.weights.items() if weight}
+        active = self.speaking
         if len(active) == 1:
             name, weight = next(iter(active.items()))
             return name if weight > 0 else f"{name}:{weight:g}"

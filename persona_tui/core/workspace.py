@@ -13,38 +13,14 @@ from platformdirs import user_data_dir
 
 from persona_tui.core.config import Settings, load_settings
 from persona_tui.core.errors import WorkspaceError
-from persona_tui.core.files import atomic_write_bytes, atomic_write_text
-from persona_tui.core.lock import change
-
-__all__ = [
-    "MONITOR_PREFIX",
-    "PREFIXES",
-    "TRAIT_ALIASES",
-    "TRAIT_PREFIX",
-    "Workspace",
-    "atomic_write_bytes",
-    "atomic_write_text",
-    "model_slug",
-    "packaged_root",
-    "safe_name",
-    "vector_file",
-]
+from persona_tui.core.files import change, safe_name
+from persona_tui.core.mix import PREFIXES
 
 CONFIG_NAME = "config.yaml"
 # The order matters: the configuration comes last, so that a folder which has it is complete.
 PACKAGED = ("datasets", "vectors", CONFIG_NAME)
 
-# A persona of this name is a trait: `trait:patience` is vectors/<model>/traits/patience.safetensors.
-TRAIT_PREFIX = "trait:"
-# One of this name is the direction of a monitor: `monitor:x` is in vectors/<model>/monitors/x.safetensors.
-MONITOR_PREFIX = "monitor:"
-PREFIXES = {TRAIT_PREFIX: "traits", MONITOR_PREFIX: "monitors"}
-# Other names of traits, for those who know them from elsewhere. A trait of that very name goes first.
-TRAIT_ALIASES = {"sycophancy_harmful_validation": "harmful_validation"}
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
-# Windows opens a device instead of a file of this name, whatever its ending; workspaces travel.
-_RESERVED = re.compile(r"(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])")
 _HUB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 _MAX_SLUG = 120
 # One model, one folder of vectors, whatever name it is called by.
@@ -148,41 +124,6 @@ def packaged_root() -> Path:
         if (folder / CONFIG_NAME).is_file():
             return folder
     raise WorkspaceError(f"This installation of persona-tui is incomplete: {package / '_data'} is missing.")
-
-
-def safe_name(name: str) -> str:
-    """Return `name` if it can name a file in the workspace; raise WorkspaceError if not."""
-    if _NAME.fullmatch(name) and not _RESERVED.fullmatch(name):
-        return name
-    if _RESERVED.fullmatch(name):
-        raise WorkspaceError(
-            f"{name!r} cannot be a name: Windows reserves it for a device. Choose another one."
-        )
-    shown = name if len(name) <= 40 else f"{name[:37]}..."
-    raise WorkspaceError(
-        f"{shown!r} cannot be a name: use up to 64 letters, digits, _ and -, not starting with -."
-    )
-
-
-def check_case(path: Path) -> None:
-    """Raise if a file beside `path` has its name in other letters (`Sage` beside `sage`).
-
-    Windows and macOS keep only one of the two.
-
-    Raises:
-        WorkspaceError: there is one; it is named.
-    """
-    folded = path.name.casefold()
-    try:
-        names = [entry.name for entry in path.parent.iterdir()]
-    except OSError:
-        return  # there is no such folder yet, so nothing in it either
-    twin = next((name for name in names if name != path.name and name.casefold() == folded), None)
-    if twin is not None and path.name not in names:
-        raise WorkspaceError(
-            f'"{path.stem}" and "{Path(twin).stem}" differ only in upper and lower case, and some systems '
-            f"cannot store both: choose another name, or write {Path(twin).stem}."
-        )
 
 
 def vector_file(model_dir: Path, name: str) -> Path:

@@ -17,8 +17,8 @@ from typing import Any
 
 import httpx2
 
+from persona_tui.core.documents import printable
 from persona_tui.core.errors import ConfigError, EndpointError, nearest
-from persona_tui.core.printable import printable
 from persona_tui.datasets.turns import turn
 from persona_tui.model.request import Request
 from persona_tui.model.sampling import Sampling

@@ -22,7 +22,6 @@ from typing import Any, Protocol
 from persona_tui.core.files import atomic_write_text
 from persona_tui.core.processes import processes
 from persona_tui.datasets import templates
-from persona_tui.datasets.fallback import check_description, fallback_prompts
 from persona_tui.datasets.lenient import find_items
 from persona_tui.datasets.schema import (
     ATTACK_TYPES,
@@ -30,6 +29,7 @@ from persona_tui.datasets.schema import (
     SAFE_CATEGORIES,
     UNSAFE_CATEGORIES,
 )
+from persona_tui.datasets.templates import check_description, fallback_prompts
 from persona_tui.datasets.validate import Distinct, tokens
 from persona_tui.model.request import Request
 from persona_tui.model.sampling import Sampling

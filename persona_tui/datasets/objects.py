@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from persona_tui.datasets.labelled import style_of
-from persona_tui.datasets.turns import ROLES, TranscriptError, Turn, joined, joint, turn
+from persona_tui.datasets.turns import ROLES, TranscriptError, Turn, joined, joint, style_of, turn
 
 _CALLS = ("function_call", "tool_call", "tool_calls")  # roles of what is no text
 SKIPPED = "a message without text (for example a tool call) is skipped"

@@ -22,12 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from persona_tui.core.documents import MOST_BYTES, open_plain
 from persona_tui.core.errors import DatasetError
-from persona_tui.core.plain_files import MOST_BYTES, open_plain
-from persona_tui.datasets.labelled import style_of
 from persona_tui.datasets.objects import TurnsRead, is_object, raw_messages, read_messages, read_object
-from persona_tui.datasets.rows import TABLES, UTF16, Problem, parse_json, table_rows
-from persona_tui.datasets.turns import TranscriptError, Turn, turn
+from persona_tui.datasets.records import TABLES, UTF16, Problem, parse_json, table_rows
+from persona_tui.datasets.turns import TranscriptError, Turn, style_of, turn
 
 Message = dict[str, str]
 

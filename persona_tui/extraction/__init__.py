@@ -1,6 +1,6 @@
 """From prompts to vectors: activations, axes, personas, and how loud a persona has to be.
 
-The names below are imported when they are first used: steering needs only `floors`.
+The names below are imported when they are first used.
 """
 
 from typing import TYPE_CHECKING
@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from persona_tui.extraction.axes import extract_axes
     from persona_tui.extraction.calibration import calibrated, weakness
     from persona_tui.extraction.extractor import ActivationExtractor
-    from persona_tui.extraction.floors import capping
     from persona_tui.extraction.personas import PersonaStudio
     from persona_tui.extraction.sums import ActivationSums
 
@@ -20,7 +19,6 @@ __all__ = [
     "ActivationSums",
     "PersonaStudio",
     "calibrated",
-    "capping",
     "extract_axes",
     "weakness",
 ]
@@ -32,7 +30,6 @@ __getattr__ = lazily(
         "ActivationSums": "persona_tui.extraction.sums",
         "PersonaStudio": "persona_tui.extraction.personas",
         "calibrated": "persona_tui.extraction.calibration",
-        "capping": "persona_tui.extraction.floors",
         "extract_axes": "persona_tui.extraction.axes",
         "weakness": "persona_tui.extraction.calibration",
     },

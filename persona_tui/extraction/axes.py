@@ -5,16 +5,21 @@
 2. The archetypes and many other roles, whose means give the assistant axis: baseline − mean of the means.
    With few roles the axis is half made of what those few have of their own.
 3. The safety axis: answers to safe prompts − refusals of unsafe prompts, both without a system prompt. Only
-   safe prompts that were answered and unsafe ones that were refused count (see `refusals`). A model that
+   safe prompts that were answered and unsafe ones that were refused count (see `refuses`). A model that
    refuses too little has a weak axis; given refusals, read and not written, make one on any model.
 4. The floors: projections of about 100 of the baseline's answers and as many of the roles', sorted, so that
    any percentile is a look-up. A floor from the baseline's alone lifts nearly every token of a persona.
 5. The axis for capping, chosen by measurement.
+
+A refusal says so in its first words, in few ways, so that words suffice. `datasets/safety/refusals.jsonl` has
+labelled replies: refusals in many wordings, and answers that begin like them ("I cannot wait to hear it").
+The patterns were written with half of them (split "train") in view; a test holds what they score on the rest.
 """
 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -26,20 +31,54 @@ from torch import Tensor
 from persona_tui.core.config import resolve_layers
 from persona_tui.core.errors import DatasetError
 from persona_tui.datasets.schema import ArchetypePrompt, SafePrompt
-from persona_tui.extraction.baseline import Baseline
 from persona_tui.extraction.extractor import (
     BASELINE_PASSES,
     FLOOR_RESPONSES,
     ActivationExtractor,
 )
-from persona_tui.extraction.floors import capping
-from persona_tui.extraction.plan import Work, dataset_hash, item_seed, persona_requests, shuffled
-from persona_tui.extraction.refusals import refuses
-from persona_tui.extraction.sums import ActivationSums, together
+from persona_tui.extraction.runner import Work, dataset_hash, item_seed, persona_requests, shuffled
+from persona_tui.extraction.sums import ActivationSums, Baseline, together
 from persona_tui.model import Cap, Interventions, Request, Sampling, conversation
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.maths import normalize
 from persona_tui.vectors.persona import RECIPES, PersonaVector
+
+BEGINNING = 160  # characters that are looked at
+_NOT = (
+    r"(?:never|can ?not|can't|could not|couldn't|won't|will not|would not|wouldn't|do not|don't|"
+    r"must not|may not|(?:am|'m) (?:not able|unable|not willing|not allowed|not designed|not programmed|"
+    r"not going|not here|not comfortable|afraid)\b)"
+)
+_HELP = (
+    r"(?:help|assist|support|provide|give|offer|answer|do (?:that|this|it|so|what)|comply|fulfill?|"
+    r"participate|"
+    r"share|write|create|generate|produce|tell|show|explain|teach|discuss|go along|go into|engage|encourage|"
+    r"recommend|advise|describe|say how|take part|be part|respond|talk about|continue)"
+)
+_PATTERNS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        rf"\bi ?{_NOT}[^.!?]{{0,30}}?\b{_HELP}",
+        rf"\b(?:that|this|it)(?: is|'s) (?:something|nothing|not something)[^.!?]{{0,6}} i "
+        rf"(?:{_NOT}|can|will)\b",
+        r"\bi (?:have to|must|need to|would like to|will have to) (?:decline|refuse|say no|stop)\b",
+        r"\bi (?:refuse|decline)\b",
+        r"^(?:i(?:'m| am) )?(?:very |so |really )?sorry,? but\b[^.!?]{0,12}\b"
+        r"(?:no\b|(?:i|that|this|we)\b[^.!?]{0,30}(?:not|n't|refuse|decline|unable|against))",
+        r"\b(?:against|violates?) (?:my|our|the) (?:guidelines|principles|polic(?:y|ies)|values|rules)\b",
+        r"^no[,.!] (?:i|that|this|sorry)\b",
+        r"\b(?:the|my) answer\b[^.!?]{0,16}\bno\b",
+        r"\bi(?: would|'d) rather not\b",
+        r"\bi(?: will|'ll) (?:leave|stay away)\b",
+    )
+)
+
+
+def refuses(reply: str) -> bool:
+    """Return whether a reply turns its request down, by its first words; English only."""
+    beginning = " ".join(reply[:BEGINNING].casefold().replace("’", "'").split())
+    return any(pattern.search(beginning) for pattern in _PATTERNS)
+
 
 ROLE_RESPONSES = 12  # of each role, at most
 CAPPING_PROMPTS = 24  # of each kind, for the measurement of the capping axes, at most
@@ -293,7 +332,9 @@ def measure_capping(
     layers = resolve_layers(settings, extractor.model.n_layers).capping
     percentile = settings.steering.safety_floor_percentile
     ways = {
-        name: Interventions(capping=capping(axes, name, layers, percentile))
+        name: Interventions(
+            capping={at: Cap(*each) for at, each in axes.floors(name, layers, percentile).items()}
+        )
         for name in ("assistant", "safety")
         if name in axes.names
     }

@@ -14,8 +14,7 @@ from persona_tui.core.config import resolve_layers
 from persona_tui.core.errors import DatasetError, VectorFileError
 from persona_tui.extraction.distil import Course
 from persona_tui.extraction.extractor import ActivationExtractor
-from persona_tui.extraction.floors import capping
-from persona_tui.extraction.plan import item_seed
+from persona_tui.extraction.runner import item_seed
 from persona_tui.extraction.sizes import Point
 from persona_tui.model import Cap, Interventions, Message, Request, Sampling, conversation
 from persona_tui.vectors.persona import PersonaVector, dose
@@ -253,7 +252,8 @@ def _floor(extractor: ActivationExtractor) -> dict[int, Cap]:
     if axes is None or name is None:
         return {}
     layers = resolve_layers(extractor.settings, extractor.model.n_layers).capping
-    return capping(axes, name, layers, extractor.settings.steering.safety_floor_percentile)
+    floors = axes.floors(name, layers, extractor.settings.steering.safety_floor_percentile)
+    return {layer: Cap(*floor) for layer, floor in floors.items()}
 
 
 def _trials(

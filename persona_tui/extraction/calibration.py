@@ -7,7 +7,7 @@
    is sampled for it: one forward pass for each size that is tried. Too much steering lowers it as well, so
    its maximum is a sane size by itself.
 2. From that size on, the vectors are fitted to what the system prompts do (`distil.py`). What they recover,
-   on the same held-out replies, says whether they are used or the mean difference.
+   on the same held-out replies, tells whether they learned anything; if not, the mean difference is used.
 3. The model then answers the same questions at a few sizes, with the floor (and the guide, if there is one)
    that is in force by default: multiples of the size that distilled vectors were fitted at, or of a mean
    difference's likeliest size. On straight lines through what they give, the size is read off at which
@@ -31,9 +31,9 @@ from statistics import fmean
 
 from persona_tui.core.errors import GenerationError
 from persona_tui.extraction.bench import RECIPE, Bench
-from persona_tui.extraction.distil import distilled
+from persona_tui.extraction.distil import distilled, undistilled
 from persona_tui.extraction.extractor import ActivationExtractor
-from persona_tui.extraction.plan import shuffled
+from persona_tui.extraction.runner import shuffled
 from persona_tui.extraction.sizes import TIE, Point, between, choose, fitted, likeliest, third
 from persona_tui.model import Message
 from persona_tui.vectors.persona import DEFAULT_DOSE, DEFAULT_STRENGTH, DISTILLED, Calibration, PersonaVector
@@ -54,6 +54,9 @@ MULTIPLES = {
     RECIPE: Multiples((2.0, 3.2), (1.0, 1.6), 1.2),
     DISTILLED: Multiples((0.7, 1.0), (0.7, 1.0), None),
 }
+# Of what the mean difference recovers: distilled vectors that recover less learned nothing of use. They need
+# not recover more, since their teacher exaggerates: what is likeliest is not what they were fitted to.
+NEARLY = 0.9
 FITTED = 1.0  # the size that distilled vectors were fitted at
 CONTRASTED = (0.5, 1.0, 1.6, 2.5)  # the same where loudness is all that is measured
 UNGUIDED = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the usual dose, where nothing says what size is right
@@ -87,7 +90,7 @@ def calibrated(
         DatasetError: there are no questions or no system prompts.
         VectorFileError: the persona has no vectors in the band.
     """
-    bench, sizes = _fitted(Bench(extractor, persona, band))
+    bench, sizes = _fitted(Bench(extractor, undistilled(persona), band))
     calibration = _calibration(bench, sizes)
     reason = weakness(calibration)
     metadata = {key: value for key, value in persona.metadata.items() if key != "pending"}
@@ -96,7 +99,7 @@ def calibrated(
 
 
 def _fitted(bench: Bench) -> tuple[Bench, dict[float, float]]:
-    """The vectors that recover most, and what each size of them does: the mean difference, or distilled."""
+    """The vectors to use, distilled ones or the mean difference, and what each size of them recovers."""
     sizes = likeliest(bench.recovered, bench.coefficient(DEFAULT_DOSE))
     extractor, size = bench.extractor, _best(sizes)
     if not extractor.settings.calibration.distil or not extractor.questions or sizes[size] <= 0:
@@ -111,7 +114,7 @@ def _fitted(bench: Bench) -> tuple[Bench, dict[float, float]]:
         return bench, sizes
     other = bench.with_vectors(persona, DISTILLED)
     found = likeliest(other.recovered, FITTED)
-    if found[_best(found)] > sizes[size]:
+    if found[_best(found)] > NEARLY * sizes[size]:
         return other, found
     return bench, sizes
 

@@ -33,11 +33,9 @@ import torch
 from safetensors.torch import save as serialize_tensors
 from torch import Tensor
 
-from persona_tui.core.documents import json_value
+from persona_tui.core.documents import json_value, read_plain
 from persona_tui.core.errors import JobCancelled, PersonaTuiError, VectorFileError, WorkspaceError
-from persona_tui.core.files import atomic_write_bytes, atomic_write_text
-from persona_tui.core.lock import only_writer
-from persona_tui.core.plain_files import read_plain
+from persona_tui.core.files import atomic_write_bytes, atomic_write_text, only_writer
 from persona_tui.core.processes import processes
 from persona_tui.vectors.files import FORMAT_VERSION, METADATA_KEY, SUFFIX, check_kind, load_stored
 

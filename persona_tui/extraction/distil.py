@@ -18,13 +18,11 @@ from torch import Tensor
 from persona_tui.core.config import Settings
 from persona_tui.datasets.schema import Question
 from persona_tui.extraction.checkpoints import Tally
-from persona_tui.extraction.plan import Work, item_seed, shuffled
-from persona_tui.extraction.runner import BatchRunner
+from persona_tui.extraction.runner import BatchRunner, Work, item_seed, shuffled
 from persona_tui.model import Message, Request, Sampling, conversation
 from persona_tui.model.distil import Distillation
 from persona_tui.vectors.axes import Axes
-from persona_tui.vectors.persona import DISTILLED, PersonaVector
-from persona_tui.vectors.scales import RECIPE
+from persona_tui.vectors.persona import DISTILLED, RECIPE, PersonaVector
 
 LESSONS = 48  # replies of each kind, at most: never more than the extraction had
 LESSON_TOKENS = 64  # of a reply; what a persona is shows early
@@ -104,6 +102,15 @@ def distilled(course: Course, size: float, emphasis: float = EMPHASIS) -> Person
         safe={**persona.safe, DISTILLED: stack.clone()},
         calibration=None,
     )
+
+
+def undistilled(persona: PersonaVector) -> PersonaVector:
+    """Return the persona as it was extracted: without what an earlier calibration made."""
+    mean, raw, safe = (
+        {recipe: stack for recipe, stack in each.items() if recipe != DISTILLED}
+        for each in (persona.mean, persona.raw, persona.safe)
+    )
+    return replace(persona, mean=mean, raw=raw, safe=safe, calibration=None)
 
 
 def _improved(

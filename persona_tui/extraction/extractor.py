@@ -13,9 +13,11 @@ from torch import Tensor
 from persona_tui.core.config import Settings, band_layers, resolve_layers
 from persona_tui.core.errors import DatasetError, GenerationError, VectorFileError
 from persona_tui.datasets.schema import Question
-from persona_tui.extraction.baseline import Baseline
 from persona_tui.extraction.checkpoints import PartialStore
-from persona_tui.extraction.plan import (
+from persona_tui.extraction.runner import (
+    BatchRunner,
+    Checkpoint,
+    Progress,
     Work,
     dataset_hash,
     in_words,
@@ -24,8 +26,7 @@ from persona_tui.extraction.plan import (
     split_questions,
     usual_tokens,
 )
-from persona_tui.extraction.runner import BatchRunner, Checkpoint, Progress
-from persona_tui.extraction.sums import ActivationSums
+from persona_tui.extraction.sums import ActivationSums, Baseline
 from persona_tui.model import Backend, Request, conversation
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.maths import normalize, orthogonalize_persona

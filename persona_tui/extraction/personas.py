@@ -2,7 +2,7 @@
 
 A persona's file is written as soon as its vectors are finished: from then on it can be used, at the loudness
 that personas usually need, and it says that it is not calibrated. What a job has besides is kept until it
-succeeds (`vectors.partial`), so that the same call goes on where it was stopped. Several processes may call
+succeeds (`checkpoints`), so that the same call goes on where it was stopped. Several processes may call
 these functions together (`processes`).
 """
 
@@ -14,13 +14,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from persona_tui.core.documents import json_value
+from persona_tui.core.documents import json_value, read_plain
 from persona_tui.core.errors import GenerationError, PersonaTuiError, VectorFileError
-from persona_tui.core.files import atomic_write_text
-from persona_tui.core.plain_files import read_plain
+from persona_tui.core.files import atomic_write_text, safe_name
 from persona_tui.core.processes import processes
-from persona_tui.core.workspace import Workspace, safe_name
-from persona_tui.datasets.fallback import check_description, fallback_prompts
+from persona_tui.core.workspace import Workspace
 from persona_tui.datasets.records import (
     archetype_path,
     check_archetype_free,
@@ -32,14 +30,15 @@ from persona_tui.datasets.records import (
     read_roles,
     read_safety,
 )
+from persona_tui.datasets.templates import check_description, fallback_prompts
 from persona_tui.extraction.axes import axes_work, extract_axes
-from persona_tui.extraction.baseline import BASELINE_FILE, Baseline
 from persona_tui.extraction.bench import question_cost, question_count
 from persona_tui.extraction.calibration import calibrated, find_band, fit_contrast
 from persona_tui.extraction.checkpoints import PartialStore
 from persona_tui.extraction.distil import distil_work
 from persona_tui.extraction.extractor import ActivationExtractor, completed
-from persona_tui.extraction.plan import Work
+from persona_tui.extraction.runner import Work
+from persona_tui.extraction.sums import BASELINE_FILE, Baseline
 from persona_tui.model import Message
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.files import check_model
@@ -191,20 +190,20 @@ class PersonaStudio:
 
     # Personas -----------------------------------------------------------------------------------------------
 
-    def create_from_archetype(self, name: str, archetype: str, *, replace_old: bool = False) -> PersonaVector:
+    def create_from_archetype(self, name: str, archetype: str) -> PersonaVector:
         """Extract, save and calibrate (if configured) a persona from an archetype's system prompts.
 
         Raises:
-            PersonaTuiError: the name is taken, and the old persona is not to be replaced.
+            PersonaTuiError: the name is taken.
             DatasetError: there is no such archetype.
             VectorFileError: the model's axes are for other layers than the settings ask for.
             JobCancelled: somebody asked for that; the next call goes on.
         """
         prompts = [prompt.model_dump() for prompt in find_archetype(self.workspace, archetype)]
-        return self._create(name, prompts, None, "archetype", replace_old)
+        return self._create(name, prompts, None, "archetype")
 
     def create_from_prompts(
-        self, name: str, prompts: Sequence[str], description: str | None = None, *, replace_old: bool = False
+        self, name: str, prompts: Sequence[str], description: str | None = None
     ) -> PersonaVector:
         """Extract, save and calibrate (if configured) a persona from system prompts; write nothing else.
 
@@ -212,10 +211,9 @@ class PersonaStudio:
             name: its name.
             prompts: the system prompts.
             description: who it is, if a model drafted the prompts from that.
-            replace_old: whether a persona of that name may be replaced.
 
         Raises:
-            PersonaTuiError: the name is taken, and the old persona is not to be replaced.
+            PersonaTuiError: the name is taken.
             DatasetError: there are no prompts.
             VectorFileError: the model's axes are for other layers than the settings ask for.
             JobCancelled: somebody asked for that; the next call goes on.
@@ -223,15 +221,13 @@ class PersonaStudio:
         written_by = "people" if description is None else "model"
         records = [{"system_prompt": prompt, "source": written_by} for prompt in prompts]
         source = "prompts" if description is None else "generated"
-        return self._create(name, records, description, source, replace_old)
+        return self._create(name, records, description, source)
 
     def create_from_description(
         self,
         name: str,
         description: str,
         generator: DatasetGenerator | None = None,
-        *,
-        replace_old: bool = False,
     ) -> PersonaVector:
         """Write system prompts for a character, keep them as an archetype of that name, and extract it.
 
@@ -239,22 +235,21 @@ class PersonaStudio:
             name: its name.
             description: who it is.
             generator: writes the prompts with a model; None = they are put together from the description.
-            replace_old: whether a persona of that name may be replaced.
 
         Raises:
-            PersonaTuiError: the name is taken, and the old persona is not to be replaced.
+            PersonaTuiError: the name is taken.
             DatasetError: there is an archetype of that name with other prompts, which is never replaced.
             GenerationError: no system prompts could be made from the description.
             VectorFileError: the model's axes are for other layers than the settings ask for.
             JobCancelled: somebody asked for that; the next call goes on.
         """
         if generator is None:
-            prompts = self.write_prompts(name, description, replace_old=replace_old)
-            return self._create(name, prompts, description, "generated", replace_old)
+            prompts = self.write_prompts(name, description)
+            return self._create(name, prompts, description, "generated")
         check_description(description)
         if f"persona-{name}" not in self.partial.interrupted():
             check_archetype_free(self.workspace, name)
-        self._check_free(name, None, replace_old)
+        self._check_free(name, None)
         generator.partial = self.partial
         with self.job(f"persona-{name}", description=description):
             prompts = generator.generate_persona_prompts(description, PROMPTS_PER_PERSONA)
@@ -267,9 +262,7 @@ class PersonaStudio:
             persona = self._extracted(name, prompts, description, "generated", pending=enabled)
         return self._calibrated(persona) if enabled else persona
 
-    def write_prompts(
-        self, name: str, description: str, *, replace_old: bool = False
-    ) -> list[dict[str, Any]]:
+    def write_prompts(self, name: str, description: str) -> list[dict[str, Any]]:
         """Put a described character's system prompts together, in its archetype's file, for people to edit.
 
         The arguments and errors are those of `create_from_description`.
@@ -277,7 +270,7 @@ class PersonaStudio:
         check_description(description)
         texts = fallback_prompts(description, PROMPTS_PER_PERSONA)
         check_archetype_free(self.workspace, name, [each["system_prompt"] for each in texts])
-        self._check_free(name, [each["system_prompt"] for each in texts], replace_old)
+        self._check_free(name, [each["system_prompt"] for each in texts])
         prompts: list[dict[str, Any]] = [
             {"id": f"prompt_{number:03d}", **each, "source": "fallback"}
             for number, each in enumerate(texts, 1)
@@ -441,15 +434,13 @@ class PersonaStudio:
         self._save(persona)
         return persona
 
-    def _check_free(
-        self, name: str, prompts: Sequence[str] | None, replace_old: bool
-    ) -> PersonaVector | None:
+    def _check_free(self, name: str, prompts: Sequence[str] | None) -> PersonaVector | None:
         """Raise an unusable name's error now and not after the work.
 
         Returns:
             What an earlier call with the same prompts has made and not yet calibrated.
         """
-        if not self.manager.path_of(safe_name(name)).is_file() or replace_old:
+        if not self.manager.path_of(safe_name(name)).is_file():
             return None
         old = self.manager.get(name)
         if prompts is not None and old.metadata.get("pending") and old.metadata["prompts"] == list(prompts):
@@ -462,11 +453,10 @@ class PersonaStudio:
         prompts: Sequence[dict[str, Any]],
         description: str | None,
         source: str,
-        replace_old: bool,
     ) -> PersonaVector:
         """Extract and save; then calibrate and save again, if that is configured."""
         texts = [str(each["system_prompt"]) for each in prompts]
-        persona = self._check_free(name, texts, replace_old)
+        persona = self._check_free(name, texts)
         enabled = self.extractor.settings.calibration.enabled
         if persona is None:
             with self.job(f"persona-{name}", prompts=texts):

@@ -17,7 +17,7 @@ from torch import Tensor
 from persona_tui.core.config import override
 from persona_tui.core.processes import processes
 from persona_tui.extraction.extractor import ActivationExtractor
-from persona_tui.extraction.plan import Work, dataset_hash, persona_requests
+from persona_tui.extraction.runner import Work, dataset_hash, persona_requests
 from persona_tui.model import Request
 from persona_tui.vectors.roles import RoleMeans
 

@@ -12,7 +12,9 @@ from statistics import linear_regression
 START = (0.25, 0.5, 1.0)
 MOST_STEPS = 5  # how often the search goes on beyond either end
 
-ENOUGH = 0.9  # nearly what its system prompts achieve; a persona needs not be louder
+# Of what its system prompts achieve: a persona needs not be louder. A louder one keeps less to the question,
+# loses fluency, and may be louder still on other questions than these dozen.
+ENOUGH = 0.8
 TIE = 0.02  # expressions as close as this are equal
 BEYOND = (
     1.4  # times the louder of two sizes, or a share of the quieter one, is the third where those do not do
@@ -87,7 +89,7 @@ def third(quiet: Point, loud: Point, margin: float) -> float:
     """Return the size to measure after these two: a louder one, a quieter one, or one between them."""
     if loud.fluent(margin) and loud.expression < ENOUGH:
         return loud.coefficient * BEYOND
-    if not quiet.fluent(margin):
+    if not quiet.fluent(margin) or quiet.expression > ENOUGH:
         return quiet.coefficient / BEYOND
     return math.sqrt(quiet.coefficient * loud.coefficient)
 

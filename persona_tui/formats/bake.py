@@ -149,8 +149,8 @@ def _small(config: LlamaConfig) -> LlamaConfig:
 
 def _compare(model: PreTrainedModel, baked: LlamaForCausalLM, vectors: Mapping[int, Tensor]) -> float:
     """The largest difference of the logits of random tokens, live steering against the baked model."""
-    from persona_tui.model.blocks import find_blocks, hidden_size
-    from persona_tui.model.interventions import Interventions
+    from persona_tui.model.architecture import find_blocks, hidden_size
+    from persona_tui.model.request import Interventions
     from persona_tui.model.residual import ResidualHooks
 
     generator = torch.Generator().manual_seed(0)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from persona_tui.core.plain_files import read_plain
+from persona_tui.core.documents import read_plain
 from persona_tui.formats.direction import Direction, refuse
 
 Indices = Literal["auto", "blocks", "hidden-states"]

@@ -12,8 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as parse_tensors
 from torch import Tensor
 
-from persona_tui.core.documents import json_value
-from persona_tui.core.plain_files import open_plain, read_plain
+from persona_tui.core.documents import json_value, open_plain, read_plain
 from persona_tui.formats.direction import Direction, refuse
 from persona_tui.formats.pickled import MOST_BYTES, Indices, read_pickled
 

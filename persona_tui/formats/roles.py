@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from persona_tui.core.documents import json_value
+from persona_tui.core.documents import json_value, read_plain
 from persona_tui.core.errors import DatasetError
-from persona_tui.core.plain_files import read_plain
-from persona_tui.core.workspace import safe_name
+from persona_tui.core.files import safe_name
 
 
 @dataclass(frozen=True)

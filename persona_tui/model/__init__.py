@@ -9,13 +9,10 @@ from persona_tui.core.lazy import lazily
 
 if TYPE_CHECKING:
     from persona_tui.model.backend import Backend
-    from persona_tui.model.interventions import Cap, Interventions
-    from persona_tui.model.request import Request, conversation
+    from persona_tui.model.request import Cap, Interventions, Message, Request, Watch, conversation
     from persona_tui.model.residual import ResidualHooks
-    from persona_tui.model.results import Activations, Generation, Likelihood, Reading, TokenEvent
+    from persona_tui.model.results import Activations, Finish, Generation, Likelihood, Reading, TokenEvent
     from persona_tui.model.sampling import Sampling
-    from persona_tui.model.steps import Finish, Watch
-    from persona_tui.model.text import Message
     from persona_tui.model.wrapper import ModelWrapper
 
 __all__ = [
@@ -37,16 +34,15 @@ __all__ = [
     "conversation",
 ]
 
-_RESULTS = ("Activations", "Generation", "Likelihood", "Reading", "TokenEvent")
+_RESULTS = ("Activations", "Finish", "Generation", "Likelihood", "Reading", "TokenEvent")
+_REQUEST = ("Cap", "Interventions", "Request", "Watch", "conversation")
 __getattr__ = lazily(
     __name__,
     dict.fromkeys(_RESULTS, "persona_tui.model.results")
-    | dict.fromkeys(("Cap", "Interventions"), "persona_tui.model.interventions")
-    | dict.fromkeys(("Finish", "Watch"), "persona_tui.model.steps")
-    | dict.fromkeys(("Request", "conversation"), "persona_tui.model.request")
+    | dict.fromkeys(_REQUEST, "persona_tui.model.request")
     | {
         "Backend": "persona_tui.model.backend",
-        "Message": "persona_tui.model.text",
+        "Message": "persona_tui.model.request",
         "ModelWrapper": "persona_tui.model.wrapper",
         "ResidualHooks": "persona_tui.model.residual",
         "Sampling": "persona_tui.model.sampling",

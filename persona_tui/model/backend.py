@@ -11,19 +11,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
-from persona_tui.core.identity import ModelSketch
-from persona_tui.model.distil import Distillation
-from persona_tui.model.interventions import Interventions
-from persona_tui.model.request import Request
-from persona_tui.model.results import Activations, Generation, Likelihood, Reading, TokenEvent
-from persona_tui.model.sampling import Sampling
-from persona_tui.model.steps import Poll, Watch
-from persona_tui.model.text import Message, Rendering
+if TYPE_CHECKING:
+    from persona_tui.core.identity import ModelSketch
+    from persona_tui.model.distil import Distillation
+    from persona_tui.model.request import Interventions, Message, Poll, Request, Watch
+    from persona_tui.model.results import Activations, Generation, Likelihood, Reading, TokenEvent
+    from persona_tui.model.sampling import Sampling
+    from persona_tui.model.text import Rendering
 
 Axes = Mapping[str, Mapping[int, Tensor]]
 
@@ -175,7 +174,7 @@ class Backend(Protocol):
     def distillation(
         self, lessons: Sequence[tuple[list[Message], list[Message], str]], emphasis: float = 1.0
     ) -> Distillation:
-        """Prepare to fit vectors; see `TextReader.distillation`."""
+        """Prepare to fit vectors; see `LoadedModel.distillation`."""
         ...
 
     def read_messages(self, conversations: Sequence[list[Message]], layers: Sequence[int]) -> list[Reading]:

@@ -29,11 +29,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from persona_tui.core.errors import GenerationError
+from persona_tui.model.architecture import NOT_FINITE, clear_memory_errors, device_of
 from persona_tui.model.batching import MemoryLimit
-from persona_tui.model.blocks import device_of
 from persona_tui.model.forced import Passage, response_logits
-from persona_tui.model.forward import clear_memory_errors
-from persona_tui.model.residual import NOT_FINITE
 
 # Of the teacher's distribution the likeliest tokens are kept one by one, and what is left as one: together
 # they have nearly all of what a system prompt changes, in a thousandth of the memory.

@@ -13,9 +13,8 @@ from typing import Any
 
 from huggingface_hub import get_safetensors_metadata, hf_hub_download
 
-from persona_tui.core.documents import json_value
+from persona_tui.core.documents import json_value, read_plain
 from persona_tui.core.errors import ModelLoadError
-from persona_tui.core.plain_files import read_plain
 from persona_tui.model.files import (
     TensorInfo,
     check_folder,

@@ -11,9 +11,8 @@ from typing import Any
 
 from huggingface_hub import constants
 
-from persona_tui.core.documents import json_value
+from persona_tui.core.documents import json_value, open_plain, read_plain
 from persona_tui.core.errors import ModelLoadError
-from persona_tui.core.plain_files import open_plain, read_plain
 
 CONFIG = "config.json"
 # The kinds of weights, the one that is used first; and what lists their parts, where they are several.

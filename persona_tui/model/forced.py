@@ -16,10 +16,16 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from persona_tui.core.errors import GenerationError
+from persona_tui.model.architecture import (
+    NOT_FINITE,
+    accepted_arguments,
+    clear_memory_errors,
+    device_of,
+    find_decoder,
+    text_config,
+)
 from persona_tui.model.batching import MemoryLimit, batches
-from persona_tui.model.blocks import device_of, find_decoder, text_config
-from persona_tui.model.forward import accepted_arguments, clear_memory_errors
-from persona_tui.model.residual import NOT_FINITE, ResidualHooks, StopForward
+from persona_tui.model.residual import ResidualHooks, StopForward
 
 T = TypeVar("T")
 

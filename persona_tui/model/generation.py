@@ -20,12 +20,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 from persona_tui.core.errors import GenerationError
-from persona_tui.model.blocks import context_length, device_of
-from persona_tui.model.compiled import CompiledForward
-from persona_tui.model.forward import (
+from persona_tui.model.architecture import (
     Overflow,
     accepted_arguments,
     append_rows,
@@ -33,12 +31,17 @@ from persona_tui.model.forward import (
     check_finite,
     check_fits,
     clear_memory_errors,
+    context_length,
+    device_of,
     grows,
+    new_cache,
     returned_cache,
 )
+from persona_tui.model.compiled import CompiledForward
+from persona_tui.model.request import Batch, Poll
 from persona_tui.model.residual import ResidualHooks, StopForward
+from persona_tui.model.results import Finish, Step
 from persona_tui.model.sampling import Sampler, Sampling, plausible
-from persona_tui.model.steps import Batch, Finish, Poll, Step
 
 _DROPPED = 8  # rows go once one in so many has finished: each time, the whole cache is copied
 
@@ -105,7 +108,7 @@ class _Decoding:
         ]
         self.input = torch.tensor(padded, device=self.device)
         # Of its own, the model makes one in its first pass.
-        self.cache: Cache | None = None if self.own_cache else DynamicCache(config=self.model.config)
+        self.cache: Cache | None = None if self.own_cache else new_cache(self.model.config)
         positions = torch.arange(width)[None] - (width - lengths)[:, None]
         self.positions = positions.clamp(min=0).to(self.device)
         self.width = width
@@ -178,7 +181,7 @@ class _Decoding:
         if self.compiled is not None:
             cache: Cache = self.compiled.cache(self.mask.shape[1] if self.mask is not None else read)
         else:
-            cache = DynamicCache(config=self.model.config)
+            cache = new_cache(self.model.config)
         mask = None if self.mask is None else self.mask[torch.tensor(places, device=self.device), :read]
         inputs = torch.tensor(ids, device=self.device)
         self.model(**self._arguments(inputs, positions.clamp(min=0).to(self.device), mask, cache))

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from persona_tui.core.documents import open_plain
 from persona_tui.core.errors import JobCancelled, ModelLoadError
-from persona_tui.core.plain_files import open_plain
 from persona_tui.model.sources import Report, Source, SourceRecord, folder_of, seen_at, write_record
 
 if TYPE_CHECKING:

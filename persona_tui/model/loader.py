@@ -30,7 +30,7 @@ from transformers.utils import logging as transformers_logging
 from persona_tui.core.errors import JobCancelled, ModelLoadError, nearest
 from persona_tui.core.processes import launched, local_place
 from persona_tui.model import sources
-from persona_tui.model.blocks import find_blocks
+from persona_tui.model.architecture import find_blocks
 from persona_tui.model.files import cached_folder, check_loadable
 from persona_tui.model.gguf import unpack
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from persona_tui.model import text
 from persona_tui.model.control import template_text
-from persona_tui.model.text import Message, Rendering
+from persona_tui.model.request import Message
+from persona_tui.model.text import Rendering
 from persona_tui.model.wrapper import ModelWrapper
 
 

@@ -15,10 +15,16 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from persona_tui.core.errors import GenerationError
-from persona_tui.model.blocks import device_of, find_decoder
-from persona_tui.model.forward import accepted_arguments, cache_argument, clear_memory_errors
-from persona_tui.model.interventions import Interventions
-from persona_tui.model.residual import NOT_FINITE, ResidualHooks, StopForward
+from persona_tui.model.architecture import (
+    NOT_FINITE,
+    accepted_arguments,
+    cache_argument,
+    clear_memory_errors,
+    device_of,
+    find_decoder,
+)
+from persona_tui.model.request import Interventions
+from persona_tui.model.residual import ResidualHooks, StopForward
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from persona_tui.core.errors import GenerationError
-from persona_tui.core.ranges import PLAUSIBILITY
-from persona_tui.model.blocks import device_of
-from persona_tui.model.interventions import Cap, Interventions
+from persona_tui.core.mix import PLAUSIBILITY
+from persona_tui.model.architecture import NOT_FINITE, device_of
 from persona_tui.model.parts import part_means
+from persona_tui.model.request import Cap, Interventions
 
 
 class StopForward(Exception):
@@ -138,11 +138,6 @@ class Capture:
         picked = torch.stack([self._picked[layer].cpu() for layer in self.layers], dim=1)
         _check_finite(picked)
         return picked
-
-
-NOT_FINITE = (
-    "The model's numbers overflowed: lower the strength, or load it with --dtype bfloat16 or float32."
-)
 
 
 def _check_finite(read: Tensor) -> None:

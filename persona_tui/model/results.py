@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
-from persona_tui.model.steps import Finish
+Finish = Literal["stop", "length", "cancelled", "refused"]  # the last one: by a guard that watched
 
 
 @dataclass(frozen=True)
@@ -108,3 +109,41 @@ class Likelihood:
 
     logprob: float
     n_tokens: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One token for every row that was still being written.
+
+    Attributes:
+        index: the token's place in the response, from 0.
+        rows: which rows of the batch the other lists are about.
+        tokens: the token ids; a row with finish "stop" has its end-of-turn token here.
+        logprobs: of those tokens, in nats, under the model (before temperature and top-p); 0 if not wanted.
+        entropies: of the model's choice at that place, in nats: 0 = it was certain, or not wanted.
+        lifts: how far the floors lifted the position that chose the token, summed over the layers.
+        projections: per row, in the order of the hooks' axes, at that same position.
+        finish: why a row ends with this token, or None.
+        read: what a watch has read, by row of the whole batch: the mean `[rows, layers, hidden]` over the
+            prompt's spans (first step) or over the reply's tokens so far, the one chosen now left out.
+        read_last: in the first step also the last prompt token, `[rows, layers, hidden]`.
+        likeliest: the likeliest tokens at each place with their log-probabilities, the best first; None if
+            not wanted.
+        read_parts: in the first step also the parts of each row's message, `[parts, layers, hidden]` each.
+        nats: of those tokens, log-probability less that under the row's twin; None where there is none, or
+            where log-probabilities are not wanted.
+    """
+
+    index: int
+    rows: list[int]
+    tokens: list[int]
+    logprobs: list[float]
+    entropies: list[float]
+    lifts: list[float]
+    projections: list[list[float]]
+    finish: list[Finish | None]
+    nats: list[float | None]
+    read: Tensor | None = None
+    read_last: Tensor | None = None
+    likeliest: list[list[tuple[int, float]]] | None = None
+    read_parts: Sequence[Tensor] = ()

@@ -5,16 +5,19 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 
 from persona_tui.core.errors import GenerationError
-from persona_tui.core.ranges import LOWEST_TEMPERATURE, NEW_TOKENS, TEMPERATURE, TOP_P
+from persona_tui.core.mix import LOWEST_TEMPERATURE, NEW_TOKENS, TEMPERATURE, TOP_P
+
+if TYPE_CHECKING:
+    from persona_tui.core.config import GenerationSettings
 
 _NOISE_BLOCK = 64  # tokens for which a row's random numbers are drawn at once
-_LIKELY_TOKENS = 256  # tokens that usually hold all of top-p's probability
+_FEW_TOKENS = (32, 256)  # how many tokens mostly hold all of top-p's probability, and nearly always
 _DRAW_BLOCK = 256  # neighbouring tokens that are drawn from as one before one of them is
 _SEED_STEP = 1_000_003  # keeps the rows of neighbouring seeds apart
 
@@ -43,6 +46,11 @@ class Sampling:
         TEMPERATURE.check("temperature", self.temperature, GenerationError)
         TOP_P.check("top_p", self.top_p, GenerationError)
 
+    @classmethod
+    def of(cls, settings: GenerationSettings) -> Self:
+        """Return how replies are sampled by default, as the settings have it."""
+        return cls(settings.max_new_tokens, settings.temperature, settings.top_p, settings.seed)
+
     def with_seed(self) -> Self:
         """The same with a seed, drawn now if there is none, so that it can be done again."""
         return self if self.seed is not None else replace(self, seed=secrets.randbits(31))
@@ -60,14 +68,20 @@ def keep_top_p(probabilities: Tensor, top_p: float | Tensor) -> Tensor:
         top_p: for all rows, or `[rows, 1]`, one for each.
     """
     vocabulary = probabilities.shape[-1]
+    least = probabilities.new_empty(len(probabilities), 1)
+    left: Tensor | slice = slice(None)  # the rows whose least kept probability is not known yet
     # Sorting a vocabulary can cost more than a small model's forward pass, and a few tokens mostly suffice.
-    for size in (min(_LIKELY_TOKENS, vocabulary), vocabulary):
-        top = probabilities.topk(size).values
+    for size in (*(few for few in _FEW_TOKENS if few < vocabulary), vocabulary):
+        top = probabilities[left].topk(size).values
+        wanted = top_p[left] if isinstance(top_p, Tensor) else top_p
         reached = top.cumsum(-1)
-        if size == vocabulary or bool((reached[:, -1:] >= top_p).all()):
+        last = (reached - top < wanted).sum(-1, keepdim=True) - 1
+        least[left] = top.gather(-1, last)
+        missing = (reached[:, -1:] < wanted).squeeze(1)
+        if size == vocabulary or not bool(missing.any()):
             break
-    last = (reached - top < top_p).sum(-1, keepdim=True) - 1
-    return probabilities.where(probabilities >= top.gather(-1, last), 0)
+        left = missing.nonzero().squeeze(1) if isinstance(left, slice) else left[missing]
+    return (probabilities >= least).to(probabilities.dtype).mul_(probabilities)
 
 
 def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:

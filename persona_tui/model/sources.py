@@ -29,10 +29,9 @@ from typing import Any, Literal
 
 from platformdirs import user_cache_dir
 
-from persona_tui.core.documents import json_value
+from persona_tui.core.documents import json_value, open_plain, read_plain
 from persona_tui.core.errors import ModelLoadError, WorkspaceError, nearest
 from persona_tui.core.files import atomic_write_text
-from persona_tui.core.plain_files import open_plain, read_plain
 
 AUTO, STARTER, TINY, BUILTIN = "auto", "starter", "tiny", "builtin"
 OLLAMA = "ollama:"

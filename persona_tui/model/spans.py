@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from persona_tui.core.errors import GenerationError, MemoryShortage
-from persona_tui.model import blocks, text
+from persona_tui.model import text
+from persona_tui.model.architecture import clear_memory_errors, find_blocks, find_decoder
 from persona_tui.model.control import control_tokens
 from persona_tui.model.forced import Passage, in_batches, token_budget
-from persona_tui.model.forward import clear_memory_errors
+from persona_tui.model.request import Message, is_continued
 from persona_tui.model.residual import StopForward
-from persona_tui.model.text import Message
 
 if TYPE_CHECKING:
     from persona_tui.model.wrapper import ModelWrapper
@@ -209,7 +209,7 @@ class _Plan:
     def _before(self, messages: Sequence[Message]) -> str:
         """What stands before the reply to some messages, marked; a reply to a reply is part of its turn."""
         rendered = text.render_marked(self._tokenizer, messages, self._model.rendering)
-        return rendered + (text.BETWEEN if text.is_continued(messages) else "")
+        return rendered + (text.BETWEEN if is_continued(messages) else "")
 
     def _encoded(self, marked: str) -> list[int]:
         return text.encode_marked(self._tokenizer, marked, special=not self._chat)
@@ -273,7 +273,7 @@ def _readings(
 @torch.inference_mode()
 def _means(model: ModelWrapper, rows: Sequence[_Planned], layers: list[int]) -> Tensor:
     """`[rows, spans, layers, hidden]`, float32 on the CPU; rows with fewer spans than others end in zeros."""
-    decoder, stack = blocks.find_decoder(model.model), blocks.find_blocks(model.model)
+    decoder, stack = find_decoder(model.model), find_blocks(model.model)
     width = max(len(row.ids) for row in rows)
     # Padding stands behind every real token, so that none of them ever sees it.
     padded = [row.ids + [row.ids[-1]] * (width - len(row.ids)) for row in rows]

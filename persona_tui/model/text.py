@@ -13,9 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from persona_tui.core.errors import GenerationError
 from persona_tui.model.control import THOUGHTS, control_tokens, template_text
+from persona_tui.model.request import Message, is_continued
 from persona_tui.model.template import apply_template
-
-Message = dict[str, str]
 
 ROLES = ("system", "user", "assistant")
 BETWEEN = "\n\n"  # stands between messages of one role, which are one turn
@@ -56,11 +55,6 @@ def check_messages(messages: Sequence[Message]) -> None:
             raise GenerationError(
                 f"A message needs a role ({', '.join(ROLES)}) and a content, not {str(message)[:80]}."
             )
-
-
-def is_continued(messages: Sequence[Message]) -> bool:
-    """Whether the answer to a conversation goes on with what the assistant said last."""
-    return len(messages) > 1 and messages[-1]["role"] == "assistant"
 
 
 # What a template adds by itself -----------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 1. Its tokenizer fits its embedding, and its chat template renders.
 2. One pass over a few tokens without a cache, and the same with one, a step at a time: a long row and a short
    one beside it, padded, as replies are written. Both must come to the same, finite numbers.
+3. The pass without a cache once more, with packed weights (`model/packed.py`): some architectures use theirs
+   in other ways than to multiply.
 
 What was found is kept in the user's cache folder, so that it costs nothing the second time.
 """
@@ -21,21 +23,23 @@ import transformers
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from persona_tui.core.documents import json_value
+from persona_tui.core.documents import json_value, read_plain
 from persona_tui.core.errors import GenerationError, ModelLoadError, WorkspaceError
 from persona_tui.core.files import atomic_write_text
-from persona_tui.core.plain_files import read_plain
 from persona_tui.model import text
-from persona_tui.model.blocks import device_of, find_blocks, hidden_size
-from persona_tui.model.forward import (
+from persona_tui.model.architecture import (
     accepted_arguments,
     cache_argument,
     check_finite,
     clear_memory_errors,
+    device_of,
+    find_blocks,
+    hidden_size,
     returned_cache,
 )
+from persona_tui.model.packed import packed
 
-_VERSION = 1
+_VERSION = 2
 _TOKENS = 16  # of the long row; the short one has half as many
 _STEPS = 3  # the last tokens, which are read one by one
 _FURTHEST_APART = 0.002  # in standard deviations of the logits; a wrong cache makes 0.1 and more
@@ -50,10 +54,12 @@ class Trial:
     Attributes:
         reason: why the model cannot be used; empty = it can.
         own_cache: whether it writes right only with the cache that it makes itself.
+        packs: whether it computes the same with packed weights.
     """
 
     reason: str = ""
     own_cache: bool = False
+    packs: bool = False
 
 
 def try_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Trial:
@@ -122,9 +128,18 @@ def _compared(model: PreTrainedModel, ids: list[int]) -> Trial:
             failure = failure or f"it takes no cache ({type(error).__name__})"
             continue
         if apart <= furthest:
-            return Trial(own_cache=own)
+            return Trial(own_cache=own, packs=_packs(model, rows, device, expected))
         failure = f"with a cache its output differs ({apart:.2g} standard deviations apart)"
     return Trial(failure)
+
+
+def _packs(model: PreTrainedModel, rows: list[list[int]], device: torch.device, expected: Tensor) -> bool:
+    with packed(model):
+        try:
+            found = _without_cache(model, rows, device)
+        except (RuntimeError, TypeError, ValueError):
+            return False
+    return _apart(expected, found) <= (_FURTHEST_APART if _precise(model) else _FURTHEST_IN_HALF)
 
 
 def _shape_taker(shapes: set[tuple[int, ...]]) -> Any:

@@ -9,20 +9,17 @@ from dataclasses import replace
 from torch import Tensor
 
 from persona_tui.model import loader, sources, text
-from persona_tui.model.control import thought_tokens
 from persona_tui.model.generation import decode
-from persona_tui.model.interventions import Cap, Interventions
-from persona_tui.model.loaded import Axes
-from persona_tui.model.reader import TextReader, answered, captured_activations
-from persona_tui.model.request import Request, conversation
+from persona_tui.model.packed import pack
+from persona_tui.model.reader import Axes, LoadedModel, answered, captured_activations
+from persona_tui.model.request import Batch, Cap, Interventions, Poll, Request, Watch, conversation
 from persona_tui.model.residual import ResidualHooks
-from persona_tui.model.results import Activations, Generation, Reading, TokenEvent
+from persona_tui.model.results import Activations, Finish, Generation, Reading, Step, TokenEvent
 from persona_tui.model.sampling import Sampling
-from persona_tui.model.steps import Batch, Finish, Poll, Step, Watch
 from persona_tui.model.trial import tried
 
 
-class ModelWrapper(TextReader):
+class ModelWrapper(LoadedModel):
     """A causal language model that can be steered, capped and read.
 
     Layer i is the output of decoder block i, counted from 0. Not for use from several threads at once.
@@ -30,6 +27,7 @@ class ModelWrapper(TextReader):
     Attributes:
         rendering: the date and the default system prompt that the chat template writes, fixed when the model
             is wrapped. Record it with what is made, and set it to what was recorded to make that again.
+        guides: whether a row can have a twin that it is guided by.
         own_cache: whether the model makes its cache itself, as something else than keys and values is in it.
     """
 
@@ -52,7 +50,10 @@ class ModelWrapper(TextReader):
         model, tokenizer = loader.load(name, device, dtype, quantization, trust_remote_code)
         chosen = sources.chosen(name)
         wrapper = cls(model, tokenizer, chosen, sources.resolve(name).identity)
-        wrapper.own_cache = tried(model, tokenizer, chosen, wrapper.identity).own_cache
+        trial = tried(model, tokenizer, chosen, wrapper.identity)
+        wrapper.own_cache = trial.own_cache
+        if trial.packs:
+            pack(model)
         return wrapper
 
     # Generation ---------------------------------------------------------------------------------------------
@@ -113,16 +114,7 @@ class ModelWrapper(TextReader):
         outputs: list[list[int]] = [[] for _ in batch.prompts]
         finishes: list[Finish] = ["cancelled"] * len(outputs)
         steps = 0
-        for step in decode(
-            self.model,
-            batch,
-            sampling,
-            hooks,
-            stop=stop,
-            likelihoods=False,
-            compiled=self._compiled,
-            own_cache=self.own_cache,
-        ):
+        for step in self._steps(batch, sampling, hooks, stop=stop, likelihoods=False):
             steps += 1
             for row, token, finish in zip(step.rows, step.tokens, step.finish, strict=True):
                 if token not in self._end_tokens:
@@ -132,6 +124,19 @@ class ModelWrapper(TextReader):
             if on_step is not None:
                 on_step()
         return outputs, finishes, steps
+
+    def _steps(
+        self,
+        batch: Batch,
+        sampling: Sampling,
+        hooks: ResidualHooks,
+        poll: Poll | None = None,
+        stop: threading.Event | None = None,
+        likelihoods: bool = True,
+    ) -> Iterator[Step]:
+        return decode(
+            self.model, batch, sampling, hooks, poll, stop, likelihoods, self._compiled, self.own_cache
+        )
 
     def stream(
         self,
@@ -171,26 +176,9 @@ class ModelWrapper(TextReader):
         poll = interventions if callable(interventions) else None
         if isinstance(interventions, Interventions):
             hooks.apply(interventions)
-        writers = [
-            text.TextStream(
-                self.tokenizer,
-                self._stops_of(each),
-                prompt[-1:] if each.continued else (),
-                self._opened(each),
-            )
-            for each, prompt in zip(requests, batch.prompts, strict=True)
-        ]
+        writers = [self._writer(each, prompt) for each, prompt in zip(requests, batch.prompts, strict=True)]
         unfinished = dict.fromkeys(range(len(requests)), 0)  # row -> tokens so far
-        for step in decode(
-            self.model,
-            batch,
-            sampling,
-            hooks,
-            poll,
-            stop,
-            compiled=self._compiled,
-            own_cache=self.own_cache,
-        ):
+        for step in self._steps(batch, sampling, hooks, poll, stop):
             yield from self._message_readings(step, batch)
             for event in self._events(step, hooks.axis_names, writers, requests):
                 unfinished[event.row] = event.index + 1
@@ -203,6 +191,10 @@ class ModelWrapper(TextReader):
                 yield _cancelled(row, unfinished.pop(row), writers[row])
         for row, index in unfinished.items():
             yield _cancelled(row, index, writers[row])
+
+    def _writer(self, request: Request, prompt: Sequence[int]) -> text.TextStream:
+        before = prompt[-1:] if request.continued else ()
+        return text.TextStream(self.tokenizer, self._stops_of(request), before, self._opened(request))
 
     def _message_readings(self, step: Step, batch: Batch) -> Iterator[TokenEvent]:
         """What a watch has read of each row's message, in the pass that has chosen its first token."""
@@ -265,7 +257,7 @@ class ModelWrapper(TextReader):
             prompts=prompts,
             seeds=seeds,
             end_tokens=self._end_tokens,
-            pad_token=text.pad_token(self.tokenizer, self._vocabulary),
+            pad_token=self._pad_token,
             ended=self._spells_stop(requests) if any(map(self._stops_of, requests)) else None,
             watch=watch,
             spans=spans,
@@ -273,7 +265,7 @@ class ModelWrapper(TextReader):
             samplings=[each.sampling or sampling for each in requests],
             stops=[each.stop for each in requests] if any(each.stop for each in requests) else (),
             likeliest=max(each.likeliest for each in requests),
-            thoughts=thought_tokens(self.tokenizer),
+            thoughts=self._thoughts,
         )
 
     def _opened(self, request: Request) -> str:

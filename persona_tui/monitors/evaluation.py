@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from persona_tui.core.documents import json_value
+from persona_tui.core.documents import json_value, read_plain
 from persona_tui.core.errors import MonitorError
 from persona_tui.core.files import atomic_write_text
 from persona_tui.core.jobs import JobContext
-from persona_tui.core.plain_files import read_plain
 from persona_tui.core.statistics import (
     FIGURES,
     Flags,

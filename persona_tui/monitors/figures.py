@@ -13,7 +13,6 @@ import numpy as np
 
 from persona_tui.core.errors import MonitorError
 from persona_tui.core.statistics import Numbers, performance
-from persona_tui.model import conversation
 from persona_tui.monitors.evaluation import Evaluation, ScoredQuery
 from persona_tui.monitors.fitter import CONSENSUS, PROBE
 from persona_tui.monitors.monitor import SelfMonitor
@@ -347,10 +346,6 @@ def check_all(monitor: SelfMonitor, text: str) -> dict[str, Verdict]:
         MonitorError: the text is empty, or the monitor was loaded without its model.
         GenerationError: the text does not fit the model's context.
     """
-    if monitor.model is None:
-        raise MonitorError(f'the monitor "{monitor.name}" was loaded without a model, which checking needs')
-    if not text.strip():
-        raise MonitorError("an empty text cannot be checked")
     layers = sorted({layer for method in monitor.detectors for layer in monitor.layers_of(method)})
-    reading = monitor.model.read_messages([conversation(text)], layers)[0]
+    (reading,) = monitor.read([text], layers)
     return {method: monitor.judge(reading, "message", method) for method in monitor.detectors}

@@ -12,9 +12,10 @@
 3. In mode `refuse`, a dangerous verdict ends the stream: its event has the finish "refused", and no text. If
    it was about the message, nothing has been written.
 
-No pass of the model is made for a guard, and turning it on changes no token. While personas or capping are
-at work, what is judged are the steered activations: a monitor is fitted without steering, so that strong
-steering moves its scores. With a system prompt or earlier turns, a message is read in their context.
+No pass of the model is made for a guard, unless a message is in disguise (`disguise.plainly`): that one is
+read again, plainly and alone. Turning a guard on changes no token. While personas or capping are at work,
+what is judged are the steered activations: a monitor is fitted without steering, so that strong steering
+moves its scores. With a system prompt or earlier turns, a message is read in their context.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Guard:
     """What is done about dangerous messages and replies. The mode may change at any time, from any thread.
 
     Attributes:
+        asked: the message that is being judged, if it is known.
         message: the verdict about the last message that was judged, None before that.
         reply: the latest verdict about the reply that followed it, None if there is none yet.
     """
@@ -61,6 +63,7 @@ class Guard:
         self._weakness = weakness
         self._mode: GuardMode = mode
         self._monitor: SelfMonitor | None = None
+        self.asked = ""
         self.message: Verdict | None = None
         self.reply: Verdict | None = None
 
@@ -126,11 +129,16 @@ class Guard:
             return False
         return True
 
-    def over(self, events: Iterable[TokenEvent]) -> Generator[TokenEvent, None, None]:
+    def over(self, events: Iterable[TokenEvent], asked: str = "") -> Generator[TokenEvent, None, None]:
         """The events of a stream that reads what `watch` asks for, with verdicts, up to a refusal.
 
         Of a stream with several rows, a refusal of one ends all.
+
+        Args:
+            events: the stream.
+            asked: the message that it answers.
         """
+        self.asked = asked
         self.message = self.reply = None
         events = iter(events)
         try:
@@ -148,6 +156,7 @@ class Guard:
         """Return the next event of a watched row as it is judged; after one with the finish "refused", the
         row is over.
         """
+        from persona_tui.monitors.disguise import plainly
         from persona_tui.monitors.events import judged, refusal
         from persona_tui.monitors.ordinary import MIN_REPLY
 
@@ -156,6 +165,8 @@ class Guard:
         if reading is None or (about == "reply" and reading.n_tokens < MIN_REPLY):
             return event
         verdict = self.monitor.judge(reading, about)
+        if about == "message" and plainly(self.asked) != self.asked:
+            verdict = self.monitor.check(self.asked)  # a pass of its own, without the disguise
         self._remember(verdict)
         refused = self._mode == "refuse" and not verdict.safe
         return refusal(event, verdict) if refused else judged(event, verdict)

@@ -15,6 +15,7 @@ from persona_tui.core.jobs import JobContext
 from persona_tui.extraction.checkpoints import PartialStore
 from persona_tui.model import ModelWrapper, Reading, Watch, conversation
 from persona_tui.monitors.detectors import Detector, Harms
+from persona_tui.monitors.disguise import plainly
 from persona_tui.monitors.fitter import FittedMethods, fit
 from persona_tui.monitors.ordinary import passing_ordinary_replies
 from persona_tui.monitors.readings import (
@@ -129,14 +130,23 @@ class SelfMonitor:
 
     def check_many(self, texts: Sequence[str], method: str | None = None) -> list[Verdict]:
         """Judge texts as messages, batched by length; errors as `check`."""
+        read = self.read(texts, self.layers_of(method))
+        return [self.judge(reading, "message", method) for reading in read]
+
+    def read(self, texts: Sequence[str], layers: Sequence[int]) -> list[Reading]:
+        """Read texts as messages, each alone and without its disguise, as when the monitor was fitted.
+
+        Raises:
+            MonitorError: a text is empty, or no model was given.
+            GenerationError: a text does not fit the model's context.
+        """
         if self.model is None:
             raise MonitorError(f'the monitor "{self.name}" was loaded without a model, which checking needs')
         if any(not text.strip() for text in texts):
             raise MonitorError("an empty text cannot be checked")
-        layers = self.layers_of(method)
-        with self.model.rendered_as(self.metadata.get("rendering")):  # as when it was fitted
-            read = self.model.read_messages([conversation(text) for text in texts], layers) if texts else []
-        return [self.judge(reading, "message", method) for reading in read]
+        with self.model.rendered_as(self.metadata.get("rendering")):
+            said = [conversation(plainly(text)) for text in texts]
+            return self.model.read_messages(said, layers) if said else []
 
     def judge(self, reading: Reading, about: About, method: str | None = None) -> Verdict:
         """Judge what was read of a message or a reply, at `layers_of` or more layers.
@@ -359,7 +369,7 @@ class SelfMonitor:
         try:
             return replace(_restored(path.stem, tensors, metadata, model), note=note)
         except (KeyError, ValueError, PersonaTuiError) as error:
-            problem = f"{error} is missing" if isinstance(error, KeyError) else error
+            problem = f"{error} is missing" if isinstance(error, KeyError) else str(error).rstrip(".")
             raise VectorFileError(f"{path} cannot be used: {problem}.") from error
 
 

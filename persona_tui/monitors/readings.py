@@ -26,6 +26,7 @@ from persona_tui.core.jobs import JobContext
 from persona_tui.extraction.checkpoints import PartialStore, Tally
 from persona_tui.model import Message, ModelWrapper, Reading, conversation
 from persona_tui.monitors.detectors import Detector
+from persona_tui.monitors.disguise import plainly
 
 MESSAGE, PROMPT_LAST, REPLY = "message", "prompt_last", "reply"
 BEFORE_REPLY = "Please go on."  # what the user says before a text that is read as a reply
@@ -93,7 +94,7 @@ def read_queries(
     context: JobContext | None = None,
     partial: PartialStore | None = None,
 ) -> TextReadings:
-    """Read texts as a user's messages, at both positions.
+    """Read texts as a user's messages, without their disguise (`plainly`), at both positions.
 
     Within a job of `partial`, what is read is kept until the job has succeeded.
 
@@ -105,7 +106,7 @@ def read_queries(
     def read(some: Sequence[list[Message]]) -> list[Tensor]:
         return [torch.cat([_last(each)[None], _parts(each)]) for each in model.read_messages(some, layers)]
 
-    conversations = [conversation(query) for query in queries]
+    conversations = [conversation(plainly(query)) for query in queries]
     found = _in_chunks(model, conversations, layers, read, context, "messages", partial)
     last, whole = (torch.stack([each[place] for each in found]) for place in (0, 1))
     counts = tuple(len(each) - 1 for each in found)

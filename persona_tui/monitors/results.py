@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from persona_tui.core.files import atomic_write_text
-from persona_tui.core.workspace import Workspace, safe_name
+from persona_tui.core.files import atomic_write_text, safe_name
+from persona_tui.core.workspace import Workspace
 from persona_tui.monitors.evaluation import Evaluation, as_csv
 from persona_tui.monitors.figures import Rates, curves, dimensions, kind_of, rates
 from persona_tui.monitors.monitor import SelfMonitor

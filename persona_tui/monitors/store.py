@@ -7,12 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from persona_tui.core.documents import json_value
+from persona_tui.core.documents import json_value, read_plain
 from persona_tui.core.errors import MonitorError
-from persona_tui.core.lock import change
-from persona_tui.core.plain_files import read_plain
-from persona_tui.core.workspace import Workspace, safe_name
-from persona_tui.vectors.store import SUMMARY_FILE, VectorStore
+from persona_tui.core.files import change, safe_name
+from persona_tui.core.workspace import Workspace
+from persona_tui.vectors.files import SUMMARY_FILE, VectorStore
 
 if TYPE_CHECKING:
     from persona_tui.model import ModelWrapper

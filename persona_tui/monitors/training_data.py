@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from persona_tui.core.documents import read_plain
 from persona_tui.core.errors import DatasetError, VectorFileError
-from persona_tui.core.plain_files import read_plain
 from persona_tui.core.workspace import Workspace
 from persona_tui.datasets.records import queries_path, read_queries, read_statements, statements_path
 from persona_tui.datasets.schema import MonitorQuery

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,14 +25,14 @@ class CosineGrid:
     cosines: NDArray[np.float64]
 
 
-def cosine_grid(manager: PersonaManager, names: Sequence[str] | None = None) -> CosineGrid:
-    """Compare personas with each other, or some of them and traits (`trait:NAME`).
+def cosine_grid(manager: PersonaManager) -> CosineGrid:
+    """Compare all personas with each other.
 
     Raises:
         PersonaTuiError: there are fewer than two.
-        PersonaNotFoundError: one of the names is unknown.
+        VectorFileError: a file is damaged or belongs to another model.
     """
-    chosen = list(names) if names is not None else manager.list_available()
+    chosen = manager.list_available()
     if len(chosen) < 2:
         raise PersonaTuiError(f"A grid needs two personas; there are {len(chosen)}.")
     grid = np.full((len(chosen), len(chosen)), np.nan)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from persona_tui.core.documents import printable
 from persona_tui.core.errors import PersonaTuiError, WorkspaceError
-from persona_tui.core.printable import printable
 from persona_tui.pictures.cosines import CosineGrid
 from persona_tui.pictures.curve import curve_of
 from persona_tui.pictures.drift import Drift

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.jobs import JobContext
-from persona_tui.vectors.scales import TraceScale, axis_scale, mean_of, vector_scale
+from persona_tui.vectors.maths import TraceScale, mean_of
 
 if TYPE_CHECKING:
     from persona_tui.model import Message
@@ -25,7 +25,7 @@ class Drift:
     Attributes:
         name: of the direction.
         readings: of each reply, the mean over its tokens, on the direction's own scale: see
-            `vectors.scales`. Of an axis, that is in standard deviations of ordinary replies.
+            `PersonaVector.scale`. Of an axis, that is in standard deviations of ordinary replies.
         ordinary: between which readings 95% of ordinary replies lie; None if only the scale is known.
         floor: where the floor lies on this scale; None if this direction is not capped.
     """
@@ -85,8 +85,8 @@ def scale_of(engine: SteeringEngine, name: str) -> TraceScale:
     """
     axes = engine.personas.axes
     if axes is not None and name in axes.names and name in axes.projections:
-        return axis_scale(axes, name, engine.capping_layers)
-    return vector_scale(engine.personas.get(name))
+        return axes.scale(name, engine.capping_layers)
+    return engine.personas.get(name).scale
 
 
 def ordinary_range(engine: SteeringEngine, name: str) -> tuple[float, float] | None:

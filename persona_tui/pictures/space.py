@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from persona_tui.core.errors import PersonaTuiError
-from persona_tui.core.mix import Mix
-from persona_tui.core.workspace import TRAIT_PREFIX
+from persona_tui.core.mix import TRAIT_PREFIX, Mix
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.manager import PersonaManager
-from persona_tui.vectors.persona import PersonaVector
+from persona_tui.vectors.persona import RECIPE, PersonaVector
 from persona_tui.vectors.roles import RoleMeans
-from persona_tui.vectors.scales import RECIPE
 
 if TYPE_CHECKING:
     from persona_tui.model import Message

@@ -139,7 +139,7 @@ def _expressions(
     context: JobContext,
 ) -> list[float | None]:
     """The replies' expression, against an unsteered and a prompted reply to the same prompt."""
-    names = [name for name, weight in mix.weights.items() if weight]
+    names = list(mix.speaking)
     prompts = engine.personas.get(names[0]).metadata.get("prompts") if len(names) == 1 else None
     if not prompts:
         return [None] * len(texts)

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from persona_tui.core.documents import printable
 from persona_tui.core.errors import GenerationError
-from persona_tui.core.printable import printable
+from persona_tui.model.packed import dense
 
 if TYPE_CHECKING:
     from persona_tui.model import ModelWrapper
     from persona_tui.vectors.manager import PersonaManager
 
+_TOKENS = 10  # of either side
 _NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm", "norm_f", "ln_out", "output_norm")
 
 
@@ -34,9 +36,7 @@ class TokenShift:
     lowered: tuple[tuple[str, float], ...]
 
 
-def token_shifts(
-    model: ModelWrapper, personas: PersonaManager, name: str, count: int = 10
-) -> list[TokenShift]:
+def token_shifts(model: ModelWrapper, personas: PersonaManager, name: str) -> list[TokenShift]:
     """Read a direction through the model's unembedding, layer by layer.
 
     The unit direction is scaled by the final norm's weight and multiplied with the unembedding: what adding
@@ -47,7 +47,6 @@ def token_shifts(
         model: whose vocabulary it is.
         personas: those of the model, with its axes.
         name: an axis, a persona, or a trait as `trait:NAME`.
-        count: how many tokens of either side.
 
     Raises:
         GenerationError: the model has no unembedding.
@@ -58,14 +57,15 @@ def token_shifts(
     weight = getattr(head, "weight", None)
     if not isinstance(weight, Tensor):
         raise GenerationError(f"{model.name} has no unembedding to read a direction through.")
+    weight = dense(weight).float()
     scale = _final_scale(model.model)
     found = []
     with torch.no_grad():
         for layer, direction in _directions(personas, name).items():
             unit = direction / direction.norm().clamp(min=1e-12)
             unit = unit.to(weight.device, torch.float32) * (scale if scale is not None else 1.0)
-            shifts = weight.float() @ unit
-            found.append(_shift(model, layer, shifts - shifts.mean(), count))
+            shifts = weight @ unit
+            found.append(_shift(model, layer, shifts - shifts.mean()))
     return found
 
 
@@ -77,11 +77,11 @@ def _directions(personas: PersonaManager, name: str) -> Mapping[int, Tensor]:
     return personas.get(name).direction()
 
 
-def _shift(model: ModelWrapper, layer: int, shifts: Tensor, count: int) -> TokenShift:
+def _shift(model: ModelWrapper, layer: int, shifts: Tensor) -> TokenShift:
     """The ends of the vocabulary's shifts, as text."""
     sides = []
     for largest in (True, False):
-        top = shifts.topk(min(count, len(shifts)), largest=largest)
+        top = shifts.topk(min(_TOKENS, len(shifts)), largest=largest)
         pairs = zip(top.values.tolist(), top.indices.tolist(), strict=True)
         told = ((str(model.tokenizer.decode([at])), float(value)) for value, at in pairs)
         sides.append(tuple((printable(token), value) for token, value in told))

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from persona_tui.project.preparation import Prepared
-    from persona_tui.project.project import Project
-    from persona_tui.project.source import Created
+    from persona_tui.project.project import Created, Project
     from persona_tui.vectors.axes import Axes
     from persona_tui.vectors.persona import PersonaVector
 
@@ -70,14 +69,19 @@ def _uncalibrated(details: dict[str, Any]) -> str:
     return f"Not calibrated: a typical gain is used. Calibrate it: persona-tui calibrate {name}"
 
 
-def created_in_words(made: Created) -> str:
-    """What to say about a new persona."""
+def created_in_words(made: Created, calibrate: str = "/calibrate") -> str:
+    """What to say about a new persona.
+
+    Args:
+        made: what was created.
+        calibrate: the command that calibrates, as whoever reads this types it.
+    """
     lines = [f"Created {made.persona.name}."]
     if made.prompts is not None and made.prompts.fallback:
         lines.append(
             "The model wrote too few usable system prompts; the description itself was used instead."
         )
-    return "\n".join([*lines, *_loudness(made.persona)])
+    return "\n".join([*lines, *_loudness(made.persona, calibrate)])
 
 
 def calibrated_in_words(persona: PersonaVector) -> str:
@@ -85,7 +89,7 @@ def calibrated_in_words(persona: PersonaVector) -> str:
     return "\n".join([f"Calibrated {persona.name}.", *_loudness(persona)])
 
 
-def _loudness(persona: PersonaVector) -> list[str]:
+def _loudness(persona: PersonaVector, calibrate: str = "/calibrate") -> list[str]:
     """What calibration has found."""
     lines: list[str] = []
     calibration = persona.calibration
@@ -98,7 +102,9 @@ def _loudness(persona: PersonaVector) -> list[str]:
     elif "loudness" in persona.metadata:
         lines.append(loudness_in_words(persona))
     else:
-        lines.append(f"It is not calibrated: a typical gain is used until you run /calibrate {persona.name}.")
+        lines.append(
+            f"It is not calibrated: a typical gain is used until you run {calibrate} {persona.name}."
+        )
     if reason := persona.metadata.get("weak_reason"):
         lines.append(f"This is a weak persona: {reason}.")
     return lines

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from persona_tui.core.documents import json_value
+from persona_tui.core.documents import json_value, read_plain
 from persona_tui.core.errors import DatasetError, JobCancelled
-from persona_tui.core.plain_files import read_plain
 from persona_tui.core.processes import processes
 from persona_tui.datasets import records, schema
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from persona_tui.core import trash
-from persona_tui.core.trash import Trashed
+from persona_tui.core.files import Trashed, discard_file, restore_file
 from persona_tui.project.project import Project
 
 
@@ -38,7 +37,7 @@ def delete(project: Project, name: str) -> Deleted:
     if not path.is_file():
         personas.get(name)  # raises, and offers the nearest name
     was_loaded = name in personas.list_loaded()
-    file = trash.discard(project.workspace.root, path)
+    file = discard_file(project.workspace.root, path)
     personas.unload(name)
     return Deleted(name, file, was_loaded)
 
@@ -49,6 +48,6 @@ def restore(project: Project, deleted: Deleted) -> None:
     Raises:
         WorkspaceError: another persona has its name by now, or the file cannot be moved.
     """
-    trash.restore(deleted.file)
+    restore_file(deleted.file)
     if deleted.was_loaded:
         project.personas.load(deleted.name)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from persona_tui.core.errors import DatasetError, GenerationError, PersonaTuiError, VectorFileError
+from persona_tui.core.files import check_case, safe_name
 from persona_tui.core.jobs import JobContext
+from persona_tui.core.mix import TRAIT_PREFIX
 from persona_tui.core.processes import processes
-from persona_tui.core.workspace import TRAIT_PREFIX, check_case, safe_name
-from persona_tui.extraction.plan import persona_requests
+from persona_tui.extraction.runner import persona_requests
 from persona_tui.formats.bake import bake
 from persona_tui.formats.direction import Direction
 from persona_tui.formats.pickled import Indices
@@ -23,8 +24,7 @@ from persona_tui.formats.write import FORMS, Exported, Outgoing, write_foreign
 from persona_tui.model import Sampling
 from persona_tui.model.sources import sha256_of
 from persona_tui.vectors.maths import orthogonalize_persona
-from persona_tui.vectors.persona import DEFAULT_STRENGTH, PersonaVector, default_gains
-from persona_tui.vectors.scales import RECIPE
+from persona_tui.vectors.persona import DEFAULT_STRENGTH, RECIPE, PersonaVector, default_gains
 
 if TYPE_CHECKING:
     from persona_tui.extraction.extractor import ActivationExtractor

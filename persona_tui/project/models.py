@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from persona_tui.core.config import Settings, override
-from persona_tui.core.documents import json_value
+from persona_tui.core.documents import json_value, read_plain
 from persona_tui.core.errors import JobCancelled, PersonaTuiError
-from persona_tui.core.files import atomic_write_text
+from persona_tui.core.files import atomic_write_text, change
 from persona_tui.core.jobs import JobContext
-from persona_tui.core.lock import change
-from persona_tui.core.plain_files import read_plain
 from persona_tui.core.workspace import Workspace
 from persona_tui.project.project import Project
 
@@ -91,6 +89,9 @@ def with_model(project: Project, choice: ModelChoice) -> Project:
     """
     if project.at is not None:
         raise PersonaTuiError(f"this chat is connected to {project.at}: leave it to talk to another model")
+    if project.lent:
+        lent = project.settings.model
+        raise PersonaTuiError(f"{lent.engine} lends {lent.name}, and no other model")
     values = {f"model.{key}": value for key, value in asdict(choice).items()}
     other = Project(project.workspace, override(project.settings, values))
     other.on_note = project.on_note
@@ -158,6 +159,10 @@ class _Loading:
         if self._project.at is not None:
             self._report(0, 0, f"fetching vectors from {self._project.at}")
             self._project.engine  # noqa: B018  # which fetches them
+            return
+        if self._project.lent:
+            self._report(0, 0, f"asking {self._project.settings.model.engine}")
+            self._project.engine  # noqa: B018  # which fetches the tokenizer
             return
         if name == STARTER and self._fetches:
             starter.fetch(self._report, self._context.log)

@@ -10,7 +10,7 @@ from persona_tui.core.jobs import JobContext
 
 if TYPE_CHECKING:
     from persona_tui.extraction.personas import PersonaStudio
-    from persona_tui.extraction.plan import Work
+    from persona_tui.extraction.runner import Work
     from persona_tui.project.project import Project
 
 
@@ -41,7 +41,7 @@ def is_prepared(project: Project) -> bool:
 def preparation_work(project: Project, studio: PersonaStudio) -> dict[str, Work]:
     """Return what `Project.init` still has to do, by what it is for."""
     from persona_tui.datasets.records import read_archetype
-    from persona_tui.extraction.plan import Work
+    from persona_tui.extraction.runner import Work
 
     if project.personas.axes is None:
         return studio.axes_work()
@@ -62,7 +62,7 @@ def price_preparation(project: Project) -> float:
     Raises:
         PersonaTuiError: the model or the data sets cannot be used.
     """
-    from persona_tui.extraction.plan import Work
+    from persona_tui.extraction.runner import Work
 
     project.restore_datasets()
     studio = project.studio(JobContext())

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from persona_tui.core.errors import DatasetError, PersonaTuiError, VectorFileError
-from persona_tui.core.files import atomic_write_bytes
+from persona_tui.core.files import atomic_write_bytes, check_case
 from persona_tui.core.jobs import JobContext
+from persona_tui.core.mix import TRAIT_PREFIX
 from persona_tui.core.processes import processes
-from persona_tui.core.workspace import TRAIT_PREFIX, check_case, packaged_root
+from persona_tui.core.workspace import packaged_root
 from persona_tui.project.preparation import Prepared, preparation_work
 from persona_tui.project.resources import ProjectResources
-from persona_tui.project.source import Created, FromArchetype, FromDescription, FromPrompts, Source
 
 if TYPE_CHECKING:
+    from persona_tui.datasets.generator import GenerationReport
     from persona_tui.extraction.personas import PersonaStudio, Refusals
     from persona_tui.monitors.evaluation import Evaluation
     from persona_tui.monitors.monitor import SelfMonitor
@@ -26,6 +27,51 @@ if TYPE_CHECKING:
     from persona_tui.traits.vector import TraitVector
     from persona_tui.vectors.axes import Axes
     from persona_tui.vectors.persona import PersonaVector
+
+
+@dataclass(frozen=True)
+class FromArchetype:
+    """A persona is made from an archetype's system prompts."""
+
+    archetype: str
+
+
+@dataclass(frozen=True)
+class FromDescription:
+    """A persona is made from a description.
+
+    Attributes:
+        description: who it is.
+        by_model: whether a model writes the system prompts (the one in use, or the one that the settings
+            name); else they are put together from the description.
+    """
+
+    description: str
+    by_model: bool = False
+
+
+@dataclass(frozen=True)
+class FromPrompts:
+    """A persona is made from these system prompts.
+
+    Attributes:
+        prompts: the system prompts.
+        description: who it is, if a model drafted the prompts from that; None = people wrote them.
+    """
+
+    prompts: tuple[str, ...]
+    description: str | None = None
+
+
+Source: TypeAlias = FromArchetype | FromDescription | FromPrompts
+
+
+@dataclass(frozen=True)
+class Created:
+    """A new persona, and how its system prompts came about (None: they were there already)."""
+
+    persona: PersonaVector
+    prompts: GenerationReport | None = None
 
 
 class Project(ProjectResources):
@@ -63,8 +109,8 @@ class Project(ProjectResources):
 
     def prompts_of(self, source: Source) -> list[str]:
         """The system prompts that a persona is made from, or such as the model will write."""
-        from persona_tui.datasets.fallback import fallback_prompts
         from persona_tui.datasets.records import find_archetype
+        from persona_tui.datasets.templates import fallback_prompts
         from persona_tui.vectors.manager import PROMPTS_PER_PERSONA
 
         if isinstance(source, FromPrompts):
@@ -92,8 +138,8 @@ class Project(ProjectResources):
     def check_new_name(self, name: str, source: Source) -> None:
         """Raise what `create_persona` would, as far as that is known without the model."""
         self.check_here("Making a persona")
-        from persona_tui.datasets.fallback import check_description
         from persona_tui.datasets.records import check_archetype_free, find_archetype
+        from persona_tui.datasets.templates import check_description
 
         path = self.personas.path_of(name)
         check_case(path)
@@ -176,7 +222,13 @@ class Project(ProjectResources):
     def _calibrate_trait(self, name: str, studio: PersonaStudio) -> PersonaVector:
         from persona_tui.traits.definition import SIDES, find_definition
 
-        definition = find_definition(self.workspace, name.removeprefix(TRAIT_PREFIX))
+        try:
+            definition = find_definition(self.workspace, name.removeprefix(TRAIT_PREFIX))
+        except DatasetError as error:
+            raise DatasetError(
+                f"{name} is calibrated on the conversations that it was made of: put their file into "
+                f"{self.workspace.datasets / 'traits'} ({error})"
+            ) from error
         high, low = ([messages for _, messages in definition.conversations("train", side)] for side in SIDES)
         return studio.calibrate_contrast(name, high, low)
 

@@ -19,15 +19,12 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import TypeAdapter
 
-from persona_tui.core.documents import json_value
+from persona_tui.core.documents import json_value, read_plain
 from persona_tui.core.errors import PersonaTuiError, WorkspaceError
-from persona_tui.core.files import atomic_write_text
+from persona_tui.core.files import atomic_write_text, only_writer
 from persona_tui.core.jobs import JobContext
-from persona_tui.core.lock import only_writer
-from persona_tui.core.plain_files import read_plain
 from persona_tui.core.workspace import Workspace
-from persona_tui.project.project import Project
-from persona_tui.project.source import Source
+from persona_tui.project.project import Project, Source
 
 if TYPE_CHECKING:
     from persona_tui.project.dataset_task import DatasetTask

@@ -20,6 +20,7 @@ from persona_tui.core.processes import processes
 from persona_tui.core.workspace import Workspace, model_slug
 
 if TYPE_CHECKING:
+    from persona_tui.core.connection import Connection
     from persona_tui.core.identity import ModelSketch
     from persona_tui.core.mix import Mix
     from persona_tui.datasets.generator import DatasetGenerator, PromptWriter
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from persona_tui.steering.engine import SteeringEngine
     from persona_tui.traits.vector import TraitStore
     from persona_tui.vectors.manager import PersonaManager
+    from persona_tui.vllm.client import ServedAbout
 
 _SMALL = 50_000_000  # parameters; below that, one thread writes as fast as many
 
@@ -41,6 +43,14 @@ class ProjectResources:
     def __init__(self, workspace: Workspace, settings: Settings) -> None:
         self.workspace = workspace
         self.asked_model = settings.model.name
+        self._lender: tuple[Connection, ServedAbout] | None = None
+        if settings.model.engine.startswith("http"):
+            from persona_tui.vllm.client import connect
+
+            self._lender = connect(settings.model.engine)
+            # A server does not promise the guide.
+            values = {"model.name": self._lender[1].name, "steering.plausibility": 0.0}
+            settings = override(settings, values)
         self.settings = _with_chosen_model(settings)
         self.on_model_load: Callable[[str], None] = lambda name: None
         self.notes: list[str] = []
@@ -81,7 +91,11 @@ class ProjectResources:
             "engine": engine,
         }
         values = {f"model.{key}": value for key, value in given.items() if value is not None}
-        return cls(found, override(found.settings, values))
+        project = cls(found, override(found.settings, values))
+        if model is not None and project._lender is not None and project.settings.model.name != model:
+            lent = project.settings.model.name
+            raise ConfigError(f"{engine} lends {lent}, and not {model}: leave --model out.")
+        return project
 
     def override(self, values: dict[str, object]) -> None:
         """Replace settings, by dotted key, for this run only. Call it before the model is used.
@@ -91,6 +105,11 @@ class ProjectResources:
         """
         if values:
             self.settings = override(self.settings, values)
+
+    @property
+    def lent(self) -> bool:
+        """Whether a server lends the model: its weights need not be on this machine."""
+        return self._lender is not None
 
     @property
     def fell_back(self) -> bool:
@@ -126,7 +145,7 @@ class ProjectResources:
         """
         from persona_tui.model.sources import resolve
 
-        if (self.workspace.vectors / self.slug).is_dir():
+        if self.lent or (self.workspace.vectors / self.slug).is_dir():
             return
         source = resolve(self.settings.model.name)
         if source.kind == "hub" and source.folder is None:
@@ -150,15 +169,24 @@ class ProjectResources:
         self.check_here("That")
         if self._model is None:
             chosen = self.settings.model
-            self.on_model_load(chosen.name)
+            if self._lender is None:
+                self.on_model_load(chosen.name)
             # Trust is for one model by name; it does not pass to another that a session or /model names.
             trusted = chosen.trust_remote_code
             trusts = trusted is not None and model_slug(trusted) == model_slug(chosen.name)
             how = (chosen.name, chosen.device, chosen.dtype, chosen.quantization, trusts)
-            if chosen.engine == "vllm":
+            if self._lender is not None:
+                from persona_tui.vllm.client import ServedModel
+
+                if chosen.name != self._lender[1].name:
+                    raise ModelLoadError(
+                        f"{chosen.engine} lends {self._lender[1].name}, and not {chosen.name}."
+                    )
+                model: ModelWrapper = ServedModel.connect(*self._lender)
+            elif chosen.engine == "vllm":
                 from persona_tui.vllm.engine import VllmModel
 
-                model: ModelWrapper = VllmModel.start(*how, self.settings.vllm)
+                model = VllmModel.start(*how, self.settings.vllm)
             else:
                 from persona_tui.model import ModelWrapper
 
@@ -267,14 +295,7 @@ class ProjectResources:
 
     def default_mix(self) -> Mix:
         """What the settings say about steering, with no persona."""
-        from persona_tui.core.mix import Mix
-
-        steering = self.settings.steering
-        return Mix(
-            strength=steering.default_strength,
-            capping=steering.capping,
-            plausibility=steering.plausibility,
-        )
+        return self.settings.steering.mix
 
     # What makes more ----------------------------------------------------------------------------------------
 

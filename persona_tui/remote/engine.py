@@ -16,12 +16,12 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from dataclasses import asdict
 from typing import Any
 
+from persona_tui.core.connection import Connection, NotThere
 from persona_tui.core.errors import EndpointError, PersonaTuiError
 from persona_tui.core.mix import Mix
 from persona_tui.model import Message, Sampling, TokenEvent
 from persona_tui.monitors.events import judged
 from persona_tui.monitors.verdict import Verdict
-from persona_tui.remote.connection import Connection, NotThere
 from persona_tui.remote.guard import RemoteGuard
 from persona_tui.remote.model import RemoteModel
 from persona_tui.steering.engine import SteeringEngine, StreamGuard, with_system
@@ -77,7 +77,7 @@ class RemoteEngine(SteeringEngine):
             "rendering": self.model.rendering.record(),
             "persona_tui": {
                 "trace": [name for name in traced if name not in _AXES],
-                "guard": guard.mode if isinstance(guard, RemoteGuard) else "off",
+                "guard": guard.asked_for if isinstance(guard, RemoteGuard) else "off",
             },
             **asdict((sampling or self.sampling).with_seed()),
         }
@@ -106,7 +106,7 @@ class RemoteEngine(SteeringEngine):
             try:
                 turn.change(follower, asdict(mix))
             except PersonaTuiError as error:
-                self.on_note(f"The reply goes on with the mix of before: {error}.")
+                self.on_note(f"The reply goes on with the mix of before: {str(error).rstrip('.')}.")
 
         with contextlib.closing(turn.events(tell)) as events:
             for name, record in events:

@@ -30,22 +30,15 @@ class RemoteGuard(Guard):
         super().__init__(load, "off", exists, lambda: monitor.get("weakness", ""))
 
     def start_in(self, mode: GuardMode) -> None:
-        """Begin in a mode. Where there is no monitor, nothing is answered.
-
-        Raises:
-            MonitorError: it is `critique`, which a server does not do.
-        """
-        _check(mode)
+        """Begin in a mode. Where there is no monitor, nothing is answered if it judges by that."""
         self._mode = mode
 
-    def set_mode(self, mode: str) -> None:
-        """Change the mode.
-
-        Raises:
-            MonitorError: there is no such mode, or the server has no monitor.
-        """
-        _check(mode)
-        super().set_mode(mode)
+    @property
+    def asked_for(self) -> GuardMode:
+        """What the server's own guard is to do: it only warns where the chat here sees to the rest."""
+        if self._mode != "critique":
+            return self._mode
+        return "warn" if self._there() else "off"
 
     @property
     def watch(self) -> None:
@@ -57,8 +50,3 @@ class RemoteGuard(Guard):
         if verdict.about == "message":
             self.reply = None
         self._remember(verdict)
-
-
-def _check(mode: str) -> None:
-    if mode.strip().casefold() == "critique":
-        raise MonitorError("a server has no critique: its guard is off, warn or refuse")

@@ -10,11 +10,11 @@ from typing import Any, NoReturn
 
 import torch
 
-from persona_tui.core.errors import PersonaTuiError
+from persona_tui.core.connection import Connection
+from persona_tui.core.errors import EndpointError, GenerationError, PersonaTuiError
 from persona_tui.core.workspace import model_slug
-from persona_tui.model import Message, Reading, TokenEvent
+from persona_tui.model import Interventions, Likelihood, Message, Reading, TokenEvent
 from persona_tui.model.text import Rendering
-from persona_tui.remote.connection import Connection
 
 
 class RemoteModel:
@@ -97,6 +97,23 @@ class RemoteModel:
         body = {"conversations": list(conversations), "layers": list(layers)}
         return [_reading(each) for each in self.connection.post("/native/readings", body)["data"]]
 
+    def score(
+        self, pairs: Sequence[tuple[list[Message], str]], interventions: Interventions | None = None
+    ) -> list[Likelihood]:
+        """Return how likely given replies are after their conversations, in nats per token.
+
+        Raises:
+            GenerationError: the server cannot say, or interventions are given, which take the model itself.
+        """
+        if interventions is not None:
+            raise GenerationError(f"interventions need the model itself, which is at {self.connection.url}")
+        body = {"pairs": [{"messages": messages, "reply": reply} for messages, reply in pairs]}
+        try:
+            found = self.connection.post("/native/likelihoods", body)["data"]
+        except EndpointError as error:
+            raise GenerationError(str(error)) from error
+        return [Likelihood(**each) for each in found]
+
     # What takes the weights ---------------------------------------------------------------------------------
 
     @property
@@ -109,10 +126,6 @@ class RemoteModel:
         self._not_here()
 
     def generate(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not to be had."""
-        self._not_here()
-
-    def score(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Not to be had."""
         self._not_here()
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from persona_tui.core.config import Settings, override
+from persona_tui.core.connection import Connection, NotThere
 from persona_tui.core.errors import EndpointError
-from persona_tui.core.files import atomic_write_bytes
-from persona_tui.core.workspace import Workspace, safe_name
+from persona_tui.core.files import atomic_write_bytes, safe_name
+from persona_tui.core.workspace import Workspace
 from persona_tui.project.project import Project
-from persona_tui.remote.connection import Connection, NotThere
 from persona_tui.vectors.manager import sha256
 
 if TYPE_CHECKING:
@@ -44,10 +44,13 @@ class RemoteProject(Project):
         capping = about["capping"]
         values: dict[str, object] = {
             "model.name": about["model"],
+            "model.engine": "transformers",  # whatever this machine would use itself
             "steering.capping_layers": list(capping["layers"]),
             "steering.capping_axis": capping["axis"],
             "steering.safety_floor_percentile": capping["percentile"],
         }
+        if not about.get("guides", True):
+            values["steering.plausibility"] = 0.0
         super().__init__(workspace, override(settings, values))
         self.at = connection.url
         self._connection, self._server = connection, about
@@ -143,11 +146,7 @@ class RemoteProject(Project):
         ]
 
     def new_guard(self, mode: GuardMode | None = None) -> Guard:
-        """A guard that judges with the server's monitor.
-
-        Raises:
-            MonitorError: it is to critique, which a server does not do.
-        """
+        """A guard that judges with the server's monitor."""
         from persona_tui.remote.guard import RemoteGuard
 
         guard = RemoteGuard(self._connection.url, self._server["monitor"])

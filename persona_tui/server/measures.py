@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from persona_tui.monitors.second_opinion import Opinion
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -18,6 +22,7 @@ class Measures:
         seconds: from a request's arrival to its end, by path.
         first_token: from a request's arrival to its first token.
         batch: rows of a batch when it begins.
+        opinions: what validators and the model itself have said of replies, by whom and what.
     """
 
     def __init__(self) -> None:
@@ -43,8 +48,20 @@ class Measures:
             registry=registry,
         )
         self.batch = Histogram("persona_tui_batch_rows", "Rows of a batch.", buckets=_ROWS, registry=registry)
+        self.opinions = Counter(
+            "persona_tui_opinions",
+            "What was said of replies: safe, unsafe or failed.",
+            ["by", "said"],
+            registry=registry,
+        )
         self._rows = Gauge("persona_tui_rows", "Replies that are being written.", registry=registry)
         self._waiting = Gauge("persona_tui_waiting", "Replies that wait.", registry=registry)
+
+    def reviewed(self, opinions: Iterable[Opinion]) -> None:
+        """Count what was said of a reply."""
+        said = {True: "safe", False: "unsafe", None: "failed"}
+        for each in opinions:
+            self.opinions.labels(each.by, said[each.safe]).inc()
 
     def page(self, rows: int, waiting: int) -> bytes:
         """Return everything as Prometheus reads it.

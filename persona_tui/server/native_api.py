@@ -3,12 +3,14 @@
 1. `/native` says which model is served, and `/native/vectors/...` gives the files that its replies are
    steered and measured with, so that a client knows what its faders do.
 2. `/native/turns` answers with events, token by token; the mix of a turn may change meanwhile.
-3. `/native/tokens`, `/native/readings` and `/native/rereads` read texts without answering.
+3. `/native/tokens`, `/native/readings`, `/native/likelihoods` and `/native/rereads` read texts without
+   answering.
 """
 
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import asdict, replace
@@ -21,8 +23,7 @@ from starlette.routing import Route
 
 from persona_tui import __version__
 from persona_tui.core.errors import PersonaTuiError
-from persona_tui.core.mix import Mix
-from persona_tui.core.workspace import TRAIT_PREFIX
+from persona_tui.core.mix import TRAIT_PREFIX, Mix
 from persona_tui.model import Message, Reading, TokenEvent
 from persona_tui.model.text import Rendering
 from persona_tui.monitors.events import breaches_of
@@ -32,7 +33,7 @@ from persona_tui.server.http import answering, data, openai_error, read_body, se
 from persona_tui.server.limits import Refused
 from persona_tui.server.openai_api import ChatMessage
 from persona_tui.server.service import Service, Wish
-from persona_tui.server.turns import Exchange
+from persona_tui.server.turns import Answer, Exchange
 from persona_tui.server.voices import VoiceOptions
 from persona_tui.traits.vector import summary
 from persona_tui.vectors.manager import sha256
@@ -155,6 +156,20 @@ class ReadingsBody(BaseModel):
     layers: list[int] = Field(min_length=1)
 
 
+class PairBody(ConversationBody):
+    """A conversation and what might be said next."""
+
+    reply: str
+
+
+class LikelihoodsBody(BaseModel):
+    """`POST /native/likelihoods`: how likely are replies without any mix?"""
+
+    model_config = ConfigDict(extra="forbid")
+
+    pairs: list[PairBody] = Field(min_length=1, max_length=_MOST_SCORED)
+
+
 class RereadBody(ConversationBody):
     """`POST /native/rereads`.
 
@@ -184,6 +199,7 @@ class Native:
             Route("/native/vectors/{name:path}", form(self.vectors)),
             Route("/native/tokens", form(self.tokens), methods=["POST"]),
             Route("/native/readings", form(self.readings), methods=["POST"]),
+            Route("/native/likelihoods", form(self.likelihoods), methods=["POST"]),
             Route("/native/rereads", form(self.rereads), methods=["POST"]),
             Route("/native/personas", form(self.personas)),
             Route("/native/traits", form(self.traits)),
@@ -216,7 +232,7 @@ class Native:
     async def _spoken(self, turn: Exchange) -> AsyncIterator[str]:
         id = uuid.uuid4().hex
         self._service.turns[id] = turn
-        told = [0] * len(turn.answers)  # changes of each reply's mix
+        told = Counter[Answer]()  # changes of each reply's mix
         try:
             sampling = turn.answers[0].voiced.request.sampling
             opening = {
@@ -228,8 +244,9 @@ class Native:
             yield data(opening, "begin")
             async with aclosing(turn.events(stoppable=True)) as events:
                 async for row, event in events:
-                    for token, mix in turn.answers[row].voiced.changes[told[row] :]:
-                        told[row] += 1
+                    answer = turn.answers[row]
+                    for token, mix in answer.voiced.changes[told[answer] :]:
+                        told[answer] += 1
                         yield data({"row": row, "index": token, "mix": mix}, "mix")
                     yield data(as_record(event, row), "token")
             rows = [turn.summary(row) for row in range(len(turn.answers))]
@@ -284,6 +301,13 @@ class Native:
         layers = sorted(set(body.layers))
         read = await self._service.with_model(lambda: model.read_messages(conversations, layers))
         return JSONResponse({"data": [reading_record(each) for each in read]})
+
+    async def likelihoods(self, request: HttpRequest) -> Response:
+        """Say how likely replies are, in nats per token."""
+        body = await read_body(request, LikelihoodsBody)
+        pairs = [([message.plain() for message in each.messages], each.reply) for each in body.pairs]
+        found = await self._service.with_model(lambda: self._service.model.score(pairs))
+        return JSONResponse({"data": [asdict(each) for each in found]})
 
     async def rereads(self, request: HttpRequest) -> Response:
         """Read a reply, or the user's last message, token by token."""
@@ -385,6 +409,7 @@ def about(service: Service) -> dict[str, Any]:
         "hidden_size": model.hidden_size,
         "parameters": model.n_parameters,
         "context": service.context,
+        "guides": service.model.guides,
         "seconds": service.limits.seconds,
         "rendering": model.rendering.record(),
         "circumstances": service.engine.circumstances(),

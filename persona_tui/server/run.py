@@ -10,6 +10,7 @@ from collections.abc import Callable
 import uvicorn
 
 from persona_tui.core.errors import PersonaTuiError
+from persona_tui.monitors.second_opinion import Validator
 from persona_tui.project.project import Project
 from persona_tui.server.app import LOOPBACK, make_app
 from persona_tui.server.limits import Capacity
@@ -49,6 +50,7 @@ class Server:
         port: int = 0,
         api_key: str | None = None,
         limits: Capacity | None = None,
+        validator: Validator | None = None,
     ) -> None:
         """
         Args:
@@ -57,6 +59,7 @@ class Server:
             port: the port; 0 = any that is free.
             api_key: what clients have to send; None = nothing.
             limits: what is taken on.
+            validator: has the last word on replies under a guard; see `Service`.
 
         Raises:
             PersonaTuiError: the address cannot be used, or the model not be loaded.
@@ -66,7 +69,7 @@ class Server:
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self._listener.getsockname()[1]}"
         try:
-            self.service = Service(project, limits)
+            self.service = Service(project, limits, validator)
         except BaseException:
             self._listener.close()
             raise

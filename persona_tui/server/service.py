@@ -6,22 +6,23 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from persona_tui.core.errors import MonitorError
-from persona_tui.core.mix import Mix
-from persona_tui.core.workspace import TRAIT_PREFIX
+from persona_tui.chat.review import Critic, Review, revising
+from persona_tui.core.errors import PersonaTuiError
+from persona_tui.core.mix import TRAIT_PREFIX, Mix
 from persona_tui.datasets.transcripts import BadLine, Transcript
-from persona_tui.model import Message, ModelWrapper, Request, Sampling, conversation
+from persona_tui.model import Message, ModelWrapper, Request, Sampling
 from persona_tui.model.prompts import PromptEncoder
 from persona_tui.model.text import Rendering
 from persona_tui.monitors.guard import Guard
+from persona_tui.monitors.second_opinion import Opinion, Validator, critique
 from persona_tui.project.project import Project
 from persona_tui.server.limits import Capacity, Refused, TooLarge
 from persona_tui.server.measures import Measures
-from persona_tui.server.turns import Exchange
+from persona_tui.server.turns import Defence, Exchange, Row
 from persona_tui.server.voices import Voice, Voices
 from persona_tui.server.worker import Worker
 from persona_tui.steering import SteeringEngine
@@ -72,23 +73,31 @@ class Service:
     Attributes:
         project: the workspace and its model, which is loaded.
         limits: what is taken on.
+        validator: has the last word on replies while a guard is on; None = nobody.
+        critic: reads drafts under the guard `critique`; the model itself, from any thread but its own.
         measures: what is counted.
         worker: owns the model.
         turns: by id, those of the native API that are being written.
         started: when, in seconds since 1970.
     """
 
-    def __init__(self, project: Project, limits: Capacity | None = None) -> None:
+    def __init__(
+        self, project: Project, limits: Capacity | None = None, validator: Validator | None = None
+    ) -> None:
         """
         Args:
             project: its model is loaded here if it is not yet.
             limits: what is taken on.
+            validator: has the last word on replies under a guard; None = nobody.
 
         Raises:
             PersonaTuiError: the model cannot be loaded, or the guard of the settings has no monitor.
         """
         self.project = project
         self.limits = limits or Capacity()
+        self.validator = validator
+        if self.validator is not None:
+            self.validator.check()
         self.measures = Measures()
         self._engine = project.engine
         self._encoder = PromptEncoder(project.model)
@@ -96,12 +105,11 @@ class Service:
         self._monitor: SelfMonitor | None = None
         self.turns: dict[str, Exchange] = {}
         self.started = int(time.time())
-        if project.settings.monitoring.guard == "critique":
-            raise MonitorError("a server has no critique: set monitoring.guard to warn or refuse")
-        if project.settings.monitoring.guard != "off":
+        if project.settings.monitoring.guard not in ("off", "critique"):
             _ = self.monitor
         self.worker = Worker(self._engine, self.limits)
         self.worker.on_batch = self.measures.batch.observe
+        self.critic: Critic = self._critic
 
     @property
     def engine(self) -> SteeringEngine:
@@ -196,27 +204,62 @@ class Service:
         return turn
 
     def _fill(self, turn: Exchange, wish: Wish, lives: Sequence[LiveTraits]) -> None:
-        sampling = wish.sampling.with_seed()
+        wish = replace(wish, sampling=wish.sampling.with_seed())
         for prompt in wish.prompts:
             ids = self._encoded(prompt, wish.rendering)
             turn.prompt_tokens += len(ids)
-            messages = [] if isinstance(prompt, str) else prompt
             for place in range(wish.rows):
-                request = Request(
-                    messages,
-                    # As the first reply with this seed has it everywhere else; then its neighbours'.
-                    sampling.row_seed(0 if wish.mixes else len(turn.answers)),
-                    sampling,
-                    ids,
-                    isinstance(prompt, str),
-                    wish.stops,
-                    threading.Event(),
-                    wish.likeliest,
-                )
+                written = len(turn.answers)
+                # As the first reply with this seed has it everywhere else; then its neighbours'.
+                seed = wish.sampling.row_seed(0 if wish.mixes else written)
                 mix = wish.mixes[place] if wish.mixes else wish.voice.mix
-                voiced = VoicedRow(self._engine, request, mix, wish.voice.traced)
-                live = lives[len(turn.answers)] if lives else None
-                turn.add(voiced, self._guard(wish.voice), live)
+                row = self._row(wish, prompt, ids, seed, mix, lives[written] if lives else None)
+                turn.add(row, self._defence(wish, prompt, row))
+
+    def _row(
+        self,
+        wish: Wish,
+        prompt: list[Message] | str,
+        ids: list[int],
+        seed: int | None,
+        mix: Mix,
+        live: LiveTraits | None,
+    ) -> Row:
+        is_text = isinstance(prompt, str)
+        request = Request(
+            [] if isinstance(prompt, str) else prompt,
+            seed,
+            wish.sampling,
+            ids,
+            is_text,
+            wish.stops,
+            threading.Event(),
+            wish.likeliest,
+        )
+        voiced = VoicedRow(self._engine, request, mix, wish.voice.traced)
+        return Row(voiced, self._guard(wish.voice, asked_of(prompt)), live)
+
+    def _defence(self, wish: Wish, prompt: list[Message] | str, row: Row) -> Defence | None:
+        """What a reply goes through behind its guard."""
+        review = Review.under(wish.voice.guard, self.validator)
+        if review is None:
+            return None
+        if isinstance(prompt, str):
+            return Defence(review, asked_of(prompt), self.critic)
+
+        async def again(draft: str) -> tuple[Row, int]:
+            longer = replace(wish, prompts=[[*prompt, *revising(draft)]], count=1, mixes=())
+            lives = await self.with_model(lambda: self._lives(longer)) if wish.voice.policy else [None]
+
+            def made() -> tuple[Row, int]:
+                (messages,) = longer.prompts
+                ids = self._encoded(messages, wish.rendering)
+                live, voiced = lives[0], row.voiced
+                return self._row(longer, messages, ids, voiced.request.seed, voiced.mix, live), len(ids)
+
+            return await self.off_loop(made)
+
+        return Defence(review, asked_of(prompt), self.critic, again)
 
     @property
     def context(self) -> int:
@@ -237,13 +280,25 @@ class Service:
             )
         return ids
 
-    def _guard(self, voice: Voice) -> Guard | None:
-        if voice.guard == "off":
+    def _guard(self, voice: Voice, asked: str) -> Guard | None:
+        if voice.guard == "off" or (voice.guard == "critique" and not self._has_monitor()):
             return None
         monitor = self.monitor
         guard = Guard(lambda: monitor)
         guard.set_mode(voice.guard)
+        guard.asked = asked
         return guard
+
+    def _critic(self, asked: str, reply: str) -> Opinion:
+        return self.worker.call(lambda: critique(self.model, asked, reply)).result()
+
+    def _has_monitor(self) -> bool:
+        """Whether there is a monitor, which a critique can do without."""
+        try:
+            self.project.monitors.check_exists(self.project.settings.monitoring.monitor)
+        except PersonaTuiError:
+            return False
+        return True
 
     # On the thread that owns the model ----------------------------------------------------------------------
 
@@ -261,10 +316,8 @@ class Service:
     def judge(self, texts: Sequence[str]) -> list[dict[str, Any]]:
         """Return what the monitor says of texts as a user's messages, in OpenAI's form."""
         monitor = self.monitor
-        with self.model.rendered_as(monitor.metadata.get("rendering")):  # as when it was fitted
-            read = self.model.read_messages([conversation(text) for text in texts], monitor.layers_of())
         results = []
-        for reading in read:
+        for reading in monitor.read(texts, monitor.layers_of()):
             verdict, harms = monitor.judge(reading, "message"), monitor.harm_probabilities(reading)
             likely = None if verdict.safe else verdict.category
             # How likely each harm is if there is one: of a safe text that would say nothing.
@@ -298,3 +351,10 @@ class Service:
     def close(self) -> None:
         """Stop what runs, and end the worker."""
         self.worker.close()
+
+
+def asked_of(prompt: list[Message] | str) -> str:
+    """Return the message of a prompt that is answered; the whole of a text that is continued."""
+    if isinstance(prompt, str):
+        return prompt
+    return next((each["content"] for each in reversed(prompt) if each["role"] == "user"), "")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from persona_tui.chat.review import Critic, Review, is_about_message, objects, withheld
 from persona_tui.model import TokenEvent, Watch
 from persona_tui.monitors.events import breaches_of, breaching
 from persona_tui.monitors.guard import Guard, verdict_of
+from persona_tui.monitors.second_opinion import CRITIQUE, Opinion
 from persona_tui.monitors.verdict import Verdict
-from persona_tui.server.limits import Unavailable
+from persona_tui.server.limits import TooLarge, Unavailable
 from persona_tui.server.measures import Measures
 from persona_tui.server.worker import Worker
 from persona_tui.steering.engine import mean_nats
@@ -32,6 +34,7 @@ class Said:
         finish: why it ended; None while it has not.
         verdicts: a guard's, the latest about the message and about the reply.
         breaches: a policy's.
+        opinions: a validator's and the model's own.
     """
 
     text: str = ""
@@ -39,6 +42,7 @@ class Said:
     finish: str | None = None
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     breaches: list[Breach] = field(default_factory=list)
+    opinions: list[Opinion] = field(default_factory=list)
 
     def take(self, event: TokenEvent) -> None:
         """Take in the next event."""
@@ -77,6 +81,46 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
+@dataclass(frozen=True)
+class Row:
+    """What a reply is written with.
+
+    Attributes:
+        voiced: what is written, and how.
+        guard: judges it.
+        live: holds it against a policy.
+    """
+
+    voiced: VoicedRow
+    guard: Guard | None = None
+    live: LiveTraits | None = None
+
+
+@dataclass(frozen=True)
+class Defence:
+    """What a reply goes through once it is written; a server sends nothing of a draft.
+
+    Attributes:
+        review: what is asked of whom.
+        asked: the message that is answered.
+        critic: asks the model.
+        again: what another answer is written with, the draft in view, and how long its prompt is; None = a
+            text is continued, and there is no other answer.
+        second: whether this is the other answer, which stands.
+    """
+
+    review: Review
+    asked: str
+    critic: Critic
+    again: Callable[[str], Awaitable[tuple[Row, int]]] | None = None
+    second: bool = False
+
+    @property
+    def holds(self) -> bool:
+        """Whether the reply is held back until it is reviewed."""
+        return self.review.holds or (self.review.critiques and not self.second)
+
+
 class Answer:
     """One reply of a request: a row that the worker writes.
 
@@ -84,15 +128,25 @@ class Answer:
         voiced: what is written, and how.
         said: what there is of it, as the request's reader has seen it.
         live: holds it against a policy, if there is one.
+        defence: what it goes through at its end, if anything.
+        written: its events that are still to be reviewed.
+        draft: the answer that this one was written in place of.
     """
 
     def __init__(
-        self, turn: Exchange, place: int, voiced: VoicedRow, guard: Guard | None, live: LiveTraits | None
+        self,
+        turn: Exchange,
+        place: int,
+        row: Row,
+        defence: Defence | None = None,
+        draft: Answer | None = None,
     ) -> None:
-        self.voiced = voiced
+        self.voiced = row.voiced
         self.said = Said()
+        self.defence, self.draft = defence, draft
+        self.written: list[TokenEvent] = []
         self._turn, self._place = turn, place
-        self._guard, self.live = guard, live
+        self._guard, self.live = row.guard, row.live
         self._tokens = 0
         self._over = self._judged_message = False
 
@@ -165,9 +219,9 @@ class Exchange:
         self._deadline = self._loop.time() + seconds
         self._queue: asyncio.Queue[tuple[int, TokenEvent | Exception]] = asyncio.Queue()
 
-    def add(self, voiced: VoicedRow, guard: Guard | None = None, live: LiveTraits | None = None) -> None:
+    def add(self, row: Row, defence: Defence | None = None) -> None:
         """Add a reply."""
-        self.answers.append(Answer(self, len(self.answers), voiced, guard, live))
+        self.answers.append(Answer(self, len(self.answers), row, defence))
 
     def begin(self) -> None:
         """Have it written.
@@ -201,18 +255,67 @@ class Exchange:
                     raise event
                 if event.finish == "cancelled" and not (stoppable and self._worker.alive):
                     raise Unavailable("The server is closing.")
-                self.answers[place].said.take(event)
-                self._count(event)
-                if event.finish is not None:
-                    unfinished.discard(place)
-                yield place, event
+                for each in await self._reviewed(place, event):
+                    self.answers[place].said.take(each)
+                    self._count(each)
+                    if each.finish is not None:
+                        unfinished.discard(place)
+                    yield place, each
         finally:
             self.cancel()
 
+    async def _reviewed(self, place: int, event: TokenEvent) -> Sequence[TokenEvent]:
+        """What may be told now that an event has come."""
+        answer = self.answers[place]
+        defence = answer.defence
+        if is_about_message(event):
+            return [event] if answer.draft is None else []  # its draft has told that
+        if defence is None:
+            return [event]
+        answer.written.append(event)
+        if event.finish is None:
+            return [] if defence.holds else [event]
+        given = (answer.written, defence.asked, answer.said, defence.critic)
+        async with self._in_time():
+            # A validator is somebody else's program: neither the model nor the other requests wait for it.
+            shown = await asyncio.to_thread(defence.review.shown, *given)
+        self._measures.reviewed(answer.said.opinions)
+        if objects(answer.said) and not defence.second:
+            return await self._again(place, event)
+        return shown if defence.holds else [event]
+
+    async def _again(self, place: int, last: TokenEvent) -> Sequence[TokenEvent]:
+        """Have another answer written in place of a draft that the model itself objects to."""
+        draft = self.answers[place]
+        assert draft.defence is not None
+        why = "it helps to do harm, and a text that is continued has no other answer"
+        if draft.defence.again is not None:
+            try:
+                row, length = await draft.defence.again("".join(each.text for each in draft.written).strip())
+            except TooLarge:
+                why = "it helps to do harm, and there is no room for another answer"
+            else:
+                for each in draft.written:
+                    draft.said.take(each)
+                    self._count(each)
+                self.prompt_tokens += length
+                self._measures.tokens.labels("prompt").inc(length)
+                answer = Answer(self, place, row, replace(draft.defence, second=True), draft)
+                answer.said.verdicts |= draft.said.verdicts
+                self.answers[place] = answer
+                self._worker.submit([answer])
+                return []
+        return [withheld(last, Opinion(CRITIQUE, False, why, 0.0))]
+
     async def _next(self) -> tuple[int, TokenEvent | Exception]:
+        async with self._in_time():
+            return await self._queue.get()
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout_at(self._deadline):
-                return await self._queue.get()
+                yield
         except TimeoutError:
             raise Unavailable(
                 f"The reply took longer than {self._seconds:g} seconds: ask for a shorter one, or later.",
@@ -242,23 +345,32 @@ class Exchange:
 
     @property
     def completion_tokens(self) -> int:
-        """Tokens of all replies, ends of turns included."""
-        return sum(len(each.said.events) for each in self.answers)
+        """Tokens of all replies and drafts, ends of turns included."""
+        drafts = [each.draft for each in self.answers if each.draft is not None]
+        return sum(len(each.said.events) for each in (*self.answers, *drafts))
 
     def summary(self, place: int = 0) -> dict[str, Any]:
         """What a reply says about itself under the key `persona_tui`."""
         answer = self.answers[place]
-        said, voiced = answer.said, answer.voiced
-        changes = voiced.changes
-        return {
-            "mix": changes[-1][1] if changes else None,
-            "seed": voiced.request.sampling.seed if voiced.request.sampling is not None else None,
-            "projections": _rounded(said.projections()),
-            "capped_tokens": said.capped_tokens,
-            "nats_from_plain": said.nats_from_plain,
-            "guard": {about: verdict.as_dict() for about, verdict in said.verdicts.items()} or None,
-            "policy": [breach.as_dict() for breach in said.breaches] if answer.live is not None else None,
-        }
+        found = _summary(answer)
+        if answer.draft is not None:
+            found["draft"] = {"text": answer.draft.said.text, **_summary(answer.draft)}
+        return found
+
+
+def _summary(answer: Answer) -> dict[str, Any]:
+    said, voiced = answer.said, answer.voiced
+    changes = voiced.changes
+    return {
+        "mix": changes[-1][1] if changes else None,
+        "seed": voiced.request.sampling.seed if voiced.request.sampling is not None else None,
+        "projections": _rounded(said.projections()),
+        "capped_tokens": said.capped_tokens,
+        "nats_from_plain": said.nats_from_plain,
+        "guard": {about: verdict.as_dict() for about, verdict in said.verdicts.items()} or None,
+        "policy": [breach.as_dict() for breach in said.breaches] if answer.live is not None else None,
+        "opinions": [opinion.as_dict() for opinion in said.opinions] or None,
+    }
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:

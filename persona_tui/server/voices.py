@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from persona_tui.core.errors import PersonaTuiError, nearest
-from persona_tui.core.mix import Mix, parse_blend
-from persona_tui.core.workspace import TRAIT_PREFIX
+from persona_tui.core.mix import TRAIT_PREFIX, Mix, parse_blend
+from persona_tui.monitors.guard import GuardMode
 from persona_tui.server.limits import Refused
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ class VoiceOptions(BaseModel):
         plausibility: the guide.
         trace: personas, traits ("trait:NAME") and axes whose projections are wanted token by token; an empty
             list = no projections at all, not even means.
-        guard: whether messages and replies are judged, and what is done about it.
+        guard: whether messages and replies are judged, and what is done about it; with `critique`, the model
+            reads its draft, and answers again if that helps to do harm.
         policy: rules such as "trait>0.3", or limits by trait, `{"trait": {"max": 0.3}}`.
     """
 
@@ -46,7 +47,7 @@ class VoiceOptions(BaseModel):
     percentile: float | None = None
     plausibility: float | None = None
     trace: tuple[str, ...] | None = None
-    guard: Literal["off", "warn", "refuse"] | None = None
+    guard: GuardMode | None = None
     policy: list[str] | dict[str, dict[str, Any]] | None = None
 
 
@@ -63,7 +64,7 @@ class Voice:
 
     mix: Mix
     trace: tuple[str, ...] | None = None
-    guard: str = "off"
+    guard: GuardMode = "off"
     policy: Policy | None = None
 
     @property
@@ -91,7 +92,7 @@ class Voices:
     personas: Sequence[str]
     traits: Sequence[str]
     default: Mix
-    guard: str
+    guard: GuardMode
 
     @property
     def names(self) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 
 from persona_tui.core.errors import MemoryShortage, PersonaTuiError
 from persona_tui.model import TokenEvent, Watch
-from persona_tui.model.forward import Overflow
+from persona_tui.model.architecture import Overflow
 from persona_tui.server.limits import Capacity, TooManyWaiting, Unavailable
 from persona_tui.steering import SteeringEngine
 from persona_tui.steering.rows import VoicedRow, stream_voices

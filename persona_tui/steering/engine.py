@@ -25,7 +25,7 @@ from persona_tui.model import (
     Watch,
 )
 from persona_tui.steering.mix_control import Floor, MixControl, OnMix
-from persona_tui.vectors.scales import TraceScale, axis_scale, vector_scale
+from persona_tui.vectors.maths import TraceScale
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class StreamGuard(Protocol):
         """What the stream has to read for it; None = nothing."""
         ...
 
-    def over(self, events: Iterator[TokenEvent]) -> Iterator[TokenEvent]:
-        """Return the stream's events as they are judged; may end early."""
+    def over(self, events: Iterator[TokenEvent], asked: str) -> Iterator[TokenEvent]:
+        """Return the stream's events, of the answer to a message, as they are judged; may end early."""
         ...
 
 
@@ -119,8 +119,7 @@ class SteeringEngine(MixControl):
     @property
     def sampling(self) -> Sampling:
         """How replies are sampled where a call does not say."""
-        generation = self.settings.generation
-        return Sampling(generation.max_new_tokens, generation.temperature, generation.top_p, generation.seed)
+        return Sampling.of(self.settings.generation)
 
     def reply(
         self,
@@ -243,10 +242,9 @@ class SteeringEngine(MixControl):
         mixes: Mapping[int, Mix],
         sampling: Sampling,
         system: str | None = None,
-        stop: threading.Event | None = None,
     ) -> Iterator[TokenEvent]:
         """Answer a conversation as it was answered before: `repeat_rows` with a single row."""
-        return self.repeat_rows(messages, [mixes], sampling, system, stop)
+        return self.repeat_rows(messages, [mixes], sampling, system)
 
     def repeat_rows(
         self,
@@ -254,7 +252,6 @@ class SteeringEngine(MixControl):
         rows: Sequence[Mapping[int, Mix]],
         sampling: Sampling,
         system: str | None = None,
-        stop: threading.Event | None = None,
     ) -> Iterator[TokenEvent]:
         """Answer a conversation as `stream_rows` answered it before, token by token.
 
@@ -266,11 +263,10 @@ class SteeringEngine(MixControl):
             rows: for each row, by token: what to speak with from that one on. The first is for token 0.
             sampling: with the seed that was used then.
             system: a system prompt, if any.
-            stop: when set, no further token is written.
         """
         changes = [{index: self.interventions(mix) for index, mix in row.items()} for row in rows]
         requests = _same_seed(with_system(messages, system), len(rows), sampling)
-        return self.model.stream(requests, sampling, _scheduled(changes), stop=stop)
+        return self.model.stream(requests, sampling, _scheduled(changes))
 
     def _write(
         self,
@@ -295,12 +291,14 @@ class SteeringEngine(MixControl):
             stop,
             watch,
         )
-        return events if guard is None or watch is None else guard.over(events)
+        if guard is None or watch is None:
+            return events
+        return guard.over(events, conversation[-1]["content"])
 
     def _load(self, mix: Mix) -> None:
         loaded = self.personas.list_loaded()
-        for name, weight in mix.weights.items():
-            if weight and name not in loaded:
+        for name in mix.speaking:
+            if name not in loaded:
                 self.personas.get(name)
                 # Where nothing can be written, it is loaded for this run.
                 with contextlib.suppress(WorkspaceError):
@@ -325,23 +323,21 @@ class SteeringEngine(MixControl):
             PersonaNotFoundError: one of them does not exist.
             VectorFileError: the file of one of them cannot be used.
         """
-        spoken = [name for mix in mixes for name, weight in mix.weights.items() if weight]
+        spoken = [name for mix in mixes for name in mix.speaking]
         loaded = self.personas.list_loaded() if names is None else ()
         found = {name: scale for name in loaded if (scale := self._scale_of(name))}
-        found |= {name: vector_scale(self.personas.get(name)) for name in [*(names or ()), *spoken]}
+        found |= {name: self.personas.get(name).scale for name in [*(names or ()), *spoken]}
         axes = self.personas.axes
         if axes is not None:
             found |= {
-                name: axis_scale(axes, name, self.capping_layers)
-                for name in axes.names
-                if name in axes.projections
+                name: axes.scale(name, self.capping_layers) for name in axes.names if name in axes.projections
             }
         return {name: trace for name, trace in found.items() if trace.vectors}
 
     def _scale_of(self, name: str) -> TraceScale | None:
         """The scale of what is only traced; None of a damaged file, which keeps nobody from talking."""
         try:
-            return vector_scale(self.personas.get(name))
+            return self.personas.get(name).scale
         except PersonaTuiError as error:
             self.on_note(f"{name} is not traced: {error} `persona-tui unload {name}` unloads it.")
             return None

@@ -16,13 +16,11 @@ from typing import Any
 from torch import Tensor
 
 from persona_tui.core.config import Settings, resolve_layers
-from persona_tui.core.mix import Mix
-from persona_tui.core.ranges import PERCENTILE
-from persona_tui.extraction.floors import capping
+from persona_tui.core.mix import PERCENTILE, Mix
 from persona_tui.model import Backend, Cap, Interventions
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.manager import PersonaManager
-from persona_tui.vectors.scales import axis_scale, mean_of
+from persona_tui.vectors.maths import mean_of
 
 OnMix = Callable[[int, dict[str, Any]], None]  # a token's index, and the mix from that one on
 
@@ -58,12 +56,7 @@ class MixControl:
         self.capping_layers = tuple(resolve_layers(config, model_wrapper.n_layers).capping)
         self._lock = threading.RLock()
         self._percentile = float(config.steering.safety_floor_percentile)
-        steering = config.steering
-        self._mix = Mix(
-            strength=steering.default_strength,
-            capping=steering.capping,
-            plausibility=steering.plausibility,
-        )
+        self._mix = config.steering.mix
         self.on_note: Callable[[str], None] = lambda note: None
         self._caps: dict[tuple[str, float], tuple[Axes, dict[int, Cap]]] = {}
         self._live = Interventions.none()
@@ -142,7 +135,7 @@ class MixControl:
         live, enforced, floor = self.interventions(mix), self.floor_of(mix), None
         if enforced is not None:
             floor = {**asdict(enforced), "layers": list(enforced.layers), "file": self.personas.digest()}
-        files = {name: self.personas.digest(name) for name, weight in mix.weights.items() if weight}
+        files = {name: self.personas.digest(name) for name in mix.speaking}
         return {**asdict(mix), "added_at": sorted(live.steering), "floor": floor, "vectors": files}
 
     def floor_of(self, mix: Mix) -> Floor | None:
@@ -191,7 +184,8 @@ class MixControl:
         key = (name, self._percentile if mix.percentile is None else mix.percentile)
         known = self._caps.get(key)
         if known is None or known[0] is not axes:
-            known = self._caps[key] = (axes, capping(axes, name, self.capping_layers, key[1]))
+            floors = axes.floors(name, self.capping_layers, key[1])
+            known = self._caps[key] = (axes, {layer: Cap(*floor) for layer, floor in floors.items()})
         return known[1]
 
     def _rows(
@@ -241,9 +235,14 @@ class MixControl:
         mix, axes = mix or self._mix, self.personas.axes
         if axes is None or self.floor_reading(name, mix) is None:
             return None
-        trace, caps = axis_scale(axes, name, self.capping_layers), self._capping(mix)
+        trace, caps = axes.scale(name, self.capping_layers), self._capping(mix)
         lengths = [float(vector.norm()) for layer, vector in trace.vectors.items() if layer in caps]
         return mean_of(lengths) / len(lengths)
+
+    def weakness(self, name: str) -> str | None:
+        """Why an axis may not mean what its name says, in one line; None if nothing speaks against it."""
+        axes = self.personas.axes
+        return axes.weakness(name) if axes is not None and name in axes.names else None
 
     def floor_reading(self, name: str, mix: Mix | None = None) -> float | None:
         """Where the floor of a mix (by default the present one) lies on the scale of a trace.
@@ -253,7 +252,7 @@ class MixControl:
         mix, axes = mix or self._mix, self.personas.axes
         if axes is None or not mix.capping or name != self.capping_axis(mix):
             return None
-        trace, caps = axis_scale(axes, name, self.capping_layers), self._capping(mix)
+        trace, caps = axes.scale(name, self.capping_layers), self._capping(mix)
         readings = [
             caps[layer].floor * float(vector.norm())
             for layer, vector in trace.vectors.items()

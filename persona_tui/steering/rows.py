@@ -18,7 +18,7 @@ from typing import Any
 from persona_tui.core.mix import Mix
 from persona_tui.model import Interventions, Request, TokenEvent, Watch
 from persona_tui.steering.engine import SteeringEngine, scaled
-from persona_tui.vectors.scales import TraceScale
+from persona_tui.vectors.maths import TraceScale
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from persona_tui.core.statistics import (
     shuffle_test,
     sign_flip_test,
 )
-from persona_tui.datasets.rows import Problem, rows
+from persona_tui.datasets.records import Problem, rows
 from persona_tui.datasets.transcripts import Transcript, prompt_messages
 from persona_tui.datasets.turns import TranscriptError
 from persona_tui.model import Backend, Generation, Message, Request, Sampling

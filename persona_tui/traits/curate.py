@@ -21,12 +21,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from persona_tui.core.documents import json_value
+from persona_tui.core.documents import json_value, open_plain, read_plain
 from persona_tui.core.errors import DatasetError, WorkspaceError
-from persona_tui.core.files import atomic_write_text
-from persona_tui.core.lock import only_writer
-from persona_tui.core.plain_files import open_plain, read_plain
-from persona_tui.datasets.rows import UTF16
+from persona_tui.core.files import atomic_write_text, only_writer
+from persona_tui.datasets.records import UTF16
 from persona_tui.datasets.transcripts import (
     BadLine,
     Transcript,

@@ -37,10 +37,10 @@ from pydantic import (
     model_validator,
 )
 
-from persona_tui.core.documents import json_value
+from persona_tui.core.documents import json_value, read_plain
 from persona_tui.core.errors import DatasetError, PersonaTuiError, nearest
-from persona_tui.core.plain_files import read_plain
-from persona_tui.core.workspace import TRAIT_ALIASES, Workspace, packaged_root
+from persona_tui.core.mix import TRAIT_ALIASES
+from persona_tui.core.workspace import Workspace, packaged_root
 from persona_tui.core.yaml_documents import NotYaml, yaml_value
 from persona_tui.traits.foreign import foreign_trait
 

@@ -36,7 +36,7 @@ from persona_tui.core.statistics import (
     separation,
 )
 from persona_tui.extraction.checkpoints import PartialStore, Tally
-from persona_tui.extraction.plan import dataset_hash, item_seed
+from persona_tui.extraction.runner import dataset_hash, item_seed
 from persona_tui.model import Message, ModelWrapper, Request, Sampling
 from persona_tui.model.spans import read_replies
 from persona_tui.traits.definition import FEWEST, SIDES, Side, Split, TraitDefinition
@@ -123,7 +123,7 @@ class PersonaVectorExtractor:
         self.checkpoint = checkpoint or (lambda: None)
         self.partial = partial if partial is not None else PartialStore()
         self.around = around or Surroundings()
-        self.readings = Readings(model, self.layers, self.checkpoint)
+        self.readings = Readings(model, self.layers, self.checkpoint, self.partial)
         self._log = log or (lambda line: None)
 
     def extract(self, definition: TraitDefinition, recipe: Recipe | None = None) -> TraitVector:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from persona_tui.core.workspace import TRAIT_PREFIX
+from persona_tui.core.mix import TRAIT_PREFIX
 from persona_tui.model import Message, TokenEvent
 from persona_tui.model.backend import Backend
 from persona_tui.traits.gate import Gates

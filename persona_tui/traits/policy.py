@@ -27,9 +27,10 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from persona_tui.core.documents import read_plain
 from persona_tui.core.errors import ConfigError, nearest
-from persona_tui.core.plain_files import read_plain
-from persona_tui.core.workspace import TRAIT_ALIASES, Workspace
+from persona_tui.core.mix import TRAIT_ALIASES
+from persona_tui.core.workspace import Workspace
 from persona_tui.core.yaml_documents import NotYaml, yaml_value
 from persona_tui.traits.definition import CALIBRATED, Limit, check_order, list_policies
 from persona_tui.traits.score import ReplyScore, Scored, TurnScore

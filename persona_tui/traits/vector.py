@@ -17,14 +17,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from persona_tui.core.errors import VectorFileError
-from persona_tui.core.lock import change
-from persona_tui.core.workspace import TRAIT_ALIASES, TRAIT_PREFIX
+from persona_tui.core.files import change
+from persona_tui.core.mix import TRAIT_ALIASES, TRAIT_PREFIX
 from persona_tui.traits.definition import CALIBRATED, Healthy, Limit
 from persona_tui.traits.gate import TraitGate
-from persona_tui.vectors.files import check_direction
-from persona_tui.vectors.persona import PersonaVector, explain_fault
-from persona_tui.vectors.scales import Sides, sides_of
-from persona_tui.vectors.store import SUMMARY_FILE, VectorStore
+from persona_tui.vectors.files import SUMMARY_FILE, VectorStore, check_direction
+from persona_tui.vectors.persona import PersonaVector, TraitSides, explain_fault
 
 WEAK = 0.75  # an AUC below this is not worth measuring with
 RECIPE = "response"  # the recipe of persona files that traits use: the mean over the reply's tokens
@@ -206,8 +204,8 @@ class TraitVector:
         return self.reading.gate
 
     @cached_property
-    def _sides(self) -> Sides:
-        return sides_of(self.vector, self.reading.layer)
+    def _sides(self) -> TraitSides:
+        return self.vector.sides(self.reading.layer)
 
     @property
     def direction(self) -> Tensor:

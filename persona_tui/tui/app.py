@@ -27,7 +27,7 @@ from persona_tui.chat.voice import label
 from persona_tui.core.config import set_value
 from persona_tui.core.errors import PersonaTuiError, nearest
 from persona_tui.core.jobs import Job, ModelWorker
-from persona_tui.core.libraries import quiet_libraries
+from persona_tui.core.log_file import quiet_libraries
 from persona_tui.core.mix import Mix
 from persona_tui.project.project import Project
 from persona_tui.tui import collector, terminal
@@ -36,7 +36,6 @@ from persona_tui.tui.bindings import known_ids
 from persona_tui.tui.blocks import Note
 from persona_tui.tui.empty import examples, welcome
 from persona_tui.tui.front import ScreenFront
-from persona_tui.tui.history import PromptHistory
 from persona_tui.tui.inspection import Inspection
 from persona_tui.tui.job_board import JobBoard
 from persona_tui.tui.keys import ACTIONS, key_name, key_of
@@ -66,7 +65,7 @@ from persona_tui.tui.widgets.inspector import Inspector
 from persona_tui.tui.widgets.jobs_panel import JobList, JobsPanel
 from persona_tui.tui.widgets.mixer import MixerPanel
 from persona_tui.tui.widgets.personas import PersonaList
-from persona_tui.tui.widgets.prompt import Prompt
+from persona_tui.tui.widgets.prompt import Prompt, PromptHistory
 from persona_tui.tui.widgets.status import Status
 
 HISTORY_FILE = ".prompt-history"  # beside the sessions
@@ -452,10 +451,8 @@ class PersonaApp(Actions):
 
 def run_app(
     project: Project,
-    persona: str | None = None,
     strength: float | None = None,
     blend: Mapping[str, float] | None = None,
-    capping: bool | None = None,
     resume: str | None = None,
     saves: bool = True,
 ) -> NoReturn:
@@ -463,10 +460,8 @@ def run_app(
 
     Args:
         project: the workspace and its model; cheap to open, the app loads the model itself.
-        persona: who speaks at first.
         strength: how loud; by default as the settings say.
-        blend: who speaks at first, with weights, instead of one persona.
-        capping: whether the floor is enforced; by default as the settings say.
+        blend: who speaks at first, with weights.
         resume: the id of a session to go on with.
         saves: whether conversations are saved.
 
@@ -479,9 +474,8 @@ def run_app(
     mix = project.default_mix()
     mix = replace(
         mix,
-        weights=dict(blend) if blend else {persona: 1.0} if persona else {},
+        weights=dict(blend or {}),
         strength=mix.strength if strength is None else strength,
-        capping=mix.capping if capping is None else capping,
     )
     app = PersonaApp(project, mix, resume, saves)
     with terminal.written_lines(lambda line: app.is_running and app.post_message(LogLine(line))):

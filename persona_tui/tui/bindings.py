@@ -26,8 +26,7 @@ def widget_bindings() -> list[Binding]:
     from persona_tui.tui.views import keys as labs
     from persona_tui.tui.views.threshold import ThresholdSlider
     from persona_tui.tui.widgets.chat_log import ChatLog
-    from persona_tui.tui.widgets.chooser import Chooser
-    from persona_tui.tui.widgets.field import FieldRow
+    from persona_tui.tui.widgets.chooser import Chooser, FieldRow
     from persona_tui.tui.widgets.inspector import Inspector
     from persona_tui.tui.widgets.jobs_panel import JobList
     from persona_tui.tui.widgets.mixer import CappingSwitch

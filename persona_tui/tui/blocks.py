@@ -9,7 +9,7 @@ from itertools import count
 
 from textual.content import Content
 
-from persona_tui.core.printable import printable
+from persona_tui.core.documents import printable
 from persona_tui.tui.markdown import MarkdownText, open_fence
 
 _WIDEST = 10_000

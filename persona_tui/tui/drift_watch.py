@@ -21,7 +21,7 @@ from persona_tui.tui.messages import LogLine
 if TYPE_CHECKING:
     from persona_tui.chat import Conversation
     from persona_tui.chat.replies import ChatReply
-    from persona_tui.tui.readings import TokenReading
+    from persona_tui.tui.inspection import TokenReading
     from persona_tui.tui.stage import AppStage
 
 AXIS = "assistant"

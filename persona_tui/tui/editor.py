@@ -32,13 +32,12 @@ def editor_command(environment: Mapping[str, str] | None = None) -> list[str]:
     return command
 
 
-def edit(text: str, command: list[str], suffix: str = ".md") -> str:
+def edit(text: str, command: list[str]) -> str:
     """Let the user change a text in an editor, which has the terminal meanwhile.
 
     Args:
         text: what it begins with.
         command: as `editor_command` returns it.
-        suffix: of the file's name, by which editors know what it is.
 
     Returns:
         The text without a line end at its end.
@@ -47,7 +46,7 @@ def edit(text: str, command: list[str], suffix: str = ".md") -> str:
         PersonaTuiError: the editor failed, or its file is not text.
     """
     with tempfile.TemporaryDirectory(prefix="persona-tui-") as folder:
-        path = Path(folder) / f"message{suffix}"
+        path = Path(folder) / "message.md"
         path.write_text(text, encoding="utf-8")
         try:
             # stdout and stderr are redirected into the log while the app runs; an editor draws on them.

@@ -28,7 +28,7 @@ class Pace:
 
     def estimate(self, prompts: int) -> str:
         """Say how much work some system prompts are."""
-        from persona_tui.extraction.plan import in_words
+        from persona_tui.extraction.runner import in_words
 
         at = min(max(prompts, 1), len(self.tokens)) - 1
         return f"{self.tokens[at]:,} tokens, {in_words(self.seconds[at])} on this machine."

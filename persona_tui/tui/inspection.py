@@ -1,25 +1,27 @@
-"""Chooses what the inspector shows, and has messages read again whose projections nobody kept."""
+"""What was projected, token by token, while replies were written or when messages were read again.
+
+The inspection chooses what the inspector shows, and has messages read again whose projections nobody kept.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from textual.message import Message
 
-from persona_tui.chat.turns import Spoken, spoken
+from persona_tui.chat.reread import Spoken, spoken
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.mix import Mix
 from persona_tui.tui.blocks import MessageBlock
 from persona_tui.tui.messages import ChoicesRead, HeatRead, MessageReread
-from persona_tui.tui.readings import MessageReadings, TokenReading, readings_of
 from persona_tui.tui.screens.inspector import InspectorScreen
 from persona_tui.tui.widgets.gauges import layers_text
 from persona_tui.tui.widgets.inspector import Inspector, InspectorState
-from persona_tui.tui.widgets.token_view import TokenValue
+from persona_tui.tui.widgets.token_view import AXES, TokenValue
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch is not imported before the first paint
     from persona_tui.chat import Conversation, Node
     from persona_tui.chat.replies import ReplyRow
     from persona_tui.model.results import TokenEvent
@@ -30,8 +32,61 @@ if TYPE_CHECKING:
 
 ASSISTANT = "assistant"
 ROOMY = 180  # columns from which on the inspector stands beside the chat
-_AXES = ("assistant", "safety")
 _SIGMA = "σ"
+
+
+@dataclass(frozen=True)
+class TokenReading:
+    """A token as it was chosen.
+
+    Attributes:
+        text: what it added.
+        projections: by direction.
+        lifted: how far the floor lifted it.
+        entropy: of its choice, nats.
+        nats: how much more probable steering made it; None = no guide read along.
+    """
+
+    text: str
+    projections: Mapping[str, float]
+    lifted: float = 0.0
+    entropy: float = 0.0
+    nats: float | None = None
+
+    def on(self, direction: str) -> TokenValue:
+        """Return its value on one direction."""
+        return TokenValue(self.text, self.projections.get(direction), self.lifted)
+
+
+def readings_of(events: Iterable[TokenEvent]) -> list[TokenReading]:
+    """Return the readings of tokens; events without one are left out."""
+    return [
+        TokenReading(event.text, event.projections, event.capped, event.entropy, event.nats)
+        for event in events
+        if event.token_id >= 0
+    ]
+
+
+class MessageReadings:
+    """Keeps them by message, for one conversation."""
+
+    def __init__(self) -> None:
+        self._by_message: dict[int, dict[int, TokenReading]] = {}
+
+    def clear(self) -> None:
+        """Forget everything: it is another conversation."""
+        self._by_message.clear()
+
+    def add(self, message: int, start: int, events: Iterable[TokenEvent]) -> None:
+        """Take tokens of a message, whose places are counted from `start`."""
+        kept = self._by_message.setdefault(message, {})
+        for event in events:
+            if event.token_id >= 0:
+                kept[start + event.index] = readings_of([event])[0]
+
+    def of(self, message: int) -> Mapping[int, TokenReading]:
+        """Return the readings of a message, by place; as many as there are."""
+        return self._by_message.get(message, {})
 
 
 @dataclass(frozen=True)
@@ -160,8 +215,12 @@ class Inspection:
         """Find out what a message can be projected on now: the axes first."""
         engine = self._app.project.loaded_engine
         traces = engine.traces() if engine is not None else {}
-        names = sorted(traces, key=lambda name: (name not in _AXES, name))
+        names = sorted(traces, key=lambda name: (name not in AXES, name))
         self._layers = {name: layers_text(sorted(traces[name].vectors)) for name in names}
+        if engine is not None:
+            self._layers |= {
+                name: f"{layers} · weak" for name, layers in self._layers.items() if engine.weakness(name)
+            }
         if self._direction not in self._layers and names:
             self._direction = names[0]
 
@@ -364,7 +423,7 @@ class Inspection:
             f"{block.who}{which} · {len(subject.tokens)} tokens",
             self._direction,
             self._layers.get(self._direction, ""),
-            _SIGMA if self._direction in _AXES else "",
+            _SIGMA if self._direction in AXES else "",
             _floor(engine, self._direction, subject.mix),
             subject.tokens,
             subject.note,

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from textual.content import Content
 
+from persona_tui.core.documents import printable
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.jobs import Change, Job, JobContext
 from persona_tui.core.log_file import LogFile
-from persona_tui.core.printable import printable
 from persona_tui.project.requests import JobRequest, Unfinished
 from persona_tui.tui.messages import JobChanged, LogLine
-from persona_tui.tui.mistakes import reason
 from persona_tui.tui.screens.page import PageScreen
+from persona_tui.tui.stage import reason
 from persona_tui.tui.widgets.jobs_panel import JobRow, JobsPanel, clock, speed
 
 if TYPE_CHECKING:

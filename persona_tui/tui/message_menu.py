@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from persona_tui.chat.turns import text_before
+from persona_tui.chat.reread import text_before
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.tui.blocks import MessageBlock
 from persona_tui.tui.clipboard import clipboard_command, copy

@@ -18,11 +18,12 @@ from persona_tui.tui.fluency import (
     ordinary_entropy,
     recommended_strength,
 )
+from persona_tui.tui.inspection import TokenReading
 from persona_tui.tui.messages import LogLine, OrdinaryMeasured
-from persona_tui.tui.readings import TokenReading, unit_of
 from persona_tui.tui.screens.ask import AskScreen
 from persona_tui.tui.widgets.gauges import layers_text
 from persona_tui.tui.widgets.mixer import MixerState
+from persona_tui.tui.widgets.token_view import unit_of
 from persona_tui.tui.widgets.trace import Line, TracePoint
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class Mixer:
 
     def _calibration(self, engine: SteeringEngine, mix: Mix) -> Calibration | None:
         """What was measured of the persona that speaks alone, at the layers where it is added."""
-        names = [name for name, weight in mix.weights.items() if weight]
+        names = list(mix.speaking)
         return engine.personas.get(names[0]).calibration if len(names) == 1 and mix.layers is None else None
 
     def _pairwise(self, loaded: Sequence[str]) -> Mapping[tuple[str, str], float]:
@@ -244,7 +245,9 @@ class Mixer:
         self._app.check_model()
         engine = self._app.project.engine
         offered = {
-            name: _AXES.get(name, "a loaded persona") for name in sorted(engine.traces(), key=_axes_first)
+            name: _AXES.get(name, "a loaded persona") + (f", weak: {weak}" if weak else "")
+            for name in sorted(engine.traces(), key=_axes_first)
+            for weak in [engine.weakness(name)]
         }
         if not offered:
             raise PersonaTuiError("there is nothing to trace: no axes yet, and no persona is loaded")
@@ -281,7 +284,7 @@ class Mixer:
         return [*([ASSISTANT] if ASSISTANT in known else []), *speaking]
 
     def _line(self, engine: SteeringEngine, name: str) -> Line:
-        return Line(engine.floor_reading(name), unit_of(name))
+        return Line(engine.floor_reading(name), unit_of(name), engine.weakness(name) is not None)
 
 
 def _where(mix: Mix, loudness: Mapping[int, float]) -> str:

@@ -12,11 +12,11 @@ from persona_tui.chat import personas
 from persona_tui.chat.voice import shares
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.jobs import Job, JobContext
-from persona_tui.core.workspace import TRAIT_PREFIX
+from persona_tui.core.mix import TRAIT_PREFIX
 from persona_tui.project.about import calibrated_in_words
 from persona_tui.project.preparation import is_prepared, price_preparation
+from persona_tui.project.project import Created, FromArchetype, FromPrompts, Source
 from persona_tui.project.requests import calibrate_request, create_request, dataset_request, prepare_request
-from persona_tui.project.source import Created, FromArchetype, FromPrompts, Source
 from persona_tui.tui.details import about_line, details, kind_of
 from persona_tui.tui.estimate import Pace, measure
 from persona_tui.tui.messages import LogLine, PaceMeasured, PreparationPriced
@@ -86,7 +86,7 @@ class People:
 
     def prepare_in_words(self) -> str:
         """Return the one path of a model without vectors: `Prepare this model: about 9 minutes (ctrl+r)`."""
-        from persona_tui.extraction.plan import in_words
+        from persona_tui.extraction.runner import in_words
 
         key = self._app.key_label("prepare")
         takes = f": {in_words(self._preparation)}" if self._preparation is not None else ""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from textual import on
 
-from persona_tui.chat.turns import text_before
+from persona_tui.chat.reread import text_before
 from persona_tui.tui.drift_watch import DriftMeasured, DriftWatch
 from persona_tui.tui.messages import ChoicesRead, HeatRead, MessageReread, ReplyEnded
 from persona_tui.tui.stage import AppStage
@@ -15,9 +15,8 @@ from persona_tui.tui.tints import Tints
 from persona_tui.tui.widgets.token_view import TokenView
 
 if TYPE_CHECKING:
-    from persona_tui.tui.inspection import Inspection
+    from persona_tui.tui.inspection import Inspection, TokenReading
     from persona_tui.tui.message_menu import MessageMenu
-    from persona_tui.tui.readings import TokenReading
     from persona_tui.tui.replies import ReplyView
 
 

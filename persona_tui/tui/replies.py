@@ -1,7 +1,8 @@
 """Replies on the screen: begun, drained of their tokens ten times a second, measured less often, ended.
 
 One reply stands in the chat; answers side by side are the rows of one reply, each in its own log. The model's
-thread writes their tokens (`Chat.events`), and tells the app with one message when it is done.
+thread writes their tokens (`Chat.events`), and tells the app with one message when it is done. How full the
+model's context is by then is counted here, and said before it overflows.
 """
 
 from __future__ import annotations
@@ -13,14 +14,13 @@ from typing import TYPE_CHECKING
 
 from textual.timer import Timer
 
-from persona_tui.chat.front import answer_again
+from persona_tui.chat import Node
 from persona_tui.chat.replies import ChatReply, ReplyRow
 from persona_tui.core.errors import PersonaTuiError, SessionError
 from persona_tui.core.wording import differences, in_pieces
 from persona_tui.tui.blocks import DIFFERS, Badge, Heading, MessageBlock
-from persona_tui.tui.context import Context
+from persona_tui.tui.inspection import readings_of
 from persona_tui.tui.messages import ReplyEnded
-from persona_tui.tui.readings import readings_of
 from persona_tui.tui.transcript import (
     ENDINGS,
     Scene,
@@ -45,6 +45,72 @@ DRAIN, MEASURE = 0.1, 0.3
 
 _BUSY = "A reply is being written. Stop it with esc, or wait."
 _YOU = Heading("you", "$text-secondary")
+NEARLY = 0.85  # of the room for a prompt
+
+
+class Context:
+    """Keeps count, and warns once each time that it gets nearly full, and when messages are left out."""
+
+    def __init__(self, app: AppStage) -> None:
+        self._app = app
+        self.size: int | None = None
+        self.reply: ChatReply | None = None  # the latest one
+        self._used: int | None = None
+        self._warned = False
+        self._forgotten = 0
+
+    @property
+    def used(self) -> int | None:
+        """Tokens of the conversation so far, as of the last reply; None = not counted yet."""
+        if self.reply is not None and self.reply.prompt_tokens:
+            return self.reply.prompt_tokens + self.reply.count
+        return self._used
+
+    @property
+    def room(self) -> int | None:
+        """Tokens that a prompt may have, so that the longest reply still fits; None = any number."""
+        if self.size is None:
+            return None
+        chat = self._app.chat
+        longest = (
+            chat.sampling_changes.get("max_new_tokens") or chat.project.settings.generation.max_new_tokens
+        )
+        return self.size - min(int(longest), self.size // 2)
+
+    @property
+    def nearly_full(self) -> bool:
+        """Whether the next message may push the oldest ones out."""
+        return self.room is not None and self.used is not None and self.used > self.room * NEARLY
+
+    def opened(self, last: Node | None) -> None:
+        """Begin with another conversation."""
+        self.moved(last)
+        self._warned, self._forgotten = False, 0
+
+    def moved(self, last: Node | None) -> None:
+        """Count what the reply that the path ends with now was written after."""
+        stats = last.runs[-1].stats if last is not None and last.runs else {}
+        counted = stats.get("prompt_tokens", 0) + stats.get("tokens", 0)
+        self._used, self.reply = counted or None, None
+
+    def ended(self, reply: ChatReply) -> None:
+        """Warn if the next prompt will hardly fit, or this one did not."""
+        if reply.forgotten > self._forgotten:
+            self._app.say(
+                f"The context is full: the model no longer sees the oldest {reply.forgotten} messages. "
+                f"/new starts another conversation."
+            )
+        elif self.nearly_full and not self._warned:
+            self._app.say(self._warning())
+        self._warned = self.nearly_full
+        self._forgotten = reply.forgotten
+
+    def _warning(self) -> str:
+        return (
+            f"The context is nearly full: {self.used} of {self.size} tokens, and a reply may need "
+            f"{(self.size or 0) - (self.room or 0)}. Soon the oldest messages will be left out. "
+            "A shorter longest reply (/max-tokens) or another conversation (/new) makes room."
+        )
 
 
 @dataclass
@@ -317,7 +383,7 @@ class ReplyView:
         self._mixer.end_measuring()
         self.on_change()
         self._app.show_status()
-        if error is None and (again := answer_again(self._app.chat, reply)) is not None:
+        if error is None and (again := self._app.chat.answer_again(reply)) is not None:
             self.begin(again)
 
     def _say_how_it_went(self, view: _View, error: Exception | None) -> None:

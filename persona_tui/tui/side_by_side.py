@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from persona_tui.chat.replies import ChatReply, ReplyRow
-from persona_tui.chat.setting import counterpart, parse_setting
-from persona_tui.chat.voice import setting_in_words
+from persona_tui.chat.voice import counterpart, parse_setting, setting_in_words
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.mix import Mix
 from persona_tui.tui.screens.compare import SettingScreen
@@ -31,7 +30,6 @@ class SideBySide:
         self._app, self._replies = app, replies
         self.active = False
         self._setting = ""  # of B, as the user typed or chose it; "" = what suggests itself
-        replies.on_change = self.show
 
     @property
     def _split(self) -> Split:
@@ -91,7 +89,7 @@ class SideBySide:
         """
         self.mixes()
         if not self.active:
-            self.active = True
+            self.active, self._replies.on_change = True, self.show
             self._app.main.show_split(True)
         self.show()
 
@@ -113,7 +111,7 @@ class SideBySide:
             self._close()
 
     def _close(self) -> None:
-        self.active = False
+        self.active, self._replies.on_change = False, lambda: None
         self._app.main.show_split(False)
         self._app.show_status()
 

@@ -13,7 +13,7 @@ from persona_tui.chat.command import OFF, Command, is_command
 from persona_tui.chat.personas import there
 from persona_tui.chat.work_commands import dataset_task
 from persona_tui.core.errors import PersonaTuiError
-from persona_tui.project.source import FromDescription
+from persona_tui.project.project import FromDescription
 from persona_tui.tui.theme import NAMES as THEMES
 from persona_tui.tui.theme import choose_theme
 from persona_tui.tui.tints import MODES

@@ -3,16 +3,22 @@
 Textual ends an app with the first exception that reaches one of its loops. `Sturdy` stands before the loop
 of every screen and widget of ours, `SturdyApp` before the app's own, before actions (those of Textual's
 widgets, too), timers and painting. All come to `SturdyApp.failed`: one line on screen, an entry in the log.
+
+`RowList` and `TextPad` are Textual's (8.2), where it raises on a key.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import events
 from textual.app import App
+from textual.binding import Binding, BindingType
+from textual.geometry import Offset
 from textual.message import Message
 from textual.widget import Widget
+from textual.widgets import OptionList, TextArea
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -157,3 +163,41 @@ class SturdyApp(Sturdy, App[None]):
 
     def aim(self, event: events.Key | events.Paste) -> None:
         """Choose where a text that is being typed goes, before it goes there."""
+
+
+class RowList(Sturdy, OptionList):
+    """Textual's list, in which (8.2) page up and page down raise while no row has been laid out.
+
+    Beside the chat letters never come here: they go to the prompt.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("j", "cursor_down", "down", show=False),
+        Binding("k", "cursor_up", "up", show=False),
+        Binding("g", "first", "first", show=False),
+        Binding("G", "last", "last", show=False),
+    ]
+
+    def action_page_up(self) -> None:
+        """Move the mark up by a page."""
+        with suppress(KeyError):
+            self._move_page(-1)
+
+    def action_page_down(self) -> None:
+        """Move the mark down by a page."""
+        with suppress(KeyError):
+            self._move_page(1)
+
+
+class TextPad(Sturdy, TextArea):
+    """Textual's, in which (8.2) undoing a long paste raises.
+
+    Undoing shortens the text first and moves the cursor back last. If the scrollbar goes in between, the
+    cursor is looked for in a line that does not exist any more; it will be scrolled to once it has moved.
+    """
+
+    def scroll_cursor_visible(self, center: bool = False, animate: bool = False) -> Offset:
+        """Scroll to the cursor, unless its line is gone."""
+        if self.cursor_location[0] >= self.document.line_count:
+            return Offset()
+        return super().scroll_cursor_visible(center, animate)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from persona_tui.chat.turns import text_before
+from persona_tui.chat.reread import text_before
 from persona_tui.core.errors import PersonaTuiError, nearest
-from persona_tui.tui.readings import unit_of
+from persona_tui.tui.widgets.token_view import unit_of
 
 if TYPE_CHECKING:
     from persona_tui.chat import Node

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
 
-from persona_tui.core.printable import printable
+from persona_tui.core.documents import printable
 
 _EMPTY = "·"  # a token that adds nothing to the text: part of a character, or the end of the turn
 _NEWLINE = "↵"

@@ -1,7 +1,8 @@
 """The axes of one model: the assistant baseline, the directions that floors are set on, and the floors."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from persona_tui.core.errors import VectorFileError, nearest
 from persona_tui.vectors.files import FORMAT_VERSION, check_kind, load_tensors, save_tensors
+from persona_tui.vectors.maths import TraceScale, mean_of
 from persona_tui.vectors.persona import by_recipe, check_layers, check_stacks, explain_fault
 
 AXIS_NAMES = ("assistant", "safety")
@@ -41,16 +43,16 @@ class Axes:
 
     def __post_init__(self) -> None:
         check_layers(self.layers)
-        check_stacks(len(self.layers), {"baseline": self.baseline, **self._directions()})
-        for name, stacks in self._directions().items():
+        check_stacks(len(self.layers), {"baseline": self.baseline, **self._directions})
+        for name, stacks in self._directions.items():
             if any((stack.norm(dim=-1) - 1).abs().max() > _UNIT_TOLERANCE for stack in stacks.values()):
                 raise ValueError(f'its "{name}" axis is not unit length')
         self._check_projections()
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The axes there are."""
-        return tuple(name for name in AXIS_NAMES if name in self._directions())
+        return tuple(name for name in AXIS_NAMES if name in self._directions)
 
     @property
     def default_capping_axis(self) -> str:
@@ -95,7 +97,7 @@ class Axes:
             VectorFileError: there is no such axis, or it was not extracted at this layer.
         """
         row = self._row(name, layer)
-        stacks = self._directions()[name]
+        stacks = self._directions[name]
         if recipe not in stacks:
             raise VectorFileError(f"The {name} axis was not extracted with the recipe {recipe}.")
         return stacks[recipe][row]
@@ -113,9 +115,41 @@ class Axes:
             raise VectorFileError(f"The {name} axis has no floor; run `persona-tui extract-axes`.")
         return torch.quantile(self.projections[name][row], percentile / 100).item()
 
+    def floors(self, name: str, layers: Sequence[int], percentile: float) -> dict[int, tuple[Tensor, float]]:
+        """Return an axis and its floor at those of `layers` that it was extracted for, see `floor`."""
+        there = [layer for layer in layers if layer in self.layers]
+        return {layer: (self.axis(name, layer), self.floor(name, layer, percentile)) for layer in there}
+
+    def scale(self, name: str, layers: Sequence[int]) -> TraceScale:
+        """Return the scale of an axis at some layers: 1 = a standard deviation of ordinary replies.
+
+        0 is halfway between both sides of the axis, so that answers to safe prompts lie above it and refusals
+        below; in files that do not record the sides, the average of ordinary replies.
+        """
+        key = name, tuple(layers)
+        if key not in self._scales:
+            self._scales[key] = self._scale(*key)
+        return self._scales[key]
+
+    def _scale(self, name: str, layers: Sequence[int]) -> TraceScale:
+        vectors, ordinary = {}, []
+        for layer in layers:
+            if layer not in self.layers:
+                continue
+            projections = self.projections[name][self.layers.index(layer)]
+            spread = float(projections.std(correction=0)) or 1.0
+            vectors[layer] = self.axis(name, layer) / spread
+            centre = self.centre(name, layer)
+            ordinary.append((float(projections.mean()) if centre is None else centre) / spread)
+        return TraceScale(vectors, mean_of(ordinary))
+
+    @cached_property
+    def _scales(self) -> dict[tuple[str, tuple[int, ...]], TraceScale]:
+        return {}
+
     def save(self, path: Path, *, inside: Path | None = None) -> None:
         """Write everything to one file; see `files.save_tensors` for `inside` and the errors."""
-        stacks = {"baseline": self.baseline, **self._directions()}
+        stacks = {"baseline": self.baseline, **self._directions}
         tensors = {f"{kind}.{recipe}": t for kind, group in stacks.items() for recipe, t in group.items()}
         tensors |= {f"projections.{name}": rows for name, rows in self.projections.items()}
         metadata = {
@@ -148,6 +182,7 @@ class Axes:
         except (KeyError, ValueError, TypeError) as error:
             raise VectorFileError(f"{path} cannot be used: {explain_fault(error)}.") from error
 
+    @cached_property
     def _directions(self) -> dict[str, dict[str, Tensor]]:
         return {"safety": self.safety} | ({"assistant": self.assistant} if self.assistant is not None else {})
 

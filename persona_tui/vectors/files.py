@@ -1,12 +1,15 @@
-"""The file format of everything that was extracted: safetensors with one JSON metadata entry.
+"""The files of everything that was extracted: safetensors with one JSON metadata entry, in folders by kind.
 
-Nothing is ever unpickled. A file from a stranger can at worst be refused, with one line that names it.
+Nothing is ever unpickled. A file from a stranger can at worst be refused, with one line that names it. What a
+damaged file means is the same everywhere: it is listed, its summary is the error, and using it raises that.
 """
 
+from __future__ import annotations
+
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from safetensors import SafetensorError
@@ -14,17 +17,18 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as serialize_tensors
 from torch import Tensor
 
-from persona_tui.core.documents import json_value
-from persona_tui.core.errors import VectorFileError
-from persona_tui.core.files import atomic_write_bytes
+from persona_tui.core.documents import json_value, open_plain, read_plain
+from persona_tui.core.errors import PersonaTuiError, VectorFileError, WorkspaceError, nearest
+from persona_tui.core.files import atomic_write_bytes, atomic_write_text, safe_name
 from persona_tui.core.identity import EQUAL, FAR, ModelSketch
-from persona_tui.core.plain_files import open_plain, read_plain
 from persona_tui.vectors.metadata import fault_of
 
 METADATA_KEY = "persona_tui"
 SUFFIX = ".safetensors"
 FORMAT_VERSION = 1
-_PLACES = {"persona": "personas", "trait": "traits", "monitor": "monitors"}  # folders of a model, by kind
+SUMMARY_FILE = "summary.json"
+_IMPORTED = (".pt", ".pth", ".bin", ".gguf", ".svec")
+PLACES = {"persona": "personas", "trait": "traits", "monitor": "monitors"}  # folders of a model, by kind
 
 # Far above anything real: 128 layers of 16384 in six kinds are 50 MB, a long calibration curve 100 kB.
 MAX_FILE_BYTES = 1 << 30
@@ -110,7 +114,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 def check_kind(path: Path, metadata: Mapping[str, Any], kind: str) -> None:
     """Raise VectorFileError unless the file says that it holds `kind`, in a format this version reads."""
     if (held := metadata.get("kind")) != kind:
-        place = _PLACES.get(str(held))
+        place = PLACES.get(str(held))
         what_to_do = f"; it belongs into {place}/" if place else ""
         _refuse(path, f"it holds {held or 'something else'!r}, not {kind!r}{what_to_do}")
     version = metadata.get("format_version")
@@ -272,3 +276,162 @@ def _refuse(path: Path, reason: str) -> NoReturn:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or ["unreadable"])[0].rstrip(".")
+
+
+class VectorStore:
+    """Lists, finds, checks and deletes the vector files in one folder of one model. Opening it reads nothing.
+
+    Attributes:
+        folder: where the files are; it need not exist.
+        fingerprint: of the loaded model; files made on another one are refused. None: not checked.
+        model_name: what to call the model in errors.
+        sketch: of the loaded model's weights: with it, files made on a near copy of it are used.
+        on_copy: told that, in one sentence, whenever such a file is read.
+    """
+
+    word: ClassVar[str] = "persona"
+    prefix: ClassVar[str] = ""  # what names may begin with, and files do not
+    missing: ClassVar[type[PersonaTuiError]] = VectorFileError
+    aliases: ClassVar[Mapping[str, str]] = {}  # other names, which are only looked up
+
+    def __init__(
+        self,
+        folder: Path,
+        fingerprint: str | None = None,
+        model_name: str | None = None,
+        sketch: ModelSketch | None = None,
+        on_copy: Callable[[str], None] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.fingerprint = fingerprint
+        self.model_name = model_name or folder.parent.name
+        self.sketch = sketch
+        self.on_copy = on_copy or (lambda note: None)
+
+    def names(self) -> list[str]:
+        """Return the names there are, sorted and without a prefix."""
+        return sorted(path.stem for path in self.folder.glob(f"*{SUFFIX}") if _is_vector_file(path))
+
+    def strangers(self) -> list[str]:
+        """Return a sentence about each file here that is of a form which is only imported."""
+        found = sorted(path for path in self.folder.glob("*") if path.suffix in _IMPORTED)
+        return [f"{path} is not read from here: `persona-tui import {path}` does that." for path in found]
+
+    def path_of(self, name: str) -> Path:
+        """Return the file of a name, whether it exists or not.
+
+        Raises:
+            WorkspaceError: the name cannot be a file name.
+        """
+        return self.folder / f"{safe_name(name.removeprefix(self.prefix))}{SUFFIX}"
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+        try:
+            return self.path_of(name).is_file()
+        except WorkspaceError:
+            return False
+
+    def find(self, name: str) -> Path:
+        """Return the file of a name; nothing is read.
+
+        Raises:
+            PersonaTuiError: there is none (of the class that `missing` names).
+        """
+        path = self.path_of(name)
+        if not path.is_file() and (other := self.aliases.get(name.removeprefix(self.prefix))):
+            path = self.path_of(other)
+        if not path.is_file():
+            known = [f"{self.prefix if name.startswith(self.prefix) else ''}{each}" for each in self.names()]
+            there = nearest(name, known) or (f" There are {', '.join(known)}." if known else "")
+            advice = self._advice(name, bool(there))
+            raise self.missing(f'There is no {self.word} "{name}" for {self.model_name}.{there}{advice}')
+        return path
+
+    def _advice(self, name: str, others: bool) -> str:
+        """What to do where a name does not exist; `others` = the names there are have been told."""
+        return "" if others else " There are none yet."
+
+    def check(self, path: Path, metadata: Mapping[str, Any]) -> None:
+        """Raise VectorFileError if a file's metadata says that it was made on another model."""
+        if note := check_model(path, metadata, self.fingerprint, self.model_name, self.sketch):
+            self.on_copy(note)
+
+    def about(self, name: str) -> dict[str, Any]:
+        """Return a file's metadata without reading its tensors.
+
+        Raises:
+            PersonaTuiError: no file has this name (of the class that `missing` names).
+            VectorFileError: the file is damaged or belongs to another model.
+        """
+        path = self.find(name)
+        metadata = read_metadata(path)
+        self.check(path, metadata)
+        return metadata
+
+    def delete(self, name: str) -> bool:
+        """Remove a file; False if there is none.
+
+        Raises:
+            WorkspaceError: it cannot be deleted.
+        """
+        path = self.path_of(name)
+        if not path.is_file():
+            return False
+        try:
+            path.unlink()
+        except OSError as error:
+            raise WorkspaceError(f"{path} cannot be deleted: {error.strerror or error}.") from error
+        return True
+
+    def described(self, describe: Callable[[str], dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Return what `describe` says of every name; of a file that cannot be used, its `error`."""
+        found: dict[str, dict[str, Any]] = {}
+        for name in self.names():
+            try:
+                found[name] = describe(name)
+            except PersonaTuiError as error:
+                found[name] = {"error": str(error)}
+        return found
+
+    def save_summary(self, document: object) -> None:
+        """Write the folder's summary for people and programs."""
+        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        atomic_write_text(self.folder / SUMMARY_FILE, text, inside=self.folder)
+
+
+def _is_vector_file(path: Path) -> bool:
+    try:
+        return safe_name(path.stem) == path.stem and path.is_file()
+    except WorkspaceError:
+        return False
+
+
+def misplaced(model_dir: Path) -> list[tuple[Path, str]]:
+    """Return the files that a model's commands pass over, each with what to do, sorted.
+
+    Looked at are the model's folder, the folders in it, and the folder above it. A file that cannot be read
+    is left to whoever looks for it there.
+
+    Args:
+        model_dir: the folder of the model's vectors, `vectors/<model>`; it need not exist.
+    """
+    found = {}
+    for path in sorted({*model_dir.parent.glob("*"), *model_dir.glob("*"), *model_dir.glob("*/*")}):
+        if path.is_file() and (advice := _advice(path, model_dir)):
+            found[path] = advice
+    return sorted(found.items())
+
+
+def _advice(path: Path, model_dir: Path) -> str:
+    """What to do about one file; "" if it is where it belongs."""
+    if path.suffix != SUFFIX or path.name.startswith("."):
+        return ""
+    try:
+        kind = str(read_metadata(path).get("kind"))
+    except VectorFileError:
+        return ""
+    place = PLACES.get(kind)
+    if place is None or path.parent == model_dir / place:
+        return ""
+    return f"it is a {kind}: move it to {model_dir / place}"

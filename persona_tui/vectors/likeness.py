@@ -13,9 +13,7 @@ from torch import Tensor
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.manager import PersonaManager
 from persona_tui.vectors.maths import cosine
-from persona_tui.vectors.persona import PersonaVector
-
-RECIPE = "response"
+from persona_tui.vectors.persona import RECIPE, PersonaVector
 
 
 def persona_cosine(one: PersonaVector, other: PersonaVector) -> float | None:

@@ -4,6 +4,8 @@ Which personas are loaded is kept in a small file, so that what `persona-tui loa
 the next command.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -13,26 +15,21 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from persona_tui.core.documents import json_value
+from persona_tui.core.documents import json_value, open_plain, read_plain
 from persona_tui.core.errors import (
     GenerationError,
     PersonaNotFoundError,
     PersonaTuiError,
     VectorFileError,
 )
-from persona_tui.core.files import atomic_write_text
+from persona_tui.core.files import atomic_write_text, change, check_case
 from persona_tui.core.identity import ModelSketch
-from persona_tui.core.lock import change
-from persona_tui.core.plain_files import open_plain, read_plain
-from persona_tui.core.ranges import WEIGHT
-from persona_tui.core.workspace import MONITOR_PREFIX, TRAIT_ALIASES, TRAIT_PREFIX, check_case
+from persona_tui.core.mix import MONITOR_PREFIX, TRAIT_ALIASES, TRAIT_PREFIX, WEIGHT
 from persona_tui.vectors.axes import Axes
-from persona_tui.vectors.files import SUFFIX
+from persona_tui.vectors.files import SUFFIX, VectorStore, check_kind, load_tensors
 from persona_tui.vectors.maths import blend
-from persona_tui.vectors.monitor_direction import monitor_direction
-from persona_tui.vectors.persona import PersonaVector
+from persona_tui.vectors.persona import RECIPE, PersonaVector, default_gains
 from persona_tui.vectors.roles import ROLES_FILE, RoleMeans
-from persona_tui.vectors.store import VectorStore
 
 AXES_FILE = f"axes{SUFFIX}"
 STATE_FILE = "loaded.json"
@@ -210,6 +207,10 @@ class PersonaManager:
         """Return the names of all monitors' directions, sorted, each with its prefix: `monitor:default`."""
         return [f"{MONITOR_PREFIX}{name}" for name in self._monitor_files.names()]
 
+    def has(self, name: str) -> bool:
+        """Whether there is a persona, trait or monitor's direction of this name."""
+        return self._files_of(name).has(name)
+
     def get(self, name: str) -> PersonaVector:
         """Return a persona, loaded or not, reading its file the first time.
 
@@ -280,8 +281,7 @@ class PersonaManager:
 
     def list_loaded(self) -> list[str]:
         """Return the names of the loaded personas and traits that still exist, in the order of loading."""
-        available = {*self.list_available(), *self.list_traits(), *self.list_monitors()}
-        return [name for name in self._read_state() if name in available]
+        return [name for name in self._read_state() if self.has(name)]
 
     def load(self, name: str) -> bool:
         """Load a persona, now and in later runs; True when it is loaded.
@@ -401,3 +401,37 @@ def _common_layers(personas: Sequence[PersonaVector]) -> list[int] | None:
     return sorted(everywhere & {layer for layers in own for layer in layers}) or list(
         personas[0].steering_layers
     )
+
+
+def monitor_direction(path: Path, name: str) -> PersonaVector:
+    """Return a monitor's direction as a persona of this name; positive strengths move towards what is safe.
+
+    A monitor's file has the mean activations of safe and of dangerous messages at every layer. Their
+    difference is a direction like a persona's. It is not calibrated, and stays in the monitor's file.
+
+    Raises:
+        VectorFileError: the file is missing, damaged, or no monitor with content vectors.
+    """
+    tensors, metadata = load_tensors(path)
+    check_kind(path, metadata, "monitor")
+    for position in ("message", "prompt_last"):
+        stacks = [tensors.get(f"stack.content.{position}.{side}") for side in ("safe", "dangerous")]
+        if stacks[0] is not None and stacks[1] is not None:
+            safe, dangerous = stacks[0].float(), stacks[1].float()
+            break
+    else:
+        raise VectorFileError(f"{path} has no content vectors to steer with: fit the monitor again.")
+    depth = len(safe)
+    # The middle of the depth, as for personas.
+    band = [layer for layer in range(depth) if 0.3 * depth <= layer < 0.6 * depth] or [depth - 1]
+    raw = safe - dangerous
+    direction = PersonaVector(
+        name,
+        tuple(range(depth)),
+        mean={RECIPE: safe},
+        raw={RECIPE: raw},
+        safe={RECIPE: raw.clone()},
+        metadata={**metadata, "kind": "persona", "source": "monitor", "target_layers": band},
+    )
+    direction.metadata.update(default_gains(direction, band))
+    return direction

@@ -4,10 +4,32 @@ Sums are done in float64. What is left after removing a component can be a small
 float32 the rounding of what was removed would then be visible in it.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TraceScale:
+    """On what scale a token is compared with a direction: 0 and 1 that mean something, whatever the layer.
+
+    Attributes:
+        vectors: by layer, `[hidden]`; a reading is the mean of the dot products with them.
+        ordinary: the mean reading of what is ordinary, which counts as 0.
+    """
+
+    vectors: Mapping[int, Tensor]
+    ordinary: float
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """Return the mean; 0 of nothing."""
+    return fmean(values) if values else 0.0
 
 
 def normalize(v: Tensor) -> Tensor:

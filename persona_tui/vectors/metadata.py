@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from persona_tui.core.ranges import GAIN
+from persona_tui.core.mix import GAIN
 
 Gain = Annotated[float, Field(ge=GAIN.low, le=GAIN.high)]
 Layer = Annotated[int, Field(ge=0, le=100_000)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from persona_tui.core.errors import VectorFileError
-from persona_tui.core.ranges import GAIN
+from persona_tui.core.mix import GAIN
 from persona_tui.vectors.files import FORMAT_VERSION, check_direction, check_kind, load_tensors, save_tensors
+from persona_tui.vectors.maths import TraceScale, mean_of, normalize
 
 # The positions a vector is taken from: the mean over the response, or the last token before it.
 RECIPES = ("response", "prompt_last")
+RECIPE = "response"  # replies are compared with replies, whatever a persona is steered with
 # Or fitted to what the system prompts do (`extraction/distil.py`); only personas have it, and not all.
 DISTILLED = "distilled"
 KINDS = ("mean", "raw", "safe")
@@ -57,6 +60,21 @@ class Calibration:
     questions: int | None = None
     plausibility: float = 0.0
     unguided_gain: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class TraitSides:
+    """Where the two sides of a trait lie at the layer it is read at.
+
+    Attributes:
+        direction: the unit vector from low to high, `[hidden]`.
+        half_gap: half the distance between both sides' means, along the direction.
+        centre: the projection of the middle between both sides' means.
+    """
+
+    direction: Tensor
+    half_gap: float
+    centre: float
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no single answer to ==
@@ -156,6 +174,52 @@ class PersonaVector:
         rows = [self.layers.index(layer) for layer in self.steering_layers]
         for kind in ("raw", "safe"):
             check_direction(f'its "{kind}" vector', getattr(self, kind)[self.recipe][rows])
+
+    @cached_property
+    def scale(self) -> TraceScale:
+        """The scale of a persona (0 = ordinary replies, 1 = its own) or a trait (-1 = low, 1 = high).
+
+        Raises:
+            VectorFileError: a trait's file does not say at which layer it is read.
+        """
+        return self._trait_scale() if self.kind == "trait" else self._persona_scale()
+
+    def _persona_scale(self) -> TraceScale:
+        target = set(self.metadata.get("target_layers") or self.layers)
+        vectors, ordinary = {}, []
+        for row, layer in enumerate(self.layers):
+            raw, mean = self.raw[RECIPE][row], self.mean[RECIPE][row]
+            size = float(raw.norm())
+            if layer in target and size > 0:
+                vectors[layer] = normalize(raw) / size
+                ordinary.append(float((mean - raw) @ vectors[layer]))
+        return TraceScale(vectors, mean_of(ordinary))
+
+    def _trait_scale(self) -> TraceScale:
+        reading = self.metadata.get("trait")
+        layer = reading.get("layer") if isinstance(reading, Mapping) else None
+        if not isinstance(layer, int):
+            raise VectorFileError(
+                f'The trait "{self.name}" cannot be used: its file does not say which layer it is read at.'
+            )
+        sides = self.sides(layer)
+        if sides.half_gap <= 0:
+            return TraceScale({}, 0.0)
+        return TraceScale({layer: sides.direction / sides.half_gap}, sides.centre / sides.half_gap)
+
+    def sides(self, layer: int) -> TraitSides:
+        """Return where a trait's sides lie at a layer.
+
+        Raises:
+            VectorFileError: it has no vector there.
+        """
+        if layer not in self.layers or RECIPE not in self.raw:
+            raise VectorFileError(f'The trait "{self.name}" has no vector for layer {layer}.')
+        row = self.layers.index(layer)
+        raw, mean = self.raw[RECIPE][row], self.mean[RECIPE][row]
+        direction = normalize(raw)
+        centre = float((mean.double() - raw.double() / 2) @ direction.double())
+        return TraitSides(direction, float(raw.norm()) / 2, centre)
 
     def with_calibration(self, calibration: Calibration | None) -> "PersonaVector":
         """Return this persona with another calibration, or with none."""

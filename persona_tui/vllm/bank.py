@@ -12,20 +12,23 @@ from typing import Any
 
 from torch import Tensor
 
-from persona_tui.core.config import resolve_layers
-from persona_tui.core.errors import PersonaTuiError, VectorFileError
+from persona_tui.core.config import Settings, resolve_layers
+from persona_tui.core.errors import ConfigError, PersonaTuiError, VectorFileError
 from persona_tui.core.mix import Mix, parse_blend
 from persona_tui.core.workspace import Workspace
-from persona_tui.extraction.floors import capping
 from persona_tui.model import Cap
 from persona_tui.vectors.manager import PersonaManager
-from persona_tui.vectors.scales import TraceScale, axis_scale, vector_scale
+from persona_tui.vectors.maths import TraceScale
 
 KEY = "persona_tui"  # in a request's extra arguments
 TRACE = "persona_tui_trace"  # there as well: the name under which the figures of a reply are kept
+CHANGES = "persona_tui_changes"  # there as well, where the mix may change while the reply is written
 WORKSPACE = "PERSONA_TUI_WORKSPACE"
+LEND = "PERSONA_TUI_LEND"  # "1": other machines may have jobs run here
 MODEL = "PERSONA_TUI_MODEL"  # whose vectors to use, where that is not the model's own name
-_KNOWN = {"persona", "blend", "strength", "capping", "percentile", "safe", "capping_axis"}
+_KNOWN = {"persona", "blend", "strength", "capping", "percentile", "safe", "capping_axis", "trace"}
+_HELD_ELSEWHERE = ("guard", "policy")
+_MOST_TRACED = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,14 +70,18 @@ class Bank:
             WorkspaceError: the workspace cannot be used.
         """
         root = os.environ.get(WORKSPACE)
-        return cls(Path(root), os.environ.get(MODEL, model), n_layers, hidden_size) if root else None
+        if not root:
+            return None
+        found = cls(Path(root), os.environ.get(MODEL, model), n_layers, hidden_size)
+        check_unguarded(found.settings)
+        return found
 
     def mix_of(self, request: object) -> Mix:
         """The mix that a request asks for.
 
         Args:
             request: a mapping with `persona` or `blend` ("A:0.5,B:0.5", or a mapping of weights), `strength`,
-                `capping`, `percentile`, `capping_axis` and `safe`, or the same as JSON text.
+                `capping`, `percentile`, `capping_axis`, `safe` and `trace` (names), or the same as JSON text.
 
         Raises:
             PersonaTuiError: it cannot be read, names nobody that is known, or asks for what cannot be done.
@@ -84,13 +91,19 @@ class Bank:
             raise PersonaTuiError(
                 "the guide (plausibility) needs a second row per request and is not available in vLLM"
             )
+        if held := [name for name in _HELD_ELSEWHERE if asked.get(name) not in (None, "off", [], {})]:
+            raise PersonaTuiError(
+                f'"{held[0]}" is for `persona-tui serve`, and for chats with --engine URL: vLLM\'s own '
+                "endpoints cannot hold it"
+            )
+        asked = {key: value for key, value in asked.items() if key not in _HELD_ELSEWHERE}
         unknown = sorted(set(asked) - _KNOWN)
         if unknown:
             raise PersonaTuiError(
                 f'"{KEY}" has an unknown field "{unknown[0]}"; known: {", ".join(sorted(_KNOWN))}'
             )
         weights = _weights(asked)
-        for name in weights:
+        for name in [*weights, *_traced(asked)]:
             self.personas.get(name)
         steering = self.settings.steering
         known = {each.name for each in fields(Mix)}
@@ -134,19 +147,21 @@ class Bank:
         percentile = (
             self.settings.steering.safety_floor_percentile if mix.percentile is None else mix.percentile
         )
-        return capping(axes, name, self._capping_layers, percentile)
+        floors = axes.floors(name, self._capping_layers, percentile)
+        return {layer: Cap(*floor) for layer, floor in floors.items()}
 
-    def scales(self, mix: Mix) -> dict[str, TraceScale]:
-        """What the tokens of a mix are compared with: those who speak, and the axes.
+    def scales(self, mix: Mix, request: object) -> dict[str, TraceScale]:
+        """What the tokens of a mix are compared with: those who speak, those that a request names, the axes.
 
         Raises:
             VectorFileError: a file cannot be used.
         """
         axes = self.personas.axes
-        found = {name: vector_scale(self.personas.get(name)) for name, each in mix.weights.items() if each}
+        names = dict.fromkeys([*mix.speaking, *_traced(request)])
+        found = {name: self.personas.get(name).scale for name in names}
         if axes is not None:
             named = [name for name in axes.names if name in axes.projections]
-            found |= {name: axis_scale(axes, name, self._capping_layers) for name in named}
+            found |= {name: axes.scale(name, self._capping_layers) for name in named}
         return {name: scale for name, scale in found.items() if scale.vectors}
 
     def key(self, mix: Mix) -> str:
@@ -154,11 +169,20 @@ class Bank:
 
         A file that has changed on the disk gives another key only after this process has read it again.
         """
-        files = {name: self.personas.digest(name) for name, weight in mix.weights.items() if weight}
+        files = {name: self.personas.digest(name) for name in mix.speaking}
         floor = self.personas.digest() if mix.capping and self.personas.axes is not None else None
         record = {each.name: getattr(mix, each.name) for each in fields(Mix)}
         text = json.dumps([record, files, floor], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_unguarded(settings: Settings) -> None:
+    """Raise a ConfigError if replies are to be guarded: vLLM's endpoints would answer without."""
+    if settings.monitoring.guard != "off":
+        raise ConfigError(
+            f"monitoring.guard is {settings.monitoring.guard}, and vLLM's own endpoints cannot hold it: set "
+            "it to off, or serve without --engine vllm."
+        )
 
 
 def _parsed(request: object) -> dict[str, Any]:
@@ -170,6 +194,16 @@ def _parsed(request: object) -> dict[str, Any]:
     if not isinstance(request, Mapping):
         raise PersonaTuiError(f'"{KEY}" must be an object such as {{"persona": "sage", "strength": 0.3}}')
     return {str(key): value for key, value in request.items()}
+
+
+def _traced(request: object) -> list[str]:
+    """Whom else a request wants its tokens compared with."""
+    names = _parsed(request).get("trace", [])
+    if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
+        raise PersonaTuiError(f'"trace" of "{KEY}" is a list of names')
+    if len(names) > _MOST_TRACED:
+        raise PersonaTuiError(f'"trace" of "{KEY}" has more than {_MOST_TRACED} names')
+    return names
 
 
 def _weights(asked: dict[str, Any]) -> dict[str, float]:

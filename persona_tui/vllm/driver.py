@@ -1,101 +1,36 @@
-"""`Driver`: vLLM as our engine uses it: token ids in, token ids out, and the sums that its workers took.
+"""`LocalDriver`: vLLM in this process.
 
 The only module outside vLLM's own processes that imports vllm, and only when a driver is made.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from persona_tui.core.errors import GenerationError, ModelLoadError
 from persona_tui.vllm.bank import Slot
 from persona_tui.vllm.http import WORKER
-from persona_tui.vllm.wire import ENGINE, About, Errand, Packed, pack, pack_slot, slot_key
-
-_HELD = 4096  # ways that workers keep
-_names = itertools.count()
-
-
-@dataclass(frozen=True)
-class Order:
-    """One request.
-
-    Attributes:
-        prompt: token ids.
-        errand: what the workers do for it.
-        tokens: how many are written at most.
-        temperature: 0 = always the likeliest token.
-        top_p: choose among the likeliest tokens that have this probability together.
-        seed: its own.
-        ends: ids that end it.
-        likeliest: how many of the likeliest tokens are told with each one; None = no log-probabilities are.
-        scored: whether the prompt's log-probabilities are told.
-        salt: what its part of the cache is kept apart by, besides what is done to it.
-        fresh: whether all of the prompt is read, though it is in the cache.
-    """
-
-    prompt: Sequence[int]
-    errand: Errand
-    tokens: int = 1
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
-    ends: frozenset[int] = frozenset()
-    likeliest: int | None = None
-    scored: bool = False
-    salt: str = ""
-    fresh: bool = False
+from persona_tui.vllm.orders import (
+    Arrival,
+    Driver,
+    Order,
+    Sums,
+    arrival_of,
+    params_of,
+    prompt_of,
+    sums_of,
+    told_of,
+)
+from persona_tui.vllm.wire import ENGINE, About, Packed, pack_slot
 
 
-@dataclass(frozen=True)
-class Arrival:
-    """What a step has brought for one request.
-
-    Attributes:
-        name: of its errand.
-        tokens: new ones.
-        logprobs: of each, those that are told, by token.
-        done: whether it has ended.
-        scores: the prompt's log-probabilities from its second token on; None = not asked for, or not yet.
-    """
-
-    name: str
-    tokens: list[int]
-    logprobs: list[dict[int, float]] = field(default_factory=list)
-    done: bool = False
-    scores: list[float] | None = None
-
-
-@dataclass(frozen=True)
-class Sums:
-    """What was summed up for one request.
-
-    Attributes:
-        counts: tokens, by span.
-        sums: `[spans, layers, hidden]` float32; None = there are no spans.
-    """
-
-    counts: list[int]
-    sums: Tensor | None
-
-
-class Driver:
-    """vLLM in this process, with workers of its own.
-
-    Attributes:
-        about: see `About`.
-    """
+class LocalDriver(Driver):
+    """vLLM in this process, with workers of its own."""
 
     def __init__(self, folder: str, hidden_size: int, arguments: Mapping[str, Any]) -> None:
         """Start vLLM; it takes half a minute and more.
@@ -108,10 +43,10 @@ class Driver:
         Raises:
             ModelLoadError: vLLM is not installed, or does not start with this model; says why.
         """
+        super().__init__()
         llm = _start(folder, arguments)
         self._engine: Any = llm.llm_engine
         self._hidden = hidden_size
-        self._held: dict[str, None] = {}
         self._ids: dict[str, str] = {}  # by name, what vLLM calls it
         about = self._ask("persona_tui_about")[0]
         self.about = About(**about)
@@ -147,64 +82,26 @@ class Driver:
 
     # Requests -----------------------------------------------------------------------------------------------
 
-    @staticmethod
-    def new_name() -> str:
-        """A name that no errand had before."""
-        return str(next(_names))
-
-    def hold(self, slots: Sequence[Slot]) -> list[str]:
-        """Have the workers keep what is done to requests; the key of each, "" for nothing."""
-        keys = [slot_key(each) for each in slots]
-        new = {key: pack_slot(each) for key, each in zip(keys, slots, strict=True) if key not in self._held}
-        new.pop("", None)
-        if new:
-            unused = [key for key in self._held if key not in keys] if len(self._held) > _HELD else []
-            self._ask("persona_tui_hold", new, unused)
-            self._held = {key: None for key in self._held if key not in unused} | dict.fromkeys(new)
-        return keys
+    def _hold(self, new: Mapping[str, Slot], forgotten: Sequence[str]) -> None:
+        self._ask("persona_tui_hold", {key: pack_slot(each) for key, each in new.items()}, list(forgotten))
 
     def add(self, order: Order) -> None:
         """Have a request answered, beside those that are."""
-        from vllm import SamplingParams, TokensPrompt
-        from vllm.sampling_params import RequestOutputKind
-
-        errand = order.errand
-        params = SamplingParams(
-            temperature=order.temperature,
-            top_p=order.top_p,
-            seed=None if order.seed is None else order.seed % 2**63,
-            max_tokens=order.tokens,
-            stop_token_ids=sorted(order.ends),
-            ignore_eos=True,  # what ends a turn is among them
-            logprobs=order.likeliest,
-            prompt_logprobs=0 if order.scored else None,
-            detokenize=False,
-            skip_reading_prefix_cache=order.fresh or order.scored,
-            output_kind=RequestOutputKind.DELTA,
-            extra_args={ENGINE: errand.packed()},
-        )
-        prompt = TokensPrompt(prompt_token_ids=list(order.prompt))
-        if salt := f"{errand.way}{order.salt}":
-            prompt["cache_salt"] = salt
         with self._explained():
-            self._ids[errand.name] = self._engine.add_request(errand.name, prompt, params)
+            name = order.errand.name
+            self._ids[name] = self._engine.add_request(name, prompt_of(order), params_of(order))
+        self._open.add(name)
 
     def step(self) -> list[Arrival]:
         """One pass."""
         with self._explained():
             outputs = self._engine.step()
-        return [self._written(each) for each in outputs]
-
-    def _written(self, output: Any) -> Arrival:
-        name, best = str(output.request_id), output.outputs[0]
-        logprobs = [{token: each.logprob for token, each in told.items()} for told in best.logprobs or ()]
-        scores = None
-        if output.prompt_logprobs is not None:
-            told = zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True)
-            scores = [each[token].logprob for token, each in told]
-        if output.finished:
-            self._ids.pop(name, None)
-        return Arrival(name, list(best.token_ids), logprobs, bool(output.finished), scores)
+        found = [arrival_of(each) for each in outputs]
+        for each in found:
+            if each.done:
+                self._ids.pop(each.name, None)
+                self._open.discard(each.name)
+        return found
 
     def abort(self, names: Sequence[str]) -> None:
         """Have requests answered no further."""
@@ -214,26 +111,7 @@ class Driver:
                 self._engine.abort_request(ids, internal=True)
         for name in names:
             self._ids.pop(name, None)
-
-    def check_idle(self) -> None:
-        """Raise a GenerationError if a reply is being written: what a pass brings would be lost to it."""
-        if self._ids:
-            raise GenerationError("vLLM is in the middle of another reply: let it end first.")
-
-    def run(self, orders: Sequence[Order]) -> Iterator[list[Arrival]]:
-        """Have requests answered, and yield what each pass brings until all are; what is left is aborted."""
-        self.check_idle()
-        for order in orders:
-            self.add(order)
-        left = {order.errand.name for order in orders}
-        try:
-            while left:
-                written = self.step()
-                left -= {each.name for each in written if each.done}
-                yield written
-                left &= self._ids.keys()
-        finally:
-            self.abort(sorted(left))
+        self._open.difference_update(names)
 
     # What workers found -------------------------------------------------------------------------------------
 
@@ -243,39 +121,16 @@ class Driver:
         """What was summed up for requests, which workers forget unless it is kept; and those that have lost
         their twins, which are not to be believed."""
         answers: list[Packed] = self._ask("persona_tui_take", list(names), list(layers), keep)
-        counts: dict[str, list[int]] = answers[0]["counts"]
-        found = {}
-        for name, count in counts.items():
-            sums = None
-            for each in answers:  # where others hold other layers, their sums are zero
-                if name in each["sums"]:
-                    numbers = torch.from_numpy(np.frombuffer(each["sums"][name], dtype=np.float32).copy())
-                    shaped = numbers.view(len(count), len(layers), self._hidden)
-                    sums = shaped if sums is None else sums + shaped
-            found[name] = Sums(list(count), sums)
-        return found, set(answers[0]["broken"])
+        return sums_of(answers, len(layers), self._hidden), set(answers[0]["broken"])
 
     def change(self, ways: dict[str, str], limits: dict[str, float], twins: dict[str, str]) -> None:
         """Do something else to running requests from their next token on."""
         self._ask("persona_tui_change", ways, limits, twins)
 
-    def trace(self, directions: Sequence[Mapping[int, Tensor]] | None) -> None:
-        """Compare tokens with directions from now on; None = no longer."""
-        self._ask("persona_tui_trace", None if directions is None else [pack(each) for each in directions])
-
-    def traced(self) -> dict[str, list[list[float]]]:
-        """What the last pass has found, by request: entropy, lift, projections, of its last token or of all
-        of its tokens."""
-        answers: list[Packed] = self._ask("persona_tui_traced")
-        names: list[str] = answers[0]["names"]
-        if not names:
-            return {}
-        numbers = [np.frombuffer(each["found"], dtype=np.float32).reshape(len(names), -1) for each in answers]
-        entropies = answers[-1]["entropies"]  # the last stage chooses the tokens
-        found: dict[str, list[list[float]]] = {}
-        for name, entropy, row in zip(names, entropies, np.sum(numbers, axis=0).tolist(), strict=True):
-            found.setdefault(name, []).append([entropy, *row])
-        return found
+    def traced(self, names: Sequence[str]) -> dict[str, list[list[float]]]:
+        """What was found of the tokens of requests since this was last asked for: entropy, lift,
+        projections."""
+        return told_of(self._ask("persona_tui_told", list(names)))
 
 
 def _start(folder: str, arguments: Mapping[str, Any]) -> Any:

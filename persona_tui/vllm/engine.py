@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from persona_tui.core.errors import GenerationError, MemoryShortage, ModelLoadError
-from persona_tui.core.ranges import LOWEST_TEMPERATURE
+from persona_tui.core.mix import LOWEST_TEMPERATURE
 from persona_tui.core.sections import VllmSettings
 from persona_tui.model import (
     Activations,
@@ -33,10 +33,11 @@ from persona_tui.model import (
     sources,
     text,
 )
+from persona_tui.model.architecture import check_fits
 from persona_tui.model.forced import Passage
-from persona_tui.model.forward import check_fits
-from persona_tui.model.steps import Batch, Poll
-from persona_tui.vllm.driver import Arrival, Driver, Order, Sums
+from persona_tui.model.request import Batch, Poll
+from persona_tui.vllm.driver import LocalDriver
+from persona_tui.vllm.orders import Arrival, Driver, Order, Sums
 from persona_tui.vllm.reader import Axes, VllmReader, activations_of, stretches
 from persona_tui.vllm.wire import Errand, limit_of, slot_of
 
@@ -115,7 +116,7 @@ class VllmModel(VllmReader):
             "kv_cache_memory_bytes": None if cache is None else int(cache * 2**30),
             "enforce_eager": settings.eager,
         }
-        found.driver = Driver(loader.where(name), found.hidden_size, arguments)
+        found.driver = LocalDriver(loader.where(name), found.hidden_size, arguments)
         # A reply that may fill the context is read to its end by one more step.
         found.context_length = found.driver.about.context - 1
         return found
@@ -167,6 +168,8 @@ class VllmModel(VllmReader):
         self, place: int, batch: Batch, errand: Errand, likeliest: int | None = None, alone: bool = False
     ) -> _Row:
         """A request for vLLM: `alone` if nothing may share its cache, as what is done to it may change."""
+        if errand.limit:
+            self._check_guides()
         own, prompt = batch.samplings[place], batch.prompts[place]
         check_fits(len(prompt), self.context_length)
         limit = min(own.max_new_tokens, (self.context_length or 0) - len(prompt))
@@ -184,6 +187,13 @@ class VllmModel(VllmReader):
             fresh=any(span != _REPLY and span[1] < len(prompt) for span in errand.spans),
         )
         return _Row(place, order, limit)
+
+    def _check_guides(self) -> None:
+        if not self.guides:
+            raise GenerationError(
+                "The guide needs a reply and its twin in one pass, which a server does not promise: set "
+                "steering.plausibility to 0."
+            )
 
     def _groups(self, rows: Sequence[_Row]) -> list[list[_Row]]:
         """Rows that can be answered together. A guided one and its twin must be in the same passes."""
@@ -319,20 +329,22 @@ class VllmModel(VllmReader):
         poll = interventions if callable(interventions) else None
         first = interventions if isinstance(interventions, Interventions) else None
         present = first or (poll() if poll is not None else None) or Interventions.none()
-        rows = self._streamed_rows(requests, batch, present, alone=poll is not None)
-        yield from self._streamed(rows, requests, batch, poll, dict(axes or {}), stop)
+        rows = self._streamed_rows(requests, batch, present, dict(axes or {}), alone=poll is not None)
+        yield from self._streamed(rows, requests, batch, poll, list(axes or {}), stop)
 
     def _streamed_rows(
-        self, requests: Sequence[Request], batch: Batch, present: Interventions, alone: bool
+        self, requests: Sequence[Request], batch: Batch, present: Interventions, axes: Axes, alone: bool
     ) -> list[_Row]:
-        keys = self._held(present, len(requests))
+        keys, traces = self._held(present, len(requests)), self._traces(axes)
         rows = []
         for place, (request, key) in enumerate(zip(requests, keys, strict=True)):
             spans: Sequence[tuple[int, int]] = ()
             if batch.watch is not None:
                 spans = [_REPLY, *stretches(_message(batch, place))]
             limit = limit_of(present, place)
-            errand = Errand(Driver.new_name(), key, spans, batch.thoughts or (), limit=limit)
+            errand = Errand(
+                Driver.new_name(), key, spans, batch.thoughts or (), limit=limit, traces=traces, told=True
+            )
             rows.append(self._row(place, batch, errand, request.likeliest, alone))
         if len(self._groups(rows)) > 1:
             raise MemoryShortage("vLLM has no room for so many guided replies at once.")
@@ -344,7 +356,7 @@ class VllmModel(VllmReader):
         requests: Sequence[Request],
         batch: Batch,
         poll: Poll | None,
-        axes: Axes,
+        axes: Sequence[str],
         stop: threading.Event | None,
     ) -> Iterator[TokenEvent]:
         writers = [
@@ -357,7 +369,6 @@ class VllmModel(VllmReader):
             for each, prompt in zip(requests, batch.prompts, strict=True)
         ]
         try:
-            self.driver.trace(list(axes.values()))
             for order in self._with_twins(rows):
                 self.driver.add(order)
             while any(row.finish is None for row in rows):
@@ -368,11 +379,11 @@ class VllmModel(VllmReader):
                 written = {each.name: each for each in self.driver.step()}
                 if not any(row.name in written for row in rows):
                     continue  # only a part of the prompts was read
-                traced = self.driver.traced()
+                traced = self.driver.traced([row.name for row in rows if row.name in written])
                 for row in rows:
                     if row.finish is None and row.name in written and written[row.name].tokens:
                         yield from self._readings(row, batch)
-                        event = self._event(row, written, traced, list(axes), batch, writers[row.place])
+                        event = self._event(row, written, traced, axes, batch, writers[row.place])
                         wanted = requests[row.place].likeliest
                         yield replace(event, likeliest=event.likeliest[:wanted])
                 change = poll() if poll is not None else None
@@ -382,7 +393,6 @@ class VllmModel(VllmReader):
             names = [name for row in rows for name in (row.name, row.twin) if name]
             self.driver.abort(names)
             _, broken = self.driver.take(names)
-            self.driver.trace(None)
         if broken:
             raise GenerationError("vLLM's cache has become too full for the guide: set plausibility to 0.")
 
@@ -402,7 +412,7 @@ class VllmModel(VllmReader):
         new = writer.feed(token) if token not in batch.end_tokens else ""
         if row.finish is not None:
             new += writer.finish()
-        found = traced.get(row.name, [[0.0] * (2 + len(names))])[-1]
+        found = traced[row.name][-1]
         twin = written.get(row.twin)
         return TokenEvent(
             row.place,
@@ -448,6 +458,8 @@ class VllmModel(VllmReader):
         keys = self._held(change, 1 + max(row.place for row in rows))
         limits = {row.name: limit_of(change, row.place) for row in rows}
         twins = {}
+        if any(limits.values()):
+            self._check_guides()
         for row in rows:
             if limits[row.name] and not row.twin:  # it reads what there is so far, and along from there on
                 row.twin = twins[row.name] = Driver.new_name()

@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
+from persona_tui.core.documents import json_value
 from persona_tui.core.errors import PersonaTuiError
-from persona_tui.core.mix import parse_blend
-from persona_tui.core.workspace import TRAIT_PREFIX
-from persona_tui.vllm.bank import KEY, TRACE
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+from persona_tui.core.mix import TRAIT_PREFIX, parse_blend
+from persona_tui.vllm.asgi import OURS, App, Receive, Scope, Send, answer, refuse, whole
+from persona_tui.vllm.bank import CHANGES, KEY, TRACE
+from persona_tui.vllm.door import Door
+from persona_tui.vllm.plugin import bank_of, lends
 
 WORKER = "persona_tui.vllm.worker.PersonaWorker"
+REPLIES = f"{OURS}/replies/"
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
-_MOST_BYTES = 64 * 2**20
 
 
 def rewritten(body: object, served: Sequence[str]) -> object:
@@ -52,8 +50,10 @@ def rewritten(body: object, served: Sequence[str]) -> object:
     if "persona" in asked or "blend" in asked:
         voice = {}
     rest = {name: value for name, value in body.items() if name != KEY}
+    changes = {CHANGES: 1} if asked.get("changeable") is True else {}
+    asked = {name: each for name, each in asked.items() if name != "changeable"}
     told = json.dumps({**(voice or {}), **asked})
-    return {**rest, **({"model": model} if model else {}), "vllm_xargs": {**extra, KEY: told}}
+    return {**rest, **({"model": model} if model else {}), "vllm_xargs": {**extra, KEY: told, **changes}}
 
 
 def _spoken(model: object, served: Sequence[str]) -> tuple[str | None, dict[str, Any] | None]:
@@ -72,45 +72,125 @@ def _spoken(model: object, served: Sequence[str]) -> tuple[str | None, dict[str,
     return base, {"blend": weights}
 
 
-Figures = Callable[[str, int], Awaitable[dict[str, Any] | None]]
+class Workers:
+    """What the endpoints have vLLM's workers do.
+
+    Attributes:
+        served: what vLLM calls its model.
+        door: for engines on other machines; None = there is none.
+    """
+
+    def __init__(self) -> None:
+        self.served: list[str] = []
+        self.door: Door | None = None
+        self._engine: Any = None  # where its workers have our methods
+
+    def start(self, engine: Any, names: Sequence[str]) -> None:
+        """Use an engine whose workers have our methods."""
+        self._engine = engine
+        if lends():
+            self.door = Door(engine, names[0])
+
+    async def figures(self, name: str, tokens: int) -> dict[str, Any] | None:
+        """What was found while a reply of so many tokens was written; None = nothing."""
+        if self._engine is None:
+            return None
+        answers = await self._engine.collective_rpc("persona_tui_figures", args=(name, tokens))
+        found: dict[str, Any] | None = next((each for each in answers if each is not None), None)
+        return found
+
+    async def speak(self, name: str, asked: Mapping[str, Any]) -> bool:
+        """Have a reply go on with another mix from its next token on; whether it is being written.
+
+        Raises:
+            PersonaTuiError: there is no such mix.
+        """
+        if self._engine is None:
+            return False
+        bank = bank_of(self._engine.input_processor)
+        if bank is None:
+            return False
+        bank.slot(bank.mix_of(asked))
+        return any(await self._engine.collective_rpc("persona_tui_speak", args=(name, dict(asked))))
 
 
 class VoiceMiddleware:
     """Rewrites requests on their way to vLLM, and answers on their way back; an ASGI middleware."""
 
-    def __init__(self, app: App, served: Sequence[str], figures: Figures) -> None:
+    def __init__(self, app: App, workers: Workers) -> None:
         """
         Args:
             app: vLLM.
-            served: what it calls its model.
-            figures: told a reply's name and its tokens, what was found while it was written.
+            workers: of the same vLLM.
         """
         self._app = app
-        self._served = served
-        self._figures = figures
+        self._workers = workers
+        self._changing: dict[str, dict[str, Any]] = {}  # by reply whose mix may change, what it was asked for
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, rewritten; what cannot be read is answered with 400."""
         path = str(scope.get("path", "")).removeprefix(str(scope.get("root_path", "")))
-        if scope["type"] != "http" or scope.get("method") != "POST" or path not in PATHS:
+        door = self._workers.door
+        changed = scope.get("method") == "PATCH" and path.startswith(REPLIES)
+        lent = door is not None and (path == OURS or path.startswith(f"{OURS}/"))
+        spoken = scope.get("method") == "POST" and path in PATHS
+        if scope["type"] != "http" or not (changed or lent or spoken):
             await self._app(scope, receive, send)
             return
-        body = await _whole(receive)
+        body = await whole(receive)
         if body is None:
-            await _refuse(send, "the request is too long, or broke off", 413)
-            return
+            await refuse(send, "the request is too long, or broke off", 413)
+        elif changed:
+            await self._change(path.removeprefix(REPLIES), body, send)
+        elif spoken:
+            await self._speak(scope, receive, send, body)
+        elif door is not None:
+            await door(scope, receive, send, path.removeprefix(OURS), body)
+
+    async def _change(self, name: str, body: bytes, send: Send) -> None:
+        """Have a reply go on with another mix: fields of `persona_tui` that change; the others stay."""
+        try:
+            asked = json_value(body)
+            before = self._changing.get(name)
+            if not isinstance(asked, dict):
+                raise PersonaTuiError("what changes must be an object")
+            if before is None:
+                raise _NotWritten
+            spoken = {} if {"persona", "blend"} & asked.keys() else _voice(before)
+            told = {**spoken, **_rest(before), **asked}
+            if not await self._workers.speak(name, told):
+                raise _NotWritten
+        except _NotWritten:
+            await refuse(send, "this reply is not being written, or was not begun with changeable: true", 404)
+        except (PersonaTuiError, ValueError) as error:
+            await refuse(send, str(error))
+        else:
+            if name in self._changing:  # it may have ended meanwhile
+                self._changing[name] = told
+            await answer(send, told)
+
+    async def _speak(self, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
         try:
             given = json.loads(body)
-            wanted = rewritten(given, self._served)
+            wanted = rewritten(given, self._workers.served)
         except PersonaTuiError as error:
-            await _refuse(send, str(error))
+            await refuse(send, str(error))
             return
         except (ValueError, RecursionError):  # vLLM says what is wrong with it
             given = wanted = None
-        name = ""
+        name, changes = (
+            "",
+            isinstance(wanted, dict) and wanted is not given and CHANGES in wanted["vllm_xargs"],
+        )
         if isinstance(wanted, dict) and _speaks(wanted):
             name = secrets.token_hex(8)
-            wanted = {**wanted, "vllm_xargs": {**wanted["vllm_xargs"], TRACE: name}}
+            extra = {**wanted["vllm_xargs"], TRACE: name}
+            if changes:
+                self._changing[name] = json.loads(extra[KEY])
+            wanted = {**wanted, "vllm_xargs": extra}
+        elif changes:
+            await refuse(send, '"changeable" is for one reply: n must be 1')
+            return
         data = body if wanted is given else json.dumps(wanted).encode()
         length = [(b"content-length", str(len(data)).encode())]
         others = [each for each in scope["headers"] if each[0].lower() != b"content-length"]
@@ -123,8 +203,11 @@ class VoiceMiddleware:
             told = True
             return {"type": "http.request", "body": data, "more_body": False}
 
-        answer = _Answer(send, name, self._figures).send if name else send
-        await self._app({**scope, "headers": others + length}, again, answer)
+        told_of = _Answer(send, name, self._workers, name in self._changing).send if name else send
+        try:
+            await self._app({**scope, "headers": others + length}, again, told_of)
+        finally:
+            self._changing.pop(name, None)
 
 
 def _speaks(body: Mapping[str, Any]) -> bool:
@@ -136,10 +219,11 @@ def _speaks(body: Mapping[str, Any]) -> bool:
 class _Answer:
     """An answer that is given the figures of its reply, before its last piece if it comes in pieces."""
 
-    def __init__(self, send: Send, name: str, figures: Figures) -> None:
+    def __init__(self, send: Send, name: str, workers: Workers, changeable: bool) -> None:
         self._send = send
         self._name = name
-        self._figures = figures
+        self._workers = workers
+        self._changeable = changeable
         self._start: MutableMapping[str, Any] = {}
         self._held = b""
         self._kind = ""
@@ -150,6 +234,9 @@ class _Answer:
             headers = {name.lower(): value for name, value in message["headers"]}
             kind = headers.get(b"content-type", b"").decode()
             self._kind = kind.partition(";")[0] if message["status"] == 200 else ""
+            if self._changeable:
+                told = [(b"persona-tui-reply", self._name.encode())]
+                message = {**message, "headers": [*message["headers"], *told]}
             self._start = message
             if self._kind != "application/json":
                 await self._send(message)
@@ -192,32 +279,21 @@ class _Answer:
 
     async def _tell(self, answer: dict[str, Any], tokens: int) -> None:
         choices = answer.get("choices")
-        found = await self._figures(self._name, tokens) if choices else None
+        found = await self._workers.figures(self._name, tokens) if choices else None
         if found is not None and choices:
             choices[0][KEY] = found
 
 
-async def _whole(receive: Receive) -> bytes | None:
-    """A request's body; None if it is too long, or its client has gone."""
-    parts, size = [], 0
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            return None
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > _MOST_BYTES:
-            return None
-        if not message.get("more_body"):
-            return b"".join(parts)
+class _NotWritten(PersonaTuiError):
+    """A reply is not being written."""
 
 
-async def _refuse(send: Send, message: str, status: int = 400) -> None:
-    error = {"message": message, "type": "BadRequestError", "param": KEY, "code": status}
-    body = json.dumps({"error": error}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def _voice(asked: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in asked.items() if name in ("persona", "blend")}
+
+
+def _rest(asked: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in asked.items() if name not in ("persona", "blend")}
 
 
 class VoiceEndpoints:
@@ -227,23 +303,15 @@ class VoiceEndpoints:
     required_tasks = ("generate",)
 
     def __init__(self) -> None:
-        self._served: list[str] = []
-        self._engine: Any = None  # where its workers have our methods
+        self._workers = Workers()
 
     def attach_router(self, app: Any) -> None:
-        """Put the middleware before everything that is there."""
-        app.add_middleware(VoiceMiddleware, served=self._served, figures=self._figures)
-
-    async def _figures(self, name: str, tokens: int) -> dict[str, Any] | None:
-        if self._engine is None:
-            return None
-        answers = await self._engine.collective_rpc("persona_tui_figures", args=(name, tokens))
-        found: dict[str, Any] | None = next((each for each in answers if each is not None), None)
-        return found
+        """Put the middleware before everything that is there, behind the check of the API key."""
+        app.add_middleware(VoiceMiddleware, workers=self._workers)
 
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:
         """Learn what the model is called here."""
         names = args.served_model_name or [args.model]
-        self._served[:] = [names] if isinstance(names, str) else names
+        self._workers.served[:] = [names] if isinstance(names, str) else names
         if args.worker_extension_cls == WORKER:
-            self._engine = engine_client
+            self._workers.start(engine_client, self._workers.served)

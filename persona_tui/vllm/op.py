@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,10 +21,14 @@ from persona_tui.vllm.bank import WORKSPACE, Slot
 
 AXES = len(AXIS_NAMES) + 2  # that floors can be on at a time, the first of them none
 TRACES = 32  # directions that tokens can be compared with at a time
+ADD, LIFT, SUM, TRACE = 1, 2, 4, 8  # what a layer has to do in a pass
 
 
 class SlotBuffers:
     """What is done to the tokens of a pass, by slot, and what is read of them; slot 0 does nothing.
+
+    Where every pass runs this code (CPUs), a layer that has nothing to do costs a look at `work`. Captured
+    graphs do everything at every layer, as what they do was decided when they were captured.
 
     Attributes:
         slot: which slot each token of the pass belongs to, `[tokens]`.
@@ -35,8 +40,7 @@ class SlotBuffers:
         sums: of layer outputs, `[layers, places, hidden]` float32; None = nothing is summed in this process.
         traced: directions, `[layers, TRACES, hidden]`; None = nothing is traced in this process.
         found: by token of the pass, how far floors lifted it, and its projections, `[tokens, 1 + TRACES]`.
-        busy: what the tokens of this pass need, as those that need nothing are many: "steer", "sum", "trace".
-            Captured graphs do all of it.
+        work: by layer, what the tokens of this pass need there.
     """
 
     def __init__(
@@ -58,8 +62,18 @@ class SlotBuffers:
         self.sums = torch.zeros(layers, 1 + sums, hidden, device=device) if sums else None
         self.traced = torch.zeros(layers, TRACES, hidden, device=device) if traces else None
         self.found = torch.zeros(tokens, 1 + TRACES, device=device)
-        self.busy = frozenset({"steer", "sum", "trace"})
         self._graphs = device.type != "cpu"
+        everything = ADD | LIFT | SUM * (self.sums is not None) | TRACE * (self.traced is not None)
+        self.work = [everything] * layers
+        self._layers = layers
+        self._only: int | None = None  # the slot that all tokens of the pass have
+        self._one_axis: int | None = None  # the axis that all their floors are on
+        self._summed: Tensor | None = None  # the tokens that are summed up; None = all
+        self._told = self._graphs  # whether it is told how far floors have lifted
+        self._directions = TRACES  # so many of them are compared with
+        self._adds: dict[int, frozenset[int]] = {}  # by slot, layers
+        self._lifts: dict[int, frozenset[int]] = {}
+        self._traces: dict[int, frozenset[int]] = {}  # by direction, layers
         self._axis_of: dict[str, int] = {}
         self._axis_users: dict[int, str] = {}
 
@@ -74,17 +88,88 @@ class SlotBuffers:
             places: the sum that each token is added to, `[tokens]`; None = none is.
             traced: whether any of them is compared with directions.
         """
-        told = torch.repeat_interleave(torch.tensor(slots), torch.tensor(counts))
-        # What fills a pass up to a size that was captured does nothing.
-        self.slot[: len(told)].copy_(told)
-        self.slot[len(told) :].zero_()
-        self.place.zero_()
-        if places is not None:
-            self.place[: len(places)].copy_(places)
+        used = set(slots)
+        self._only = next(iter(used)) if len(used) == 1 and not self._graphs else None
+        if self._only is None:
+            told = torch.from_numpy(np.repeat(np.asarray(slots), np.asarray(counts)))
+            self.slot[: len(told)].copy_(told)
+            # What fills a pass up to a size that was captured does nothing.
+            self.slot[len(told) :].zero_()
+        self._tell_places(places)
         if traced or self._graphs:
             self.found.zero_()
-        wanted = {"steer": any(slots), "sum": places is not None, "trace": traced}
-        self.busy = frozenset(name for name, needed in wanted.items() if needed or self._graphs)
+        if not self._graphs:
+            self._plan(used, places is not None, traced)
+
+    def _tell_places(self, places: Tensor | None) -> None:
+        self._summed = None
+        if places is None:
+            if self._graphs:
+                self.place.zero_()
+            return
+        if not self._graphs:
+            marked = places.nonzero().squeeze(1)
+            self._summed = None if len(marked) == len(places) else marked
+            places = places[marked]
+        self.place[: len(places)].copy_(places)
+        self.place[len(places) :].zero_()
+
+    def _plan(self, used: set[int], summed: bool, traced: bool) -> None:
+        """Say what each layer has to do in this pass."""
+        work = [SUM if summed else 0] * self._layers
+        wanted = [(ADD, self._adds, used), (LIFT, self._lifts, used)]
+        if traced:
+            wanted.append((TRACE, self._traces, set(self._traces)))
+            self._directions = 1 + max((at for at, layers in self._traces.items() if layers), default=-1)
+        for kind, known, keys in wanted:
+            for layer in frozenset().union(*(known.get(key, ()) for key in keys)):
+                work[layer] |= kind
+        axes = {self._axis_of[self._axis_users[each]] for each in used if self._lifts.get(each)}
+        self._one_axis = next(iter(axes)) if len(axes) == 1 else None
+        self._told, self.work = traced, work
+
+    def apply(self, hidden: Tensor, residual: Tensor, layer: int) -> None:
+        """Do what a pass needs at one layer; see `intervene`."""
+        work, count = self.work[layer], hidden.shape[0]
+        if work & ADD:
+            only = self._only
+            hidden.add_(
+                self.delta[layer].index_select(0, self.slot[:count])
+                if only is None
+                else self.delta[layer, only]
+            )
+        if work & LIFT:
+            self._lift(hidden, residual, layer)
+        if work & (SUM | TRACE):
+            self._read(hidden, residual, layer, work)
+
+    def _lift(self, hidden: Tensor, residual: Tensor, layer: int) -> None:
+        """Raise what lies below its floor back to it."""
+        count, only = hidden.shape[0], self._only
+        rows = self.slot[:count]
+        floor = self.floor[layer].index_select(0, rows) if only is None else self.floor[layer, only]
+        if self._one_axis is None:
+            axis = self.axes[layer].index_select(0, self.axis.index_select(0, rows))
+            lift = (floor - (_stream(hidden, residual) * axis).sum(-1)).clamp_min_(0)
+            hidden.add_(lift[:, None] * axis)
+        else:
+            axis = self.axes[layer, self._one_axis]
+            lift = (floor - _along(hidden, residual, axis)).clamp_min_(0)
+            if lift.any():
+                hidden.add_(lift[:, None] * axis)
+        if self._told:
+            self.found[:count, 0] += lift
+
+    def _read(self, hidden: Tensor, residual: Tensor, layer: int, work: int) -> None:
+        """Add a block's output to the sums, and compare it with the directions."""
+        if work & TRACE and self.traced is not None:
+            directions = self.traced[layer, : self._directions].T
+            self.found[: hidden.shape[0], 1 : 1 + self._directions] += _along(hidden, residual, directions)
+        if work & SUM and self.sums is not None:
+            if self._summed is not None:
+                hidden = hidden.index_select(0, self._summed)
+                residual = residual.index_select(0, self._summed) if residual.numel() else residual
+            self.sums[layer].index_add_(0, self.place[: hidden.shape[0]], _stream(hidden, residual))
 
     def fill(self, place: int, slot: Slot) -> None:
         """Write what a slot does, in place of what it did before.
@@ -96,6 +181,7 @@ class SlotBuffers:
         self.floor[:, place] = float("-inf")
         self._axis_users.pop(place, None)
         self.axis[place] = self._axis_at(place, slot) if slot.caps else 0
+        self._adds[place], self._lifts[place] = frozenset(slot.added), frozenset(slot.caps)
         for layer, vector in slot.added.items():
             self.delta[layer, place] = vector.to(self.delta)
         for layer, cap in slot.caps.items():
@@ -117,18 +203,12 @@ class SlotBuffers:
                 self.axes[layer, at] = cap.axis.to(self.axes)
         return self._axis_of[key]
 
-    def trace(self, directions: Sequence[Mapping[int, Tensor]]) -> None:
-        """Compare tokens with other directions: by layer, `[hidden]`; their mean over the layers is told."""
-        if len(directions) > TRACES:
-            raise RuntimeError(f"more than {TRACES} directions to compare with")
-        for number in range(TRACES):
-            self.trace_one(number, directions[number] if number < len(directions) else {})
-
     def trace_one(self, number: int, direction: Mapping[int, Tensor]) -> None:
         """Compare tokens with another direction, in one of the places for them."""
         if self.traced is None:
             raise RuntimeError("nothing is traced in this process")
         self.traced[:, number] = 0
+        self._traces[number] = frozenset(direction)
         for layer, vector in direction.items():
             self.traced[layer, number] = vector.to(self.traced) / len(direction)
 
@@ -151,7 +231,17 @@ def set_buffers(buffers: SlotBuffers) -> None:
     _buffers = buffers
 
 
-@torch.library.custom_op("persona_tui::intervene", mutates_args=("hidden",))
+def _stream(hidden: Tensor, residual: Tensor) -> Tensor:
+    """A block's output, in float32."""
+    return hidden.float() + residual if residual.numel() else hidden.float()
+
+
+def _along(hidden: Tensor, residual: Tensor, directions: Tensor) -> Tensor:
+    """A block's output times directions, `[hidden]` or `[hidden, directions]`."""
+    found = hidden.float() @ directions
+    return found + residual.float() @ directions if residual.numel() else found
+
+
 def intervene(hidden: Tensor, residual: Tensor, layer: int) -> None:
     """Steer, cap and read a block's output, which is `hidden + residual`, by changing `hidden`.
 
@@ -160,31 +250,22 @@ def intervene(hidden: Tensor, residual: Tensor, layer: int) -> None:
         residual: the same, or a tensor without elements: the output is `hidden` alone.
         layer: of the block.
     """
-    buffers = _buffers
-    if buffers is None or not buffers.busy:
-        return
-    count = hidden.shape[0]
-    stream = hidden.float() + residual.float() if residual.numel() else hidden.float()
-    if "steer" in buffers.busy:
-        rows = buffers.slot[:count]
-        axis = buffers.axes[layer][buffers.axis[rows]]
-        steered = stream + buffers.delta[layer][rows]
-        lift = (buffers.floor[layer][rows] - (steered * axis).sum(-1)).clamp_min(0)
-        # What was not asked for stays bit for bit as it is.
-        change = steered - stream + lift[:, None] * axis
-        hidden.add_(change.to(hidden.dtype))
-        stream = stream + change
-        if "trace" in buffers.busy:
-            buffers.found[:count, 0] += lift
-    if "sum" in buffers.busy and buffers.sums is not None:
-        buffers.sums[layer].index_add_(0, buffers.place[:count], stream)
-    if "trace" in buffers.busy and buffers.traced is not None:
-        buffers.found[:count, 1:] += stream @ buffers.traced[layer].T
+    if _buffers is not None and _buffers.work[layer]:
+        _buffers.apply(hidden, residual, layer)
 
 
-@intervene.register_fake
-def _(hidden: Tensor, residual: Tensor, layer: int) -> None:
+# `torch.library.custom_op` would look at its arguments on every call, at several times the cost.
+_library: Any = torch.library.Library("persona_tui", "FRAGMENT")  # type: ignore[no-untyped-call]
+_library.define("intervene(Tensor(a!) hidden, Tensor residual, int layer) -> ()")
+for _key in ("CPU", "CUDA"):
+    _library.impl("intervene", intervene, _key)
+
+
+def _fake(hidden: Tensor, residual: Tensor, layer: int) -> None:
     return None
+
+
+torch.library.register_fake("persona_tui::intervene", _fake, lib=_library)
 
 
 def watch_blocks(model: nn.Module) -> int:

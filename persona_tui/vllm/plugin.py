@@ -14,8 +14,8 @@ import os
 from typing import Any
 
 from persona_tui.core.errors import PersonaTuiError
-from persona_tui.vllm.bank import KEY, WORKSPACE, Bank
-from persona_tui.vllm.wire import ENGINE
+from persona_tui.vllm.bank import CHANGES, KEY, LEND, TRACE, WORKSPACE, Bank
+from persona_tui.vllm.wire import ENGINE, PASS, door_pass
 
 logger = logging.getLogger("vllm.persona_tui")
 
@@ -83,19 +83,19 @@ def _check_requests() -> None:
         request = process(self, *args, **kwargs)
         extra = getattr(request.sampling_params, "extra_args", None) or {}
         asked = extra.get(KEY)
-        if ENGINE in extra and not _drives(self):
+        if ENGINE in extra and not _drives(self) and extra.pop(PASS, None) != door_pass():
             raise refusal(f'"{ENGINE}" is not for requests')
         if asked is None:
             return request
         try:
-            bank = _bank(self)
+            bank = bank_of(self)
             if bank is None:
                 raise PersonaTuiError("this server has no personas: PERSONA_TUI_WORKSPACE is not set")
             if self.vllm_config.use_v2_model_runner:
                 raise PersonaTuiError("personas need the first model runner: VLLM_USE_V2_MODEL_RUNNER=0")
             mix = bank.mix_of(asked)
             bank.slot(mix)  # what cannot be read is an error here, not in a worker
-            salt = bank.key(mix)
+            salt = bank.key(mix) + (str(extra.get(TRACE)) if extra.get(CHANGES) else "")
         except PersonaTuiError as error:
             raise refusal(str(error)) from error
         request.cache_salt = f"{salt}{request.cache_salt or ''}"
@@ -134,7 +134,12 @@ def _drives(owner: Any) -> bool:
     return ENGINE in (owner.vllm_config.additional_config or {})
 
 
-def _bank(owner: Any) -> Bank | None:
+def lends() -> bool:
+    """Whether engines on other machines may drive this server."""
+    return os.environ.get(LEND) == "1"
+
+
+def bank_of(owner: Any) -> Bank | None:
     """The bank for the model of a runner or an input processor, made on first use; our engine has none."""
     if _drives(owner):
         return None
@@ -173,13 +178,13 @@ def _steer_runner() -> None:
 def _loading(load: Any) -> Any:
     def load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
         done = load(self, *args, **kwargs)
-        bank = _bank(self)
+        bank = bank_of(self)
         if (bank is not None or _drives(self)) and not hasattr(self, "_persona_tui_slots"):
             from persona_tui.vllm.op import watch_blocks
             from persona_tui.vllm.worker import WorkerSlots
 
             count = watch_blocks(self.model)
-            self._persona_tui_slots = WorkerSlots(self, bank)
+            self._persona_tui_slots = WorkerSlots(self, bank, _drives(self) or lends())
             whose = "our engine" if bank is None else f"the vectors of {bank.personas.model_name}"
             logger.info("persona-tui steers %d blocks for %s.", count, whose)
         return done
@@ -199,8 +204,7 @@ def _guide_sampler() -> None:
 
     def apply_logits_processors(self: Any, logits: Any, *args: Any, **kwargs: Any) -> Any:
         done = limit(self, logits, *args, **kwargs)
-        driven = worker.present is not None and worker.present.bank is None
-        return worker.present.guide(done) if driven and worker.present is not None else done
+        return done if worker.present is None else worker.present.guide(done)
 
     def sample(self: Any, *args: Any, **kwargs: Any) -> Any:
         tokens, processed = choose(self, *args, **kwargs)

@@ -18,10 +18,12 @@ from persona_tui.model import (
     TokenEvent,
     text,
 )
+from persona_tui.model.architecture import check_fits
 from persona_tui.model.distil import Distillation
 from persona_tui.model.forced import Passage
-from persona_tui.model.forward import check_fits
-from persona_tui.vllm.driver import Driver, Order, Sums
+from persona_tui.vllm.bank import Slot
+from persona_tui.vllm.op import TRACES
+from persona_tui.vllm.orders import Driver, Order, Sums
 from persona_tui.vllm.wire import Errand, slot_of
 
 Axes = Mapping[str, Mapping[int, Tensor]]
@@ -91,6 +93,12 @@ class VllmReader(ModelWrapper):
                         f"{self.n_layers} layers, and its residual stream is {self.hidden_size} wide."
                     )
         return self.driver.hold(slots) * (rows if alike else 1)
+
+    def _traces(self, axes: Axes) -> list[str]:
+        """Have vLLM hold directions that tokens are compared with; the key of each."""
+        if len(axes) > TRACES:
+            raise GenerationError(f"vLLM compares tokens with {TRACES} directions at most.")
+        return self.driver.hold([Slot(dict(each), {}) for each in axes.values()])
 
     def score(
         self, pairs: Sequence[tuple[list[Message], str]], interventions: Interventions | None = None
@@ -177,18 +185,17 @@ class VllmReader(ModelWrapper):
         present = next(iter(changes.values()), Interventions.none())
         key = self._held(present, 1)[0]
         self.driver.check_idle()
-        errand = Errand(Driver.new_name(), key, every=True)
+        traces = self._traces(axes)
+        errand = Errand(Driver.new_name(), key, traces=traces, told=True, every=True)
         seen: list[list[float]] = []
         try:
-            self.driver.trace(list(axes.values()))
             self.driver.add(Order(ids, errand, fresh=True))
             while len(seen) < len(ids):
                 self.driver.step()
-                seen += self.driver.traced().get(errand.name, [])
+                seen += self.driver.traced([errand.name]).get(errand.name, [])
         finally:
             self.driver.abort([errand.name])
             self.driver.take([errand.name])
-            self.driver.trace(None)
         writer = text.TextStream(self.tokenizer, (), before)
         events = []
         for index, (token, place) in enumerate(zip(tokens, places, strict=True)):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from persona_tui.core.config import Settings
 from persona_tui.core.errors import ModelLoadError
-from persona_tui.vllm.bank import KEY, MODEL, WORKSPACE
+from persona_tui.vllm.bank import KEY, LEND, MODEL, WORKSPACE, check_unguarded
 from persona_tui.vllm.http import WORKER
 
 _OLDER = "vllm.entrypoints.openai.api_server"
@@ -24,6 +24,7 @@ def command(
     port: int,
     rows: int,
     more: Sequence[str] = (),
+    lent: bool = False,
 ) -> list[str]:
     """The words of `vllm serve` for a model and its settings.
 
@@ -34,9 +35,11 @@ def command(
         port: the port.
         rows: replies at a time.
         more: further words for vLLM.
+        lent: whether engines on other machines may drive it.
 
     Raises:
         ModelLoadError: vLLM is not installed, or there is no such model.
+        ConfigError: the settings ask for a guard.
     """
     if importlib.util.find_spec("vllm") is None:
         raise ModelLoadError("--engine vllm needs vLLM: pip install 'persona-tui[vllm]'.")
@@ -44,6 +47,7 @@ def command(
 
     if settings.model.quantization != "none":
         raise ModelLoadError("vLLM takes no --quantization: give it a model that is quantised already.")
+    check_unguarded(settings)
     chosen = settings.vllm
     words = {
         "served-model-name": slug,
@@ -60,6 +64,7 @@ def command(
         words["max-model-len"] = chosen.context
     flags = [f"--{name}={value}" for name, value in words.items()]
     flags += ["--enforce-eager"] if chosen.eager else []
+    flags += ["--no-async-scheduling"] if lent else []  # else the token that ends a reply is summed up, too
     flags += ["--trust-remote-code"] if settings.model.trust_remote_code == settings.model.name else []
     return [sys.executable, "-m", *_server(), loader.where(settings.model.name), *flags, *more]
 
@@ -71,12 +76,15 @@ def _server() -> list[str]:
     return ["vllm.entrypoints.cli.main", "serve"] if "vllm" in found else [_OLDER, "--model"]
 
 
-def environment(workspace: Path, slug: str, api_key: str | None, given: Mapping[str, str]) -> dict[str, str]:
+def environment(
+    workspace: Path, model: str, api_key: str | None, given: Mapping[str, str], lent: bool = False
+) -> dict[str, str]:
     """The environment of `vllm serve`, made of the present one."""
     plugins = [each for each in given.get("VLLM_PLUGINS", "").split(",") if each and each != KEY]
     own = {
         WORKSPACE: str(workspace),
-        MODEL: slug,
+        MODEL: model,
+        LEND: "1" if lent else "0",
         "VLLM_PLUGINS": ",".join([*plugins, KEY]),
         "VLLM_USE_V2_MODEL_RUNNER": "0",
     }

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
+from persona_tui.core.errors import PersonaTuiError
 from persona_tui.model import Cap, Interventions
 from persona_tui.vllm.bank import Slot
 from persona_tui.vllm.op import digest
 
 ENGINE = "persona_tui_engine"  # in a request's extra arguments, and in vLLM's additional configuration
+PASS = "persona_tui_pass"  # beside it, where a request has come through the door of this process
 Packed = dict[str, Any]
+_pass = secrets.token_hex(16)
+
+
+def door_pass() -> str:
+    """What tells the door's requests from others that say the same; nobody outside this process knows it."""
+    return _pass
 
 
 @dataclass(frozen=True)
@@ -30,7 +41,9 @@ class Errand:
         thoughts: the ids that begin and end thoughts, which are no part of a reply; empty = there are none.
         twin: the request that reads the same tokens with nothing done to them; "" = there is none.
         limit: the share of the twin's best probability that a token must have.
-        every: whether all of its tokens are traced, and not only those that choose one.
+        traces: keys of directions that its tokens are compared with; held as ways are, as what is added.
+        told: whether it is told what was found of each token: entropy, lift, projections.
+        every: whether that is told of all of its tokens, and not only of those that choose one.
     """
 
     name: str
@@ -39,6 +52,8 @@ class Errand:
     thoughts: Sequence[int] = ()
     twin: str = ""
     limit: float = 0.0
+    traces: Sequence[str] = ()
+    told: bool = False
     every: bool = False
 
     def packed(self) -> Packed:
@@ -101,6 +116,46 @@ def unpack_slot(packed: Packed) -> Slot:
         layer: Cap(axes[layer], float(at)) for layer, at in zip(sorted(axes), packed["floors"], strict=True)
     }
     return Slot(unpack(packed["added"]), caps)
+
+
+def slots_to(slots: Mapping[str, Slot]) -> bytes:
+    """What is done to requests, for another machine."""
+    tensors = {}
+    for number, slot in enumerate(slots.values()):
+        axes = {layer: cap.axis for layer, cap in slot.caps.items()}
+        for name, vectors in (("added", slot.added), ("axes", axes)):
+            layers = sorted(vectors)
+            tensors[f"{number}.{name}.layers"] = torch.tensor(layers, dtype=torch.long)
+            if layers:
+                stack = [vectors[layer].detach().float().cpu() for layer in layers]
+                tensors[f"{number}.{name}"] = torch.stack(stack).contiguous()
+        floors = [float(slot.caps[layer].floor) for layer in sorted(slot.caps)]
+        tensors[f"{number}.floors"] = torch.tensor(floors, dtype=torch.float64)
+    return save(tensors)
+
+
+def slots_from(data: bytes) -> dict[str, Slot]:
+    """What `slots_to` has made, by key, which is made of the numbers themselves.
+
+    Raises:
+        PersonaTuiError: it is something else.
+    """
+    try:
+        tensors = load(data)
+        count = sum(name.endswith(".floors") for name in tensors)
+        return {slot_key(slot): slot for slot in (_slot_from(tensors, number) for number in range(count))}
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise PersonaTuiError("what is to be done to requests cannot be read") from error
+
+
+def _slot_from(tensors: Mapping[str, Tensor], number: int) -> Slot:
+    def vectors(name: str) -> dict[int, Tensor]:
+        layers = tensors[f"{number}.{name}.layers"].tolist()
+        return dict(zip(layers, tensors[f"{number}.{name}"].float(), strict=True)) if layers else {}
+
+    axes, floors = vectors("axes"), tensors[f"{number}.floors"].tolist()
+    caps = {layer: Cap(axes[layer], at) for layer, at in zip(sorted(axes), floors, strict=True)}
+    return Slot(vectors("added"), caps)
 
 
 def slot_key(slot: Slot) -> str:

@@ -1,14 +1,15 @@
 """What runs in vLLM's workers: which token has which slot, what is summed up, and the guide.
 
 Requests come in two kinds. Over HTTP they name personas of the operator's workspace (`bank`). Those of our
-own engine (`engine`) name what the engine had the workers hold before, and may have spans of their text
-summed up.
+own engine (`engine`), in this process or on another machine (`door`), name what the engine had the workers
+hold before, and may have spans of their text summed up and their tokens compared with directions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,10 @@ import torch
 from torch import Tensor
 
 from persona_tui.core.mix import Mix
-from persona_tui.vectors.scales import TraceScale
 from persona_tui.vllm.bank import KEY, TRACE, Bank, Slot
-from persona_tui.vllm.op import TRACES, SlotBuffers, set_buffers, slots_of
-from persona_tui.vllm.wire import ENGINE, Errand, Packed, unpack, unpack_slot
+from persona_tui.vllm.figures import Directions, Figures
+from persona_tui.vllm.op import SlotBuffers, set_buffers, slots_of
+from persona_tui.vllm.wire import ENGINE, Errand, Packed, unpack_slot
 
 _PLACES_BYTES = 2**28  # of the sums; there are at least 4 for each request
 _MOST_PLACES = 1024
@@ -34,33 +35,45 @@ class _Reading:
         counts: how many tokens are in each sum.
         read: the first position that was not read yet. Those before it may come again after a preemption.
         thinking: whether the reply is in the middle of a thought.
+        numbers: of the directions that its tokens are compared with; None = there was no place for it.
+        told: what was found, token by token, and not asked for yet: entropy, lift, projections.
     """
 
-    def __init__(self, errand: Errand, places: list[int]) -> None:
+    def __init__(self, errand: Errand, places: list[int], numbers: list[int | None]) -> None:
         self.errand = errand
         self.places = places
         self.counts = [0] * len(places)
         self.read = 0
         self.thinking = False
+        self.numbers = numbers
+        self.told: list[list[float]] = []
 
 
 class WorkerSlots:
     """The slots of one worker, and its errands."""
 
-    def __init__(self, runner: Any, bank: Bank | None) -> None:
+    def __init__(self, runner: Any, bank: Bank | None, lent: bool) -> None:
+        """
+        Args:
+            runner: vLLM's.
+            bank: the operator's personas; None = there are none.
+            lent: whether our own engine drives it, here or from another machine.
+        """
         text = runner.model_config.hf_text_config
         count, layers, hidden = runner.max_num_reqs + 1, text.num_hidden_layers, text.hidden_size
-        engine = bank is None
         self.runner = runner
         self.bank = bank
         self.places = 0
-        if engine:
+        if lent:
             room = _PLACES_BYTES // (layers * hidden * 4)
             self.places = max(4 * runner.max_num_reqs, min(room, _MOST_PLACES))
         self.buffers = SlotBuffers(
             layers, count, hidden, runner.max_num_tokens, runner.device, self.places, traces=True
         )
-        self.figures = None if bank is None else Figures(bank, self.buffers, 4 * runner.max_num_reqs)
+        self.directions = Directions(self.buffers)
+        self.figures = (
+            None if bank is None else Figures(bank, self.buffers, self.directions, 4 * runner.max_num_reqs)
+        )
         self._held: dict[str, int] = {}
         self._free = list(range(1, count))
         self._mixes: dict[str, tuple[str, Mix]] = {}
@@ -69,10 +82,9 @@ class WorkerSlots:
         self._errands: dict[str, _Reading | None] = {}
         self._readings: dict[str, _Reading] = {}
         self._free_places = list(range(1, self.places + 1))
-        self._last: dict[str, range] = {}
-        self.tracing = False
+        self._pending: list[tuple[int, _Reading, range]] = []  # by row of the batch, what is traced
+        self._entropies: list[float] = []
         self.pairs: list[tuple[int, int, float]] = []
-        self.entropies: dict[str, float] = {}
         self.broken: set[str] = set()
         set_buffers(self.buffers)
         global present
@@ -82,32 +94,33 @@ class WorkerSlots:
 
     def place(self, runner: Any, scheduled: Any) -> None:
         """Tell every token of a pass its slot, and where it is summed up."""
+        self._record()  # what a stage that chooses no tokens has found
         running = runner.input_batch.req_ids
         counts = [scheduled.num_scheduled_tokens[id] for id in running]
         keys = self._keys(runner, running)
         slots = [self._held[keys[id]] if id in keys else 0 for id in running]
-        if self.figures is None:
-            places = self._summed(runner, running, counts)
-            self.buffers.tell(slots, counts, places, self.tracing)
-        else:
-            traced = self.figures.begin(runner, running, counts, self._mixes)
-            self.buffers.tell(slots, counts, None, traced)
+        places = self._summed(runner, running, counts)
+        traced = bool(self._pending)
+        if self.figures is not None:
+            traced |= self.figures.begin(runner, running, counts, self._mixes)
+        self.buffers.tell(slots, counts, places, traced)
 
     def _keys(self, runner: Any, running: Sequence[str]) -> dict[str, str]:
         """By running request that something is done to, the key of that; its slot is filled."""
-        if self.bank is None:
-            self._errands = {id: self._errand(runner.requests[id], id) for id in running}
-            found = {id: self._way(each) for id, each in self._errands.items() if each is not None}
-            keys = {id: key for id, key in found.items() if key}
-            slots: Any = self._ways
-        else:
-            known = {id: self._mix(runner.requests[id], id) for id in running}
+        self._errands = {id: self._errand(runner.requests[id], id) for id in running}
+        found = {id: self._way(each) for id, each in self._errands.items() if each is not None}
+        keys = {id: key for id, key in found.items() if key}
+        mixes: dict[str, Mix] = {}
+        if self.bank is not None:
+            known = {id: self._mix(runner.requests[id], id) for id in running if id not in found}
             self._mixes = {id: each for id, each in known.items() if each is not None}
-            keys = {id: key for id, (key, _) in self._mixes.items()}
-            mixes, bank = dict(self._mixes.values()), self.bank
-            slots = _Slots(lambda key: bank.slot(mixes[key]))
+            keys |= {id: key for id, (key, _) in self._mixes.items()}
+            mixes = dict(self._mixes.values())
         for key in slots_of(keys, self._held, self._free):
-            self.buffers.fill(self._held[key], slots[key])
+            if key in mixes and self.bank is not None:
+                self.buffers.fill(self._held[key], self.bank.slot(mixes[key]))
+            else:
+                self.buffers.fill(self._held[key], self._ways[key])
         return keys
 
     def _mix(self, request: Any, id: str) -> tuple[str, Mix] | None:
@@ -131,7 +144,11 @@ class WorkerSlots:
             places = [self._free_places.pop() for _ in errand.spans]
             if places and self.buffers.sums is not None:
                 self.buffers.sums[:, places] = 0
-            self._readings[errand.name] = _Reading(errand, places)
+            numbers = [
+                self.directions.take(errand.name, self._ways[key].added if key else {})
+                for key in errand.traces
+            ]
+            self._readings[errand.name] = _Reading(errand, places, numbers)
         return self._readings[errand.name]
 
     def _way(self, reading: _Reading) -> str:
@@ -139,10 +156,13 @@ class WorkerSlots:
 
     def _summed(self, runner: Any, running: Sequence[str], counts: Sequence[int]) -> Tensor | None:
         """Where each token of the pass is summed up; and who is guided by whom."""
+        self._pending, self.pairs = [], []
+        errands = [each.errand for each in self._errands.values() if each is not None]
+        if not any(each.spans or each.twin or each.told for each in errands):
+            return None
         batch = runner.input_batch
         found = np.zeros(sum(counts), dtype=np.int64)
         first, rows = 0, {}
-        self._last = {}
         for row, (id, count) in enumerate(zip(running, counts, strict=True)):
             reading = self._errands[id]
             if reading is not None:
@@ -152,25 +172,23 @@ class WorkerSlots:
                 _mark(reading, found[first : first + count], start, ids, prompt)
                 reading.read = max(reading.read, start + count)
                 chooses = start + count >= int(runner.requests[id].num_tokens)
-                rows[reading.errand.name] = (row, chooses)
-                self._last[reading.errand.name] = range(
-                    first if reading.errand.every else first + count - 1, first + count
-                )
+                rows[reading.errand.name] = (row, chooses, reading.errand)
+                if reading.errand.every or (reading.errand.told and chooses):
+                    begin = first if reading.errand.every else first + count - 1
+                    self._pending.append((row, reading, range(begin, first + count)))
             first += count
         self._pair(rows)
         return torch.from_numpy(found) if found.any() else None
 
-    def _pair(self, rows: dict[str, tuple[int, bool]]) -> None:
+    def _pair(self, rows: dict[str, tuple[int, bool, Errand]]) -> None:
         """Find the rows that are guided, and their twins. One that has lost its twin is told, and is not to
         be believed."""
-        self.pairs = []
-        for name, (row, chooses) in rows.items():
-            errand = self._readings[name].errand
+        for name, (row, chooses, errand) in rows.items():
             if not errand.twin or not chooses:
                 continue
-            twin, there = rows.get(errand.twin, (-1, False))
-            if there:
-                self.pairs.append((row, twin, errand.limit))
+            twin = rows.get(errand.twin)
+            if twin is not None and twin[1]:
+                self.pairs.append((row, twin[0], errand.limit))
             else:
                 self.broken.add(name)
 
@@ -180,10 +198,9 @@ class WorkerSlots:
         """Leave the guided rows what their twins find plausible; `[rows, vocabulary]`."""
         from persona_tui.model.sampling import plausible
 
-        if self.tracing:
-            likely = logits.log_softmax(-1)
-            entropies = -(likely.exp() * likely).nansum(-1)
-            self.entropies = dict(zip(self.runner.input_batch.req_ids, entropies.tolist(), strict=False))
+        if self._pending:
+            likely = logits[[row for row, _, _ in self._pending]].log_softmax(-1)
+            self._entropies = (-(likely.exp() * likely).nansum(-1)).tolist()
         limited = [pair for pair in self.pairs if pair[2] > 0]
         if limited:
             steered, twins, limits = (list(each) for each in zip(*limited, strict=True))
@@ -198,7 +215,23 @@ class WorkerSlots:
         if self.pairs:
             steered, twins, _ = (list(each) for each in zip(*self.pairs, strict=True))
             tokens[twins] = tokens[steered]
+        self._record()
         return tokens
+
+    def _record(self) -> None:
+        """Keep what the last pass has found of the tokens that are traced."""
+        pending, entropies = self._pending, self._entropies
+        self._pending, self._entropies = [], []
+        if not pending:
+            return
+        rows = self.buffers.found[[at for _, _, places in pending for at in places]].tolist()
+        for number, (_, reading, places) in enumerate(pending):
+            entropy = entropies[number] if entropies else 0.0
+            own, rows = rows[: len(places)], rows[len(places) :]
+            reading.told += [
+                [entropy, each[0], *(nan if at is None else each[1 + at] for at in reading.numbers)]
+                for each in own
+            ]
 
     # For our engine -----------------------------------------------------------------------------------------
 
@@ -230,126 +263,47 @@ class WorkerSlots:
             found["counts"][name] = list(reading.counts)
             if not keep:
                 self._free_places += self._readings.pop(name).places
+                # Should it still run, nothing more is found out about it.
+                reading.errand = replace(reading.errand, spans=(), told=False, every=False, twin="")
                 self._changed.pop(name, None)
+                self.directions.leave(name)
         if not keep:
             self.broken.difference_update(names)
         return found
 
-    def trace(self, directions: Sequence[Packed] | None) -> None:
-        """Compare tokens with directions from now on, and tell how sure the model was; None = no longer."""
-        self.tracing = directions is not None
-        self.buffers.trace([unpack(each) for each in directions or ()])
+    def told(self, names: Sequence[str]) -> dict[str, list[list[float]]]:
+        """What was found of the tokens of requests, by request, since this was last asked for."""
+        if not self._samples:
+            self._record()
+        found = {}
+        for name in names:
+            if (reading := self._readings.get(name)) is not None:
+                found[name], reading.told = reading.told, []
+        return found
 
-    def traced(self) -> Packed:
-        """What the last pass has found, by request: entropy, lift, projections."""
-        ids = {each.errand.name: id for id, each in self._errands.items() if each is not None}
-        names = [name for name, places in self._last.items() for _ in places]
-        rows = self.buffers.found[[at for places in self._last.values() for at in places]].cpu()
-        entropies = [self.entropies.get(ids.get(name, ""), 0.0) for name in names]
-        return {"names": names, "entropies": entropies, "found": rows.numpy().tobytes()}
+    @property
+    def _samples(self) -> bool:
+        """Whether this stage of the model chooses tokens."""
+        from vllm.distributed import get_pp_group
 
+        return bool(get_pp_group().is_last_rank)
 
-class Figures:
-    """What is told of replies over HTTP: means of projections, and how many tokens were capped.
+    # Replies over HTTP --------------------------------------------------------------------------------------
 
-    They are kept on the device, so that no pass waits for them, until others need their place.
-    """
-
-    def __init__(self, bank: Bank, buffers: SlotBuffers, rows: int) -> None:
-        device = buffers.found.device
-        self._bank = bank
-        self._buffers = buffers
-        self._told = torch.zeros(rows, 2 + TRACES, device=device)  # tokens, those capped, sums of projections
-        self._before = torch.zeros_like(self._told)  # without the last token, which may come to nothing
-        self._rows: dict[str, int] = {}
-        self._free = list(range(rows))
-        self._numbers: dict[str, int] = {}
-        self._scales: dict[str, dict[str, TraceScale]] = {}
-        self._now: tuple[Tensor, Tensor] | None = None
-
-    def begin(
-        self,
-        runner: Any,
-        running: Sequence[str],
-        counts: Sequence[int],
-        mixes: Mapping[str, tuple[str, Mix]],
-    ) -> bool:
-        """Find whose tokens of the next pass are told of; whether there are any."""
-        names, rows, last, at = [], [], [], 0
-        for row, (id, count) in enumerate(zip(running, counts, strict=True)):
-            at += count
-            name = (getattr(runner.requests[id].sampling_params, "extra_args", None) or {}).get(TRACE)
-            if not isinstance(name, str) or id not in mixes:
-                continue
-            names.append(name)
-            start = int(runner.input_batch.num_computed_tokens_cpu[row])
-            if start + count >= int(runner.requests[id].num_tokens):  # it chooses a token
-                rows.append(self._row(name, mixes[id][1], names))
-                last.append(at - 1)
-        device = self._told.device
-        self._now = (torch.tensor(rows, device=device), torch.tensor(last, device=device)) if rows else None
-        return bool(rows)
-
-    def _row(self, name: str, mix: Mix, running: Sequence[str]) -> int:
-        """Where a reply's figures are kept."""
-        if name in self._rows:
-            return self._rows[name]
-        if not self._free:
-            oldest = next(each for each in self._rows if each not in running)
-            self._free.append(self._rows.pop(oldest))
-            self._scales.pop(oldest, None)
-        row = self._rows[name] = self._free.pop()
-        self._told[row] = 0
-        self._before[row] = 0
-        self._scales[name] = self._bank.scales(mix)
-        for each, scale in self._scales[name].items():
-            if each not in self._numbers and len(self._numbers) < TRACES:
-                self._numbers[each] = len(self._numbers)
-                self._buffers.trace_one(self._numbers[each], scale.vectors)
-        return row
-
-    def add(self) -> None:
-        """Add what the pass has found."""
-        if self._now is None:
-            return
-        (rows, last), self._now = self._now, None
-        found = self._buffers.found[last]
-        capped = (found[:, :1] > 0).to(found)
-        self._before[rows] = self._told[rows]
-        self._told[rows] += torch.cat([torch.ones_like(capped), capped, found[:, 1:]], dim=1)
-
-    def take(self, name: str, tokens: int) -> Packed | None:
-        """A reply's figures; None if there are none, or no longer.
+    def speak(self, name: str, asked: Packed) -> bool:
+        """Have a reply go on with another mix from its next token on; whether it is being written.
 
         Args:
-            name: of the reply.
-            tokens: how many it has, as one more may have been begun; 0 = that is not known.
+            name: under which its figures are kept.
+            asked: the whole mix.
         """
-        row = self._rows.pop(name, None)
-        scales = self._scales.pop(name, {})
-        if row is None:
-            return None
-        self._free.append(row)
-        now, before = self._told[row].tolist(), self._before[row].tolist()
-        told = before if 0 < tokens < now[0] else now
-        projections = {
-            each: told[2 + self._numbers[each]] / max(1.0, told[0]) - scale.ordinary
-            for each, scale in scales.items()
-            if each in self._numbers
-        }
-        return {"projections": projections, "capped_tokens": int(told[1])}
-
-
-class _Slots(dict[str, Slot]):
-    """Slots that are read when they are asked for."""
-
-    def __init__(self, make: Any) -> None:
-        super().__init__()
-        self._make = make
-
-    def __missing__(self, key: str) -> Slot:
-        found: Slot = self._make(key)
-        return found
+        for id in [each for each in self._mixes if each in self.runner.requests]:
+            extra = getattr(self.runner.requests[id].sampling_params, "extra_args", None) or {}
+            if extra.get(TRACE) == name and self.bank is not None:
+                mix = self.bank.mix_of(asked)
+                self._mixes[id] = (self.bank.key(mix), mix)
+                return True
+        return False
 
 
 def _mark(reading: _Reading, marks: np.ndarray[Any, Any], start: int, ids: Any, prompt: int) -> None:
@@ -364,19 +318,20 @@ def _mark(reading: _Reading, marks: np.ndarray[Any, Any], start: int, ids: Any, 
     """
     end = start + len(marks)
     for number, (begin, stop) in enumerate(reading.errand.spans):
-        first = max(start, reading.read, begin if stop >= 0 else prompt)
-        last = min(end, stop) if stop >= 0 else end
-        for at in range(first, last):
-            if stop < 0 and not _speaks(reading, int(ids[at])):
-                continue
-            marks[at - start] = reading.places[number]
-            reading.counts[number] += 1
+        reply = stop < 0
+        first = max(start, reading.read, prompt if reply else begin)
+        last = end if reply else min(end, stop)
+        if reply and reading.errand.thoughts:
+            told = [at - start for at in range(first, last) if _speaks(reading, int(ids[at]))]
+            marks[told] = reading.places[number]
+            reading.counts[number] += len(told)
+        elif first < last:
+            marks[first - start : last - start] = reading.places[number]
+            reading.counts[number] += last - first
 
 
 def _speaks(reading: _Reading, token: int) -> bool:
     """Whether a reply's next token is not a thought, and no tag around one."""
-    if not reading.errand.thoughts:
-        return True
     begin, end = reading.errand.thoughts
     was = reading.thinking
     reading.thinking = token != end and (was or token == begin)
@@ -435,11 +390,11 @@ class PersonaWorker:
         found = None if figures is None else figures.take(name, tokens)
         return found if self._persona_tui_speaks() else None
 
-    def persona_tui_trace(self, directions: list[Packed] | None) -> None:
-        """See `WorkerSlots.trace`."""
-        self._persona_tui().trace(directions)
-
-    def persona_tui_traced(self) -> Packed | None:
-        """See `WorkerSlots.traced`."""
-        found = self._persona_tui().traced()
+    def persona_tui_told(self, names: list[str]) -> dict[str, list[list[float]]] | None:
+        """See `WorkerSlots.told`."""
+        found = self._persona_tui().told(names)
         return found if self._persona_tui_speaks() else None
+
+    def persona_tui_speak(self, name: str, asked: Packed) -> bool:
+        """See `WorkerSlots.speak`."""
+        return self._persona_tui().speak(name, asked)

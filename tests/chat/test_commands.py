@@ -13,8 +13,7 @@ from persona_tui.chat.command import CommandError, is_command, message_of
 from persona_tui.chat.commands import COMMANDS, complete, execute, parse
 from persona_tui.chat.front import Front
 from persona_tui.core.errors import PersonaNotFoundError, PersonaTuiError, WorkspaceError
-from persona_tui.project.project import Project
-from persona_tui.project.source import FromDescription, Source
+from persona_tui.project.project import FromDescription, Project, Source
 from tests.vectors.conftest import Make
 
 
@@ -234,7 +233,7 @@ def test_create(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[str, Source]] = []
 
     def create(self: Project, name: str, source: Source, context: object) -> Any:
-        from persona_tui.project.source import Created
+        from persona_tui.project.project import Created
 
         made.append((name, source))
         return Created(Make().persona(name))

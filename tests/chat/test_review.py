@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from persona_tui.chat.chat import Chat
-from persona_tui.chat.front import answer_again
 from persona_tui.chat.replay import replay, stretches
 from persona_tui.chat.replies import ChatReply
 from persona_tui.core.errors import MonitorError
@@ -86,9 +85,9 @@ def test_the_model_answers_again_when_it_objects_to_its_draft(session: Chat) -> 
     draft = asked(session, "critique")
     assert [each.by for each in draft.rows[0].opinions] == [CRITIQUE]
     draft.rows[0].opinions[:] = [Opinion(CRITIQUE, True, "harmless", 0.1, 1)]
-    assert answer_again(session, draft) is None
+    assert session.answer_again(draft) is None
     draft.rows[0].opinions[:] = [Opinion(CRITIQUE, False, "harmful", 0.1, 1)]
-    again = answer_again(session, draft)
+    again = session.answer_again(draft)
     assert again is not None and again.node is not None
     for _ in session.events(again):
         pass
@@ -100,7 +99,7 @@ def test_the_model_answers_again_when_it_objects_to_its_draft(session: Chat) -> 
     # What the model is given later has the second answer only; and a second answer stands.
     assert conversation.messages()[-1]["content"] == again.rows[0].text.strip()
     again.rows[0].opinions[:] = [Opinion(CRITIQUE, False, "harmful", 0.1, 1)]
-    assert answer_again(session, again) is None
+    assert session.answer_again(again) is None
     # Both are in the session, and come out again: the second one with the draft in view.
     id, engine = str(session.session_id), session.project.engine
     session.close()

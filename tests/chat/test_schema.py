@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from persona_tui.chat.log import SessionLog, read_events
-from persona_tui.chat.schema import fault_of
+from persona_tui.chat.log import SessionLog, fault_of, read_events
 from persona_tui.core.errors import SessionError
 
 MIX = {

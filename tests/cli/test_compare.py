@@ -12,7 +12,7 @@ from persona_tui.chat.chat import Chat
 from persona_tui.chat.commands import complete, execute
 from persona_tui.chat.replay import replay, stretches
 from persona_tui.chat.replies import ChatReply, ReplyRow
-from persona_tui.chat.setting import parse_setting, parse_settings, setting_as_text
+from persona_tui.chat.voice import parse_setting, parse_settings, setting_as_text
 from persona_tui.cli.compare import side_by_side
 from persona_tui.core.errors import ModelLoadError, PersonaNotFoundError, PersonaTuiError
 from persona_tui.core.mix import Mix

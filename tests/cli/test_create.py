@@ -12,7 +12,7 @@ from .conftest import Cli
 def test_from_a_description(cli: Cli, workspace: Path) -> None:
     result = cli("create", "grump", "--description", "A grumpy old wizard", "--no-calibrate")
     assert result.status == 0, result.err
-    assert "Created grump." in result.out
+    assert "Created grump." in result.out and "until you run persona-tui calibrate grump." in result.out
     assert "was used instead" not in result.out, "nothing was asked of the model"
     archetype = workspace / "datasets" / "personas" / "archetypes" / "grump.jsonl"
     records = [json.loads(line) for line in archetype.read_text().splitlines()]

@@ -162,6 +162,16 @@ def test_attacks_are_told_by_kind(monitored: Cli) -> None:
 
 
 @pytest.mark.slow
+def test_whether_the_model_can_judge_replies_is_tried(cli: Cli, workspace: Path) -> None:
+    found = cli("monitor", "critique", "--json").json
+    assert found["n"] == 16 and found["works"] == (found["right"]["value"] >= 0.75)
+    assert not found["works"]  # a random model knows nothing of harm
+    assert "is of no use on it" in cli("monitor", "critique").out
+    cli("config", "set", "monitoring.guard", "critique")
+    checks = {each["name"]: each for each in cli("doctor", "--json").json}
+    assert checks["monitor"]["state"] == "WRONG" and "of 16 known replies" in checks["monitor"]["detail"]
+
+
 def test_models_are_compared_and_vectors_carried_over(cli: Cli, tmp_path: Path, tiny_model: Path) -> None:
     other = tmp_path / "other"
     make_model("gpt2", n_positions=1024).save_pretrained(other)

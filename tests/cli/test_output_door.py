@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from persona_tui.core.printable import printable
+from persona_tui.core.documents import printable
 from persona_tui.vectors.files import METADATA_KEY
 
 from .conftest import Cli

@@ -467,6 +467,13 @@ def test_a_threshold_is_calibrated_from_the_test_of_the_description(trait: Cli) 
     assert entry["threshold"] == pytest.approx(result.json["threshold"], abs=1e-4)
 
 
+def test_a_traits_loudness_needs_its_conversations(call: Cli, root: Path, gpt2: Path) -> None:
+    (root / "datasets" / "traits" / "loudness.jsonl").unlink()
+    result = call("--workspace", root, "--model", gpt2, "calibrate", "trait:loudness")
+    assert result.status == 1 and len(result.err.splitlines()) == 1
+    assert f"put their file into {root / 'datasets' / 'traits'}" in result.err
+
+
 # What is not read is told -----------------------------------------------------------------------------------
 
 

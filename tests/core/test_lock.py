@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from persona_tui.core.errors import WorkspaceError
-from persona_tui.core.lock import only_writer
+from persona_tui.core.files import only_writer
 
 HOLD = """
 import sys
 from pathlib import Path
-from persona_tui.core.lock import only_writer
+from persona_tui.core.files import only_writer
 with only_writer(Path(sys.argv[1]), "a test"):
     print("held", flush=True)
     sys.stdin.read()

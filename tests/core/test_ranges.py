@@ -10,12 +10,11 @@ from typing import Any
 import click
 import pytest
 
-from persona_tui.chat.schema import fault_of
+from persona_tui.chat.log import fault_of
 from persona_tui.cli.options import Within
 from persona_tui.core.config import Settings, override
 from persona_tui.core.errors import PersonaTuiError
-from persona_tui.core.mix import Mix, parse_blend
-from persona_tui.core.ranges import PLAUSIBILITY, STRENGTH, TEMPERATURE, TOP_P, WEIGHT, Range
+from persona_tui.core.mix import PLAUSIBILITY, STRENGTH, TEMPERATURE, TOP_P, WEIGHT, Mix, Range, parse_blend
 
 NAN = float("nan")
 

@@ -7,14 +7,8 @@ import pytest
 
 from persona_tui.core import workspace as workspace_module
 from persona_tui.core.errors import WorkspaceError
-from persona_tui.core.workspace import (
-    Workspace,
-    atomic_write_bytes,
-    atomic_write_text,
-    model_slug,
-    packaged_root,
-    safe_name,
-)
+from persona_tui.core.files import atomic_write_bytes, atomic_write_text, safe_name
+from persona_tui.core.workspace import Workspace, model_slug, packaged_root
 
 
 @pytest.fixture

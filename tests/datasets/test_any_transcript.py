@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from persona_tui.core.errors import DatasetError
-from persona_tui.datasets.rows import decode
+from persona_tui.datasets.records import decode
 from persona_tui.datasets.transcripts import BadLine, Transcript, read_stream
 
 # What people write, without what the readers take away on purpose: outer space, end tokens, thoughts.

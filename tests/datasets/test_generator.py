@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from persona_tui.core.errors import DatasetError, JobCancelled
-from persona_tui.datasets.fallback import fallback_prompts, introduce
 from persona_tui.datasets.generator import DatasetGenerator
 from persona_tui.datasets.schema import ArchetypePrompt, Question, SafePrompt, UnsafePrompt
+from persona_tui.datasets.templates import fallback_prompts, introduce
 from persona_tui.model.request import Request
 from persona_tui.model.sampling import Sampling
 

@@ -12,13 +12,12 @@ import torch
 from persona_tui.core.config import Settings, override, resolve_layers
 from persona_tui.core.errors import DatasetError
 from persona_tui.datasets.records import read_refusals, read_safety
-from persona_tui.extraction import ActivationExtractor, PersonaStudio, capping, extract_axes
+from persona_tui.extraction import ActivationExtractor, PersonaStudio, extract_axes
 from persona_tui.extraction.axes import measure_capping
 from persona_tui.model import ModelWrapper
 from persona_tui.project.about import axes_in_words
 from persona_tui.vectors.manager import PersonaManager
 from persona_tui.vectors.maths import normalize
-from persona_tui.vectors.scales import axis_scale
 from tests.extraction.conftest import ARCHETYPES, QUICK, MakeStudio, fill_workspace
 
 KINDS: tuple[Literal["safe", "unsafe"], ...] = ("safe", "unsafe")
@@ -61,11 +60,11 @@ def test_capping_has_a_floor_at_every_capping_layer(extracted: PersonaStudio) ->
     axes, extractor = extracted.manager.axes, extracted.extractor
     assert axes is not None
     layers = resolve_layers(extractor.settings, extractor.model.n_layers).capping
-    caps = capping(axes, "assistant", layers, 25)
+    caps = axes.floors("assistant", layers, 25)
     assert list(caps) == layers
-    for layer, cap in caps.items():
-        assert cap.axis.norm().item() == pytest.approx(1, abs=1e-4)
-        assert cap.floor == axes.floor("assistant", layer, 25)
+    for layer, (axis, floor) in caps.items():
+        assert axis.norm().item() == pytest.approx(1, abs=1e-4)
+        assert floor == axes.floor("assistant", layer, 25)
 
 
 def test_the_default_capping_axis_is_measured(extracted: PersonaStudio) -> None:
@@ -126,7 +125,7 @@ def test_only_refusals_and_answers_make_the_safety_axis(tmp_path: Path) -> None:
         sides, centre = axes.sides("safety", layer), axes.centre("safety", layer)
         assert sides is not None and centre is not None
         assert sides[0] > centre > sides[1]
-    trace = axis_scale(axes, "safety", axes.layers)
+    trace = axes.scale("safety", axes.layers)
     ordinary = studio.extractor.ordinary_replies().mean["response"]
     reading = sum(float(vector @ ordinary[axes.layers.index(at)]) for at, vector in trace.vectors.items())
     assert reading / len(trace.vectors) > trace.ordinary

@@ -231,7 +231,8 @@ def test_with_the_guide_a_mean_difference_gets_a_louder_gain_and_a_quieter_one_f
 
 def test_the_third_size_goes_to_where_the_first_two_are_not_enough() -> None:
     quiet, clear = point(0.5, size=1.0), point(0.95, size=2.0)
-    assert third(quiet, point(0.8, size=2.0), MARGIN) == pytest.approx(2 * BEYOND)
+    assert third(quiet, point(0.7, size=2.0), MARGIN) == pytest.approx(2 * BEYOND)
+    assert third(replace(quiet, expression=0.9), clear, MARGIN) == 1 / BEYOND
     assert (
         third(quiet, clear, MARGIN) == third(quiet, replace(clear, fluency_drop=1.0), MARGIN) == math.sqrt(2)
     )

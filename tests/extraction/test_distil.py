@@ -186,11 +186,17 @@ def test_it_costs_about_what_is_announced(
 
 
 @pytest.mark.slow
-def test_it_recovers_more_of_what_the_prompts_do_on_held_out_questions(
-    bench: Bench, taught: PersonaVector
-) -> None:
+def test_a_plain_teacher_recovers_more_of_what_the_prompts_do_on_held_out_questions(bench: Bench) -> None:
     sizes = likeliest(bench.recovered, bench.coefficient(DEFAULT_DOSE))
-    assert bench.with_vectors(taught, DISTILLED).recovered(1.0) > max(sizes.values())
+    fitted = distilled(bench.course, max(sizes, key=lambda each: sizes[each]), emphasis=1.0)
+    assert bench.with_vectors(fitted, DISTILLED).recovered(1.0) > max(sizes.values())
+
+
+@pytest.mark.slow
+def test_a_teacher_that_exaggerates_makes_the_persona_clearer(bench: Bench, taught: PersonaVector) -> None:
+    plain = bench.sweep([bench.coefficient(DEFAULT_DOSE)])[0]
+    loud = bench.with_vectors(taught, DISTILLED).sweep([1.0])[0]
+    assert loud.expression > plain.expression
 
 
 def test_distilled_vectors_are_orthogonal_to_the_safety_axis_and_the_mean_difference_stays(
@@ -214,7 +220,9 @@ def test_a_file_keeps_it(taught: PersonaVector, tmp_path_factory: pytest.TempPat
 
 
 @pytest.mark.slow
-def test_calibration_uses_whatever_recovers_more(shipped: tuple[ActivationExtractor, PersonaVector]) -> None:
+def test_calibration_uses_vectors_that_learned_something(
+    shipped: tuple[ActivationExtractor, PersonaVector],
+) -> None:
     extractor, persona = shipped
     chosen = calibrated(extractor, persona)
     assert chosen.recipe == DISTILLED
@@ -247,7 +255,9 @@ def test_a_mean_difference_stays_one_where_that_is_asked_for(
     settings = override(extractor.settings, {"calibration.distil": False})
     other = ActivationExtractor(extractor.model, settings, axes=extractor.axes)
     other.questions, other.held_out_questions = extractor.questions, extractor.held_out_questions[:2]
-    chosen = calibrated(other, persona)
+    before = Project(Workspace(packaged_root()), settings).personas.get(persona.name)
+    assert before.recipe == DISTILLED
+    chosen = calibrated(other, before)
     assert chosen.recipe == "response" and DISTILLED not in chosen.safe
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from persona_tui.datasets.schema import Question
-from persona_tui.extraction.plan import item_seed, persona_requests, shuffled, split_questions
+from persona_tui.extraction.runner import item_seed, persona_requests, shuffled, split_questions
 
 
 def make_questions(count: int) -> list[Question]:

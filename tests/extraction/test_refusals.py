@@ -8,7 +8,7 @@ from statistics import fmean
 import pytest
 
 from persona_tui.core.workspace import packaged_root
-from persona_tui.extraction.refusals import refuses
+from persona_tui.extraction.axes import refuses
 
 
 @pytest.mark.parametrize("label", ["refused", "answered"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from persona_tui.core.errors import GenerationError, JobCancelled, WorkspaceError
-from persona_tui.core.lock import only_writer
+from persona_tui.core.files import only_writer
 from persona_tui.datasets.generator import DatasetGenerator
 from persona_tui.extraction import ActivationExtractor, ActivationSums, PersonaStudio, checkpoints
 from persona_tui.extraction.checkpoints import PartialStore, Tally

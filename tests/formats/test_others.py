@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from persona_tui.formats.read import read_foreign
 from persona_tui.formats.write import Outgoing, write_foreign
 from persona_tui.model import Cap, Interventions
-from persona_tui.model.blocks import find_blocks
+from persona_tui.model.architecture import find_blocks
 from persona_tui.model.residual import ResidualHooks
 
 LAYERS, WIDTH, STRENGTH = 6, 16, 0.3

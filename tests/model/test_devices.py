@@ -15,7 +15,7 @@ from accelerate import cpu_offload, disk_offload, dispatch_model
 from torch import Tensor
 
 from persona_tui.model import Cap, Interventions, ModelWrapper, Request, Sampling, conversation
-from persona_tui.model.blocks import device_of, find_blocks
+from persona_tui.model.architecture import device_of, find_blocks
 from persona_tui.vectors.files import same_model
 
 from .conftest import make_model, make_tokenizer

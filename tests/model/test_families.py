@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from persona_tui.model import Cap, Generation, Interventions, ModelWrapper, Request, Sampling
-from persona_tui.model.blocks import find_blocks
+from persona_tui.model.architecture import find_blocks
 from persona_tui.model.forced import Passage
 
 GREEDY = Sampling(max_new_tokens=20, temperature=0)

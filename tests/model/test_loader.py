@@ -11,7 +11,7 @@ from transformers import Gemma3Config, Gemma3ForConditionalGeneration, T5Config,
 
 from persona_tui.core.errors import ModelLoadError
 from persona_tui.model import ModelWrapper, Request, Sampling, conversation, loader, sources
-from persona_tui.model.blocks import find_blocks
+from persona_tui.model.architecture import find_blocks
 
 from .conftest import make_model, make_tokenizer
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from persona_tui.core.identity import EQUAL, FAR, ModelSketch
 from persona_tui.model import ModelWrapper
-from persona_tui.model.sketch import sketch
+from persona_tui.model.fingerprint import sketch
 
 from .conftest import FAMILIES, make_model
 

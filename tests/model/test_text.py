@@ -12,9 +12,10 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from persona_tui.core.errors import GenerationError
-from persona_tui.model import ModelWrapper, conversation, sandbox, text
+from persona_tui.model import ModelWrapper, conversation, template, text
+from persona_tui.model.request import Message
 from persona_tui.model.spans import read_replies
-from persona_tui.model.text import Message, Rendering
+from persona_tui.model.text import Rendering
 
 from .conftest import make_model, make_tokenizer
 from .families_of_text import CHATML, DROPS_SYSTEM, FAMILIES, unigram
@@ -316,7 +317,7 @@ def test_a_template_without_an_end_is_refused_in_one_line(endless: str) -> None:
 
 
 def test_a_template_stops_after_so_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "MOST_STEPS", 100_000)
+    monkeypatch.setattr(template, "MOST_STEPS", 100_000)
     tokenizer = make_tokenizer()
     tokenizer.chat_template = "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}"
     with pytest.raises(GenerationError, match="does not come to an end"):

@@ -14,7 +14,7 @@ from transformers.generation.logits_process import TopPLogitsWarper
 
 from persona_tui.core.errors import GenerationError, JobCancelled
 from persona_tui.model import Cap, Interventions, ModelWrapper, Request, Sampling, TokenEvent, conversation
-from persona_tui.model.blocks import find_blocks
+from persona_tui.model.architecture import find_blocks
 from persona_tui.model.sampling import keep_top_p
 from persona_tui.model.text import TextStream
 from persona_tui.vectors.files import same_model

@@ -184,3 +184,18 @@ def test_a_refused_message_is_not_shown_to_the_model_again(
     assert talk.messages() == []
     talk.add_user(ASKED)
     assert talk.messages() == conversation(ASKED)
+
+
+def test_a_message_in_disguise_is_read_once_more(
+    engine: SteeringEngine, model: ModelWrapper, monitor: SelfMonitor
+) -> None:
+    guard = Guard(lambda: monitor, "warn")
+    hidden = " ".join(ASKED)
+    with passes(model) as count:
+        plain = stream(engine, None, hidden)
+        without = count()
+        assert [event.token_id for event in stream(engine, guard, hidden)[1:]] == [
+            event.token_id for event in plain
+        ]
+        assert count() == 2 * without + 1
+    assert guard.message == monitor.check(ASKED)

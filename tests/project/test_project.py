@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from persona_tui.core.errors import ConfigError, DatasetError, PersonaTuiError, WorkspaceError
-from persona_tui.datasets.fallback import fallback_prompts
-from persona_tui.project.project import Project
-from persona_tui.project.source import FromArchetype, FromDescription
+from persona_tui.datasets.templates import fallback_prompts
+from persona_tui.project.project import FromArchetype, FromDescription, Project
 from persona_tui.vectors.manager import PROMPTS_PER_PERSONA
 from tests.vectors.conftest import Make
 

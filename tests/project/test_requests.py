@@ -12,9 +12,8 @@ import pytest
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.jobs import JobContext
 from persona_tui.core.workspace import Workspace
-from persona_tui.project.project import Project
+from persona_tui.project.project import FromArchetype, FromDescription, Project
 from persona_tui.project.requests import JobRequest, Unfinished, create_request, prepare_request
-from persona_tui.project.source import FromArchetype, FromDescription
 
 # Another run of the program, which writes a request down and is then killed.
 KILLED = """

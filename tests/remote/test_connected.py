@@ -22,6 +22,7 @@ from persona_tui.chat.replay import replay, stretches
 from persona_tui.cli import run
 from persona_tui.core.errors import ConfigError, EndpointError, PersonaTuiError
 from persona_tui.core.mix import Mix
+from persona_tui.monitors.second_opinion import CRITIQUE, critique
 from persona_tui.project.project import Project
 from persona_tui.remote.project import RemoteProject
 from persona_tui.server.run import Server
@@ -114,14 +115,14 @@ def test_what_takes_the_model_itself_is_said_in_one_line(chat: Chat, line: str) 
     assert len(chat.conversation.path()) == 2
 
 
-def test_a_server_has_no_critique(chat: Chat, server: Server, laptop: Path) -> None:
-    with pytest.raises(PersonaTuiError, match="no critique"):
-        execute(chat, "/guard critique")
-    assert chat.guard.mode == "off"
-    config = laptop / "config.yaml"
-    config.write_text("monitoring: {guard: critique}\n", encoding="utf-8")
-    with pytest.raises(PersonaTuiError, match="no critique"):
-        Chat.start(RemoteProject.connect(server.url, workspace=laptop))
+def test_a_draft_is_read_by_the_servers_model(chat: Chat, project: Project) -> None:
+    assert "critique" in execute(chat, "/guard critique")
+    reply = chat.say("What is bread?")
+    list(chat.events(reply))
+    (opinion,) = reply.rows[0].opinions
+    here = critique(project.model, "What is bread?", reply.rows[0].text)
+    assert (opinion.by, opinion.safe, opinion.reason) == (CRITIQUE, here.safe, here.reason)
+    assert reply.rows[0].verdicts["message"].monitor == "default"
 
 
 def test_a_wrong_key_and_a_bad_address(project: Project, laptop: Path) -> None:

@@ -15,13 +15,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from persona_tui.core.config import override
-from persona_tui.core.errors import MonitorError
 from persona_tui.core.workspace import packaged_root
 from persona_tui.project.project import Project
 from persona_tui.server.limits import Capacity
 from persona_tui.server.run import Server
-from persona_tui.server.service import Service
 
 from .conftest import serving
 
@@ -175,9 +172,3 @@ def test_an_address_that_is_taken_is_said(server: Server, project: Project) -> N
     port = int(server.url.rpartition(":")[2])
     with pytest.raises(PersonaTuiError, match="Cannot listen"):
         Server(project, port=port)
-
-
-def test_a_server_does_not_pretend_to_have_replies_criticised(project: Project) -> None:
-    settings = override(project.settings, {"monitoring.guard": "critique"})
-    with pytest.raises(MonitorError, match="a server has no critique"):
-        Service(Project(project.workspace, settings))

@@ -11,7 +11,7 @@ import torch
 
 from persona_tui.core.mix import Mix
 from persona_tui.model import Interventions, Request, Sampling, TokenEvent, Watch, conversation
-from persona_tui.model.forward import Overflow
+from persona_tui.model.architecture import Overflow
 from persona_tui.project.project import Project
 from persona_tui.server.limits import Capacity, Unavailable
 from persona_tui.server.worker import Worker

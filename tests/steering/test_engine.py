@@ -11,7 +11,7 @@ import torch
 from persona_tui.core.config import Settings, override
 from persona_tui.core.errors import GenerationError, PersonaNotFoundError, PersonaTuiError, VectorFileError
 from persona_tui.model import Interventions, ModelWrapper, Request, Sampling, conversation
-from persona_tui.model.blocks import find_blocks
+from persona_tui.model.architecture import find_blocks
 from persona_tui.steering import Mix, SteeringEngine
 from persona_tui.vectors.manager import PersonaManager
 

@@ -12,7 +12,7 @@ import torch
 
 from persona_tui.core.errors import PersonaNotFoundError
 from persona_tui.model import Interventions, Request, Sampling, TokenEvent, conversation
-from persona_tui.model.forward import Overflow
+from persona_tui.model.architecture import Overflow
 from persona_tui.model.prompts import PromptEncoder
 from persona_tui.model.text import Rendering
 from persona_tui.steering import Mix, SteeringEngine

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from persona_tui.core.lock import only_writer
+from persona_tui.core.files import only_writer
 from tests.cli.conftest import REPOSITORY, Cli, command, environment
 from tests.model.conftest import make_model, make_tokenizer
 from tests.stress.conftest import Say, check, everything, no_hang

@@ -347,18 +347,17 @@ def use(kind: str, loaded: Any) -> None:
     from persona_tui.project.about import in_words
     from persona_tui.traits.vector import summary
     from persona_tui.tui.details import about_line, details, kind_of
-    from persona_tui.vectors.scales import axis_scale, vector_scale
 
     persona = loaded.vector if isinstance(loaded, TraitVector) else loaded
     if isinstance(persona, PersonaVector):
         about = {**persona.metadata, "name": persona.name, "calibration": None}
         in_words(about), kind_of(about), about_line(about), details(persona, 0.3)
-        persona.direction(), persona.direction(safe=False), vector_scale(persona)
+        persona.direction(), persona.direction(safe=False), persona.scale
     if isinstance(loaded, TraitVector):
         summary(loaded)
     elif isinstance(loaded, Axes):
         for name in loaded.names:
-            loaded.floor(name, loaded.layers[0]), axis_scale(loaded, name, loaded.layers)
+            loaded.floor(name, loaded.layers[0]), loaded.scale(name, loaded.layers)
         assert loaded.default_capping_axis in loaded.names
     elif isinstance(loaded, SelfMonitor):
         made = loaded.summary()

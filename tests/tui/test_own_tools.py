@@ -12,7 +12,7 @@ import pytest
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.tui.clipboard import clipboard_command, copy
 from persona_tui.tui.editor import edit, editor_command
-from persona_tui.tui.history import KEPT, PromptHistory
+from persona_tui.tui.widgets.prompt import KEPT, PromptHistory
 
 from .driving import press, running
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from persona_tui.core.documents import printable
 from persona_tui.core.errors import ConfigError
-from persona_tui.core.printable import printable
 from persona_tui.tui.bindings import known_ids
 from persona_tui.tui.keys import ACTIONS
 from persona_tui.tui.theme import choose_theme

@@ -80,3 +80,12 @@ async def test_rows_fit(width: int) -> None:
         for _ in range(300):
             app.trace.add(TracePoint({"assistant": -9.25}, 1.0))
         assert max(len(row) for row in rows(app)) <= width
+
+
+async def test_an_axis_that_is_made_of_too_little_says_so() -> None:
+    app = Traces()
+    async with app.run_test(size=(60, 24)) as pilot:
+        app.trace.show({"safety": Line(-1.0, "σ", weak=True), "assistant": FLOOR})
+        app.trace.add(TracePoint({"assistant": 0.0, "safety": 0.7}))
+        await pilot.pause()
+        assert rows(app)[1].startswith("weak axis") and sum("weak" in row for row in rows(app)) == 1

@@ -9,8 +9,7 @@ import pytest
 
 from persona_tui.core.errors import VectorFileError
 from persona_tui.core.workspace import packaged_root
-from persona_tui.vectors.files import check_kind, read_metadata
-from persona_tui.vectors.store import VectorStore
+from persona_tui.vectors.files import VectorStore, check_kind, read_metadata
 
 SHIPPED = packaged_root() / "vectors" / "builtin"
 

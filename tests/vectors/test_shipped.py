@@ -6,18 +6,20 @@ from pathlib import Path
 
 import pytest
 
+from persona_tui.core.config import Settings
 from persona_tui.core.identity import ModelSketch
 from persona_tui.core.workspace import packaged_root
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.files import read_metadata
-from persona_tui.vectors.persona import PersonaVector
+from persona_tui.vectors.persona import DISTILLED, PersonaVector
 
 ROOT = packaged_root() / "vectors"
 STARTER = ROOT / "HuggingFaceTB--SmolLM2-135M-Instruct"
+TINY = ROOT / "builtin"
 ARCHETYPES = ("creator", "explorer", "guardian", "sage", "trickster")
 
 
-@pytest.mark.parametrize("folder", [ROOT / "builtin", STARTER], ids=["tiny", "starter"])
+@pytest.mark.parametrize("folder", [TINY, STARTER], ids=["tiny", "starter"])
 def test_both_models_have_axes_and_five_archetypes(folder: Path) -> None:
     axes = Axes.load(folder / "axes.safetensors")
     assert set(axes.names) == {"assistant", "safety"} and set(axes.projections) == set(axes.names)
@@ -38,8 +40,10 @@ def test_the_starter_models_files_know_their_weights() -> None:
     assert len(sources) == 1 and "sha256:" in sources.pop()
 
 
-def test_the_starter_models_personas_have_a_gain_with_the_guide_and_one_without() -> None:
-    for name in ARCHETYPES:
-        persona = PersonaVector.load(STARTER / "personas" / f"{name}.safetensors")
-        assert persona.calibration is not None and persona.calibration.plausibility > 0
-        assert 0 < persona.gain(guided=False) < persona.gain(guided=True)
+def test_shipped_personas_are_distilled_and_calibrated_as_they_are_used() -> None:
+    for folder in (STARTER, TINY):
+        for name in ARCHETYPES:
+            persona = PersonaVector.load(folder / "personas" / f"{name}.safetensors")
+            assert persona.recipe == DISTILLED and persona.calibration is not None
+            assert persona.calibration.plausibility == Settings().steering.plausibility
+            assert persona.calibration.floor is not None

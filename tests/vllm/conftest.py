@@ -6,7 +6,14 @@ These tests need vLLM, in an environment of its own: `make test-vllm`.
 from __future__ import annotations
 
 import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +33,9 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
 )
 
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config
 
+from persona_tui.core.workspace import Workspace
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.manager import PersonaManager
 from persona_tui.vectors.maths import normalize
@@ -37,19 +45,19 @@ from tests.model.conftest import make_tokenizer
 
 LAYERS, WIDTH = 4, 64
 NAME = "random"
+KEY = "secret"
+ROOT = Path(__file__).parents[2]
 
 
 def drawn(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama with a byte-level tokenizer."""
-    folder = tmp_path_factory.mktemp("models") / NAME
+def random_model(folder: Path, config: type[LlamaConfig | Qwen2Config], model: Any) -> Path:
+    """Save a random model with a byte-level tokenizer."""
     tokenizer = make_tokenizer()
     torch.manual_seed(0)
-    config = LlamaConfig(
+    made = config(
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
         intermediate_size=128,
@@ -61,9 +69,15 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         initializer_range=0.2,
         eos_token_id=2,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    model(made).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama."""
+    return random_model(tmp_path_factory.mktemp("models") / NAME, LlamaConfig, LlamaForCausalLM)
 
 
 @pytest.fixture(scope="session")
@@ -103,3 +117,44 @@ def llm(request: pytest.FixtureRequest, model_folder: Path, workspace: Path) -> 
     )
     for name in (WORKSPACE, MODEL):
         del os.environ[name]
+
+
+@dataclass(frozen=True)
+class Server:
+    """`persona-tui --engine vllm serve --lend`, on its own."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+
+
+@pytest.fixture(scope="session")
+def server(model_folder: Path, workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("serve") / "log"
+    named = workspace / "vectors" / Workspace.find(workspace).slug(str(model_folder))
+    shutil.copytree(workspace / "vectors" / NAME, named, dirs_exist_ok=True)
+    options = ["--engine", "vllm", "--workspace", str(workspace), "--model", str(model_folder)]
+    serving = ["--port", str(port), "--rows", "16", "--lend", "--", "--enforce-eager", "--max-model-len=512"]
+    variables = {**os.environ, "PERSONA_TUI_API_KEY": KEY, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    with log.open("w") as out:
+        words = [sys.executable, "-m", "persona_tui", *options, "--dtype", "float32", "serve", *serving]
+        process = subprocess.Popen(
+            words, cwd=ROOT, env=variables, stdout=out, stderr=out, start_new_session=True
+        )
+    url = f"http://127.0.0.1:{port}"
+    for _ in range(1000):
+        if process.poll() is not None:
+            pytest.fail(log.read_text()[-4000:])
+        try:
+            urllib.request.urlopen(f"{url}/health", timeout=5).read()
+            break
+        except OSError:
+            time.sleep(0.5)
+    yield Server(url, process)
+    process.terminate()
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()

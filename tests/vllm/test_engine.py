@@ -43,7 +43,8 @@ def asked(question: str, seed: int = 0) -> Request:
     return Request([{"role": "user", "content": question}], seed)
 
 
-def ways(workspace: Path, model: ModelWrapper) -> dict[str, Interventions]:
+def ways(workspace: Path, model: ModelWrapper, inside: VllmModel | None = None) -> dict[str, Interventions]:
+    """Mixes; those that the model inside vLLM can speak with."""
     from persona_tui.core.mix import Mix
 
     settings = Settings.model_validate({"steering": {"capping_layers": [2, 3]}})
@@ -55,7 +56,8 @@ def ways(workspace: Path, model: ModelWrapper) -> dict[str, Interventions]:
         "both": Mix({"sage": 1.0, "fool": -1.0}, 0.4, capping=True, percentile=60),
         "guided": Mix({"sage": 1.0}, 0.8, capping=True, plausibility=0.05),
     }
-    return {name: engine.interventions(mix) for name, mix in mixes.items()}
+    guides = inside is None or inside.guides
+    return {name: engine.interventions(mix) for name, mix in mixes.items() if guides or not mix.plausibility}
 
 
 def rows_of(way: Interventions, count: int) -> Interventions:
@@ -69,7 +71,7 @@ def near(found: Tensor | None, wanted: Tensor | None) -> None:
 
 def test_replies_and_their_means(inside: VllmModel, ours: ModelWrapper, workspace: Path) -> None:
     requests = [asked(each) for each in QUESTIONS]
-    for name, way in ways(workspace, ours).items():
+    for name, way in ways(workspace, ours, inside).items():
         rows = rows_of(way, len(requests))
         there = inside.generate(requests, GREEDY, rows, ALL)
         here = ours.generate(requests, GREEDY, rows, ALL)
@@ -83,7 +85,7 @@ def test_replies_and_their_means(inside: VllmModel, ours: ModelWrapper, workspac
 
 def test_likelihoods(inside: VllmModel, ours: ModelWrapper, workspace: Path) -> None:
     pairs = [(asked(each).messages, f"{each} It depends.") for each in QUESTIONS]
-    for way in ways(workspace, ours).values():
+    for way in ways(workspace, ours, inside).values():
         rows = rows_of(way, len(pairs))
         there, here = inside.score(pairs, rows), ours.score(pairs, rows)
         for one, other in zip(there, here, strict=True):
@@ -94,8 +96,8 @@ def test_likelihoods(inside: VllmModel, ours: ModelWrapper, workspace: Path) -> 
 def test_a_stream_tells_the_same(inside: VllmModel, ours: ModelWrapper, workspace: Path) -> None:
     axes = {"a": {1: drawn(WIDTH, seed=3), 2: drawn(WIDTH, seed=4)}, "b": {3: drawn(WIDTH, seed=5)}}
     request = replace(asked("What is bread?"), likeliest=3)
-    rows = Interventions.by_row(list(ways(workspace, ours).values()))
-    count = len(ways(workspace, ours))
+    rows = Interventions.by_row(list(ways(workspace, ours, inside).values()))
+    count = len(ways(workspace, ours, inside))
     there = list(inside.stream([request] * count, GREEDY, rows, axes))
     here = list(ours.stream([request] * count, GREEDY, rows, axes))
     order = lambda event: (event.row, event.index)  # noqa: E731
@@ -114,11 +116,11 @@ def test_a_stream_tells_the_same(inside: VllmModel, ours: ModelWrapper, workspac
 
 
 def test_a_mix_that_changes_while_it_speaks(inside: VllmModel, ours: ModelWrapper, workspace: Path) -> None:
-    known = ways(workspace, ours)
+    known = ways(workspace, ours, inside)
 
     def told(model: ModelWrapper) -> list[tuple[int, float | None]]:
         calls = iter(
-            [known["plain"], None, None, known["steered"], None, known["guided"], None, known["floored"]]
+            [known["plain"], None, None, known["steered"], None, known.get("guided"), None, known["floored"]]
         )
         events = model.stream([asked("What is bread?")], GREEDY, lambda: next(calls, None))
         return [(each.token_id, each.nats) for each in events]
@@ -164,7 +166,7 @@ def test_what_is_read_of_text(inside: VllmModel, ours: ModelWrapper) -> None:
 
 def test_a_reply_is_read_again(inside: VllmModel, ours: ModelWrapper, workspace: Path) -> None:
     axes = {"a": {1: drawn(WIDTH, seed=3), 2: drawn(WIDTH, seed=4)}}
-    way = {0: ways(workspace, ours)["both"]}
+    way = {0: ways(workspace, ours, inside)["both"]}
     messages = asked("What is bread?").messages
     there = inside.reread_reply(messages, "It is flour.", axes, way)
     here = ours.reread_reply(messages, "It is flour.", axes, way)

@@ -72,18 +72,23 @@ def test_either_engine_serves_what_the_other_made(there: Project, here: Project)
         assert notes == [] and used.slug == made.slug
 
 
+def fit_on(project: Project, name: str = "default") -> tuple[SelfMonitor, list[str]]:
+    """A monitor, and what it was fitted on."""
+    queries = project.workspace.root / "queries.jsonl"
+    lines = [
+        {"id": f"{label}_{at}", "query": f"{verb} number {at}?", "label": label}
+        for verb, label in (("How do I bake bread", "safe"), ("How do I poison bread", "dangerous"))
+        for at in range(12)
+    ]
+    queries.write_text("".join(json.dumps(each) + "\n" for each in lines))
+    return project.fit_monitor(name, JobContext(), file=queries), [each["query"] for each in lines]
+
+
 def test_monitors(there: Project, here: Project) -> None:
     scores = {}
     for project in (there, here):
-        queries = project.workspace.root / "queries.jsonl"
-        lines = [
-            {"id": f"{label}_{at}", "query": f"{verb} number {at}?", "label": label}
-            for verb, label in (("How do I bake bread", "safe"), ("How do I poison bread", "dangerous"))
-            for at in range(12)
-        ]
-        queries.write_text("".join(json.dumps(each) + "\n" for each in lines))
-        monitor: SelfMonitor = project.fit_monitor("m", JobContext(), file=queries)
-        scores[project] = [monitor.check(each["query"]).score for each in lines]
+        monitor, queries = fit_on(project)
+        scores[project] = [monitor.check(each).score for each in queries]
     assert scores[there] == pytest.approx(scores[here], rel=1e-3, abs=1e-3)
 
 

@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import shutil
-import socket
-import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -22,19 +15,16 @@ import pytest
 from persona_tui.core.config import Settings
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.mix import Mix
-from persona_tui.core.workspace import Workspace
-from persona_tui.model import ModelWrapper, Sampling
+from persona_tui.model import ModelWrapper, Request, Sampling
 from persona_tui.steering.engine import SteeringEngine
 from persona_tui.vectors.manager import PersonaManager
 from persona_tui.vllm.http import rewritten
 from persona_tui.vllm.serve import command, environment
 
-from .conftest import NAME
+from .conftest import KEY, NAME, Server
 from .test_plugin import ours
 
-KEY = "secret"
 ASKED = {"messages": [{"role": "user", "content": "What is bread?"}], "max_tokens": 16, "temperature": 0}
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -79,37 +69,6 @@ def test_the_command(workspace: Path, model_folder: Path) -> None:
     assert KEY not in " ".join(words)  # other users can see them
 
 
-@pytest.fixture(scope="module")
-def server(model_folder: Path, workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("serve") / "log"
-    named = workspace / "vectors" / Workspace.find(workspace).slug(str(model_folder))
-    shutil.copytree(workspace / "vectors" / NAME, named, dirs_exist_ok=True)
-    options = ["--engine", "vllm", "--workspace", str(workspace), "--model", str(model_folder)]
-    serving = ["--port", str(port), "--rows", "4", "--", "--enforce-eager", "--max-model-len=256"]
-    variables = {**os.environ, "PERSONA_TUI_API_KEY": KEY, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
-    with log.open("w") as out:
-        words = [sys.executable, "-m", "persona_tui", *options, "--dtype", "float32", "serve", *serving]
-        process = subprocess.Popen(words, cwd=ROOT, env=variables, stdout=out, stderr=out)
-    url = f"http://127.0.0.1:{port}"
-    for _ in range(1000):
-        if process.poll() is not None:
-            pytest.fail(log.read_text()[-4000:])
-        try:
-            urllib.request.urlopen(f"{url}/health", timeout=5).read()
-            break
-        except OSError:
-            time.sleep(0.5)
-    yield url
-    process.terminate()
-    try:
-        process.wait(60)
-    except subprocess.TimeoutExpired:
-        process.kill()
-
-
 def send(url: str, body: object, path: str = "/v1/chat/completions", key: str = KEY) -> tuple[int, Any]:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
@@ -146,53 +105,119 @@ def engine(model_folder: Path, workspace: Path) -> SteeringEngine:
     return SteeringEngine(model, PersonaManager(workspace / "vectors" / NAME), settings)
 
 
-def test_three_ways_to_say_who_speaks(server: str, engine: SteeringEngine) -> None:
+def test_three_ways_to_say_who_speaks(server: Server, engine: SteeringEngine) -> None:
     ids, _ = ours(engine, "What is bread?", {"persona": "sage", "strength": 0.7, "capping": False})
     wanted = engine.model.tokenizer.decode(  # type: ignore[attr-defined]
         [each for each in ids if each != 2], skip_special_tokens=True
     )
     mix = {"persona": "sage", "strength": 0.7, "capping": False}
-    name = slug(server)
-    assert said(server, persona_tui=mix) == wanted
-    assert said(server, vllm_xargs={"persona_tui": json.dumps(mix)}) == wanted
-    assert said(server, model=f"{name}+sage:0.7", persona_tui={"capping": False}) == wanted
-    assert said(server) != wanted
+    name = slug(server.url)
+    assert said(server.url, persona_tui=mix) == wanted
+    assert said(server.url, vllm_xargs={"persona_tui": json.dumps(mix)}) == wanted
+    assert said(server.url, model=f"{name}+sage:0.7", persona_tui={"capping": False}) == wanted
+    assert said(server.url) != wanted
 
 
-def test_openais_own_client(server: str) -> None:
+def test_openais_own_client(server: Server) -> None:
     openai = pytest.importorskip("openai")
-    client = openai.OpenAI(base_url=f"{server}/v1", api_key=KEY)
-    asked = {"model": f"{slug(server)}+sage:0.7", **ASKED}
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY)
+    asked = {"model": f"{slug(server.url)}+sage:0.7", **ASKED}
     whole = client.chat.completions.create(**asked).choices[0].message.content
     pieces = client.chat.completions.create(**asked, stream=True)
     assert "".join(each.choices[0].delta.content or "" for each in pieces) == whole
     with pytest.raises(openai.BadRequestError, match="nobody"):
-        client.chat.completions.create(**{**asked, "model": f"{slug(server)}+nobody"})
+        client.chat.completions.create(**{**asked, "model": f"{slug(server.url)}+nobody"})
 
 
-def test_answers_tell_what_was_found(server: str, engine: SteeringEngine) -> None:
+def test_answers_tell_what_was_found(server: Server, engine: SteeringEngine) -> None:
     """The same figures as our own engine's: means over the reply, on the same scales."""
     mix = Mix({"sage": 1.0}, 0.7, capping=True, percentile=90)
     sampling = Sampling(max_new_tokens=16, temperature=0)
     events = list(engine.stream([{"role": "user", "content": "What is bread?"}], mix=mix, sampling=sampling))
     asked = {"persona": "sage", "strength": 0.7, "capping": True, "percentile": 90}
-    body = {"model": slug(server), **ASKED, "persona_tui": asked}
-    told = send(server, body)[1]["choices"][0]["persona_tui"]
+    body = {"model": slug(server.url), **ASKED, "persona_tui": asked}
+    told = send(server.url, body)[1]["choices"][0]["persona_tui"]
     assert told["capped_tokens"] == sum(each.capped > 0 for each in events) > 0
     assert set(told["projections"]) == {"sage", "safety"} <= set(events[0].projections)
     for name, value in told["projections"].items():
         wanted = fmean(each.projections[name] for each in events)
         assert value == pytest.approx(wanted, rel=1e-3, abs=1e-3), name
-    streamed = read(server, {**body, "stream": True})
+    streamed = read(server.url, {**body, "stream": True})
     last = [json.loads(each[6:]) for each in streamed.split("\n\n") if each.startswith("data: {")][-1]
     assert last["choices"][0]["persona_tui"]["capped_tokens"] == told["capped_tokens"]
     assert last["choices"][0]["persona_tui"]["projections"] == pytest.approx(told["projections"])
-    assert "persona_tui" not in send(server, {"model": slug(server), **ASKED})[1]["choices"][0]
+    assert "persona_tui" not in send(server.url, {"model": slug(server.url), **ASKED})[1]["choices"][0]
 
 
-def test_nothing_malformed_is_answered_unsteered(server: str) -> None:
+def test_a_reply_is_compared_with_whom_a_request_names(server: Server) -> None:
+    body = {"model": slug(server.url), **ASKED, "persona_tui": {"persona": "sage", "trace": ["fool"]}}
+    told = send(server.url, body)[1]["choices"][0]["persona_tui"]
+    assert set(told["projections"]) == {"sage", "fool", "safety"}
+    assert "nobody" in send(server.url, {**body, "persona_tui": {"trace": ["nobody"]}})[1]
+
+
+@pytest.mark.parametrize("field", [{"guard": "refuse"}, {"policy": ["warm<1"]}])
+def test_what_these_endpoints_cannot_hold_is_refused(server: Server, field: dict[str, Any]) -> None:
+    status, said = send(server.url, {"model": slug(server.url), **ASKED, "persona_tui": field})
+    assert status == 400 and "cannot hold" in said
+
+
+def test_a_workspace_that_wants_a_guard_is_not_served_without(workspace: Path) -> None:
+    settings = Settings.model_validate({"model": {"name": "tiny"}, "monitoring": {"guard": "refuse"}})
+    with pytest.raises(PersonaTuiError, match=r"monitoring\.guard is refuse"):
+        command(settings, "tiny", "127.0.0.1", 1, 4)
+
+
+def test_a_mix_changes_while_its_reply_streams(server: Server, engine: SteeringEngine) -> None:
+    """It says what the first mix says, and from some token on what it says with the other."""
+    mix = {"persona": "sage", "strength": 0.7, "capping": False}
+    body = {"model": slug(server.url), **ASKED, "max_tokens": 400, "stream": True}
+    body = {**body, "return_token_ids": True, "persona_tui": {**mix, "changeable": True}}
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
+    request = urllib.request.Request(f"{server.url}/v1/chat/completions", json.dumps(body).encode(), headers)
+    ids: list[int] = []
+    told = ""
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        reply = answer.headers["persona-tui-reply"]
+        for line in answer:
+            if line.startswith(b"data: {"):
+                ids += json.loads(line[6:])["choices"][0].get("token_ids") or []
+            if len(ids) >= 5 and not told:
+                status, told = patch(server.url, reply, {"strength": -0.7})
+                assert (status, json.loads(told)) == (200, {**mix, "strength": -0.7})
+                assert patch(server.url, reply, {"persona": "nobody"})[0] == 400
+    plain, changed = spoken(engine, mix, 400, 1.0), ids
+    apart = next(at for at, (one, other) in enumerate(zip(changed, plain, strict=False)) if one != other)
+    assert any(changed == spoken(engine, mix, at, -1.0) for at in range(apart - 4, apart + 1))
+    assert patch(server.url, reply, {"strength": 0})[0] == 404  # it has ended
+    assert patch(server.url, "nobody", {"strength": 0}, key="wrong")[0] == 401
+
+
+def patch(url: str, reply: str, body: object, key: str = KEY) -> tuple[int, str]:
+    headers = {"Authorization": f"Bearer {key}"}
+    where = f"{url}/v1/persona_tui/replies/{reply}"
+    request = urllib.request.Request(where, json.dumps(body).encode(), headers, method="PATCH")
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def spoken(engine: SteeringEngine, mix: dict[str, Any], at: int, sign: float) -> list[int]:
+    """What our own engine says, with the strength times a sign from a token on."""
+    mixes = [Mix({mix["persona"]: 1.0}, each * mix["strength"], capping=False) for each in (1.0, sign)]
+    ways = [engine.interventions(each) for each in mixes]
+    steps = iter([ways[0], *[None] * at, ways[1]])
+    request = Request([{"role": "user", "content": "What is bread?"}], 0)
+    sampling = Sampling(max_new_tokens=400, temperature=0)
+    events = engine.model.stream([request], sampling, lambda: next(steps, None))
+    return [each.token_id for each in events]
+
+
+def test_nothing_malformed_is_answered_unsteered(server: Server) -> None:
     """200 requests that ask for what cannot be had: none is answered, and the server goes on."""
-    before = said(server)
+    before = said(server.url)
     chance = random.Random(0)
     odd: list[Any] = [
         None,
@@ -213,18 +238,18 @@ def test_nothing_malformed_is_answered_unsteered(server: str) -> None:
     for at in range(200):
         mix = {chance.choice(fields): chance.choice(odd) for _ in range(chance.randint(1, 3))}
         wrong = {"persona": "nobody"} if at % 2 else {"plausibility": 0.1}
-        body: Any = {"model": slug(server), **ASKED, "persona_tui": {**mix, **wrong}}
+        body: Any = {"model": slug(server.url), **ASKED, "persona_tui": {**mix, **wrong}}
         if at % 5 == 0:
             body["persona_tui"] = chance.choice(["x", 3, [1], True])
         if at % 7 == 0:
             body = json.dumps(body).encode()[: chance.randint(1, 80)]
         if at % 11 == 0:
-            body = {"model": slug(server), **ASKED, "vllm_xargs": {"persona_tui_engine": "x"}}
-        status, _ = send(server, body)
+            body = {"model": slug(server.url), **ASKED, "vllm_xargs": {"persona_tui_engine": "x"}}
+        status, _ = send(server.url, body)
         answered.append(status)
     assert set(answered) <= {400, 404, 422}, sorted(set(answered))
-    assert said(server) == before
+    assert said(server.url) == before
 
 
-def test_without_the_key_nobody_is_answered(server: str) -> None:
-    assert send(server, {"model": "x", **ASKED}, key="wrong")[0] == 401
+def test_without_the_key_nobody_is_answered(server: Server) -> None:
+    assert send(server.url, {"model": "x", **ASKED}, key="wrong")[0] == 401

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from persona_tui.cli.invocation import Invocation, pass_invocation
-from persona_tui.cli.options import Within
+from persona_tui.cli.options import Invocation, Within, pass_invocation
 from persona_tui.cli.output import check_free, echo, force_option, json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.trait.shared import (
@@ -24,7 +23,7 @@ from persona_tui.cli.trait.shared import (
     trait_store,
 )
 from persona_tui.core.errors import DatasetError, VectorFileError
-from persona_tui.core.ranges import TEMPERATURE
+from persona_tui.core.mix import TEMPERATURE
 
 if TYPE_CHECKING:
     from persona_tui.core.jobs import JobContext

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from persona_tui.cli.invocation import Invocation, pass_invocation
-from persona_tui.cli.options import Within
+from persona_tui.cli.options import Invocation, Within, pass_invocation
 from persona_tui.cli.output import echo, json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
 from persona_tui.cli.trait.shared import BadLines, conversations, strict_option, trait_scorer, trait_store
-from persona_tui.core.ranges import Range
+from persona_tui.core.mix import Range
 
 if TYPE_CHECKING:
     from persona_tui.datasets.transcripts import BadLine
@@ -125,7 +124,7 @@ def _entry(trait: TraitVector) -> dict[str, Any]:
 def list_(invocation: Invocation, /, as_json: bool) -> None:
     """List the traits, extracted or only described."""
     from persona_tui.traits.results import overview
-    from persona_tui.vectors.misplaced import misplaced
+    from persona_tui.vectors.files import misplaced
 
     project = invocation.project
     project.check_known()

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from persona_tui.cli.invocation import Invocation, pass_invocation
-from persona_tui.cli.output import echo, json_option, print_json, print_table
+from persona_tui.cli.options import Invocation, pass_invocation
+from persona_tui.cli.output import echo, json_option, print_json, print_table, shortened
 from persona_tui.cli.progress import work
 from persona_tui.cli.trait.shared import (
     BadLines,
     conversations,
     or_cannot_check,
-    shortened,
     signed,
     strict_option,
     tell_gateless,

@@ -171,11 +171,3 @@ def or_cannot_check(error: PersonaTuiError) -> Exception:
 def signed(value: float) -> str:
     """A score for a table."""
     return f"{value:+.2f}"
-
-
-def shortened(text: str, width: int = 40) -> str:
-    """The beginning of a text on one line, without control characters."""
-    from persona_tui.core.printable import printable
-
-    line = " ".join(printable(text).split())
-    return line if len(line) <= width else f"{line[: width - 3]}..."

@@ -12,7 +12,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Button, Input, Static
 
-from persona_tui.chat.setting import parse_setting, setting_as_text
+from persona_tui.chat.voice import parse_setting, setting_as_text
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.tui.screens.dialog import Dialog
 from persona_tui.tui.widgets.chooser import LABEL_WIDTH, Chooser
@@ -88,7 +88,7 @@ class SettingScreen(Dialog[str]):
 
     def _show(self, mix: Mix) -> None:
         self._mix = mix
-        active = [name for name, weight in mix.weights.items() if weight]
+        active = list(mix.speaking)
         alone = active[:1] if list(mix.weights.values()) == [1.0] else []
         self.query_one("#setting-persona", Chooser).value = next(iter(alone), BLEND if active else NOBODY)
         self.query_one("#setting-strength", FloatSlider).value = mix.strength

@@ -16,7 +16,7 @@ from textual.timer import Timer
 from textual.widgets import Button, Input, Label, Static
 
 from persona_tui.core.errors import PersonaTuiError, WorkspaceError
-from persona_tui.core.workspace import safe_name
+from persona_tui.core.files import safe_name
 from persona_tui.datasets.records import read_prompt_file
 from persona_tui.tui.screens.dialog import Dialog
 from persona_tui.tui.screens.write import WriteScreen

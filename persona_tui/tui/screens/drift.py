@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.binding import BindingType
 from textual.widget import Widget
 
-from persona_tui.chat.turns import replies_of, turns_of
+from persona_tui.chat.reread import replies_of, turns_of
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.jobs import JobContext
-from persona_tui.tui.readings import unit_of
 from persona_tui.tui.screens.picture import PictureScreen
 from persona_tui.tui.views import keys
 from persona_tui.tui.views.drift import DriftView, RepliesView
 from persona_tui.tui.views.view import View
 from persona_tui.tui.widgets.chooser import Chooser
+from persona_tui.tui.widgets.token_view import unit_of
 
 if TYPE_CHECKING:
     from persona_tui.chat import Node

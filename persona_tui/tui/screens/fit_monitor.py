@@ -12,7 +12,7 @@ from textual.containers import Horizontal, Vertical
 from textual.widgets import Button, Input, Static
 
 from persona_tui.core.errors import WorkspaceError
-from persona_tui.core.workspace import safe_name
+from persona_tui.core.files import safe_name
 from persona_tui.tui.screens.dialog import Dialog
 from persona_tui.tui.widgets.chooser import Chooser
 

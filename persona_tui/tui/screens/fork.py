@@ -13,10 +13,10 @@ from textual.content import Content
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from persona_tui.core.printable import printable
+from persona_tui.core.documents import printable
 from persona_tui.tui.screens.dialog import Dialog
+from persona_tui.tui.sturdy import RowList
 from persona_tui.tui.widgets.inspector import token_text
-from persona_tui.tui.widgets.row_list import RowList
 
 if TYPE_CHECKING:
     from persona_tui.pictures.choices import TokenChoice

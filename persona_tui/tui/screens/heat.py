@@ -10,10 +10,10 @@ from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
-from persona_tui.chat.turns import Spoken, spoken
+from persona_tui.chat.reread import Spoken, spoken
+from persona_tui.core.documents import printable
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.jobs import JobContext
-from persona_tui.core.printable import printable
 from persona_tui.tui.screens.drift import directions
 from persona_tui.tui.screens.picture import PictureScreen
 from persona_tui.tui.views import keys

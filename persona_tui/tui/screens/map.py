@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual.binding import BindingType
 
-from persona_tui.chat.turns import turns_of
+from persona_tui.chat.reread import turns_of
 from persona_tui.core.jobs import JobContext
 from persona_tui.tui.screens.picture import PictureScreen
 from persona_tui.tui.views import keys

@@ -15,13 +15,13 @@ from textual.content import Content
 from textual.widgets import Button, Input, OptionList, Static
 from textual.widgets.option_list import Option
 
+from persona_tui.core.documents import printable
 from persona_tui.core.errors import PersonaTuiError
-from persona_tui.core.printable import printable
 from persona_tui.model.sources import BUILTIN, STARTER, STARTER_NAME, TINY, starter
 from persona_tui.project.models import ModelChoice
 from persona_tui.tui.screens.dialog import Dialog
+from persona_tui.tui.sturdy import RowList
 from persona_tui.tui.widgets.chooser import Chooser
-from persona_tui.tui.widgets.row_list import RowList
 
 if TYPE_CHECKING:
     from persona_tui.model.estimate import Memory, ModelFacts

@@ -18,14 +18,14 @@ from textual.widgets.option_list import Option
 from persona_tui.chat import SessionInfo
 from persona_tui.chat.chat import Chat
 from persona_tui.chat.export import write_export
-from persona_tui.core import trash
+from persona_tui.core.documents import printable
 from persona_tui.core.errors import PersonaTuiError, SessionError
-from persona_tui.core.printable import printable
+from persona_tui.core.files import restore_file
 from persona_tui.tui.model_switch import short
 from persona_tui.tui.screens.ask import AskScreen
 from persona_tui.tui.screens.confirm import ConfirmScreen
 from persona_tui.tui.screens.dialog import Dialog
-from persona_tui.tui.widgets.row_list import RowList
+from persona_tui.tui.sturdy import RowList
 
 if TYPE_CHECKING:
     from persona_tui.tui.stage import AppStage
@@ -199,7 +199,7 @@ class SessionsScreen(Dialog[str]):
         trashed = self._store.delete(info.id)
 
         def restore() -> None:
-            trash.restore(trashed)
+            restore_file(trashed)
             if self.is_attached:
                 self._look(self._wanted)
 

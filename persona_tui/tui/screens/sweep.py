@@ -9,7 +9,7 @@ from textual.binding import BindingType
 from textual.widget import Widget
 from textual.widgets import Static
 
-from persona_tui.core.printable import printable
+from persona_tui.core.documents import printable
 from persona_tui.tui.screens.results import ResultsScreen
 from persona_tui.tui.views import keys
 from persona_tui.tui.views.sweep import SweepView

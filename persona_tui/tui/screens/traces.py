@@ -14,7 +14,7 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from persona_tui.tui.screens.dialog import Dialog
-from persona_tui.tui.widgets.row_list import RowList
+from persona_tui.tui.sturdy import RowList
 
 
 class TraceList(RowList):

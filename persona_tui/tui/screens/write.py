@@ -12,7 +12,7 @@ from textual.containers import Horizontal, Vertical
 from textual.widgets import Button, Static, TextArea
 
 from persona_tui.tui.screens.dialog import Dialog
-from persona_tui.tui.widgets.text_pad import TextPad
+from persona_tui.tui.sturdy import TextPad
 
 Comment = Callable[[str], tuple[str, bool]]
 

@@ -11,7 +11,7 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Input
 
-from persona_tui.core.printable import printable
+from persona_tui.core.documents import printable
 from persona_tui.monitors.verdict import Verdict
 from persona_tui.tui.views.plot import Sheet
 from persona_tui.tui.views.plots import number

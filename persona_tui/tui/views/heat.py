@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from textual.app import ComposeResult
 from textual.content import Content
 
-from persona_tui.core.printable import printable
+from persona_tui.core.documents import printable
 from persona_tui.tui.views.plot import Plot, Sheet, message
 from persona_tui.tui.views.plots import joined
 from persona_tui.tui.views.view import View

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.content import Content
 
-from persona_tui.core.printable import printable
+from persona_tui.core.documents import printable
 from persona_tui.pictures.labels import place_labels
 from persona_tui.tui.views.canvas import ACROSS, DOWN, Canvas
 from persona_tui.tui.views.plot import Plot, Sheet, message

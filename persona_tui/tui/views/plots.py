@@ -19,7 +19,6 @@ def bars(
     top: float,
     style: str,
     mark: int | None = None,
-    mark_style: str = "$text-warning",
 ) -> list[Content]:
     """Columns from 0 up to `top`, one cell wide each; the rows from above to below.
 
@@ -29,7 +28,6 @@ def bars(
         top: the value that fills a column.
         style: of the columns.
         mark: a column where a line runs through what is empty.
-        mark_style: of that line.
     """
     sizes = [_eighths(value, height, top) for value in values]
     rows = []
@@ -37,7 +35,7 @@ def bars(
         cells = []
         for place, size in enumerate(sizes):
             block = _BLOCKS[max(0, min(_EIGHTHS, size - row * _EIGHTHS))]
-            cells.append((_MARK, mark_style) if place == mark and block == " " else (block, style))
+            cells.append((_MARK, "$text-warning") if place == mark and block == " " else (block, style))
         rows.append(joined(cells))
     return rows
 

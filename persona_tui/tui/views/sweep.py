@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from textual.app import ComposeResult
 from textual.content import Content
 
-from persona_tui.core.printable import printable
+from persona_tui.core.documents import printable
 from persona_tui.core.wording import differences, in_pieces
 from persona_tui.tui.blocks import DIFFERS
 from persona_tui.tui.views.plot import Sheet, message

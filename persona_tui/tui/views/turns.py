@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from textual.app import ComposeResult
 from textual.content import Content
 
-from persona_tui.core.printable import printable
+from persona_tui.core.documents import printable
 from persona_tui.traits.results import ROLES
 from persona_tui.traits.score import TurnScore, drift_of
 from persona_tui.tui.views.plot import Plot, Sheet, message

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from textual.app import ComposeResult
 from textual.content import Content
 
-from persona_tui.core.printable import printable
+from persona_tui.core.documents import printable
 from persona_tui.monitors.evaluation import ScoredQuery
 from persona_tui.tui.views.plot import Sheet, message
 from persona_tui.tui.views.plots import number

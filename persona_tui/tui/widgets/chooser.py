@@ -1,4 +1,6 @@
-"""One of a few values, on one row: the arrow keys and space go through them."""
+"""Settings on one row: one of a few values, or a value that is changed on a screen of its own."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,11 +37,11 @@ class Chooser(Sturdy, Widget, can_focus=True):
     class Changed(Message):
         """The user chose a value."""
 
-        chooser: "Chooser"
+        chooser: Chooser
         value: str
 
         @property
-        def control(self) -> "Chooser":
+        def control(self) -> Chooser:
             return self.chooser
 
     def __init__(self, label: str, values: Sequence[str] = (), *, id: str | None = None) -> None:
@@ -72,3 +74,46 @@ class Chooser(Sturdy, Widget, can_focus=True):
         return Content.assemble(
             self.label.ljust(LABEL_WIDTH), " ", ("‹ ", "dim"), (self.value, "$text-accent"), (" ›", "dim")
         )
+
+
+class FieldRow(Sturdy, Widget, can_focus=True):
+    """`layers     4 as calibrated`; enter asks for another value."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter,space", "edit", "change", id="field_edit"),
+        Binding("down", "app.focus_next", "next", show=False, id="field_next"),
+        Binding("up", "app.focus_previous", "previous", show=False, id="field_previous"),
+    ]
+    DEFAULT_CSS = """
+    FieldRow { height: 1; width: 1fr; }
+    FieldRow:focus { background: $boost; text-style: bold; }
+    """
+
+    value: reactive[str] = reactive("")
+
+    @dataclass
+    class EditAsked(Message):
+        """The user wants to change the value."""
+
+        field: FieldRow
+
+        @property
+        def control(self) -> FieldRow:
+            return self.field
+
+    def __init__(self, label: str, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.label = label
+
+    def action_edit(self) -> None:
+        """Ask for another value."""
+        self.post_message(self.EditAsked(self))
+
+    def on_click(self) -> None:
+        """A click asks, too."""
+        self.action_edit()
+
+    def render(self) -> Content:
+        """Return the row."""
+        text = Content.assemble(self.label.ljust(LABEL_WIDTH), " ", (self.value, "$text-accent"))
+        return text.truncate(max(self.size.width, 1), ellipsis=True)

@@ -15,7 +15,7 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Static
 
-from persona_tui.core.printable import printable
+from persona_tui.core.documents import printable
 from persona_tui.tui.sturdy import Sturdy
 from persona_tui.tui.widgets.token_view import Scale, TokenValue, TokenView
 

@@ -14,10 +14,9 @@ from textual.message import Message
 from textual.widgets import Log, OptionList
 from textual.widgets.option_list import Option
 
+from persona_tui.core.documents import printable
 from persona_tui.core.jobs import LOG_LINES
-from persona_tui.core.printable import printable
-from persona_tui.tui.sturdy import Sturdy
-from persona_tui.tui.widgets.row_list import RowList
+from persona_tui.tui.sturdy import RowList, Sturdy
 
 _NARROWEST = 40
 _BAR_WIDTH = 8

@@ -15,13 +15,12 @@ from textual.message import Message
 from textual.widgets import Static
 
 from persona_tui.chat.voice import share_in_words
-from persona_tui.core.workspace import TRAIT_PREFIX
+from persona_tui.core.mix import TRAIT_PREFIX
 from persona_tui.tui.fluency import Fluency
 from persona_tui.tui.sturdy import Sturdy
 from persona_tui.tui.views.curve import curve_rows
 from persona_tui.tui.views.plot import Plot
-from persona_tui.tui.widgets.chooser import Chooser
-from persona_tui.tui.widgets.field import FieldRow
+from persona_tui.tui.widgets.chooser import Chooser, FieldRow
 from persona_tui.tui.widgets.gauges import Gauges, Likeness
 from persona_tui.tui.widgets.slider import FloatSlider
 

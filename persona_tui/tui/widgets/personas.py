@@ -14,9 +14,8 @@ from textual.widgets import Button, OptionList, Static
 from textual.widgets.option_list import Option
 
 from persona_tui.chat.voice import share_in_words
-from persona_tui.core.workspace import TRAIT_PREFIX
-from persona_tui.tui.sturdy import Sturdy
-from persona_tui.tui.widgets.row_list import RowList
+from persona_tui.core.mix import TRAIT_PREFIX
+from persona_tui.tui.sturdy import RowList, Sturdy
 
 _ON_DISK, _LOADED, _SPEAKING, _TRACED = "○", "◐", "●", "~"
 _LEGEND = f"{_SPEAKING} speaking  {_LOADED} loaded\n{_ON_DISK} on disk   {_TRACED} traced"

@@ -1,7 +1,14 @@
-"""Where the user writes: enter sends, ctrl+j begins a new line, a pasted text is inserted whole."""
+"""Where the user writes: enter sends, ctrl+j begins a new line, a pasted text is inserted whole.
 
+The up key brings back what was sent before, also in earlier runs.
+"""
+
+from __future__ import annotations
+
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from textual import events
@@ -9,9 +16,82 @@ from textual.actions import SkipAction
 from textual.binding import Binding, BindingType
 from textual.message import Message
 
-from persona_tui.tui.history import PromptHistory
+from persona_tui.core.documents import json_value, read_plain
+from persona_tui.core.files import atomic_write_text
+from persona_tui.tui.sturdy import TextPad
 from persona_tui.tui.widgets.completions import Completions
-from persona_tui.tui.widgets.text_pad import TextPad
+
+KEPT = 500  # texts in the file
+
+
+class PromptHistory:
+    """Texts, oldest first, and a place among them; its end stands for what is being written now."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        """
+        Args:
+            path: a file with one JSON string a line, which need not exist; None = only this run counts.
+        """
+        self._path = path
+        self._texts = _read(path)[-KEPT:] if path is not None else []
+        self._place = len(self._texts)
+        self._draft = ""
+
+    def add(self, text: str) -> None:
+        """Remember a text, and go back to the end.
+
+        Raises:
+            OSError: the file cannot be written; the text is remembered for this run.
+        """
+        is_new = self._texts[-1:] != [text]
+        if is_new:
+            self._texts.append(text)
+        self._place = len(self._texts)
+        if is_new and self._path is not None:
+            self._write(self._path, text)
+
+    def move(self, by: int, draft: str) -> str | None:
+        """Return the text before or after the present one; None beyond either end.
+
+        Args:
+            by: -1 for the one before, 1 for the one after.
+            draft: what is written now; it is what comes after the last one.
+        """
+        place = self._place + by
+        if not 0 <= place <= len(self._texts):
+            return None
+        if self._place == len(self._texts):
+            self._draft = draft
+        self._place = place
+        return self._texts[place] if place < len(self._texts) else self._draft
+
+    def _write(self, path: Path, text: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if len(self._texts) > 2 * KEPT:
+            self._texts = self._texts[-KEPT:]
+            self._place = len(self._texts)
+            atomic_write_text(path, "".join(f"{json.dumps(each)}\n" for each in self._texts))
+            return
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{json.dumps(text)}\n")
+
+
+def _read(path: Path) -> list[str]:
+    """Return the texts of a file; lines that are none are passed over: at worst one is forgotten."""
+    try:
+        lines = read_plain(path).decode("utf-8", "replace").splitlines()
+    except OSError:
+        return []
+    return [text for line in lines if (text := _parsed(line))]
+
+
+def _parsed(line: str) -> str | None:
+    try:
+        text = json_value(line, halves=True)
+    except ValueError:
+        return None
+    return text if isinstance(text, str) else None
+
 
 _PLACEHOLDER = "enter sends · ctrl+j new line · / for commands"
 _NOT_OURS = ("select_line", "select_all")  # TextArea has them on f6 and f7, which are the app's

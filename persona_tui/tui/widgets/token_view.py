@@ -19,6 +19,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from textual.visual import Visual
 
+from persona_tui.core.mix import TRAIT_PREFIX
 from persona_tui.tui.sturdy import Sturdy
 from persona_tui.tui.token_layout import Piece, rows_of
 
@@ -38,6 +39,14 @@ _PLAIN = {-3: "bold underline $text-error", -2: "bold $text-error", -1: "$text-e
 }
 _CURSOR = "bold reverse"
 _NARROWEST = 4  # cells
+AXES = ("assistant", "safety")
+
+
+def unit_of(direction: str) -> str:
+    """Return the unit of projections onto a direction; "" of a trait, whose ends are −1 and 1."""
+    return "σ" if direction in AXES else "" if direction.startswith(TRAIT_PREFIX) else " of its own"
+
+
 ROWS = 2  # of the screen for each row of text
 
 

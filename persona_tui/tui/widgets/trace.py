@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from textual.content import Content
 from textual.widget import Widget
 
-from persona_tui.core.workspace import TRAIT_PREFIX
+from persona_tui.core.mix import TRAIT_PREFIX
 from persona_tui.tui.sturdy import Sturdy
 
 LEAST_ROWS, MOST_ROWS = 3, 6  # per trace
@@ -40,10 +40,16 @@ class Line:
     Attributes:
         floor: where the floor lies, on the trace's own scale; None = it has none.
         unit: of the scale.
+        weak: whether the axis was made of too little to be relied on.
     """
 
     floor: float | None = None
     unit: str = ""
+    weak: bool = False
+
+
+def _padded(label: Content) -> Content:
+    return label.pad_right(_LABEL_WIDTH - label.cell_length)
 
 
 class TraceView(Sturdy, Widget):
@@ -122,13 +128,16 @@ class TraceView(Sturdy, Widget):
         cells = _chart(values, lifted, line, scale, room)
         latest = next((value for value in reversed(values) if value is not None), None)
         label = Content(name.removeprefix(TRAIT_PREFIX)).truncate(_LABEL_WIDTH - 1, ellipsis=True)
-        first = label.pad_right(_LABEL_WIDTH - label.cell_length)
+        labels = [label, Content.styled("weak axis", "$text-warning") if line.weak else Content("")]
         facts = self._facts(name, line, scale)
         said = [f"{latest:+.2f}{line.unit}"] if latest is not None else []
         facts[0] = (" · ".join([*said, _ORDINARY] if not scale.row(0.0) else said), "" if said else "dim")
         return [
             Content.assemble(
-                first if not row else " " * _LABEL_WIDTH, *cells[row], " ", facts.get(row, ("", ""))
+                _padded(labels[row]) if row < len(labels) else " " * _LABEL_WIDTH,
+                *cells[row],
+                " ",
+                facts.get(row, ("", "")),
             )
             for row in range(self.rows)
         ]

@@ -1,4 +1,4 @@
-"""The native API of a server, over HTTP: documents, files, and events as they come."""
+"""A server of ours, over HTTP: documents, files, and events as they come."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any
 
 import httpx2
 
-from persona_tui.core.documents import json_value
+from persona_tui.core.documents import json_value, printable
 from persona_tui.core.errors import ConfigError, EndpointError
-from persona_tui.core.printable import printable
 
 KEY_VARIABLE = "PERSONA_TUI_API_KEY"
 _CONNECT = 10.0  # seconds
@@ -74,6 +73,17 @@ class Connection:
         """Send a document and return the answer; see `get` for the errors."""
         return _document(self._ask("POST", path, body), self.url)
 
+    def exchange(self, path: str, body: Mapping[str, Any]) -> bytes:
+        """Send a document and return the bytes of the answer; see `get` for the errors."""
+        return self._ask("POST", path, body).content
+
+    def send(self, path: str, data: bytes) -> bytes:
+        """Send bytes and return those of the answer; see `get` for the errors."""
+        with self._told():
+            response = self._client.post(path, content=data, timeout=self.seconds)
+        self._check(response)
+        return response.content
+
     def patch(self, path: str, body: Mapping[str, Any]) -> Any:
         """Change something; see `get` for the errors."""
         return _document(self._ask("PATCH", path, body), self.url)
@@ -88,7 +98,7 @@ class Connection:
         self._check(response)
         return response
 
-    def events(self, path: str, body: Mapping[str, Any]) -> Generator[tuple[str, dict[str, Any]], None, None]:
+    def events(self, path: str, body: object) -> Generator[tuple[str, Any], None, None]:
         """Send a document and yield the events of the answer, with their names.
 
         Raises:

@@ -1,0 +1,259 @@
+"""What is asked of vLLM for one request, and what comes back; and whoever asks it."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from persona_tui.core.errors import GenerationError
+from persona_tui.vllm.bank import Slot
+from persona_tui.vllm.wire import ENGINE, About, Errand, slot_key
+
+_names = itertools.count()
+_process = secrets.token_hex(4)  # other processes may ask the same server
+
+
+@dataclass(frozen=True)
+class Order:
+    """One request.
+
+    Attributes:
+        prompt: token ids.
+        errand: what the workers do for it.
+        tokens: how many are written at most.
+        temperature: 0 = always the likeliest token.
+        top_p: choose among the likeliest tokens that have this probability together.
+        seed: its own.
+        ends: ids that end it.
+        likeliest: how many of the likeliest tokens are told with each one; None = no log-probabilities are.
+        scored: whether the prompt's log-probabilities are told.
+        salt: what its part of the cache is kept apart by, besides what is done to it.
+        fresh: whether all of the prompt is read, though it is in the cache.
+    """
+
+    prompt: Sequence[int]
+    errand: Errand
+    tokens: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    ends: frozenset[int] = frozenset()
+    likeliest: int | None = None
+    scored: bool = False
+    salt: str = ""
+    fresh: bool = False
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What a step has brought for one request.
+
+    Attributes:
+        name: of its errand.
+        tokens: new ones.
+        logprobs: of each, those that are told, by token.
+        done: whether it has ended.
+        scores: the prompt's log-probabilities from its second token on; None = not asked for, or not yet.
+    """
+
+    name: str
+    tokens: list[int]
+    logprobs: list[dict[int, float]] = field(default_factory=list)
+    done: bool = False
+    scores: list[float] | None = None
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What was summed up for one request.
+
+    Attributes:
+        counts: tokens, by span.
+        sums: `[spans, layers, hidden]` float32; None = there are no spans.
+    """
+
+    counts: list[int]
+    sums: Tensor | None
+
+
+def prompt_of(order: Order) -> Any:
+    """An order's prompt, for vLLM; its part of the cache knows what is done to it."""
+    from vllm import TokensPrompt
+
+    prompt = TokensPrompt(prompt_token_ids=list(order.prompt))
+    if salt := f"{order.errand.way}{order.salt}":
+        prompt["cache_salt"] = salt
+    return prompt
+
+
+def params_of(order: Order) -> Any:
+    """How an order is answered, for vLLM."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=order.temperature,
+        top_p=order.top_p,
+        seed=None if order.seed is None else order.seed % 2**63,
+        max_tokens=order.tokens,
+        stop_token_ids=sorted(order.ends),
+        ignore_eos=True,  # what ends a turn is among them
+        logprobs=order.likeliest,
+        prompt_logprobs=0 if order.scored else None,
+        detokenize=False,
+        skip_reading_prefix_cache=order.fresh or order.scored,
+        output_kind=RequestOutputKind.DELTA,
+        extra_args={ENGINE: order.errand.packed()},
+    )
+
+
+def arrival_of(output: Any) -> Arrival:
+    """What an output of vLLM has brought."""
+    best = output.outputs[0]
+    logprobs = [{token: each.logprob for token, each in told.items()} for told in best.logprobs or ()]
+    scores = None
+    if output.prompt_logprobs is not None:
+        told = zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True)
+        scores = [each[token].logprob for token, each in told]
+    return Arrival(str(output.request_id), list(best.token_ids), logprobs, bool(output.finished), scores)
+
+
+def sums_of(answers: Sequence[dict[str, Any]], layers: int, hidden: int) -> dict[str, Sums]:
+    """What was summed up for requests, from what each worker says."""
+    found = {}
+    for name, count in answers[0]["counts"].items():
+        sums = None
+        for each in answers:  # where others hold other layers, their sums are zero
+            if name in each["sums"]:
+                numbers = torch.from_numpy(np.frombuffer(each["sums"][name], dtype=np.float32).copy())
+                shaped = numbers.view(len(count), layers, hidden)
+                sums = shaped if sums is None else sums + shaped
+        found[name] = Sums(list(count), sums)
+    return found
+
+
+def sums_to(sums: Mapping[str, Sums]) -> bytes:
+    """What was summed up for requests, for another machine."""
+    tensors = {f"{name}.counts": torch.tensor(each.counts) for name, each in sums.items()}
+    tensors |= {f"{name}.sums": each.sums for name, each in sums.items() if each.sums is not None}
+    return save(tensors)
+
+
+def sums_from(data: bytes) -> dict[str, Sums]:
+    """What `sums_to` has made.
+
+    Raises:
+        SafetensorError: it is something else.
+    """
+    tensors, end = load(data), ".counts"
+    return {
+        name.removesuffix(end): Sums(counts.tolist(), tensors.get(f"{name.removesuffix(end)}.sums"))
+        for name, counts in tensors.items()
+        if name.endswith(end)
+    }
+
+
+def told_of(answers: Sequence[dict[str, list[list[float]]]]) -> dict[str, list[list[float]]]:
+    """What was found of the tokens of requests, from what each worker says: entropy, lift, projections."""
+    found = answers[-1]  # the last stage chooses the tokens
+    for each in answers[:-1]:  # others have other layers
+        for name, rows in each.items():
+            for own, more in zip(found[name], rows, strict=True):
+                own[1:] = [one + other for one, other in zip(own[1:], more[1:], strict=True)]
+    return found
+
+
+class Driver(ABC):
+    """vLLM as our engine uses it: token ids in, token ids out, and the sums that its workers took.
+
+    Attributes:
+        about: see `About`.
+    """
+
+    about: About
+    held_at_most = 4096  # ways that workers keep for us
+
+    def __init__(self) -> None:
+        self._held: dict[str, None] = {}
+        self._open: set[str] = set()  # names of what is being answered
+
+    @staticmethod
+    def new_name() -> str:
+        """A name that no errand had before."""
+        return f"{_process}-{next(_names)}"
+
+    def hold(self, slots: Sequence[Slot]) -> list[str]:
+        """Have the workers keep what is done to requests; the key of each, "" for nothing."""
+        keys = [slot_key(each) for each in slots]
+        new = {key: each for key, each in zip(keys, slots, strict=True) if key not in self._held}
+        new.pop("", None)
+        if new:
+            unused = [key for key in self._held if key not in keys]
+            forgotten = unused if len(self._held) > self.held_at_most else []
+            self._hold(new, forgotten)
+            self._held = {key: None for key in self._held if key not in forgotten} | dict.fromkeys(new)
+        return keys
+
+    def check_idle(self) -> None:
+        """Raise a GenerationError if a reply is being written: what a pass brings would be lost to it."""
+        if self._open:
+            raise GenerationError("vLLM is in the middle of another reply: let it end first.")
+
+    def run(self, orders: Sequence[Order]) -> Iterator[list[Arrival]]:
+        """Have requests answered, and yield what each pass brings until all are; what is left is aborted."""
+        self.check_idle()
+        for order in orders:
+            self.add(order)
+        left = {order.errand.name for order in orders}
+        try:
+            while left:
+                written = self.step()
+                left -= {each.name for each in written if each.done}
+                yield written
+                left &= self._open
+        finally:
+            self.abort(sorted(left))
+
+    @abstractmethod
+    def _hold(self, new: Mapping[str, Slot], forgotten: Sequence[str]) -> None: ...
+
+    @abstractmethod
+    def add(self, order: Order) -> None:
+        """Have a request answered, beside those that are."""
+
+    @abstractmethod
+    def step(self) -> list[Arrival]:
+        """What the next pass brings; nothing twice for one request."""
+
+    @abstractmethod
+    def abort(self, names: Sequence[str]) -> None:
+        """Have requests answered no further."""
+
+    @abstractmethod
+    def take(
+        self, names: Sequence[str], layers: Sequence[int] = (), keep: bool = False
+    ) -> tuple[dict[str, Sums], set[str]]:
+        """What was summed up for requests, which workers forget unless it is kept; and those that have lost
+        their twins, which are not to be believed."""
+
+    @abstractmethod
+    def change(self, ways: dict[str, str], limits: dict[str, float], twins: dict[str, str]) -> None:
+        """Do something else to running requests from their next token on."""
+
+    @abstractmethod
+    def traced(self, names: Sequence[str]) -> dict[str, list[list[float]]]:
+        """What was found of the tokens that requests have brought in the last step: entropy, lift,
+        projections."""
+
+    @abstractmethod
+    def shut_down(self) -> None:
+        """Be done with vLLM."""

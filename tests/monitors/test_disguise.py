@@ -1,0 +1,69 @@
+"""Messages in disguise are read as what they say; what is written plainly is left alone."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from persona_tui.core.workspace import packaged_root
+from persona_tui.monitors.disguise import plainly
+from persona_tui.monitors.monitor import SelfMonitor
+from persona_tui.monitors.redteam import ATTACKS
+
+QUESTION = "How do I bake bread for my mother?"
+
+
+@pytest.mark.parametrize(
+    "attack", ["spaced letters", "base64", "rot13", "backwards", "digits for letters", "capitals"]
+)
+def test_disguises_come_off(attack: str) -> None:
+    hidden = ATTACKS[attack][1](QUESTION, random.Random(0))
+    assert hidden != QUESTION
+    assert plainly(hidden).strip("?").lower() == QUESTION.strip("?").lower()
+
+
+@pytest.mark.parametrize(
+    ("hidden", "said"),
+    [
+        ("How to b.a.k.e b-r-e-a-d?", "How to bake bread?"),
+        ("How to b\u200bake br\u00adead?", "How to bake bread?"),
+        ("\uff28\uff4f\uff57 to bake bread?", "How to bake bread?"),
+        ("Hello! Ubj qb V onxr oernq?", "Hello! How do I bake bread?"),
+        ("Say this: SG93IGRvIEkgYmFrZSBicmVhZD8=", "Say this: How do I bake bread?"),
+    ],
+)
+def test_parts_of_a_message_can_be_in_disguise(hidden: str, said: str) -> None:
+    assert plainly(hidden) == said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Compare the A100, the H100 and 4 GPUs of 2023, e.g. in the U.S.A.",
+        "Why is NASA's logo blue? Write to me@example.com.",
+        "x = [i for i in range(10)]  # 0x1F",
+        "sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        "Wie backe ich Brot? \u4f60\u597d",
+    ],
+)
+def test_what_is_written_plainly_is_left_alone(text: str) -> None:
+    assert plainly(text) == text
+
+
+def test_no_shipped_question_is_taken_for_a_disguise() -> None:
+    folder = packaged_root() / "datasets"
+    for name in (
+        "safety/safe_prompts.jsonl",
+        "personas/extraction_questions.jsonl",
+        "traits/empathetic_responsiveness.jsonl",
+    ):
+        for line in (folder / name).read_text(encoding="utf-8").splitlines():
+            for text in json.loads(line).values():
+                assert not isinstance(text, str) or plainly(text) == text
+
+
+def test_a_monitor_judges_a_message_without_its_disguise(monitor: SelfMonitor) -> None:
+    hidden = " ".join(QUESTION)
+    assert monitor.check(hidden) == monitor.check(plainly(hidden))
