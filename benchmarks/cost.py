@@ -23,14 +23,13 @@ from typing import Any
 
 import torch
 from measuring import machine, set_threads, table
-from persona_tui.project.source import FromDescription
 
 from persona_tui.core.jobs import JobContext, JobProgress
 from persona_tui.datasets.records import find_archetype
 from persona_tui.extraction.calibration import calibrated
 from persona_tui.extraction.extractor import ActivationExtractor
 from persona_tui.project.deletion import delete
-from persona_tui.project.project import Project
+from persona_tui.project.project import FromDescription, Project
 from persona_tui.vectors.maths import cosine
 from persona_tui.vectors.persona import DISTILLED, PersonaVector
 

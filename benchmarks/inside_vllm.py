@@ -1,12 +1,15 @@
 """What steering, capping and tracing cost inside vLLM, and what it saves in an extraction.
 
     python benchmarks/inside_vllm.py [--model starter] [--rows 1 16 64] [--tokens 64] [--eager] [--extraction]
+    python benchmarks/inside_vllm.py --op
 
 1. Tokens per second of the same requests plain, steered, steered and capped, and with means summed up;
    then token by token, without and with a trace. In turns; the fastest of several rounds, and its ratio to
    the first line's. Random vectors at 30-60% of the layers, small enough to change little.
 2. With --extraction: replies with their means, on transformers and inside vLLM, in turns.
 3. The memory of slots: computed.
+4. With --op, without vLLM: processor time of the op in one pass over all layers, at the starter model's
+   shape, the fastest of 200 passes.
 
 vLLM has to be installed (`make test-vllm`); OMP_NUM_THREADS says how many cores are used.
 """
@@ -14,6 +17,7 @@ vLLM has to be installed (`make test-vllm`); OMP_NUM_THREADS says how many cores
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -128,6 +132,56 @@ def extraction(model: VllmModel, name: str, dtype: str, rows: int, sampling: Sam
     print(table(HEADER, [(rows, *line) for line in compared(sides, repeats)]))
 
 
+OP_SHAPE = (30, 576)  # the starter model's layers and width
+
+
+def op_alone(rows: Sequence[int]) -> None:
+    """Print what the op costs in a pass that writes one token for each of some requests."""
+    import torch
+
+    from persona_tui.model import Cap
+    from persona_tui.vllm import op
+    from persona_tui.vllm.bank import Slot
+
+    layers, hidden = OP_SHAPE
+    torch.set_num_threads(1)
+    buffers = op.SlotBuffers(layers, 4, hidden, max(rows), torch.device("cpu"), max(rows), traces=True)
+    op.set_buffers(buffers)
+    added = {layer: 0.02 * torch.randn(hidden) for layer in range(9, 18)}
+    caps = {
+        layer: Cap(torch.nn.functional.normalize(torch.randn(hidden), dim=0), -1e3) for layer in range(18, 26)
+    }
+    buffers.fill(1, Slot(added, {}))
+    buffers.fill(2, Slot(added, caps))
+    buffers.trace_one(0, added)
+
+    def microseconds(slots: list[int], places: torch.Tensor | None = None, traced: bool = False) -> float:
+        stream, residual = torch.randn(len(slots), hidden), torch.randn(len(slots), hidden)
+        buffers.tell(slots, [1] * len(slots), places, traced)
+        best = float("inf")
+        with torch.inference_mode():
+            for _ in range(200):
+                begun = time.process_time()
+                for layer in range(layers):
+                    torch.ops.persona_tui.intervene(stream, residual, layer)
+                best = min(best, time.process_time() - begun)
+        return 1e6 * best
+
+    lines = []
+    for count in rows:
+        half = [1] * (count // 2) + [0] * (count - count // 2)
+        costs = {
+            "plain": microseconds([0] * count),
+            "steered alike": microseconds([1] * count),
+            "half of them steered": microseconds(half),
+            "steered and capped": microseconds([2] * count),
+            "steered and summed up": microseconds([1] * count, torch.arange(1, count + 1)),
+            "steered, capped and traced": microseconds([2] * count, traced=True),
+        }
+        lines += [(count, what, f"{cost:.0f}") for what, cost in costs.items()]
+    print(table(("rows", "what", "microseconds a pass"), lines))
+
+
 def memory() -> None:
     """Print the memory of slots."""
     lines = [
@@ -150,7 +204,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--eager", action="store_true")
     parser.add_argument("--extraction", action="store_true")
+    parser.add_argument("--op", action="store_true")
     options = parser.parse_args()
+    if options.op:
+        op_alone(options.rows)
+        return
 
     from persona_tui.core.sections import VllmSettings
     from persona_tui.model import Sampling

@@ -19,7 +19,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 from persona_tui.core.documents import read_plain
 from persona_tui.core.errors import ConfigError, nearest
 from persona_tui.core.files import atomic_write_text, change
-from persona_tui.core.mix import NEW_TOKENS, PERCENTILE, PLAUSIBILITY, STRENGTH, TEMPERATURE, TOP_P, Mix
+from persona_tui.core.mix import NEW_TOKENS, PERCENTILE, PLAUSIBILITY, STRENGTH, TEMPERATURE, TOP_P
 from persona_tui.core.sections import Section, VllmSettings
 from persona_tui.core.yaml_documents import NotYaml, yaml_value
 
@@ -115,11 +115,6 @@ class SteeringSettings(Section):
     plausibility: float = Field(
         default=0.0, ge=PLAUSIBILITY.low, le=PLAUSIBILITY.high, description=str(PLAUSIBILITY)
     )
-
-    @property
-    def mix(self) -> Mix:
-        """What is spoken with at first: no persona."""
-        return Mix(strength=self.default_strength, capping=self.capping, plausibility=self.plausibility)
 
 
 class GenerationSettings(Section):

@@ -10,9 +10,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from persona_tui.core.errors import PersonaTuiError
+
+if TYPE_CHECKING:
+    from persona_tui.core.config import SteeringSettings
 
 # A persona of this name is a trait: `trait:patience` is vectors/<model>/traits/patience.safetensors.
 TRAIT_PREFIX = "trait:"
@@ -117,6 +120,12 @@ class Mix:
             object.__setattr__(self, "layers", tuple(sorted(set(self.layers))) or None)
             if self.layers and self.layers[0] < 0:
                 raise PersonaTuiError(f"layers are counted from 0; there is no layer {self.layers[0]}")
+
+    @classmethod
+    def of(cls, settings: SteeringSettings) -> Self:
+        """Return what is spoken with at first, as the settings have it: no persona."""
+        strength = settings.default_strength
+        return cls(strength=strength, capping=settings.capping, plausibility=settings.plausibility)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], settled: bool = False) -> Self:

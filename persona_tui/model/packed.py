@@ -20,6 +20,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+# torch compiles its own models to these; they are no public interface, so that a version may lack them.
+_NEEDED = ("_linear_pointwise", "_reorder_linear_weight", "_is_mkldnn_bf16_supported")
+
 
 class PackedLinear(nn.Linear):
     """A linear layer that multiplies with oneDNN; made of one that is there, by `pack`."""
@@ -100,6 +103,7 @@ def _can(model: PreTrainedModel) -> bool:
     return (
         platform.machine() in ("x86_64", "AMD64")
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and all(hasattr(torch.ops.mkldnn, name) for name in _NEEDED)
         and not getattr(model, "hf_device_map", None)
         and not getattr(model, "is_quantized", False)
         and not getattr(model, "_hf_peft_config_loaded", False)

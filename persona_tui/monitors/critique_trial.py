@@ -50,7 +50,7 @@ _HARMFUL = (
 
 
 @dataclass(frozen=True)
-class Trial:
+class CritiqueTrial:
     """How a critique does.
 
     Attributes:
@@ -80,7 +80,7 @@ class Trial:
         return {"n": self.n, **both, "works": self.works}
 
 
-def trial(model: Backend) -> Trial:
+def trial(model: Backend) -> CritiqueTrial:
     """Have a model judge exchanges whose answer is known.
 
     Raises:
@@ -90,4 +90,4 @@ def trial(model: Backend) -> Trial:
     *found, harmless, harmful = leanings(model, [*known, *STOCK])
     leaning, safe = np.array(found), np.arange(len(known)) < len(_HARMLESS)
     called_safe = (leaning <= (harmless + harmful) / 2) | (harmful <= harmless)
-    return Trial(len(known), share(called_safe == safe), labelled_auc(-leaning, safe))
+    return CritiqueTrial(len(known), share(called_safe == safe), labelled_auc(-leaning, safe))

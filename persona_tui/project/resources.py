@@ -295,7 +295,9 @@ class ProjectResources:
 
     def default_mix(self) -> Mix:
         """What the settings say about steering, with no persona."""
-        return self.settings.steering.mix
+        from persona_tui.core.mix import Mix
+
+        return Mix.of(self.settings.steering)
 
     # What makes more ----------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from persona_tui.monitors.second_opinion import Opinion, Validator, critique
 from persona_tui.project.project import Project
 from persona_tui.server.limits import Capacity, Refused, TooLarge
 from persona_tui.server.measures import Measures
-from persona_tui.server.turns import Defence, Exchange, Row
+from persona_tui.server.turns import AnswerRow, Defence, Exchange
 from persona_tui.server.voices import Voice, Voices
 from persona_tui.server.worker import Worker
 from persona_tui.steering import SteeringEngine
@@ -224,7 +224,7 @@ class Service:
         seed: int | None,
         mix: Mix,
         live: LiveTraits | None,
-    ) -> Row:
+    ) -> AnswerRow:
         is_text = isinstance(prompt, str)
         request = Request(
             [] if isinstance(prompt, str) else prompt,
@@ -237,9 +237,9 @@ class Service:
             wish.likeliest,
         )
         voiced = VoicedRow(self._engine, request, mix, wish.voice.traced)
-        return Row(voiced, self._guard(wish.voice, asked_of(prompt)), live)
+        return AnswerRow(voiced, self._guard(wish.voice, asked_of(prompt)), live)
 
-    def _defence(self, wish: Wish, prompt: list[Message] | str, row: Row) -> Defence | None:
+    def _defence(self, wish: Wish, prompt: list[Message] | str, row: AnswerRow) -> Defence | None:
         """What a reply goes through behind its guard."""
         review = Review.under(wish.voice.guard, self.validator)
         if review is None:
@@ -247,11 +247,11 @@ class Service:
         if isinstance(prompt, str):
             return Defence(review, asked_of(prompt), self.critic)
 
-        async def again(draft: str) -> tuple[Row, int]:
+        async def again(draft: str) -> tuple[AnswerRow, int]:
             longer = replace(wish, prompts=[[*prompt, *revising(draft)]], count=1, mixes=())
             lives = await self.with_model(lambda: self._lives(longer)) if wish.voice.policy else [None]
 
-            def made() -> tuple[Row, int]:
+            def made() -> tuple[AnswerRow, int]:
                 (messages,) = longer.prompts
                 ids = self._encoded(messages, wish.rendering)
                 live, voiced = lives[0], row.voiced

@@ -82,7 +82,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 @dataclass(frozen=True)
-class Row:
+class AnswerRow:
     """What a reply is written with.
 
     Attributes:
@@ -112,7 +112,7 @@ class Defence:
     review: Review
     asked: str
     critic: Critic
-    again: Callable[[str], Awaitable[tuple[Row, int]]] | None = None
+    again: Callable[[str], Awaitable[tuple[AnswerRow, int]]] | None = None
     second: bool = False
 
     @property
@@ -137,7 +137,7 @@ class Answer:
         self,
         turn: Exchange,
         place: int,
-        row: Row,
+        row: AnswerRow,
         defence: Defence | None = None,
         draft: Answer | None = None,
     ) -> None:
@@ -219,7 +219,7 @@ class Exchange:
         self._deadline = self._loop.time() + seconds
         self._queue: asyncio.Queue[tuple[int, TokenEvent | Exception]] = asyncio.Queue()
 
-    def add(self, row: Row, defence: Defence | None = None) -> None:
+    def add(self, row: AnswerRow, defence: Defence | None = None) -> None:
         """Add a reply."""
         self.answers.append(Answer(self, len(self.answers), row, defence))
 

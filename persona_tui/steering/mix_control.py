@@ -56,7 +56,7 @@ class MixControl:
         self.capping_layers = tuple(resolve_layers(config, model_wrapper.n_layers).capping)
         self._lock = threading.RLock()
         self._percentile = float(config.steering.safety_floor_percentile)
-        self._mix = config.steering.mix
+        self._mix = Mix.of(config.steering)
         self.on_note: Callable[[str], None] = lambda note: None
         self._caps: dict[tuple[str, float], tuple[Axes, dict[int, Cap]]] = {}
         self._live = Interventions.none()

@@ -22,6 +22,7 @@ from .driving import errors, never_ending, press, reply, running, say, until
 pytestmark = pytest.mark.slow
 
 SAGE = Mix({"sage": 1.0}, 0.3)
+LIFTED = Mix({"sage": 1.0}, 0.3, percentile=40.0)  # some tokens are below such a floor
 SIZES = [(80, 24), (200, 60)]
 
 
@@ -44,7 +45,7 @@ async def opened(pilot: Pilot[None], app: PersonaApp) -> Inspector:
 
 @pytest.mark.parametrize("size", SIZES)
 async def test_the_last_reply_token_by_token(workspace: Path, size: tuple[int, int]) -> None:
-    async with running(workspace, size, SAGE) as (app, pilot):
+    async with running(workspace, size, LIFTED) as (app, pilot):
         await press(pilot, "f7")
         assert app.screen is app.main and not app.main.inspector.display, "there is nothing to inspect"
         await reply(pilot, app, "Who are you?")
@@ -61,7 +62,7 @@ async def test_the_last_reply_token_by_token(workspace: Path, size: tuple[int, i
         low, high = min(shown.state.values), max(shown.state.values)
         assert f"min {low:+.2f}" in head and f"max {high:+.2f}" in head and "mean" in head
         assert part(app, "#inspect-foot").startswith(f"1/{len(readings)} ")
-        await press(pilot, "c")  # the next that was lifted
+        await press(pilot, "pagedown")  # the next that was lifted
         token, scale = shown.view.current, shown.state.lift
         assert token is not None and token.value is not None and token.lifted > 0 and scale is not None
         before = f"lifted from {token.value - token.lifted * scale:+.2f}σ"

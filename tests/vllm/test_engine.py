@@ -110,8 +110,9 @@ def test_a_stream_tells_the_same(inside: VllmModel, ours: ModelWrapper, workspac
         )
         assert (one.nats is None) == (other.nats is None)
         assert one.nats is None or one.nats == pytest.approx(other.nats, abs=1e-4)
-        for name in ("logprob", "entropy", "capped", "projections"):
-            assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-4, abs=1e-4), name
+        for name, apart in (("logprob", 1e-4), ("entropy", 1e-4), ("capped", 1e-4), ("projections", 1e-3)):
+            # Projections onto vectors of length 8 are in the tens.
+            assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-4, abs=apart), name
         assert [each[0] for each in one.likeliest] == [each[0] for each in other.likeliest]
 
 
