@@ -9,6 +9,7 @@ from persona_tui.chat import personas
 from persona_tui.chat.chat import Chat
 from persona_tui.chat.command import OFF, Command, number, switch, whole
 from persona_tui.chat.personas import there
+from persona_tui.chat.voice import label
 from persona_tui.core.mix import parse_blend, parse_layers
 
 
@@ -23,7 +24,7 @@ def _persona(chat: Chat, name: str) -> str:
 
 
 def _speaking(chat: Chat) -> str:
-    return f"Speaking as {chat.label}."
+    return f"Speaking as {label(chat.mix)}."
 
 
 def _weakness(chat: Chat, name: str) -> str:

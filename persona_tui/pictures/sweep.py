@@ -44,7 +44,7 @@ class SweepRow:
     def figures(self) -> list[str]:
         """What was measured, in words; what could not be measured is left out."""
         known = [f"expression {self.expression:.2f}"] if self.expression is not None else []
-        known += [f"{self.nats:+.2f} nats from plain"] if self.nats is not None else []
+        known += [f"{round(self.nats, 2) + 0.0:+.2f} nats from plain"] if self.nats is not None else []
         return [*known, f"repetition {self.repetition:.0%}"]
 
 

@@ -138,7 +138,7 @@ def test_the_floor_and_the_layers(session: Chat) -> None:
 
 def test_blend(session: Chat) -> None:
     assert execute(session, "/blend").startswith("No persona.")
-    assert execute(session, "/blend sage:0.5, fool:-0.2") == "Speaking as sage:0.5,fool:-0.2 0.30."
+    assert execute(session, "/blend sage:0.5, fool:-0.2") == "Speaking as sage 71% + fool −29% · 0.30."
     assert session.mix.weights == {"sage": 0.5, "fool": -0.2}
     assert sorted(session.project.personas.list_loaded()) == ["fool", "sage"]
 

@@ -47,7 +47,7 @@ def test_options_choose_who_speaks(cli: Cli) -> None:
     assert "Speaking as sage 0.50." in result.err
     assert "> sage (loaded)" in result.err
     blend = cli("chat", "--blend", "sage:0.5,fool:0.5", stdin="/blend\n")
-    assert "Speaking as sage:0.5,fool:0.5 0.30." in blend.err
+    assert "Speaking as sage 50% + fool 50% · 0.30." in blend.err
 
 
 def test_without_a_keyboard_a_reply_that_fails_ends_the_chat(cli: Cli) -> None:

@@ -72,7 +72,7 @@ async def test_two_answers_stand_side_by_side_and_one_is_kept(workspace: Path, s
         assert [blocks[-2].source for blocks in shown(app)] == ["Who are you?"] * 2
         assert len(shown(app)[0]) == 4, "what was said before stays on the left"
         for head, answer in zip(heads(app), answers(app), strict=True):
-            assert f"{answer.tokens} tokens" in head and "tok/s" in head and "capped" in head
+            assert f"{answer.tokens} tokens" in head and "repetition" in head and "capped" in head
             assert "repetition" in head or size[0] < 200, "where there is room"
         assert len(app.chat.conversation) == 2, "neither is in the conversation yet"
         await press(pilot, "alt+up", "alt+right")

@@ -195,6 +195,7 @@ async def test_answers_side_by_side_are_inspected_before_and_after_one_is_kept(w
         await press(pilot, "escape", "alt+left")
         await until(pilot, lambda: shown.state.message == app.chat.conversation.path()[-1].id, "the kept one")
         assert shown.state.values == values
+        await until(pilot, lambda: bool(shown.state.choices and shown.state.heat), "what is known of a token")
 
 
 def test_a_conversation_of_another_time_is_left_alone(workspace: Path) -> None:

@@ -69,6 +69,8 @@ def _strengths(now: float | None, most: float, width: int, across: Callable[[flo
         return Content.styled("".join(cells), "dim")
     text, at = f"▲ {now:.2f}", int(across(abs(now))) // ACROSS
     start = max(0, min(at, width - len(text)))
+    if start + len(text) >= width - len(end):  # no room for both
+        cells[width - len(end) :] = " " * len(end)
     return Content.assemble(
         ("".join(cells[:start]), "dim"), (text, "$text-accent"), ("".join(cells[start + len(text) :]), "dim")
     )

@@ -173,7 +173,7 @@ def _told(found: HeatMap, table: NDArray[np.float64], cursor: int, limit: float,
 
 def shift_rows(shifts: Sequence[TokenShift]) -> list[Content]:
     """Two lines for each layer, the deepest first."""
-    rows = [Content.styled("the tokens that the direction makes likelier, and less likely", "dim")]
+    rows = [Content.styled("tokens that it makes likelier ↑ and less likely ↓", "dim")]
     for each in reversed(shifts):
         rows += [
             Content.assemble((f"{each.layer:>3} ", "dim"), ("↑ ", "$text-success"), _words(each.raised)),

@@ -29,7 +29,7 @@ _SIGNS = {
     "trait": ("▲", "$text-secondary", "end of a trait"),
     "role": ("·", "dim", "role"),
 }
-_LONGEST = 20  # cells of a name
+_LONGEST = 20  # cells of a name, or a third of the picture
 _MARGIN = 0.06  # of the plane, around everything
 _LEVELS = 6  # of colour, on either side
 
@@ -83,7 +83,7 @@ def _plane(found: PersonaMap, width: int, height: int) -> list[Content]:
     for start, end in pairwise(turns):
         canvas.line(start, end, _SIGNS["turn"][1])
     cells = [cell(each) for each in order]
-    names = [_name(each, len(turns)) for each in order]
+    names = [_name(each, len(turns), max(_LONGEST, width // 3)) for each in order]
     named = [at for at, name in enumerate(names) if name]
     labels = place_labels(
         [cells[at] for at in [*named, *(at for at, name in enumerate(names) if not name)]],
@@ -102,15 +102,15 @@ def _plane(found: PersonaMap, width: int, height: int) -> list[Content]:
     return canvas.rows()
 
 
-def _name(place: Place, turns: int) -> str:
+def _name(place: Place, turns: int, longest: int) -> str:
     """What stands beside a point: of the path, only the first and the last reply have a number."""
     if place.kind in ("mix", "assistant") or (place.kind == "turn" and place.name not in ("1", str(turns))):
         return ""
     name = printable(place.name).replace("\n", " ")
-    if cell_len(name) <= _LONGEST:
+    if cell_len(name) <= longest:
         return name
     end = name[-2:] if place.kind == "trait" else ""  # which of its two ends it is
-    return f"{name[: _LONGEST - 1 - len(end)]}…{end}"
+    return f"{name[: longest - 1 - len(end)]}…{end}"
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
@@ -125,9 +125,9 @@ def _legend(found: PersonaMap, width: int) -> list[Content]:
     for kind, (sign, style, word) in _SIGNS.items():
         if kind not in there:
             continue
-        part = Content.assemble((sign, style), f" {word}   ")
-        if rows and rows[-1].cell_length + part.cell_length - 3 <= width:
-            rows[-1] += part
+        part = Content.assemble((sign, style), f" {word}")
+        if rows and rows[-1].cell_length + 3 + part.cell_length <= width:
+            rows[-1] += Content("   ") + part
         else:
             rows.append(part)
     return rows
@@ -156,12 +156,12 @@ def grid_rows(grid: CosineGrid, width: int) -> list[Content]:
     names = [printable(name).replace("\n", " ") for name in grid.names]
     label = min(max(map(cell_len, names)), _LONGEST, max(width // 3, 6))
     count = len(names)
-    cell = next((each for each in (7, 6, 5, 3, 2) if each * count <= width - label - 4), 1)
+    cell = next((each for each in (7, 6, 5, 3, 2) if each * count <= width - label - 5), 1)
     heads = Content.styled("".join(f"{number} ".rjust(cell) for number in range(1, count + 1)), "dim")
-    rows = [Content.assemble(" " * (label + 4), heads if cell > 4 or count < 10 else "")]
+    rows = [Content.assemble(" " * (label + 5), heads if cell > 4 or count < 10 else "")]
     for number, (name, values) in enumerate(zip(names, grid.cosines, strict=True), 1):
         shown = Content(name).truncate(label, ellipsis=True)
-        front = Content.assemble((f"{number:>3} ", "dim"), shown.pad_right(label - shown.cell_length))
+        front = Content.assemble((f"{number:>3} ", "dim"), shown.pad_right(label + 1 - shown.cell_length))
         rows.append(Content.assemble(front, *(_cosine(float(value), cell) for value in values)))
     return [*rows, Content(""), _key(width)]
 

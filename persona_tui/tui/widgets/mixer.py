@@ -162,6 +162,7 @@ class MixerPanel(Sturdy, Container):
         self.query_one(Likeness).show(state.cosines)
         guide = self.query_one("#guide", FloatSlider)
         guide.value, guide.shown = state.plausibility, None if state.plausibility else "off"
+        guide.refresh()
         alone = next(iter(state.shares), "") if len(state.weights) == 1 else ""
         note = self.query_one("#mixer-note", Static)
         note.display = len(state.weights) < 2
