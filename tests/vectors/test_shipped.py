@@ -12,6 +12,7 @@ from persona_tui.core.workspace import packaged_root
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.files import read_metadata
 from persona_tui.vectors.persona import DISTILLED, PersonaVector
+from persona_tui.vectors.roles import ROLES_FILE, RoleMeans
 
 ROOT = packaged_root() / "vectors"
 STARTER = ROOT / "HuggingFaceTB--SmolLM2-135M-Instruct"
@@ -47,3 +48,8 @@ def test_shipped_personas_are_distilled_and_calibrated_as_they_are_used() -> Non
             assert persona.recipe == DISTILLED and persona.calibration is not None
             assert persona.calibration.plausibility == Settings().steering.plausibility
             assert persona.calibration.floor is not None
+
+
+def test_the_map_of_the_starter_model_has_the_catalogue() -> None:
+    roles = RoleMeans.load(STARTER / ROLES_FILE)
+    assert len(roles.names) >= 100 and set(roles.layers) <= set(Axes.load(STARTER / "axes.safetensors").layers)
