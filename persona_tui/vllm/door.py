@@ -16,6 +16,7 @@ import asyncio
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,8 @@ _FILES = frozenset(
 )
 _WAYS_BYTES = 2**31  # of ways that are kept, in the memory of each worker's process; at least 512
 _PATIENCE = 120.0  # seconds that orders wait for others' sums
-_FORGOTTEN = 300.0  # seconds after which nobody asks for the sums of a request any more
+_FORGOTTEN = 30.0  # seconds after which nobody asks for the sums of a request any more
+_LOOK = 2.0  # seconds between looks for such sums, while others wait for their room
 
 _ORDERS = TypeAdapter(list[Order])
 
@@ -330,15 +332,16 @@ class Door:
         def fits() -> bool:
             return sum(self._spans.values()) + sum(needed.values()) <= places
 
-        if not fits():
+        began = time.monotonic()
+        while not fits():
             now = time.monotonic()
+            if now - began > _PATIENCE:
+                raise _Full("others have their replies summed up here: try again later")
             await self._release([name for name, ended in self._ended.items() if now - ended > _FORGOTTEN])
-        async with self._freed:
-            try:
-                await asyncio.wait_for(self._freed.wait_for(fits), _PATIENCE)
-            except TimeoutError:
-                raise _Full("others have their replies summed up here: try again later") from None
-            self._spans |= needed
+            async with self._freed:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._freed.wait_for(fits), _LOOK)
+        self._spans |= needed
 
     async def _release(self, names: Sequence[str]) -> None:
         """Forget requests."""

@@ -52,4 +52,6 @@ def test_shipped_personas_are_distilled_and_calibrated_as_they_are_used() -> Non
 
 def test_the_map_of_the_starter_model_has_the_catalogue() -> None:
     roles = RoleMeans.load(STARTER / ROLES_FILE)
-    assert len(roles.names) >= 100 and set(roles.layers) <= set(Axes.load(STARTER / "axes.safetensors").layers)
+    assert len(roles.names) >= 100 and set(roles.layers) <= set(
+        Axes.load(STARTER / "axes.safetensors").layers
+    )
