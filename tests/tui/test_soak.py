@@ -131,6 +131,12 @@ def check_session(workspace: Path, conversation: Conversation, open_session: str
 
 
 def written(conversation: Conversation) -> list[str]:
-    """Its messages on all branches, and which of them are on its path, as JSON has them."""
-    nodes = [json.dumps(asdict(node), sort_keys=True) for node in conversation.nodes()]
-    return [*nodes, *(str(node.id) for node in conversation.path())]
+    """Its messages on all branches, and which of them are on its path, as JSON has them.
+
+    A reply that nobody had ended when the app was left is interrupted, as it is when it is read again.
+    """
+    nodes = [asdict(node) for node in conversation.nodes()]
+    for run in (run for node in nodes for run in node["runs"]):
+        run["finish"] = run["finish"] or "interrupted"
+    path = [str(node.id) for node in conversation.path()]
+    return [*(json.dumps(node, sort_keys=True) for node in nodes), *path]
