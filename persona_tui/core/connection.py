@@ -128,7 +128,7 @@ class Connection:
             ) from error
         except httpx2.ConnectError as error:
             raise EndpointError(
-                f"nobody answers at {self.url} ({_shown(str(error))}): is `persona-tui serve` running there?"
+                f"nobody answers at {self.url} ({_shown(str(error))}): is the server running there?"
             ) from error
         except httpx2.TimeoutException as error:
             raise EndpointError(f"{self.url} has stopped answering") from error
