@@ -90,7 +90,7 @@ def calibrated(
         DatasetError: there are no questions or no system prompts.
         VectorFileError: the persona has no vectors in the band.
     """
-    bench, sizes = _fitted(Bench(extractor, undistilled(persona), band))
+    bench, sizes = _fitted(Bench(extractor, undistilled(persona), band), persona)
     calibration = _calibration(bench, sizes)
     reason = weakness(calibration)
     metadata = {key: value for key, value in persona.metadata.items() if key != "pending"}
@@ -98,25 +98,34 @@ def calibrated(
     return replace(bench.persona, metadata=metadata, calibration=calibration)
 
 
-def _fitted(bench: Bench) -> tuple[Bench, dict[float, float]]:
+def _fitted(bench: Bench, before: PersonaVector) -> tuple[Bench, dict[float, float]]:
     """The vectors to use, distilled ones or the mean difference, and what each size of them recovers."""
     sizes = likeliest(bench.recovered, bench.coefficient(DEFAULT_DOSE))
     extractor, size = bench.extractor, _best(sizes)
     if not extractor.settings.calibration.distil or not extractor.questions or sizes[size] <= 0:
         return bench, sizes
     if not extractor.model.learns:
-        extractor.say("This engine computes no gradients: the mean difference is used as it is.")
-        return bench, sizes
+        return _kept(bench, before, "this engine computes no gradients.") or (bench, sizes)
     try:
         persona = distilled(bench.course, size)
     except GenerationError as error:  # gradients take more memory than replies
-        extractor.say(f"{bench.persona.name} is not distilled, the mean difference is used as it is: {error}")
-        return bench, sizes
+        return _kept(bench, before, str(error)) or (bench, sizes)
     other = bench.with_vectors(persona, DISTILLED)
     found = likeliest(other.recovered, FITTED)
     if found[_best(found)] > NEARLY * sizes[size]:
         return other, found
     return bench, sizes
+
+
+def _kept(bench: Bench, before: PersonaVector, reason: str) -> tuple[Bench, dict[float, float]] | None:
+    """Vectors that were distilled before, where they cannot be now; None if there are none for the band."""
+    calibration, name = before.calibration, before.name
+    if before.recipe != DISTILLED or calibration is None or tuple(calibration.layers) != bench.band:
+        bench.extractor.say(f"{name} is not distilled, the mean difference is used as it is: {reason}")
+        return None
+    bench.extractor.say(f"{name} keeps the distilled vectors that it has: {reason}")
+    other = bench.with_vectors(before.with_calibration(None), DISTILLED)
+    return other, likeliest(other.recovered, FITTED)
 
 
 def _best(sizes: Mapping[float, float]) -> float:

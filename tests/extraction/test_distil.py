@@ -14,7 +14,7 @@ from persona_tui.datasets.records import read_questions
 from persona_tui.extraction import ActivationExtractor, PersonaStudio, calibrated
 from persona_tui.extraction.bench import Bench
 from persona_tui.extraction.calibration import MULTIPLES
-from persona_tui.extraction.distil import distil_work, distilled
+from persona_tui.extraction.distil import distil_work, distilled, undistilled
 from persona_tui.extraction.extractor import completed
 from persona_tui.extraction.sizes import likeliest
 from persona_tui.model import Message, ModelWrapper, Request, Sampling, conversation
@@ -232,7 +232,7 @@ def test_calibration_uses_vectors_that_learned_something(
 
 
 @pytest.mark.slow
-def test_a_model_without_gradients_is_calibrated_with_the_mean_difference_and_says_so(
+def test_a_model_without_gradients_is_calibrated_with_the_vectors_that_there_are_and_says_so(
     shipped: tuple[ActivationExtractor, PersonaVector], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     extractor, persona = shipped
@@ -241,10 +241,14 @@ def test_a_model_without_gradients_is_calibrated_with_the_mean_difference_and_sa
     other.questions, other.held_out_questions = extractor.questions, extractor.held_out_questions[:2]
     hf = extractor.model.model
     monkeypatch.setattr(hf, "forward", torch.no_grad()(hf.forward))
-    chosen = calibrated(other, persona)
+    before = Project(Workspace(packaged_root()), extractor.settings).personas.get(persona.name)
+    again = calibrated(other, before)
+    assert again.recipe == DISTILLED and torch.equal(again.safe[DISTILLED], before.safe[DISTILLED])
+    chosen = calibrated(other, undistilled(before))
     assert chosen.recipe == "response" and chosen.calibration is not None
     assert said == [
-        "trickster is not distilled, the mean difference is used as it is: This model computes no gradients."
+        "trickster keeps the distilled vectors that it has: This model computes no gradients.",
+        "trickster is not distilled, the mean difference is used as it is: This model computes no gradients.",
     ]
 
 
