@@ -276,7 +276,7 @@ class WorkerSlots:
         if not self._samples:
             self._record()
         found = {}
-        for name in names:
+        for name in dict.fromkeys(names):  # one that brings two tokens at once may be named twice
             if (reading := self._readings.get(name)) is not None:
                 found[name], reading.told = reading.told, []
         return found

@@ -18,6 +18,8 @@ from persona_tui.model import Interventions, ModelWrapper, Request, Sampling, Wa
 from persona_tui.steering.engine import SteeringEngine
 from persona_tui.vectors.manager import PersonaManager
 from persona_tui.vllm.engine import VllmModel
+from persona_tui.vllm.orders import Order
+from persona_tui.vllm.wire import Errand
 
 from .conftest import LAYERS, NAME, WIDTH, drawn
 
@@ -204,6 +206,16 @@ def test_who_gives_up_leaves_nothing_behind(inside: VllmModel) -> None:
     stop.set()
     assert [each.finish for each in inside.generate(requests, GREEDY, stop=stop)] == ["cancelled"] * 4
     assert inside.generate(requests, GREEDY, capture_layers=ALL)[0].activations is not None
+
+
+def test_a_request_that_is_named_twice_loses_nothing_of_its_tokens(inside: VllmModel) -> None:
+    """A server names it so when two of its tokens have come since it was asked last."""
+    name = inside.driver.new_name()
+    rows: list[list[float]] = []
+    for _ in inside.driver.run([Order([5, 6, 7], Errand(name, told=True), tokens=6)]):
+        rows += inside.driver.traced([name, name])[name]
+    inside.driver.take([name])
+    assert len(rows) == 6
 
 
 def test_what_cannot_be_done_is_one_line(inside: VllmModel) -> None:
