@@ -247,23 +247,7 @@ class Door:
         whole = False
         try:
             await begin_events(send)
-            left = {order.errand.name for order in orders}
-            told: dict[str, list[list[float]]] = {each.errand.name: [] for each in orders if each.errand.told}
-            every = {each.errand.name for each in orders if each.errand.every}
-            while left and not left_us.done():
-                first = asyncio.create_task(come.get())
-                await asyncio.wait({first, left_us}, return_when=asyncio.FIRST_COMPLETED)
-                if not first.done():
-                    first.cancel()
-                    break
-                batch = [first.result(), *(come.get_nowait() for _ in range(come.qsize()))]
-                if any(isinstance(each, Exception) for each in batch):
-                    raise next(each for each in batch if isinstance(each, Exception))
-                arrivals = [each for each in batch if isinstance(each, Arrival)]
-                left -= {each.name for each in arrivals if each.done}
-                await self._tell(arrivals, told)
-                await event(send, [_record(each, told, every) for each in arrivals], "arrivals")
-            whole = not left
+            whole = await self._send_all(orders, come, left_us, send)
             await event(send, [], "end")
         except Exception as error:  # the answer has begun: its status cannot say it any more
             await event(send, {"error": {"message": _first_line(error)}}, "error")
@@ -278,6 +262,32 @@ class Door:
             if not whole:
                 await self._release(names)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_all(
+        self,
+        orders: Sequence[Order],
+        come: asyncio.Queue[Arrival | Exception],
+        left_us: asyncio.Task[None],
+        send: Send,
+    ) -> bool:
+        """Send what comes for requests; whether it is all, and the client still there to ask for its sums."""
+        left = {order.errand.name for order in orders}
+        told: dict[str, list[list[float]]] = {each.errand.name: [] for each in orders if each.errand.told}
+        every = {each.errand.name for each in orders if each.errand.every}
+        while left and not left_us.done():
+            first = asyncio.create_task(come.get())
+            await asyncio.wait({first, left_us}, return_when=asyncio.FIRST_COMPLETED)
+            if not first.done():
+                first.cancel()
+                break
+            batch = [first.result(), *(come.get_nowait() for _ in range(come.qsize()))]
+            if any(isinstance(each, Exception) for each in batch):
+                raise next(each for each in batch if isinstance(each, Exception))
+            arrivals = [each for each in batch if isinstance(each, Arrival)]
+            left -= {each.name for each in arrivals if each.done}
+            await self._tell(arrivals, told)
+            await event(send, [_record(each, told, every) for each in arrivals], "arrivals")
+        return not left and not left_us.done()
 
     async def _one(self, order: Order, come: asyncio.Queue[Arrival | Exception]) -> None:
         params = params_of(order)
