@@ -13,12 +13,9 @@ is what distilling costs, in thousands of tokens that pass through the model.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
-from pathlib import Path
 
-import torch
-from measuring import machine, set_threads, table
+from measuring import opened, persona_arguments, table
 
 from persona_tui.core.jobs import JobContext
 from persona_tui.extraction.bench import RECIPE, Bench
@@ -63,20 +60,10 @@ def figures(recovered: float, point: Point) -> tuple[str, ...]:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="starter")
-    parser.add_argument("--dtype", default=None)
-    parser.add_argument("--workspace", type=Path, default=Path.cwd(), help="where the personas are")
-    parser.add_argument("--personas", nargs="*", help="by default all that there are")
+    parser = persona_arguments(__doc__)
     parser.add_argument("--emphasis", type=float, nargs="*", default=[1.0, EMPHASIS])
-    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    set_threads(options.threads)
-    torch.set_grad_enabled(False)
-    project = Project.open(options.workspace, options.model, dtype=options.dtype)
-    print(f"{project.model.name}, {project.model.dtype}; {machine()}\n", flush=True)
+    project = opened(options)
     names, lines = options.personas or project.personas.list_available(), []
     for name in names:
         for line in rows(project, name, options.emphasis):

@@ -14,15 +14,13 @@ number of tokens, steered over the default band; the two take turns.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 import torch
 from checklist import QUESTIONS, Bench
-from measuring import machine, middle, set_threads, table, take_turns
+from measuring import machine, middle, opened, persona_arguments, set_threads, table, take_turns
 
 from persona_tui.core.config import Settings, band_layers
 from persona_tui.core.jobs import JobContext
@@ -102,29 +100,21 @@ def speed(model: ModelWrapper, counts: list[int], tokens: int, repetitions: int)
 
 def main() -> None:
     """Print one of the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="starter")
-    parser.add_argument("--dtype", default=None)
-    parser.add_argument("--workspace", type=Path, default=Path.cwd(), help="where the personas are")
-    parser.add_argument("--personas", nargs="*", help="by default all that there are")
+    parser = persona_arguments(__doc__)
     parser.add_argument("--questions", type=int, default=16, help=f"at most {len(QUESTIONS)}")
     parser.add_argument("--tokens", type=int, default=48, help="in a reply")
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    set_threads(options.threads)
-    torch.set_grad_enabled(False)
     if options.speed:
+        set_threads(options.threads)
+        torch.set_grad_enabled(False)
         model = ModelWrapper.load(options.model, device="cpu")
         print(f"{model.name}, {model.dtype}; {machine()}\n")
         print(speed(model, options.rows, options.tokens, options.repetitions))
         return
-    project = Project.open(options.workspace, options.model, dtype=options.dtype)
-    print(f"{project.model.name}, {project.model.dtype}; {machine()}\n", flush=True)
+    project = opened(options)
     names = options.personas or project.personas.list_available()
     print(allowed(project, names, options.questions, options.tokens))
 

@@ -9,14 +9,11 @@ loops at any strength, it is not the loudness.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
-from pathlib import Path
 from statistics import fmean
 
-import torch
 from checklist import GUIDE, QUESTIONS
-from measuring import machine, set_threads, table
+from measuring import opened, persona_arguments, table
 
 from persona_tui.core.mix import Mix
 from persona_tui.extraction.bench import repetition
@@ -40,22 +37,12 @@ def repeated(
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="starter")
-    parser.add_argument("--dtype", default=None)
-    parser.add_argument("--workspace", type=Path, default=Path.cwd(), help="where the personas are")
-    parser.add_argument("--personas", nargs="*", help="by default all that there are")
+    parser = persona_arguments(__doc__)
     parser.add_argument("--questions", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=200)
-    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    set_threads(options.threads)
-    torch.set_grad_enabled(False)
-    project = Project.open(options.workspace, options.model, dtype=options.dtype)
+    project = opened(options)
     size = (options.questions, options.tokens)
-    print(f"{project.model.name}, {project.model.dtype}; {machine()}\n", flush=True)
     print(f"plain: {repeated(project, Mix(capping=False), *size):.2f}\n", flush=True)
     usual, rows = project.default_mix(), []
     for name in options.personas or project.personas.list_available():

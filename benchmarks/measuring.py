@@ -5,6 +5,7 @@ Nothing here loads torch before it needs it: a process that only starts others s
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import math
 import os
@@ -21,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from persona_tui.project.project import Project
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BUILTIN = "builtin"
@@ -212,6 +215,33 @@ def set_threads(count: int | None) -> None:
 
     if count is not None:
         torch.set_num_threads(count)
+
+
+# Scripts about the personas of a workspace ----------------------------------------------------------------
+
+
+def persona_arguments(about: str | None) -> argparse.ArgumentParser:
+    """What such scripts take; `about` is what their help says."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="starter")
+    parser.add_argument("--dtype", default=None)
+    parser.add_argument("--workspace", type=Path, default=Path.cwd(), help="where the personas are")
+    parser.add_argument("--personas", nargs="*", help="by default all that there are")
+    parser.add_argument("--threads", type=int, default=2)
+    return parser
+
+
+def opened(options: argparse.Namespace) -> Project:
+    """The workspace and the model that the arguments name; what is measured, and on what, is printed."""
+    import torch
+
+    from persona_tui.project.project import Project
+
+    set_threads(options.threads)
+    torch.set_grad_enabled(False)
+    project = Project.open(options.workspace, options.model, dtype=options.dtype)
+    print(f"{project.model.name}, {project.model.dtype}; {machine()}\n", flush=True)
+    return project
 
 
 # Other processes --------------------------------------------------------------------------------------------

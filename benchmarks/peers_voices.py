@@ -20,7 +20,6 @@ most 0.3 nats; with it come the strength and what that loses.
 
 from __future__ import annotations
 
-import argparse
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from pathlib import Path
 
 import torch
 from checklist import QUESTIONS, Bench, Figures
-from measuring import machine, table
+from measuring import machine, opened, persona_arguments, table
 from torch import Tensor
 
 from persona_tui.core.mix import Mix
@@ -185,24 +184,16 @@ def measured(bench: Bench, name: str, count: int) -> tuple[list[list[object]], l
 
 def main() -> None:
     """Print the table and the replies; also write them to a file if asked to."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="starter")
-    parser.add_argument("--dtype", default=None)
-    parser.add_argument("--workspace", type=Path, default=Path.cwd(), help="where the personas are")
-    parser.add_argument("--personas", nargs="*", help="by default all that there are")
+    parser = persona_arguments(__doc__)
     parser.add_argument("--questions", type=int, default=24, help=f"at most {len(QUESTIONS)}")
     parser.add_argument("--tokens", type=int, default=48, help="in a reply")
     parser.add_argument("--pairs", type=int, default=60, help="replies that the libraries are given")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
-    torch.set_grad_enabled(False)
-    project = Project.open(options.workspace, options.model, dtype=options.dtype)
+    project = opened(options)
     bench = Bench(project, options.questions, options.tokens)
     bench.sampling = Sampling(options.tokens, temperature=0.7, top_p=0.95)
     head = f"{project.model.name}, {project.model.dtype}; {machine()}; {len(bench.asked)} questions"
-    print(head, flush=True)
     lines: list[list[object]] = []
     parts: list[str] = [f"> {bench.asked[0]}"]
     notes: list[str] = []
