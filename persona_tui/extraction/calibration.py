@@ -68,9 +68,7 @@ BANDS = ((0.25, 0.5), (0.25, 0.6), (0.3, 0.5), (0.35, 0.65), (0.4, 0.7), (0.25, 
 _BAND_TIE = 0.01  # of what is recovered; the default band is left for more than this only
 
 
-def calibrated(
-    extractor: ActivationExtractor, persona: PersonaVector, band: Sequence[int] | None = None
-) -> PersonaVector:
+def calibrated(extractor: ActivationExtractor, persona: PersonaVector) -> PersonaVector:
     """Fit a persona's vectors, and find its gain, on the extractor's questions.
 
     Everything is measured with the `safe` vectors, at the sampling settings of a chat. The same seed gives
@@ -80,7 +78,6 @@ def calibrated(
         extractor: with its questions and, if there are any, the model's axes; its progress and checkpoint
             are used.
         persona: its metadata must have its system prompts (`prompts`).
-        band: where the vectors are added; by default the extractor's band.
 
     Returns:
         The persona with its calibration, which has every point that was tried. When no point is both fluent
@@ -90,7 +87,7 @@ def calibrated(
         DatasetError: there are no questions or no system prompts.
         VectorFileError: the persona has no vectors in the band.
     """
-    bench, sizes = _fitted(Bench(extractor, undistilled(persona), band), persona)
+    bench, sizes = _fitted(Bench(extractor, undistilled(persona)), persona)
     calibration = _calibration(bench, sizes)
     reason = weakness(calibration)
     metadata = {key: value for key, value in persona.metadata.items() if key != "pending"}

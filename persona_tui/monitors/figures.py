@@ -80,21 +80,19 @@ def histogram(
     method: str,
     bins: int = 40,
     sets: Sequence[str] | None = None,
-    ends: tuple[float, float] | None = None,
 ) -> Histogram:
-    """Where the scores of each kind of query lie.
+    """Where the scores of each kind of query lie; different sets have the same bins.
 
     Args:
         evaluation: has the scores.
         method: whose.
         bins: how many.
         sets: the test sets to count; None = all.
-        ends: of the range; by default `score_range`, so that different sets have the same bins.
 
     Raises:
         MonitorError: the method was not evaluated.
     """
-    low, high = ends or score_range(evaluation, method)
+    low, high = score_range(evaluation, method)
     some = [query for query in evaluation.queries if sets is None or query.set in sets]
     by_kind = {kind: [query.scores[method] for query in some if kind_of(query) == kind] for kind in KINDS}
     return Histogram(

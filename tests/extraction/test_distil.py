@@ -11,7 +11,7 @@ from persona_tui.core.config import Settings, override
 from persona_tui.core.errors import GenerationError, JobCancelled
 from persona_tui.core.workspace import Workspace, packaged_root
 from persona_tui.datasets.records import read_questions
-from persona_tui.extraction import ActivationExtractor, PersonaStudio, calibrated
+from persona_tui.extraction import ActivationExtractor, PersonaStudio, calibrated, calibration
 from persona_tui.extraction.bench import Bench
 from persona_tui.extraction.calibration import MULTIPLES
 from persona_tui.extraction.distil import distil_work, distilled, undistilled
@@ -157,7 +157,7 @@ def shipped() -> tuple[ActivationExtractor, PersonaVector]:
         questions=read_questions(project.workspace),
         axes=project.personas.axes,
     )
-    persona = project.personas.get("trickster").with_calibration(None)
+    persona = undistilled(project.personas.get("trickster"))
     counts = {**persona.metadata["counts"], "responses": 12}  # as many lessons of each kind
     return extractor, replace(persona, metadata={**persona.metadata, "counts": counts})
 
@@ -168,9 +168,20 @@ def bench(shipped: tuple[ActivationExtractor, PersonaVector]) -> Bench:
 
 
 @pytest.fixture(scope="module")
-def taught(bench: Bench) -> PersonaVector:
-    sizes = likeliest(bench.recovered, bench.coefficient(DEFAULT_DOSE))
+def sizes(bench: Bench) -> dict[float, float]:
+    """What sizes of the mean difference recover."""
+    return likeliest(bench.recovered, bench.coefficient(DEFAULT_DOSE))
+
+
+@pytest.fixture(scope="module")
+def taught(bench: Bench, sizes: dict[float, float]) -> PersonaVector:
     return distilled(bench.course, max(sizes, key=lambda each: sizes[each]))
+
+
+@pytest.fixture(scope="module")
+def taught_plainly(bench: Bench, sizes: dict[float, float]) -> PersonaVector:
+    """By a teacher that does not exaggerate."""
+    return distilled(bench.course, max(sizes, key=lambda each: sizes[each]), emphasis=1.0)
 
 
 @pytest.mark.slow
@@ -186,16 +197,17 @@ def test_it_costs_about_what_is_announced(
 
 
 @pytest.mark.slow
-def test_a_plain_teacher_recovers_more_of_what_the_prompts_do_on_held_out_questions(bench: Bench) -> None:
-    sizes = likeliest(bench.recovered, bench.coefficient(DEFAULT_DOSE))
-    fitted = distilled(bench.course, max(sizes, key=lambda each: sizes[each]), emphasis=1.0)
-    assert bench.with_vectors(fitted, DISTILLED).recovered(1.0) > max(sizes.values())
+def test_a_plain_teacher_recovers_more_of_what_the_prompts_do_on_held_out_questions(
+    bench: Bench, sizes: dict[float, float], taught_plainly: PersonaVector
+) -> None:
+    assert bench.with_vectors(taught_plainly, DISTILLED).recovered(1.0) > max(sizes.values())
 
 
 @pytest.mark.slow
-def test_a_teacher_that_exaggerates_makes_the_persona_clearer(bench: Bench, taught: PersonaVector) -> None:
-    plain = bench.sweep([bench.coefficient(DEFAULT_DOSE)])[0]
-    loud = bench.with_vectors(taught, DISTILLED).sweep([1.0])[0]
+def test_a_teacher_that_exaggerates_makes_the_persona_clearer(
+    bench: Bench, taught: PersonaVector, taught_plainly: PersonaVector
+) -> None:
+    plain, loud = (bench.with_vectors(each, DISTILLED).sweep([1.0])[0] for each in (taught_plainly, taught))
     assert loud.expression > plain.expression
 
 
@@ -229,6 +241,15 @@ def test_calibration_uses_vectors_that_learned_something(
     assert chosen.calibration is not None and chosen.calibration.unguided_gain is None
     sweep = [each["coefficient"] for each in chosen.calibration.curve if each["stage"] == "sweep"]
     assert len(sweep) == 3 and {*MULTIPLES[DISTILLED].unguided} <= {*sweep}
+
+
+@pytest.mark.slow
+def test_and_the_mean_difference_where_they_learned_too_little(
+    shipped: tuple[ActivationExtractor, PersonaVector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "NEARLY", 10.0)
+    chosen = calibrated(*shipped)
+    assert chosen.recipe == "response" and DISTILLED not in chosen.safe
 
 
 @pytest.mark.slow
