@@ -132,7 +132,7 @@ def test_a_wrong_key_and_a_bad_address(project: Project, laptop: Path) -> None:
         with pytest.raises(EndpointError, match="does not accept the API key"):
             RemoteProject.connect(server.url, "another key", laptop)
         assert RemoteProject.connect(f"{server.url}/v1/", "the right key", laptop).at == server.url
-    with pytest.raises(EndpointError, match=r"nobody answers at .*persona-tui serve"):
+    with pytest.raises(EndpointError, match=r"nobody answers at .* is the server running there\?"):
         RemoteProject.connect(server.url, workspace=laptop)
     for address in ("ftp://here", "http://", "http://user:secret@here"):
         with pytest.raises(ConfigError, match="address") as raised:
