@@ -151,13 +151,13 @@ def test_a_mix_that_changes_while_a_recorded_graph_is_replayed(random_vector: Ca
     assert found[0] == found[1]
 
 
-def test_an_extraction_that_runs_out_of_memory_goes_on_with_fewer_rows(settings: Settings) -> None:
+def test_an_extraction_that_runs_out_of_memory_goes_on_with_fewer_rows() -> None:
     """The card's own shortage: what this process may have of it is held down."""
     wrapper = ModelWrapper(
         make_model("qwen2", max_position_embeddings=4096).to("cuda"), make_tokenizer(), "small"
     )
     prompts = [{"system": None, "user": "word " * 500} for _ in range(64)]
-    own = override(settings, {"extraction.batch_size": 64, "extraction.max_new_tokens": 4})
+    own = override(Settings(), {"extraction.batch_size": 64, "extraction.max_new_tokens": 4})
     expected = ActivationExtractor(wrapper, own).extract_batch(prompts)
     needed, held = torch.cuda.max_memory_allocated(), torch.cuda.memory_allocated()
     torch.cuda.empty_cache()
