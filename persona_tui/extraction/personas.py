@@ -304,7 +304,7 @@ class PersonaStudio:
             requests = extractor.persona_requests(list(prompts), "persona")
             counts = {"passed": extractor.work(requests).tokens, "responses": len(requests)}
         count = question_count(extractor, prompts, counts["passed"])
-        lessons = distil_work(extractor, extractor.questions, prompts, counts["responses"])
+        lessons = distil_work(extractor, extractor.questions, prompts, counts["responses"], extractor.band)
         return lessons + Work(*question_cost(extractor, prompts)) * count
 
     def calibrate(self, name: str) -> PersonaVector:
