@@ -31,7 +31,7 @@ RATES = (0.3, 0.2, 0.1)  # how far a step goes, pass by pass: see `Distillation.
 # as far, they speak more clearly and more fluently than fitted to the plain one and doubled.
 EMPHASIS = 2.0
 # Passes through the layers above the band's first: going back costs as much as going forth, since no weight
-# has a gradient. What is below is computed once. The teacher reads each lesson with its system prompt as well.
+# has a gradient. What is below is computed once. The teacher reads each lesson with its system prompt, too.
 PASSES = 2 * len(RATES)
 
 Lessons = Sequence[tuple[list[Message], list[Message], str]]

@@ -13,8 +13,8 @@ prompt moves a token's log-probability, it moves `emphasis` times as far (contex
 al. 2023, "Contrastive Decoding", section 3.2). So the student learns to be loud and fluent at once; vectors
 that were fitted to the plain teacher and are added twice are loud only.
 
-What the blocks below the band make of a lesson never changes, since nothing is added there: it is computed once
-and kept, and every pass starts above it.
+What the blocks below the band make of a lesson never changes, since nothing is added there: it is computed
+once and kept, and every pass starts above it.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class Distillation:
             return float(total.detach()), torch.autograd.grad(total, list(learned.values()))
 
     def _bare_logits(self, items: Sequence[int]) -> list[Tensor]:
-        """What the model expects in some lessons without the system prompt, by way of what is kept of them."""
+        """What the model expects in some lessons without the system prompt."""
         passages = [self._lessons[item].bare for item in items]
         if any(item not in self._below for item in items):
             self._keep(items)
