@@ -141,7 +141,7 @@ def op_alone(rows: Sequence[int]) -> None:
 
     from persona_tui.model import Cap
     from persona_tui.vllm import op
-    from persona_tui.vllm.bank import Slot
+    from persona_tui.vllm.wire import Slot
 
     layers, hidden = OP_SHAPE
     torch.set_num_threads(1)

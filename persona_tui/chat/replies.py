@@ -92,8 +92,7 @@ class ReplyRow:
 
     def take(self, event: TokenEvent, seconds: float) -> None:
         """Add an event that came so many seconds after the beginning."""
-        from persona_tui.monitors.events import breaches_of
-        from persona_tui.monitors.guard import verdict_of
+        from persona_tui.monitors.guard import breaches_of, verdict_of
 
         self.seconds = seconds
         self.breaches += breaches_of(event)

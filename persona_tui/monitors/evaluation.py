@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,13 +30,16 @@ from persona_tui.core.statistics import (
     performance,
     share,
 )
-from persona_tui.monitors.fitter import METHODS, Examples, make_folds
-from persona_tui.monitors.monitor import SelfMonitor
+from persona_tui.monitors.fitter import METHODS, make_folds
+from persona_tui.monitors.probes import Examples
 from persona_tui.monitors.query_sets import BORDERLINE, STANDARD, QuerySet
 from persona_tui.monitors.readings import TextReadings, read_queries
 from persona_tui.monitors.trade import DIRECT, Trade, figures
 from persona_tui.monitors.training_data import group_of
 from persona_tui.monitors.verdict import LIKELY
+
+if TYPE_CHECKING:
+    from persona_tui.monitors.monitor import SelfMonitor
 
 WORDS = "words"
 

@@ -6,11 +6,9 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from persona_tui.core.config import Settings, resolve_layers
 from persona_tui.core.errors import ConfigError, PersonaTuiError, VectorFileError
@@ -19,29 +17,11 @@ from persona_tui.core.workspace import Workspace
 from persona_tui.model import Cap
 from persona_tui.vectors.manager import PersonaManager
 from persona_tui.vectors.maths import TraceScale
+from persona_tui.vllm.wire import KEY, MODEL, WORKSPACE, Slot
 
-KEY = "persona_tui"  # in a request's extra arguments
-TRACE = "persona_tui_trace"  # there as well: the name under which the figures of a reply are kept
-CHANGES = "persona_tui_changes"  # there as well, where the mix may change while the reply is written
-WORKSPACE = "PERSONA_TUI_WORKSPACE"
-LEND = "PERSONA_TUI_LEND"  # "1": other machines may have jobs run here
-MODEL = "PERSONA_TUI_MODEL"  # whose vectors to use, where that is not the model's own name
 _KNOWN = {"persona", "blend", "strength", "capping", "percentile", "safe", "capping_axis", "trace"}
 _HELD_ELSEWHERE = ("guard", "policy")
 _MOST_TRACED = 16
-
-
-@dataclass(frozen=True, eq=False)
-class Slot:
-    """What is done to one request's residual stream.
-
-    Attributes:
-        added: by layer, the vector that is added, `[hidden]` float32, strength and gain included.
-        caps: by layer, the floor.
-    """
-
-    added: Mapping[int, Tensor]
-    caps: Mapping[int, Cap]
 
 
 class Bank:
