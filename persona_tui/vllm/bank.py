@@ -66,22 +66,7 @@ class Bank:
         Raises:
             PersonaTuiError: it cannot be read, names nobody that is known, or asks for what cannot be done.
         """
-        asked = _parsed(request)
-        if "plausibility" in asked:
-            raise PersonaTuiError(
-                "the guide (plausibility) needs a second row per request and is not available in vLLM"
-            )
-        if held := [name for name in _HELD_ELSEWHERE if asked.get(name) not in (None, "off", [], {})]:
-            raise PersonaTuiError(
-                f'"{held[0]}" is for `persona-tui serve`, and for chats with --engine URL: vLLM\'s own '
-                "endpoints cannot hold it"
-            )
-        asked = {key: value for key, value in asked.items() if key not in _HELD_ELSEWHERE}
-        unknown = sorted(set(asked) - _KNOWN)
-        if unknown:
-            raise PersonaTuiError(
-                f'"{KEY}" has an unknown field "{unknown[0]}"; known: {", ".join(sorted(_KNOWN))}'
-            )
+        asked = _checked(_parsed(request))
         weights = _weights(asked)
         for name in [*weights, *_traced(asked)]:
             self.personas.get(name)
@@ -184,6 +169,25 @@ def _traced(request: object) -> list[str]:
     if len(names) > _MOST_TRACED:
         raise PersonaTuiError(f'"trace" of "{KEY}" has more than {_MOST_TRACED} names')
     return names
+
+
+def _checked(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What is asked for that can be done here; raises what is wrong with the rest."""
+    if "plausibility" in asked:
+        raise PersonaTuiError(
+            "the guide (plausibility) needs a second row per request and is not available in vLLM"
+        )
+    if held := [name for name in _HELD_ELSEWHERE if asked.get(name) not in (None, "off", [], {})]:
+        raise PersonaTuiError(
+            f'"{held[0]}" is for `persona-tui serve`, and for chats with --engine URL: vLLM\'s own '
+            "endpoints cannot hold it"
+        )
+    asked = {key: value for key, value in asked.items() if key not in _HELD_ELSEWHERE}
+    if unknown := sorted(set(asked) - _KNOWN):
+        raise PersonaTuiError(
+            f'"{KEY}" has an unknown field "{unknown[0]}"; known: {", ".join(sorted(_KNOWN))}'
+        )
+    return asked
 
 
 def _weights(asked: dict[str, Any]) -> dict[str, float]:
