@@ -73,7 +73,7 @@ def main() -> None:
     print(table(HEADER, lines))
     extractor, persona = project.studio(JobContext()).extractor, project.personas.get(names[0])
     counts, prompts = persona.metadata["counts"], persona.metadata["prompts"]
-    cost = distil_work(extractor, extractor.questions, prompts, counts["responses"]).tokens
+    cost = distil_work(extractor, extractor.questions, prompts, counts["responses"], extractor.band).tokens
     print(f"\nDistilling costs {cost / 1000:.0f} thousand tokens.")
 
 
