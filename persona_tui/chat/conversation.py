@@ -137,7 +137,7 @@ class Conversation:
         """A message.
 
         Raises:
-            SessionError: there is none of this number.
+            SessionError: no message has this number.
         """
         if id not in self._nodes:
             raise SessionError(f"there is no message {id} in this conversation")

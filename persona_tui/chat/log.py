@@ -270,7 +270,7 @@ def read_events(path: Path, skip: tuple[str, ...] = ()) -> Iterator[Event]:
         skip: kinds that are not wanted; their lines are not even parsed.
 
     Raises:
-        SessionError: the file cannot be read, a line is no event (which one is named), or a newer version of
+        SessionError: the file cannot be read, a line, which is named, is not an event, or a newer version of
             this program wrote it.
     """
     unwanted = tuple(_PREFIX + kind.encode() + b'"' for kind in skip)

@@ -65,7 +65,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Replayed:
-    """What came of writing a run again.
+    """The result of writing a run again.
 
     Attributes:
         stretch: the run.

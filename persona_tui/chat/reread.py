@@ -93,7 +93,7 @@ def _asked(conversation: Conversation, node: Node) -> list[Message]:
 
 @dataclass(frozen=True)
 class Reread:
-    """What came of reading a message again.
+    """The result of reading a message again.
 
     Attributes:
         events: one per token, in order, with projections and what the floor did.

@@ -111,7 +111,7 @@ class SessionStore:
         """Go on with a session.
 
         Raises:
-            SessionError: there is none, or it is open elsewhere.
+            SessionError: it does not exist, or is open elsewhere.
         """
         path = self._existing(id)
         log = SessionLog(path)
@@ -126,7 +126,7 @@ class SessionStore:
         """Give a session a title. One that is open here should be renamed by its `Conversation` instead.
 
         Raises:
-            SessionError: there is none, it is open in another process, or the title is empty.
+            SessionError: it does not exist, is open in another process, or the title is empty.
         """
         if self._writing(id):
             Conversation(self._open[id].record).rename(title)
@@ -138,7 +138,7 @@ class SessionStore:
         """Move a session's file to the workspace's trash; `restore_file` takes that back.
 
         Raises:
-            SessionError: there is none, or it is open, here or elsewhere.
+            SessionError: it does not exist, or is open, here or elsewhere.
             WorkspaceError: it cannot be moved.
         """
         path = self._existing(id)
@@ -156,7 +156,7 @@ class SessionStore:
         """A session's conversation, as it was left, and all that happened. It records nothing by itself.
 
         Raises:
-            SessionError: there is none, or its file is damaged: names the line.
+            SessionError: it does not exist, or its file is damaged: names the line.
         """
         path = self._existing(id)
         conversation, events = Conversation(), list(read_events(path))
@@ -211,7 +211,7 @@ class SessionStore:
         """The session that is meant: by its id, the beginning of one, its title, or "last".
 
         Raises:
-            SessionError: there is none, or more than one.
+            SessionError: none matches, or more than one.
         """
         ids = sorted(path.stem for path in self.folder.glob(f"*{SUFFIX}") if _is_id(path.stem))
         if id in ids:

@@ -139,7 +139,7 @@ def parse_setting(text: str, default: Mix) -> Mix:
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not value or key not in _KEYS:
             hint = nearest(key, _KEYS) if equals else ""
-            raise PersonaTuiError(f'"{part}" is no part of a setting, which looks like {_USAGE}.{hint}')
+            raise PersonaTuiError(f'"{part}" is not part of a setting, which looks like {_USAGE}.{hint}')
         mix = replace(mix, **_part(key, value))
     return mix
 

@@ -132,7 +132,7 @@ def _explain(error: OSError) -> str:
 
 
 def _never_fail_on_odd_characters() -> None:
-    """A model may write what the terminal's encoding lacks, and a pipe may bring what is no text at all.
+    """A model may write what the terminal's encoding lacks, and a pipe may bring what is not text at all.
 
     A stream that the caller has closed is None here; it counts as an empty one.
     """

@@ -99,7 +99,7 @@ def _sources(
     given = [option for option, value in options.items() if value is not None]
     if len(given) > 1:
         raise click.UsageError(
-            f"{' and '.join(given)} exclude each other: a persona has one source.", context
+            f"{' and '.join(given)} cannot be combined: a persona has one source.", context
         )
     if not given:
         if name is None:
@@ -202,7 +202,7 @@ def _name_problem(project: Project, name: str) -> str | None:
     "-p",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="System prompts of whom an imported NAME should sound like.",
+    help="System prompts for the character that an imported NAME should sound like.",
 )
 @click.option("--description", "-d", metavar="TEXT", help="The same, in a sentence.")
 @json_option

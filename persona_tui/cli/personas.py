@@ -198,7 +198,7 @@ def delete(invocation: Invocation, name: str, yes: bool) -> None:
 
 def _confirm(name: str) -> None:
     if not sys.stdin.isatty():
-        raise click.UsageError("There is no terminal to ask on: add --yes.", click.get_current_context())
+        raise click.UsageError("This cannot ask without a terminal: add --yes.", click.get_current_context())
     if not click.confirm(f"Delete {name}?", err=True):
         echo(f"Kept {name}.", err=True)
         click.get_current_context().exit(1)

@@ -27,7 +27,7 @@ LINE_EVERY = 15.0  # seconds between two lines where there is no terminal
 
 
 def note(text: str) -> None:
-    """Say something that is no result."""
+    """Say something that is not a result."""
     click.echo(printable(text), err=True)
 
 

@@ -64,7 +64,7 @@ class Endpoint:
             pause: before the first new attempt, in seconds; each further pause is twice as long.
 
         Raises:
-            ConfigError: this is no address.
+            ConfigError: this is not an address.
         """
         try:
             parsed = httpx2.URL(url.strip())
@@ -194,7 +194,7 @@ class Endpoint:
                 raise TypeError("content is not a text")
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
             raise EndpointError(
-                f"{self.url} answered with something else than a chat completion: {_shown(response.text)}"
+                f"{self.url} answered with something other than a chat completion: {_shown(response.text)}"
             ) from error
         return WrittenAnswer(turn("assistant", text).content)
 

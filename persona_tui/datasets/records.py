@@ -110,7 +110,7 @@ def rows(path: Path, plain: Callable[[str], Iterator[Row]] = json_line_rows) -> 
 
     Raises:
         DatasetError: it is not text.
-        OSError: it cannot be read, or is not an ordinary file.
+        OSError: it cannot be read, or is not a regular file.
     """
     suffix = path.suffix.casefold()
     if suffix == ".jsonl" and not next(lines_of(path), b"").startswith(UTF16):
@@ -296,8 +296,8 @@ def read_roles(workspace: Workspace) -> list[ArchetypePrompt]:
 
 _PROMPT_KEYS = ("system_prompt", "prompt", "system", "text", "content", "instruction", "persona")
 _FORMS = (
-    "one prompt a line, or an empty line between prompts; JSON Lines or a JSON list of texts, or of objects "
-    "with system_prompt or prompt; CSV or TSV with such a column"
+    "one prompt per line, or an empty line between prompts; JSON Lines or a JSON list of texts, or of "
+    "objects with system_prompt or prompt; CSV or TSV with such a column"
 )
 
 
@@ -312,7 +312,7 @@ def read_prompt_file(path: Path) -> list[str]:
         DatasetError: the file cannot be read, has a bad row, or is empty.
     """
     if path.suffix.casefold() in (".yaml", ".yml"):
-        raise DatasetError(f"{path}: YAML is not read as prompts. These are: {_FORMS}")
+        raise DatasetError(f"{path}: prompts are not read from YAML, but from {_FORMS}")
     try:
         prompts = [_prompt_of(value, f"{path}:{line}") for line, value in rows(path, _text_prompts)]
     except OSError as error:
@@ -337,7 +337,7 @@ def _prompt_of(value: Any, where: str) -> str:
         else:
             text = value.get(key) if key is not None else None
     if not isinstance(text, str) or not text.strip():
-        raise DatasetError(f"{where}: no prompt is found here. These are read: {_FORMS}")
+        raise DatasetError(f"{where}: no prompts were found. What is read: {_FORMS}")
     return " ".join(text.split())
 
 

@@ -33,7 +33,7 @@ Message = dict[str, str]
 LONGEST_LINE = 16 << 20  # bytes
 _LARGEST_DOCUMENT = 256 << 20  # bytes of what is read whole
 
-THOUGHT = "what is thought before a reply is no part of it (`trait score --thoughts` measures both)"
+THOUGHT = "thoughts before a reply are not part of it (`trait score --thoughts` measures both)"
 ONE_REPLY = "no turns found; read as one reply"
 
 _SEPARATOR = re.compile(r"\s*-{3,}\s*")
@@ -137,7 +137,7 @@ def parse_line(data: bytes, where: str, line: int) -> list[Transcript]:
     """Return the conversations on one line of JSON Lines; all but a few forms have one.
 
     Raises:
-        TranscriptError: there is none.
+        TranscriptError: none was found.
     """
     if len(data) > LONGEST_LINE:
         raise TranscriptError(f"longer than {LONGEST_LINE >> 20} MiB")
@@ -205,7 +205,7 @@ def read_file(path: Path) -> Iterator[Item]:
     """Yield the conversations in a file of any of the kinds above.
 
     Raises:
-        DatasetError: it cannot be read, or is no text at all.
+        DatasetError: it cannot be read, or is not text at all.
     """
     try:
         with open_plain(path) as stream:

@@ -61,7 +61,7 @@ def _read(path: Path) -> ForeignRole:
         raise DatasetError(f"{path} is not a JSON document") from error
     pairs = content.get("instruction") if isinstance(content, dict) else None
     if not isinstance(pairs, list):
-        raise DatasetError(f'{path} has no list "instruction": it is no role or trait of assistant-axis')
+        raise DatasetError(f'{path} has no list "instruction": it is not a role or trait of assistant-axis')
     prompts = [pair.get("pos") for pair in pairs if isinstance(pair, dict)]
     texts = tuple(each.strip() for each in prompts if isinstance(each, str) and each.strip())
     if not texts or len(texts) < len(pairs):

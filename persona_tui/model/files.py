@@ -51,7 +51,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """A model's config.
 
     Raises:
-        ModelLoadError: there is none, or it is damaged.
+        ModelLoadError: it is missing or damaged.
     """
     path = folder / CONFIG
     try:
@@ -187,7 +187,7 @@ def _refuse_odd_files(folder: Path, name: str) -> None:
     """
     for path in sorted(folder.iterdir()):
         if path.exists() and not path.is_file() and not path.is_dir():
-            raise ModelLoadError(f"{path.name} of {name} is not an ordinary file: remove it from the folder.")
+            raise ModelLoadError(f"{path.name} of {name} is not a regular file: remove it from the folder.")
         if path.is_file() and path.stat().st_size < 1024 and read_plain(path).startswith(_LFS_POINTER):
             raise ModelLoadError(
                 f"{path.name} of {name} is a Git LFS pointer, not the file itself: "

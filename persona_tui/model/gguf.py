@@ -349,7 +349,7 @@ def _explained(source: Source) -> Iterator[None]:
         text = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         if "architecture" in text or "model_type" in text:
             raise ModelLoadError(
-                f"{source.name} cannot be used: transformers reads no GGUF file of its architecture"
+                f"{source.name} cannot be used: transformers cannot read GGUF files of its architecture"
                 f" ({text}); load the model's own folder or its name on huggingface.co instead."
             ) from error
         raise ModelLoadError(f"{source.name} cannot be unpacked, it may be damaged: {text}") from error

@@ -214,7 +214,7 @@ class Batch:
         stops: for each row what, once set, ends it without another token; empty = none has that.
         likeliest: how many of the likeliest tokens the steps tell.
         parts: for a watch, the parts of these that are read on their own.
-        thoughts: the ids that begin and end thoughts, which are no part of what is captured of a reply.
+        thoughts: the ids that begin and end thoughts, which are not part of what is captured of a reply.
     """
 
     prompts: Sequence[Sequence[int]]

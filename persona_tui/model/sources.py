@@ -165,7 +165,7 @@ def resolve(name: str) -> Source:
 
 
 def _at_path(name: str) -> Source | None:
-    """The file or folder that a model's name stands for; None if it is no path."""
+    """The file or folder that a model's name stands for; None if it is not a path."""
     path = Path(name).expanduser()
     try:
         path.exists()

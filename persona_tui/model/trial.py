@@ -83,7 +83,7 @@ def _unfit_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
     except GenerationError as error:
         return str(error).rstrip(".")
     if not ids:
-        return "its tokenizer turns text into no tokens"
+        return "its tokenizer produces no tokens"
     # An added token that the template never writes does not matter: in a message it is text.
     added = tokenizer.get_added_vocab()
     words = (number for token, number in tokenizer.get_vocab().items() if token not in added)

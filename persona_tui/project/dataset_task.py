@@ -56,7 +56,7 @@ class DatasetTask:
         if self.kind not in KINDS:
             raise DatasetError(f'a data set is {", ".join(KINDS[:-1])} or {KINDS[-1]}, not "{self.kind}"')
         if not self.is_consistent(self.kind, self.name, self.description):
-            raise DatasetError("an archetype needs a name and a description, other data sets have neither")
+            raise DatasetError("an archetype needs a name and a description; other data sets take neither")
 
     @staticmethod
     def is_consistent(kind: str, name: str | None, description: str | None) -> bool:
@@ -123,7 +123,7 @@ class DatasetTask:
 
 @dataclass(frozen=True)
 class Written:
-    """What came of a task.
+    """The result of a task.
 
     Attributes:
         path: the file.

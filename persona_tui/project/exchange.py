@@ -232,7 +232,7 @@ def export_vectors(
     out = _axis(project, axis) if axis is not None else _mix(project, weights, strength, safe)
     if form == BAKED:
         if axis is not None:
-            raise VectorFileError("An axis is measured and not spoken with: it cannot be baked.")
+            raise VectorFileError("An axis is for measuring, not for speaking: it cannot be baked.")
         added = {layer: out.strength * vector for layer, vector in out.vectors.items()}
         project.model.need_weights("Baking")
         written = bake(project.model.model, project.model.tokenizer, added, path)

@@ -106,7 +106,7 @@ class RemoteEngine(SteeringEngine):
             try:
                 turn.change(follower, asdict(mix))
             except PersonaTuiError as error:
-                self.on_note(f"The reply goes on with the mix of before: {str(error).rstrip('.')}.")
+                self.on_note(f"The reply goes on with the previous mix: {str(error).rstrip('.')}.")
 
         with contextlib.closing(turn.events(tell)) as events:
             for name, record in events:

@@ -61,7 +61,7 @@ class RemoteProject(Project):
         """Ask a server what it serves; no vectors are fetched yet.
 
         Raises:
-            ConfigError: this is no address.
+            ConfigError: this is not an address.
             EndpointError: one line that says why nothing can be had there.
         """
         connection = Connection(url, api_key)
@@ -69,7 +69,7 @@ class RemoteProject(Project):
             about = connection.get("/native")
         except NotThere as error:
             raise EndpointError(
-                f"{connection.url} is no server of persona-tui, or one of an older version, which only "
+                f"{connection.url} is not a persona-tui server, or is an older version, which only "
                 "OpenAI's and Ollama's clients can use"
             ) from error
         if not isinstance(about, dict) or about.get("native") != NATIVE:

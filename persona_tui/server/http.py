@@ -105,7 +105,7 @@ def status_of(error: Exception) -> int:
 
 
 def message_of(error: Exception) -> str:
-    """Return what a client is told of an error: nothing about mistakes in this program."""
+    """Return what a client is told about an error: nothing about bugs in this program."""
     if isinstance(error, PersonaTuiError):
         return str(error)
     logger.error("A request failed.", exc_info=error)

@@ -379,7 +379,7 @@ class Native:
         return JSONResponse({"data": await self._service.off_loop(found)})
 
     async def axes(self, request: HttpRequest) -> Response:
-        """List the axes, their layers, and which of them a floor is on unless told otherwise."""
+        """List the axes, their layers, and the one that a floor is on by default."""
         engine = self._service.engine
 
         def found() -> dict[str, Any]:

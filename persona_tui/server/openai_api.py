@@ -163,7 +163,7 @@ class ModerationBody(BaseModel):
         """Return the texts to be judged.
 
         Raises:
-            Refused: there is none, one is empty, or something is no text.
+            Refused: there are none, one is empty, or something is not text.
         """
         given = [self.input] if isinstance(self.input, str) else self.input
         texts = [each if isinstance(each, str) else each.get("text") for each in given]

@@ -53,7 +53,7 @@ _OPEN = ("/healthz",)  # for whoever watches over the machine, without a key
 
 
 class Gate:
-    """Lets in who may, up to the size that is taken, and counts what comes of it."""
+    """Lets in who may, up to the size that is taken, and counts requests."""
 
     def __init__(
         self, app: Starlette, measures: Measures, body: int, api_key: str | None, hosts: Sequence[str]
@@ -99,7 +99,7 @@ class Gate:
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         if self._hosts and _host(headers.get("host", "")) not in self._hosts:
-            raise Refused("This server answers under its own address only.", status=403, code="wrong_host")
+            raise Refused("This server only answers to its own address.", status=403, code="wrong_host")
         given = headers.get("authorization", "").removeprefix("Bearer ").encode()
         if (
             self._key is not None
@@ -206,7 +206,7 @@ class Server:
         """
         Args:
             project: whose model, which is loaded here, and whose personas answer.
-            host: the address to listen at.
+            host: the address to listen on.
             port: the port; 0 = any that is free.
             api_key: what clients have to send; None = nothing.
             limits: what is taken on.
@@ -272,6 +272,6 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
-        raise PersonaTuiError(f"Cannot listen at {host}:{port}: {error.strerror or error}.") from error
+        raise PersonaTuiError(f"Cannot listen on {host}:{port}: {error.strerror or error}.") from error
     listener.set_inheritable(True)
     return listener

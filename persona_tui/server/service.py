@@ -165,7 +165,7 @@ class Service:
         """The monitor that judges.
 
         Raises:
-            PersonaTuiError: there is none, or it cannot be used.
+            PersonaTuiError: it does not exist or cannot be used.
         """
         if self._monitor is None:
             chosen, monitors = self.project.settings.monitoring, self.project.monitors

@@ -128,7 +128,7 @@ def _as_file(source: str) -> Path | None:
     if exists:
         return path
     if odd:
-        raise DatasetError(f"{source} is not an ordinary file: give - and pass it to standard input")
+        raise DatasetError(f"{source} is not a regular file: give - and pass it to standard input")
     if folder:
         raise DatasetError(f"{source} is a folder: name a file in it")
     looks_like_one = path.suffix in _FILE_ENDINGS and not any(char.isspace() for char in source)
