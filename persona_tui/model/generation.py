@@ -418,7 +418,7 @@ def decode(
         likelihoods: whether the steps have log-probabilities and entropies; with a large vocabulary and many
             rows they take time.
         compiled: the model's compiled step, if it is to be used; the hooks are then `fixed`.
-        own_cache: whether the model makes its cache itself: it keeps something else than keys and values.
+        own_cache: whether the model makes its cache itself: it keeps something other than keys and values.
 
     Raises:
         GenerationError: a prompt does not fit the context, memory ran out, or numbers overflowed.

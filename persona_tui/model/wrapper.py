@@ -27,7 +27,7 @@ class ModelWrapper(LoadedModel):
         rendering: the date and the default system prompt that the chat template writes, fixed when the model
             is wrapped. Record it with what is made, and set it to what was recorded to make that again.
         guides: whether a row can have a twin that it is guided by.
-        own_cache: whether the model makes its cache itself, as something else than keys and values is in it.
+        own_cache: whether the model makes its cache itself, since it keeps something other than keys and values.
     """
 
     @classmethod

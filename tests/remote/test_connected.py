@@ -164,7 +164,7 @@ def answering(status: int, body: bytes) -> Iterator[str]:
     [
         (404, b'{"error": {"message": "GET /native: There is nothing here."}}', "older version"),
         (200, json.dumps({"native": 99, "version": "9.0"}).encode(), r"another version \(persona-tui 9.0\)"),
-        (200, b"<html>a page</html>", "no server of persona-tui"),
+        (200, b"<html>a page</html>", "not a persona-tui server"),
         (500, b"", "status 500"),
     ],
 )
