@@ -211,7 +211,7 @@ class SessionLog:
 
 
 def now() -> str:
-    """The present time, UTC, to the millisecond."""
+    """Return the present time, UTC, to the millisecond."""
     return f"{datetime.now(UTC).isoformat(timespec='milliseconds').removesuffix('+00:00')}Z"
 
 
@@ -233,7 +233,7 @@ def _check_own(path: Path) -> None:
 
 
 def _holder(path: Path) -> str:
-    """Where a session is open, as far as its file says."""
+    """Return where a session is open, as far as its file says."""
     with contextlib.suppress(SessionError, KeyError, IndexError):
         events = read_events(path, skip=("tokens",))
         pids = [event.fields["pid"] for event in events if event.kind in ("session", "resumed")]
@@ -254,7 +254,7 @@ def _mend(file: int, path: Path) -> None:
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """A line's event, None if it is none."""
+    """Return a line's event, None if it is none."""
     try:
         event = json_value(line.decode("utf-8", "surrogatepass"), halves=True)
     except ValueError:
@@ -263,7 +263,8 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 
 def read_events(path: Path, skip: tuple[str, ...] = ()) -> Iterator[Event]:
-    """The events of a session's file, in order. A torn last line is passed over: its process was killed.
+    """Return the events of a session's file, in order. A torn last line is passed over: its process was
+    killed.
 
     Args:
         path: the file.

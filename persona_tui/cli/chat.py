@@ -139,5 +139,5 @@ def _line_chat(
 
 
 def has_screen() -> bool:
-    """Whether there is a terminal that a full-screen app can use."""
+    """Return whether there is a terminal that a full-screen app can use."""
     return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"

@@ -90,7 +90,7 @@ def _sources(
     prompts: Path | None,
     write_prompts: bool,
 ) -> dict[str, Source]:
-    """What the options name: exactly one source, or several archetypes; by the names of the personas."""
+    """Return what the options name: exactly one source, or several archetypes; by the names of the personas."""
     from persona_tui.datasets.records import read_prompt_file
     from persona_tui.project.project import FromArchetype, FromDescription, FromPrompts
 
@@ -162,7 +162,7 @@ def _shown_and_edited(project: Project, source: Source, description: str | None)
 
 
 def _edited(prompts: list[str]) -> list[str]:
-    """The same, or what the user has made of them, with an empty line between two."""
+    """Return the same, or what the user has made of them, with an empty line between two."""
     from persona_tui.core.errors import DatasetError
 
     try:

@@ -118,7 +118,7 @@ def fit(
 
 
 def _measured(project: Project, name: str) -> Evaluation | None:
-    """A monitor on the shipped test sets; None if it was fitted on some of them."""
+    """Return a monitor on the shipped test sets; None if it was fitted on some of them."""
     try:
         return work(lambda context: project.evaluate_monitor(name, context))
     except MonitorError as error:
@@ -234,7 +234,7 @@ def _check_lines(loaded: SelfMonitor, method: str | None, field: str | None) -> 
 
 
 def _input_lines() -> Iterator[bytes]:
-    """The lines of stdin as they are: what is not text is a line's own problem."""
+    """Yield the lines of stdin as they are: what is not text is a line's own problem."""
     from persona_tui.datasets.transcripts import bounded_lines
 
     raw = getattr(sys.stdin, "buffer", None)
@@ -245,7 +245,7 @@ def _input_lines() -> Iterator[bytes]:
 
 
 def _text_of(line: bytes, field: str | None) -> str:
-    """The text that a line asks about.
+    """Return the text that a line asks about.
 
     Raises:
         MonitorError: it is not text, or no object with that key.

@@ -113,7 +113,7 @@ def compare(invocation: Invocation, /, models: tuple[str, ...], data: str, as_js
 
 
 def _read(invocation: Invocation, name: str, data: str, read_model: Any) -> Reader:
-    """What a model makes of everything; it is let go of afterwards."""
+    """Return what a model makes of everything; it is let go of afterwards."""
     from persona_tui.project import models
 
     note(f"Reading with {name}.")

@@ -61,7 +61,7 @@ def _yaml_keys(path: Path) -> list[str]:
 
 
 def _first(path: Path) -> dict[str, Any] | None:
-    """The first object in a file of JSON Lines; None if there is none."""
+    """Return the first object in a file of JSON Lines; None if there is none."""
     try:
         for line in lines_of(path):
             try:

@@ -123,7 +123,7 @@ def _how_far(progress: JobProgress) -> str:
 
 
 def clock(seconds: float) -> str:
-    """A duration as hours, minutes and seconds: `4:05`."""
+    """Return a duration as hours, minutes and seconds: `4:05`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -149,7 +149,7 @@ class Connection:
 
 
 def _address(url: str) -> str:
-    """An address without the path of an API."""
+    """Return an address without the path of an API."""
     text = url.strip() if "://" in url else f"http://{url.strip()}"
     try:
         parsed = httpx2.URL(text)
@@ -179,7 +179,7 @@ def _read(text: str, url: str) -> Any:
 
 
 def _message(response: httpx2.Response) -> str:
-    """What a server says about its error, if anything."""
+    """Return what a server says about its error, if anything."""
     try:
         found = json.loads(response.text)["error"]
         return _shown(str(found["message"] if isinstance(found, dict) else found))

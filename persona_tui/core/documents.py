@@ -62,7 +62,7 @@ def _may_be_deep(text: str | bytes) -> bool:
 
 
 def _deeper_than(value: Any, levels: int) -> bool:
-    """Whether containers lie in each other deeper than that; level by level, without recursion."""
+    """Return whether containers lie in each other deeper than that; level by level, without recursion."""
     level = [value]
     for _ in range(levels):
         level = [
@@ -93,7 +93,7 @@ def open_plain(path: Path) -> BufferedReader:
 
 
 def read_plain(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
-    """The bytes of a regular file.
+    """Return the bytes of a regular file.
 
     Raises:
         OSError: it cannot be read, is not a regular file, or is longer than `most_bytes`.
@@ -106,7 +106,7 @@ def read_plain(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
 
 
 def lines_of(path: Path) -> Iterator[bytes]:
-    """The lines of a regular file, one at a time, each with its end.
+    """Yield the lines of a regular file, one at a time, each with its end.
 
     Raises:
         OSError: it cannot be read, is not a regular file, or has a line longer than 16 MiB.

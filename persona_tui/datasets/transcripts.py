@@ -264,7 +264,7 @@ class LineReader(Protocol):
     """What lines are read from; any binary file is one."""
 
     def readline(self, limit: int = -1, /) -> bytes:
-        """The next line, or its first `limit` bytes; b"" at the end."""
+        """Return the next line, or its first `limit` bytes; b"" at the end."""
         ...
 
 
@@ -305,7 +305,7 @@ def _json_lines(first: tuple[int, bytes], rest: Iterator[tuple[int, bytes]], nam
 
 
 def _values(values: Iterable[tuple[int, Any]], name: str) -> Iterator[Item]:
-    """The conversations in values that have been parsed, each with its line or its place."""
+    """Yield the conversations in values that have been parsed, each with its line or its place."""
     for number, value in values:
         where = f"{name}:{number}" if number else name
         try:
@@ -317,7 +317,7 @@ def _values(values: Iterable[tuple[int, Any]], name: str) -> Iterator[Item]:
 
 
 def _is_json_line(line: bytes) -> bool:
-    """Whether a line is a whole conversation, and not the beginning or all of a document with several."""
+    """Return whether a line is a whole conversation, and not the beginning or all of a document with several."""
     try:
         value = parse_json(line)
     except DatasetError:
@@ -353,7 +353,7 @@ _TALKS = ("conversation_id", "conversation", "session_id", "thread_id", "chat_id
 
 
 def _is_table(first_line: bytes, name: str) -> bool:
-    """Whether a name, or the columns on the first line, say that this is CSV or TSV."""
+    """Return whether a name, or the columns on the first line, say that this is CSV or TSV."""
     if name.casefold().endswith(TABLES):
         return True
     cells = re.split(r"[,\t;]", first_line.decode("utf-8-sig", "replace"))
@@ -366,7 +366,9 @@ def _has_turns(columns: Iterable[str]) -> bool:
 
 
 def _table(data: bytes, name: str) -> Iterator[Item]:
-    """A row for each conversation, or one for each message; a column such as `conversation_id` joins rows."""
+    """Return a row for each conversation, or one for each message; a column such as `conversation_id` joins
+    rows.
+    """
     talks: dict[Any, tuple[int, list[Any]]] = {}
     for line, row in table_rows(_decoded(data, name)):
         if isinstance(row, Problem):

@@ -123,7 +123,7 @@ def _stored(path: Path) -> dict[str, Tensor]:
 
 
 def _tensors(path: Path, n_layers: int, name: str) -> Direction:
-    """A safetensors file with one tensor for each layer, named by its number."""
+    """Return a safetensors file with one tensor for each layer, named by its number."""
     stored = _stored(path)
     if any(_BASIS.fullmatch(key) for key in stored):
         return _saklas_fit(path, stored, n_layers, name)
@@ -139,7 +139,7 @@ def _tensors(path: Path, n_layers: int, name: str) -> Direction:
 
 
 def _saklas(folder: Path, n_layers: int) -> Direction:
-    """A pack of saklas': its fit, if that is a plain vector at every layer."""
+    """Return a pack of saklas': its fit, if that is a plain vector at every layer."""
     try:
         about: Any = json_value(read_plain(folder / "manifold.json"))
     except (OSError, ValueError):

@@ -31,7 +31,7 @@ class ForeignRole:
     left_out: str = ""
 
     def lines(self) -> str:
-        """An archetype's file: one record for each prompt."""
+        """Return an archetype's file: one record for each prompt."""
         records = [
             {"id": f"{self.name}_{number:03d}", "system_prompt": prompt}
             for number, prompt in enumerate(self.prompts, 1)

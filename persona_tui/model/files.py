@@ -48,7 +48,7 @@ class TensorInfo:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """A model's config.
+    """Return a model's config.
 
     Raises:
         ModelLoadError: it is missing or damaged.
@@ -66,7 +66,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """A model's files of weights.
+    """Return a model's files of weights.
 
     Raises:
         ModelLoadError: there are none, or one that is listed is missing.
@@ -93,7 +93,7 @@ def _listed(folder: Path, index: str) -> list[Path]:
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
-    """The tensors in a .safetensors file, by name.
+    """Return the tensors in a .safetensors file, by name.
 
     Raises:
         ModelLoadError: it is damaged, or cut short.
@@ -113,7 +113,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 
 
 def tensor_infos(header: Mapping[str, Any]) -> dict[str, TensorInfo]:
-    """A header of the format's, as JSON, by tensor."""
+    """Return a header of the format's, as JSON, by tensor."""
     return {
         name: TensorInfo(str(entry["dtype"]), tuple(entry["shape"]), int(entry["data_offsets"][1]))
         for name, entry in header.items()
@@ -214,7 +214,7 @@ def _refuse_adapters(folder: Path, name: str) -> None:
 
 
 def cached_folder(name: str) -> Path | None:
-    """Where the hub's cache on this machine has a whole model; None if it has not."""
+    """Return where the hub's cache on this machine has a whole model; None if it has not."""
     root = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
     with contextlib.suppress(OSError, ModelLoadError):
         revision = (root / "refs" / "main").read_text(encoding="utf-8").strip()
@@ -226,7 +226,9 @@ def cached_folder(name: str) -> Path | None:
 
 
 def cached_models() -> Iterator[str]:
-    """The names of the models that are whole in the hub's cache on this machine, in alphabetical order."""
+    """Return the names of the models that are whole in the hub's cache on this machine, in alphabetical
+    order.
+    """
     for folder in sorted(Path(constants.HF_HUB_CACHE).glob("models--*")):
         name = folder.name.removeprefix("models--").replace("--", "/", 1)
         if cached_folder(name) is not None:

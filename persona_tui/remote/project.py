@@ -113,7 +113,7 @@ class RemoteProject(Project):
         return self._engine
 
     def missing_vectors(self) -> list[str]:
-        """The server's vectors that are not here yet, or have changed there."""
+        """Return the server's vectors that are not here yet, or have changed there."""
         folder = self.workspace.model_dir(self.slug)
         paths = {name: _path(folder, name) for name in self._server["vectors"]}
         digests = self._server["vectors"]
@@ -146,7 +146,7 @@ class RemoteProject(Project):
         ]
 
     def new_guard(self, mode: GuardMode | None = None) -> Guard:
-        """A guard that judges with the server's monitor."""
+        """Return a guard that judges with the server's monitor."""
         from persona_tui.remote.guard import RemoteGuard
 
         guard = RemoteGuard(self._connection.url, self._server["monitor"])
@@ -155,7 +155,7 @@ class RemoteProject(Project):
 
 
 def _path(folder: Path, name: str) -> Path:
-    """Where a copy belongs; a name is `axes`, `personas/NAME` or `traits/NAME`.
+    """Return where a copy belongs; a name is `axes`, `personas/NAME` or `traits/NAME`.
 
     Raises:
         EndpointError: it is something else.

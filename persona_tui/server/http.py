@@ -27,7 +27,7 @@ GONE = 499  # as web servers log a client that did not wait; nobody receives it
 
 
 def _text(content: object) -> object:
-    """A message's content as text: parts are joined."""
+    """Return a message's content as text: parts are joined."""
     if content is None or isinstance(content, str):
         return content or ""
     if isinstance(content, list):
@@ -81,7 +81,7 @@ async def read_body(request: HttpRequest, form: type[B]) -> B:
 
 
 def _clean(value: Any) -> Any:
-    """A document without halves of surrogate pairs, which no tokenizer takes."""
+    """Return a document without halves of surrogate pairs, which no tokenizer takes."""
     if isinstance(value, str):
         return (
             value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -316,7 +316,7 @@ class Choices:
         yield "data: [DONE]\n\n"
 
     def _chunks(self, turn: Exchange, place: int, event: TokenEvent) -> list[dict[str, Any]]:
-        """What a token adds to the stream."""
+        """Return what a token adds to the stream."""
         chunks = []
         listed = event.token_id >= 0 and (event.text or event.finish is None)
         if event.text or (listed and (self.likelihoods or self.traced)):

@@ -130,7 +130,7 @@ class Gate:
         return TooLarge(f"The body is larger than {self._body} bytes.", code="body_too_large")
 
     def _known(self, scope: Scope) -> str:
-        """The path as its route has it, so that there are few of them."""
+        """Return the path as its route has it, so that there are few of them."""
         for route in self._app.routes:
             if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE:
                 return route.path
@@ -138,7 +138,7 @@ class Gate:
 
 
 def _host(header: str) -> str:
-    """The name in a Host header, without its port."""
+    """Return the name in a Host header, without its port."""
     if header.startswith("["):
         return header[1:].partition("]")[0]
     return header.rpartition(":")[0] if header.rpartition(":")[2].isdecimal() and ":" in header else header
@@ -264,7 +264,7 @@ class _Server(uvicorn.Server):
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket at an address, before the model is loaded: an address that is taken is said at once."""
+    """Return a socket at an address, before the model is loaded: an address that is taken is said at once."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
