@@ -174,7 +174,7 @@ class SessionStore:
         return conversation, events
 
     def list(self) -> list[SessionInfo]:
-        """Return all sessions, the one used last first. One that cannot be read says so and hides no other."""
+        """Return all sessions, the one used last first. One that cannot be read says so."""
         found = [self.info(path.stem) for path in self.folder.glob(f"*{SUFFIX}") if _is_id(path.stem)]
         return sorted(found, key=lambda info: (info.used, info.id), reverse=True)
 

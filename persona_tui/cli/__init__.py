@@ -64,7 +64,7 @@ def _is_somewhere() -> bool:
 
 
 def _logged() -> Invocation:
-    """Return an invocation whose libraries write to the log of its workspace, and with `--debug` to stderr."""
+    """Return an invocation whose libraries write to the log of its workspace, with `--debug` to stderr."""
     from persona_tui.cli.options import Invocation
     from persona_tui.core.log_file import log_libraries
     from persona_tui.core.workspace import Workspace

@@ -90,7 +90,7 @@ def _sources(
     prompts: Path | None,
     write_prompts: bool,
 ) -> dict[str, Source]:
-    """Return what the options name: exactly one source, or several archetypes; by the names of the personas."""
+    """Return what the options name: one source, or several archetypes, by the names of the personas."""
     from persona_tui.datasets.records import read_prompt_file
     from persona_tui.project.project import FromArchetype, FromDescription, FromPrompts
 

@@ -317,7 +317,7 @@ def _values(values: Iterable[tuple[int, Any]], name: str) -> Iterator[Item]:
 
 
 def _is_json_line(line: bytes) -> bool:
-    """Return whether a line is a whole conversation, and not the beginning or all of a document with several."""
+    """Return whether a line is a whole conversation, not the beginning or all of a document with several."""
     try:
         value = parse_json(line)
     except DatasetError:

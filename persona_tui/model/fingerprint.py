@@ -158,7 +158,7 @@ def _of_matrix(
 
 
 def _applied(model: PreTrainedModel, module: nn.Module, signs: Tensor) -> Tensor | None:
-    """Return what a quantised matrix makes of the signs, without its bias; None if it takes something else."""
+    """Return what a quantised matrix makes of the signs, without its bias; None if it takes other input."""
     given = signs.to(device_of(module), model.dtype).expand(1, 1, -1)
     try:
         with torch.no_grad():

@@ -271,7 +271,7 @@ class _Decoding:
         return nats.unsqueeze(1)
 
     def _read(self, finish: list[Finish | None]) -> dict[str, Any]:
-        """Return what a watch sees after the present pass: means, and in the first one the last prompt token."""
+        """Return what a watch sees after the present pass: means, and at first the last prompt token."""
         watch, capture = self.batch.watch, self.hooks.capture
         if watch is None or capture is None:
             return {}

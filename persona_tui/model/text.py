@@ -265,7 +265,7 @@ def _accepted(tokenizer: PreTrainedTokenizerBase, turns: list[Message], renderin
 
 
 def _after_empty(turns: Sequence[Message]) -> list[Message]:
-    """Return the same conversation with an empty message before a greeting, or after a system prompt alone."""
+    """Return the same conversation with an empty message before a greeting or after a system prompt."""
     first = 1 if turns[0]["role"] == "system" else 0
     if first < len(turns) and turns[first]["role"] == "user":
         return list(turns)

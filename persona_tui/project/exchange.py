@@ -106,7 +106,7 @@ def _check_new(project: Project, name: str) -> None:
 def _ordinary(
     project: Project, extractor: ActivationExtractor, layers: Sequence[int], context: JobContext
 ) -> dict[int, Tensor]:
-    """Return the mean activation of ordinary replies at some layers: from the axes, else from a few replies."""
+    """Return the mean activation of ordinary replies at some layers: from the axes or a few replies."""
     axes = project.personas.axes
     if axes is not None and set(layers) <= set(axes.layers) and RECIPE in axes.baseline:
         return {layer: axes.baseline[RECIPE][axes.layers.index(layer)] for layer in layers}

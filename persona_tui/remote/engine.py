@@ -238,7 +238,7 @@ class _Turn:
 
 
 def _event(record: Mapping[str, Any], traced: Iterable[str]) -> TokenEvent:
-    """Return an event as it is here; of its projections those that were asked for: its batch may have more."""
+    """Return an event as it is here, with the projections that were asked for: its batch may have more."""
     projections = {name: record["projections"][name] for name in traced if name in record["projections"]}
     fields = {name: record[name] for name in _FIELDS} | {"projections": projections}
     event = TokenEvent(**fields, nats=record.get("nats"))

@@ -303,7 +303,7 @@ class Service:
     # On the thread that owns the model ----------------------------------------------------------------------
 
     def _lives(self, wish: Wish) -> list[LiveTraits]:
-        """Return what holds each answer against the policy; each prompt is read once, by the traits' gates."""
+        """Return what holds each answer against the policy; the traits' gates read each prompt once."""
         policy, found = wish.voice.policy, list[LiveTraits]()
         assert policy is not None
         vectors = [self._engine.personas.get(f"{TRAIT_PREFIX}{name}") for name in policy.traits]

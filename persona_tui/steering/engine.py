@@ -343,7 +343,7 @@ class SteeringEngine(MixControl):
     def reread_message(
         self, messages: Sequence[Message], system: str | None = None, traced: Iterable[str] | None = None
     ) -> list[TokenEvent]:
-        """Return the user's last message, token by token, read without a mix; see `Backend.reread_message`."""
+        """Return the user's last message, token by token, read without a mix: `Backend.reread_message`."""
         traces = self.traces(names=traced)
         axes = {name: trace.vectors for name, trace in traces.items()}
         events = self.model.reread_message(with_system(messages, system), axes)

@@ -258,7 +258,7 @@ class MixControl:
         return mean_of(lengths) / len(lengths)
 
     def weakness(self, name: str) -> str | None:
-        """Return why an axis may not mean what its name says, in one line; None if nothing speaks against it."""
+        """Return why an axis may not mean what its name says, in a line; None if nothing speaks against it."""
         axes = self.personas.axes
         return axes.weakness(name) if axes is not None and name in axes.names else None
 
@@ -318,7 +318,7 @@ class MixControl:
         return {name: trace for name, trace in found.items() if trace.vectors}
 
     def _scale_of(self, name: str) -> TraceScale | None:
-        """Return the scale of what is only traced; None of a damaged file, which keeps nobody from talking."""
+        """Return the scale of what is only traced; None of a damaged file: talking goes on without."""
         try:
             return self.personas.get(name).scale
         except PersonaTuiError as error:
