@@ -258,7 +258,7 @@ class MixControl:
         return mean_of(lengths) / len(lengths)
 
     def weakness(self, name: str) -> str | None:
-        """Return why an axis may not mean what its name says, in a line; None if nothing speaks against it."""
+        """Return why an axis may not mean what its name says, in a line; None if all is well."""
         axes = self.personas.axes
         return axes.weakness(name) if axes is not None and name in axes.names else None
 
