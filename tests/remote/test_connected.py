@@ -186,6 +186,7 @@ def process(root: Path, port: int) -> Iterator[subprocess.Popen[str]]:
             running.kill()
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_in_the_middle_of_a_reply_and_comes_back(project: Project, laptop: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as found:
         port = found.getsockname()[1]
