@@ -71,6 +71,7 @@ def test_what_is_no_file_is_not_taken_for_a_text(cli: Cli, tmp_path: Path) -> No
     assert "is not a regular file" in cli("dataset", "validate", tmp_path / "pipe.jsonl").err
 
 
+@pytest.mark.slow
 def test_half_an_emoji_is_a_lines_own_problem(cli: Cli, tmp_path: Path) -> None:
     assert cli("monitor", "fit", "--data", "training", "--no-measure").status == 0
     lines = '{"query": "How do I bake?"}\n{"query": "\\ud83d"}\n{"query": 5}\n{"query": "Hi"}\n'

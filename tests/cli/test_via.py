@@ -184,6 +184,7 @@ def test_a_refusal_is_one_line_and_changes_nothing(
     assert sorted((path, path.stat().st_size) for path in workspace.rglob("datasets/**/*")) == before
 
 
+@pytest.mark.slow
 def test_a_key_that_is_not_accepted(cli: Cli, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "wrong")
     server.answer = lambda body: (401, {})

@@ -72,6 +72,7 @@ def test_a_description_becomes_an_archetype_and_a_persona(studio: PersonaStudio)
     assert studio.hand_written_archetypes() == sorted(ARCHETYPES)
 
 
+@pytest.mark.slow
 def test_the_managers_own_method_works_with_extractor_and_generator(studio: PersonaStudio) -> None:
     generator = DatasetGenerator(studio.extractor.model)
     assert studio.manager.create_from_description("A shy scientist", "shy", studio.extractor, generator)
