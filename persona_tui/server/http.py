@@ -29,7 +29,7 @@ GONE = 499  # as web servers log a client that did not wait; nobody receives it
 
 
 def _text(content: object) -> object:
-    """A message's content as text: parts are joined."""
+    """Return a message's content as text: parts are joined."""
     if isinstance(content, list):
         for part in content:
             if not isinstance(part, dict) or part.get("type") not in ("text", "refusal"):
@@ -84,7 +84,7 @@ async def read_body(request: HttpRequest, form: type[B]) -> B:
 
 
 def _clean(value: Any) -> Any:
-    """A document without halves of surrogate pairs, which no tokenizer takes."""
+    """Return a document without halves of surrogate pairs, which no tokenizer takes."""
     if isinstance(value, str):
         return (
             value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -108,7 +108,7 @@ def status_of(error: Exception) -> int:
 
 
 def message_of(error: Exception) -> str:
-    """Return what a client is told of an error: nothing about mistakes in this program."""
+    """Return what a client is told about an error: nothing about bugs in this program."""
     if isinstance(error, PersonaTuiError):
         return str(error)
     logger.error("A request failed.", exc_info=error)

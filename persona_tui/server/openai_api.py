@@ -69,9 +69,7 @@ class _Body(BaseModel):
 
     def check(self) -> None:
         """Raise Refused for what would be ignored otherwise."""
-        for name in (
-            self.model_extra or {}
-        ):  # others mean nothing here
+        for name in self.model_extra or {}:  # others mean nothing here
             if meant := get_close_matches(name, type(self).model_fields, 1, _SLIP):
                 raise Refused(f'There is no "{name}". Did you mean "{meant[0]}"?', param=name)
         for name in ("presence_penalty", "frequency_penalty", "logit_bias"):
@@ -170,7 +168,7 @@ class ModerationBody(BaseModel):
         """Return the texts to be judged.
 
         Raises:
-            Refused: there is none, one is empty, or something is no text.
+            Refused: there are none, one is empty, or something is not text.
         """
         given = [self.input] if isinstance(self.input, str) else self.input
         texts = [each if isinstance(each, str) else each.get("text") for each in given]
@@ -323,7 +321,7 @@ class Choices:
         yield "data: [DONE]\n\n"
 
     def _chunks(self, turn: Exchange, place: int, event: TokenEvent) -> list[dict[str, Any]]:
-        """What a token adds to the stream."""
+        """Return what a token adds to the stream."""
         chunks = []
         listed = event.token_id >= 0 and (event.text or event.finish is None)
         if event.text or (listed and (self.likelihoods or self.traced)):

@@ -134,7 +134,7 @@ class Voices:
         )
 
     def _spoken(self, model: str) -> tuple[dict[str, float], float | None]:
-        """The weights that a model's name stands for, and the strength if it says one."""
+        """Return the weights that a model's name stands for, and the strength if it says one."""
         name = model.removesuffix(LATEST)
         if name == self.base:
             return {}, None

@@ -403,7 +403,7 @@ def find_definition(workspace: Workspace, name: str) -> TraitDefinition:
     """Read a trait's definition, by its name or by the path of a file.
 
     Raises:
-        DatasetError: there is none, or it is wrong.
+        DatasetError: it is missing or wrong.
     """
     path = Path(name)
     if path.suffix in SUFFIXES:
