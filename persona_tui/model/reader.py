@@ -79,9 +79,8 @@ class LoadedModel:
         self._blocks = find_blocks(model)
         self._end_tokens = text.end_tokens(model, tokenizer)
         self._stops = () if text.is_chat_tokenizer(tokenizer) else text.PLAIN_STOPS
-        vocabulary = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
-        self._vocabulary = vocabulary
-        self._pad_token = text.pad_token(tokenizer, vocabulary)
+        self._vocabulary = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
+        self._pad_token = text.pad_token(tokenizer, self._vocabulary)
         self._thoughts = thought_tokens(tokenizer)
         self._compiled: CompiledForward | None = None
         self.rendering = text.Rendering.now(tokenizer)
