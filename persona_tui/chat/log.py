@@ -31,6 +31,7 @@ from persona_tui import __version__
 from persona_tui.core.documents import json_value, lines_of, read_plain
 from persona_tui.core.errors import SessionError
 from persona_tui.core.files import lock_handle
+from persona_tui.core.mistakes import mistake_of
 from persona_tui.core.mix import (
     NEW_TOKENS,
     PERCENTILE,
@@ -442,6 +443,5 @@ def fault_of(kind: str, fields: Mapping[str, Any]) -> str | None:
     try:
         model.model_validate(dict(fields))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg'].split(' or instance')[0]}"
+        return mistake_of(error, fields)
     return None

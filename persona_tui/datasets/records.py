@@ -21,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 from persona_tui.core.documents import HALF, LONGEST_LINE, json_value, lines_of, read_plain
 from persona_tui.core.errors import DatasetError, nearest
 from persona_tui.core.files import safe_name
+from persona_tui.core.mistakes import mistake_of
 from persona_tui.core.workspace import Workspace, packaged_root
 from persona_tui.datasets.schema import (
     ArchetypePrompt,
@@ -423,15 +424,4 @@ def _checked(value: Any, record: type[R], number: int) -> R | str:
         given = {key: inner for key, inner in value.items() if inner != "" or key not in optional}
         return record.model_validate({"id": str(number), **given} if "id" in known else given)
     except ValidationError as error:
-        return _first_mistake(error, record)
-
-
-def _first_mistake(error: ValidationError, record: type[R]) -> str:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f'unknown key "{key}".{nearest(key, record.model_fields)}'
-    if first["type"] == "missing":
-        return f'"{key}" is missing'
-    message = first["msg"].removeprefix("Value error, ")
-    return f'"{key}": {message}' if key else message
+        return mistake_of(error, value, record)

@@ -80,6 +80,7 @@ class LoadedModel:
         self._end_tokens = text.end_tokens(model, tokenizer)
         self._stops = () if text.is_chat_tokenizer(tokenizer) else text.PLAIN_STOPS
         vocabulary = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
+        self._vocabulary = vocabulary
         self._pad_token = text.pad_token(tokenizer, vocabulary)
         self._thoughts = thought_tokens(tokenizer)
         self._compiled: CompiledForward | None = None
@@ -311,13 +312,24 @@ class LoadedModel:
             GenerationError: it does not fit the context, a vector does not fit this model, or memory ran out.
         """
         prompt = self.encode(messages)
-        ids = text.encode_response(self.tokenizer, reply) if isinstance(reply, str) else list(reply)
+        ids = self._reply_ids(reply)
         before = prompt[-1:] if is_continued(messages) else ()
         # A token is chosen at the position before it: what holds from a token on holds from there.
         first = len(prompt) - 1
         by_position = {first + at if at else 0: each for at, each in (changes or {}).items()}
         places = range(first, first + len(ids))
         return self._reread([*prompt, *ids[:-1]], places, ids, axes, by_position, before)
+
+    def _reply_ids(self, reply: str | Sequence[int]) -> list[int]:
+        """The tokens of a reply that is there already.
+
+        Raises:
+            GenerationError: this model has no such token.
+        """
+        ids = text.encode_response(self.tokenizer, reply) if isinstance(reply, str) else list(reply)
+        if wrong := [each for each in ids if not 0 <= each < self._vocabulary]:
+            raise GenerationError(f"{wrong[0]} is not a token: this model's are 0 to {self._vocabulary - 1}.")
+        return ids
 
     def reply_choices(
         self,
@@ -338,7 +350,7 @@ class LoadedModel:
             GenerationError: it does not fit the context, a vector does not fit this model, or memory ran out.
         """
         prompt = self.encode(messages)
-        ids = text.encode_response(self.tokenizer, reply) if isinstance(reply, str) else list(reply)
+        ids = self._reply_ids(reply)
         if not ids:
             return []
         check_fits(len(prompt) + len(ids) - 1, self.context_length)
