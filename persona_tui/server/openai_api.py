@@ -69,9 +69,7 @@ class _Body(BaseModel):
 
     def check(self) -> None:
         """Raise Refused for what would be ignored otherwise."""
-        for name in (
-            self.model_extra or {}
-        ):  # others mean nothing here
+        for name in self.model_extra or {}:  # others mean nothing here
             if meant := get_close_matches(name, type(self).model_fields, 1, _SLIP):
                 raise Refused(f'There is no "{name}". Did you mean "{meant[0]}"?', param=name)
         for name in ("presence_penalty", "frequency_penalty", "logit_bias"):
