@@ -295,8 +295,7 @@ class LoadedModel:
         axes: Axes,
         changes: Mapping[int, Interventions] | None = None,
     ) -> list[TokenEvent]:
-        """Return a reply that is there already, token by token, as `stream` would have reported it: without
-        writing.
+        """Return a reply that is there already, token by token, as `stream` would have reported it.
 
         Args:
             messages: what it answers.
@@ -363,8 +362,7 @@ class LoadedModel:
         return read_choices(self.model, asked, ids, self._hooks(1), likeliest)
 
     def reread_message(self, messages: Sequence[Message], axes: Axes) -> list[TokenEvent]:
-        """Return the user's last message, token by token, each at its own position: what the model makes of
-        it.
+        """Return what the model makes of the user's last message, token by token, each at its position.
 
         Args:
             messages: the conversation up to that message.
@@ -415,8 +413,7 @@ class LoadedModel:
         return events
 
     def read_messages(self, conversations: Sequence[list[Message]], layers: Sequence[int]) -> list[Reading]:
-        """Return what a stream's watch would read of the last message of each conversation, without an
-        answer.
+        """Return what a stream's watch would read of each conversation's last message, without an answer.
 
         Raises:
             GenerationError: a conversation is empty or does not fit the context.
