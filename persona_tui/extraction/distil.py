@@ -28,7 +28,7 @@ from persona_tui.vectors.persona import DISTILLED, RECIPE, PersonaVector
 LESSONS = 24  # replies of each kind, at most: never more than the extraction had
 LESSON_TOKENS = 64  # of a reply; what a persona is shows early
 RATES = (0.3,)  # how far a step goes, pass by pass: see `Distillation.improved`
-OWN_RATE = 0.15  # in the pass over replies that were written with the vectors
+OWN_RATES = (0.15,)  # the same of passes over replies that are written with the vectors so far
 # How far the teacher goes. Vectors recover about half of what a teacher does; fitted to one that goes twice
 # as far, they speak more clearly and more fluently than fitted to the plain one and doubled.
 EMPHASIS = 2.0
@@ -92,9 +92,10 @@ def distilled(course: Course, size: float, emphasis: float = EMPHASIS) -> Person
         teaching, fitted = model.distillation(lessons, emphasis), stack[rows]
         for number, rate in enumerate(RATES):
             fitted = _improved(course, teaching, lessons, fitted, number, rate)
-        if own := _own_lessons(course, fitted):
-            corrected = model.distillation(own, emphasis, own=True)
-            fitted = _improved(course, corrected, own, fitted, len(RATES), OWN_RATE)
+        for number, rate in enumerate(OWN_RATES):
+            own = _own_lessons(course, fitted, number)
+            teaching = model.distillation(own, emphasis, own=True)
+            fitted = _improved(course, teaching, own, fitted, number, rate)
         stack[rows] = fitted
     baseline = persona.mean[RECIPE] - persona.raw[RECIPE]
     return replace(
@@ -119,8 +120,10 @@ def _improved(
     course: Course, teaching: Distillation, lessons: Lessons, vectors: Tensor, number: int, rate: float
 ) -> Tensor:
     """One pass over the lessons; what an interrupted job has finished of it is not done again."""
+    if not lessons:
+        return vectors
     runner, without = course.runner, course.without
-    seed = item_seed(course.seed, "distil", number)
+    seed = item_seed(course.seed, "distil", teaching.own, number)
     setup = ["distil", list(course.band), rate, seed, teaching.emphasis, teaching.own]
     what = [*setup, list(runner.model.identity), list(lessons), vectors]
     stage = runner.partial.stage([*what, *without.values()])
@@ -159,11 +162,11 @@ def _lessons(course: Course) -> Lessons:
     return _answered([*taught, *taught], [*bare, *bare], texts)
 
 
-def _own_lessons(course: Course, vectors: Tensor) -> Lessons:
+def _own_lessons(course: Course, vectors: Tensor, number: int) -> Lessons:
     """Replies that the model writes with the vectors, at temperature 1: as probable as it finds them."""
-    taught, bare, ids = _asked(course)
+    taught, bare, ids = _asked(course, number + 1)
     requests = [
-        Request(asked, item_seed(course.seed, "own lesson", each))
+        Request(asked, item_seed(course.seed, "own lesson", number, each))
         for asked, each in zip(bare, ids, strict=True)
     ]
     way = Interventions(dict(zip(course.band, vectors, strict=True)))
@@ -177,11 +180,13 @@ def _own_lessons(course: Course, vectors: Tensor) -> Lessons:
     return _answered(taught, bare, texts)
 
 
-def _asked(course: Course) -> tuple[list[list[Message]], list[list[Message]], list[str]]:
-    """The questions of the lessons: with a system prompt, without one, and their names."""
+def _asked(course: Course, turn: int = 0) -> tuple[list[list[Message]], list[list[Message]], list[str]]:
+    """The questions of lessons: with a system prompt, without one, and their names. Others every turn, as far
+    as there are enough."""
     prompts = [str(each) for each in course.persona.metadata["prompts"]]
     responses = int(course.persona.metadata.get("counts", {}).get("responses", LESSONS))
-    questions = shuffled(course.questions, course.seed)[: min(LESSONS, responses)]
+    count, order = min(LESSONS, responses, len(course.questions)), shuffled(course.questions, course.seed)
+    questions = [order[(at + turn * count) % len(order)] for at in range(count)]
     taught = [conversation(each.question, prompts[at % len(prompts)]) for at, each in enumerate(questions)]
     return taught, [conversation(each.question) for each in questions], [each.id for each in questions]
 
@@ -222,6 +227,7 @@ def distil_work(
     )
     reply, above = len(asked) * most, _above(band, runner.model.n_layers)
     with_prompt, without = taught + reply, bare + reply  # read whole, replies of one kind
-    steps = 2 * (2 * len(RATES) + 1) * above  # passes over replies of one kind, forth and back
-    read = bare + taught + bare  # to write replies of three kinds
-    return Work(read + 3 * with_prompt + round((3 + steps) * without), 3 * reply)
+    kinds = 2 + len(OWN_RATES)
+    steps = 2 * (2 * len(RATES) + len(OWN_RATES)) * above  # over replies of one kind, forth and back
+    asking = bare + taught + bare * len(OWN_RATES)
+    return Work(asking + kinds * with_prompt + round((kinds + steps) * without), kinds * reply)

@@ -13,9 +13,9 @@ prompt moves a token's log-probability, it moves `emphasis` times as far (contex
 al. 2023, "Contrastive Decoding", section 3.2). So the student learns to be loud and fluent at once; vectors
 that were fitted to the plain teacher and are added twice are loud only.
 
-Replies that the teacher wrote do not show where the student's own replies lead. So it also learns from what it
-wrote itself. There the divergence is taken the other way round: what counts is what the student finds likely
-and the teacher does not (on-policy distillation: Agarwal et al. 2024, arXiv:2306.13649; Gu et al. 2024,
+Replies that the teacher wrote do not show where the student's own lead. So it also learns from what it wrote
+itself. There the divergence is taken the other way round: what counts is what the student finds likely and
+the teacher does not (on-policy distillation: Agarwal et al. 2024, arXiv:2306.13649; Gu et al. 2024,
 arXiv:2306.08543).
 
 What the blocks below the band make of a lesson never changes, since nothing is added there: it is computed
