@@ -23,7 +23,8 @@ from persona_tui.extraction.calibration import FITTED, MULTIPLES
 from persona_tui.extraction.distil import EMPHASIS, distil_work, distilled
 from persona_tui.extraction.sizes import Point, likeliest
 from persona_tui.project.project import Project
-from persona_tui.vectors.persona import DEFAULT_DOSE, DISTILLED
+from persona_tui.vectors.files import DISTILLED
+from persona_tui.vectors.persona import DEFAULT_DOSE
 
 PLAIN_TEACHER = (1.6, 2.2)  # times the likeliest size
 HEADER = ("persona", "vectors", "recovered", "size", "expression", "nats lost", "repetition")

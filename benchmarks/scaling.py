@@ -297,7 +297,10 @@ def main() -> None:
     )
     if options.measure:
         assumed = measured(options.measure, assumed)
-    factor, basis = 1.0, "" if str(options.measure).startswith("cuda") else "No extraction was measured on a GPU."
+    factor, basis = (
+        1.0,
+        "" if str(options.measure).startswith("cuda") else "No extraction was measured on a GPU.",
+    )
     if options.measured:
         size, _, speed = options.measured.partition("=")
         plan = Plan(SHAPES[size], 16)

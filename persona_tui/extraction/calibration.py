@@ -36,7 +36,8 @@ from persona_tui.extraction.extractor import ActivationExtractor
 from persona_tui.extraction.runner import shuffled
 from persona_tui.extraction.sizes import TIE, Point, between, choose, fitted, likeliest, third
 from persona_tui.model import Message
-from persona_tui.vectors.persona import DEFAULT_DOSE, DEFAULT_STRENGTH, DISTILLED, Calibration, PersonaVector
+from persona_tui.vectors.files import DISTILLED
+from persona_tui.vectors.persona import DEFAULT_DOSE, DEFAULT_STRENGTH, Calibration, PersonaVector
 
 
 @dataclass(frozen=True)

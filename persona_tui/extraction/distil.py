@@ -23,7 +23,8 @@ from persona_tui.extraction.runner import BatchRunner, Work, item_seed, shuffled
 from persona_tui.model import Interventions, Message, Request, Sampling, conversation
 from persona_tui.model.distil import Distillation
 from persona_tui.vectors.axes import Axes
-from persona_tui.vectors.persona import DISTILLED, RECIPE, PersonaVector
+from persona_tui.vectors.files import DISTILLED, RECIPE
+from persona_tui.vectors.persona import PersonaVector
 
 LESSONS = 24  # replies of each kind, at most: never more than the extraction had
 LESSON_TOKENS = 64  # of a reply; what a persona is shows early

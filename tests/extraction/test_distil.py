@@ -21,7 +21,8 @@ from persona_tui.extraction.extractor import completed
 from persona_tui.extraction.sizes import likeliest
 from persona_tui.model import Message, ModelWrapper, Request, Sampling, conversation
 from persona_tui.project.project import Project
-from persona_tui.vectors.persona import DEFAULT_DOSE, DISTILLED, PersonaVector
+from persona_tui.vectors.files import DISTILLED
+from persona_tui.vectors.persona import DEFAULT_DOSE, PersonaVector
 from tests.extraction.conftest import MakeStudio
 
 PROMPT = "You are a weary old sailor."
