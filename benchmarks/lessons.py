@@ -24,7 +24,8 @@ from persona_tui.extraction.bench import Bench as Calibration
 from persona_tui.extraction.distil import distilled, undistilled
 from persona_tui.extraction.sizes import likeliest
 from persona_tui.model import Interventions, Request, conversation
-from persona_tui.vectors.persona import DEFAULT_DOSE, DISTILLED
+from persona_tui.vectors.files import DISTILLED
+from persona_tui.vectors.persona import DEFAULT_DOSE
 
 
 @dataclass(frozen=True)
