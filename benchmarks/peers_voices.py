@@ -4,8 +4,8 @@
 
 It runs where persona-tui, repeng and steering-vectors are installed (`peers.py --env FOLDER` makes such an
 environment); with saklas, too (`pip install --no-deps saklas`), there is a line more. The model answers
-questions with each persona's system prompts and without; from these replies every library makes its vectors, in
-its own way and at its own default layers:
+questions with each persona's system prompts and without; from these replies every library makes its vectors,
+in its own way and at its own default layers:
 
 - *persona-tui*: the calibrated persona of the workspace, at its strength (0.3), with the guide; no floor.
 - *repeng*: the principal component of the differences at the last token between the same reply after a chat
