@@ -59,13 +59,7 @@ def test_a_step_measures_what_steering_with_the_vectors_does(model: ModelWrapper
     some, start = lessons(model)[:1], vectors(model)
     _, divergence = model.distillation(some).improved(start, rate=0.1, seed=0)
     taught, bare, reply = some[0]
-    ids = model.encode(bare), model.tokenizer(reply, add_special_tokens=False)["input_ids"]
-    theirs = model.encode(taught)
-    with torch.no_grad():
-        teacher = model.model(torch.tensor([theirs + ids[1]])).logits[0, len(theirs) - 1 : -1].log_softmax(-1)
-        with steered(model, start):
-            logits = model.model(torch.tensor([ids[0] + ids[1]])).logits
-        student = logits[0, len(ids[0]) - 1 : -1].log_softmax(-1)
+    teacher, student = (expected_logprobs(model, *side, reply) for side in ((taught, {}), (bare, start)))
     top = teacher.topk(64)
     kept = (top.values.exp() * (top.values - student.gather(-1, top.indices))).sum(-1)
     rest = [1 - each.exp().sum(-1) for each in (top.values, student.gather(-1, top.indices))]
@@ -78,15 +72,8 @@ def test_a_teacher_that_exaggerates_goes_twice_as_far_and_only_where_the_prompt_
 ) -> None:
     some, start = lessons(model)[:1], vectors(model)
     taught, bare, reply = some[0]
-    ids = model.tokenizer(reply, add_special_tokens=False)["input_ids"]
-
-    def read(messages: list[Message], added: dict[int, torch.Tensor]) -> torch.Tensor:
-        before = model.encode(messages)
-        with torch.no_grad(), steered(model, added):
-            logits = model.model(torch.tensor([before + ids])).logits[0, len(before) - 1 : -1]
-        return logits.log_softmax(-1)
-
-    prompted, plain, student = read(taught, {}), read(bare, {}), read(bare, start)
+    sides = ((taught, {}), (bare, {}), (bare, start))
+    prompted, plain, student = (expected_logprobs(model, *side, reply) for side in sides)
     moved = plain + 2 * (prompted - plain)
     moved[prompted < prompted.amax(-1, keepdim=True) - 7] = -torch.inf
     teacher = moved.log_softmax(-1)
@@ -102,15 +89,7 @@ def test_a_teacher_that_exaggerates_goes_twice_as_far_and_only_where_the_prompt_
 def test_from_its_own_replies_it_unlearns_what_the_system_prompt_makes_unlikely(model: ModelWrapper) -> None:
     some, start = lessons(model)[:1], {1: 40 * vectors(model)[1]}
     taught, bare, reply = some[0]
-    ids = model.tokenizer(reply, add_special_tokens=False)["input_ids"]
-
-    def read(messages: list[Message], added: dict[int, torch.Tensor]) -> torch.Tensor:
-        before = model.encode(messages)
-        with torch.no_grad(), steered(model, added):
-            logits = model.model(torch.tensor([before + ids])).logits[0, len(before) - 1 : -1]
-        return logits.log_softmax(-1)
-
-    teacher, student = read(taught, {}), read(bare, start)
+    teacher, student = (expected_logprobs(model, *side, reply) for side in ((taught, {}), (bare, start)))
     top = teacher.topk(64)
     ours = student.gather(-1, top.indices)
     rest = [(1 - each.exp().sum(-1)).clamp(min=1e-6).log() for each in (top.values, ours)]
@@ -123,6 +102,16 @@ def test_from_its_own_replies_it_unlearns_what_the_system_prompt_makes_unlikely(
         found, divergence = teaching.improved(found, rate=0.3, seed=seed)
         met.append(divergence)
     assert float(expected.mean()) > met[0] > met[1] > met[2]
+
+
+def expected_logprobs(
+    model: ModelWrapper, messages: list[Message], added: dict[int, torch.Tensor], reply: str
+) -> torch.Tensor:
+    """What the model expects at every token of a reply, with vectors added: `[tokens, vocabulary]`."""
+    before, ids = model.encode(messages), model.tokenizer(reply, add_special_tokens=False)["input_ids"]
+    with torch.no_grad(), steered(model, added):
+        logits = model.model(torch.tensor([before + ids])).logits[0, len(before) - 1 : -1]
+    return logits.log_softmax(-1)
 
 
 @contextmanager
