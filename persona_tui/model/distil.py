@@ -38,7 +38,13 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from persona_tui.core.errors import GenerationError
-from persona_tui.model.architecture import NOT_FINITE, clear_memory_errors, device_of, find_decoder
+from persona_tui.model.architecture import (
+    NOT_FINITE,
+    clear_memory_errors,
+    device_of,
+    find_decoder,
+    text_config,
+)
 from persona_tui.model.batching import MemoryLimit
 from persona_tui.model.forced import Passage, padded, response_logits
 from persona_tui.model.residual import StopForward
@@ -104,6 +110,8 @@ class Distillation:
         self._targets: dict[int, _Target] = {}
         self._first = -1  # the first block that a vector is added to
         self._below: dict[int, Tensor] = {}  # by lesson `[tokens, hidden]`: what that block makes of it
+        # Not where higher blocks take more from lower ones than hidden states: their keys and values.
+        self._keeps = not getattr(text_config(model), "num_kv_shared_layers", 0)
         self._memory = MemoryLimit()
 
     def improved(
@@ -187,12 +195,12 @@ class Distillation:
     def _bare_logits(self, items: Sequence[int]) -> list[Tensor]:
         """Return what the model expects in some lessons without the system prompt."""
         passages = [self._lessons[item].bare for item in items]
-        if any(item not in self._below for item in items):
+        if self._keeps and any(item not in self._below for item in items):
             self._keep(items)
-        kept = [self._below[item] for item in items if item in self._below]
-        if len(kept) < len(items):  # the model's blocks return more than a tensor
+        if not self._keeps:
             return response_logits(self._model, passages)
-        with _started(self._blocks, self._first, pad_sequence(kept, batch_first=True)):
+        kept = pad_sequence([self._below[item] for item in items], batch_first=True)
+        with _started(self._blocks, self._first, kept):
             return response_logits(self._model, passages)
 
     @torch.no_grad()
@@ -200,7 +208,9 @@ class Distillation:
         """Run the blocks up to the first steered one, without what is added to it."""
 
         def keep(module: nn.Module, args: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
+            # Blocks of a model's own code may return a tuple, Gemma 3n's several streams.
+            self._keeps = isinstance(output, Tensor) and output.shape[:-1] == tokens.shape
+            if self._keeps:
                 for row, item in zip(output, items, strict=True):
                     self._below[item] = row[: len(self._lessons[item].bare.ids)].clone()
             raise StopForward
