@@ -227,10 +227,10 @@ def _section(title: str, rows: Iterable[tuple[str, str]], width: int) -> list[Co
 
 
 def _wrapped(key: str, what: str, width: int) -> list[Content]:
-    """Return a key and what it does; what does not fit into one line goes on below itself."""
-    first, *rest = textwrap.wrap(what, max(width - _KEY_WIDTH - 2, 20)) or [""]
-    return [_row(key, first), *(Content(" " * (_KEY_WIDTH + 2) + line) for line in rest)]
-
-
-def _row(key: str, what: str, width: int = _KEY_WIDTH) -> Content:
-    return Content.assemble((f"  {key:<{width}}", "$text-accent"), what)
+    """Return a key and what it does; what does not fit into one line, or beside the key, goes on below."""
+    lines = textwrap.wrap(what, max(width - _KEY_WIDTH - 2, 20))
+    if len(key) >= _KEY_WIDTH:
+        lines.insert(0, "")
+    first, *rest = lines or [""]
+    row = Content.assemble((f"  {key:<{_KEY_WIDTH}}", "$text-accent"), first)
+    return [row, *(Content(" " * (_KEY_WIDTH + 2) + line) for line in rest)]

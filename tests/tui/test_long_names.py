@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 from rich.cells import cell_len
 from textual.app import App, ComposeResult
-from textual.widgets import OptionList
+from textual.widgets import OptionList, Static
 
 from persona_tui.core.mix import Mix
 from persona_tui.pictures.heat import HeatMap
 from persona_tui.tui.blocks import ruler_line
+from persona_tui.tui.help import help_here, help_text
 from persona_tui.tui.screens.traces import TracesScreen
 from persona_tui.tui.views.heat import heat_rows
 from persona_tui.tui.widgets.jobs_panel import JobLog, JobRow
 from persona_tui.tui.widgets.personas import PersonaList, PersonaRow
 
-from .driving import picture, press, running, until
+from .driving import picture, press, running, say, until
 
 pytestmark = pytest.mark.slow
 
@@ -68,6 +69,25 @@ def test_of_a_change_what_was_before_is_cut_first() -> None:
     assert cell_len(line) == 60 and "… → trickster · strength 0.30 → 0.45" in line and "── sage" in line
     assert " sage → trickster " in ruler_line("sage → trickster", 60).plain
     assert cell_len(ruler_line(f"sage → {LONG}", 30).plain) == 30
+
+
+@pytest.mark.parametrize("size", [(80, 24), (200, 60)])
+async def test_bars_of_cosines_stand_below_each_other(crowded: Path, size: tuple[int, int]) -> None:
+    async with running(crowded, size) as (app, pilot):
+        await say(pilot, "/info sage")
+        await until(pilot, lambda: bool(app.screen.query("PageScreen Static")), "the page")
+        lines = str(app.screen.query_one("PageScreen Static", Static).render()).splitlines()
+        start = lines.index("cosine to the other personas") + 1
+        bars = [line.index("│") for line in lines[start : start + 11]]
+        assert len(set(bars)) == 1 and any(line.startswith(f"{LONG[:31]}…") for line in lines)
+        assert any(line.startswith("trickster") for line in lines)
+
+
+async def test_what_a_long_name_of_an_action_does_stands_below_it(crowded: Path) -> None:
+    async with running(crowded, (120, 40)) as (app, _):
+        lines = help_text(app, 100, help_here(app), app.slash.all()).plain.splitlines()
+        place = lines.index("  Stop speaking as a persona".ljust(21))
+        assert lines[place + 1].strip() == "No persona: the plain model"
 
 
 async def test_traces_have_one_row_each(crowded: Path) -> None:
