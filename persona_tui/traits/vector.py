@@ -353,7 +353,7 @@ def _rounded(interval: Interval) -> dict[str, float]:
 
 
 def weakness_of(personas: PersonaManager, name: str) -> str | None:
-    """Why a direction may not mean what its name says, in one line; None if nothing speaks against it.
+    """Return why a direction may not mean what its name says, in one line; None if all is well.
 
     Args:
         personas: a model's personas, traits and axes.

@@ -229,7 +229,14 @@ class ReplyView:
         self.show()
         log = self._app.main.chat
         block = next(block for block in log.messages if block.key == reply.node)
-        waits = "…" if self._app.model_ready else "waiting for the model"
+        job = self._app.jobs.running
+        waits = (
+            "waiting for the model"
+            if not self._app.model_ready
+            else f"after a step of {job.name}"
+            if job
+            else "…"
+        )
         self._view = _View(reply, [log], [block], [], said)
         block.set_heading(self._heading_in_chat(reply, waits))
         log.rearrange()
