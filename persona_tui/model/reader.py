@@ -324,11 +324,7 @@ class LoadedModel:
         return self._reread([*prompt, *ids[:-1]], places, ids, axes, by_position, before)
 
     def _reply_ids(self, reply: str | Sequence[int]) -> list[int]:
-        """The tokens of a reply that is there already.
-
-        Raises:
-            GenerationError: this model has no such token.
-        """
+        """Return the tokens of a reply that is there already; a GenerationError if the model lacks one."""
         ids = text.encode_response(self.tokenizer, reply) if isinstance(reply, str) else list(reply)
         if wrong := [each for each in ids if not 0 <= each < self._vocabulary]:
             raise GenerationError(f"{wrong[0]} is not a token: this model's are 0 to {self._vocabulary - 1}.")
