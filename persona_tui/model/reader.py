@@ -79,9 +79,8 @@ class LoadedModel:
         self._blocks = find_blocks(model)
         self._end_tokens = text.end_tokens(model, tokenizer)
         self._stops = () if text.is_chat_tokenizer(tokenizer) else text.PLAIN_STOPS
-        vocabulary = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
-        self._vocabulary = vocabulary
-        self._pad_token = text.pad_token(tokenizer, vocabulary)
+        self._vocabulary = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
+        self._pad_token = text.pad_token(tokenizer, self._vocabulary)
         self._thoughts = thought_tokens(tokenizer)
         self._compiled: CompiledForward | None = None
         self.rendering = text.Rendering.now(tokenizer)
@@ -269,13 +268,18 @@ class LoadedModel:
         return self._read(passages, layers, interventions or Interventions.none())
 
     def distillation(
-        self, lessons: Sequence[tuple[list[Message], list[Message], str]], emphasis: float = 1.0
+        self,
+        lessons: Sequence[tuple[list[Message], list[Message], str]],
+        emphasis: float = 1.0,
+        own: bool = False,
     ) -> Distillation:
         """Prepare to fit vectors so that replies are as likely without a system prompt as with it.
 
         Args:
             lessons: a conversation with the system prompt, the same without it, and a reply.
             emphasis: how far the vectors should go: 1 = as far as the system prompt does, 2 = twice as far.
+            own: whether the replies were written with such vectors; then what is unlikely with the system
+                prompt is unlearned.
 
         Raises:
             GenerationError: a reply is empty or does not fit the context.
@@ -287,7 +291,7 @@ class LoadedModel:
                 raise GenerationError("An empty response teaches nothing.")
             found.append(Lesson(answered(self.encode(taught), ids), answered(self.encode(bare), ids)))
         self._check_lengths([passage for lesson in found for passage in (lesson.taught, lesson.bare)])
-        return Distillation(self.model, self._blocks, found, emphasis)
+        return Distillation(self.model, self._blocks, found, emphasis, own)
 
     def reread_reply(
         self,

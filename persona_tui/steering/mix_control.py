@@ -259,11 +259,6 @@ class MixControl:
         lengths = [float(vector.norm()) for layer, vector in trace.vectors.items() if layer in caps]
         return mean_of(lengths) / len(lengths)
 
-    def weakness(self, name: str) -> str | None:
-        """Return why an axis may not mean what its name says, in a line; None if all is well."""
-        axes = self.personas.axes
-        return axes.weakness(name) if axes is not None and name in axes.names else None
-
     def floor_reading(self, name: str, mix: Mix | None = None) -> float | None:
         """Return where the floor of a mix (by default the present one) lies on the scale of a trace.
 
