@@ -88,7 +88,8 @@ def environment(folder: Path) -> Path:
         venv.create(folder, with_pip=True)
         pins = folder / "constraints.txt"
         wanted = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
-        pins.write_text("\n".join(line for line in wanted if not line.startswith("numpy==")), encoding="utf-8")
+        kept = [line for line in wanted if not line.startswith("numpy==")]
+        pins.write_text("\n".join(kept), encoding="utf-8")
         install = [str(python), "-m", "pip", "install", "-q", "-c", str(pins)]
         # repeng is for numpy 1, and steering-vectors asks for transformers 4: both are tried on the versions
         # that persona-tui needs, so that one process can run all sides. What breaks is said where it breaks.
