@@ -19,6 +19,8 @@ from persona_tui.vllm.wire import ENGINE, PASS, door_pass
 
 logger = logging.getLogger("vllm.persona_tui")
 
+OP = "persona_tui_op"  # in vLLM's additional configuration: what is compiled has our op in it
+
 OLDEST, NEWEST = (0, 32), (0, 32)  # releases that were run
 
 
@@ -177,9 +179,12 @@ def _steer_runner() -> None:
 
 def _loading(load: Any) -> Any:
     def load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
-        done = load(self, *args, **kwargs)
         bank = bank_of(self)
-        if (bank is not None or _drives(self)) and not hasattr(self, "_persona_tui_slots"):
+        steers = bank is not None or _drives(self)
+        if steers:  # else what was compiled for this model without us would be used, and say nothing
+            self.vllm_config.additional_config[OP] = True
+        done = load(self, *args, **kwargs)
+        if steers and not hasattr(self, "_persona_tui_slots"):
             from persona_tui.vllm.op import watch_blocks
             from persona_tui.vllm.worker import WorkerSlots
 
