@@ -182,7 +182,7 @@ def op_alone(rows: Sequence[int], layers: int, hidden: int, device: str) -> None
 
     from persona_tui.model import Cap
     from persona_tui.vllm import op
-    from persona_tui.vllm.bank import Slot
+    from persona_tui.vllm.wire import Slot
 
     torch.set_num_threads(1)
     where = torch.device(device)
@@ -212,10 +212,9 @@ def op_alone(rows: Sequence[int], layers: int, hidden: int, device: str) -> None
         with torch.inference_mode():
             return 1e6 * (processor_time(one_pass) if device == "cpu" else graph_time(one_pass))
 
-    lines = []
-    for count in rows:
+    def costs(count: int) -> dict[str, float]:
         half = [1] * (count // 2) + [0] * (count - count // 2)
-        costs = {
+        return {
             "plain": microseconds([0] * count),
             "steered alike": microseconds([1] * count),
             "half of them steered": microseconds(half),
@@ -223,7 +222,8 @@ def op_alone(rows: Sequence[int], layers: int, hidden: int, device: str) -> None
             "steered and summed up": microseconds([1] * count, torch.arange(1, count + 1)),
             "steered, capped and traced": microseconds([2] * count, traced=True),
         }
-        lines += [(count, what, f"{cost:.0f}") for what, cost in costs.items()]
+
+    lines = [(count, what, f"{cost:.0f}") for count in rows for what, cost in costs(count).items()]
     print(table(("rows", "what", "microseconds a pass"), lines), flush=True)
 
 

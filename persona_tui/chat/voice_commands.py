@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from persona_tui.chat import personas
-from persona_tui.chat.chat import Chat
 from persona_tui.chat.command import OFF, Command, number, switch, whole
 from persona_tui.chat.personas import there
 from persona_tui.chat.voice import label
 from persona_tui.core.mix import parse_blend, parse_layers
+
+if TYPE_CHECKING:
+    from persona_tui.chat.chat import Chat
 
 
 def _persona(chat: Chat, name: str) -> str:

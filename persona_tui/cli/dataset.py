@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +12,9 @@ from persona_tui.cli.output import check_free, echo, force_option, json_option, 
 from persona_tui.cli.progress import note, work
 from persona_tui.core.errors import JobCancelled
 from persona_tui.core.processes import is_main
+
+if TYPE_CHECKING:
+    from persona_tui.datasets.validate import FileReport
 
 KINDS = ("safe", "unsafe", "questions", "archetype")
 
@@ -44,17 +48,7 @@ def validate(invocation: Invocation, /, files: tuple[Path, ...], as_json: bool) 
     else:
         reports = [*validate_datasets(workspace), *validate_traits(workspace)]
     if as_json:
-        print_json(
-            [
-                {
-                    "file": str(report.path),
-                    "records": report.count,
-                    "categories": dict(report.categories),
-                    "problems": report.problems,
-                }
-                for report in reports
-            ]
-        )
+        print_json([_as_json(report) for report in reports])
     else:
         print_table(
             [
@@ -72,6 +66,15 @@ def validate(invocation: Invocation, /, files: tuple[Path, ...], as_json: bool) 
                 echo(f"{report.path}: {problem}")
     if not all(report.ok for report in reports):
         click.get_current_context().exit(1)
+
+
+def _as_json(report: FileReport) -> dict[str, Any]:
+    return {
+        "file": str(report.path),
+        "records": report.count,
+        "categories": dict(report.categories),
+        "problems": report.problems,
+    }
 
 
 def _categories(counts: dict[str, int]) -> str:

@@ -146,8 +146,7 @@ def with_badges(events: Iterable[TokenEvent]) -> Iterator[str]:
     """The texts of a reply; what a guard says of the message, a policy on the way and the guard at last of
     the reply is noted.
     """
-    from persona_tui.monitors.events import breaches_of
-    from persona_tui.monitors.guard import verdict_of
+    from persona_tui.monitors.guard import breaches_of, verdict_of
 
     last: Verdict | None = None
     for event in events:

@@ -73,7 +73,6 @@ TOP_P = Range(0, 1, above=True)
 NEW_TOKENS = Range(1, 32_768, whole=True)
 PLAUSIBILITY = Range(0, 1, meaning=((0, "off"),))
 PERCENTILE = Range(0, 100)
-GAIN = Range(-1e6, 1e6)  # a persona's own, from strength to its vectors' size
 
 
 @dataclass(frozen=True)

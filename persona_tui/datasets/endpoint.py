@@ -20,8 +20,7 @@ import httpx2
 from persona_tui.core.documents import printable
 from persona_tui.core.errors import ConfigError, EndpointError, nearest
 from persona_tui.datasets.turns import turn
-from persona_tui.model.request import Request
-from persona_tui.model.sampling import Sampling
+from persona_tui.model.request import Request, Sampling
 
 ATTEMPTS = 4  # at one answer
 _LONGEST_PAUSE = 60.0  # seconds, whatever a server asks for

@@ -31,8 +31,7 @@ from persona_tui.datasets.schema import (
 )
 from persona_tui.datasets.templates import check_description, fallback_prompts
 from persona_tui.datasets.validate import Distinct, tokens
-from persona_tui.model.request import Request
-from persona_tui.model.sampling import Sampling
+from persona_tui.model.request import Request, Sampling
 
 Item = dict[str, Any]
 Clean = Callable[[Any], "Item | str"]  # a record without its id, or what is wrong

@@ -38,10 +38,9 @@ from persona_tui.model.architecture import (
     returned_cache,
 )
 from persona_tui.model.compiled import CompiledForward
-from persona_tui.model.request import Batch, Poll
+from persona_tui.model.request import Batch, Poll, Sampler, Sampling, plausible
 from persona_tui.model.residual import ResidualHooks, StopForward
 from persona_tui.model.results import Finish, Step
-from persona_tui.model.sampling import Sampler, Sampling, plausible
 
 _DROPPED = 8  # rows go once one in so many has finished: each time, the whole cache is copied
 

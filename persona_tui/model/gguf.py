@@ -58,6 +58,14 @@ def unpack(source: Source, report: Report, folder: Path | None = None) -> Source
     return Source(source.name, source.kind, target, source.gguf, source.origin, source.sha256)
 
 
+def _save(model: Any, folder: Path) -> None:
+    # It was loaded by the quantiser for GGUF files, which does not let it be saved.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(folder)
+
+
 def _convert(file: Path, folder: Path, report: Report) -> str:
     """Write the model, its config and its tokenizer; return the type of its numbers."""
     import torch
@@ -89,12 +97,8 @@ def _convert(file: Path, folder: Path, report: Report) -> str:
         )
     model, info = loaded
     _check_whole(file, info)
-    # It was loaded by the quantiser for GGUF files, which does not let it be saved.
-    model.hf_quantizer = None
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
     report(0, 0, "writing")
-    model.save_pretrained(folder)
+    _save(model, folder)
     tokenizer.save_pretrained(folder)
     _keep_as_built(folder, field_value(reader, "tokenizer.ggml.tokens") or [])
     link.unlink()

@@ -161,11 +161,16 @@ def resolve(name: str) -> Source:
         return _ollama(name)
     if (address := _HUB_ADDRESS.match(name)) is not None:
         raise ModelLoadError(f"{name} is a web address: name the model itself, {address[1]}.")
+    return _at_path(name) or _cached(name) or Source(name, "hub", origin=name)
+
+
+def _at_path(name: str) -> Source | None:
+    """The file or folder that a model's name stands for; None if it is no path."""
     path = Path(name).expanduser()
     try:
         path.exists()
     except OSError as error:
-        raise ModelLoadError(f"{name[:60]}… is the name of no model: {error.strerror}.") from error
+        raise ModelLoadError(f"{name[:60]}… is not the name of a model: {error.strerror}.") from error
     if path.suffix == GGUF and path.is_file():
         return _gguf(name, path)
     if path.is_dir():
@@ -182,7 +187,7 @@ def resolve(name: str) -> Source:
     ):
         kind = "GGUF file" if is_file else "model folder"
         raise ModelLoadError(f"There is no {kind} {name}.")
-    return _cached(name) or Source(name, "hub", origin=name)
+    return None
 
 
 def _tiny(name: str) -> Source:

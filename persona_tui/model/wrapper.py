@@ -12,10 +12,9 @@ from persona_tui.model import loader, sources, text
 from persona_tui.model.generation import decode
 from persona_tui.model.packed import pack
 from persona_tui.model.reader import Axes, LoadedModel, answered, captured_activations
-from persona_tui.model.request import Batch, Cap, Interventions, Poll, Request, Watch, conversation
+from persona_tui.model.request import Batch, Cap, Interventions, Poll, Request, Sampling, Watch, conversation
 from persona_tui.model.residual import ResidualHooks
 from persona_tui.model.results import Activations, Finish, Generation, Reading, Step, TokenEvent
-from persona_tui.model.sampling import Sampling
 from persona_tui.model.trial import tried
 
 

@@ -175,6 +175,7 @@ def write(
     known = [] if replace else task.read(target)
     generator: DatasetGenerator | None = None
     interrupt: BaseException | None = None
+    saved: Written | None = None
     partial = project.partial(log)
 
     def generate(context: JobContext) -> None:
@@ -184,14 +185,12 @@ def write(
         with partial.rendered(project.model):
             task.generate(generator, [main_text(record) for record in known])
 
-    saved: Written | None = None
     with partial.job(task.job, task.recipe(known, seed)):
         try:
             run(generate)
         except interrupts as error:
             interrupt = error
-        if generator is not None and generator.records:
-            records = generator
+        if (records := generator) is not None and records.records:
             saved = processes().from_main(lambda: _save(target, known, records, task))
             on_saved(saved)
     if interrupt is not None:

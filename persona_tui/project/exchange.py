@@ -23,8 +23,9 @@ from persona_tui.formats.read import read_foreign
 from persona_tui.formats.write import FORMS, Exported, Outgoing, write_foreign
 from persona_tui.model import Sampling
 from persona_tui.model.sources import sha256_of
+from persona_tui.vectors.files import RECIPE
 from persona_tui.vectors.maths import orthogonalize_persona
-from persona_tui.vectors.persona import DEFAULT_STRENGTH, RECIPE, PersonaVector, default_gains
+from persona_tui.vectors.persona import DEFAULT_STRENGTH, PersonaVector, default_gains
 
 if TYPE_CHECKING:
     from persona_tui.extraction.extractor import ActivationExtractor

@@ -1,19 +1,20 @@
-"""What the endpoints share: bodies in, errors out, and clients that go away."""
+"""What the endpoints share: bodies and messages in, errors out, and clients that go away."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from persona_tui.core.documents import json_value
 from persona_tui.core.errors import MemoryShortage, PersonaNotFoundError, PersonaTuiError, VectorFileError
+from persona_tui.model import TokenEvent
 from persona_tui.server.limits import Refused
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,43 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 B = TypeVar("B", bound=BaseModel)
 
+_ROLES = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant"}
 GONE = 499  # as web servers log a client that did not wait; nobody receives it
+
+
+def _text(content: object) -> object:
+    """A message's content as text: parts are joined."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    if isinstance(content, list):
+        for part in content:
+            if not isinstance(part, dict) or part.get("type") not in ("text", "refusal"):
+                kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+                raise ValueError(f'only parts of type "text" are read here, not "{kind}"')
+        return "".join(str(part.get(part["type"], "")) for part in content)
+    return content
+
+
+class ChatMessage(BaseModel):
+    """One message of a conversation."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    role: str
+    content: Annotated[str, BeforeValidator(_text)] = ""
+
+    def plain(self) -> dict[str, str]:
+        """Return it as the model takes it.
+
+        Raises:
+            Refused: its role is not one that is answered here.
+        """
+        role = _ROLES.get(self.role)
+        if role is None:
+            raise Refused(
+                f'The role "{self.role}" is not known here; there are {", ".join(_ROLES)}.', param="messages"
+            )
+        return {"role": role, "content": self.content}
 
 
 async def read_body(request: HttpRequest, form: type[B]) -> B:
@@ -156,3 +193,8 @@ def data(document: object, event: str | None = None) -> str:
 def compact(document: object) -> str:
     """Return a document as JSON on one line."""
     return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+
+
+def written(events: Sequence[TokenEvent]) -> list[TokenEvent]:
+    """Return the tokens that are part of the text: the end of the turn is not."""
+    return [event for event in events if event.text or event.finish is None]

@@ -26,12 +26,10 @@ from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.mix import TRAIT_PREFIX, Mix
 from persona_tui.model import Message, Reading, TokenEvent
 from persona_tui.model.text import Rendering
-from persona_tui.monitors.events import breaches_of
-from persona_tui.monitors.guard import verdict_of
+from persona_tui.monitors.guard import breaches_of, verdict_of
 from persona_tui.project.project import Project
-from persona_tui.server.http import answering, data, openai_error, read_body, server_sent
+from persona_tui.server.http import ChatMessage, answering, data, openai_error, read_body, server_sent
 from persona_tui.server.limits import Refused
-from persona_tui.server.openai_api import ChatMessage
 from persona_tui.server.service import Service, Wish
 from persona_tui.server.turns import Answer, Exchange
 from persona_tui.server.voices import VoiceOptions

@@ -16,9 +16,17 @@ from starlette.routing import Route
 
 from persona_tui import __version__
 from persona_tui.model import Message, Sampling, TokenEvent
-from persona_tui.server.http import GONE, answering, compact, ollama_error, read_body, unless_gone
+from persona_tui.server.http import (
+    GONE,
+    ChatMessage,
+    answering,
+    compact,
+    ollama_error,
+    read_body,
+    unless_gone,
+    written,
+)
 from persona_tui.server.limits import Refused
-from persona_tui.server.openai_api import ChatMessage, written
 from persona_tui.server.service import Service, Wish
 from persona_tui.server.turns import Exchange
 from persona_tui.server.voices import LATEST, VoiceOptions

@@ -6,9 +6,9 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -17,12 +17,14 @@ from persona_tui.model import Sampling, TokenEvent
 from persona_tui.model.prompts import PromptEncoder
 from persona_tui.server.http import (
     GONE,
+    ChatMessage,
     answering,
     data,
     openai_error,
     read_body,
     server_sent,
     unless_gone,
+    written,
 )
 from persona_tui.server.limits import Refused
 from persona_tui.server.service import Service, Wish
@@ -30,43 +32,7 @@ from persona_tui.server.turns import Exchange
 from persona_tui.server.voices import VoiceOptions
 
 _MOST = 16  # replies to one request, and texts that end a reply
-_ROLES = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant"}
 _FINISH = {"stop": "stop", "length": "length", "refused": "content_filter"}
-
-
-def _text(content: object) -> object:
-    """A message's content as text: parts are joined."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    if isinstance(content, list):
-        for part in content:
-            if not isinstance(part, dict) or part.get("type") not in ("text", "refusal"):
-                kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-                raise ValueError(f'only parts of type "text" are read here, not "{kind}"')
-        return "".join(str(part.get(part["type"], "")) for part in content)
-    return content
-
-
-class ChatMessage(BaseModel):
-    """One message of a conversation."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    role: str
-    content: Annotated[str, BeforeValidator(_text)] = ""
-
-    def plain(self) -> dict[str, str]:
-        """Return it as the model takes it.
-
-        Raises:
-            Refused: its role is not one that is answered here.
-        """
-        role = _ROLES.get(self.role)
-        if role is None:
-            raise Refused(
-                f'The role "{self.role}" is not known here; there are {", ".join(_ROLES)}.', param="messages"
-            )
-        return {"role": role, "content": self.content}
 
 
 class StreamOptions(BaseModel):
@@ -467,11 +433,6 @@ class TextChoices(Choices):
             ],
             "text_offset": offsets,
         }
-
-
-def written(events: Sequence[TokenEvent]) -> list[TokenEvent]:
-    """Return the tokens that are part of the text: the end of the turn is not."""
-    return [event for event in events if event.text or event.finish is None]
 
 
 def usage(turn: Exchange) -> dict[str, int]:

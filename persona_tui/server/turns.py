@@ -7,21 +7,23 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from persona_tui.chat.review import Critic, Review, is_about_message, objects, withheld
 from persona_tui.model import TokenEvent, Watch
-from persona_tui.monitors.events import breaches_of, breaching
-from persona_tui.monitors.guard import Guard, verdict_of
+from persona_tui.model.results import mean_nats
+from persona_tui.monitors.events import breaching
+from persona_tui.monitors.guard import Guard, breaches_of, verdict_of
 from persona_tui.monitors.second_opinion import CRITIQUE, Opinion
 from persona_tui.monitors.verdict import Verdict
 from persona_tui.server.limits import TooLarge, Unavailable
 from persona_tui.server.measures import Measures
 from persona_tui.server.worker import Worker
-from persona_tui.steering.engine import mean_nats
 from persona_tui.steering.rows import VoicedRow
-from persona_tui.traits.live import LiveTraits
 from persona_tui.traits.policy import Breach
+
+if TYPE_CHECKING:
+    from persona_tui.traits.live import LiveTraits
 
 
 @dataclass

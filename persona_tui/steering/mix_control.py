@@ -1,4 +1,4 @@
-"""`MixControl`: the present mix, what any mix does to the residual stream, and the floors under it.
+"""`MixControl`: the present mix, what any mix does to the residual stream, floors, and scales of traces.
 
 The present mix is turned into vectors and floors in the thread that changes it. A running stream asks, before
 every token, whether there is something new; what it is given are tensors to copy into buffers. So a fader
@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from persona_tui.core.config import Settings, resolve_layers
+from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.mix import PERCENTILE, Mix
-from persona_tui.model import Backend, Cap, Interventions
+from persona_tui.model import Backend, Cap, Interventions, TokenEvent
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.manager import PersonaManager
-from persona_tui.vectors.maths import mean_of
+from persona_tui.vectors.maths import TraceScale, mean_of
+from persona_tui.vectors.persona import PersonaVector
 
 OnMix = Callable[[int, dict[str, Any]], None]  # a token's index, and the mix from that one on
 
@@ -59,6 +61,7 @@ class MixControl:
         self._mix = Mix.of(config.steering)
         self.on_note: Callable[[str], None] = lambda note: None
         self._caps: dict[tuple[str, float], tuple[Axes, dict[int, Cap]]] = {}
+        self._added: tuple[Mix, list[PersonaVector], dict[int, Tensor]] | None = None
         self._live = Interventions.none()
         self._version = 0
 
@@ -118,12 +121,22 @@ class MixControl:
             PersonaNotFoundError: it names a persona that does not exist.
             VectorFileError: a persona's or the axes' file cannot be used.
         """
-        composite = self.personas.get_composite(mix.weights, mix.safe, mix.layers, mix.plausibility > 0)
-        steering: Mapping[int, Tensor] = {}
-        if mix.strength:
-            steering = {layer: mix.strength * vector for layer, vector in composite.items()}
+        steering = self._steering(mix)
         caps = self._capping(mix) if mix.capping else {}
         return Interventions(steering, caps, mix.plausibility if steering else 0.0)
+
+    def _steering(self, mix: Mix) -> dict[int, Tensor]:
+        """The vectors that a mix adds; those of the mix that was asked for last are not worked out again."""
+        voices = [self.personas.get(name) for name in mix.speaking]
+        if not voices:
+            return {}
+        known = self._added
+        if known is not None and known[0] == mix and _same(known[1], voices):
+            return known[2]
+        composite = self.personas.get_composite(mix.weights, mix.safe, mix.layers, mix.plausibility > 0)
+        added = {layer: mix.strength * vector for layer, vector in composite.items()} if mix.strength else {}
+        self._added = mix, voices, added
+        return added
 
     def describe(self, mix: Mix) -> dict[str, Any]:
         """A mix as a transcript has it, ready for JSON: enough to speak with it again (`Mix.from_record`).
@@ -274,3 +287,47 @@ class MixControl:
             for layer, vector in self.interventions(mix or self._mix).steering.items()
             if layer in axes.layers
         }
+
+    # --- what tokens are compared with
+
+    def traces(self, mixes: Sequence[Mix] = (), names: Iterable[str] | None = None) -> dict[str, TraceScale]:
+        """What a stream's tokens are compared with: the axes, and personas and traits.
+
+        Args:
+            mixes: whoever speaks in one of them is among these.
+            names: the others; None = all that are loaded, but for damaged files, which are noted (`on_note`).
+
+        Raises:
+            PersonaNotFoundError: one of them does not exist.
+            VectorFileError: the file of one of them cannot be used.
+        """
+        spoken = [name for mix in mixes for name in mix.speaking]
+        loaded = self.personas.list_loaded() if names is None else ()
+        found = {name: scale for name in loaded if (scale := self._scale_of(name))}
+        found |= {name: self.personas.get(name).scale for name in [*(names or ()), *spoken]}
+        axes = self.personas.axes
+        if axes is not None:
+            found |= {
+                name: axes.scale(name, self.capping_layers) for name in axes.names if name in axes.projections
+            }
+        return {name: trace for name, trace in found.items() if trace.vectors}
+
+    def _scale_of(self, name: str) -> TraceScale | None:
+        """The scale of what is only traced; None of a damaged file, which keeps nobody from talking."""
+        try:
+            return self.personas.get(name).scale
+        except PersonaTuiError as error:
+            self.on_note(f"{name} is not traced: {error} `persona-tui unload {name}` unloads it.")
+            return None
+
+
+def _same(some: Sequence[PersonaVector], others: Sequence[PersonaVector]) -> bool:
+    """Whether these are the same personas, and none was made again meanwhile."""
+    return len(some) == len(others) and all(one is other for one, other in zip(some, others, strict=True))
+
+
+def scaled(events: Iterator[TokenEvent], traces: Mapping[str, TraceScale]) -> Iterator[TokenEvent]:
+    """Return the events with their projections counted from what is ordinary."""
+    for event in events:
+        projections = {name: value - traces[name].ordinary for name, value in event.projections.items()}
+        yield replace(event, projections=projections)

@@ -269,13 +269,6 @@ class PersonaVectorExtractor:
         chosen = max(range(len(layers)), key=lambda place: layers[place].separation)
         best = layers[chosen]
         own_high, own_low = scores.high[:, chosen], scores.low[:, chosen]
-        texts = [
-            message["content"]
-            for side in SIDES
-            for _, conversation in definition.conversations("train", side)
-            for message in conversation
-        ]
-        texts += definition.questions
         reading = TraitReading(
             layer=best.layer,
             threshold=best_threshold(own_high, own_low),
@@ -289,7 +282,7 @@ class PersonaVectorExtractor:
             low=definition.low,
             recipe=recipe,
             counts={side: len(train[side].situations) for side in SIDES},
-            source_hash=dataset_hash([*texts, *definition.high_prompts, *definition.low_prompts]),
+            source_hash=_hash_of(definition),
         )
         left_out = {"high": own_high.tolist(), "low": own_low.tolist()}
         return reading, {side: LeftOut(train[side].situations, left_out[side]) for side in SIDES}
@@ -492,3 +485,14 @@ class _Contrast:
 
     def _seed(self, side: Side, pair: int, situation: str, prompt: list[Message]) -> int:
         return item_seed(self._settings.seed, "trait", self._definition.name, side, pair, situation)
+
+
+def _hash_of(definition: TraitDefinition) -> str:
+    """Tell what a trait was made of from what another one was."""
+    texts = [
+        message["content"]
+        for side in SIDES
+        for _, conversation in definition.conversations("train", side)
+        for message in conversation
+    ]
+    return dataset_hash([*texts, *definition.questions, *definition.high_prompts, *definition.low_prompts])

@@ -12,9 +12,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from persona_tui.core.mix import GAIN
-
-Gain = Annotated[float, Field(ge=GAIN.low, le=GAIN.high)]
+MOST_GAIN = 1e6  # either way; a persona's own, from strength to its vectors' size
+Gain = Annotated[float, Field(ge=-MOST_GAIN, le=MOST_GAIN)]
 Layer = Annotated[int, Field(ge=0, le=100_000)]
 Layers = list[Layer]
 Position = Literal["message", "prompt_last", "reply"]

@@ -15,7 +15,7 @@ from transformers.generation.logits_process import TopPLogitsWarper
 from persona_tui.core.errors import GenerationError, JobCancelled
 from persona_tui.model import Cap, Interventions, ModelWrapper, Request, Sampling, TokenEvent, conversation
 from persona_tui.model.architecture import find_blocks
-from persona_tui.model.sampling import keep_top_p
+from persona_tui.model.request import keep_top_p
 from persona_tui.model.text import TextStream
 from persona_tui.vectors.files import same_model
 
@@ -260,7 +260,7 @@ def test_base_models_stop_where_the_next_turn_begins(
     def scripted(self: object, logits: Tensor, index: int) -> Tensor:
         return torch.tensor([script[index]])
 
-    monkeypatch.setattr("persona_tui.model.sampling.Sampler.pick", scripted)
+    monkeypatch.setattr("persona_tui.model.request.Sampler.pick", scripted)
     generation = base_wrapper.generate(ask("Why?"), GREEDY, capture_layers=[0, 1])[0]
     assert (generation.text, generation.finish) == ("A café.", "stop")
     expected = base_wrapper.read(

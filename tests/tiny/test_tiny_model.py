@@ -17,9 +17,9 @@ from persona_tui.datasets.records import read_archetype, read_questions
 from persona_tui.extraction import ActivationExtractor
 from persona_tui.model import ModelWrapper, Request, Sampling, conversation
 from persona_tui.steering.engine import SteeringEngine
+from persona_tui.vectors.files import RECIPES
 from persona_tui.vectors.manager import PersonaManager
 from persona_tui.vectors.maths import cosine
-from persona_tui.vectors.persona import RECIPES
 from tools.tiny import corpus, requests, train
 from tools.tiny.judge import NEUTRAL, TextJudge, refusal_judge, style_judge
 from tools.tiny.material import ARCHETYPES

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from persona_tui.model import Cap
-from persona_tui.vllm.bank import Slot
 from persona_tui.vllm.op import SlotBuffers
+from persona_tui.vllm.wire import Slot
 
 GPU = torch.cuda.is_available()
 if not GPU:

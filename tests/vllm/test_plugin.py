@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from persona_tui.core.mix import Mix
 from persona_tui.model import ModelWrapper, Sampling
 from persona_tui.steering.engine import SteeringEngine
 from persona_tui.vectors.manager import PersonaManager
-from persona_tui.vllm.bank import KEY, WORKSPACE
+from persona_tui.vllm.wire import KEY, WORKSPACE
 
 from .conftest import NAME
 
@@ -138,6 +139,14 @@ def test_what_cannot_be_done_is_refused_alone(
     with pytest.raises(VLLMValidationError, match=reason):
         ask(llm, [ids], [asked])
     assert said(ask(llm, [ids], [None])[0])[0]  # the server goes on
+
+
+def test_what_was_compiled_without_us_is_not_used(llm: Any) -> None:
+    """vLLM keeps what it has compiled under a hash of its configuration."""
+    config = llm.llm_engine.vllm_config
+    ours = config.compute_hash()
+    plain = {key: each for key, each in config.additional_config.items() if not key.startswith("persona_tui")}
+    assert replace(config, additional_config=plain).compute_hash() != ours
 
 
 def test_a_release_that_was_not_tried_serves_no_personas(monkeypatch: pytest.MonkeyPatch) -> None:
