@@ -26,9 +26,10 @@ from persona_tui.core.connection import KEY_VARIABLE, Connection, NotThere
 from persona_tui.core.errors import EndpointError, GenerationError, ModelLoadError
 from persona_tui.core.files import atomic_write_bytes
 from persona_tui.core.identity import ModelSketch
+from persona_tui.model.pool import Pool
 from persona_tui.vllm.asgi import OURS, PROTOCOL
 from persona_tui.vllm.engine import VllmModel
-from persona_tui.vllm.orders import Arrival, Driver, Order, Sums, sums_from
+from persona_tui.vllm.orders import Arrival, Driver, Order, Sums, pools_from, sums_from
 from persona_tui.vllm.wire import About, Slot, slots_to
 
 _PIECE = 2**24  # bytes of ways that are sent at once, about
@@ -194,6 +195,17 @@ class ServedDriver(Driver):
         try:
             return sums_from(data), set()
         except SafetensorError as error:
+            raise EndpointError(f"what {self._connection.url} has summed up cannot be read") from error
+
+    def pool(self, groups: Sequence[Sequence[str]], layers: Sequence[int]) -> list[Pool]:
+        """See `Driver.pool`. Once the server has stopped answering, there is nothing."""
+        if self._lost:
+            return [Pool(tuple(layers)) for _ in groups]
+        body = {"groups": [list(names) for names in groups], "layers": list(layers)}
+        data = self._connection.exchange(f"{OURS}/pools", body)
+        try:
+            return pools_from(data, layers)
+        except (SafetensorError, KeyError) as error:
             raise EndpointError(f"what {self._connection.url} has summed up cannot be read") from error
 
     def change(self, ways: dict[str, str], limits: dict[str, float], twins: dict[str, str]) -> None:

@@ -6,8 +6,8 @@ named, and nothing is unpickled.
 
 1. `GET` says which model is served; `files/NAME` gives its tokenizer and configuration, but no weights.
 2. `ways` takes what is done to requests, by a hash of it. `orders` answers requests, pass by pass, as events.
-3. `sums` gives what was summed up for them, as `[spans, layers, hidden]`. `change` and `abort` act on those
-   that are being answered.
+3. `sums` gives what was summed up for them, as `[spans, layers, hidden]`; `pools`, what the replies of groups
+   of them come to together. `change` and `abort` act on those that are being answered.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ from persona_tui.vllm.orders import (
     Order,
     arrival_of,
     params_of,
+    pools_of,
+    pools_to,
     prompt_of,
     sums_of,
     sums_to,
@@ -129,6 +131,8 @@ class Door:
                 await self.answer(_ORDERS.validate_json(body), receive, send)
             elif (method, path) == ("POST", "/sums"):
                 await answer_bytes(send, await self.take(_read(body)))
+            elif (method, path) == ("POST", "/pools"):
+                await answer_bytes(send, await self.pool(_read(body)))
             elif (method, path) == ("POST", "/change"):
                 await self.change(_read(body))
                 await answer(send, {})
@@ -365,15 +369,28 @@ class Door:
 
     async def take(self, asked: Mapping[str, Any]) -> bytes:
         """Give what was summed up for requests; they are forgotten unless they are kept."""
-        names, layers, keep = _names(asked), list(asked.get("layers", ())), bool(asked.get("keep"))
-        if not all(isinstance(layer, int) and 0 <= layer < self._layers for layer in layers):
-            raise PersonaTuiError(f"the layers are 0 to {self._layers - 1}")
+        names, layers, keep = _names(asked), self._layers_of(asked), bool(asked.get("keep"))
         known = [name for name in names if name in self._spans]
         answers = await self._ask("persona_tui_take", known, layers, True)
         found = sums_of(answers, len(layers), self._hidden)
         if not keep:
             await self._release(known)
         return sums_to(found)
+
+    async def pool(self, asked: Mapping[str, Any]) -> bytes:
+        """Give what groups of replies come to."""
+        groups, layers = asked.get("groups"), self._layers_of(asked)
+        if not isinstance(groups, list):
+            raise PersonaTuiError("groups is a list of lists of names")
+        known = [[name for name in _names({"names": group}) if name in self._spans] for group in groups]
+        answers = await self._ask("persona_tui_pool", known, layers)
+        return pools_to(pools_of(answers, layers, self._hidden))
+
+    def _layers_of(self, asked: Mapping[str, Any]) -> list[int]:
+        layers = list(asked.get("layers", ()))
+        if not all(isinstance(layer, int) and 0 <= layer < self._layers for layer in layers):
+            raise PersonaTuiError(f"the layers are 0 to {self._layers - 1}")
+        return layers
 
     async def change(self, asked: Mapping[str, Any]) -> None:
         """Do something else to running requests from their next token on."""

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from persona_tui.core.errors import GenerationError, ModelLoadError
+from persona_tui.model.pool import Pool
 from persona_tui.vllm.orders import (
     Arrival,
     Driver,
@@ -20,6 +21,7 @@ from persona_tui.vllm.orders import (
     Sums,
     arrival_of,
     params_of,
+    pools_of,
     prompt_of,
     sums_of,
     told_of,
@@ -120,6 +122,11 @@ class LocalDriver(Driver):
         their twins, which are not to be believed."""
         answers: list[Packed] = self._ask("persona_tui_take", list(names), list(layers), keep)
         return sums_of(answers, len(layers), self._hidden), set(answers[0]["broken"])
+
+    def pool(self, groups: Sequence[Sequence[str]], layers: Sequence[int]) -> list[Pool]:
+        """See `Driver.pool`."""
+        answers = self._ask("persona_tui_pool", [list(names) for names in groups], list(layers))
+        return pools_of(answers, layers, self._hidden)
 
     def change(self, ways: dict[str, str], limits: dict[str, float], twins: dict[str, str]) -> None:
         """Do something else to running requests from their next token on."""

@@ -15,6 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from persona_tui.core.errors import GenerationError
+from persona_tui.model.pool import Pool, unusable
 from persona_tui.vllm.wire import ENGINE, About, Errand, Slot, slot_key
 
 _names = itertools.count()
@@ -140,6 +141,47 @@ def sums_of(answers: Sequence[dict[str, Any]], layers: int, hidden: int) -> dict
     return found
 
 
+def pools_of(answers: Sequence[Sequence[dict[str, Any]]], layers: Sequence[int], hidden: int) -> list[Pool]:
+    """Groups of replies, from what each worker says: where others hold other layers, theirs are zero.
+
+    Raises:
+        GenerationError: an activation is not a usable number.
+    """
+    pools = []
+    for told in zip(*answers, strict=True):
+        if (wrong := max(each["wrong"] for each in told)) >= 0:
+            raise unusable(wrong)
+        totals = [torch.from_numpy(np.frombuffer(each["totals"], dtype=np.int64).copy()) for each in told]
+        count, tokens = told[0]["count"], told[0]["tokens"]
+        whole = torch.stack(totals).sum(0).view(2, len(layers), hidden) if count else None
+        pools.append(Pool(tuple(layers), whole, count, tokens))
+    return pools
+
+
+def pools_to(pools: Sequence[Pool]) -> bytes:
+    """Groups of replies, for another machine."""
+    tensors = {}
+    for number, pool in enumerate(pools):
+        tensors[f"{number}.counts"] = torch.tensor([pool.count, pool.tokens])
+        if pool.totals is not None:
+            tensors[f"{number}.totals"] = pool.totals.contiguous()
+    return save(tensors)
+
+
+def pools_from(data: bytes, layers: Sequence[int]) -> list[Pool]:
+    """What `pools_to` has made.
+
+    Raises:
+        SafetensorError: it is something else.
+    """
+    tensors = load(data)
+    found = []
+    for number in range(sum(name.endswith(".counts") for name in tensors)):
+        count, tokens = tensors[f"{number}.counts"].tolist()
+        found.append(Pool(tuple(layers), tensors.get(f"{number}.totals"), count, tokens))
+    return found
+
+
 def sums_to(sums: Mapping[str, Sums]) -> bytes:
     """What was summed up for requests, for another machine."""
     tensors = {f"{name}.counts": torch.tensor(each.counts) for name, each in sums.items()}
@@ -243,6 +285,10 @@ class Driver(ABC):
     ) -> tuple[dict[str, Sums], set[str]]:
         """What was summed up for requests, which workers forget unless it is kept; and those that have lost
         their twins, which are not to be believed."""
+
+    @abstractmethod
+    def pool(self, groups: Sequence[Sequence[str]], layers: Sequence[int]) -> list[Pool]:
+        """The replies of groups of requests, added up where they were written; they are not forgotten."""
 
     @abstractmethod
     def change(self, ways: dict[str, str], limits: dict[str, float], twins: dict[str, str]) -> None:

@@ -15,6 +15,7 @@ from persona_tui.core.config import Settings
 from persona_tui.core.errors import GenerationError
 from persona_tui.core.sections import VllmSettings
 from persona_tui.model import Interventions, ModelWrapper, Request, Sampling, Watch
+from persona_tui.model.pool import Pool
 from persona_tui.steering.engine import SteeringEngine
 from persona_tui.vectors.manager import PersonaManager
 from persona_tui.vllm.engine import VllmModel
@@ -83,6 +84,34 @@ def test_replies_and_their_means(inside: VllmModel, ours: ModelWrapper, workspac
             assert one.activations.n_tokens == other.activations.n_tokens
             for recipe in ("response", "prompt_last"):
                 near(getattr(one.activations, recipe), getattr(other.activations, recipe))
+
+
+def test_replies_are_added_up_where_they_were_written(
+    inside: VllmModel, ours: ModelWrapper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By kind of reply, to the last digit what they come to one by one; also one that is cut at the text with
+    which a base model begins the next turn."""
+    requests = [asked(each) for each in QUESTIONS]
+    plain = inside.generate(requests, GREEDY, capture_layers=ALL)
+    for model in (inside, ours):
+        monkeypatch.setattr(model, "_stops", (plain[0].text[4:7],))
+    short = lambda text: text < plain[2].text  # noqa: E731
+    there = inside.pooled(requests, GREEDY, ALL, short, kept={1})
+    one_by_one = inside.generate(requests, GREEDY, capture_layers=ALL)
+    assert [each.text for each in there.replies] == [each.text for each in one_by_one]
+    assert len(there.replies[0].token_ids) < len(plain[0].token_ids)
+    assert [each.activations is not None for each in there.replies] == [False, True, False, False]
+    wanted = {True: Pool(ALL), False: Pool(ALL)}
+    for each in one_by_one:
+        assert each.activations is not None
+        wanted[short(each.text)].add(each.activations)
+    here = ours.pooled(requests, GREEDY, ALL, short)
+    for kind, pool in there.pools.items():
+        own, other = wanted[kind], here.pools[kind]
+        assert pool.count == own.count == other.count > 0 and pool.tokens == own.tokens == other.tokens
+        assert pool.totals is not None and own.totals is not None and other.totals is not None
+        assert torch.equal(pool.totals, own.totals)
+        near(pool.totals.double(), other.totals.double())
 
 
 def test_likelihoods(inside: VllmModel, ours: ModelWrapper, workspace: Path) -> None:
