@@ -239,11 +239,13 @@ class Door:
         workers = (await self.about())["about"]
         if len({order.errand.name for order in orders}) < len(orders):
             raise PersonaTuiError("two requests have the same name")
+        names = [order.errand.name for order in orders]
         for order in orders:
             self._check_order(order, workers)
+            if any(each and each not in names for each in (order.errand.twin, order.errand.of)):
+                raise PersonaTuiError("a guided request and its twin come together")
         await self._admit(orders, workers["places"])
         come: asyncio.Queue[Arrival | Exception] = asyncio.Queue()
-        names = [order.errand.name for order in orders]
         tasks = [asyncio.create_task(self._one(order, come)) for order in orders]
         self._running |= dict(zip(names, tasks, strict=True))
         left_us = asyncio.create_task(gone(receive))
@@ -324,8 +326,10 @@ class Door:
         errand = order.errand
         if errand.name in self._spans:
             raise PersonaTuiError("two requests have the same name")
-        if errand.twin or errand.limit:
-            raise PersonaTuiError("the guide needs two requests in one pass, which a server cannot promise")
+        if (errand.twin or errand.of) and 2 * len(order.prompt) > workers["tokens"]:
+            raise PersonaTuiError(
+                f"a guided prompt may have {workers['tokens'] // 2} tokens here; set plausibility to 0"
+            )
         for key in [errand.way, *errand.traces]:
             if key and key not in self._ways:
                 raise PersonaTuiError("what is to be done to a request is not known here any more: try again")
@@ -375,7 +379,7 @@ class Door:
         found = sums_of(answers, len(layers), self._hidden)
         if not keep:
             await self._release(known)
-        return sums_to(found)
+        return sums_to(found, answers[0]["broken"])
 
     async def pool(self, asked: Mapping[str, Any]) -> bytes:
         """Give what groups of replies come to."""
@@ -394,10 +398,12 @@ class Door:
 
     async def change(self, asked: Mapping[str, Any]) -> None:
         """Do something else to running requests from their next token on."""
-        ways = asked.get("ways")
+        ways, limits = asked.get("ways"), asked.get("limits", {})
         if not isinstance(ways, dict) or not all(not key or key in self._ways for key in ways.values()):
             raise PersonaTuiError("ways is an object of what is known here, by the names of requests")
-        await self._ask("persona_tui_change", ways, {}, {})
+        if not isinstance(limits, dict) or not all(isinstance(each, int | float) for each in limits.values()):
+            raise PersonaTuiError("limits is an object of numbers, by the names of requests")
+        await self._ask("persona_tui_change", ways, limits, {})
 
 
 class _Full(PersonaTuiError):

@@ -228,14 +228,17 @@ class VllmModel(VllmWriter):
         keys = self._held(change, 1 + max(row.place for row in rows))
         limits = {row.name: limit_of(change, row.place) for row in rows}
         twins = {}
-        if any(limits.values()):
-            self._check_guides()
         for row in rows:
             if limits[row.name] and not row.twin:  # it reads what there is so far, and along from there on
+                if not self.driver.joins:
+                    raise GenerationError(
+                        "A server turns the guide on with a reply's first token only: say something new."
+                    )
                 row.twin = twins[row.name] = Driver.new_name()
                 left = row.order.tokens - len(row.output)
                 so_far = replace(row.order, prompt=[*row.order.prompt, *row.output], tokens=left)
-                self.driver.add(twin_of(replace(row, order=so_far)))
+                twin = twin_of(replace(row, order=so_far))
+                self.driver.add(replace(twin, errand=replace(twin.errand, of="")))
         self.driver.change({row.name: keys[row.place] for row in rows}, limits, twins)
 
 

@@ -157,8 +157,6 @@ class VllmWriter(VllmReader):
         self, place: int, batch: Batch, errand: Errand, likeliest: int | None = None, alone: bool = False
     ) -> Row:
         """A request for vLLM: `alone` if nothing may share its cache, as what is done to it may change."""
-        if errand.limit:
-            self._check_guides()
         own, prompt = batch.samplings[place], batch.prompts[place]
         check_fits(len(prompt), self.context_length)
         limit = min(own.max_new_tokens, (self.context_length or 0) - len(prompt))
@@ -176,13 +174,6 @@ class VllmWriter(VllmReader):
             fresh=any(span != REPLY and span[1] < len(prompt) for span in errand.spans),
         )
         return Row(place, order, limit)
-
-    def _check_guides(self) -> None:
-        if not self.guides:
-            raise GenerationError(
-                "The guide needs a reply and its twin in one pass, which a server does not promise: set "
-                "steering.plausibility to 0."
-            )
 
     def _groups(self, rows: Sequence[Row]) -> list[list[Row]]:
         """Rows that can be answered together. A guided one and its twin must be in the same passes."""
@@ -305,5 +296,11 @@ def twin_of(row: Row) -> Order:
     """What reads a row's tokens with nothing done to it."""
     order = row.order
     return replace(
-        order, errand=Errand(row.twin), temperature=0.0, top_p=1.0, likeliest=0, salt="", fresh=False
+        order,
+        errand=Errand(row.twin, of=row.name),
+        temperature=0.0,
+        top_p=1.0,
+        likeliest=0,
+        salt="",
+        fresh=False,
     )

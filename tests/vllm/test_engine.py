@@ -147,6 +147,31 @@ def test_a_stream_tells_the_same(inside: VllmModel, ours: ModelWrapper, workspac
         assert [each[0] for each in one.likeliest] == [each[0] for each in other.likeliest]
 
 
+def test_text_is_read_in_the_middle_of_a_stream(
+    inside: VllmModel, ours: ModelWrapper, workspace: Path
+) -> None:
+    """As a guard does with a message in disguise; nothing of the stream is lost."""
+    axes = {"a": {1: drawn(WIDTH, seed=3), 2: drawn(WIDTH, seed=4)}}
+    known = list(ways(workspace, ours, inside).values())
+    requests, rows = [asked("What is bread?")] * len(known), Interventions.by_row(known)
+    stream = inside.stream(requests, GREEDY, rows, axes)
+    there = [next(stream) for _ in range(3)]
+    read = inside.read_messages([asked("Who are you?").messages], ALL)[0]
+    pair = (asked("Hi").messages, "It depends.")
+    scored = inside.score([pair])[0]
+    there += list(stream)
+    near(read.mean, ours.read_messages([asked("Who are you?").messages], ALL)[0].mean)
+    assert scored.logprob == pytest.approx(ours.score([pair])[0].logprob, abs=1e-4)
+    here = list(ours.stream(requests, GREEDY, rows, axes))
+    order = lambda event: (event.row, event.index)  # noqa: E731
+    for one, other in zip(sorted(there, key=order), sorted(here, key=order), strict=True):
+        assert (one.row, one.token_id, one.finish) == (other.row, other.token_id, other.finish)
+        assert one.projections == pytest.approx(other.projections, rel=1e-4, abs=1e-3)
+        assert one.entropy == pytest.approx(other.entropy, abs=1e-4)
+        assert (one.nats is None) == (other.nats is None)
+        assert one.nats is None or one.nats == pytest.approx(other.nats, abs=1e-4)
+
+
 def test_a_mix_that_changes_while_it_speaks(inside: VllmModel, ours: ModelWrapper, workspace: Path) -> None:
     known = ways(workspace, ours, inside)
 
@@ -253,7 +278,7 @@ def test_what_cannot_be_done_is_one_line(inside: VllmModel) -> None:
     stream = inside.stream([asked("Hi")], GREEDY)
     next(stream)
     with pytest.raises(GenerationError, match="middle of another reply"):
-        inside.score([(asked("Hi").messages, "It depends.")])
+        next(inside.stream([asked("Hi")], GREEDY))
     assert [each.finish for each in stream][-1] in ("stop", "length")
     with pytest.raises(GenerationError, match="compiles by itself"):
         inside.compile()
