@@ -3,6 +3,7 @@
     python benchmarks/inside_vllm.py [--model starter | --shape 7b] [--rows 1 16 64] [--tokens 64] [--eager]
         [--bare] [--check] [--extraction]
     python benchmarks/inside_vllm.py --op [--shape 7b] [--device cuda]
+    python benchmarks/inside_vllm.py --slots 17 257 1025 4097 [--shape 7b]
 
 1. Tokens per second of the same requests plain, steered, steered and capped, and with means summed up;
    then token by token, without and with a trace. In turns; the fastest of several rounds, and its ratio to
@@ -13,6 +14,9 @@
 5. The memory of slots: computed.
 6. With --op, without vLLM: what the op takes in one pass over all layers, at the starter model's shape or
    another: processor time, or on a GPU the time of a captured graph; the fastest of 200 passes.
+
+7. With --slots, without vLLM: what so many slots take of the memory of a process, before any is used and with
+   vectors at 30% of the layers in each.
 
 --shape has random weights made, at Qwen2.5's shapes, in a folder that is deleted afterwards.
 
@@ -257,6 +261,35 @@ def graph_time(work: Callable[[], None]) -> float:
     return best
 
 
+def slots_alone(counts: Sequence[int], layers: int, hidden: int) -> None:
+    """Print the memory of slots, as the process has it."""
+    import torch
+
+    from persona_tui.vllm import op
+    from persona_tui.vllm.wire import Slot
+
+    band = range(round(0.3 * layers), round(0.6 * layers))
+    filled = Slot({layer: torch.ones(hidden) for layer in band}, {})
+    lines = []
+    for count in counts:
+        before = resident()
+        buffers = op.SlotBuffers(layers, count, hidden, count, torch.device("cpu"))
+        made = resident()
+        for place in range(1, count):
+            buffers.fill(place, filled)
+        used = resident()
+        computed = count * layers * hidden * 4 / 1e6
+        lines.append((count, f"{made - before:.0f} MB", f"{used - before:.0f} MB", f"{computed:.0f} MB"))
+        del buffers
+    print(table(("slots", "unused", "all in use", "computed"), lines), flush=True)
+
+
+def resident() -> float:
+    """Memory of this process, in MB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 1e6
+
+
 def memory() -> None:
     """Print the memory of slots."""
     lines = [
@@ -294,12 +327,16 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--slots", type=int, nargs="+")
     for name in ("eager", "bare", "check", "extraction", "op"):
         parser.add_argument(f"--{name}", action="store_true")
     options = parser.parse_args()
+    shape = SHAPES[options.shape][0] if options.shape else None
+    layers, hidden = (shape[2], shape[0]) if shape else OP_SHAPE
+    if options.slots:
+        slots_alone(options.slots, layers, hidden)
+        return
     if options.op:
-        shape = SHAPES[options.shape][0] if options.shape else None
-        layers, hidden = (shape[2], shape[0]) if shape else OP_SHAPE
         op_alone(options.rows, layers, hidden, options.device)
         return
     with tempfile.TemporaryDirectory() as temporary:
