@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def parse(line: str) -> tuple[Command, str]:
-    """The command that a line asks for, and what follows its name.
+    """Return the command that a line asks for, and what follows its name.
 
     Raises:
         CommandError: there is no such command; offers the nearest.

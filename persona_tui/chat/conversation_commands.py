@@ -74,7 +74,7 @@ def _shortened(text: str) -> str:
 
 
 def _numbered(rest: str) -> tuple[int | None, str]:
-    """The number in `#3 some text`, None if there is none, and the text."""
+    """Return the number in `#3 some text`, None if there is none, and the text."""
     word, _, text = rest.partition(" ")
     if word.startswith("#") and word[1:].isdecimal():
         return int(word[1:]), text.strip()

@@ -31,7 +31,7 @@ def _speaking(chat: Chat) -> str:
 
 
 def _weakness(chat: Chat, name: str) -> str:
-    """What extraction found wanting, so that nobody wonders why a persona is hardly heard."""
+    """Return what extraction found wanting, so that nobody wonders why a persona is hardly heard."""
     reason = chat.project.personas.get(name).metadata.get("weak_reason")
     return f" This is a weak persona: {reason}." if reason else ""
 
@@ -94,7 +94,7 @@ def _policy(chat: Chat, rest: str) -> str:
 
 
 def _rules(rest: str) -> list[str]:
-    """What `/policy` was given: several rules, one by one; or else as it is."""
+    """Return what `/policy` was given: several rules, one by one; or else as it is."""
     if not Path(rest).expanduser().is_file() and any(sign in rest for sign in "<>"):
         return re.split(r"[\s,]+(?=\w+\s*[<>])", rest)
     return [rest]

@@ -84,7 +84,7 @@ def _dataset(chat: Chat, rest: str) -> str:
 
 
 def dataset_task(project: Project, rest: str) -> tuple[DatasetTask, int]:
-    """What `/dataset` is asked to write, and with which seed: as chats are seeded, else a new one.
+    """Return what `/dataset` is asked to write, and with which seed: as chats are seeded, else a new one.
 
     Raises:
         PersonaTuiError: it cannot be used like that.

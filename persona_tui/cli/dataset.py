@@ -113,14 +113,14 @@ def import_(invocation: Invocation, paths: tuple[Path, ...], force: bool) -> Non
 @click.option(
     "-n", "--count", type=click.IntRange(1, 10_000), help="How many. [default: 5 for an archetype, else 20]"
 )
-@click.option("--description", "-d", metavar="TEXT", help="Of an archetype: who it is.")
+@click.option("--description", "-d", metavar="TEXT", help="For an archetype: who it is.")
 @click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Another file.")
 @click.option(
     "--replace",
     "--force",
     "replace",
     is_flag=True,
-    help="Replace what is already in the file, not add to it.",
+    help="Replace what is in the file instead of adding to it.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same records.")
 @via_option

@@ -22,7 +22,7 @@ _OF_METHOD = click.option("--method", type=_METHOD, help="[default: the one that
 
 
 def _opened(project: Project, name: str | None) -> SelfMonitor:
-    """The monitor; the model is not loaded."""
+    """Return the monitor; the model is not loaded."""
     return project.monitors.load(name or project.settings.monitoring.monitor)
 
 

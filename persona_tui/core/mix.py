@@ -128,7 +128,7 @@ class Mix:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], settled: bool = False) -> Self:
-        """The mix that `SteeringEngine.describe` has described.
+        """Return the mix that `SteeringEngine.describe` has described.
 
         Args:
             record: the description.

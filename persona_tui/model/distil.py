@@ -157,7 +157,7 @@ class Distillation:
     def _slopes(
         self, items: Sequence[int], learned: Mapping[int, Tensor]
     ) -> tuple[float, tuple[Tensor, ...]]:
-        """The divergence summed over some lessons, and its gradient at every vector."""
+        """Return the divergence summed over some lessons, and its gradient at every vector."""
         targets = [self._ask(item) for item in items]
         with torch.enable_grad(), _added(self._blocks, learned), clear_memory_errors():
             rows = self._bare_logits(items)
@@ -170,7 +170,7 @@ class Distillation:
             return float(total.detach()), torch.autograd.grad(total, list(learned.values()))
 
     def _bare_logits(self, items: Sequence[int]) -> list[Tensor]:
-        """What the model expects in some lessons without the system prompt."""
+        """Return what the model expects in some lessons without the system prompt."""
         passages = [self._lessons[item].bare for item in items]
         if any(item not in self._below for item in items):
             self._keep(items)
@@ -204,7 +204,9 @@ class Distillation:
 
     @torch.no_grad()
     def _ask(self, item: int) -> _Target:
-        """What the teacher expects in a lesson: asked once, always together with the same other lessons."""
+        """Return what the teacher expects in a lesson: asked once, always together with the same other
+        lessons.
+        """
         if item not in self._targets:
             first = item - item % _ROWS
             group = range(first, min(first + _ROWS, len(self._lessons)))
@@ -223,7 +225,7 @@ class Distillation:
 
 
 def _target(taught: Tensor, bare: Tensor, emphasis: float) -> _Target:
-    """What a teacher of such an emphasis expects, from logits with and without the system prompt."""
+    """Return what a teacher of such an emphasis expects, from logits with and without the system prompt."""
     logprobs = taught.float().log_softmax(-1)
     if emphasis != 1:
         plain = bare.float().log_softmax(-1)
@@ -236,7 +238,7 @@ def _target(taught: Tensor, bare: Tensor, emphasis: float) -> _Target:
 
 
 def _rest(logprobs: Tensor) -> Tensor:
-    """The logarithm of what is left beside some tokens, `[tokens]`; never of nothing."""
+    """Return the logarithm of what is left beside some tokens, `[tokens]`; never of nothing."""
     left = 1 - logprobs.exp().sum(-1)
     return left.clamp(min=1e-6).log()
 

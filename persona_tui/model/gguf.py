@@ -177,7 +177,7 @@ def _counted(report: Report) -> Iterator[None]:
 
 
 def _dtype(reader: GGUFReader) -> str:
-    """The type to unpack to: that of the matrices if they are all plain numbers, else bfloat16."""
+    """Return the type to unpack to: that of the matrices if they are all plain numbers, else bfloat16."""
     kinds = {tensor.tensor_type.name for tensor in reader.tensors if len(tensor.shape) > 1}
     return _FLOATS[kinds.pop()] if len(kinds) == 1 and kinds <= set(_FLOATS) else _UNPACKED
 
@@ -222,7 +222,7 @@ def _complete_gemma(config: PreTrainedConfig, kind: str, value: Callable[[str], 
 def _scaling(
     config: PreTrainedConfig, reader: GGUFReader, value: Callable[[str], Any]
 ) -> dict[str, Any] | None:
-    """How rotary positions are scaled; None = they are not."""
+    """Return how rotary positions are scaled; None = they are not."""
     original = int(value("rope.scaling.original_context_length") or config.max_position_embeddings)
     factors = {
         name: _numbers(reader, f"rope_{name}.weight") for name in ("freqs", "factors_short", "factors_long")
@@ -261,7 +261,7 @@ def field_value(reader: GGUFReader, key: str) -> Any:
 
 
 def _numbers(reader: GGUFReader, name: str) -> list[float]:
-    """A small tensor's numbers; none if it is not there."""
+    """Return a small tensor's numbers; none if it is not there."""
     found = (tensor for tensor in reader.tensors if tensor.name == name)
     return next(([float(number) for number in tensor.data] for tensor in found), [])
 
@@ -349,7 +349,7 @@ def _explained(source: Source) -> Iterator[None]:
         text = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         if "architecture" in text or "model_type" in text:
             raise ModelLoadError(
-                f"{source.name} cannot be used: transformers reads no GGUF file of its architecture"
+                f"{source.name} cannot be used: transformers cannot read GGUF files of its architecture"
                 f" ({text}); load the model's own folder or its name on huggingface.co instead."
             ) from error
         raise ModelLoadError(f"{source.name} cannot be unpacked, it may be damaged: {text}") from error

@@ -55,11 +55,11 @@ class Sampling:
         return cls(settings.max_new_tokens, settings.temperature, settings.top_p, settings.seed)
 
     def with_seed(self) -> Self:
-        """The same with a seed, drawn now if there is none, so that it can be done again."""
+        """Return the same with a seed, drawn now if there is none, so that it can be done again."""
         return self if self.seed is not None else replace(self, seed=secrets.randbits(31))
 
     def row_seed(self, row: int) -> int:
-        """The seed of one row when its request brings none."""
+        """Return the seed of one row when its request brings none."""
         return secrets.randbits(62) if self.seed is None else self.seed * _SEED_STEP + row
 
 
@@ -99,7 +99,7 @@ class Interventions:
 
     @staticmethod
     def by_row(rows: Sequence[Interventions]) -> Interventions:
-        """What a batch needs whose rows are each steered and capped differently.
+        """Return what a batch needs whose rows are each steered and capped differently.
 
         Args:
             rows: each row's own, with vectors `[hidden]` and single floors. A layer where a row has none
@@ -152,18 +152,18 @@ class Watch:
     every: int = 4
 
     def due(self, tokens: int) -> bool:
-        """Whether a reply is read when so many of its tokens have been."""
+        """Return whether a reply is read when so many of its tokens have been."""
         return tokens >= self.after and (tokens - self.after) % self.every == 0
 
 
 def conversation(prompt: str, system: str | None = None) -> list[Message]:
-    """The messages of a single question."""
+    """Return the messages of a single question."""
     opening = [{"role": "system", "content": system}] if system else []
     return [*opening, {"role": "user", "content": prompt}]
 
 
 def is_continued(messages: Sequence[Message]) -> bool:
-    """Whether the answer to a conversation goes on with what the assistant said last."""
+    """Return whether the answer to a conversation goes on with what the assistant said last."""
     return len(messages) > 1 and messages[-1]["role"] == "assistant"
 
 
@@ -214,7 +214,7 @@ class Batch:
         stops: for each row what, once set, ends it without another token; empty = none has that.
         likeliest: how many of the likeliest tokens the steps tell.
         parts: for a watch, the parts of these that are read on their own.
-        thoughts: the ids that begin and end thoughts, which are no part of what is captured of a reply.
+        thoughts: the ids that begin and end thoughts, which are not part of what is captured of a reply.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -259,7 +259,7 @@ def keep_top_p(probabilities: Tensor, top_p: float | Tensor) -> Tensor:
 
 
 def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """A token for each row, `[rows]`, by inverse CDF in vocabulary order.
+    """Return a token for each row, `[rows]`, by inverse CDF in vocabulary order.
 
     First a block of neighbouring tokens is found, then a token in it: one running sum over a whole
     vocabulary, as precise as it has to be, can take longer than the model's head.
@@ -285,7 +285,9 @@ def _block_sums(probabilities: Tensor) -> Tensor:
 
 
 def _inverse_cdf(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the running sum over `[rows, n]` exceeds a target `[rows, 1]`, and what of it is left there."""
+    """Return where the running sum over `[rows, n]` exceeds a target `[rows, 1]`, and what of it is left
+    there.
+    """
     cumulative = weights.cumsum(-1, dtype=target.dtype)
     # Rounding may point past the last place with any weight.
     last = (cumulative < cumulative[:, -1:]).sum(-1, keepdim=True)
@@ -333,7 +335,9 @@ class Sampler:
         return self._noise[:, column : column + 1]
 
     def pick(self, logits: Tensor, index: int) -> Tensor:
-        """The token of each row, `[rows]`, from float32 logits `[rows, vocabulary]`; tokens count from 0."""
+        """Return the token of each row, `[rows]`, from float32 logits `[rows, vocabulary]`; tokens count from
+        0.
+        """
         best = logits.argmax(-1) if self._greedy is not None else None
         if best is not None and self._all_greedy:
             return best

@@ -131,7 +131,7 @@ class Step:
         likeliest: the likeliest tokens at each place with their log-probabilities, the best first; None if
             not wanted.
         read_parts: in the first step also the parts of each row's message, `[parts, layers, hidden]` each.
-        nats: of those tokens, log-probability less that under the row's twin; None where there is none, or
+        nats: of those tokens, log-probability less that under the row's twin; None without a twin, or
             where log-probabilities are not wanted.
     """
 

@@ -165,7 +165,7 @@ def resolve(name: str) -> Source:
 
 
 def _at_path(name: str) -> Source | None:
-    """The file or folder that a model's name stands for; None if it is no path."""
+    """Return the file or folder that a model's name stands for; None if it is not a path."""
     path = Path(name).expanduser()
     try:
         path.exists()
@@ -199,7 +199,7 @@ def _tiny(name: str) -> Source:
 
 
 def _cached(name: str) -> Source | None:
-    """A whole model in the Hugging Face cache."""
+    """Return a whole model in the Hugging Face cache."""
     from persona_tui.model.files import cached_folder, weight_files
 
     folder = cached_folder(name)
@@ -254,7 +254,7 @@ def _remember(folder: Path, file: Path) -> None:
 
 
 def _with_folder(source: Source) -> Source:
-    """The same source with the folder that it was unpacked to, if it was."""
+    """Return the same source with the folder that it was unpacked to, if it was."""
     for folder, record in unpacked():
         if record.sha256 == source.sha256:
             return replace(source, folder=folder)
@@ -262,7 +262,7 @@ def _with_folder(source: Source) -> Source:
 
 
 def _seen(path: Path) -> tuple[Path, SourceRecord] | None:
-    """The unpacked copy of a file that is as it was when it was unpacked."""
+    """Return the unpacked copy of a file that is as it was when it was unpacked."""
     mark = seen_at(path)
     return next((each for each in unpacked() if (each[1].file, each[1].size, each[1].changed) == mark), None)
 
@@ -376,7 +376,7 @@ def _ollama(name: str) -> Source:
 
 
 def _model_digest(manifest: Path, name: str) -> str:
-    """The SHA-256 of the GGUF file that a manifest names."""
+    """Return the SHA-256 of the GGUF file that a manifest names."""
     try:
         layers: list[dict[str, Any]] = json_value(read_plain(manifest))["layers"]
         found = [str(each["digest"]) for each in layers if each.get("mediaType") == _MODEL_LAYER]

@@ -95,7 +95,7 @@ class RemoteEngine(SteeringEngine):
     def _followed(
         self, turn: _Turn, follower: int | None, version: int, on_mix: OnMix | None
     ) -> Generator[dict[str, Any], None, None]:
-        """A turn's tokens. The server is told of other mixes, and `on_mix` when they take effect."""
+        """Yield a turn's tokens. The server is told of other mixes, and `on_mix` when they take effect."""
 
         def tell() -> None:
             nonlocal version
@@ -106,7 +106,7 @@ class RemoteEngine(SteeringEngine):
             try:
                 turn.change(follower, asdict(mix))
             except PersonaTuiError as error:
-                self.on_note(f"The reply goes on with the mix of before: {str(error).rstrip('.')}.")
+                self.on_note(f"The reply goes on with the previous mix: {str(error).rstrip('.')}.")
 
         with contextlib.closing(turn.events(tell)) as events:
             for name, record in events:
@@ -209,7 +209,7 @@ class _Turn:
                 self._end()
 
     def _goes_on(self, between: Callable[[], None]) -> bool:
-        """Whether to listen on; the server is told to end the turn once somebody wants that."""
+        """Return whether to listen on; the server is told to end the turn once somebody wants that."""
         if self._id is None:
             return not self._stop.is_set()  # it has not begun
         between()
@@ -238,7 +238,7 @@ class _Turn:
 
 
 def _event(record: Mapping[str, Any], traced: Iterable[str]) -> TokenEvent:
-    """An event as it is here; of its projections those that were asked for: its batch may have more."""
+    """Return an event as it is here, with the projections that were asked for: its batch may have more."""
     projections = {name: record["projections"][name] for name in traced if name in record["projections"]}
     fields = {name: record[name] for name in _FIELDS} | {"projections": projections}
     event = TokenEvent(**fields, nats=record.get("nats"))

@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from persona_tui.core.documents import json_value
 from persona_tui.core.errors import MemoryShortage, PersonaNotFoundError, PersonaTuiError, VectorFileError
+from persona_tui.core.mistakes import mistake_of, place_of
 from persona_tui.model import TokenEvent
 from persona_tui.server.limits import Refused
 
@@ -27,15 +29,15 @@ GONE = 499  # as web servers log a client that did not wait; nobody receives it
 
 
 def _text(content: object) -> object:
-    """A message's content as text: parts are joined."""
-    if content is None or isinstance(content, str):
-        return content or ""
+    """Return a message's content as text: parts are joined."""
     if isinstance(content, list):
         for part in content:
             if not isinstance(part, dict) or part.get("type") not in ("text", "refusal"):
                 kind = part.get("type") if isinstance(part, dict) else type(part).__name__
                 raise ValueError(f'only parts of type "text" are read here, not "{kind}"')
-        return "".join(str(part.get(part["type"], "")) for part in content)
+            if not isinstance(part.get(part["type"]), str):
+                raise ValueError(f'a part of type "{part["type"]}" needs its text under "{part["type"]}"')
+        return "".join(part[part["type"]] for part in content)
     return content
 
 
@@ -45,20 +47,22 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     role: str
-    content: Annotated[str, BeforeValidator(_text)] = ""
+    content: Annotated[str | None, BeforeValidator(_text)] = None
 
     def plain(self) -> dict[str, str]:
         """Return it as the model takes it.
 
         Raises:
-            Refused: its role is not one that is answered here.
+            Refused: its role is not known here, or it has no content and is not the assistant's.
         """
         role = _ROLES.get(self.role)
         if role is None:
             raise Refused(
                 f'The role "{self.role}" is not known here; there are {", ".join(_ROLES)}.', param="messages"
             )
-        return {"role": role, "content": self.content}
+        if self.content is None and role != "assistant":  # whose message may have been a call of a tool
+            raise Refused(f"A message of the {role}'s needs content.", param="messages")
+        return {"role": role, "content": self.content or ""}
 
 
 async def read_body(request: HttpRequest, form: type[B]) -> B:
@@ -71,17 +75,16 @@ async def read_body(request: HttpRequest, form: type[B]) -> B:
         document = json_value(await request.body(), constants=False, halves=True)
     except ValueError as error:
         raise Refused(f"The body is not JSON: {error}", code="invalid_json") from error
+    given = _clean(document)
     try:
-        return form.model_validate(_clean(document))
+        return form.model_validate(given)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        where = ".".join(map(str, problem["loc"]))
-        message = problem["msg"].removeprefix("Value error, ")
-        raise Refused(f"{where}: {message}" if where else message, param=where or None) from error
+        where = place_of(error, given) or None
+        raise Refused(f"{mistake_of(error, given, form)}.", param=where) from error
 
 
 def _clean(value: Any) -> Any:
-    """A document without halves of surrogate pairs, which no tokenizer takes."""
+    """Return a document without halves of surrogate pairs, which no tokenizer takes."""
     if isinstance(value, str):
         return (
             value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -105,7 +108,7 @@ def status_of(error: Exception) -> int:
 
 
 def message_of(error: Exception) -> str:
-    """Return what a client is told of an error: nothing about mistakes in this program."""
+    """Return what a client is told about an error: nothing about bugs in this program."""
     if isinstance(error, PersonaTuiError):
         return str(error)
     logger.error("A request failed.", exc_info=error)
@@ -142,6 +145,8 @@ def answering(form: Callable[[Exception], dict[str, Any]]) -> Callable[[Endpoint
         async def answered(request: HttpRequest) -> Response:
             try:
                 return await endpoint(request)
+            except ClientDisconnect:
+                return Response(status_code=GONE)
             except Exception as error:  # whatever it is, the client is told in the form it knows
                 return error_response(error, form)
 

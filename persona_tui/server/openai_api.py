@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -31,6 +32,7 @@ from persona_tui.server.service import Service, Wish
 from persona_tui.server.turns import Exchange
 from persona_tui.server.voices import VoiceOptions
 
+_SLIP = 0.85  # how alike a field is to one that was meant
 _MOST = 16  # replies to one request, and texts that end a reply
 _FINISH = {"stop": "stop", "length": "length", "refused": "content_filter"}
 
@@ -46,7 +48,7 @@ class StreamOptions(BaseModel):
 class _Body(BaseModel):
     """What both kinds of request have. Fields that would change the reply and are not here are refused."""
 
-    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
 
     model: str
     temperature: float | None = None
@@ -67,6 +69,9 @@ class _Body(BaseModel):
 
     def check(self) -> None:
         """Raise Refused for what would be ignored otherwise."""
+        for name in self.model_extra or {}:  # others mean nothing here
+            if meant := get_close_matches(name, type(self).model_fields, 1, _SLIP):
+                raise Refused(f'There is no "{name}". Did you mean "{meant[0]}"?', param=name)
         for name in ("presence_penalty", "frequency_penalty", "logit_bias"):
             if getattr(self, name):
                 raise Refused(f"{name} is not supported.", code="unsupported_parameter", param=name)
@@ -163,7 +168,7 @@ class ModerationBody(BaseModel):
         """Return the texts to be judged.
 
         Raises:
-            Refused: there is none, one is empty, or something is no text.
+            Refused: there are none, one is empty, or something is not text.
         """
         given = [self.input] if isinstance(self.input, str) else self.input
         texts = [each if isinstance(each, str) else each.get("text") for each in given]
@@ -316,7 +321,7 @@ class Choices:
         yield "data: [DONE]\n\n"
 
     def _chunks(self, turn: Exchange, place: int, event: TokenEvent) -> list[dict[str, Any]]:
-        """What a token adds to the stream."""
+        """Return what a token adds to the stream."""
         chunks = []
         listed = event.token_id >= 0 and (event.text or event.finish is None)
         if event.text or (listed and (self.likelihoods or self.traced)):

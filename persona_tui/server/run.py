@@ -53,7 +53,7 @@ _OPEN = ("/healthz",)  # for whoever watches over the machine, without a key
 
 
 class Gate:
-    """Lets in who may, up to the size that is taken, and counts what comes of it."""
+    """Lets in who may, up to the size that is taken, and counts requests."""
 
     def __init__(
         self, app: Starlette, measures: Measures, body: int, api_key: str | None, hosts: Sequence[str]
@@ -99,7 +99,7 @@ class Gate:
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         if self._hosts and _host(headers.get("host", "")) not in self._hosts:
-            raise Refused("This server answers under its own address only.", status=403, code="wrong_host")
+            raise Refused("This server only answers to its own address.", status=403, code="wrong_host")
         given = headers.get("authorization", "").removeprefix("Bearer ").encode()
         if (
             self._key is not None
@@ -130,7 +130,7 @@ class Gate:
         return TooLarge(f"The body is larger than {self._body} bytes.", code="body_too_large")
 
     def _known(self, scope: Scope) -> str:
-        """The path as its route has it, so that there are few of them."""
+        """Return the path as its route has it, so that there are few of them."""
         for route in self._app.routes:
             if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE:
                 return route.path
@@ -138,7 +138,7 @@ class Gate:
 
 
 def _host(header: str) -> str:
-    """The name in a Host header, without its port."""
+    """Return the name in a Host header, without its port."""
     if header.startswith("["):
         return header[1:].partition("]")[0]
     return header.rpartition(":")[0] if header.rpartition(":")[2].isdecimal() and ":" in header else header
@@ -206,7 +206,7 @@ class Server:
         """
         Args:
             project: whose model, which is loaded here, and whose personas answer.
-            host: the address to listen at.
+            host: the address to listen on.
             port: the port; 0 = any that is free.
             api_key: what clients have to send; None = nothing.
             limits: what is taken on.
@@ -264,7 +264,7 @@ class _Server(uvicorn.Server):
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket at an address, before the model is loaded: an address that is taken is said at once."""
+    """Return a socket at an address, before the model is loaded: an address that is taken is said at once."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
@@ -272,6 +272,6 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
-        raise PersonaTuiError(f"Cannot listen at {host}:{port}: {error.strerror or error}.") from error
+        raise PersonaTuiError(f"Cannot listen on {host}:{port}: {error.strerror or error}.") from error
     listener.set_inheritable(True)
     return listener

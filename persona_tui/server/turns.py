@@ -172,7 +172,7 @@ class Answer:
         self._turn.post(self._place, event)
 
     def _again(self, event: TokenEvent) -> bool:
-        """Whether it has been here: a batch is written again when another of its rows has failed."""
+        """Return whether it has been here: a batch is written again when another of its rows has failed."""
         if event.token_id < 0 and event.finish is None:
             judged, self._judged_message = self._judged_message, True
             return judged
@@ -267,7 +267,7 @@ class Exchange:
             self.cancel()
 
     async def _reviewed(self, place: int, event: TokenEvent) -> Sequence[TokenEvent]:
-        """What may be told now that an event has come."""
+        """Return what may be told now that an event has come."""
         answer = self.answers[place]
         defence = answer.defence
         if is_about_message(event):
@@ -352,7 +352,7 @@ class Exchange:
         return sum(len(each.said.events) for each in (*self.answers, *drafts))
 
     def summary(self, place: int = 0) -> dict[str, Any]:
-        """What a reply says about itself under the key `persona_tui`."""
+        """Return what a reply says about itself under the key `persona_tui`."""
         answer = self.answers[place]
         found = _summary(answer)
         if answer.draft is not None:

@@ -320,7 +320,8 @@ class SteeringEngine(MixControl):
         system: str | None = None,
         traced: Iterable[str] | None = None,
     ) -> list[TokenEvent]:
-        """A reply that is there already, token by token, with projections as in `stream`, in a pass or a few.
+        """Return a reply that is there already, token by token, with projections as in `stream`, in a pass or
+        a few.
 
         Args:
             messages: what it answers.
@@ -342,7 +343,7 @@ class SteeringEngine(MixControl):
     def reread_message(
         self, messages: Sequence[Message], system: str | None = None, traced: Iterable[str] | None = None
     ) -> list[TokenEvent]:
-        """The user's last message, token by token, read without a mix; see `Backend.reread_message`."""
+        """Return the user's last message, token by token, read without a mix: `Backend.reread_message`."""
         traces = self.traces(names=traced)
         axes = {name: trace.vectors for name, trace in traces.items()}
         events = self.model.reread_message(with_system(messages, system), axes)
@@ -355,7 +356,7 @@ def _same_seed(conversation: list[Message], rows: int, sampling: Sampling) -> li
 
 
 def _scheduled(rows: Sequence[Mapping[int, Interventions]]) -> Callable[[], Interventions | None]:
-    """A function that returns what changes with each token, for all rows; None = nothing does."""
+    """Return a function that returns what changes with each token, for all rows; None = nothing does."""
     tokens, present = itertools.count(), [Interventions.none() for _ in rows]
 
     def poll() -> Interventions | None:
@@ -369,7 +370,7 @@ def _scheduled(rows: Sequence[Mapping[int, Interventions]]) -> Callable[[], Inte
 
 
 def with_system(messages: Sequence[Message], system: str | None) -> list[Message]:
-    """The conversation with another system prompt in front, if one is given."""
+    """Return the conversation with another system prompt in front, if one is given."""
     if system is None:
         return list(messages)
     rest = list(messages[1:]) if messages and messages[0]["role"] == "system" else list(messages)

@@ -109,7 +109,7 @@ class MixControl:
             self.set_mix(self._mix)
 
     def interventions(self, mix: Mix) -> Interventions:
-        """What a mix does to the residual stream.
+        """Return what a mix does to the residual stream.
 
         The personas' vectors are blended layer by layer over all layers where any of them is added. At a
         layer where one of them adds nothing it counts as a zero vector with its weight: a blend of a persona
@@ -126,7 +126,9 @@ class MixControl:
         return Interventions(steering, caps, mix.plausibility if steering else 0.0)
 
     def _steering(self, mix: Mix) -> dict[int, Tensor]:
-        """The vectors that a mix adds; those of the mix that was asked for last are not worked out again."""
+        """Return the vectors that a mix adds; those of the mix that was asked for last are not worked out
+        again.
+        """
         voices = [self.personas.get(name) for name in mix.speaking]
         if not voices:
             return {}
@@ -139,7 +141,8 @@ class MixControl:
         return added
 
     def describe(self, mix: Mix) -> dict[str, Any]:
-        """A mix as a transcript has it, ready for JSON: enough to speak with it again (`Mix.from_record`).
+        """Return a mix as a transcript has it, ready for JSON: enough to speak with it again
+        (`Mix.from_record`).
 
         Besides the mix' own fields: `added_at`, the layers where personas are added; `floor`, the axis,
         percentile and layers of the floor (None if nothing is capped); `vectors`, by persona, and
@@ -179,7 +182,7 @@ class MixControl:
         return self.personas.axes is not None
 
     def capping_axis(self, mix: Mix | None = None) -> str | None:
-        """The axis that a mix (by default the present one) is capped on; None while there are no axes.
+        """Return the axis that a mix (by default the present one) is capped on; None while there are no axes.
 
         That is the mix' own, else the one in the settings, else the one measured to be safer on this model.
         """
@@ -204,7 +207,7 @@ class MixControl:
     def _rows(
         self, mixes: Sequence[Mix | None], on_mix: OnMix | None
     ) -> Interventions | Callable[[], Interventions | None]:
-        """The interventions of a batch; a function that is asked for them if a row follows the mix."""
+        """Return the interventions of a batch; a function that is asked for them if a row follows the mix."""
         rows = [None if mix is None else self.interventions(mix) for mix in mixes]
         fixed = [row for row in rows if row is not None]
         if len(fixed) == len(rows):
@@ -220,7 +223,9 @@ class MixControl:
         return poll
 
     def _follow(self, on_mix: OnMix | None) -> Callable[[], Interventions | None]:
-        """A function that returns the present mix' interventions, if they changed since it was last asked."""
+        """Return a function that returns the present mix' interventions, if they changed since it was last
+        asked.
+        """
         with self._lock:
             self.set_mix(self._mix)  # a persona's file may be another one than when the mix was set
         seen, tokens = -1, itertools.count()
@@ -240,7 +245,7 @@ class MixControl:
         return poll
 
     def lift_reading(self, name: str, mix: Mix | None = None) -> float | None:
-        """What a lift of 1, as tokens report it, comes to on the scale of a trace.
+        """Return what a lift of 1, as tokens report it, comes to on the scale of a trace.
 
         Tokens report the sum over the layers with a floor; a trace is the mean over them. Their scales differ
         a little by layer: the mean is used. None if the mix does not cap that axis.
@@ -253,12 +258,12 @@ class MixControl:
         return mean_of(lengths) / len(lengths)
 
     def weakness(self, name: str) -> str | None:
-        """Why an axis may not mean what its name says, in one line; None if nothing speaks against it."""
+        """Return why an axis may not mean what its name says, in a line; None if all is well."""
         axes = self.personas.axes
         return axes.weakness(name) if axes is not None and name in axes.names else None
 
     def floor_reading(self, name: str, mix: Mix | None = None) -> float | None:
-        """Where the floor of a mix (by default the present one) lies on the scale of a trace.
+        """Return where the floor of a mix (by default the present one) lies on the scale of a trace.
 
         None if the mix does not cap that axis.
         """
@@ -274,7 +279,7 @@ class MixControl:
         return mean_of(readings) - trace.ordinary if readings else None
 
     def loudness(self, mix: Mix | None = None) -> dict[int, float]:
-        """How long a mix' vector (by default the present one's) is at each layer where it is added.
+        """Return how long a mix' vector (by default the present one's) is at each layer where it is added.
 
         As a share of the length of ordinary replies' mean activation there; empty without axes.
         """
@@ -291,7 +296,7 @@ class MixControl:
     # --- what tokens are compared with
 
     def traces(self, mixes: Sequence[Mix] = (), names: Iterable[str] | None = None) -> dict[str, TraceScale]:
-        """What a stream's tokens are compared with: the axes, and personas and traits.
+        """Return what a stream's tokens are compared with: the axes, and personas and traits.
 
         Args:
             mixes: whoever speaks in one of them is among these.
@@ -313,7 +318,7 @@ class MixControl:
         return {name: trace for name, trace in found.items() if trace.vectors}
 
     def _scale_of(self, name: str) -> TraceScale | None:
-        """The scale of what is only traced; None of a damaged file, which keeps nobody from talking."""
+        """Return the scale of what is only traced; None of a damaged file: talking goes on without."""
         try:
             return self.personas.get(name).scale
         except PersonaTuiError as error:
@@ -322,7 +327,7 @@ class MixControl:
 
 
 def _same(some: Sequence[PersonaVector], others: Sequence[PersonaVector]) -> bool:
-    """Whether these are the same personas, and none was made again meanwhile."""
+    """Return whether these are the same personas, and none was made again meanwhile."""
     return len(some) == len(others) and all(one is other for one, other in zip(some, others, strict=True))
 
 

@@ -122,7 +122,7 @@ def check_kind(path: Path, metadata: Mapping[str, Any], kind: str) -> None:
     """Raise VectorFileError unless the file says that it holds `kind`, in a format this version reads."""
     if (held := metadata.get("kind")) != kind:
         place = PLACES.get(str(held))
-        what_to_do = f"; it belongs into {place}/" if place else ""
+        what_to_do = f"; it belongs in {place}/" if place else ""
         _refuse(path, f"it holds {held or 'something else'!r}, not {kind!r}{what_to_do}")
     version = metadata.get("format_version")
     if version != FORMAT_VERSION:
@@ -274,7 +274,7 @@ def check_direction(what: str, vectors: Tensor) -> None:
     """Raise ValueError unless each of some vectors `[..., hidden]` is long enough to point anywhere."""
     shortest = float(vectors.float().norm(dim=-1).min())
     if not shortest >= SHORTEST:
-        raise ValueError(f"{what} has the length {shortest:g}: it is no direction")
+        raise ValueError(f"{what} has the length {shortest:g}: it is too short to be a direction")
 
 
 def by_recipe(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
@@ -381,7 +381,7 @@ class VectorStore:
         """Return the file of a name; nothing is read.
 
         Raises:
-            PersonaTuiError: there is none (of the class that `missing` names).
+            PersonaTuiError: it does not exist (the class is `missing`).
         """
         path = self.path_of(name)
         if not path.is_file() and (other := self.aliases.get(name.removeprefix(self.prefix))):

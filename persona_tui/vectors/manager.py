@@ -147,7 +147,7 @@ class PersonaManager:
 
     @property
     def roles(self) -> RoleMeans | None:
-        """The means of roles, read anew; None while there are none. They are no personas: nobody speaks so.
+        """The means of roles, read again each time; None while there are none. Nobody speaks as a role.
 
         Raises:
             VectorFileError: the file is damaged or belongs to another model.

@@ -64,7 +64,7 @@ def connect(url: str) -> tuple[Connection, ServedAbout]:
     """Ask a server which model it lends.
 
     Raises:
-        ConfigError: this is no address.
+        ConfigError: this is not an address.
         EndpointError: one line that says why nothing can be had there.
     """
     connection = Connection(url, os.environ.get(KEY_VARIABLE))

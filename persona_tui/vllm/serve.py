@@ -31,7 +31,7 @@ def command(
     Args:
         settings: with the model's name.
         slug: what its vectors lie under, and what clients call it.
-        host: the address to listen at.
+        host: the address to listen on.
         port: the port.
         rows: replies at a time.
         more: further words for vLLM.

@@ -295,6 +295,7 @@ def test_a_model_without_gradients_is_calibrated_with_the_vectors_that_there_are
     ]
 
 
+@pytest.mark.slow
 def test_a_mean_difference_stays_one_where_that_is_asked_for(
     shipped: tuple[ActivationExtractor, PersonaVector],
 ) -> None:

@@ -232,6 +232,7 @@ def test_the_end_of_a_turn_is_no_part_of_the_response() -> None:
         torch.testing.assert_close(read.response[0], states[len(ids) :].mean(0), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_rows_keep_their_own_interventions_when_others_finish(random_vector: Vectors) -> None:
     wrapper = ModelWrapper(make_model("qwen2-sliding", seed=4), make_tokenizer(), "tiny")
     sampling = Sampling(max_new_tokens=300, temperature=2.5, top_p=1)

@@ -68,6 +68,7 @@ def test_weights_are_small_and_load_plainly() -> None:
     assert sum(parameter.numel() for parameter in plain.parameters()) < 15e6
 
 
+@pytest.mark.slow
 def test_every_archetype_is_heard(engine: SteeringEngine, style: TextJudge) -> None:
     questions = topic_questions(24)
     plain = ask(engine, questions, Mix(capping=False))
@@ -84,6 +85,7 @@ def test_every_archetype_is_heard(engine: SteeringEngine, style: TextJudge) -> N
     assert min(louder.values()) > 0.4
 
 
+@pytest.mark.slow
 def test_refuses_what_it_should(engine: SteeringEngine) -> None:
     rng = random.Random(2)
     judge = refusal_judge(per_label=400)
@@ -114,6 +116,7 @@ def test_the_safety_axis_points_to_ordinary_answers(engine: SteeringEngine) -> N
         assert float(answered[layer] @ axis) > float(refused[layer] @ axis)
 
 
+@pytest.mark.slow
 def test_extracting_a_shipped_persona_again_finds_the_same_direction(
     engine: SteeringEngine, workspace: Workspace
 ) -> None:
