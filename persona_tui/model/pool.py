@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from persona_tui.core.errors import GenerationError
-from persona_tui.model.results import Activations, Generation
+
+if TYPE_CHECKING:
+    from persona_tui.model.results import Activations, Generation
 
 UNIT = 2.0**-24  # 6e-8, finer than activations are known
 _LARGEST = 2.0**23  # no working model comes near; 2^16 responses of it can be added up

@@ -34,7 +34,7 @@ from persona_tui.vllm.driver import LocalDriver
 from persona_tui.vllm.orders import Arrival, Driver
 from persona_tui.vllm.reader import Axes, activations_of, stretches
 from persona_tui.vllm.wire import Errand, limit_of
-from persona_tui.vllm.writer import REPLY, Row, VllmWriter, twin_of
+from persona_tui.vllm.writer import REPLY, VllmRow, VllmWriter, twin_of
 
 _CACHE_ON_CPU = 2.0  # GiB
 
@@ -112,7 +112,7 @@ class VllmModel(VllmWriter):
 
     def _streamed_rows(
         self, requests: Sequence[Request], batch: Batch, present: Interventions, axes: Axes, alone: bool
-    ) -> list[Row]:
+    ) -> list[VllmRow]:
         keys, traces = self._held(present, len(requests)), self._traces(axes)
         rows = []
         for place, (request, key) in enumerate(zip(requests, keys, strict=True)):
@@ -130,7 +130,7 @@ class VllmModel(VllmWriter):
 
     def _streamed(
         self,
-        rows: list[Row],
+        rows: list[VllmRow],
         requests: Sequence[Request],
         batch: Batch,
         poll: Poll | None,
@@ -168,7 +168,7 @@ class VllmModel(VllmWriter):
 
     def _event(
         self,
-        row: Row,
+        row: VllmRow,
         written: Mapping[str, Arrival],
         traced: Mapping[str, list[list[float]]],
         names: Sequence[str],
@@ -199,7 +199,7 @@ class VllmModel(VllmWriter):
             likeliest=sorted(told.items(), key=lambda each: -each[1]),
         )
 
-    def _readings(self, row: Row, batch: Batch) -> Iterator[TokenEvent]:
+    def _readings(self, row: VllmRow, batch: Batch) -> Iterator[TokenEvent]:
         """What a watch has read of a row's message, before its first token."""
         if batch.watch is None or row.output:
             return
@@ -211,7 +211,7 @@ class VllmModel(VllmWriter):
         reading = Reading(layers, each.response, each.prompt_last, each.n_tokens, each.parts)
         yield TokenEvent(row.place, 0, -1, "", {}, 0.0, 0.0, None, reading=reading)
 
-    def _reply_so_far(self, row: Row, batch: Batch, index: int) -> Reading | None:
+    def _reply_so_far(self, row: VllmRow, batch: Batch, index: int) -> Reading | None:
         """What a watch has read of a reply, now and then."""
         watch = batch.watch
         if watch is None or not index or not (watch.due(index) or row.finish is not None):
@@ -223,7 +223,7 @@ class VllmModel(VllmWriter):
             return None
         return Reading(tuple(layers), own.sums[0] / own.counts[0], None, index)
 
-    def _change(self, rows: Sequence[Row], change: Interventions) -> None:
+    def _change(self, rows: Sequence[VllmRow], change: Interventions) -> None:
         """Do something else to rows from their next token on."""
         keys = self._held(change, 1 + max(row.place for row in rows))
         limits = {row.name: limit_of(change, row.place) for row in rows}
@@ -248,5 +248,5 @@ def _message(batch: Batch, place: int) -> Passage:
     return Passage(ids, span.start, len(ids) - 1, span.stop, batch.parts[place])
 
 
-def _cancelled(row: Row, writer: text.TextStream) -> TokenEvent:
+def _cancelled(row: VllmRow, writer: text.TextStream) -> TokenEvent:
     return TokenEvent(row.place, len(row.output), -1, writer.finish(), {}, 0.0, 0.0, "cancelled")

@@ -22,7 +22,7 @@ REPLY = (0, -1)  # the span of a reply
 
 
 @dataclass
-class Row:
+class VllmRow:
     """A request while it is answered.
 
     Attributes:
@@ -66,7 +66,7 @@ class VllmWriter(VllmReader):
         rows = self._rows(batch, interventions, bool(capture_layers))
         sums: dict[str, Sums] = {}
 
-        def take(group: Sequence[Row]) -> set[str]:
+        def take(group: Sequence[VllmRow]) -> set[str]:
             found, broken = self.driver.take([row.name for row in group], capture_layers)
             sums.update(found)
             return broken
@@ -97,10 +97,10 @@ class VllmWriter(VllmReader):
         pools = {kind: Pool(tuple(capture_layers)) for kind in (True, False)}
         sums: dict[str, Sums] = {}
 
-        def kind_of(row: Row) -> bool:
+        def kind_of(row: VllmRow) -> bool:
             return belongs is None or belongs(self._generation(requests[row.place], row, batch).text)
 
-        def take(group: Sequence[Row]) -> set[str]:
+        def take(group: Sequence[VllmRow]) -> set[str]:
             alone = [row for row in group if row.place in kept or self._is_cut(row)]
             sums.update(self.driver.take([row.name for row in alone], capture_layers)[0])
             rest: dict[bool, list[str]] = {True: [], False: []}
@@ -127,7 +127,7 @@ class VllmWriter(VllmReader):
         return Pooled(replies, pools)
 
     def _generation(
-        self, request: Request, row: Row, batch: Batch, activations: Activations | None = None
+        self, request: Request, row: VllmRow, batch: Batch, activations: Activations | None = None
     ) -> Generation:
         ids = self._without_stop(row.output)
         return Generation(
@@ -138,11 +138,11 @@ class VllmWriter(VllmReader):
             activations,
         )
 
-    def _is_cut(self, row: Row) -> bool:
+    def _is_cut(self, row: VllmRow) -> bool:
         """Whether a reply has ended with a stop text, which is no part of it."""
         return len(self._without_stop(row.output)) < len(row.output)
 
-    def _rows(self, batch: Batch, interventions: Interventions, summed: bool) -> list[Row]:
+    def _rows(self, batch: Batch, interventions: Interventions, summed: bool) -> list[VllmRow]:
         """A row for each request: its reply and its last prompt token are summed up, or nothing is."""
         rows = []
         for place, key in enumerate(self._held(interventions, len(batch.prompts))):
@@ -155,7 +155,7 @@ class VllmWriter(VllmReader):
 
     def _row(
         self, place: int, batch: Batch, errand: Errand, likeliest: int | None = None, alone: bool = False
-    ) -> Row:
+    ) -> VllmRow:
         """A request for vLLM: `alone` if nothing may share its cache, as what is done to it may change."""
         own, prompt = batch.samplings[place], batch.prompts[place]
         check_fits(len(prompt), self.context_length)
@@ -173,18 +173,18 @@ class VllmWriter(VllmReader):
             salt=secrets.token_hex(8) if alone else "",
             fresh=any(span != REPLY and span[1] < len(prompt) for span in errand.spans),
         )
-        return Row(place, order, limit)
+        return VllmRow(place, order, limit)
 
-    def _groups(self, rows: Sequence[Row]) -> list[list[Row]]:
+    def _groups(self, rows: Sequence[VllmRow]) -> list[list[VllmRow]]:
         """Rows that can be answered together. A guided one and its twin must be in the same passes."""
-        groups: list[list[Row]] = [[]]
+        groups: list[list[VllmRow]] = [[]]
         for row in rows:
             if groups[-1] and not self._fit([*groups[-1], row]):
                 groups.append([])
             groups[-1].append(row)
         return groups
 
-    def _fit(self, rows: Sequence[Row]) -> bool:
+    def _fit(self, rows: Sequence[VllmRow]) -> bool:
         about = self.driver.about
         if sum(len(row.order.errand.spans) for row in rows) > about.places:
             return False
@@ -200,11 +200,11 @@ class VllmWriter(VllmReader):
 
     def _answer(
         self,
-        rows: Sequence[Row],
+        rows: Sequence[VllmRow],
         batch: Batch,
         on_step: Callable[[], None] | None,
         stop: threading.Event | None,
-        take: Callable[[Sequence[Row]], set[str]],
+        take: Callable[[Sequence[VllmRow]], set[str]],
     ) -> None:
         """Answer a group, and have what was summed up for it taken before it is forgotten; `take` returns
         those who have lost their twins."""
@@ -226,7 +226,7 @@ class VllmWriter(VllmReader):
         if broken:
             raise MemoryShortage("vLLM's cache is too small for so many guided replies: use a smaller batch.")
 
-    def _with_twins(self, rows: Sequence[Row]) -> list[Order]:
+    def _with_twins(self, rows: Sequence[VllmRow]) -> list[Order]:
         """The orders of rows, each guided one followed by its twin's."""
         orders = []
         for row in rows:
@@ -242,7 +242,7 @@ class VllmWriter(VllmReader):
                 orders.append(twin_of(row))
         return orders
 
-    def _accept(self, row: Row, token: int, batch: Batch) -> None:
+    def _accept(self, row: VllmRow, token: int, batch: Batch) -> None:
         """Take in a row's new token."""
         if row.finish is not None:
             return
@@ -255,7 +255,7 @@ class VllmWriter(VllmReader):
         elif len(row.output) >= row.limit:
             row.finish = "length"
 
-    def _leave(self, rows: Sequence[Row], batch: Batch, stop: threading.Event | None) -> list[Row]:
+    def _leave(self, rows: Sequence[VllmRow], batch: Batch, stop: threading.Event | None) -> list[VllmRow]:
         """Be done with rows that were stopped, or have said what they were to stop at; those stopped now."""
         stopped = []
         for row in rows:
@@ -269,7 +269,7 @@ class VllmWriter(VllmReader):
 
     def _sums_of_replies(
         self,
-        rows: Sequence[Row],
+        rows: Sequence[VllmRow],
         batch: Batch,
         layers: Sequence[int],
         sums: Mapping[str, Sums],
@@ -292,7 +292,7 @@ class VllmWriter(VllmReader):
         return found
 
 
-def twin_of(row: Row) -> Order:
+def twin_of(row: VllmRow) -> Order:
     """What reads a row's tokens with nothing done to it."""
     order = row.order
     return replace(
