@@ -85,7 +85,8 @@ def run(args: Sequence[str] | None = None, invocation: Invocation | None = None)
     invocation = invocation or Invocation()
     given = sys.argv[1:] if args is None else args
     if (odd := next(filter(_is_not_text, given), None)) is not None:
-        return _fail(f'the argument "{odd}" is not UTF-8 text', USAGE, invocation.debug)
+        shown = odd.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        return _fail(f'the argument "{shown}" is not UTF-8 text', USAGE, invocation.debug)
     try:
         status = root.main(args, prog_name="persona-tui", standalone_mode=False, obj=invocation)
         return status if isinstance(status, int) else OK
