@@ -51,7 +51,7 @@ def load(path: str | Path) -> PersonaVector | TraitVector:
 @contextmanager
 def apply(
     persona: PersonaVector | TraitVector,
-    model: PreTrainedModel,
+    model: PreTrainedModel | ModelWrapper,
     strength: float = 0.3,
     *,
     safe: bool = True,
@@ -65,14 +65,14 @@ def apply(
 
     Args:
         persona: from `load`, or extracted; of a model with the same shape.
-        model: a decoder-only transformers model, wherever its weights are.
+        model: a decoder-only transformers model, wherever its weights are; or a `ModelWrapper` around one.
         strength: 0 = unsteered, 0.3 = clear (for a calibrated persona), 1 = far too much; negative = away.
         safe: whether to add the vector without its component along the safety axis.
         layers: where to add it, counted from 0; by default where its calibration says.
 
     Raises:
         VectorFileError: the persona is of a model of another size or with wholly other weights, or has no
-            vector at one of `layers`.
+            vector at one of `layers`; or it is a name, not what `load` returns.
         ModelLoadError: the model is not a decoder.
         PersonaTuiError: the strength is out of its range.
 
@@ -81,6 +81,9 @@ def apply(
             weights, and its file is too old to say how far those are.
     """
     STRENGTH.check("strength", strength)
+    if layers is not None and not layers:
+        raise VectorFileError("layers names no layer: leave it out for the calibrated ones.")
+    model = model.model if isinstance(model, ModelWrapper) else model
     blocks, vector = find_blocks(model), _vector(persona)
     _check(vector, model, caller=4)
     added = {layer: strength * each for layer, each in vector.direction(safe, layers).items()}
@@ -131,6 +134,8 @@ def score(
 
 
 def _vector(persona: PersonaVector | TraitVector) -> PersonaVector:
+    if not isinstance(persona, PersonaVector | TraitVector):
+        raise VectorFileError(f"a persona from persona_tui.load(FILE) is needed, not {persona!r}.")
     return persona.vector if isinstance(persona, TraitVector) else persona
 
 

@@ -17,7 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 import persona_tui
-from persona_tui.core.errors import GenerationError, ModelLoadError, VectorFileError
+from persona_tui.core.errors import GenerationError, ModelLoadError, PersonaTuiError, VectorFileError
 from persona_tui.model import ModelWrapper, Sampling, conversation
 from persona_tui.model.architecture import find_blocks
 from persona_tui.model.fingerprint import fingerprint, sketch
@@ -193,10 +193,25 @@ def test_what_does_not_fit_is_refused_and_what_is_another_model_is_said(sage: Pe
         other.config.is_encoder_decoder = True
         with persona_tui.apply(sage, other):
             pass
-    with pytest.raises(VectorFileError, match="has no vector at layer 0"):
-        model = AutoModelForCausalLM.from_pretrained(TINY_WEIGHTS)
-        with persona_tui.apply(sage, model, layers=[0]):
-            pass
+    model = AutoModelForCausalLM.from_pretrained(TINY_WEIGHTS)
+    for given, said in (
+        ({"layers": [0]}, "has no vector at layer 0"),
+        ({"layers": []}, "names no layer"),
+        ({"strength": "0.3"}, "strength must be a number from -100 to 100, not '0.3'"),
+        ({"persona": "sage"}, r"a persona from persona_tui\.load\(FILE\) is needed, not 'sage'"),
+    ):
+        steered = persona_tui.apply(**{"persona": sage, "model": model, **given})
+        with pytest.raises(PersonaTuiError, match=said), steered:
+            pytest.fail("it must not come here")
+
+
+def test_a_wrapped_model_is_steered_like_the_model_in_it(sage: PersonaVector) -> None:
+    tiny = persona_tui.ModelWrapper.load("tiny", device="cpu", dtype="float32")
+    ids = torch.tensor([tiny.encode([{"role": "user", "content": "What is bread?"}])])
+    with torch.inference_mode(), persona_tui.apply(sage, tiny):
+        wrapped = tiny.model(ids).logits
+    with torch.inference_mode(), persona_tui.apply(sage, tiny.model):
+        assert torch.equal(tiny.model(ids).logits, wrapped)
 
 
 def test_loading_what_is_no_vector_file(tmp_path: Path) -> None:

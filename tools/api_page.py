@@ -14,8 +14,9 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "api.md"
 _OPENING = """# Python API
 
 Written by `python -m tools.api_page` from the docstrings. `import persona_tui` is quick: a name loads what it
-needs when it is used. Every error is a `persona_tui.core.errors.PersonaTuiError`, and its text is one line. A
-direction per layer is `[hidden]`, float32 on the CPU; layer *i* is the output of decoder block *i*, from 0.
+needs when it is used. Whatever is wrong with files, numbers, names and models is a
+`persona_tui.core.errors.PersonaTuiError`, and its text is one line; arguments of another type are Python's
+errors. A direction per layer is `[hidden]`, float32 on the CPU; layer *i* is the output of decoder block *i*, from 0.
 """
 _SECTIONS = ("Args:", "Attributes:", "Returns:", "Raises:", "Warns:")
 _ENTRY = re.compile(r"([\w, ]+): (.*)")

@@ -84,8 +84,11 @@ def _talk(chat: Chat, interactive: bool) -> bool:
             answer(chat, line.strip())
         except (PersonaTuiError, JobCancelled) as error:
             if not interactive:
-                if isinstance(error, JobCancelled) or not is_command(line.strip()):
+                if isinstance(error, JobCancelled):
                     raise
+                if not is_command(line.strip()):  # what comes later was meant for another conversation
+                    why = str(error).rstrip(".")
+                    raise PersonaTuiError(f"{why}. The chat ends here: later lines were not read.") from error
                 failed = True
             note(f"Error: {error}")
     return failed

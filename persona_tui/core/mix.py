@@ -61,6 +61,8 @@ class Range:
             value: what was given.
             error: of which class the error is.
         """
+        if not isinstance(value, int | float):
+            raise error(f"{what} must be {self}, not {value!r}.")
         if value not in self:
             raise error(f"{what} must be {self}, not {value if self.whole else format(value, 'g')}.")
 

@@ -64,10 +64,21 @@ class Scored:
         return {name: fmean(reply.scores[name] for reply in self.replies) for name in self.replies[0].scores}
 
     @property
-    def drift(self) -> dict[str, float]:
-        """By trait, how far the last reply's score lies above the first one's."""
-        first, last = self.replies[0].scores, self.replies[-1].scores
-        return {name: last[name] - first[name] for name in first}
+    def applicable_means(self) -> dict[str, float | None]:
+        """By trait, the mean over the replies that it is about; None where there are none."""
+        by_name = {name: [each for each in self.replies if name not in each.outside] for name in self.means}
+        return {
+            name: fmean(reply.scores[name] for reply in own) if own else None for name, own in by_name.items()
+        }
+
+    @property
+    def drift(self) -> dict[str, float | None]:
+        """By trait, how far the last reply's score lies above the first one's; None where one is outside."""
+        first, last = self.replies[0], self.replies[-1]
+        outside = first.outside | last.outside
+        return {
+            name: None if name in outside else last.scores[name] - first.scores[name] for name in first.scores
+        }
 
 
 @dataclass(frozen=True)
@@ -93,10 +104,19 @@ class TurnScore:
     outside: frozenset[str] = frozenset()
 
 
-def drift_of(turns: Sequence[TurnScore], role: str) -> dict[str, float]:
-    """By trait, how far the last message of a role scores above its first one; empty if there are not two."""
-    own = [turn.scores for turn in turns if turn.role == role]
-    return {name: own[-1][name] - own[0][name] for name in own[0]} if len(own) > 1 else {}
+def drift_of(turns: Sequence[TurnScore], role: str) -> dict[str, float | None]:
+    """By trait, how far the last message of a role scores above its first one; empty if there are not two.
+
+    None where a trait is not about one of them.
+    """
+    own = [turn for turn in turns if turn.role == role]
+    if len(own) < 2:
+        return {}
+    first, last = own[0], own[-1]
+    outside = first.outside | last.outside
+    return {
+        name: None if name in outside else last.scores[name] - first.scores[name] for name in first.scores
+    }
 
 
 class TraitScorer:

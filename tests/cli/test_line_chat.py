@@ -64,6 +64,12 @@ def test_a_bad_command_in_a_pipe_is_told_and_the_chat_goes_on(cli: Cli, line: st
     assert result.err.startswith("Error: ") and result.err.count("Error: ") == 1
 
 
+def test_a_reply_that_fails_in_a_pipe_says_that_the_rest_is_not_read(cli: Cli) -> None:
+    result = cli("chat", stdin=f"{'word ' * 3000}\nhello\n")
+    assert (result.status, result.out) == (1, "")
+    assert result.err.count("\n") == 1 and "later lines were not read" in result.err
+
+
 def test_quit_ends_before_the_input_does(cli: Cli) -> None:
     result = cli("chat", stdin="/quit\nhello\n")
     assert (result.status, result.out) == (0, "")

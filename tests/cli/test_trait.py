@@ -292,6 +292,8 @@ def test_where_a_trait_does_not_apply(call: Cli, root: Path, gpt2: Path, trait: 
     assert "n/a" in trait("score", both).out
     replies = [each["replies"][0] for each in trait("score", both, "--json").json["conversations"]]
     assert [each["not_applicable"] for each in replies] == [[], ["loudness"]]
+    means = [each["mean"] for each in trait("score", both, "--json").json["conversations"]]
+    assert means == [{"loudness": replies[0]["scores"]["loudness"]}, {"loudness": None}]
     flagged = root / "flagged.jsonl"
     trait("curate", both, "--rules", "loudness>-9", "-o", flagged)
     assert flagged.read_text().count("\n") == 1
@@ -443,7 +445,7 @@ def test_a_warm_and_a_cold_reply(call: Cli, shipped: Path) -> None:
     cold = "Everyone is alone at times, so stop complaining. Go out and find some people."
     said = "\n---\n".join(f"User: I feel alone.\nAssistant: {reply}" for reply in (warm, cold))
     found = call("--workspace", shipped, "trait", "score", said, "--json").json["conversations"]
-    empathy = [each["mean"]["empathetic_responsiveness"] for each in found]
+    empathy = [each["replies"][0]["scores"]["empathetic_responsiveness"] for each in found]
     assert empathy[0] > empathy[1]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -143,7 +144,7 @@ def _print_turns(found: list[Scored], turns: list[list[TurnScore]], traits: list
         for role in ("user", "assistant"):
             drift = drift_of(each, role)
             if drift:
-                rows.append([where, "drift", role, *(signed(drift[name]) for name in names), ""])
+                rows.append([where, "drift", role, *(_signed(drift[name]) for name in names), ""])
     if rows:
         print_table(rows, header=["where", "turn", "role", *names, "text"])
 
@@ -166,13 +167,17 @@ def _as_json(scored: Scored, turns: list[TurnScore] | None = None) -> dict[str, 
             }
             for reply in scored.replies
         ],
-        "mean": _rounded(scored.means),
+        "mean": _rounded(scored.applicable_means),
         "drift": _rounded(scored.drift),
     }
 
 
-def _rounded(values: dict[str, float]) -> dict[str, float]:
-    return {name: round(value, 4) for name, value in values.items()}
+def _rounded(values: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {name: None if value is None else round(value, 4) for name, value in values.items()}
+
+
+def _signed(value: float | None) -> str:
+    return "n/a" if value is None else signed(value)
 
 
 def _print_scores(found: list[Scored], traits: list[TraitVector]) -> None:
@@ -186,13 +191,15 @@ def _print_scores(found: list[Scored], traits: list[TraitVector]) -> None:
             rows.append([where, *row] if where else row)
             where = "  ." if where else ""
         if len(scored.replies) > 1:
-            for label, values in (("mean", scored.means), ("drift", scored.drift)):
-                row = [label, *(signed(values[name]) for name in names), ""]
+            for label, values in (("mean", scored.applicable_means), ("drift", scored.drift)):
+                row = [label, *(_signed(values[name]) for name in names), ""]
                 rows.append([where, *row] if where else row)
     header = ["turn", *names, "reply"]
     print_table(rows, header=["where", *header] if len(found) > 1 else header)
     if len(found) > 1:
-        means = (f"{name} {signed(fmean(each.means[name] for each in found))}" for name in names)
+        told = [(name, [each.applicable_means[name] for each in found]) for name in names]
+        known = [(name, [value for value in values if value is not None]) for name, values in told]
+        means = (f"{name} {signed(fmean(values)) if values else 'n/a'}" for name, values in known)
         echo(f"{len(found)} conversations: {', '.join(means)}")
 
 
