@@ -310,6 +310,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", default="builtin")
+    parser.add_argument("--device", default=None)
+    parser.add_argument("--dtype", default=None)
     parser.add_argument("--only", choices=PARTS, action="append")
     parser.add_argument("--monitor", type=Path, help="a monitor's file, instead of fitting two")
     parser.add_argument("--turns", type=int, default=30)
@@ -320,7 +322,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wanted = options.only or PARTS
     shipped = Workspace(packaged_root())
     with tempfile.TemporaryDirectory() as folder:
-        project = Project.open(Path(folder) / "workspace", model=options.model)
+        project = Project.open(Path(folder) / "workspace", options.model, options.device, options.dtype)
         engine, model = project.engine, project.model
         monitors = {} if set(wanted) == {"reading"} else fitted(model, shipped, options.monitor)
         sections = [f"## Self-monitoring on {model.name}"]

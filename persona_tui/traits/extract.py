@@ -4,8 +4,8 @@
    gives under opposed system prompts (recipe "prompts"). One pass each, over all layers that matter.
 2. The vector of each layer is the mean of the high side minus the mean of the low side.
 3. The layer is chosen among the middle and late ones by cross-validation: replies are scored with vectors
-   that were made without their situation, and the layer that separates the sides best wins. The threshold
-   comes from the same scores.
+   that were made without their situation, and the layer that separates the sides best wins. There a probe is
+   fitted (`traits.probe`); threshold and figures come from scores of replies that it was made without.
 4. The gate is fitted on the trait's own messages against ordinary ones, and a healthy range that is
    "calibrated" is set where few good and few ordinary replies leave it.
 5. The test conversations are measured last. Nothing is chosen by them.
@@ -40,7 +40,8 @@ from persona_tui.extraction.runner import dataset_hash, item_seed
 from persona_tui.model import Message, ModelWrapper, Request, Sampling
 from persona_tui.model.spans import read_replies
 from persona_tui.traits.definition import FEWEST, SIDES, Side, Split, TraitDefinition
-from persona_tui.traits.health import Health, LeftOut, Surroundings
+from persona_tui.traits.health import Elsewhere, Health, LeftOut, Surroundings, good_side
+from persona_tui.traits.probe import Sample
 from persona_tui.traits.readings import Readings
 from persona_tui.traits.thresholds import balanced_accuracy
 from persona_tui.traits.vector import (
@@ -148,10 +149,11 @@ class PersonaVectorExtractor:
             train, figures = _Contrast(self, definition).replies()
         else:
             train, figures = self._read(definition, "train"), {}
-        reading, left_out = self._reading(definition, train, recipe)
+        health = Health(self.readings, definition, self.around)
+        reading, left_out = self._reading(definition, train, recipe, health.elsewhere)
         trait = TraitVector(self._vector(definition, train, figures), reading)
         trait = trait.with_reading(held_out=self._held_out(definition, trait))
-        return Health(self.readings, definition, self.around).found_for(trait, left_out)
+        return health.found_for(trait, left_out)
 
     # Reading ------------------------------------------------------------------------------------------------
 
@@ -250,9 +252,9 @@ class PersonaVectorExtractor:
     # Layer, threshold, figures ------------------------------------------------------------------------------
 
     def _reading(
-        self, definition: TraitDefinition, train: Sides, recipe: Recipe
-    ) -> tuple[TraitReading, dict[Side, LeftOut]]:
-        """Layer, threshold and figures; and the left-out scores at that layer, by side."""
+        self, definition: TraitDefinition, train: Sides, recipe: Recipe, elsewhere: Elsewhere
+    ) -> tuple[TraitReading, LeftOut]:
+        """Layer, probe, threshold and figures; and the left-out scores at that layer."""
         columns = [self.layers.index(layer) for layer in self.candidates]
         high, low = (train[side].activations[:, columns].double() for side in SIDES)
         scores = left_out_scores(high, low, train["high"].situations, train["low"].situations)
@@ -268,7 +270,10 @@ class PersonaVectorExtractor:
         )
         chosen = max(range(len(layers)), key=lambda place: layers[place].separation)
         best = layers[chosen]
-        own_high, own_low = scores.high[:, chosen], scores.low[:, chosen]
+        weights, left_out = _probed(
+            train, elsewhere, self.layers.index(best.layer), good_side(definition.healthy)
+        )
+        own_high, own_low = left_out.scores["high"], left_out.scores["low"]
         texts = [
             message["content"]
             for side in SIDES
@@ -278,6 +283,7 @@ class PersonaVectorExtractor:
         texts += definition.questions
         reading = TraitReading(
             layer=best.layer,
+            probe=weights,
             threshold=best_threshold(own_high, own_low),
             strength=best.strength,
             separation=best.separation,
@@ -291,8 +297,7 @@ class PersonaVectorExtractor:
             counts={side: len(train[side].situations) for side in SIDES},
             source_hash=dataset_hash([*texts, *definition.high_prompts, *definition.low_prompts]),
         )
-        left_out = {"high": own_high.tolist(), "low": own_low.tolist()}
-        return reading, {side: LeftOut(train[side].situations, left_out[side]) for side in SIDES}
+        return reading, left_out
 
     def _held_out(self, definition: TraitDefinition, trait: TraitVector) -> HeldOut | None:
         if not all(definition.count("test", side) for side in SIDES):
@@ -311,6 +316,27 @@ class PersonaVectorExtractor:
             high=len(scores["high"]),
             low=len(scores["low"]),
         )
+
+
+def _probed(
+    train: Sides, elsewhere: Elsewhere, column: int, good: Side | None
+) -> tuple[tuple[float, ...], LeftOut]:
+    """The probe of a layer, and the scores of what it was made from, each left out."""
+    parts = [train["high"].activations, train["low"].activations, elsewhere.activations]
+    signs = [1.0, -1.0, 1.0 if good == "high" else -1.0]
+    numbers = [len(each) for each in parts]
+    sample = Sample(
+        rows=torch.cat([each[:, column] for each in parts]).double().numpy(),
+        sides=np.repeat(signs, numbers),
+        own=np.repeat([True, True, False], numbers),
+        situations=[*train["high"].situations, *train["low"].situations, *elsewhere.situations],
+    )
+    weights = sample.weights()
+    high, low, others = np.split(sample.left_out(), np.cumsum(numbers)[:2])
+    length = max(float(np.linalg.norm(weights)), 1e-30)
+    return tuple(float(f"{each:.5g}") for each in weights / length), LeftOut(
+        {side: train[side].situations for side in SIDES}, {"high": high, "low": low}, others
+    )
 
 
 def left_out_scores(

@@ -1,0 +1,105 @@
+"""The direction that replies are scored along: a probe of one layer, fitted on the trait's own replies and others.
+
+The difference between both sides' means is what a trait steers with. As a ruler it is moved by what a
+conversation is about: a good reply in a crisis is not a warm one. So scores are taken along the direction of a
+ridge regression that also sees good replies elsewhere, on the healthy side: ordinary ones, and those of the
+traits that this one is not about. On the starter model that doubles the share of bad replies that are caught at
+the same false alarms (`benchmarks/traits.py`, docs/traits.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Numbers = np.ndarray[Any, Any]
+
+SIGNS = (1.0, -1.0)  # of high and of low replies
+FOLDS = 8
+RIDGE = 3.0  # times the mean of the squared lengths: strong, for there are fewer replies than dimensions
+ELSEWHERE = 0.3  # the weight of good replies elsewhere among all good ones
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Replies at one layer, to fit on.
+
+    Attributes:
+        rows: activations, `[replies, hidden]`.
+        sides: 1 for high and −1 for low, `[replies]`.
+        own: which of them are the trait's own; the others are good replies elsewhere, `[replies]`.
+        situations: what each belongs to: replies to one message are left out together.
+    """
+
+    rows: Numbers
+    sides: Numbers
+    own: Numbers
+    situations: Sequence[str]
+
+    def part(self, which: Numbers) -> Sample:
+        """Some of the replies."""
+        kept = [name for name, take in zip(self.situations, which, strict=True) if take]
+        return Sample(self.rows[which], self.sides[which], self.own[which], kept)
+
+    def weights(self) -> Numbers:
+        """Return the probe: a row's product with it is the higher, the more of the trait there is, `[hidden]`."""
+        spread = self.rows.std(0)
+        scale = np.where(spread > 1e-9 * max(1.0, float(spread.max())), spread, np.inf)
+        scaled, shares = self.rows / scale, self._shares()
+        centred = (scaled - shares @ scaled) * np.sqrt(shares)[:, None]
+        wanted = (self.sides - shares @ self.sides) * np.sqrt(shares)
+        gram = centred @ centred.T
+        ridge = RIDGE * max(float(np.trace(gram)) / len(gram), 1e-30)
+        weights: Numbers = centred.T @ np.linalg.solve(gram + ridge * np.eye(len(gram)), wanted) / scale
+        return weights
+
+    def _shares(self) -> Numbers:
+        """What each row counts for: both sides the same, few replies elsewhere as much as many."""
+        shares = np.zeros(len(self.sides))
+        for side in SIGNS:
+            own, other = (self.sides == side) & self.own, (self.sides == side) & ~self.own
+            elsewhere = ELSEWHERE if other.any() else 0.0
+            shares[own] = 0.5 * (1 - elsewhere) / max(1, own.sum())
+            shares[other] = 0.5 * elsewhere / max(1, other.sum())
+        return shares
+
+    def scale(self, weights: Numbers) -> tuple[float, float]:
+        """Return centre and half the distance of the own sides' means along some weights."""
+        high, low = (float(self.rows[self.own & (self.sides == side)].mean(0) @ weights) for side in SIGNS)
+        return (high + low) / 2, (high - low) / 2
+
+    def left_out(self) -> Numbers:
+        """Return each reply's score by a probe that was made without its situation, `[replies]`.
+
+        −1 and 1 are the means of the low and the high side that it was made with.
+        """
+        scores = np.zeros(len(self.rows))
+        places = self._folds()
+        for fold in range(int(places.max()) + 1):
+            kept = self.part(places != fold)
+            if len(set(kept.sides[kept.own])) < len(SIGNS):
+                kept = self  # all of one side are in this fold
+            weights = kept.weights()
+            centre, half = kept.scale(weights)
+            there = places == fold
+            scores[there] = (self.rows[there] @ weights - centre) / (half if half > 0 else 1.0)
+        return scores
+
+    def _folds(self) -> Numbers:
+        """A fold for each reply: the situations in turn, the trait's own and the others each by themselves."""
+        keys = list(zip(self.own.tolist(), self.situations, strict=True))
+        sides = (
+            {key for key, each in zip(keys, self.sides, strict=True) if key[0] and each == side}
+            for side in SIGNS
+        )
+        count = min(FOLDS, *map(len, sides))
+        found = {key: place % count for own in (True, False) for place, key in enumerate(_kept(keys, own))}
+        return np.array([found[key] for key in keys])
+
+
+def _kept(keys: Sequence[tuple[bool, str]], own: bool) -> list[tuple[bool, str]]:
+    """Each of the keys once, in their order."""
+    return [key for key in dict.fromkeys(keys) if key[0] == own]
