@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from persona_tui.steering import SteeringEngine
     from persona_tui.traits.vector import TraitVector
 
+PARTS = ("quality", "prompts", "defaults", "steering", "speed", "memory")
 AIM_AUC = 0.95
 MOST_ALARMS = 0.05
 AIM_SPEED = 0.9
@@ -517,7 +518,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="tiny", help="any model; memory has a random one of its own")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--only", choices=["quality", "prompts", "defaults", "steering", "speed", "memory"])
+    parser.add_argument("--only", choices=PARTS, action="append")
     parser.add_argument(
         "--examples", type=Path, help="for defaults: JSON Lines with trait, side, user and reply"
     )
@@ -542,7 +543,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     report = [f"{machine(options.device)}\n\nmodel: {options.model}, {options.dtype}"]
     for name, make in sections.items():
-        if options.only in (None, name):
+        if name in (options.only or PARTS):
             report.append(f"## {name}\n\n{make()}")
             print(report[-1], flush=True)
     if options.output is not None:

@@ -131,7 +131,8 @@ def draw_drift(found: list[Drift], path: Path) -> None:
     def draw(axes: Any) -> None:
         for each in found:
             turns = np.arange(1, len(each.readings) + 1)
-            (line,) = axes.plot(turns, each.readings, marker="o", label=each.name)
+            label = f"{each.name} (a weak axis)" if each.weakness else each.name
+            (line,) = axes.plot(turns, each.readings, marker="o", label=label)
             if each.ordinary is not None:
                 axes.axhspan(*each.ordinary, color=line.get_color(), alpha=0.08)
             if each.floor is not None:

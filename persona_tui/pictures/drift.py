@@ -28,12 +28,14 @@ class Drift:
             `PersonaVector.scale`. Of an axis, that is in standard deviations of ordinary replies.
         ordinary: between which readings 95% of ordinary replies lie; None if only the scale is known.
         floor: where the floor lies on this scale; None if this direction is not capped.
+        weakness: why the direction may not mean what its name says, in one line.
     """
 
     name: str
     readings: tuple[float, ...]
     ordinary: tuple[float, float] | None
     floor: float | None
+    weakness: str | None = None
 
     @property
     def left_at(self) -> int | None:
@@ -73,7 +75,8 @@ def drift(
         context.progress(place, len(turns), "reading replies")
         events = engine.model.reread_reply(messages, reply, {name: scale.vectors})
         readings.append(mean_of([event.projections[name] for event in events]) - scale.ordinary)
-    return Drift(name, tuple(readings), ordinary_range(engine, name), engine.floor_reading(name))
+    ordinary, floor = ordinary_range(engine, name), engine.floor_reading(name)
+    return Drift(name, tuple(readings), ordinary, floor, engine.weakness(name))
 
 
 def scale_of(engine: SteeringEngine, name: str) -> TraceScale:

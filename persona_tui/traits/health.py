@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
 from typing import Any, Literal
@@ -142,7 +142,7 @@ class Health:
 
     @cached_property
     def elsewhere(self) -> Elsewhere:
-        """Good replies to ordinary messages, and to those of other traits; none if either side may be good."""
+        """Good replies to ordinary messages and to those of other traits; none if either side may be good."""
         said = [(each.id, _replied(each, each.ordinary)) for each in self._ordinary]
         said += [
             (each.id, _replied(each, None if side is None else each.reply(side)))
@@ -288,11 +288,11 @@ def strictest(
 ) -> tuple[float, float]:
     """Return the limit and the gate's threshold that catch most bad replies at few false alarms.
 
-    Of the trait's own good replies, `MOST_OWN` may be flagged, were the gate to let all of them in; of a group of
-    good replies elsewhere, `MOST_ALARMS`. The gate stays at its usual threshold, which separates the messages
-    best, unless another one catches more.
+    Of the trait's own good replies, `MOST_OWN` may be flagged, were the gate to let all of them in; of each
+    group of good replies elsewhere, `MOST_ALARMS`. The gate stays at its usual threshold, which separates the
+    messages best, unless another one catches more.
     """
-    # The own ones are few: the tail of a bell curve says more of unseen ones than the two or three farthest out.
+    # The own ones are few: the tail of a bell curve says more of unseen ones than the two or three farthest.
     curve = NormalDist(float(good.mean()), max(float(good.std(ddof=1)), 1e-6))
     outermost = curve.inv_cdf(MOST_OWN if side == "min" else 1 - MOST_OWN)
     ends = np.unique(np.concatenate([[outermost], bad.scores, *(each.scores for each in elsewhere)]))

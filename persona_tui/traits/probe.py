@@ -1,10 +1,10 @@
-"""The direction that replies are scored along: a probe of one layer, fitted on the trait's own replies and others.
+"""The direction that replies are scored along: a probe of one layer, of the trait's own replies and others.
 
 The difference between both sides' means is what a trait steers with. As a ruler it is moved by what a
-conversation is about: a good reply in a crisis is not a warm one. So scores are taken along the direction of a
-ridge regression that also sees good replies elsewhere, on the healthy side: ordinary ones, and those of the
-traits that this one is not about. On the starter model that doubles the share of bad replies that are caught at
-the same false alarms (`benchmarks/traits.py`, docs/traits.md).
+conversation is about: a good reply in a crisis is not a warm one. So scores are taken along the direction of
+a ridge regression that also sees good replies elsewhere, on the healthy side: ordinary ones, and those of the
+traits that this one is not about. On the starter model that doubles the share of bad replies that are caught
+at the same false alarms (`benchmarks/traits.py`, docs/traits.md).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Sample:
         return Sample(self.rows[which], self.sides[which], self.own[which], kept)
 
     def weights(self) -> Numbers:
-        """Return the probe: a row's product with it is the higher, the more of the trait there is, `[hidden]`."""
+        """Return the probe, `[hidden]`: a row's product with it is higher, the more of the trait there is."""
         spread = self.rows.std(0)
         scale = np.where(spread > 1e-9 * max(1.0, float(spread.max())), spread, np.inf)
         scaled, shares = self.rows / scale, self._shares()
@@ -89,7 +89,7 @@ class Sample:
         return scores
 
     def _folds(self) -> Numbers:
-        """A fold for each reply: the situations in turn, the trait's own and the others each by themselves."""
+        """A fold for each reply: the situations in turn, the trait's own and the others by themselves."""
         keys = list(zip(self.own.tolist(), self.situations, strict=True))
         sides = (
             {key for key, each in zip(keys, self.sides, strict=True) if key[0] and each == side}

@@ -212,7 +212,7 @@ class TraitVector:
 
     @property
     def direction(self) -> Tensor:
-        """The unit vector that replies are scored along at the trait's layer, from low to high, `[hidden]`."""
+        """The unit vector that replies are scored along at its layer, from low to high, `[hidden]`."""
         return self._sides.direction
 
     @property

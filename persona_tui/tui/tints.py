@@ -45,11 +45,12 @@ class Tints:
         self.mode = mode or MODES[(MODES.index(self.mode) + 1) % len(MODES)]
         replies.on_shown = lambda: self.apply(inspection)
         self.apply(inspection)
-        name = inspection.direction
-        return (
-            _EXPLAINED.get(self.mode)
-            or f"direction: green = above 0 on {name}, red = below, by 0.5, 1, 2{unit_of(name)}"
-        )
+        return _EXPLAINED.get(self.mode) or self._direction_in_words(inspection.direction)
+
+    def _direction_in_words(self, name: str) -> str:
+        weak = self._app.project.engine.weakness(name)
+        said = f"direction: green = above 0 on {name}, red = below, by 0.5, 1, 2{unit_of(name)}"
+        return f"{said}. A weak axis: {weak}" if weak else said
 
     def apply(self, inspection: Inspection) -> None:
         """Tint what is known, and ask for the newest reply of which it is not."""

@@ -198,7 +198,8 @@ class PersonaVector:
 
     def _trait_scale(self) -> TraceScale:
         reading = self.metadata.get("trait")
-        layer = reading.get("layer") if isinstance(reading, Mapping) else None
+        reading = reading if isinstance(reading, Mapping) else {}
+        layer = reading.get("layer")
         if not isinstance(layer, int):
             raise VectorFileError(
                 f'The trait "{self.name}" cannot be used: its file does not say which layer it is read at.'
@@ -224,7 +225,8 @@ class PersonaVector:
         raw, mean = self.raw[RECIPE][row], self.mean[RECIPE][row]
         if probe and len(probe) != len(raw):
             raise VectorFileError(
-                f'The trait "{self.name}" cannot be used: a probe of {len(probe)} numbers does not fit {len(raw)}.'
+                f'The trait "{self.name}" cannot be used: a probe of {len(probe)} numbers does not fit '
+                f"activations of {len(raw)}."
             )
         direction = normalize(torch.tensor(probe) if probe else raw)
         gap = float(raw.double() @ direction.double())

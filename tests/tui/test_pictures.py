@@ -237,6 +237,42 @@ async def test_a_reply_as_layers_by_tokens(workspace: Path, size: tuple[int, int
         await until(pilot, lambda: "↑" in sheet(app, "#shifts"), "the tokens that it raises")
 
 
+async def test_a_weak_axis_is_called_weak_wherever_it_is_read(workspace: Path) -> None:
+    weak = "made of 3 refusals of 200 unsafe prompts"
+    async with running(workspace, (120, 40)) as (app, pilot):
+        axes = app.project.engine.personas.axes
+        assert axes is not None
+        axes.metadata["refusals"] = {
+            "unsafe": {"refused": 3, "answered": 197, "asked": 200},
+            "safe": {"refused": 0, "answered": 200, "asked": 200},
+        }
+        await reply(pilot, app, "Who are you?")
+        await say(pilot, "/drift")
+        await drawn(app, pilot, DriftScreen)
+        assert "weak" not in plot(app, "#drift-line")
+        await press(pilot, "right")
+        await until(pilot, lambda: f"a weak axis: {weak}" in plot(app, "#drift-line"), "the safety axis")
+        await press(pilot, "escape")
+        await say(pilot, "/heat")
+        await drawn(app, pilot, HeatScreen)
+        head = app.screen.query_one("#heat-head", Static)
+        assert "weak" not in str(head.render())
+        await press(pilot, "d")
+        await until(
+            pilot, lambda: f"along safety, a weak axis: {weak}" in str(head.render()), "the other axis"
+        )
+        await press(pilot, "escape", "f7")
+        await until(pilot, lambda: bool(app.screen.query("Inspector")), "the inspector")
+        await press(pilot, "shift+right")
+        await until(pilot, lambda: app.inspection.direction == "safety", "the direction of the inspector")
+        app.tint("direction")
+
+        def said() -> str:
+            return " ".join(note.message for note in app._notifications)
+
+        await until(pilot, lambda: "on safety" in said() and weak in said(), "what the tint means")
+
+
 PICTURES = ("/map", "/drift", "/heat", "/sweep Hello", "/info sage", "/tint")
 
 

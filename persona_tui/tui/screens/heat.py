@@ -81,8 +81,13 @@ class HeatScreen(PictureScreen):
 
     def _show_head(self) -> None:
         which = f"   reply #{self._node}" if self._node is not None else ""
+        engine = self.owner.project.loaded_engine
+        weak = engine.weakness(self._direction) if engine is not None else None
         head = Content.assemble(
-            "along ", (printable(self._direction) or "–", "bold $text-accent"), (which, "dim")
+            "along ",
+            (printable(self._direction) or "–", "bold $text-accent"),
+            (f", a weak axis: {weak}" if weak else "", "$text-warning"),
+            (which, "dim"),
         )
         self.query_one("#heat-head", Static).update(head)
 

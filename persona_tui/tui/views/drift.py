@@ -67,6 +67,8 @@ class RepliesView(View):
 def drift_rows(found: Drift, unit: str, width: int, height: int, spoken: AsSpoken = ()) -> list[Content]:
     """The way in so many cells: the line, the replies' numbers, what the lines and colours are."""
     said = [_range_in_words(found, unit), _floor_in_words(found, unit)]
+    if found.weakness:
+        said.append(Content.styled(f"a weak axis: {found.weakness}", "$text-warning"))
     if any(each is not None for each in spoken):
         said.append(Content.assemble((_SPOKEN, "$text-accent"), (" as it was spoken", "dim")))
     words = [line for part in said if part is not None for line in part.wrap(width)]
