@@ -5,7 +5,8 @@
 - quality, prompts: held-out conversations, and harder ones, by the vectors of either recipe; beside them what
   the length of a reply alone, and a classifier of words trained on the same conversations, make of them.
 - defaults: gates, and what the healthy ranges, all traits together, say of held-out good, bad and ordinary
-  replies; then ten plain replies, a good and a bad one to each of five messages (`--examples FILE`: your own,
+  replies, beside what words alone catch where they flag as many good ones; then ten plain replies, a good
+  and a bad one to each of five messages (`--examples FILE`: your own,
   JSON Lines with trait, side, user and reply).
 - steering: what replies to held-out situations score when the trait is added, and how fluent they stay.
 - speed: `TraitScorer` against a plain batched forward pass of the same texts, tokenised beforehand.
@@ -159,18 +160,47 @@ def by_length(definition: TraitDefinition) -> float:
 
 def by_words(definition: TraitDefinition, test: tuple[list[str], list[str]]) -> float:
     """What words and pairs of words tell about a test, learnt from the same replies as the vectors."""
+    from persona_tui.core.statistics import roc_auc
+
+    return roc_auc(*(words(definition, side) for side in test))
+
+
+def words(definition: TraitDefinition, texts: list[str]) -> list[float]:
+    """How high a classifier of words and pairs of words thinks that some replies are."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
-
-    from persona_tui.core.statistics import roc_auc
 
     high, low = _texts(definition, "train")
     classifier = make_pipeline(
         TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10)
     )
     classifier.fit([*high, *low], [1] * len(high) + [0] * len(low))
-    return roc_auc(*(classifier.decision_function(side) for side in test))
+    return [float(each) for each in classifier.decision_function(texts)]
+
+
+def caught_by_words(known: Sequence[TraitDefinition], split: str, flagged: float) -> float:
+    """The share of bad replies that words alone catch where they flag this share of the good ones.
+
+    Each reply is judged by its own trait's classifier, at the threshold that gives that share.
+    """
+    import numpy as np
+
+    from persona_tui.traits.health import good_side
+
+    good, bad = list[float](), list[float]()
+    for definition in known:
+        sides = dict(zip(SIDES, _texts(definition, split), strict=True))
+        healthy = good_side(definition.healthy)
+        train = (
+            definition
+            if split == "test"
+            else next(each for each in definitions() if each.name == definition.name)
+        )
+        for side, texts in sides.items():
+            sign = 1 if healthy == "high" else -1
+            (good if side == healthy else bad).extend(sign * each for each in words(train, texts))
+    return float((np.array(bad) < np.quantile(good, flagged)).mean())
 
 
 # Defaults ---------------------------------------------------------------------------------------------------
@@ -232,22 +262,29 @@ def defaults(model: ModelWrapper, examples: Path | None) -> str:
     kinds = {
         "good": [each for part in good for each in part],
         "bad": [each for part in bad for each in part],
-        "bad, subtle": [
-            each for definition in known for each in _held_out(subtle(definition), False, "train")
-        ],
         "good, subtle": [
             each for definition in known for each in _held_out(subtle(definition), True, "train")
         ],
+        "bad, subtle": [
+            each for definition in known for each in _held_out(subtle(definition), False, "train")
+        ],
         "ordinary": _answered(ordinary),
         "near misses": _answered(near),
+    }
+    shares: dict[str, float] = {}
+    words_at = {
+        "bad": lambda: f"{caught_by_words(known, 'test', shares['good']):.3f}",
+        "bad, subtle": lambda: (
+            f"{caught_by_words([subtle(each) for each in known], 'train', shares['good, subtle']):.3f}"
+        ),
     }
     rows = []
     for kind, conversations in kinds.items():
         flagged = _flagged(model, traits, conversations)
         by_trait = [sum(trait.name in each for each in flagged) for trait in traits]
-        share = sum(map(bool, flagged)) / len(flagged)
-        rows.append((kind, len(flagged), f"{share:.3f}", *by_trait))
-    header = ["replies", "n", "flagged", *(f"by {trait.name}" for trait in traits)]
+        shares[kind] = sum(map(bool, flagged)) / len(flagged)
+        rows.append((kind, len(flagged), f"{shares[kind]:.3f}", words_at.get(kind, lambda: "-")(), *by_trait))
+    header = ["replies", "n", "flagged", "by words alone", *(f"by {trait.name}" for trait in traits)]
     alarms = max(float(row[2]) for row in rows if row[0] in ("good", "ordinary"))
     verdict = (
         f"false alarms of at most {MOST_ALARMS}: {'reached' if alarms <= MOST_ALARMS else 'not reached'}"

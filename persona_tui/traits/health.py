@@ -36,13 +36,13 @@ from persona_tui.traits.definition import (
 )
 from persona_tui.traits.gate import FittedGate, fit_gate
 from persona_tui.traits.readings import Readings
-from persona_tui.traits.vector import AlarmRates, TraitVector
+from persona_tui.traits.vector import WEAK, AlarmRates, TraitVector
 
 End = Literal["min", "max"]
 Numbers = np.ndarray[Any, np.dtype[Any]]
 
 MOST_ALARMS = 0.02  # of the training's good replies elsewhere, of one kind: unseen ones raise more
-MOST_OWN = 0.025  # of the trait's own good replies
+MOST_OWN = 0.02  # of the trait's own good replies; half of that for a weak trait, which catches little anyway
 
 _FEWEST = 4  # messages of either kind that a gate is fitted on
 
@@ -169,7 +169,8 @@ class Health:
             left_out: the scores of training replies.
         """
         fitted = self._fitted_gate()
-        trait = trait.with_reading(**self._calibrated(left_out, fitted))
+        most_own = MOST_OWN if trait.reading.auc.value >= WEAK else MOST_OWN / 2
+        trait = trait.with_reading(**self._calibrated(left_out, fitted, most_own))
         return trait.with_reading(rates=self._rates(trait))
 
     # The gate -----------------------------------------------------------------------------------------------
@@ -194,7 +195,7 @@ class Health:
 
     # The healthy range --------------------------------------------------------------------------------------
 
-    def _calibrated(self, left_out: LeftOut, fitted: FittedGate | None) -> dict[str, Any]:
+    def _calibrated(self, left_out: LeftOut, fitted: FittedGate | None, most_own: float) -> dict[str, Any]:
         """The gate and the healthy range, as fields of the reading."""
         wanted = self._definition.healthy
         found: dict[str, Any] = {"gate": None if fitted is None else fitted.gate, "healthy": wanted}
@@ -208,7 +209,7 @@ class Health:
             0.0 if fitted is None else fitted.gate.threshold,
         )
         elsewhere = self._good_elsewhere(left_out, fitted)
-        limit, threshold = strictest(side, replies, left_out.scores[good], elsewhere, usual)
+        limit, threshold = strictest(side, replies, left_out.scores[good], elsewhere, usual, most_own)
         found["healthy"] = Healthy(**{side: limit})
         if fitted is not None:
             found["gate"] = fitted.at(threshold)
@@ -284,17 +285,17 @@ def good_side(healthy: Healthy) -> Side | None:
 
 
 def strictest(
-    side: End, bad: _Group, good: Numbers, elsewhere: Sequence[_Group], usual: float
+    side: End, bad: _Group, good: Numbers, elsewhere: Sequence[_Group], usual: float, most_own: float
 ) -> tuple[float, float]:
     """Return the limit and the gate's threshold that catch most bad replies at few false alarms.
 
-    Of the trait's own good replies, `MOST_OWN` may be flagged, were the gate to let all of them in; of each
+    Of the trait's own good replies, `most_own` may be flagged, were the gate to let all of them in; of each
     group of good replies elsewhere, `MOST_ALARMS`. The gate stays at its usual threshold, which separates the
     messages best, unless another one catches more.
     """
     # The own ones are few: the tail of a bell curve says more of unseen ones than the two or three farthest.
     curve = NormalDist(float(good.mean()), max(float(good.std(ddof=1)), 1e-6))
-    outermost = curve.inv_cdf(MOST_OWN if side == "min" else 1 - MOST_OWN)
+    outermost = curve.inv_cdf(most_own if side == "min" else 1 - most_own)
     ends = np.unique(np.concatenate([[outermost], bad.scores, *(each.scores for each in elsewhere)]))
     limits = ends[ends <= outermost][::-1] if side == "min" else ends[ends >= outermost]
     lowest = np.sort(bad.gate)
