@@ -26,6 +26,7 @@ from measuring import table
 from persona_tui.core.statistics import labelled_auc, share
 from persona_tui.core.workspace import Workspace, packaged_root
 from persona_tui.model import ModelWrapper, Sampling, conversation
+from persona_tui.monitors.amid import read_amid_chat
 from persona_tui.monitors.evaluation import evaluate
 from persona_tui.monitors.fitter import fit
 from persona_tui.monitors.guard import Guard, verdict_of
@@ -151,7 +152,11 @@ def reading(model: ModelWrapper, workspace: Workspace) -> str:
         "the whole message": TextReadings(training.layers, {MESSAGE: training.at[MESSAGE]}),
         "the last token": TextReadings(training.layers, {PROMPT_LAST: training.at[PROMPT_LAST]}),
         "the most dangerous part": TextReadings(
-            training.layers, {MESSAGE: training.at[MESSAGE]}, training.parts, training.counts
+            training.layers,
+            {MESSAGE: training.at[MESSAGE]},
+            training.parts,
+            training.counts,
+            read_amid_chat(model, data.examples),
         ),
     }
     detectors = {}
