@@ -113,8 +113,8 @@ HEADER = (
 )
 
 
-def main() -> None:
-    """Print the table."""
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -129,7 +129,12 @@ def main() -> None:
     )
     parser.add_argument("--band", action="store_true", help="search for the model's band afterwards")
     parser.add_argument("--curve", action="store_true", help="print every size that was tried")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Print the table."""
+    options = arguments()
     torch.set_grad_enabled(False)
     with tempfile.TemporaryDirectory() as folder:
         project = Project.open(

@@ -30,8 +30,9 @@ from persona_tui.extraction.calibration import calibrated
 from persona_tui.extraction.extractor import ActivationExtractor
 from persona_tui.project.deletion import delete
 from persona_tui.project.project import FromDescription, Project
+from persona_tui.vectors.files import DISTILLED
 from persona_tui.vectors.maths import cosine
-from persona_tui.vectors.persona import DISTILLED, PersonaVector
+from persona_tui.vectors.persona import PersonaVector
 
 NAME, DESCRIPTION = "cost_trial", "A grumpy but secretly kind old wizard who speaks in riddles"
 SHARES = (0.1, 0.25, 0.5, 0.75)  # of the work, at which the remaining time is noted

@@ -4,8 +4,9 @@
 
 Counted are the modules of which a function runs between handing over the prompt and the end of the reply, on
 all threads, and the calls that lead from one module into another. Two figures for the app: all that runs, and
-what is left without drawing (widgets, screens and what lays out their text), which goes on at its own pace.
-The model is loaded before.
+what is left without drawing (widgets, screens and what lays out their text), which goes on at its own pace;
+of that, so many belong to the app itself. The model is loaded before. A persona's file is read by the first
+reply that speaks as it: `generate` is counted then and once more, the app for its second reply.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -37,6 +39,7 @@ DRAWING = (
     "tui.blocks",
     "tui.markdown",
     "tui.token_layout",
+    "tui.transcript",
     "tui.theme",
     "tui.keys",
     "tui.fluency",
@@ -115,8 +118,8 @@ async def _until(condition: Any) -> None:
         await asyncio.sleep(0.01)
 
 
-def on_the_command_line(workspace: Path) -> Crossings:
-    """Have one prompt answered by `generate`."""
+def on_the_command_line(workspace: Path) -> list[Crossings]:
+    """Have a prompt answered by `generate`, twice, and once by the library's `SteeringEngine.generate`."""
     from click.testing import CliRunner
 
     from persona_tui.cli.generate import generate
@@ -124,16 +127,23 @@ def on_the_command_line(workspace: Path) -> Crossings:
 
     invocation = Invocation(workspace=workspace)
     invocation.project.engine.reply([{"role": "user", "content": QUESTION}])
-    found = Crossings()
-    with found.counting(), contextlib.redirect_stdout(io.StringIO()):
-        result = CliRunner().invoke(generate, [QUESTION, "--persona", "sage"], obj=invocation)
-    if result.exception is not None:
-        raise result.exception
-    return found
+    counted = []
+    for _ in range(2):
+        counted.append(Crossings())
+        with counted[-1].counting(), contextlib.redirect_stdout(io.StringIO()):
+            result = CliRunner().invoke(generate, [QUESTION, "--persona", "sage"], obj=invocation)
+        if result.exception is not None:
+            raise result.exception
+    counted.append(Crossings())
+    engine = invocation.project.engine
+    with counted[-1].counting():
+        engine.generate(QUESTION, "sage")
+    return counted
 
 
 def creating(workspace: Path) -> Crossings:
-    """Make a persona from a description, and calibrate it."""
+    """Make a persona from a description, and calibrate it; what that takes is imported before."""
+    import_module("persona_tui.extraction.personas")
     from click.testing import CliRunner
 
     from persona_tui.cli.create import create
@@ -162,17 +172,23 @@ def main() -> None:
         settings = "model: {name: tiny}\ngeneration: {max_new_tokens: 12, seed: 1}\n"
         settings += "calibration: {questions: 2, max_new_tokens: 8}\n"
         (workspace / "config.yaml").write_text(settings)
-        line, app = on_the_command_line(workspace), in_the_app(workspace)
+        (line, again, engine), app = on_the_command_line(workspace), in_the_app(workspace)
         made = creating(workspace)
     sys.setprofile(None)
     print(f"generate: {len(line.named())} modules, {line.calls.total()} calls between them")
+    print(f"generate again: {len(again.named())} modules, {again.calls.total()} calls between them")
     print(
-        f"app: {len(app.named(drawing=False))} modules without drawing, {len(app.named())} with it, "
-        f"{app.calls.total()} calls between them"
+        f"SteeringEngine.generate: {len(engine.named())} modules, {engine.calls.total()} calls between them"
+    )
+    own = sum(name.startswith("tui.") for name in app.named(drawing=False))
+    print(
+        f"app: {len(app.named(drawing=False))} modules without drawing ({own} of them the app's own), "
+        f"{len(app.named())} with it, {app.calls.total()} calls between them"
     )
     print(f"create: {len(made.named())} modules, {made.calls.total()} calls between them")
     if arguments.modules:
         print("generate:", *line.named())
+        print("SteeringEngine.generate:", *engine.named())
         print("app:", *app.named(drawing=False))
         print("create:", *made.named())
         print("drawing:", *(name for name in app.named() if name.startswith(DRAWING)))

@@ -23,7 +23,8 @@ from persona_tui.extraction.calibration import FITTED, MULTIPLES
 from persona_tui.extraction.distil import EMPHASIS, distil_work, distilled
 from persona_tui.extraction.sizes import Point, likeliest
 from persona_tui.project.project import Project
-from persona_tui.vectors.persona import DEFAULT_DOSE, DISTILLED
+from persona_tui.vectors.files import DISTILLED
+from persona_tui.vectors.persona import DEFAULT_DOSE
 
 PLAIN_TEACHER = (1.6, 2.2)  # times the likeliest size
 HEADER = ("persona", "vectors", "recovered", "size", "expression", "nats lost", "repetition")
@@ -72,7 +73,7 @@ def main() -> None:
     print(table(HEADER, lines))
     extractor, persona = project.studio(JobContext()).extractor, project.personas.get(names[0])
     counts, prompts = persona.metadata["counts"], persona.metadata["prompts"]
-    cost = distil_work(extractor, extractor.questions, prompts, counts["responses"]).tokens
+    cost = distil_work(extractor, extractor.questions, prompts, counts["responses"], extractor.band).tokens
     print(f"\nDistilling costs {cost / 1000:.0f} thousand tokens.")
 
 

@@ -141,7 +141,7 @@ def op_alone(rows: Sequence[int]) -> None:
 
     from persona_tui.model import Cap
     from persona_tui.vllm import op
-    from persona_tui.vllm.bank import Slot
+    from persona_tui.vllm.wire import Slot
 
     layers, hidden = OP_SHAPE
     torch.set_num_threads(1)
@@ -167,10 +167,9 @@ def op_alone(rows: Sequence[int]) -> None:
                 best = min(best, time.process_time() - begun)
         return 1e6 * best
 
-    lines = []
-    for count in rows:
+    def costs(count: int) -> dict[str, float]:
         half = [1] * (count // 2) + [0] * (count - count // 2)
-        costs = {
+        return {
             "plain": microseconds([0] * count),
             "steered alike": microseconds([1] * count),
             "half of them steered": microseconds(half),
@@ -178,7 +177,8 @@ def op_alone(rows: Sequence[int]) -> None:
             "steered and summed up": microseconds([1] * count, torch.arange(1, count + 1)),
             "steered, capped and traced": microseconds([2] * count, traced=True),
         }
-        lines += [(count, what, f"{cost:.0f}") for what, cost in costs.items()]
+
+    lines = [(count, what, f"{cost:.0f}") for count in rows for what, cost in costs(count).items()]
     print(table(("rows", "what", "microseconds a pass"), lines))
 
 

@@ -311,8 +311,8 @@ def ratio_of(first: list[float], second: list[float]) -> str:
     return f"{np.median(above) / np.median(below):.3f} [{low:.3f}, {high:.3f}]"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print."""
+def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", default="builtin")
     parser.add_argument("--device", default=None)
@@ -323,7 +323,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--checks", type=int, default=300)
     parser.add_argument("-o", "--output", type=Path)
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    options = options_of(arguments)
     wanted = options.only or PARTS
     shipped = Workspace(packaged_root())
     with tempfile.TemporaryDirectory() as folder:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any
@@ -136,8 +136,8 @@ def measured(
     return found
 
 
-def main() -> None:
-    """Print the machine's limits and the table."""
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -148,7 +148,26 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--threads", type=int, help="by default as many as torch takes")
     parser.add_argument("--plain", action="store_true", help="also with weights that are not packed")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def lines_of(
+    name: str, numbers: int, found: Mapping[tuple[int, bool, bool], float], read: float, rate: float
+) -> Iterator[list[Any]]:
+    """The table's lines of one type of numbers: what was measured, and what the machine's limits allow."""
+    for (count, steered, packs), seconds in sorted(found.items()):
+        limits = {
+            "memory": numbers * DTYPES[name].itemsize / read,
+            "arithmetic": 2 * numbers * count / rate,
+        }
+        limit = max(limits, key=lambda each: limits[each])
+        words = ["yes" if steered else "no", "yes" if packs else "no"]
+        yield [name, count, *words, seconds * 1e3, count / seconds, limit, limits[limit] / seconds]
+
+
+def main() -> None:
+    """Print the machine's limits and the table."""
+    options = arguments()
     torch.set_grad_enabled(False)
     lines: list[list[Any]] = []
     for name in options.dtypes:
@@ -164,24 +183,7 @@ def main() -> None:
             f"; packing changes logits by {difference(model):.1e} of the largest",
             flush=True,
         )
-        for (count, steered, packs), seconds in sorted(found.items()):
-            limits = {
-                "memory": numbers * dtype.itemsize / read,
-                "arithmetic": 2 * numbers * count / rate,
-            }
-            limit = max(limits, key=lambda each: limits[each])
-            lines.append(
-                [
-                    name,
-                    count,
-                    "yes" if steered else "no",
-                    "yes" if packs else "no",
-                    seconds * 1e3,
-                    count / seconds,
-                    limit,
-                    limits[limit] / seconds,
-                ]
-            )
+        lines += lines_of(name, numbers, found, read, rate)
         del model
         gc.collect()
     print(f"\n{options.model}; {machine()}\n")

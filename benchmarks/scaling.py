@@ -86,8 +86,11 @@ class Assumptions:
     compute: float = 989e12
     bandwidth_share: float = 0.91
     compute_share: float = 0.32
-    block_seconds: float = 0.36e-3
-    basis: str = "as measured on a Xeon with Qwen2.5-0.5B's shape, 8 layers"
+    block_seconds: float = 0.97e-3
+    basis: str = (
+        "the shares as measured on a Xeon with Qwen2.5-0.5B's shape, 8 layers; "
+        "the block as in decoding.py on an H200, one row of Qwen2.5-7B's shape, eager"
+    )
     gpu_memory: float = 80e9
     prompt: int = 80
     response: int = 256
@@ -294,7 +297,10 @@ def main() -> None:
     )
     if options.measure:
         assumed = measured(options.measure, assumed)
-    factor, basis = 1.0, "" if str(options.measure).startswith("cuda") else "No GPU was measured."
+    factor, basis = (
+        1.0,
+        "" if str(options.measure).startswith("cuda") else "No extraction was measured on a GPU.",
+    )
     if options.measured:
         size, _, speed = options.measured.partition("=")
         plan = Plan(SHAPES[size], 16)

@@ -34,8 +34,9 @@ from persona_tui.core.workspace import Workspace
 from persona_tui.model import ModelWrapper, conversation
 from persona_tui.project.project import Project
 from persona_tui.vectors.axes import Axes
+from persona_tui.vectors.files import RECIPES
 from persona_tui.vectors.maths import normalize
-from persona_tui.vectors.persona import RECIPES, PersonaVector
+from persona_tui.vectors.persona import PersonaVector
 
 ASKED = [{"role": "user", "content": "Tell me a long story about a lighthouse."}]
 STEERED = {"persona": "anybody", "strength": 0.3, "capping": True, "plausibility": 0}

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from persona_tui.core.mix import Mix
     from persona_tui.datasets.generator import DatasetGenerator
     from persona_tui.extraction.extractor import ActivationExtractor
-    from persona_tui.model.sampling import Sampling
+    from persona_tui.model.request import Sampling
     from persona_tui.model.wrapper import ModelWrapper
     from persona_tui.monitors.monitor import SelfMonitor
     from persona_tui.project.project import Project
@@ -55,7 +55,7 @@ __getattr__ = lazily(
         "PersonaVector": "persona_tui.vectors.persona",
         "PersonaVectorExtractor": "persona_tui.traits.extract",
         "Project": "persona_tui.project.project",
-        "Sampling": "persona_tui.model.sampling",
+        "Sampling": "persona_tui.model.request",
         "SelfMonitor": "persona_tui.monitors.monitor",
         "SteeringEngine": "persona_tui.steering.engine",
         "TraitDefinition": "persona_tui.traits.definition",

@@ -244,6 +244,7 @@ def test_every_public_name_is_documented(name: str) -> None:
     assert inspect.getdoc(value) and f"## {name}" in page()
 
 
+@pytest.mark.slow
 def test_the_readmes_examples_run() -> None:
     """As they stand there, where the repository is the present folder."""
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")

@@ -15,6 +15,7 @@ import persona_tui
 ROOT = Path(persona_tui.__file__).parent
 LONGEST = 500
 LARGEST_CIRCLE = 3
+DEEPEST = 12
 PARTICIPLES = ("ing", "wn", "marked")
 NOUNS = {"markdown", "sampling", "setting"}  # that end alike
 
@@ -33,6 +34,17 @@ def imports() -> dict[str, set[str]]:
     """What every module imports of the package, lazily and for type checking included."""
     trees = {module(path): ast.parse(path.read_text(encoding="utf-8")) for path in files()}
     return {name: {each for each in _imported(tree, trees) if each != name} for name, tree in trees.items()}
+
+
+@cache
+def imports_at_once() -> dict[str, set[str]]:
+    """What every module imports of the package when it is imported itself: neither later nor for types."""
+    trees = {module(path): ast.parse(path.read_text(encoding="utf-8")) for path in files()}
+    found = {}
+    for name, tree in trees.items():
+        tree.body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        found[name] = {each for each in _imported(tree, trees) if each != name}
+    return found
 
 
 def _imported(tree: ast.Module, known: Mapping[str, object]) -> Iterator[str]:
@@ -73,6 +85,15 @@ def test_no_circle_is_large(room: str) -> None:
     inside = {name for name in graph if name.startswith(f"persona_tui.{room}.")}
     found = circles({name: graph[name] & inside for name in inside})
     assert [sorted(circle) for circle in found if len(circle) > LARGEST_CIRCLE] == []
+
+
+def test_imports_are_not_deep() -> None:
+    @cache
+    def depth(name: str) -> int:
+        return 1 + max(map(depth, imports_at_once()[name]), default=0)
+
+    deep = sorted(imports_at_once(), key=depth, reverse=True)
+    assert [f"{name}: {depth(name)}" for name in deep if depth(name) > DEEPEST] == []
 
 
 def test_no_class_name_stands_twice() -> None:

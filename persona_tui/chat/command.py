@@ -40,12 +40,12 @@ class Command:
 
 
 def is_command(line: str) -> bool:
-    """Whether a line asks for a command. Two slashes begin a message that begins with one."""
+    """Return whether a line asks for a command. Two slashes begin a message that begins with one."""
     return line.startswith("/") and not line.startswith("//")
 
 
 def message_of(line: str) -> str:
-    """The message that a line which is no command stands for."""
+    """Return the message that a line which is no command stands for."""
     return line[1:] if line.startswith("//") else line
 
 

@@ -8,17 +8,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from persona_tui.chat.chat import Chat
 from persona_tui.chat.command import Command, CommandError, is_command
 from persona_tui.chat.conversation_commands import CONVERSATION
 from persona_tui.chat.voice_commands import SAMPLING, VOICE
 from persona_tui.chat.work_commands import MODEL, WORK
 from persona_tui.core.errors import nearest
 
+if TYPE_CHECKING:
+    from persona_tui.chat.chat import Chat
+
 
 def parse(line: str) -> tuple[Command, str]:
-    """The command that a line asks for, and what follows its name.
+    """Return the command that a line asks for, and what follows its name.
 
     Raises:
         CommandError: there is no such command; offers the nearest.

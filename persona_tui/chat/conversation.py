@@ -96,7 +96,7 @@ class Node:
         return bool(self.runs) and self.finish is None
 
     def rulers(self) -> list[tuple[int, dict[str, Any]]]:
-        """Where in `text` another mix took effect: the place, in characters, and the mix."""
+        """Return where in `text` another mix took effect: the place, in characters, and the mix."""
         return [
             (run.offset + len("".join(self.token_texts[run.start : run.start + change.index])), change.mix)
             for run in self.runs
@@ -134,21 +134,21 @@ class Conversation:
         return len(self._nodes)
 
     def node(self, id: int) -> Node:
-        """A message.
+        """Return a message.
 
         Raises:
-            SessionError: there is none of this number.
+            SessionError: no message has this number.
         """
         if id not in self._nodes:
             raise SessionError(f"there is no message {id} in this conversation")
         return self._nodes[id]
 
     def nodes(self) -> list[Node]:
-        """All messages, on all branches, in the order in which they were made."""
+        """Return all messages, on all branches, in the order in which they were made."""
         return list(self._nodes.values())
 
     def path(self) -> list[Node]:
-        """The messages along the chosen branches, first to last."""
+        """Return the messages along the chosen branches, first to last."""
         found, at = list[Node](), _ROOT
         while at in self._chosen:
             at = self._chosen[at]
@@ -156,14 +156,14 @@ class Conversation:
         return found
 
     def lineage(self, id: int) -> list[Node]:
-        """The messages that lead to this one, which is the last, whether they are chosen or not."""
+        """Return the messages that lead to this one, which is the last, whether they are chosen or not."""
         found = [self.node(id)]
         while (parent := found[-1].parent) is not None:
             found.append(self._nodes[parent])
         return found[::-1]
 
     def messages(self, until: int | None = None) -> list[Message]:
-        """What a model is given, without the system prompt: roles and contents in turns.
+        """Return what a model is given, without the system prompt: roles and contents in turns.
 
         A reply without a word is left out, and two messages of the user in a row become one. A message that
         a guard did not let be answered is left out, too.
@@ -185,7 +185,7 @@ class Conversation:
         return found
 
     def prompt(self, id: int, run: int = -1) -> list[Message]:
-        """What a model is given to write a reply, without the system prompt: see `messages`.
+        """Return what a model is given to write a reply, without the system prompt: see `messages`.
 
         Args:
             id: the reply.
@@ -197,22 +197,22 @@ class Conversation:
         return [*found, {"role": "assistant", "content": begun}] if begun else found
 
     def siblings(self, id: int) -> tuple[int, int]:
-        """Which of its siblings a message is, from 0, and how many they are, itself included."""
+        """Return which of its siblings a message is, from 0, and how many they are, itself included."""
         family = self._children[self.node(id).parent or _ROOT]
         return family.index(id), len(family)
 
     def run_tokens(self, id: int, run: int) -> list[int]:
-        """The token ids of one of a reply's runs, with the end of the turn."""
+        """Return the token ids of one of a reply's runs, with the end of the turn."""
         node = self.node(id)
         end = node.runs[run + 1].start if run + 1 < len(node.runs) else len(node.token_ids)
         return node.token_ids[node.runs[run].start : end]
 
     def answered(self, id: int) -> bool:
-        """Whether anything follows a message, on any branch."""
+        """Return whether anything follows a message, on any branch."""
         return bool(self._children[self.node(id).id])
 
     def last_reply(self) -> Node | None:
-        """The path's last reply, None if there is none."""
+        """Return the path's last reply, None if there is none."""
         return next((node for node in reversed(self.path()) if node.role == "assistant"), None)
 
     # Growing ------------------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from persona_tui.chat.chat import Chat
 from persona_tui.chat.command import Command
 from persona_tui.chat.conversation import Conversation, Node
 from persona_tui.chat.export import write_export
@@ -12,6 +12,9 @@ from persona_tui.chat.replies import LETTERS
 from persona_tui.chat.store import SessionStore
 from persona_tui.chat.voice import parse_settings
 from persona_tui.core.errors import PersonaTuiError, SessionError
+
+if TYPE_CHECKING:
+    from persona_tui.chat.chat import Chat
 
 SHOWN = 20  # sessions, or places that were found
 
@@ -71,7 +74,7 @@ def _shortened(text: str) -> str:
 
 
 def _numbered(rest: str) -> tuple[int | None, str]:
-    """The number in `#3 some text`, None if there is none, and the text."""
+    """Return the number in `#3 some text`, None if there is none, and the text."""
     word, _, text = rest.partition(" ")
     if word.startswith("#") and word[1:].isdecimal():
         return int(word[1:]), text.strip()

@@ -37,14 +37,16 @@ def voice_of_record(mix: Mapping[str, Any] | None) -> str:
 
 
 def floor_of_record(mix: Mapping[str, Any]) -> str:
-    """What a transcript says of the floor: `capping assistant 25%`, `capping off` or `no floor to cap at`."""
+    """Return what a transcript says of the floor: `capping assistant 25%`, `capping off` or `no floor to cap
+    at`.
+    """
     if floor := mix.get("floor"):
         return f"capping {floor['axis']} {floor['percentile']:g}%"
     return capping_in_words(bool(mix.get("capping")), capped=False)
 
 
 def export_json(conversation: Conversation, info: SessionInfo) -> dict[str, Any]:
-    """A session as one JSON object.
+    """Return a session as one JSON object.
 
     `messages` are the path's, as chat programs and training code have them. `settings` says by message, as
     its place in `messages`, how it was written. `tree` has all messages, those of other branches, too.
@@ -72,7 +74,7 @@ def export_json(conversation: Conversation, info: SessionInfo) -> dict[str, Any]
 
 
 def export_markdown(conversation: Conversation, info: SessionInfo) -> str:
-    """The path as Markdown, with a ruler where another mix took effect."""
+    """Return the path as Markdown, with a ruler where another mix took effect."""
     parts = [f"# {info.title}", f"*{info.model} · {info.created[:16].replace('T', ' ')} UTC · {info.id}*"]
     if conversation.system:
         parts.append(f"> **System:** {_quoted(conversation.system)}")
@@ -95,7 +97,7 @@ def _reply(node: Node) -> list[str]:
 
 
 def how_written(node: Node) -> str:
-    """How a reply went, in one line: `seed 7 · temperature 0.7 · 57 tokens · stopped`."""
+    """Return how a reply went, in one line: `seed 7 · temperature 0.7 · 57 tokens · stopped`."""
     if not node.runs:
         return ""
     sampling = node.runs[-1].settings.get("sampling", {})
@@ -126,7 +128,7 @@ def write_export(
 
 
 def exported(store: SessionStore, id: str, as_json: bool) -> str:
-    """A chat as JSON or Markdown, with the end of its last line."""
+    """Return a chat as JSON or Markdown, with the end of its last line."""
     conversation, _ = store.load(id)
     info = store.info(id)
     if as_json:

@@ -31,6 +31,7 @@ from persona_tui import __version__
 from persona_tui.core.documents import json_value, lines_of, read_plain
 from persona_tui.core.errors import SessionError
 from persona_tui.core.files import lock_handle
+from persona_tui.core.mistakes import mistake_of
 from persona_tui.core.mix import (
     NEW_TOKENS,
     PERCENTILE,
@@ -211,7 +212,7 @@ class SessionLog:
 
 
 def now() -> str:
-    """The present time, UTC, to the millisecond."""
+    """Return the present time, UTC, to the millisecond."""
     return f"{datetime.now(UTC).isoformat(timespec='milliseconds').removesuffix('+00:00')}Z"
 
 
@@ -233,7 +234,7 @@ def _check_own(path: Path) -> None:
 
 
 def _holder(path: Path) -> str:
-    """Where a session is open, as far as its file says."""
+    """Return where a session is open, as far as its file says."""
     with contextlib.suppress(SessionError, KeyError, IndexError):
         events = read_events(path, skip=("tokens",))
         pids = [event.fields["pid"] for event in events if event.kind in ("session", "resumed")]
@@ -254,7 +255,7 @@ def _mend(file: int, path: Path) -> None:
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """A line's event, None if it is none."""
+    """Return a line's event, None if it is none."""
     try:
         event = json_value(line.decode("utf-8", "surrogatepass"), halves=True)
     except ValueError:
@@ -263,14 +264,15 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 
 def read_events(path: Path, skip: tuple[str, ...] = ()) -> Iterator[Event]:
-    """The events of a session's file, in order. A torn last line is passed over: its process was killed.
+    """Return the events of a session's file, in order. A torn last line is passed over: its process was
+    killed.
 
     Args:
         path: the file.
         skip: kinds that are not wanted; their lines are not even parsed.
 
     Raises:
-        SessionError: the file cannot be read, a line is no event (which one is named), or a newer version of
+        SessionError: the file cannot be read, a line, which is named, is not an event, or a newer version of
             this program wrote it.
     """
     unwanted = tuple(_PREFIX + kind.encode() + b'"' for kind in skip)
@@ -441,6 +443,5 @@ def fault_of(kind: str, fields: Mapping[str, Any]) -> str | None:
     try:
         model.model_validate(dict(fields))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg'].split(' or instance')[0]}"
+        return mistake_of(error, fields)
     return None

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from persona_tui.chat.chat import Chat
 from persona_tui.project import deletion
 from persona_tui.project.deletion import Deleted
+
+if TYPE_CHECKING:
+    from persona_tui.chat.chat import Chat
 
 
 def load(chat: Chat, name: str) -> None:

@@ -65,7 +65,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Replayed:
-    """What came of writing a run again.
+    """The result of writing a run again.
 
     Attributes:
         stretch: the run.
@@ -124,7 +124,7 @@ def check_same(engine: SteeringEngine, stretch: Stretch) -> None:
 
 
 def _weights_of(settings: Mapping[str, Any]) -> str:
-    """What tells exactly these weights from all others, copies included, shortened."""
+    """Return what tells exactly these weights from all others, copies included, shortened."""
     plain, _, weights = str(settings["fingerprint"]).partition(".")
     packed = settings.get("quantization", "none")
     parts = [plain[:12], weights[:8], "" if packed == "none" else str(packed)]
@@ -160,7 +160,7 @@ def _check_file(engine: SteeringEngine, stretch: Stretch, name: str | None, then
 
 
 def unlike(engine: SteeringEngine, stretch: Stretch) -> list[str]:
-    """What is not as it was when a run was written, and may be why it differs: `torch 2.6, now 2.7`."""
+    """Return what has changed since a run was written, and may be why it differs: `torch 2.6, now 2.7`."""
     here = engine.circumstances()
     return [
         f"{name} {then}, now {here[name]}"
@@ -187,7 +187,7 @@ def replay(engine: SteeringEngine, stretch: Stretch) -> Replayed:
 
 
 def _repeated(engine: SteeringEngine, stretch: Stretch) -> Generator[int, None, None]:
-    """The token ids, as they come."""
+    """Yield the token ids, as they come."""
     settings, system = stretch.settings, stretch.settings.get("system")
     try:
         sampling = Sampling(**settings["sampling"])

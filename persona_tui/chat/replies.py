@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -92,8 +92,7 @@ class ReplyRow:
 
     def take(self, event: TokenEvent, seconds: float) -> None:
         """Add an event that came so many seconds after the beginning."""
-        from persona_tui.monitors.events import breaches_of
-        from persona_tui.monitors.guard import verdict_of
+        from persona_tui.monitors.guard import breaches_of, verdict_of
 
         self.seconds = seconds
         self.breaches += breaches_of(event)
@@ -292,20 +291,7 @@ class ChatReply:
             prepared = self._prepare(engine, sampling)
             measures = self._measured_by(engine, policy, prepared)
             started = time.monotonic()
-            events = engine.stream_rows(
-                prepared.messages,
-                [None if place == self._follower else row.mix for place, row in enumerate(self.rows)],
-                sampling=prepared.sampling,
-                system=prepared.system,
-                stop=self.stopping,
-                on_mix=self._mix_changed,
-                guard=guard,
-            )
-            if review is not None:
-                from persona_tui.monitors.second_opinion import critique
-
-                events = review.over(events, self.asked, self.rows, partial(critique, engine.model))
-            for event in events:
+            for event in self._streamed(engine, prepared, guard, review):
                 event = measures[event.row](event)
                 self._take(event, time.monotonic() - started)
                 yield event
@@ -316,6 +302,24 @@ class ChatReply:
         finally:
             fixed.close()
             self.end(finish)
+
+    def _streamed(
+        self, engine: SteeringEngine, prepared: PreparedReply, guard: Guard | None, review: Review | None
+    ) -> Iterator[TokenEvent]:
+        events = engine.stream_rows(
+            prepared.messages,
+            [None if place == self._follower else row.mix for place, row in enumerate(self.rows)],
+            sampling=prepared.sampling,
+            system=prepared.system,
+            stop=self.stopping,
+            on_mix=self._mix_changed,
+            guard=guard,
+        )
+        if review is None:
+            return events
+        from persona_tui.monitors.second_opinion import critique
+
+        return review.over(events, self.asked, self.rows, partial(critique, engine.model))
 
     @property
     def _rendering(self) -> Mapping[str, Any] | None:

@@ -93,7 +93,7 @@ def _asked(conversation: Conversation, node: Node) -> list[Message]:
 
 @dataclass(frozen=True)
 class Reread:
-    """What came of reading a message again.
+    """The result of reading a message again.
 
     Attributes:
         events: one per token, in order, with projections and what the floor did.
@@ -132,7 +132,7 @@ def reread(engine: SteeringEngine, conversation: Conversation, id: int) -> Rerea
 
 
 def _up_to(conversation: Conversation, node: Node) -> list[Message]:
-    """The conversation up to a message of the user's, which is the last one."""
+    """Return the conversation up to a message of the user's, which is the last one."""
     said = conversation.messages(until=node.id)
     if said and said[-1]["role"] == "user":
         return [*said[:-1], {"role": "user", "content": f"{said[-1]['content']}\n\n{node.text}"}]

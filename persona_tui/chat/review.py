@@ -61,7 +61,7 @@ class Review:
     def over(
         self, events: Iterable[TokenEvent], asked: str, rows: Sequence[Reviewed], critic: Critic
     ) -> Generator[TokenEvent, None, None]:
-        """The events of a reply's rows, held back where it may be withheld; opinions go to the rows."""
+        """Yield the events of a reply's rows, held back where it may be withheld; opinions go to the rows."""
         all_of: list[list[TokenEvent]] = [[] for _ in rows]
         for event in events:
             if not is_about_message(event):
@@ -74,7 +74,7 @@ class Review:
                 yield from shown
 
     def shown(self, events: list[TokenEvent], asked: str, row: Reviewed, critic: Critic) -> list[TokenEvent]:
-        """What of a row that has ended may be shown; opinions go to the row.
+        """Return what of a row that has ended may be shown; opinions go to the row.
 
         Args:
             events: all of the row, but for the one about the message.
@@ -101,22 +101,22 @@ class Review:
 
 
 def is_about_message(event: TokenEvent) -> bool:
-    """Whether an event is a guard's verdict about the message, which comes before the reply."""
+    """Return whether an event is a guard's verdict about the message, which comes before the reply."""
     return event.token_id < 0 and event.finish is None
 
 
 def objects(row: Reviewed) -> bool:
-    """Whether the model has objected to its own draft."""
+    """Return whether the model has objected to its own draft."""
     return any(each.by == CRITIQUE and each.safe is False for each in row.opinions)
 
 
 def revising(draft: str) -> list[Message]:
-    """What a model has in view, after the conversation, when it answers again."""
+    """Return what a model has in view, after the conversation, when it answers again."""
     return [{"role": "assistant", "content": draft}, {"role": "user", "content": AGAIN}]
 
 
 def withheld(event: TokenEvent, opinion: Opinion) -> TokenEvent:
-    """The one event of a reply that is not shown."""
+    """Return the one event of a reply that is not shown."""
     from persona_tui.monitors.events import refusal
     from persona_tui.monitors.verdict import Verdict
 

@@ -111,7 +111,7 @@ class SessionStore:
         """Go on with a session.
 
         Raises:
-            SessionError: there is none, or it is open elsewhere.
+            SessionError: it does not exist, or is open elsewhere.
         """
         path = self._existing(id)
         log = SessionLog(path)
@@ -126,7 +126,7 @@ class SessionStore:
         """Give a session a title. One that is open here should be renamed by its `Conversation` instead.
 
         Raises:
-            SessionError: there is none, it is open in another process, or the title is empty.
+            SessionError: it does not exist, is open in another process, or the title is empty.
         """
         if self._writing(id):
             Conversation(self._open[id].record).rename(title)
@@ -138,7 +138,7 @@ class SessionStore:
         """Move a session's file to the workspace's trash; `restore_file` takes that back.
 
         Raises:
-            SessionError: there is none, or it is open, here or elsewhere.
+            SessionError: it does not exist, or is open, here or elsewhere.
             WorkspaceError: it cannot be moved.
         """
         path = self._existing(id)
@@ -153,10 +153,11 @@ class SessionStore:
     # Reading ------------------------------------------------------------------------------------------------
 
     def load(self, id: str) -> tuple[Conversation, list[Event]]:
-        """A session's conversation, as it was left, and all that happened. It records nothing by itself.
+        """Return a session's conversation, as it was left, and all that happened. It records nothing by
+        itself.
 
         Raises:
-            SessionError: there is none, or its file is damaged: names the line.
+            SessionError: it does not exist, or its file is damaged: names the line.
         """
         path = self._existing(id)
         conversation, events = Conversation(), list(read_events(path))
@@ -173,12 +174,12 @@ class SessionStore:
         return conversation, events
 
     def list(self) -> list[SessionInfo]:
-        """All sessions, the one used last first. One that cannot be read says so and hides no other."""
+        """Return all sessions, the one used last first. One that cannot be read says so."""
         found = [self.info(path.stem) for path in self.folder.glob(f"*{SUFFIX}") if _is_id(path.stem)]
         return sorted(found, key=lambda info: (info.used, info.id), reverse=True)
 
     def info(self, id: str) -> SessionInfo:
-        """What a list shows of one session, without reading its tokens."""
+        """Return what a list shows of one session, without reading its tokens."""
         path = self.folder / f"{id}{SUFFIX}"
         try:
             return _summary(id, path, [*read_events(path, skip=("tokens",))])
@@ -186,7 +187,8 @@ class SessionStore:
             return SessionInfo(id, problem=str(error), used=_modified(path))
 
     def search(self, text: str) -> Sequence[Found]:
-        """Where a text occurs, in titles and on all branches, whatever the case; sessions as in `list`.
+        """Return where a text occurs, in titles and on all branches, whatever the case; sessions as in
+        `list`.
 
         Sessions that cannot be read are passed over.
         """
@@ -208,10 +210,10 @@ class SessionStore:
         return hits
 
     def resolve(self, id: str) -> str:
-        """The session that is meant: by its id, the beginning of one, its title, or "last".
+        """Return the session that is meant: by its id, the beginning of one, its title, or "last".
 
         Raises:
-            SessionError: there is none, or more than one.
+            SessionError: none matches, or more than one.
         """
         ids = sorted(path.stem for path in self.folder.glob(f"*{SUFFIX}") if _is_id(path.stem))
         if id in ids:
@@ -285,7 +287,7 @@ def _voice(events: Sequence[Event]) -> str:
 
 
 def _last_line(path: Path, events: Sequence[Event]) -> str:
-    """The end of the last message: of a reply, from the tokens that follow its beginning."""
+    """Return the end of the last message: of a reply, from the tokens that follow its beginning."""
     last = next((event for event in reversed(events) if event.kind in ("message", "reply")), None)
     if last is None:
         return ""

@@ -18,7 +18,7 @@ def short_label(mix: Mix) -> str:
 
 
 def setting_in_words(mix: Mix, capped: bool = True) -> str:
-    """A setting in a few words: `sage 0.30, capping on`.
+    """Return a setting in a few words: `sage 0.30, capping on`.
 
     Args:
         mix: the setting.
@@ -103,7 +103,9 @@ _USAGE = "persona=sage,strength=0.3,capping=on"
 
 
 def counterpart(mix: Mix, loaded: Sequence[str]) -> Mix:
-    """What a mix is compared with unless somebody says: no persona, else a loaded one, else another floor."""
+    """Return what a mix is compared with unless somebody says: no persona, else a loaded one, else another
+    floor.
+    """
     if mix.label:
         return replace(mix, weights={})
     if loaded:
@@ -139,7 +141,7 @@ def parse_setting(text: str, default: Mix) -> Mix:
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not value or key not in _KEYS:
             hint = nearest(key, _KEYS) if equals else ""
-            raise PersonaTuiError(f'"{part}" is no part of a setting, which looks like {_USAGE}.{hint}')
+            raise PersonaTuiError(f'"{part}" is not part of a setting, which looks like {_USAGE}.{hint}')
         mix = replace(mix, **_part(key, value))
     return mix
 
@@ -160,7 +162,7 @@ def _part(key: str, value: str) -> dict[str, Any]:
 
 
 def setting_as_text(mix: Mix) -> str:
-    """A setting as it can be typed: `persona=sage,strength=0.3,capping=on`; see `parse_setting`."""
+    """Return a setting as it can be typed: `persona=sage,strength=0.3,capping=on`; see `parse_setting`."""
     active = mix.speaking
     if not active:
         who = "persona=none"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from persona_tui.chat import personas
-from persona_tui.chat.chat import Chat
 from persona_tui.chat.command import OFF, Command, number, switch, whole
 from persona_tui.chat.personas import there
 from persona_tui.chat.voice import label
 from persona_tui.core.mix import parse_blend, parse_layers
+
+if TYPE_CHECKING:
+    from persona_tui.chat.chat import Chat
 
 
 def _persona(chat: Chat, name: str) -> str:
@@ -28,7 +31,7 @@ def _speaking(chat: Chat) -> str:
 
 
 def _weakness(chat: Chat, name: str) -> str:
-    """What extraction found wanting, so that nobody wonders why a persona is hardly heard."""
+    """Return what extraction found wanting, so that nobody wonders why a persona is hardly heard."""
     reason = chat.project.personas.get(name).metadata.get("weak_reason")
     return f" This is a weak persona: {reason}." if reason else ""
 
@@ -91,7 +94,7 @@ def _policy(chat: Chat, rest: str) -> str:
 
 
 def _rules(rest: str) -> list[str]:
-    """What `/policy` was given: several rules, one by one; or else as it is."""
+    """Return what `/policy` was given: several rules, one by one; or else as it is."""
     if not Path(rest).expanduser().is_file() and any(sign in rest for sign in "<>"):
         return re.split(r"[\s,]+(?=\w+\s*[<>])", rest)
     return [rest]

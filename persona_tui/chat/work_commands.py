@@ -6,7 +6,6 @@ import secrets
 from typing import TYPE_CHECKING
 
 from persona_tui.chat import personas
-from persona_tui.chat.chat import Chat
 from persona_tui.chat.command import Command, CommandError, needed, whole
 from persona_tui.core.errors import nearest
 from persona_tui.core.jobs import JobContext
@@ -15,6 +14,7 @@ from persona_tui.project.models import RecentModels, known_choice
 from persona_tui.project.project import FromDescription, Project
 
 if TYPE_CHECKING:
+    from persona_tui.chat.chat import Chat
     from persona_tui.project.dataset_task import DatasetTask
 
 
@@ -84,7 +84,7 @@ def _dataset(chat: Chat, rest: str) -> str:
 
 
 def dataset_task(project: Project, rest: str) -> tuple[DatasetTask, int]:
-    """What `/dataset` is asked to write, and with which seed: as chats are seeded, else a new one.
+    """Return what `/dataset` is asked to write, and with which seed: as chats are seeded, else a new one.
 
     Raises:
         PersonaTuiError: it cannot be used like that.

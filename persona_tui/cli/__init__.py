@@ -55,7 +55,7 @@ _NOWHERE = "the working directory has been deleted: change to another one"
 
 
 def _is_somewhere() -> bool:
-    """Whether the working directory exists; without one, libraries fail in words of their own."""
+    """Return whether the working directory exists; without one, libraries fail in words of their own."""
     try:
         os.getcwd()
     except FileNotFoundError:
@@ -64,7 +64,7 @@ def _is_somewhere() -> bool:
 
 
 def _logged() -> Invocation:
-    """An invocation whose libraries write to the log of its workspace, and with `--debug` to stderr."""
+    """Return an invocation whose libraries write to the log of its workspace, with `--debug` to stderr."""
     from persona_tui.cli.options import Invocation
     from persona_tui.core.log_file import log_libraries
     from persona_tui.core.workspace import Workspace
@@ -132,7 +132,7 @@ def _explain(error: OSError) -> str:
 
 
 def _never_fail_on_odd_characters() -> None:
-    """A model may write what the terminal's encoding lacks, and a pipe may bring what is no text at all.
+    """A model may write what the terminal's encoding lacks, and a pipe may bring what is not text at all.
 
     A stream that the caller has closed is None here; it counts as an empty one.
     """

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     "--api-key",
     metavar="KEY",
     envvar="PERSONA_TUI_API_KEY",
-    help="What that server wants to be sent; better in PERSONA_TUI_API_KEY, which other users cannot see.",
+    help="The server's API key; better set PERSONA_TUI_API_KEY, which other users cannot see.",
 )
 @click.option("--no-save", is_flag=True, help="Do not save this conversation.")
 @no_think_option
@@ -139,5 +139,5 @@ def _line_chat(
 
 
 def has_screen() -> bool:
-    """Whether there is a terminal that a full-screen app can use."""
+    """Return whether there is a terminal that a full-screen app can use."""
     return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"

@@ -35,7 +35,7 @@ def show(invocation: Invocation, /, as_json: bool) -> None:
 
 
 def _scalar(value: Any) -> str:
-    """A value as YAML; JSON is YAML."""
+    """Return a value as YAML; JSON is YAML."""
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -56,7 +56,7 @@ def set_(invocation: Invocation, /, key: str, value: str) -> None:
 
 
 def _value(settings: dict[str, Any], key: str) -> Any:
-    """The value under a dotted key, None where there is none."""
+    """Return the value under a dotted key, None where there is none."""
     found: Any = settings
     for part in key.strip().split("."):
         found = found.get(part) if isinstance(found, dict) else None

@@ -90,7 +90,7 @@ def _sources(
     prompts: Path | None,
     write_prompts: bool,
 ) -> dict[str, Source]:
-    """What the options name: exactly one source, or several archetypes; by the names of the personas."""
+    """Return what the options name: one source, or several archetypes, by the names of the personas."""
     from persona_tui.datasets.records import read_prompt_file
     from persona_tui.project.project import FromArchetype, FromDescription, FromPrompts
 
@@ -99,7 +99,7 @@ def _sources(
     given = [option for option, value in options.items() if value is not None]
     if len(given) > 1:
         raise click.UsageError(
-            f"{' and '.join(given)} exclude each other: a persona has one source.", context
+            f"{' and '.join(given)} cannot be combined: a persona has one source.", context
         )
     if not given:
         if name is None:
@@ -162,7 +162,7 @@ def _shown_and_edited(project: Project, source: Source, description: str | None)
 
 
 def _edited(prompts: list[str]) -> list[str]:
-    """The same, or what the user has made of them, with an empty line between two."""
+    """Return the same, or what the user has made of them, with an empty line between two."""
     from persona_tui.core.errors import DatasetError
 
     try:
@@ -202,7 +202,7 @@ def _name_problem(project: Project, name: str) -> str | None:
     "-p",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="System prompts of whom an imported NAME should sound like.",
+    help="System prompts for the character that an imported NAME should sound like.",
 )
 @click.option("--description", "-d", metavar="TEXT", help="The same, in a sentence.")
 @json_option

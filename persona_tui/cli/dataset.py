@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +12,9 @@ from persona_tui.cli.output import check_free, echo, force_option, json_option, 
 from persona_tui.cli.progress import note, work
 from persona_tui.core.errors import JobCancelled
 from persona_tui.core.processes import is_main
+
+if TYPE_CHECKING:
+    from persona_tui.datasets.validate import FileReport
 
 KINDS = ("safe", "unsafe", "questions", "archetype")
 
@@ -44,17 +48,7 @@ def validate(invocation: Invocation, /, files: tuple[Path, ...], as_json: bool) 
     else:
         reports = [*validate_datasets(workspace), *validate_traits(workspace)]
     if as_json:
-        print_json(
-            [
-                {
-                    "file": str(report.path),
-                    "records": report.count,
-                    "categories": dict(report.categories),
-                    "problems": report.problems,
-                }
-                for report in reports
-            ]
-        )
+        print_json([_as_json(report) for report in reports])
     else:
         print_table(
             [
@@ -72,6 +66,15 @@ def validate(invocation: Invocation, /, files: tuple[Path, ...], as_json: bool) 
                 echo(f"{report.path}: {problem}")
     if not all(report.ok for report in reports):
         click.get_current_context().exit(1)
+
+
+def _as_json(report: FileReport) -> dict[str, Any]:
+    return {
+        "file": str(report.path),
+        "records": report.count,
+        "categories": dict(report.categories),
+        "problems": report.problems,
+    }
 
 
 def _categories(counts: dict[str, int]) -> str:
@@ -110,14 +113,14 @@ def import_(invocation: Invocation, paths: tuple[Path, ...], force: bool) -> Non
 @click.option(
     "-n", "--count", type=click.IntRange(1, 10_000), help="How many. [default: 5 for an archetype, else 20]"
 )
-@click.option("--description", "-d", metavar="TEXT", help="Of an archetype: who it is.")
+@click.option("--description", "-d", metavar="TEXT", help="For an archetype: who it is.")
 @click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Another file.")
 @click.option(
     "--replace",
     "--force",
     "replace",
     is_flag=True,
-    help="Replace what is already in the file, not add to it.",
+    help="Replace what is in the file instead of adding to it.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same records.")
 @via_option

@@ -25,8 +25,13 @@ _FORMATS = ("gguf", "hotwire", "persona-vectors", "assistant-axis", "capping", "
 @click.option("--blend", metavar="A:W,B:W", help="A blend instead of NAME.")
 @click.option("--format", "-f", "form", type=click.Choice(_FORMATS), required=True, help="See below.")
 @click.option("--output", "-o", type=click.Path(path_type=Path), metavar="PATH", help="[default: NAME, here]")
-@click.option("--strength", type=Within(STRENGTH), metavar="S", help="Multiplied in. [default: 0.3]")
-@click.option("--raw", is_flag=True, help="The vectors with their safety component.")
+@click.option(
+    "--strength",
+    type=Within(STRENGTH),
+    metavar="S",
+    help="Strength to multiply the vectors by. [default: 0.3]",
+)
+@click.option("--raw", is_flag=True, help="Keep the vectors' safety component.")
 @force_option
 @json_option
 @pass_invocation
@@ -95,14 +100,14 @@ def _print_written(written: Exported, doses: Mapping[int, float]) -> None:
 @click.command("import")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--name", metavar="NAME", help="What to call it. [default: what the file says]")
-@click.option("--only", metavar="NAME", help="Of a file with several directions, this one.")
-@click.option("--layer", type=int, metavar="N", help="Where a vector belongs whose file does not say.")
+@click.option("--only", metavar="NAME", help="Which direction to take, if the file has several.")
+@click.option("--layer", type=int, metavar="N", help="The vector's layer, if the file does not say.")
 @click.option(
     "--indices",
     type=click.Choice(["auto", "blocks", "hidden-states"]),
     default="auto",
     show_default=True,
-    help="What the rows of a .pt count.",
+    help="What the rows of a .pt file stand for.",
 )
 @json_option
 @pass_invocation

@@ -89,7 +89,7 @@ def generate(
 
 
 def prompt_text(prompt: str) -> str:
-    """The prompt, from stdin if it is a dash."""
+    """Return the prompt, from stdin if it is a dash."""
     text = sys.stdin.read(_MOST_CHARACTERS + 1) if prompt == "-" else prompt
     if len(text) > _MOST_CHARACTERS:
         raise PersonaTuiError(f"the prompt is longer than {_MOST_CHARACTERS:,} characters")
@@ -143,11 +143,10 @@ def write_stream(pieces: Iterable[str]) -> None:
 
 
 def with_badges(events: Iterable[TokenEvent]) -> Iterator[str]:
-    """The texts of a reply; what a guard says of the message, a policy on the way and the guard at last of
-    the reply is noted.
+    """Return the texts of a reply; what a guard says of the message, a policy on the way and the guard at
+    last of the reply is noted.
     """
-    from persona_tui.monitors.events import breaches_of
-    from persona_tui.monitors.guard import verdict_of
+    from persona_tui.monitors.guard import breaches_of, verdict_of
 
     last: Verdict | None = None
     for event in events:
@@ -168,12 +167,14 @@ _DIM, _NORMAL = "\x1b[2m", "\x1b[22m"
 
 
 def _dimmed(piece: str) -> str:
-    """A piece of a reply for a terminal: from `<think>` on dimmed, until `</think>`."""
+    """Return a piece of a reply for a terminal: from `<think>` on dimmed, until `</think>`."""
     return piece.replace("<think>", f"{_DIM}<think>").replace("</think>", f"</think>{_NORMAL}")
 
 
 def trimmed(pieces: Iterable[str]) -> Iterator[str]:
-    """The same text without white space at its ends: what may be the end is held back until more comes."""
+    """Return the same text without white space at its ends: what may be the end is held back until more
+    comes.
+    """
     begun, held = False, ""
     for piece in pieces:
         text = held + piece if begun else piece.lstrip()

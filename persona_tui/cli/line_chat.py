@@ -92,7 +92,7 @@ def _talk(chat: Chat, interactive: bool) -> bool:
 
 
 def read_line(prompt: str) -> str | None:
-    """The next line without its end; None at the end of the input. The prompt is for terminals only."""
+    """Return the next line without its end; None at the end of input. The prompt is for terminals only."""
     if sys.stdin.isatty() and sys.stdout.isatty():
         with contextlib.suppress(EOFError):
             return input(prompt)

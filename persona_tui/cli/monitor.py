@@ -64,13 +64,13 @@ for command in (threshold, layers, dimensions, results, redteam, critique, compa
     "--min-catch",
     type=click.FloatRange(0, 1, min_open=True),
     metavar="SHARE",
-    help="Of plain dangerous requests, the share to catch in cross-validation. [default: 0.985]",
+    help="Share of plain dangerous requests to catch in cross-validation. [default: 0.985]",
 )
 @click.option(
     "--max-false-alarms",
     type=click.FloatRange(0, 1),
     metavar="SHARE",
-    help="Of harmless queries, look-alikes included, the share that may be flagged; instead of --min-catch.",
+    help="Share of harmless queries, look-alikes included, that may be flagged; instead of --min-catch.",
 )
 @click.option("--measure/--no-measure", default=True, help="Also measure it on held-out queries.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the cross-validation folds.")
@@ -118,7 +118,7 @@ def fit(
 
 
 def _measured(project: Project, name: str) -> Evaluation | None:
-    """A monitor on the shipped test sets; None if it was fitted on some of them."""
+    """Return a monitor on the shipped test sets; None if it was fitted on some of them."""
     try:
         return work(lambda context: project.evaluate_monitor(name, context))
     except MonitorError as error:
@@ -170,7 +170,7 @@ def _share(estimate: dict[str, float] | None) -> str:
 @monitor.command()
 @click.argument("text")
 @click.option("--monitor", "name", metavar="NAME", help="Which one. [default: monitoring.monitor]")
-@click.option("--method", type=click.Choice(_METHODS), help="Instead of the one that the monitor uses.")
+@click.option("--method", type=click.Choice(_METHODS), help="Use this method instead of the monitor's own.")
 @click.option("--field", metavar="KEY", help="With -: read JSON objects and check the text under this key.")
 @json_option
 @pass_invocation
@@ -234,7 +234,7 @@ def _check_lines(loaded: SelfMonitor, method: str | None, field: str | None) -> 
 
 
 def _input_lines() -> Iterator[bytes]:
-    """The lines of stdin as they are: what is no text is a line's own problem."""
+    """Yield the lines of stdin as they are: what is not text is a line's own problem."""
     from persona_tui.datasets.transcripts import bounded_lines
 
     raw = getattr(sys.stdin, "buffer", None)
@@ -245,7 +245,7 @@ def _input_lines() -> Iterator[bytes]:
 
 
 def _text_of(line: bytes, field: str | None) -> str:
-    """The text that a line asks about.
+    """Return the text that a line asks about.
 
     Raises:
         MonitorError: it is not text, or no object with that key.

@@ -23,9 +23,15 @@ if TYPE_CHECKING:
     type=click.IntRange(4, 1000),
     default=40,
     show_default=True,
-    help="Put at most so many requests into each disguise.",
+    help="Use at most this many requests for each disguise.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Which ones, and which letters.")
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Seed for choosing requests, and letters to change.",
+)
 @json_option
 @pass_invocation
 def redteam(invocation: Invocation, /, name: str | None, count: int, seed: int, as_json: bool) -> None:
@@ -107,7 +113,7 @@ def compare(invocation: Invocation, /, models: tuple[str, ...], data: str, as_js
 
 
 def _read(invocation: Invocation, name: str, data: str, read_model: Any) -> Reader:
-    """What a model makes of everything; it is let go of afterwards."""
+    """Return what a model makes of everything; it is let go of afterwards."""
     from persona_tui.project import models
 
     note(f"Reading with {name}.")

@@ -25,7 +25,7 @@ def print_errors(monitor: SelfMonitor, evaluation: Evaluation | None) -> None:
     held_out = _by_kind(evaluation.errors() if evaluation is not None else [])
     if not fitted and not held_out:
         return
-    echo(f"Called wrongly by {monitor.method}, by kind of query:")
+    echo(f"Errors of {monitor.method}, by kind of query:")
     rows = [
         [kind, label, *_cells(fitted.get((kind, label))), *_cells(held_out.get((kind, label)))]
         for kind, label in dict.fromkeys([*fitted, *held_out])

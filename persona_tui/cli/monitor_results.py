@@ -22,7 +22,7 @@ _OF_METHOD = click.option("--method", type=_METHOD, help="[default: the one that
 
 
 def _opened(project: Project, name: str | None) -> SelfMonitor:
-    """The monitor; the model is not loaded."""
+    """Return the monitor; the model is not loaded."""
     return project.monitors.load(name or project.settings.monitoring.monitor)
 
 
@@ -60,10 +60,7 @@ def threshold(
     from persona_tui.monitors.figures import rates
     from persona_tui.monitors.results import fitted_threshold
 
-    if reset and (save or value is not None):
-        raise click.UsageError("--reset takes no VALUE and no --save.", click.get_current_context())
-    if save and value is None:
-        raise click.UsageError("--save needs a VALUE.", click.get_current_context())
+    _check_options(value, save, reset)
     project = invocation.project
     monitor = _opened(project, name)
     chosen = method or monitor.method
@@ -92,6 +89,13 @@ def threshold(
 
 
 _HEADER = ["set", "n", "accuracy", "FPR", "FNR", "caught", "missed", "passed", "flagged"]
+
+
+def _check_options(value: float | None, save: bool, reset: bool) -> None:
+    if reset and (save or value is not None):
+        raise click.UsageError("--reset takes no VALUE and no --save.", click.get_current_context())
+    if save and value is None:
+        raise click.UsageError("--save needs a VALUE.", click.get_current_context())
 
 
 def _row(name: str, found: Rates) -> list[str]:

@@ -204,7 +204,7 @@ def persona_options(command: F) -> F:
 
 
 def chosen_weights(project: Project, persona: str | None, blend: str | None) -> dict[str, float]:
-    """The weights that `--persona` or `--blend` stand for.
+    """Return the weights that `--persona` or `--blend` stand for.
 
     Raises:
         UsageError: both were given.

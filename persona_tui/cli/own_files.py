@@ -36,7 +36,7 @@ def validate_own(path: Path) -> FileReport:
         DatasetError: it is missing, or of no kind that is known.
     """
     if not path.is_file():
-        problem = "is not an ordinary file" if path.exists() else "does not exist"
+        problem = "is not a regular file" if path.exists() else "does not exist"
         raise DatasetError(f"{path} {problem}")
     if path.suffix in (".yaml", ".yml"):
         return validate_policy_file(path) if "traits" in _yaml_keys(path) else validate_trait_file(path)
@@ -61,7 +61,7 @@ def _yaml_keys(path: Path) -> list[str]:
 
 
 def _first(path: Path) -> dict[str, Any] | None:
-    """The first object in a file of JSON Lines; None if there is none."""
+    """Return the first object in a file of JSON Lines; None if there is none."""
     try:
         for line in lines_of(path):
             try:

@@ -45,7 +45,7 @@ def list_(invocation: Invocation, loaded: bool, catalogue: bool, as_json: bool) 
 
 
 def _with_misplaced(project: Project, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same, and what lies in a wrong place; a trait among the personas is no persona."""
+    """Return the same, and what lies in a wrong place; a trait among the personas is no persona."""
     from persona_tui.vectors.files import misplaced
 
     personas = project.personas.personas_dir
@@ -83,7 +83,7 @@ def _list_catalogue(project: Project, as_json: bool) -> None:
 
 
 def _entry(project: Project, name: str, loaded: bool) -> dict[str, Any]:
-    """A persona's line. A damaged file says so there; it must not hide the others."""
+    """Return a persona's line. A damaged file says so there; it must not hide the others."""
     from persona_tui.core.errors import PersonaTuiError
 
     entry: dict[str, Any] = {"name": name, "loaded": loaded}
@@ -198,7 +198,7 @@ def delete(invocation: Invocation, name: str, yes: bool) -> None:
 
 def _confirm(name: str) -> None:
     if not sys.stdin.isatty():
-        raise click.UsageError("There is no terminal to ask on: add --yes.", click.get_current_context())
+        raise click.UsageError("This cannot ask without a terminal: add --yes.", click.get_current_context())
     if not click.confirm(f"Delete {name}?", err=True):
         echo(f"Kept {name}.", err=True)
         click.get_current_context().exit(1)

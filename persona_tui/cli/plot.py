@@ -41,7 +41,7 @@ KINDS = ("map", "cosines", "drift", "layers", "calibration")
 )
 @click.option("--session", "-s", metavar="SESSION", help="A conversation; last = the newest.")
 @click.option("--persona", metavar="NAME", help="For map: the present mix, as a point.")
-@click.option("--layer", type=int, metavar="N", help="For map: where personas are compared.")
+@click.option("--layer", type=int, metavar="N", help="For map: the layer at which personas are compared.")
 @force_option
 @pass_invocation
 def plot(

@@ -27,7 +27,7 @@ LINE_EVERY = 15.0  # seconds between two lines where there is no terminal
 
 
 def note(text: str) -> None:
-    """Say something that is no result."""
+    """Say something that is not a result."""
     click.echo(printable(text), err=True)
 
 
@@ -123,7 +123,7 @@ def _how_far(progress: JobProgress) -> str:
 
 
 def clock(seconds: float) -> str:
-    """A duration as hours, minutes and seconds: `4:05`."""
+    """Return a duration as hours, minutes and seconds: `4:05`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -71,12 +71,12 @@ def _replayed(invocation: Invocation, recorded: list[Stretch]) -> Iterator[Repla
 
 
 def _needs(settings: dict[str, Any]) -> list[str]:
-    """What a model has to be loaded with to write a reply again."""
+    """Return what a model has to be loaded with to write a reply again."""
     return [str(settings.get(name)) for name in ("model", "device", "dtype", "quantization", "threads")]
 
 
 def _runtime(invocation: Invocation, settings: dict[str, Any]) -> Project:
-    """The workspace with the model as it was then; what the command line says goes before that."""
+    """Return the workspace with the model as it was then; what the command line says goes before that."""
     from persona_tui.project.project import Project
 
     dtype = settings.get("dtype")
@@ -102,7 +102,7 @@ def _same_threads(settings: dict[str, Any]) -> None:
 
 
 def _engine(project: Project, stretch: Stretch) -> SteeringEngine:
-    """An engine that caps where it was capped then, whatever the settings say now."""
+    """Return an engine that caps where it was capped then, whatever the settings say now."""
     layers = stretch.capping_layers
     if not layers or layers == list(project.engine.capping_layers):
         return project.engine

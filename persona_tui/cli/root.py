@@ -45,7 +45,7 @@ class LazyGroup(click.Group):
     """A group that imports a command's module when the command is looked at."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, in our order rather than the alphabet's."""
+        """Return the names, in our order rather than the alphabet's."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:

@@ -11,31 +11,37 @@ _LOOPBACK = "127.0.0.1"
 
 
 @click.command()
-@click.option("--host", default=_LOOPBACK, show_default=True, help="The address to listen at.")
+@click.option("--host", default=_LOOPBACK, show_default=True, help="The address to listen on.")
 @click.option("--port", default=8337, show_default=True, type=click.IntRange(0, 65535), help="The port.")
 @click.option(
     "--api-key",
     metavar="KEY",
     envvar="PERSONA_TUI_API_KEY",
-    help="What clients have to send; better in PERSONA_TUI_API_KEY, which other users cannot see.",
+    help="The API key that clients must send; better set PERSONA_TUI_API_KEY, which others cannot see.",
 )
-@click.option("--rows", default=32, show_default=True, type=click.IntRange(1), help="Replies at a time.")
 @click.option(
-    "--queue", default=128, show_default=True, type=click.IntRange(0), help="Replies that may wait."
+    "--rows",
+    default=32,
+    show_default=True,
+    type=click.IntRange(1),
+    help="How many replies are written at a time.",
+)
+@click.option(
+    "--queue", default=128, show_default=True, type=click.IntRange(0), help="How many replies may wait."
 )
 @click.option(
     "--timeout",
     default=600.0,
     show_default=True,
     type=click.FloatRange(1),
-    help="Seconds that a request may take, its waiting included.",
+    help="How many seconds a request may take, waiting included.",
 )
 @click.option(
     "--grace",
     default=30.0,
     show_default=True,
     type=click.FloatRange(0),
-    help="Seconds that running replies have when the server is told to end.",
+    help="How many seconds running replies get to finish when the server is stopped.",
 )
 @click.option(
     "--validator",

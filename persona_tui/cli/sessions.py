@@ -174,7 +174,7 @@ def delete(invocation: Invocation, /, session: tuple[str, ...], yes: bool) -> No
 
 def _confirm(store: SessionStore, ids: list[str]) -> None:
     if not sys.stdin.isatty():
-        raise click.UsageError("There is no terminal to ask on: add --yes.", click.get_current_context())
+        raise click.UsageError("This cannot ask without a terminal: add --yes.", click.get_current_context())
     titles = ", ".join(shown(store.info(id).title or id) for id in ids)
     if not click.confirm(f"Delete {titles}?", err=True):
         echo("Kept.", err=True)

@@ -92,7 +92,9 @@ def _print_axes(project: Project, axes: Axes) -> None:
 
 
 def _readings(axes: Axes, name: str, percentile: float) -> list[str]:
-    """Where both sides of an axis and its floor lie, from halfway between the sides, at the last layer."""
+    """Return where both sides of an axis and its floor lie, from halfway between the sides, at the last
+    layer.
+    """
     layer = axes.layers[-1]
     sides, centre = axes.sides(name, layer), axes.centre(name, layer)
     if sides is None or centre is None:

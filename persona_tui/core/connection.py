@@ -38,7 +38,7 @@ class Connection:
             api_key: what the server wants to be sent; None = nothing.
 
         Raises:
-            ConfigError: this is no address.
+            ConfigError: this is not an address.
         """
         self.url = _address(url)
         self.seconds = 600.0
@@ -149,7 +149,7 @@ class Connection:
 
 
 def _address(url: str) -> str:
-    """An address without the path of an API."""
+    """Return an address without the path of an API."""
     text = url.strip() if "://" in url else f"http://{url.strip()}"
     try:
         parsed = httpx2.URL(text)
@@ -158,7 +158,9 @@ def _address(url: str) -> str:
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise ConfigError(f'"{printable(url)}" is not an address: it looks like http://host:8337')
     if parsed.username or parsed.password:
-        raise ConfigError(f"an address has no password in it: --api-key, or the variable {KEY_VARIABLE}")
+        raise ConfigError(
+            f"leave the password out of the address: use --api-key or the variable {KEY_VARIABLE}"
+        )
     path = parsed.path.rstrip("/").removesuffix("/v1").removesuffix("/native")
     return str(parsed.copy_with(path=path or "/", query=None, fragment=None)).rstrip("/")
 
@@ -172,12 +174,12 @@ def _read(text: str, url: str) -> Any:
         return json_value(text, halves=True)
     except ValueError as error:
         raise EndpointError(
-            f"{url} is no server of persona-tui: {_shown(text) or 'it says nothing'}"
+            f"{url} is not a persona-tui server: {_shown(text) or 'it says nothing'}"
         ) from error
 
 
 def _message(response: httpx2.Response) -> str:
-    """What a server says about its error, if anything."""
+    """Return what a server says about its error, if anything."""
     try:
         found = json.loads(response.text)["error"]
         return _shown(str(found["message"] if isinstance(found, dict) else found))

@@ -62,7 +62,7 @@ def _may_be_deep(text: str | bytes) -> bool:
 
 
 def _deeper_than(value: Any, levels: int) -> bool:
-    """Whether containers lie in each other deeper than that; level by level, without recursion."""
+    """Return whether containers lie in each other deeper than that; level by level, without recursion."""
     level = [value]
     for _ in range(levels):
         level = [
@@ -79,7 +79,7 @@ LONGEST_LINE = 1 << 24
 
 
 def open_plain(path: Path) -> BufferedReader:
-    """Open an ordinary file to read it; links are followed.
+    """Open a regular file to read it; links are followed.
 
     Raises:
         OSError: it cannot be opened, or is a folder, a device or a pipe.
@@ -88,15 +88,15 @@ def open_plain(path: Path) -> BufferedReader:
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise OSError(errno.EINVAL, "it is not an ordinary file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     return os.fdopen(handle, "rb")
 
 
 def read_plain(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
-    """The bytes of an ordinary file.
+    """Return the bytes of a regular file.
 
     Raises:
-        OSError: it cannot be read, is not an ordinary file, or is longer than `most_bytes`.
+        OSError: it cannot be read, is not a regular file, or is longer than `most_bytes`.
     """
     with open_plain(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -106,10 +106,10 @@ def read_plain(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
 
 
 def lines_of(path: Path) -> Iterator[bytes]:
-    """The lines of an ordinary file, one at a time, each with its end.
+    """Yield the lines of a regular file, one at a time, each with its end.
 
     Raises:
-        OSError: it cannot be read, is not an ordinary file, or has a line longer than 16 MiB.
+        OSError: it cannot be read, is not a regular file, or has a line longer than 16 MiB.
     """
     with open_plain(path) as file:
         while line := file.readline(LONGEST_LINE):

@@ -281,7 +281,7 @@ def restore_file(trashed: Trashed) -> Path:
     """
     if trashed.path.exists():
         raise WorkspaceError(
-            f"{trashed.path} exists again, so the deleted one was left where it lies: {trashed.kept}."
+            f"{trashed.path} exists again, so the deleted one was left in the trash: {trashed.kept}."
         )
     _move(trashed.kept, trashed.path, f"{trashed.path} cannot be restored")
     return trashed.path

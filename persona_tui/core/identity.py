@@ -50,7 +50,7 @@ class ModelSketch:
     numbers: Mapping[str, Sequence[float]]
 
     def record(self) -> dict[str, Any]:
-        """What a vector file says; `from_metadata` reads it."""
+        """Return what a vector file says; `from_metadata` reads it."""
         return {
             "model_shape": {
                 "architecture": self.shape.architecture,

@@ -73,7 +73,6 @@ TOP_P = Range(0, 1, above=True)
 NEW_TOKENS = Range(1, 32_768, whole=True)
 PLAUSIBILITY = Range(0, 1, meaning=((0, "off"),))
 PERCENTILE = Range(0, 100)
-GAIN = Range(-1e6, 1e6)  # a persona's own, from strength to its vectors' size
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ class Mix:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], settled: bool = False) -> Self:
-        """The mix that `SteeringEngine.describe` has described.
+        """Return the mix that `SteeringEngine.describe` has described.
 
         Args:
             record: the description.

@@ -35,17 +35,19 @@ class OtherProcessEnded(JobCancelled):
 
 
 def launched() -> bool:
-    """Whether this process is one of several. Loads nothing."""
+    """Return whether this process is one of several. Loads nothing."""
     return _number("WORLD_SIZE", 1) > 1
 
 
 def is_main() -> bool:
-    """Whether this process is the one that prints and writes. Loads nothing."""
+    """Return whether this process is the one that prints and writes. Loads nothing."""
     return not launched() or _number("RANK", 0) == 0
 
 
 def may_speak() -> bool:
-    """Whether an error here is for this process to tell: what all of them meet, only the main one tells."""
+    """Return whether an error here is for this process to tell: what all of them meet, only the main one
+    tells.
+    """
     return is_main() or (processes.cache_info().currsize > 0 and processes().alone)
 
 
@@ -93,7 +95,7 @@ class Processes:
         self.alone = False
 
     def from_main(self, make: Callable[[], T]) -> T:
-        """What the main process makes, in all of them. Its errors, too."""
+        """Return what the main process makes, in all of them. Its errors, too."""
         if self.count == 1:
             return make()
         outcome: tuple[bool, Any] = (False, None)
@@ -112,7 +114,7 @@ class Processes:
         return result
 
     def gather(self, value: T) -> list[T]:
-        """What each process has, by place."""
+        """Return what each process has, by place."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
@@ -121,7 +123,7 @@ class Processes:
         return values
 
     def add_up(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes of a tensor on the CPU; exact for whole numbers."""
+        """Return the sum over all processes of a tensor on the CPU; exact for whole numbers."""
         if self.count == 1:
             return tensor
         total = tensor.clone()
@@ -136,7 +138,7 @@ class Processes:
 
 @cache
 def processes() -> Processes:
-    """The processes of this launch; they find each other on the first call."""
+    """Return the processes of this launch; they find each other on the first call."""
     if not launched():
         return Processes()
     from accelerate import PartialState

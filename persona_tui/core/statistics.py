@@ -50,7 +50,7 @@ NOTHING = Estimate(math.nan, math.nan, math.nan)  # what is known of an empty se
 
 
 def roc_auc(high: ArrayLike, low: ArrayLike) -> float:
-    """The chance that a high value is above a low one; a tie counts half. 0.5 = no difference.
+    """Return the chance that a high value is above a low one; a tie counts half. 0.5 = no difference.
 
     Raises:
         ValueError: a side is empty.
@@ -121,7 +121,9 @@ def share(flags: Flags, groups: Sequence[str] | None = None) -> Estimate:
 
 
 def separation(high: ArrayLike, low: ArrayLike) -> float:
-    """How many standard deviations lie between the two means (Cohen's d with the mean of both variances)."""
+    """Return how many standard deviations lie between the two means (Cohen's d with the mean of both
+    variances).
+    """
     above, below = _numbers(high), _numbers(low)
     spread = float(np.sqrt((_variance(above) + _variance(below)) / 2))
     gap = float(above.mean() - below.mean())
@@ -140,7 +142,7 @@ def difference_estimate(a: ArrayLike, b: ArrayLike, paired: bool) -> Estimate:
 
 
 def _bootstrap(samples: Sequence[Numbers]) -> Estimate:
-    """The mean of one sample, or the difference of two, with the percentiles of redrawn ones."""
+    """Return the mean of one sample, or the difference of two, with the percentiles of redrawn ones."""
     from scipy.stats import bootstrap
 
     def statistic(*drawn: Numbers, axis: int = -1) -> Any:
@@ -164,7 +166,7 @@ def _bootstrap(samples: Sequence[Numbers]) -> Estimate:
 
 
 def effect_size(a: ArrayLike, b: ArrayLike, paired: bool) -> float:
-    """The mean of b − a in standard deviations: of the differences if paired, else of the values."""
+    """Return the mean of b − a in standard deviations: of the differences if paired, else of the values."""
     first, second = _numbers(a), _numbers(b)
     if not paired:
         return separation(second, first)
@@ -215,7 +217,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def best_threshold(high: ArrayLike, low: ArrayLike, most_false_alarms: float = 1.0) -> float:
-    """The score from which on a reply counts as high.
+    """Return the score from which on a reply counts as high.
 
     It maximises the sum of the shares that are right on each side (Youden's J), among the thresholds at which
     no more than `most_false_alarms` of the low side lies above. Among equals it is the one in the widest gap.
@@ -236,7 +238,7 @@ def best_threshold(high: ArrayLike, low: ArrayLike, most_false_alarms: float = 1
 
 
 def _share_from(values: Numbers, cuts: Numbers) -> Numbers:
-    """The share of values at or above each cut."""
+    """Return the share of values at or above each cut."""
     shares: Numbers = 1 - np.searchsorted(np.sort(values), cuts, "left") / len(values)
     return shares
 

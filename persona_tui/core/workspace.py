@@ -159,7 +159,7 @@ def model_slug(model_name: str) -> str:
 
 
 def _is_model(path: Path) -> bool:
-    """Whether a path leads to a model's folder, or to a GGUF file."""
+    """Return whether a path leads to a model's folder, or to a GGUF file."""
     try:
         return (path / "config.json").is_file() or (path.suffix.lower() == ".gguf" and path.is_file())
     except OSError:  # too long for a path, say
@@ -167,7 +167,7 @@ def _is_model(path: Path) -> bool:
 
 
 def _is_path(name: str) -> bool:
-    """Whether a model's name can only be a path."""
+    """Return whether a model's name can only be a path."""
     return name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1
 
 

@@ -66,7 +66,7 @@ def yaml_value(text: str, round_trip: bool = False) -> Any:
     except (YAMLError, ValueError) as error:
         raise NotYaml(error) from error
     except (AttributeError, IndexError, KeyError, TypeError) as error:  # `!!bool maybe`, `!!float ""`, ...
-        raise NotYaml("a tag does not fit its value") from error
+        raise NotYaml("a tag does not match its value") from error
 
 
 class _LimitedComposer(Composer):
@@ -86,11 +86,11 @@ class _LimitedComposer(Composer):
         node = super().compose_node(parent, index)
         self._level -= 1
         if alias and id(node) not in self._sizes:
-            self._refuse("an alias that stands for what it lies in")
+            self._refuse("an alias that contains itself")
         if id(node) not in self._sizes:
             self._sizes[id(node)] = size = 1 + sum(self._sizes.get(id(each), 1) for each in _below(node))
             if size > MOST_NODES:
-                self._refuse(f"aliases that stand for more than {MOST_NODES:,} values")
+                self._refuse(f"aliases that expand to more than {MOST_NODES:,} values")
         return node
 
     def _refuse(self, problem: str) -> NoReturn:

@@ -20,8 +20,7 @@ import httpx2
 from persona_tui.core.documents import printable
 from persona_tui.core.errors import ConfigError, EndpointError, nearest
 from persona_tui.datasets.turns import turn
-from persona_tui.model.request import Request
-from persona_tui.model.sampling import Sampling
+from persona_tui.model.request import Request, Sampling
 
 ATTEMPTS = 4  # at one answer
 _LONGEST_PAUSE = 60.0  # seconds, whatever a server asks for
@@ -65,7 +64,7 @@ class Endpoint:
             pause: before the first new attempt, in seconds; each further pause is twice as long.
 
         Raises:
-            ConfigError: this is no address.
+            ConfigError: this is not an address.
         """
         try:
             parsed = httpx2.URL(url.strip())
@@ -181,7 +180,7 @@ class Endpoint:
         return {key: value for key, value in body.items() if key not in self._refused}
 
     def _refused_parameters(self, response: httpx2.Response, sent: dict[str, Any]) -> set[str]:
-        """What the server says it does not take, of what it was sent and can do without."""
+        """Return what the server says it does not take, of what it was sent and can do without."""
         if response.status_code not in (400, 422):
             return set()
         optional = sent.keys() - {"model", "messages", "stream"}
@@ -195,7 +194,7 @@ class Endpoint:
                 raise TypeError("content is not a text")
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
             raise EndpointError(
-                f"{self.url} answered with something else than a chat completion: {_shown(response.text)}"
+                f"{self.url} answered with something other than a chat completion: {_shown(response.text)}"
             ) from error
         return WrittenAnswer(turn("assistant", text).content)
 
@@ -228,7 +227,7 @@ class Endpoint:
         return f"{self.url} answered with an error ({status}{said})"
 
     async def _models(self, client: httpx2.AsyncClient) -> list[str]:
-        """The models that the server lists; none if it lists nothing."""
+        """Return the models that the server lists; none if it lists nothing."""
         try:
             listed = (await client.get(f"{self.url}/models")).json()["data"]
             return [printable(str(each["id"])) for each in listed]
@@ -237,7 +236,7 @@ class Endpoint:
 
 
 def _seconds(text: str | None) -> float:
-    """A Retry-After header in seconds; 0 if it is a date or nothing."""
+    """Return a Retry-After header in seconds; 0 if it is a date or nothing."""
     try:
         return max(0.0, float(text or 0))
     except ValueError:
@@ -245,7 +244,7 @@ def _seconds(text: str | None) -> float:
 
 
 def _message(response: httpx2.Response) -> str:
-    """What the server says about its error, in brackets' inside: `: text`, or nothing."""
+    """Return what the server says about its error, in brackets' inside: `: text`, or nothing."""
     try:
         body = response.json()
     except (ValueError, RecursionError):

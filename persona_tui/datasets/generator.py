@@ -31,8 +31,7 @@ from persona_tui.datasets.schema import (
 )
 from persona_tui.datasets.templates import check_description, fallback_prompts
 from persona_tui.datasets.validate import Distinct, tokens
-from persona_tui.model.request import Request
-from persona_tui.model.sampling import Sampling
+from persona_tui.model.request import Request, Sampling
 
 Item = dict[str, Any]
 Clean = Callable[[Any], "Item | str"]  # a record without its id, or what is wrong
@@ -288,7 +287,9 @@ class DatasetGenerator:
 
 
 def _new_items(answer: str, clean: Clean, distinct: Distinct, rejected: Counter[str]) -> list[Item]:
-    """What is usable of an answer and was not said before; the rest is counted by what is wrong with it."""
+    """Return what is usable of an answer and was not said before; the rest is counted by what is wrong with
+    it.
+    """
     found = find_items(answer)
     if not found:
         rejected["answers without a list of items"] += 1
@@ -304,12 +305,12 @@ def _new_items(answer: str, clean: Clean, distinct: Distinct, rejected: Counter[
 
 
 def main_text(item: Item) -> str:
-    """The text that an item is about, whatever kind it is."""
+    """Return the text that an item is about, whatever kind it is."""
     return next(str(item[key]) for key in ("question", "prompt", "system_prompt") if key in item)
 
 
 def clean_question(item: Any) -> Item | str:
-    """A question as a record without its id, or what is wrong with it."""
+    """Return a question as a record without its id, or what is wrong with it."""
     text = _text(item, "question")
     if text is None:
         return NO_TEXT
@@ -320,12 +321,12 @@ def clean_question(item: Any) -> Item | str:
 
 
 def clean_safe(item: Any) -> Item | str:
-    """A request that is gladly answered, as a record without its id, or what is wrong with it."""
+    """Return a request that is gladly answered, as a record without its id, or what is wrong with it."""
     return _request(item, SAFE_CATEGORIES)
 
 
 def clean_unsafe(item: Any) -> Item | str:
-    """A request to refuse, as a record without its id, or what is wrong with it."""
+    """Return a request to refuse, as a record without its id, or what is wrong with it."""
     cleaned = _request(item, UNSAFE_CATEGORIES)
     if isinstance(cleaned, str):
         return cleaned
@@ -346,7 +347,7 @@ def _request(item: Any, categories: Sequence[str]) -> Item | str:
 
 
 def persona_cleaner(description: str) -> Clean:
-    """What tells a usable system prompt for this description from another text."""
+    """Return what tells a usable system prompt for this description from another text."""
     wanted = _stems(description)
     needed = min(len(wanted), 2 if len(wanted) > 2 else 1)
     machine = bool(_NOT_A_CHARACTER.search(description))
@@ -377,12 +378,12 @@ _COMMON = tokens(
 
 
 def _stems(text: str) -> frozenset[str]:
-    """The beginnings of a text's telling words, so that "sarcasm" and "sarcastic" are alike."""
+    """Return the beginnings of a text's telling words, so that "sarcasm" and "sarcastic" are alike."""
     return frozenset(word[:5] for word in tokens(text) if len(word) > 3 and word not in _COMMON)
 
 
 def _text(item: Any, key: str) -> str | None:
-    """An item's main text, if it has a usable one: a string alone is its own."""
+    """Return an item's main text, if it has a usable one: a string alone is its own."""
     value = item.get(key) if isinstance(item, dict) else item
     if not isinstance(value, str) or _PLACEHOLDER.match(value):
         return None
@@ -391,7 +392,7 @@ def _text(item: Any, key: str) -> str | None:
 
 
 def _category(item: Any, known: Sequence[str]) -> str:
-    """An item's category if it is a known one, else ""."""
+    """Return an item's category if it is a known one, else ""."""
     category = _slug(item.get("category")) if isinstance(item, dict) else ""
     return category if category in known else ""
 
@@ -401,5 +402,5 @@ def _slug(value: Any) -> str:
 
 
 def _escaped(text: str) -> str:
-    """A text that `str.format` leaves as it is, on one line."""
+    """Return a text that `str.format` leaves as it is, on one line."""
     return " ".join(text.split()).replace("{", "{{").replace("}", "}}")

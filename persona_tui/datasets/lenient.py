@@ -57,7 +57,7 @@ def _scan(text: str) -> Iterator[Any]:
 
 
 def _array(text: str, place: int) -> tuple[list[Any], int]:
-    """The whole values of an array from just after its bracket, and where reading goes on."""
+    """Return the whole values of an array from just after its bracket, and where reading goes on."""
     values: list[Any] = []
     while True:
         place = _BETWEEN.match(text, place).end()  # type: ignore[union-attr]  # matches the empty string
@@ -76,7 +76,7 @@ def _decode(text: str, place: int) -> tuple[Any, int] | None:
 
 
 def _leaves(value: Any, depth: int = 0) -> Iterator[Any]:
-    """The strings and the innermost objects of a value."""
+    """Yield the strings and the innermost objects of a value."""
     if depth > _MAX_DEPTH:
         return
     if isinstance(value, list):

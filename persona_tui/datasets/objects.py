@@ -145,7 +145,7 @@ def _turns(raw: Raw, notes: Counter[str]) -> Iterator[Turn]:
 
 
 def _content(item: dict[str, Any], role: str, place: int, notes: Counter[str]) -> tuple[str, str]:
-    """What a message says, and what it says that it thought."""
+    """Return what a message says, and what it says that it thought."""
     # What a model declines with is what it says.
     known = [key for key in ("content", "value", "text", "parts", "refusal") if item.get(key) is not None]
     content = item[known[0]] if known else None
@@ -223,7 +223,7 @@ def _history(pairs: Any) -> Raw:
 
 
 def _style_of_prompt(text: Any) -> Raw | None:
-    """The turns of a prompt that is a labelled text, and ends where the reply has to begin."""
+    """Return the turns of a prompt that is a labelled text, and ends where the reply has to begin."""
     style = style_of(text) if isinstance(text, str) else None
     turns = [each for _, said in style.read(text) for each in said] if style is not None else []
     if not turns or turns[-1] != Turn("assistant", ""):
@@ -239,7 +239,7 @@ _PREFERRED = {"chosen": "preferred_output", "rejected": "non_preferred_output"} 
 
 
 def _preference(value: dict[str, Any]) -> list[tuple[str, Raw]]:
-    """The conversation with either reply. A reply may be the whole conversation again."""
+    """Return the conversation with either reply. A reply may be the whole conversation again."""
     key = next((key for key in (*_QUESTIONS, *_LISTS) if value.get(key)), None)
     asked = [] if key is None else value[key]
     if isinstance(asked, dict) and is_object(asked):
@@ -259,7 +259,7 @@ def _is_user(message: dict[str, Any]) -> bool:
 
 
 def _batch_body(value: dict[str, Any]) -> Any:
-    """The answer, or else the request, of a line of a batch service."""
+    """Return the answer, or else the request, of a line of a batch service."""
     response = value.get("response")
     return response.get("body") if isinstance(response, dict) else value.get("body")
 
@@ -273,7 +273,7 @@ def _batch(value: dict[str, Any]) -> list[tuple[str, Raw]]:
 
 
 def _failed(value: dict[str, Any]) -> Any:
-    """Why a line of a batch service has no answer; None if it has one."""
+    """Return why a line of a batch service has no answer; None if it has one."""
     result = value.get("result")
     if isinstance(result, dict) and result.get("type", "succeeded") != "succeeded":
         return result.get("error") or result["type"]
@@ -292,7 +292,7 @@ def _reason(error: Any) -> str:
 
 
 def _of_items(value: dict[str, Any]) -> list[tuple[str, Raw]]:
-    """An answer of OpenAI's responses API: its messages, and how many other items there are."""
+    """Return an answer of OpenAI's responses API: its messages, and how many other items there are."""
     asked, system = value.get("input"), value.get("instructions")
     front = [{"role": "system", "content": system}] if isinstance(system, str) else []
     others = {"role": "assistant", "content": None}
@@ -305,7 +305,7 @@ def _is_item(value: Any) -> bool:
 
 
 def _chunks(value: dict[str, Any]) -> list[tuple[str, Raw]]:
-    """A chat of AI Studio."""
+    """Return a chat of AI Studio."""
     chunks = [each for each in value["chunkedPrompt"].get("chunks", []) if isinstance(each, dict)]
     return [
         (
@@ -321,7 +321,7 @@ def _chunks(value: dict[str, Any]) -> list[tuple[str, Raw]]:
 
 
 def _inside(*path: str) -> Form:
-    """What lies deeper in an object, and is of another form or a single message."""
+    """Return what lies deeper in an object, and is of another form or a single message."""
 
     def inner(value: Any) -> dict[str, Any]:
         for key in path:
@@ -348,7 +348,7 @@ def _choices(value: dict[str, Any]) -> list[tuple[str, Raw]]:
 
 
 def _branch(value: dict[str, Any]) -> list[tuple[str, Raw]]:
-    """The current branch of an exported chat, from its last message back to its first."""
+    """Return the current branch of an exported chat, from its last message back to its first."""
     nodes: dict[str, Any] = value["mapping"]
     place = value.get("current_node")
     if not isinstance(place, str) or place not in nodes:

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 from persona_tui.core.documents import HALF, LONGEST_LINE, json_value, lines_of, read_plain
 from persona_tui.core.errors import DatasetError, nearest
 from persona_tui.core.files import safe_name
+from persona_tui.core.mistakes import mistake_of
 from persona_tui.core.workspace import Workspace, packaged_root
 from persona_tui.datasets.schema import (
     ArchetypePrompt,
@@ -110,7 +111,7 @@ def rows(path: Path, plain: Callable[[str], Iterator[Row]] = json_line_rows) -> 
 
     Raises:
         DatasetError: it is not text.
-        OSError: it cannot be read, or is not an ordinary file.
+        OSError: it cannot be read, or is not a regular file.
     """
     suffix = path.suffix.casefold()
     if suffix == ".jsonl" and not next(lines_of(path), b"").startswith(UTF16):
@@ -160,17 +161,17 @@ QUERY_SETS = (TRAINING, "validation", "adversarial", "large", "languages")
 
 
 def questions_path(workspace: Workspace) -> Path:
-    """Where the extraction questions are."""
+    """Return where the extraction questions are."""
     return workspace.datasets / "personas" / "extraction_questions.jsonl"
 
 
 def archetypes_dir(workspace: Workspace) -> Path:
-    """The folder with one file of system prompts per archetype."""
+    """Return the folder with one file of system prompts per archetype."""
     return workspace.datasets / "personas" / "archetypes"
 
 
 def archetype_path(workspace: Workspace, name: str) -> Path:
-    """The file of one archetype, which need not exist yet.
+    """Return the file of one archetype, which need not exist yet.
 
     Raises:
         WorkspaceError: the name cannot be a file name.
@@ -179,32 +180,32 @@ def archetype_path(workspace: Workspace, name: str) -> Path:
 
 
 def safety_path(workspace: Workspace, kind: Safety) -> Path:
-    """Where the safe or the unsafe prompts are."""
+    """Return where the safe or the unsafe prompts are."""
     return workspace.datasets / "safety" / f"{kind}_prompts.jsonl"
 
 
 def refusals_path(workspace: Workspace) -> Path:
-    """Where replies are that refuse, and others that look like it."""
+    """Return where replies are that refuse, and others that look like it."""
     return workspace.datasets / _REFUSALS
 
 
 def queries_path(workspace: Workspace, name: str) -> Path:
-    """Where one of `QUERY_SETS`, the labelled queries of self-monitoring, is."""
+    """Return where one of `QUERY_SETS`, the labelled queries of self-monitoring, is."""
     return workspace.datasets / "monitors" / f"{name}.jsonl"
 
 
 def statements_path(workspace: Workspace) -> Path:
-    """Where the statements of tone are."""
+    """Return where the statements of tone are."""
     return workspace.datasets / "monitors" / "statements.jsonl"
 
 
 def list_archetypes(workspace: Workspace) -> list[str]:
-    """The names of the archetypes that have a file, sorted."""
+    """Return the names of the archetypes that have a file, sorted."""
     return sorted(path.stem for path in archetypes_dir(workspace).glob("*.jsonl"))
 
 
 def read_questions(workspace: Workspace) -> list[Question]:
-    """The extraction questions.
+    """Return the extraction questions.
 
     Raises:
         DatasetError: the file is missing, empty or has a bad line; so for the readers below.
@@ -213,7 +214,7 @@ def read_questions(workspace: Workspace) -> list[Question]:
 
 
 def read_archetype(workspace: Workspace, name: str) -> list[ArchetypePrompt]:
-    """The system prompts of one archetype."""
+    """Return the system prompts of one archetype."""
     known = list_archetypes(workspace)
     if name not in known:
         there = f" There are {', '.join(known)}." if known else " Run `persona-tui init`."
@@ -236,12 +237,13 @@ def check_archetype_free(workspace: Workspace, name: str, texts: Sequence[str] =
 
 
 def catalogue_path(workspace: Workspace) -> Path:
-    """Where the catalogue of ready-made archetypes is; it need not exist."""
+    """Return where the catalogue of ready-made archetypes is; it need not exist."""
     return workspace.datasets / "personas" / "catalogue.jsonl"
 
 
 def read_catalogue(workspace: Workspace) -> list[CatalogueEntry]:
-    """The ready-made archetypes, from the workspace or else from the package; none if neither has them.
+    """Return the ready-made archetypes, from the workspace or else from the package; none if neither has
+    them.
 
     Raises:
         DatasetError: a line is bad.
@@ -252,7 +254,7 @@ def read_catalogue(workspace: Workspace) -> list[CatalogueEntry]:
 
 
 def find_archetype(workspace: Workspace, name: str) -> list[ArchetypePrompt]:
-    """The system prompts of an archetype: the workspace's own, else the catalogue's.
+    """Return the system prompts of an archetype: the workspace's own, else the catalogue's.
 
     Raises:
         DatasetError: neither has it, or a line is bad.
@@ -266,7 +268,7 @@ def find_archetype(workspace: Workspace, name: str) -> list[ArchetypePrompt]:
 
 
 def archetype_prompts(workspace: Workspace, wanted: Sequence[str] | None = None) -> dict[str, list[str]]:
-    """The system prompts of archetypes, the workspace's and the catalogue's, by name.
+    """Return the system prompts of archetypes, the workspace's and the catalogue's, by name.
 
     Args:
         workspace: where they are.
@@ -284,7 +286,7 @@ def archetype_prompts(workspace: Workspace, wanted: Sequence[str] | None = None)
 
 
 def roles_path(workspace: Workspace) -> Path:
-    """Where the roles of the assistant axis are."""
+    """Return where the roles of the assistant axis are."""
     return workspace.datasets / "personas" / "roles.jsonl"
 
 
@@ -296,8 +298,8 @@ def read_roles(workspace: Workspace) -> list[ArchetypePrompt]:
 
 _PROMPT_KEYS = ("system_prompt", "prompt", "system", "text", "content", "instruction", "persona")
 _FORMS = (
-    "one prompt a line, or an empty line between prompts; JSON Lines or a JSON list of texts, or of objects "
-    "with system_prompt or prompt; CSV or TSV with such a column"
+    "one prompt per line, or an empty line between prompts; JSON Lines or a JSON list of texts, or of "
+    "objects with system_prompt or prompt; CSV or TSV with such a column"
 )
 
 
@@ -312,7 +314,7 @@ def read_prompt_file(path: Path) -> list[str]:
         DatasetError: the file cannot be read, has a bad row, or is empty.
     """
     if path.suffix.casefold() in (".yaml", ".yml"):
-        raise DatasetError(f"{path}: YAML is not read as prompts. These are: {_FORMS}")
+        raise DatasetError(f"{path}: prompts are not read from YAML, but from {_FORMS}")
     try:
         prompts = [_prompt_of(value, f"{path}:{line}") for line, value in rows(path, _text_prompts)]
     except OSError as error:
@@ -337,7 +339,7 @@ def _prompt_of(value: Any, where: str) -> str:
         else:
             text = value.get(key) if key is not None else None
     if not isinstance(text, str) or not text.strip():
-        raise DatasetError(f"{where}: no prompt is found here. These are read: {_FORMS}")
+        raise DatasetError(f"{where}: no prompts were found. What is read: {_FORMS}")
     return " ".join(text.split())
 
 
@@ -354,13 +356,13 @@ _SENTENCE_ENDS = ".!?\"'\u201d\u2019\u2026\u3002"
 
 
 def read_safety(workspace: Workspace, kind: Safety) -> list[SafePrompt]:
-    """The safe or the unsafe prompts (the latter are `UnsafePrompt`s)."""
+    """Return the safe or the unsafe prompts (the latter are `UnsafePrompt`s)."""
     record = SafePrompt if kind == "safe" else UnsafePrompt
     return _read_all(safety_path(workspace, kind), record)
 
 
 def read_refusals(workspace: Workspace) -> list[str]:
-    """The refusals that are read where a model writes too few: the workspace's, or the program's."""
+    """Return the refusals that are read where a model writes too few: the workspace's, or the program's."""
     path = refusals_path(workspace)
     replies = _read_all(path if path.is_file() else packaged_root() / "datasets" / _REFUSALS, SafetyReply)
     return [each.reply for each in replies if each.label == "refused"]
@@ -372,7 +374,7 @@ def read_queries(path: Path) -> list[MonitorQuery]:
 
 
 def read_statements(workspace: Workspace) -> list[MonitorStatement]:
-    """The statements of tone."""
+    """Return the statements of tone."""
     return _read_all(statements_path(workspace), MonitorStatement)
 
 
@@ -422,15 +424,4 @@ def _checked(value: Any, record: type[R], number: int) -> R | str:
         given = {key: inner for key, inner in value.items() if inner != "" or key not in optional}
         return record.model_validate({"id": str(number), **given} if "id" in known else given)
     except ValidationError as error:
-        return _first_mistake(error, record)
-
-
-def _first_mistake(error: ValidationError, record: type[R]) -> str:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f'unknown key "{key}".{nearest(key, record.model_fields)}'
-    if first["type"] == "missing":
-        return f'"{key}" is missing'
-    message = first["msg"].removeprefix("Value error, ")
-    return f'"{key}": {message}' if key else message
+        return mistake_of(error, value, record)

@@ -41,7 +41,7 @@ _LABELS = {
 
 
 def _label(value: Any) -> Any:
-    """A label in the words that other data use."""
+    """Return a label in the words that other data use."""
     return _LABELS.get(str(value).strip().casefold(), value)
 
 

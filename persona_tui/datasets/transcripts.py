@@ -33,7 +33,7 @@ Message = dict[str, str]
 LONGEST_LINE = 16 << 20  # bytes
 _LARGEST_DOCUMENT = 256 << 20  # bytes of what is read whole
 
-THOUGHT = "what is thought before a reply is no part of it (`trait score --thoughts` measures both)"
+THOUGHT = "thoughts before a reply are not part of it (`trait score --thoughts` measures both)"
 ONE_REPLY = "no turns found; read as one reply"
 
 _SEPARATOR = re.compile(r"\s*-{3,}\s*")
@@ -137,7 +137,7 @@ def parse_line(data: bytes, where: str, line: int) -> list[Transcript]:
     """Return the conversations on one line of JSON Lines; all but a few forms have one.
 
     Raises:
-        TranscriptError: there is none.
+        TranscriptError: none was found.
     """
     if len(data) > LONGEST_LINE:
         raise TranscriptError(f"longer than {LONGEST_LINE >> 20} MiB")
@@ -205,7 +205,7 @@ def read_file(path: Path) -> Iterator[Item]:
     """Yield the conversations in a file of any of the kinds above.
 
     Raises:
-        DatasetError: it cannot be read, or is no text at all.
+        DatasetError: it cannot be read, or is not text at all.
     """
     try:
         with open_plain(path) as stream:
@@ -264,7 +264,7 @@ class LineReader(Protocol):
     """What lines are read from; any binary file is one."""
 
     def readline(self, limit: int = -1, /) -> bytes:
-        """The next line, or its first `limit` bytes; b"" at the end."""
+        """Return the next line, or its first `limit` bytes; b"" at the end."""
         ...
 
 
@@ -305,7 +305,7 @@ def _json_lines(first: tuple[int, bytes], rest: Iterator[tuple[int, bytes]], nam
 
 
 def _values(values: Iterable[tuple[int, Any]], name: str) -> Iterator[Item]:
-    """The conversations in values that have been parsed, each with its line or its place."""
+    """Yield the conversations in values that have been parsed, each with its line or its place."""
     for number, value in values:
         where = f"{name}:{number}" if number else name
         try:
@@ -317,7 +317,7 @@ def _values(values: Iterable[tuple[int, Any]], name: str) -> Iterator[Item]:
 
 
 def _is_json_line(line: bytes) -> bool:
-    """Whether a line is a whole conversation, and not the beginning or all of a document with several."""
+    """Return whether a line is a whole conversation, not the beginning or all of a document with several."""
     try:
         value = parse_json(line)
     except DatasetError:
@@ -353,7 +353,7 @@ _TALKS = ("conversation_id", "conversation", "session_id", "thread_id", "chat_id
 
 
 def _is_table(first_line: bytes, name: str) -> bool:
-    """Whether a name, or the columns on the first line, say that this is CSV or TSV."""
+    """Return whether a name, or the columns on the first line, say that this is CSV or TSV."""
     if name.casefold().endswith(TABLES):
         return True
     cells = re.split(r"[,\t;]", first_line.decode("utf-8-sig", "replace"))
@@ -366,7 +366,9 @@ def _has_turns(columns: Iterable[str]) -> bool:
 
 
 def _table(data: bytes, name: str) -> Iterator[Item]:
-    """A row for each conversation, or one for each message; a column such as `conversation_id` joins rows."""
+    """Return a row for each conversation, or one for each message; a column such as `conversation_id` joins
+    rows.
+    """
     talks: dict[Any, tuple[int, list[Any]]] = {}
     for line, row in table_rows(_decoded(data, name)):
         if isinstance(row, Problem):

@@ -70,7 +70,7 @@ def _without_ends(text: str) -> str:
 
 
 def _split_thought(text: str) -> tuple[str, str]:
-    """The thoughts that a reply begins with, and the rest. Without an end everything is a thought."""
+    """Return the thoughts that a reply begins with, and the rest. Without an end everything is a thought."""
     if opened := _THOUGHT.match(text):
         return opened[2].strip(), text[opened.end() :].strip()
     if closed := _THOUGHT_END.search(text):  # some templates write the opening tag themselves
@@ -105,7 +105,7 @@ class Style:
     opener: re.Pattern[str]
 
     def matches(self, text: str) -> bool:
-        """Whether a text begins with a turn, and both a user and an assistant speak in it."""
+        """Return whether a text begins with a turn, and both a user and an assistant speak in it."""
         roles: set[str] = set()
         for place, match in enumerate(self.opener.finditer(text)):
             if place == 0 and text[: match.start()].strip() not in ("", *BEGINNINGS):

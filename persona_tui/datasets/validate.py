@@ -46,7 +46,7 @@ _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 
 
 def tokens(text: str) -> frozenset[str]:
-    """The set of a text's words, case folded, without punctuation."""
+    """Return the set of a text's words, case folded, without punctuation."""
     return frozenset(_WORD.findall(text.casefold()))
 
 
@@ -66,7 +66,7 @@ class Distinct:
             self.add(text)
 
     def find(self, text: str) -> int | None:
-        """The place, in order of adding, of the first text that this one repeats, or None."""
+        """Return the place, in order of adding, of the first text that this one repeats, or None."""
         words = tokens(text)
         for place, seen in enumerate(self._seen):
             few, many = sorted((len(words), len(seen)))
@@ -118,7 +118,7 @@ def validate_datasets(workspace: Workspace) -> list[FileReport]:
 
 
 def _leaks(workspace: Workspace, path: Path) -> Iterator[str]:
-    """What a set of queries measures with although monitors are fitted on nearly the same."""
+    """Yield what a set of queries measures with although monitors are fitted on nearly the same."""
     if path == queries_path(workspace, TRAINING) or path == statements_path(workspace):
         return
     trained: list[MonitorQuery] = []
@@ -134,7 +134,7 @@ def _leaks(workspace: Workspace, path: Path) -> Iterator[str]:
 
 
 def dataset_files(workspace: Workspace) -> Iterator[tuple[Path, type[Record]]]:
-    """The data sets of a workspace, and what a line of each is."""
+    """Yield the data sets of a workspace, and what a line of each is."""
     yield safety_path(workspace, "safe"), SafePrompt
     yield safety_path(workspace, "unsafe"), UnsafePrompt
     if refusals_path(workspace).is_file():

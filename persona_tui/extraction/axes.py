@@ -40,8 +40,9 @@ from persona_tui.extraction.runner import Work, dataset_hash, item_seed, persona
 from persona_tui.extraction.sums import ActivationSums, Baseline, together
 from persona_tui.model import Cap, Interventions, Request, Sampling, conversation
 from persona_tui.vectors.axes import Axes
+from persona_tui.vectors.files import RECIPES
 from persona_tui.vectors.maths import normalize
-from persona_tui.vectors.persona import RECIPES, PersonaVector
+from persona_tui.vectors.persona import PersonaVector
 
 BEGINNING = 160  # characters that are looked at
 _NOT = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -12,9 +12,9 @@ import torch
 
 from persona_tui.core.config import resolve_layers
 from persona_tui.core.errors import DatasetError, VectorFileError
-from persona_tui.extraction.distil import Course
+from persona_tui.extraction.distil import LESSONS, Course, distil_work
 from persona_tui.extraction.extractor import ActivationExtractor
-from persona_tui.extraction.runner import item_seed
+from persona_tui.extraction.runner import Work, item_seed
 from persona_tui.extraction.sizes import Point
 from persona_tui.model import Cap, Interventions, Message, Request, Sampling, conversation
 from persona_tui.vectors.persona import PersonaVector, dose
@@ -22,9 +22,11 @@ from persona_tui.vectors.persona import PersonaVector, dose
 RECIPE = "response"  # what is added to every token is the mean over tokens
 
 FEWEST_QUESTIONS = 6
+SIZED = 6  # replies that sizes are compared on: all sizes read the same ones, so that few tell them apart
 COST_SHARE = 0.5  # of what the extraction cost, in tokens that pass through the model
 _LEAST_EFFECT = 0.02  # nats per token; system prompts that do less leave nothing to express
 _CANDIDATES = 5  # sizes that a search usually tries
+_FITTED_CANDIDATES = 2  # and those that distilled vectors are tried at
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Bench:
         *,
         prompted: bool = True,
         recipe: str = RECIPE,
+        sized: int | None = SIZED,
     ) -> None:
         """
         Args:
@@ -64,8 +67,10 @@ class Bench:
             band: where its vectors are added; by default the extractor's band.
             prompted: whether replies are compared with those under its system prompts; else with plain ones.
             recipe: which of its vectors are added.
+            sized: on how many of the replies sizes are compared; None = on all.
         """
         self.recipe = recipe
+        self._sized = sized
         self.extractor = extractor
         self.persona = persona
         self.band = tuple(layer for layer in band or extractor.band if layer in persona.layers)
@@ -95,7 +100,7 @@ class Bench:
         return self._beside(persona, self.band, recipe)
 
     def _beside(self, persona: PersonaVector, band: Sequence[int], recipe: str) -> Bench:
-        other = Bench(self.extractor, persona, band, recipe=recipe)
+        other = Bench(self.extractor, persona, band, recipe=recipe, sized=self._sized)
         other.__dict__["prompted"] = self.prompted
         return other
 
@@ -116,21 +121,26 @@ class Bench:
         texts = self._texts(requests, [Interventions.none()] * len(requests), [])
         return [(at, text) for at, text in enumerate(texts) if text], self._read(texts)
 
+    @property
+    def _compared(self) -> tuple[list[tuple[int, str]], list[ReplyFigures]]:
+        """The prompted replies that sizes are compared on, each with its trial, and their readings."""
+        spoken, readings = self.prompted
+        some = spoken[: self._sized]
+        return some, [readings[at] for at, _ in some]
+
     @cached_property
     def plain(self) -> float:
-        """Mean log-probability per token of the prompted replies after the bare questions."""
-        spoken, readings = self.prompted
-        return fmean(readings[at].logprob - readings[at].ratio for at, _ in spoken) if spoken else 0.0
+        """Mean log-probability per token of the replies that are compared, after the bare questions."""
+        return _mean(each.logprob - each.ratio for each in self._compared[1])
 
     @cached_property
     def effect(self) -> float:
-        """What the system prompts do to the likelihood of their own replies, nats per token."""
-        spoken, readings = self.prompted
-        return fmean(readings[at].ratio for at, _ in spoken) if spoken else 0.0
+        """What the system prompts do to the likelihood of those replies, nats per token."""
+        return _mean(each.ratio for each in self._compared[1])
 
     def recovered(self, coefficient: float) -> float:
         """How much of the system prompts' effect steering recovers (teacher-forced); can be below 0."""
-        spoken, _ = self.prompted
+        spoken, _ = self._compared
         if not spoken or self.effect < _LEAST_EFFECT:
             return 0.0
         pairs = [(self.trials[at].bare, text) for at, text in spoken]
@@ -266,9 +276,9 @@ def _trials(
         raise DatasetError(
             "there are no questions to calibrate with; generate some: dataset generate questions"
         )
-    passed = int(persona.metadata.get("counts", {}).get("passed", 0)) or None
     texts = [prompt or "" for prompt in prompts]
-    questions = extractor.held_out_questions[: question_count(extractor, texts, passed)]
+    count, _ = calibration_plan(extractor, texts, persona.metadata.get("counts", {}))
+    questions = extractor.held_out_questions[:count]
     seed = extractor.settings.calibration.seed
     return [
         CalibrationQuestion(
@@ -289,26 +299,34 @@ def reply_tokens(extractor: ActivationExtractor) -> int:
     return min(settings.calibration.max_new_tokens, settings.extraction.max_new_tokens)
 
 
-def question_count(extractor: ActivationExtractor, prompts: Sequence[str], passed: int | None) -> int:
-    """How many held-out questions a calibration may ask, given what the extraction cost.
+def calibration_plan(
+    extractor: ActivationExtractor, prompts: Sequence[str], counts: Mapping[str, int]
+) -> tuple[int, Work]:
+    """How many held-out questions a calibration asks, so that it costs a share of the extraction; its work.
 
     Args:
         extractor: with its questions.
         prompts: the persona's system prompts.
-        passed: tokens that passed through the model in the extraction; None = not known.
+        counts: of its extraction: `passed`, tokens that passed through the model, and `responses`. Without
+            these, as many questions are asked as the settings allow.
     """
     most = min(len(extractor.held_out_questions), extractor.settings.calibration.questions)
-    if passed is None:
-        return most
-    read, written = question_cost(extractor, prompts)
-    return min(most, max(FEWEST_QUESTIONS, int(passed * COST_SHARE / max(1, read + written))))
+    lessons = distil_work(
+        extractor, extractor.questions, prompts, counts.get("responses", LESSONS), extractor.band
+    )
+    before, each = lessons + _size_work(extractor, bool(lessons.tokens)), question_work(extractor, prompts)
+    passed = counts.get("passed", 0)
+    if passed:
+        affordable = int((passed * COST_SHARE - before.tokens) / max(1, each.tokens))
+        most = min(most, max(FEWEST_QUESTIONS, affordable))
+    return most, before + each * most
 
 
-def question_cost(extractor: ActivationExtractor, prompts: Sequence[str]) -> tuple[int, int]:
-    """What one held-out question costs in a calibration: tokens read, and tokens written."""
+def question_work(extractor: ActivationExtractor, prompts: Sequence[str]) -> Work:
+    """What one held-out question costs in a calibration, beside the comparison of sizes."""
     questions = extractor.held_out_questions[:4]
     if not questions or not prompts:
-        return 0, 0
+        return Work()
     count = extractor.model.count_tokens
     bare = fmean(count(conversation(each.question)) for each in questions)
     prompted = fmean(
@@ -318,8 +336,16 @@ def question_cost(extractor: ActivationExtractor, prompts: Sequence[str]) -> tup
     sampled = 4 if _axis(extractor) else 3  # at three sizes, and once without the floor
     rows = sampled * (2 if extractor.settings.steering.plausibility else 1) + 1  # twins; and once unsteered
     scored = sampled + 2
-    read = prompted + bare * rows + (prompted + bare + 2 * reply) * scored + (bare + reply) * _CANDIDATES
-    return round(read), (rows + 1) * reply
+    read = prompted + bare * rows + (prompted + bare + 2 * reply) * scored
+    return Work(round(read), (rows + 1) * reply)
+
+
+def _size_work(extractor: ActivationExtractor, distils: bool) -> Work:
+    """What it costs to compare sizes."""
+    questions = extractor.held_out_questions[:SIZED]
+    count, reply = extractor.model.count_tokens, reply_tokens(extractor)
+    read = sum(count(conversation(each.question)) + reply for each in questions)
+    return Work(read * (_CANDIDATES + (_FITTED_CANDIDATES if distils else 0)))
 
 
 def repetition(text: str) -> float:

@@ -36,7 +36,8 @@ from persona_tui.extraction.extractor import ActivationExtractor
 from persona_tui.extraction.runner import shuffled
 from persona_tui.extraction.sizes import TIE, Point, between, choose, fitted, likeliest, third
 from persona_tui.model import Message
-from persona_tui.vectors.persona import DEFAULT_DOSE, DEFAULT_STRENGTH, DISTILLED, Calibration, PersonaVector
+from persona_tui.vectors.files import DISTILLED
+from persona_tui.vectors.persona import DEFAULT_DOSE, DEFAULT_STRENGTH, Calibration, PersonaVector
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def _fitted(bench: Bench, before: PersonaVector) -> tuple[Bench, dict[float, flo
     except GenerationError as error:  # gradients take more memory than replies
         return _kept(bench, before, str(error)) or (bench, sizes)
     other = bench.with_vectors(persona, DISTILLED)
-    found = likeliest(other.recovered, FITTED)
+    found = _of_distilled(other)
     if found[_best(found)] > NEARLY * sizes[size]:
         return other, found
     return bench, sizes
@@ -123,7 +124,13 @@ def _kept(bench: Bench, before: PersonaVector, reason: str) -> tuple[Bench, dict
         return None
     bench.extractor.say(f"{name} keeps the distilled vectors that it has: {reason}")
     other = bench.with_vectors(before.with_calibration(None), DISTILLED)
-    return other, likeliest(other.recovered, FITTED)
+    return other, _of_distilled(other)
+
+
+def _of_distilled(bench: Bench) -> dict[float, float]:
+    """What distilled vectors recover at the sizes that the sweep begins with: what they were fitted at is
+    about right, so nothing has to be searched for."""
+    return {each: bench.recovered(each) for each in (FITTED * one for one in MULTIPLES[DISTILLED].unguided)}
 
 
 def _best(sizes: Mapping[float, float]) -> float:
@@ -264,7 +271,7 @@ def find_band(
     """
     table: dict[tuple[int, ...], list[float]] = {band: [] for band in bands(extractor)}
     for persona in personas:
-        first = Bench(extractor, persona, extractor.band)
+        first = Bench(extractor, persona, extractor.band, sized=None)
         for band, found in table.items():
             bench = first.in_band(band)
             found.append(max(likeliest(bench.recovered, bench.coefficient(DEFAULT_DOSE)).values()))

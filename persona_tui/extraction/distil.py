@@ -22,7 +22,8 @@ from persona_tui.extraction.runner import BatchRunner, Work, item_seed, shuffled
 from persona_tui.model import Message, Request, Sampling, conversation
 from persona_tui.model.distil import Distillation
 from persona_tui.vectors.axes import Axes
-from persona_tui.vectors.persona import DISTILLED, RECIPE, PersonaVector
+from persona_tui.vectors.files import DISTILLED, RECIPE
+from persona_tui.vectors.persona import PersonaVector
 
 LESSONS = 48  # replies of each kind, at most: never more than the extraction had
 LESSON_TOKENS = 64  # of a reply; what a persona is shows early
@@ -30,8 +31,8 @@ RATES = (0.3, 0.2, 0.1)  # how far a step goes, pass by pass: see `Distillation.
 # How far the teacher goes. Vectors recover about half of what a teacher does; fitted to one that goes twice
 # as far, they speak more clearly and more fluently than fitted to the plain one and doubled.
 EMPHASIS = 2.0
-# Forwards of the student for a lesson: going back through the layers costs one more, since no weight has a
-# gradient. The teacher reads each lesson twice, with its system prompt and without.
+# Passes through the layers above the band's first: going back costs as much as going forth, since no weight
+# has a gradient. What is below is computed once. The teacher reads each lesson with its system prompt, too.
 PASSES = 2 * len(RATES)
 
 Lessons = Sequence[tuple[list[Message], list[Message], str]]
@@ -125,7 +126,8 @@ def _improved(
     count = runner.model.count_tokens
     replies = len(lessons) * lesson_tokens(runner.settings)
     bare = sum(count(each) for _, each, _ in lessons) + replies
-    cost = 2 * bare
+    above = _above(course.band, runner.model.n_layers)
+    cost = round(2 * bare * above)
     if number == 0:  # the teacher's
         cost += bare + sum(count(each) for each, _, _ in lessons) + replies
 
@@ -169,13 +171,22 @@ def lesson_tokens(settings: Settings) -> int:
     return min(LESSON_TOKENS, settings.extraction.max_new_tokens)
 
 
+def _above(band: Sequence[int], layers: int) -> float:
+    """The share of a model's layers that comes after the first one of a band."""
+    return 1 - (min(band) + 1) / layers
+
+
 def distil_work(
-    runner: BatchRunner, questions: Sequence[Question], prompts: Sequence[str], responses: int
+    runner: BatchRunner,
+    questions: Sequence[Question],
+    prompts: Sequence[str],
+    responses: int,
+    band: Sequence[int],
 ) -> Work:
     """How much work it is to distil a persona with such prompts, whose extraction had so many responses."""
     wanted = runner.settings.calibration.distil and runner.model.learns
     asked = questions[: min(LESSONS, responses)] if wanted else []
-    if not asked or not prompts:
+    if not asked or not prompts or not band:
         return Work()
     count, most = runner.model.count_tokens, lesson_tokens(runner.settings)
     bare = sum(count(conversation(each.question)) for each in asked)
@@ -184,4 +195,5 @@ def distil_work(
     )
     written = 2 * len(asked) * most
     read_bare, read_taught = 2 * bare + written, 2 * taught + written
-    return Work(bare + taught + read_taught + (PASSES + 1) * read_bare, written)
+    passes = 1 + PASSES * _above(band, runner.model.n_layers)
+    return Work(bare + taught + read_taught + round(passes * read_bare), written)

@@ -29,8 +29,9 @@ from persona_tui.extraction.runner import (
 from persona_tui.extraction.sums import ActivationSums, Baseline
 from persona_tui.model import Backend, Request, conversation
 from persona_tui.vectors.axes import Axes
+from persona_tui.vectors.files import DISTILLED, RECIPES
 from persona_tui.vectors.maths import normalize, orthogonalize_persona
-from persona_tui.vectors.persona import DISTILLED, RECIPES, PersonaVector, default_gains
+from persona_tui.vectors.persona import PersonaVector, default_gains
 
 _WORTH_TIMING = 10_000  # tokens; less is done before a time could be told
 _TIMED_TOKENS = 8

@@ -32,10 +32,9 @@ from persona_tui.datasets.records import (
 )
 from persona_tui.datasets.templates import check_description, fallback_prompts
 from persona_tui.extraction.axes import axes_work, extract_axes
-from persona_tui.extraction.bench import question_cost, question_count
+from persona_tui.extraction.bench import calibration_plan
 from persona_tui.extraction.calibration import calibrated, find_band, fit_contrast
 from persona_tui.extraction.checkpoints import PartialStore
-from persona_tui.extraction.distil import distil_work
 from persona_tui.extraction.extractor import ActivationExtractor, completed
 from persona_tui.extraction.runner import Work
 from persona_tui.extraction.sums import BASELINE_FILE, Baseline
@@ -303,9 +302,7 @@ class PersonaStudio:
         if not counts:
             requests = extractor.persona_requests(list(prompts), "persona")
             counts = {"passed": extractor.work(requests).tokens, "responses": len(requests)}
-        count = question_count(extractor, prompts, counts["passed"])
-        lessons = distil_work(extractor, extractor.questions, prompts, counts["responses"])
-        return lessons + Work(*question_cost(extractor, prompts)) * count
+        return calibration_plan(extractor, prompts, counts)[1]
 
     def calibrate(self, name: str) -> PersonaVector:
         """Find a persona's gain and save it; without system prompts, the largest that is fluent.

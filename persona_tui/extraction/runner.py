@@ -329,6 +329,14 @@ class BatchRunner:
         asked = [[each.messages, each.seed] for each in requests]
         return self.partial.stage([*recipe, list(self.model.identity), asdict(sampling), asked])
 
+    def _works(self, stage: Stage, prompts: Sequence[int], rows: Sequence[int], usual: int) -> list[Work]:
+        """What each request takes; it is added to the total, and what has been done is counted."""
+        works = [Work(prompt, usual) * count for prompt, count in zip(prompts, rows, strict=True)]
+        self._total = max(self._total, self._done + sum(works, Work()).cost(self.price))
+        for item in stage.done:
+            self._advance(works[item].read, works[item].written)
+        return works
+
     def _answers(
         self,
         stage: Stage,
@@ -342,12 +350,8 @@ class BatchRunner:
         """Answer what is not yet answered, or this process' share of it: numbers of requests, answers."""
         prompts = [self.model.count_tokens(each.messages) for each in requests]
         lengths = [prompt + sampling.max_new_tokens for prompt in prompts]
-        usual = usual_tokens(sampling.max_new_tokens)
         rows = [1 + twin for twin in twins] or [1] * len(requests)  # that pass through the model
-        works = [Work(prompt, usual) * count for prompt, count in zip(prompts, rows, strict=True)]
-        self._total = max(self._total, self._done + sum(works, Work()).cost(self.price))
-        for item in stage.done:
-            self._advance(works[item].read, works[item].written)
+        works = self._works(stage, prompts, rows, usual_tokens(sampling.max_new_tokens))
         self._report(note)
         if len(stage.done) == len(requests):
             return

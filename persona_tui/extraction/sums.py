@@ -17,8 +17,18 @@ from torch import Tensor
 from persona_tui.core.errors import GenerationError, VectorFileError
 from persona_tui.extraction.checkpoints import Tally
 from persona_tui.model import Activations
-from persona_tui.vectors.files import FORMAT_VERSION, SUFFIX, check_kind, load_tensors, save_tensors
-from persona_tui.vectors.persona import RECIPES, by_recipe, check_layers, check_stacks, explain_fault
+from persona_tui.vectors.files import (
+    FORMAT_VERSION,
+    RECIPES,
+    SUFFIX,
+    by_recipe,
+    check_kind,
+    check_layers,
+    check_stacks,
+    explain_fault,
+    load_tensors,
+    save_tensors,
+)
 
 # Activations are added up in whole numbers of this unit: a float's last digit would depend on the order.
 _UNIT = 2.0**-24

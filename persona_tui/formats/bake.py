@@ -77,7 +77,7 @@ def bake(
 
 
 def _with_biases(model: PreTrainedModel, vectors: Mapping[int, Tensor]) -> LlamaForCausalLM:
-    """A float32 Llama that computes what the model does, plus the vectors."""
+    """Return a float32 Llama that computes what the model does, plus the vectors."""
     from transformers import LlamaForCausalLM
 
     config = _config(model)
@@ -112,7 +112,7 @@ def _with_biases(model: PreTrainedModel, vectors: Mapping[int, Tensor]) -> Llama
 
 
 def _config(model: PreTrainedModel) -> LlamaConfig:
-    """The Llama configuration of a model that computes what a Llama does."""
+    """Return the Llama configuration of a model that computes what a Llama does."""
     from transformers import LlamaConfig
 
     own: dict[str, Any] = model.config.to_dict()
@@ -139,7 +139,7 @@ def _config(model: PreTrainedModel) -> LlamaConfig:
 
 
 def _small(config: LlamaConfig) -> LlamaConfig:
-    """The same rotary positions in a model that costs nothing to make."""
+    """Return the same rotary positions in a model that costs nothing to make."""
     from transformers import LlamaConfig
 
     return LlamaConfig(
@@ -148,7 +148,7 @@ def _small(config: LlamaConfig) -> LlamaConfig:
 
 
 def _compare(model: PreTrainedModel, baked: LlamaForCausalLM, vectors: Mapping[int, Tensor]) -> float:
-    """The largest difference of the logits of random tokens, live steering against the baked model."""
+    """Return the largest difference of the logits of random tokens, live steering against the baked model."""
     from persona_tui.model.architecture import find_blocks, hidden_size
     from persona_tui.model.request import Interventions
     from persona_tui.model.residual import ResidualHooks

@@ -82,7 +82,7 @@ class _Reader:
         self._indices = indices
 
     def known(self, content: Mapping[Any, Any]) -> Iterator[Direction]:
-        """The directions of every form that is known."""
+        """Yield the directions of every form that is known."""
         if isinstance(content.get("direction"), Tensor):  # the trait form: one vector, one layer
             yield self._trait(content)
         elif isinstance(content.get("per_layer_vectors"), Mapping):
@@ -99,7 +99,7 @@ class _Reader:
             yield from self._tensors(content)
 
     def stack(self, name: str, value: Tensor, form: str, description: str | None = None) -> Direction:
-        """A direction from `[rows, hidden]`, or from one vector where the layer is known."""
+        """Return a direction from `[rows, hidden]`, or from one vector where the layer is known."""
         if value.ndim == 1:
             return Direction(name, {self._given(name): value}, form, description)
         if value.ndim != 2:
@@ -110,7 +110,7 @@ class _Reader:
         return Direction(name, rows, form, description, notes=notes)
 
     def _rows(self, name: str, value: Tensor) -> tuple[dict[int, Tensor], tuple[str, ...]]:
-        """The rows by layer, without those that say nothing."""
+        """Return the rows by layer, without those that say nothing."""
         blocks, given = self._n_layers, value.shape[0]
         shifted = self._indices == "hidden-states" or (self._indices == "auto" and given == blocks + 1)
         if given != blocks + (1 if shifted else 0):
@@ -162,7 +162,9 @@ class _Reader:
         return Direction(self._stem, rows, form, _described(content), notes=notes)
 
     def _capping(self, vectors: Mapping[Any, Any]) -> Iterator[Direction]:
-        """The vectors of a capping file; where they share a name up to the layer, they are one direction."""
+        """Return the vectors of a capping file; where they share a name up to the layer, they are one
+        direction.
+        """
         for name, entry in vectors.items():
             if not isinstance(entry, Mapping) or not isinstance(entry.get("vector"), Tensor):
                 refuse(self._stem, f'its "{name}" has no vector')
@@ -177,7 +179,7 @@ class _Reader:
             )
 
     def _tensors(self, content: Mapping[Any, Any]) -> Iterator[Direction]:
-        """A dictionary of tensors: by layer if its keys are numbers, else one direction for each."""
+        """Yield a dictionary of tensors: by layer if its keys are numbers, else one direction for each."""
         if all(str(key).isdigit() for key in content):
             yield self._by_layer({}, content)
             return
@@ -201,7 +203,7 @@ def _described(content: Mapping[Any, Any]) -> str | None:
 
 
 def _text(value: object) -> str | None:
-    """What a file says, for people."""
+    """Return what a file says, for people."""
     if isinstance(value, str):
         return value or None
     if isinstance(value, Mapping):

@@ -48,7 +48,7 @@ def read_foreign(
     if path.is_dir():
         return [_saklas(path, n_layers)]
     if not path.is_file():
-        refuse(path, "it does not exist" if not path.exists() else "it is not an ordinary file")
+        refuse(path, "it does not exist" if not path.exists() else "it is not a regular file")
     suffix = path.suffix.lower()
     if suffix in (".pt", ".pth", ".bin"):
         return read_pickled(path, n_layers, layer, indices, wanted)
@@ -123,7 +123,7 @@ def _stored(path: Path) -> dict[str, Tensor]:
 
 
 def _tensors(path: Path, n_layers: int, name: str) -> Direction:
-    """A safetensors file with one tensor for each layer, named by its number."""
+    """Return a safetensors file with one tensor for each layer, named by its number."""
     stored = _stored(path)
     if any(_BASIS.fullmatch(key) for key in stored):
         return _saklas_fit(path, stored, n_layers, name)
@@ -139,11 +139,11 @@ def _tensors(path: Path, n_layers: int, name: str) -> Direction:
 
 
 def _saklas(folder: Path, n_layers: int) -> Direction:
-    """A pack of saklas': its fit, if that is a plain vector at every layer."""
+    """Return a pack of saklas': its fit, if that is a plain vector at every layer."""
     try:
         about: Any = json_value(read_plain(folder / "manifold.json"))
     except (OSError, ValueError):
-        refuse(folder, "it is a folder without a readable manifold.json, so no pack of saklas'")
+        refuse(folder, "it is a folder without a readable manifold.json, so it is not a saklas pack")
     fits = sorted(folder.glob("*.safetensors"))
     if not fits:
         refuse(folder, "it has no fit (*.safetensors): fit it with saklas first")

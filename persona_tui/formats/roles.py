@@ -31,7 +31,7 @@ class ForeignRole:
     left_out: str = ""
 
     def lines(self) -> str:
-        """An archetype's file: one record for each prompt."""
+        """Return an archetype's file: one record for each prompt."""
         records = [
             {"id": f"{self.name}_{number:03d}", "system_prompt": prompt}
             for number, prompt in enumerate(self.prompts, 1)
@@ -61,7 +61,7 @@ def _read(path: Path) -> ForeignRole:
         raise DatasetError(f"{path} is not a JSON document") from error
     pairs = content.get("instruction") if isinstance(content, dict) else None
     if not isinstance(pairs, list):
-        raise DatasetError(f'{path} has no list "instruction": it is no role or trait of assistant-axis')
+        raise DatasetError(f'{path} has no list "instruction": it is not a role or trait of assistant-axis')
     prompts = [pair.get("pos") for pair in pairs if isinstance(pair, dict)]
     texts = tuple(each.strip() for each in prompts if isinstance(each, str) and each.strip())
     if not texts or len(texts) < len(pairs):

@@ -88,7 +88,9 @@ def write_foreign(out: Outgoing, form: str, path: Path) -> Exported:
 
 
 def _gguf(out: Outgoing, path: Path) -> Exported:
-    """A control vector for llama.cpp, repeng and saklas. The strength is multiplied in: scale 1 is right."""
+    """Return a control vector for llama.cpp, repeng and saklas. The strength is multiplied in: scale 1 is
+    right.
+    """
     from gguf import GGUFWriter
 
     held = {layer: out.strength * vector for layer, vector in out.vectors.items() if layer > 0}
@@ -114,7 +116,7 @@ def _gguf(out: Outgoing, path: Path) -> Exported:
 
 
 def _hotwire(out: Outgoing, path: Path) -> Exported:
-    """A tensor `[blocks, hidden]` for hotwire-vllm; the request has the strength, layer by layer."""
+    """Return a tensor `[blocks, hidden]` for hotwire-vllm; the request has the strength, layer by layer."""
     _torch(path, table(out.vectors, out.n_layers))
     steps = [
         {"id": path.stem, "layer": layer, "scale": out.strength, "decode_only": False}
@@ -128,7 +130,7 @@ def _hotwire(out: Outgoing, path: Path) -> Exported:
 
 
 def _persona_vectors(out: Outgoing, path: Path) -> Exported:
-    """A tensor `[blocks + 1, hidden]` as persona_vectors reads it: row k is block k - 1."""
+    """Return a tensor `[blocks + 1, hidden]` as persona_vectors reads it: row k is block k - 1."""
     stack = torch.cat([torch.zeros(1, _width(out)), table(out.vectors, out.n_layers)])
     _torch(path, stack)
     first, last = min(out.vectors), max(out.vectors)
@@ -142,7 +144,7 @@ def _persona_vectors(out: Outgoing, path: Path) -> Exported:
 
 
 def _assistant_axis(out: Outgoing, path: Path) -> Exported:
-    """The dictionary of an axis, or of a role, with `[blocks, hidden]`."""
+    """Return the dictionary of an axis, or of a role, with `[blocks, hidden]`."""
     stack = table(out.vectors, out.n_layers)
     if out.kind == "axis":
         _torch(path, {"axis": stack, "metadata": _metadata(out)})
@@ -152,7 +154,7 @@ def _assistant_axis(out: Outgoing, path: Path) -> Exported:
 
 
 def _capping(out: Outgoing, path: Path) -> Exported:
-    """The capping file of assistant-axis: an axis' unit vectors with their floors.
+    """Return the capping file of assistant-axis: an axis' unit vectors with their floors.
 
     Its code caps from above, so that the axis is turned round: what is not above −floor along −axis is not
     below the floor along the axis.

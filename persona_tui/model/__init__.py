@@ -9,10 +9,9 @@ from persona_tui.core.lazy import lazily
 
 if TYPE_CHECKING:
     from persona_tui.model.backend import Backend
-    from persona_tui.model.request import Cap, Interventions, Message, Request, Watch, conversation
+    from persona_tui.model.request import Cap, Interventions, Message, Request, Sampling, Watch, conversation
     from persona_tui.model.residual import ResidualHooks
     from persona_tui.model.results import Activations, Finish, Generation, Likelihood, Reading, TokenEvent
-    from persona_tui.model.sampling import Sampling
     from persona_tui.model.wrapper import ModelWrapper
 
 __all__ = [
@@ -35,16 +34,14 @@ __all__ = [
 ]
 
 _RESULTS = ("Activations", "Finish", "Generation", "Likelihood", "Reading", "TokenEvent")
-_REQUEST = ("Cap", "Interventions", "Request", "Watch", "conversation")
+_REQUEST = ("Cap", "Interventions", "Message", "Request", "Sampling", "Watch", "conversation")
 __getattr__ = lazily(
     __name__,
     dict.fromkeys(_RESULTS, "persona_tui.model.results")
     | dict.fromkeys(_REQUEST, "persona_tui.model.request")
     | {
         "Backend": "persona_tui.model.backend",
-        "Message": "persona_tui.model.request",
         "ModelWrapper": "persona_tui.model.wrapper",
         "ResidualHooks": "persona_tui.model.residual",
-        "Sampling": "persona_tui.model.sampling",
     },
 )

@@ -86,35 +86,35 @@ _BY_ROW = (
 
 
 def text_config(model: PreTrainedModel) -> PretrainedConfig:
-    """The config of the language part: the model's own, or the one nested in a multimodal config."""
+    """Return the config of the language part: the model's own, or the one nested in a multimodal config."""
     config: PretrainedConfig = model.config.get_text_config(decoder=True)
     return config
 
 
 def n_layers(model: PreTrainedModel) -> int:
-    """How many decoder blocks the model has."""
+    """Return how many decoder blocks the model has."""
     return int(text_config(model).num_hidden_layers)
 
 
 def hidden_size(model: PreTrainedModel) -> int:
-    """The width of the residual stream."""
+    """Return the width of the residual stream."""
     return int(text_config(model).hidden_size)
 
 
 def context_length(model: PreTrainedModel) -> int | None:
-    """The most tokens that the model can see at once, or None when its positions have no limit."""
+    """Return the most tokens that the model can see at once, or None when its positions have no limit."""
     limit = getattr(text_config(model), "max_position_embeddings", None)
     return int(limit) if limit else None
 
 
 def find_decoder(model: PreTrainedModel) -> nn.Module:
-    """The module that turns token ids into final hidden states, without the language-model head."""
+    """Return the module that turns token ids into final hidden states, without the language-model head."""
     decoder: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
     return decoder
 
 
 def find_blocks(model: PreTrainedModel) -> nn.ModuleList:
-    """The stack of decoder blocks, found by its length instead of by its name.
+    """Return the stack of decoder blocks, found by its length instead of by its name.
 
     The name differs (`layers`, `h`, `blocks`, ...), but in every decoder the stack is the outermost list with
     as many modules as the config has layers.
@@ -138,7 +138,7 @@ def find_blocks(model: PreTrainedModel) -> nn.ModuleList:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """The device that a module computes on, also when its weights are moved there only for that."""
+    """Return the device that a module computes on, also when its weights are moved there only for that."""
     parameter = next(module.parameters(), None)
     if parameter is not None and not parameter.is_meta:
         hooked = _execution_device(module)
@@ -149,7 +149,7 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def _execution_device(module: nn.Module) -> torch.device | None:
-    """Where accelerate's hook has a module computed, if it has one."""
+    """Return where accelerate's hook has a module computed, if it has one."""
     hook = getattr(module, "_hf_hook", None)
     devices = [getattr(each, "execution_device", None) for each in (hook, *getattr(hook, "hooks", ()))]
     return next((torch.device(device) for device in devices if device is not None), None)
@@ -184,7 +184,7 @@ def clear_memory_errors() -> Iterator[None]:
 
 
 def accepted_arguments(model: PreTrainedModel) -> frozenset[str]:
-    """The names that a model's forward pass takes; they differ a little between architectures."""
+    """Return the names that a model's forward pass takes; they differ a little between architectures."""
     return frozenset(inspect.signature(model.forward).parameters)
 
 

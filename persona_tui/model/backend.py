@@ -19,9 +19,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from persona_tui.core.identity import ModelSketch
     from persona_tui.model.distil import Distillation
-    from persona_tui.model.request import Interventions, Message, Poll, Request, Watch
+    from persona_tui.model.request import Interventions, Message, Poll, Request, Sampling, Watch
     from persona_tui.model.results import Activations, Generation, Likelihood, Reading, TokenEvent
-    from persona_tui.model.sampling import Sampling
     from persona_tui.model.text import Rendering
 
 Axes = Mapping[str, Mapping[int, Tensor]]

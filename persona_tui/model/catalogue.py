@@ -90,7 +90,7 @@ def described(name: str) -> dict[str, Any]:
 
 
 def _dtype(source: Source) -> str | None:
-    """The type of most of the stored numbers; None = quantised, or not known without reading them."""
+    """Return the type of most of the stored numbers; None = quantised, or not known without reading them."""
     if source.folder is None:
         return None
     counts: dict[str, int] = {}

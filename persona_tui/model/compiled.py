@@ -46,12 +46,12 @@ class CompiledForward:
         self._step: Any = torch.compile(model.forward, backend=backend, mode=mode, fullgraph=True)
 
     def cache(self, tokens: int) -> StaticCache:
-        """An empty cache with room for so many tokens, and how many that is in `max_cache_len`."""
+        """Return an empty cache with room for so many tokens, and how many that is in `max_cache_len`."""
         return StaticCache(config=self._model.config, max_cache_len=self.room(tokens))
 
     @staticmethod
     def room(tokens: int) -> int:
-        """The length of the cache that is used for so many tokens."""
+        """Return the length of the cache that is used for so many tokens."""
         return max(_SHORTEST_CACHE, 1 << (tokens - 1).bit_length())
 
     def __call__(self, **arguments: Any) -> Tensor:
@@ -75,6 +75,6 @@ class CompiledForward:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error that has many, as a sentence."""
+    """Return the first line of an error that has many, as a sentence."""
     line = next((each.strip() for each in str(error).splitlines() if each.strip()), type(error).__name__)
     return line[:_LONGEST_REASON].rstrip(".:") + "."

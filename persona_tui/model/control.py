@@ -60,7 +60,7 @@ class ControlTokens:
         self._speller: Tokenizer | None = None
 
     def mark(self, content: str, *, reply: bool = False) -> str:
-        """A content with sentinels for its control tokens; the same object if it has none.
+        """Return a content with sentinels for its control tokens; the same object if it has none.
 
         Args:
             content: of one message.
@@ -70,7 +70,7 @@ class ControlTokens:
         return pattern.sub(lambda found: self._sentinel(found[0]), content)
 
     def unmark(self, text: str) -> str:
-        """A marked text as it was."""
+        """Return a marked text as it was."""
         return _SENTINELS.sub(lambda found: self._texts.get(found[0], found[0]), text)
 
     def encode(self, text: str, *, special: bool) -> list[int]:
@@ -99,14 +99,14 @@ class ControlTokens:
         return backend if isinstance(backend, Tokenizer) else None
 
     def _with_sentinels(self) -> Tokenizer:
-        """A copy of the tokenizer that knows the sentinels, too."""
+        """Return a copy of the tokenizer that knows the sentinels, too."""
         if self._divider is None:
             self._divider = _copied(self._state())
         self._divider.add_tokens([_sentinel_token(each) for each in self._texts])
         return self._divider
 
     def _spelled(self, sentinel: str) -> list[int]:
-        """The ids of a control token's text in the middle of a text."""
+        """Return the ids of a control token's text in the middle of a text."""
         if sentinel not in self._plain:
             if self._speller is None:
                 state = self._state()
@@ -130,7 +130,7 @@ class ControlTokens:
         return state
 
     def _encode_in_parts(self, text: str, *, special: bool) -> list[int]:
-        """The same for a tokenizer that is written in Python and cannot be copied with more tokens."""
+        """Return the same for a tokenizer that is written in Python and cannot be copied with more tokens."""
         ids: list[int] = []
         for number, part in enumerate(re.split(f"({_SENTINELS.pattern})", text)):
             if part in self._texts:
@@ -155,13 +155,13 @@ def _copied(state: dict[str, Any]) -> Tokenizer:
 
 
 def template_text(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The tokenizer's chat template; empty if it has none."""
+    """Return the tokenizer's chat template; empty if it has none."""
     template = getattr(tokenizer, "chat_template", None)
     return str(tokenizer.get_chat_template()) if template else ""
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What the template writes around messages, put together from parts perhaps."""
+    """Return what the template writes around messages, put together from parts perhaps."""
     if not getattr(tokenizer, "chat_template", None):
         return ""
     turns = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
@@ -173,7 +173,7 @@ def _rendered(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def thought_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int] | None:
-    """The ids that begin and end thoughts; None if the tokenizer has none of its own."""
+    """Return the ids that begin and end thoughts; None if the tokenizer has none of its own."""
     known = tokenizer.get_added_vocab()
     if not all(name in known for name in THOUGHTS):
         return None
@@ -184,7 +184,7 @@ _known: WeakKeyDictionary[PreTrainedTokenizerBase, ControlTokens] = WeakKeyDicti
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> ControlTokens:
-    """The control tokens of a tokenizer with its present template, found once."""
+    """Return the control tokens of a tokenizer with its present template, found once."""
     found = _known.get(tokenizer)
     if found is None or found.template != template_text(tokenizer):
         found = _known[tokenizer] = ControlTokens(tokenizer)

@@ -12,6 +12,9 @@ prompt moves a token's log-probability, it moves `emphasis` times as far (contex
 2023, arXiv:2305.14739), among the tokens that the prompted model itself finds plausible (Li et
 al. 2023, "Contrastive Decoding", section 3.2). So the student learns to be loud and fluent at once; vectors
 that were fitted to the plain teacher and are added twice are loud only.
+
+What the blocks below the band make of a lesson never changes, since nothing is added there: it is computed
+once and kept, and every pass starts above it.
 """
 
 from __future__ import annotations
@@ -26,12 +29,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from persona_tui.core.errors import GenerationError
-from persona_tui.model.architecture import NOT_FINITE, clear_memory_errors, device_of
+from persona_tui.model.architecture import NOT_FINITE, clear_memory_errors, device_of, find_decoder
 from persona_tui.model.batching import MemoryLimit
-from persona_tui.model.forced import Passage, response_logits
+from persona_tui.model.forced import Passage, padded, response_logits
+from persona_tui.model.residual import StopForward
 
 # Of the teacher's distribution the likeliest tokens are kept one by one, and what is left as one: together
 # they have nearly all of what a system prompt changes, in a thousandth of the memory.
@@ -83,6 +88,8 @@ class Distillation:
         self._lessons = lessons
         self.emphasis = emphasis
         self._targets: dict[int, _Target] = {}
+        self._first = -1  # the first block that a vector is added to
+        self._below: dict[int, Tensor] = {}  # by lesson `[tokens, hidden]`: what that block makes of it
         self._memory = MemoryLimit()
 
     def improved(
@@ -114,6 +121,9 @@ class Distillation:
         }
         length = fmean(float(each.norm()) for each in lent.values())
         learned = {layer: each.requires_grad_() for layer, each in lent.items()}
+        if self._first != min(learned):
+            self._first = min(learned)
+            self._below.clear()
         step = rate * length / math.sqrt(next(iter(lent.values())).numel())
         optimizer = torch.optim.Adam(list(learned.values()), lr=step, betas=_BETAS)
         order = list(range(len(self._lessons)))
@@ -147,10 +157,10 @@ class Distillation:
     def _slopes(
         self, items: Sequence[int], learned: Mapping[int, Tensor]
     ) -> tuple[float, tuple[Tensor, ...]]:
-        """The divergence summed over some lessons, and its gradient at every vector."""
+        """Return the divergence summed over some lessons, and its gradient at every vector."""
         targets = [self._ask(item) for item in items]
         with torch.enable_grad(), _added(self._blocks, learned), clear_memory_errors():
-            rows = response_logits(self._model, [self._lessons[item].bare for item in items])
+            rows = self._bare_logits(items)
             found = [_divergence(target, row) for target, row in zip(targets, rows, strict=True)]
             total = torch.stack([each.to(found[0].device) for each in found]).sum()
             if not total.isfinite():
@@ -159,9 +169,44 @@ class Distillation:
                 raise GenerationError("This model computes no gradients.")
             return float(total.detach()), torch.autograd.grad(total, list(learned.values()))
 
+    def _bare_logits(self, items: Sequence[int]) -> list[Tensor]:
+        """Return what the model expects in some lessons without the system prompt."""
+        passages = [self._lessons[item].bare for item in items]
+        if any(item not in self._below for item in items):
+            self._keep(items)
+        kept = [self._below[item] for item in items if item in self._below]
+        if len(kept) < len(items):  # the model's blocks return more than a tensor
+            return response_logits(self._model, passages)
+        with _started(self._blocks, self._first, pad_sequence(kept, batch_first=True)):
+            return response_logits(self._model, passages)
+
+    @torch.no_grad()
+    def _keep(self, items: Sequence[int]) -> None:
+        """Run the blocks up to the first steered one, without what is added to it."""
+
+        def keep(module: nn.Module, args: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                for row, item in zip(output, items, strict=True):
+                    self._below[item] = row[: len(self._lessons[item].bare.ids)].clone()
+            raise StopForward
+
+        tokens = padded(
+            [self._lessons[item].bare for item in items], device_of(self._model.get_input_embeddings())
+        )
+        # Before what a pass over the lessons adds to the block's output.
+        handle = self._blocks[self._first].register_forward_hook(keep, prepend=True)
+        try:
+            find_decoder(self._model)(input_ids=tokens, use_cache=False)
+        except StopForward:
+            pass
+        finally:
+            handle.remove()
+
     @torch.no_grad()
     def _ask(self, item: int) -> _Target:
-        """What the teacher expects in a lesson: asked once, always together with the same other lessons."""
+        """Return what the teacher expects in a lesson: asked once, always together with the same other
+        lessons.
+        """
         if item not in self._targets:
             first = item - item % _ROWS
             group = range(first, min(first + _ROWS, len(self._lessons)))
@@ -175,12 +220,12 @@ class Distillation:
             taught = response_logits(self._model, [self._lessons[item].taught for item in items])
             bare = taught
             if self.emphasis != 1:
-                bare = response_logits(self._model, [self._lessons[item].bare for item in items])
+                bare = self._bare_logits(items)
             return [_target(*each, self.emphasis) for each in zip(taught, bare, strict=True)]
 
 
 def _target(taught: Tensor, bare: Tensor, emphasis: float) -> _Target:
-    """What a teacher of such an emphasis expects, from logits with and without the system prompt."""
+    """Return what a teacher of such an emphasis expects, from logits with and without the system prompt."""
     logprobs = taught.float().log_softmax(-1)
     if emphasis != 1:
         plain = bare.float().log_softmax(-1)
@@ -193,7 +238,7 @@ def _target(taught: Tensor, bare: Tensor, emphasis: float) -> _Target:
 
 
 def _rest(logprobs: Tensor) -> Tensor:
-    """The logarithm of what is left beside some tokens, `[tokens]`; never of nothing."""
+    """Return the logarithm of what is left beside some tokens, `[tokens]`; never of nothing."""
     left = 1 - logprobs.exp().sum(-1)
     return left.clamp(min=1e-6).log()
 
@@ -226,6 +271,27 @@ def _added(blocks: nn.ModuleList, vectors: Mapping[int, Tensor]) -> Iterator[Non
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def _started(blocks: nn.ModuleList, first: int, hidden: Tensor) -> Iterator[None]:
+    """Within, a pass starts at the output of block `first`: blocks below compute nothing."""
+
+    def passed_on(*args: Any, **kwargs: Any) -> Any:
+        return args[0] if args else kwargs["hidden_states"]
+
+    # A model that is spread over devices has forwards of its own on the blocks.
+    before = [vars(block).get("forward") for block in blocks[: first + 1]]
+    for layer, block in enumerate(blocks[: first + 1]):
+        block.forward = passed_on if layer < first else lambda *args, **kwargs: hidden
+    try:
+        yield
+    finally:
+        for block, own in zip(blocks, before, strict=False):
+            if own is None:
+                del block.forward
+            else:
+                block.forward = own
 
 
 @contextmanager

@@ -111,7 +111,7 @@ class Memory:
 
 
 def look_at(name: str, online: bool = True) -> ModelFacts:
-    """What there is to know of a model without loading it.
+    """Return what there is to know of a model without loading it.
 
     Args:
         name: see `sources`.
@@ -140,7 +140,7 @@ def look_at(name: str, online: bool = True) -> ModelFacts:
 
 
 def _packed(source: Source) -> ModelFacts:
-    """A GGUF file that is not unpacked yet: its metadata say what it will be."""
+    """Return a GGUF file that is not unpacked yet: its metadata say what it will be."""
     from gguf import GGUFReader
 
     assert source.gguf is not None
@@ -207,7 +207,7 @@ def _facts(
 
 
 def _first(config: Mapping[str, Any], *keys: str) -> int:
-    """The first of several entries that is a number; 0 if none is."""
+    """Return the first of several entries that is a number; 0 if none is."""
     found: Iterable[Any] = (config.get(key) for key in keys)
     return next((int(value) for value in found if isinstance(value, int | float) and value), 0)
 
@@ -223,7 +223,7 @@ def _is_block_matrix(name: str, info: TensorInfo) -> bool:
 
 
 def _reckoned(config: Mapping[str, Any]) -> tuple[int, int]:
-    """The same for a common decoder of this config: attention, and a gated MLP or several."""
+    """Return the same for a common decoder of this config: attention, and a gated MLP or several."""
     hidden, layers = _first(config, "hidden_size", "n_embd"), _first(config, "num_hidden_layers", "n_layer")
     heads = _first(config, "num_attention_heads", "n_head")
     size = _first(config, "head_dim") or (hidden // heads if heads else 0)
@@ -251,7 +251,7 @@ def _cache_numbers(config: Mapping[str, Any]) -> int:
 def memory(
     facts: ModelFacts, device: str = "auto", dtype: str = "auto", quantization: str = "none"
 ) -> Memory:
-    """What a model would take on a device.
+    """Return what a model would take on a device.
 
     Args:
         facts: from `look_at`.
@@ -293,7 +293,7 @@ def available_memory(device: str) -> int | None:
 
 
 def _free_ram() -> int | None:
-    """What Linux says could be used without swapping."""
+    """Return what Linux says could be used without swapping."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -303,7 +303,7 @@ def _free_ram() -> int | None:
 
 
 def in_words(size: float) -> str:
-    """A number of bytes, for people: `14 MB`, `2.1 GB`."""
+    """Return a number of bytes, for people: `14 MB`, `2.1 GB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 999.5:
             return f"{size:.3g} {unit}"
@@ -312,7 +312,7 @@ def in_words(size: float) -> str:
 
 
 def count_in_words(count: float) -> str:
-    """A number of parameters, for people: `7.6 M`, `7.2 B`."""
+    """Return a number of parameters, for people: `7.6 M`, `7.2 B`."""
     for unit in ("", "k", "M", "B"):
         if count < 999.5:
             return f"{count:.3g} {unit}".strip()

@@ -48,10 +48,10 @@ class TensorInfo:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """A model's config.
+    """Return a model's config.
 
     Raises:
-        ModelLoadError: there is none, or it is damaged.
+        ModelLoadError: it is missing or damaged.
     """
     path = folder / CONFIG
     try:
@@ -66,7 +66,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """A model's files of weights.
+    """Return a model's files of weights.
 
     Raises:
         ModelLoadError: there are none, or one that is listed is missing.
@@ -93,7 +93,7 @@ def _listed(folder: Path, index: str) -> list[Path]:
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
-    """The tensors in a .safetensors file, by name.
+    """Return the tensors in a .safetensors file, by name.
 
     Raises:
         ModelLoadError: it is damaged, or cut short.
@@ -113,7 +113,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 
 
 def tensor_infos(header: Mapping[str, Any]) -> dict[str, TensorInfo]:
-    """A header of the format's, as JSON, by tensor."""
+    """Return a header of the format's, as JSON, by tensor."""
     return {
         name: TensorInfo(str(entry["dtype"]), tuple(entry["shape"]), int(entry["data_offsets"][1]))
         for name, entry in header.items()
@@ -187,7 +187,7 @@ def _refuse_odd_files(folder: Path, name: str) -> None:
     """
     for path in sorted(folder.iterdir()):
         if path.exists() and not path.is_file() and not path.is_dir():
-            raise ModelLoadError(f"{path.name} of {name} is not an ordinary file: remove it from the folder.")
+            raise ModelLoadError(f"{path.name} of {name} is not a regular file: remove it from the folder.")
         if path.is_file() and path.stat().st_size < 1024 and read_plain(path).startswith(_LFS_POINTER):
             raise ModelLoadError(
                 f"{path.name} of {name} is a Git LFS pointer, not the file itself: "
@@ -214,7 +214,7 @@ def _refuse_adapters(folder: Path, name: str) -> None:
 
 
 def cached_folder(name: str) -> Path | None:
-    """Where the hub's cache on this machine has a whole model; None if it has not."""
+    """Return where the hub's cache on this machine has a whole model; None if it has not."""
     root = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
     with contextlib.suppress(OSError, ModelLoadError):
         revision = (root / "refs" / "main").read_text(encoding="utf-8").strip()
@@ -226,7 +226,9 @@ def cached_folder(name: str) -> Path | None:
 
 
 def cached_models() -> Iterator[str]:
-    """The names of the models that are whole in the hub's cache on this machine, in alphabetical order."""
+    """Return the names of the models that are whole in the hub's cache on this machine, in alphabetical
+    order.
+    """
     for folder in sorted(Path(constants.HF_HUB_CACHE).glob("models--*")):
         name = folder.name.removeprefix("models--").replace("--", "/", 1)
         if cached_folder(name) is not None:

@@ -75,7 +75,7 @@ def fingerprint(model: PreTrainedModel) -> str:
 
 
 def _weights(matrices: list[nn.Parameter]) -> str:
-    """The second part; empty if a matrix' own numbers are not at hand.
+    """Return the second part; empty if a matrix' own numbers are not at hand.
 
     Their order, and how experts are stacked into tensors of three dimensions, are transformers' own affair.
     """
@@ -96,7 +96,7 @@ def in_memory(module: nn.Module) -> AbstractContextManager[None]:
 
 
 def _described(tensor: torch.Tensor) -> bytes:
-    """A tensor's shape and some of its numbers."""
+    """Return a tensor's shape and some of its numbers."""
     return str(list(tensor.shape)).encode() + _sample(tensor)
 
 
@@ -135,7 +135,7 @@ def sketch(model: PreTrainedModel) -> ModelSketch:
 
 
 def _size(module: nn.Module) -> tuple[int, int] | None:
-    """The numbers of inputs and outputs of a module that is a matrix, quantised or not; else None."""
+    """Return the numbers of inputs and outputs of a module that is a matrix, quantised or not; else None."""
     if isinstance(module, Conv1D):
         return int(module.nx), int(module.nf)
     inputs, outputs = getattr(module, "in_features", None), getattr(module, "out_features", None)
@@ -145,7 +145,7 @@ def _size(module: nn.Module) -> tuple[int, int] | None:
 def _of_matrix(
     model: PreTrainedModel, module: nn.Module, name: str, inputs: int, outputs: int
 ) -> Tensor | None:
-    """The projections of some rows, `[rows]`; None for what calls itself a matrix and is none."""
+    """Return the projections of some rows, `[rows]`; None for what calls itself a matrix and is none."""
     signs, rows = _signs(name, inputs), _places(outputs, _ROWS)
     weight = module._parameters.get("weight")
     if weight is None or weight.dim() != 2 or weight.dtype not in _PLAIN:
@@ -158,7 +158,7 @@ def _of_matrix(
 
 
 def _applied(model: PreTrainedModel, module: nn.Module, signs: Tensor) -> Tensor | None:
-    """What a quantised matrix makes of the signs, without its bias; None if it takes something else."""
+    """Return what a quantised matrix makes of the signs, without its bias; None if it takes other input."""
     given = signs.to(device_of(module), model.dtype).expand(1, 1, -1)
     try:
         with torch.no_grad():

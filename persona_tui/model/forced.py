@@ -80,7 +80,7 @@ def padded(passages: Sequence[Passage], device: torch.device) -> Tensor:
 def read_passages(
     model: PreTrainedModel, passages: Sequence[Passage], hooks: ResidualHooks
 ) -> tuple[Tensor, Tensor]:
-    """The mean over the counted tokens, and the picked token, of one batch.
+    """Return the mean over the counted tokens, and the picked token, of one batch.
 
     Both are `[rows, layers, hidden]`, float32, on the CPU. The language-model head is not run, nor the layers
     after the last one that the hooks want.
@@ -143,11 +143,11 @@ def _sum(logits: Tensor, passage: Passage) -> Tensor:
 
 
 def token_budget(model: PreTrainedModel) -> int:
-    """How many tokens a pass should hold, padding included."""
+    """Return how many tokens a pass should hold, padding included."""
     on_cpu = device_of(model.get_input_embeddings()).type == "cpu"
     return _TOKEN_BUDGET_ON_CPU if on_cpu else _TOKEN_BUDGET
 
 
 def logit_token_budget(model: PreTrainedModel) -> int:
-    """How many tokens a pass may hold when it computes logits."""
+    """Return how many tokens a pass may hold when it computes logits."""
     return max(1, min(token_budget(model), _LOGIT_BUDGET // int(text_config(model).vocab_size)))

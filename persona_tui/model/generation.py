@@ -38,16 +38,15 @@ from persona_tui.model.architecture import (
     returned_cache,
 )
 from persona_tui.model.compiled import CompiledForward
-from persona_tui.model.request import Batch, Poll
+from persona_tui.model.request import Batch, Poll, Sampler, Sampling, plausible
 from persona_tui.model.residual import ResidualHooks, StopForward
 from persona_tui.model.results import Finish, Step
-from persona_tui.model.sampling import Sampler, Sampling, plausible
 
 _DROPPED = 8  # rows go once one in so many has finished: each time, the whole cache is copied
 
 
 def _likelihoods(logits: Tensor, tokens: Tensor) -> Tensor:
-    """The tokens' log-probabilities and the entropies of the choice, `[rows, 2]`."""
+    """Return the tokens' log-probabilities and the entropies of the choice, `[rows, 2]`."""
     logprobs = logits.log_softmax(-1)
     chosen = logprobs.gather(1, tokens.unsqueeze(1))
     # A token that cannot come has a log-probability of -inf, and adds nothing to the entropy.
@@ -57,7 +56,7 @@ def _likelihoods(logits: Tensor, tokens: Tensor) -> Tensor:
 
 
 def _thinks(ids: Sequence[int], thoughts: tuple[int, int] | None) -> bool:
-    """Whether thoughts were begun and not ended."""
+    """Return whether thoughts were begun and not ended."""
     last = next((each for each in reversed(ids) if thoughts is not None and each in thoughts), None)
     return thoughts is not None and last == thoughts[0]
 
@@ -128,7 +127,7 @@ class _Decoding:
             self.hooks.capture.watch(self.row_ids, weights, last, self._padded_parts(width))
 
     def _padded_parts(self, width: int) -> list[list[range]]:
-        """The parts of the prompts that a watch reads, as places in the padded prompts."""
+        """Return the parts of the prompts that a watch reads, as places in the padded prompts."""
         shifts = (width - len(prompt) for prompt in self.batch.prompts)
         return [
             [range(part.start + shift, part.stop + shift) for part in parts]
@@ -205,7 +204,7 @@ class _Decoding:
     def _arguments(
         self, ids: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache | None
     ) -> dict[str, Any]:
-        """What a forward pass takes, by name; of the logits only the last position's are wanted."""
+        """Return what a forward pass takes, by name; of the logits only the last position's are wanted."""
         arguments: dict[str, Any] = {"input_ids": ids, "use_cache": True}
         if cache is not None:
             arguments[self.cache_name] = cache
@@ -246,7 +245,7 @@ class _Decoding:
             raise Overflow([self.rows[places[each]] for each in overflow.rows]) from None
 
     def _likeliest(self, logits: Tensor) -> list[list[tuple[int, float]]]:
-        """The likeliest tokens of the rows that are not done, and their log-probabilities."""
+        """Return the likeliest tokens of the rows that are not done, and their log-probabilities."""
         places = [place for place, done in enumerate(self.done) if not done]
         best = logits[places].log_softmax(-1).topk(min(self.batch.likeliest, logits.shape[-1]))
         return [
@@ -255,7 +254,7 @@ class _Decoding:
         ]
 
     def _allowed(self, logits: Tensor, plain: Tensor) -> Tensor:
-        """The logits of the rows, −inf where a row's guide does not allow a token."""
+        """Return the logits of the rows, −inf where a row's guide does not allow a token."""
         limits = torch.tensor([self.hooks.plausibility[self.rows[place]] for place in self.twins])
         if not limits.any():
             return logits
@@ -272,7 +271,7 @@ class _Decoding:
         return nats.unsqueeze(1)
 
     def _read(self, finish: list[Finish | None]) -> dict[str, Any]:
-        """What a watch sees after the present pass: means, and in the first one the last prompt token."""
+        """Return what a watch sees after the present pass: means, and at first the last prompt token."""
         watch, capture = self.batch.watch, self.hooks.capture
         if watch is None or capture is None:
             return {}
@@ -339,7 +338,7 @@ class _Decoding:
         self._watch(spoken)
 
     def _speaks(self, row: int) -> bool:
-        """Whether a row's newest token is not a thought, and no tag around one."""
+        """Return whether a row's newest token is not a thought, and no tag around one."""
         if self.batch.thoughts is None:
             return True
         begin, end = self.batch.thoughts
@@ -419,7 +418,7 @@ def decode(
         likelihoods: whether the steps have log-probabilities and entropies; with a large vocabulary and many
             rows they take time.
         compiled: the model's compiled step, if it is to be used; the hooks are then `fixed`.
-        own_cache: whether the model makes its cache itself: it keeps something else than keys and values.
+        own_cache: whether the model makes its cache itself: it keeps something other than keys and values.
 
     Raises:
         GenerationError: a prompt does not fit the context, memory ran out, or numbers overflowed.

@@ -58,6 +58,14 @@ def unpack(source: Source, report: Report, folder: Path | None = None) -> Source
     return Source(source.name, source.kind, target, source.gguf, source.origin, source.sha256)
 
 
+def _save(model: Any, folder: Path) -> None:
+    # It was loaded by the quantiser for GGUF files, which does not let it be saved.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(folder)
+
+
 def _convert(file: Path, folder: Path, report: Report) -> str:
     """Write the model, its config and its tokenizer; return the type of its numbers."""
     import torch
@@ -89,12 +97,8 @@ def _convert(file: Path, folder: Path, report: Report) -> str:
         )
     model, info = loaded
     _check_whole(file, info)
-    # It was loaded by the quantiser for GGUF files, which does not let it be saved.
-    model.hf_quantizer = None
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
     report(0, 0, "writing")
-    model.save_pretrained(folder)
+    _save(model, folder)
     tokenizer.save_pretrained(folder)
     _keep_as_built(folder, field_value(reader, "tokenizer.ggml.tokens") or [])
     link.unlink()
@@ -173,7 +177,7 @@ def _counted(report: Report) -> Iterator[None]:
 
 
 def _dtype(reader: GGUFReader) -> str:
-    """The type to unpack to: that of the matrices if they are all plain numbers, else bfloat16."""
+    """Return the type to unpack to: that of the matrices if they are all plain numbers, else bfloat16."""
     kinds = {tensor.tensor_type.name for tensor in reader.tensors if len(tensor.shape) > 1}
     return _FLOATS[kinds.pop()] if len(kinds) == 1 and kinds <= set(_FLOATS) else _UNPACKED
 
@@ -218,7 +222,7 @@ def _complete_gemma(config: PreTrainedConfig, kind: str, value: Callable[[str], 
 def _scaling(
     config: PreTrainedConfig, reader: GGUFReader, value: Callable[[str], Any]
 ) -> dict[str, Any] | None:
-    """How rotary positions are scaled; None = they are not."""
+    """Return how rotary positions are scaled; None = they are not."""
     original = int(value("rope.scaling.original_context_length") or config.max_position_embeddings)
     factors = {
         name: _numbers(reader, f"rope_{name}.weight") for name in ("freqs", "factors_short", "factors_long")
@@ -257,7 +261,7 @@ def field_value(reader: GGUFReader, key: str) -> Any:
 
 
 def _numbers(reader: GGUFReader, name: str) -> list[float]:
-    """A small tensor's numbers; none if it is not there."""
+    """Return a small tensor's numbers; none if it is not there."""
     found = (tensor for tensor in reader.tensors if tensor.name == name)
     return next(([float(number) for number in tensor.data] for tensor in found), [])
 
@@ -345,7 +349,7 @@ def _explained(source: Source) -> Iterator[None]:
         text = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         if "architecture" in text or "model_type" in text:
             raise ModelLoadError(
-                f"{source.name} cannot be used: transformers reads no GGUF file of its architecture"
+                f"{source.name} cannot be used: transformers cannot read GGUF files of its architecture"
                 f" ({text}); load the model's own folder or its name on huggingface.co instead."
             ) from error
         raise ModelLoadError(f"{source.name} cannot be unpacked, it may be damaged: {text}") from error

@@ -212,7 +212,7 @@ def _reason(error: Exception, name: str, what: str) -> str:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """An error and everything that led to it."""
+    """Return an error and everything that led to it."""
     chain: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in chain:
@@ -222,7 +222,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def in_one_line(error: BaseException) -> str:
-    """What an error of a library says, all of it on one line, without its advice to load unsafely."""
+    """Return what an error of a library says, all of it on one line, without its advice to load unsafely."""
     sentences = re.split(r"(?<=[.!?:])\s+", " ".join(str(error).split()))
     said = " ".join(each for each in sentences if each and not _UNSAFE_ADVICE.search(each))
     return said[:_LONGEST_REASON] if said else type(error).__name__

@@ -38,7 +38,7 @@ def message_parts(ids: Sequence[int], span: range, decode: Callable[[list[int]],
 
 
 def _sentences(ids: Sequence[int], span: range, decode: Callable[[list[int]], str]) -> list[tuple[int, int]]:
-    """Where sentences begin and end; what is too short for one is part of its neighbour."""
+    """Return where sentences begin and end; what is too short for one is part of its neighbour."""
     edges = [span.start]
     for place in span:
         text = decode([ids[place]])

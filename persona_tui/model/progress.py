@@ -127,14 +127,14 @@ def wanted(files: Iterable[RepoSibling]) -> tuple[list[str], int]:
 
 
 def _patterns(files: Iterable[str]) -> list[str]:
-    """The patterns of what to download of a model's files."""
+    """Return the patterns of what to download of a model's files."""
     top = [file for file in files if "/" not in file]
     kind = next((each for each in WEIGHTS if fnmatch.filter(top, each)), WEIGHTS[0])
     return [*_TEXTS, kind]
 
 
 def _bytes_bar(report: Report) -> type[Bar]:
-    """A class of bars that report if they count bytes; those that count files do not."""
+    """Return a class of bars that report if they count bytes; those that count files do not."""
 
     class BytesBar(Bar):
         def __init__(self, *args: Any, **options: Any) -> None:

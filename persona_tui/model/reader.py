@@ -80,6 +80,7 @@ class LoadedModel:
         self._end_tokens = text.end_tokens(model, tokenizer)
         self._stops = () if text.is_chat_tokenizer(tokenizer) else text.PLAIN_STOPS
         vocabulary = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
+        self._vocabulary = vocabulary
         self._pad_token = text.pad_token(tokenizer, vocabulary)
         self._thoughts = thought_tokens(tokenizer)
         self._compiled: CompiledForward | None = None
@@ -139,11 +140,11 @@ class LoadedModel:
         self._compiled = CompiledForward(self.model, backend)
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The conversation as the model sees it, up to where the assistant's next words begin."""
+        """Return the conversation as the model sees it, up to where the assistant's next words begin."""
         return text.render(self.tokenizer, messages, self.rendering)
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        """The token ids of `render`; what looks like a control token in a message is text.
+        """Return the token ids of `render`; what looks like a control token in a message is text.
 
         Raises:
             GenerationError: the template refuses it; or it cannot fit the context, which is found out before
@@ -153,14 +154,14 @@ class LoadedModel:
         return text.encode_prompt(self.tokenizer, messages, self.rendering)
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        """How much of the context a conversation takes; one that cannot fit may take still more."""
+        """Return how much of the context a conversation takes; one that cannot fit may take still more."""
         least = self._least_tokens(messages)
         if self.context_length is not None and least > self.context_length:
             return least
         return len(self.encode(messages))
 
     def _least_tokens(self, messages: Sequence[Message]) -> int:
-        """How many tokens a conversation has at least; tokenizing takes a hundred times its size."""
+        """Return how many tokens a conversation has at least; tokenizing takes a hundred times its size."""
         characters = sum(len(each.get("content") or "") for each in messages)
         return characters // self._longest_token if characters > _LONG else 0
 
@@ -218,7 +219,7 @@ class LoadedModel:
     def score(
         self, pairs: Sequence[tuple[list[Message], str]], interventions: Interventions | None = None
     ) -> list[Likelihood]:
-        """How probable each response is after its conversation (teacher-forced).
+        """Return how probable each response is after its conversation (teacher-forced).
 
         Args:
             pairs: conversations, each with the response to it.
@@ -295,7 +296,8 @@ class LoadedModel:
         axes: Axes,
         changes: Mapping[int, Interventions] | None = None,
     ) -> list[TokenEvent]:
-        """A reply that is there already, token by token, as `stream` would have reported it: without writing.
+        """Return a reply that is there already, token by token, as `stream` would have reported it: without
+        writing.
 
         Args:
             messages: what it answers.
@@ -310,13 +312,24 @@ class LoadedModel:
             GenerationError: it does not fit the context, a vector does not fit this model, or memory ran out.
         """
         prompt = self.encode(messages)
-        ids = text.encode_response(self.tokenizer, reply) if isinstance(reply, str) else list(reply)
+        ids = self._reply_ids(reply)
         before = prompt[-1:] if is_continued(messages) else ()
         # A token is chosen at the position before it: what holds from a token on holds from there.
         first = len(prompt) - 1
         by_position = {first + at if at else 0: each for at, each in (changes or {}).items()}
         places = range(first, first + len(ids))
         return self._reread([*prompt, *ids[:-1]], places, ids, axes, by_position, before)
+
+    def _reply_ids(self, reply: str | Sequence[int]) -> list[int]:
+        """The tokens of a reply that is there already.
+
+        Raises:
+            GenerationError: this model has no such token.
+        """
+        ids = text.encode_response(self.tokenizer, reply) if isinstance(reply, str) else list(reply)
+        if wrong := [each for each in ids if not 0 <= each < self._vocabulary]:
+            raise GenerationError(f"{wrong[0]} is not a token: this model's are 0 to {self._vocabulary - 1}.")
+        return ids
 
     def reply_choices(
         self,
@@ -325,7 +338,7 @@ class LoadedModel:
         changes: Mapping[int, Interventions] | None = None,
         likeliest: int = 8,
     ) -> list[Choice]:
-        """How probable each token of a reply that is there already was, and what else was likely.
+        """Return how probable each token of a reply that is there already was, and what else was likely.
 
         Args:
             messages: what it answers.
@@ -337,7 +350,7 @@ class LoadedModel:
             GenerationError: it does not fit the context, a vector does not fit this model, or memory ran out.
         """
         prompt = self.encode(messages)
-        ids = text.encode_response(self.tokenizer, reply) if isinstance(reply, str) else list(reply)
+        ids = self._reply_ids(reply)
         if not ids:
             return []
         check_fits(len(prompt) + len(ids) - 1, self.context_length)
@@ -351,7 +364,8 @@ class LoadedModel:
         return read_choices(self.model, asked, ids, self._hooks(1), likeliest)
 
     def reread_message(self, messages: Sequence[Message], axes: Axes) -> list[TokenEvent]:
-        """The user's last message, token by token, each at its own position: what the model makes of it.
+        """Return the user's last message, token by token, each at its own position: what the model makes of
+        it.
 
         Args:
             messages: the conversation up to that message.
@@ -402,7 +416,8 @@ class LoadedModel:
         return events
 
     def read_messages(self, conversations: Sequence[list[Message]], layers: Sequence[int]) -> list[Reading]:
-        """What a stream's watch would read of the last message of each conversation, without an answer.
+        """Return what a stream's watch would read of the last message of each conversation, without an
+        answer.
 
         Raises:
             GenerationError: a conversation is empty or does not fit the context.
@@ -471,7 +486,7 @@ def captured_activations(hooks: ResidualHooks) -> list[Activations]:
 
 
 def _rows_of(interventions: Interventions, rows: Sequence[int]) -> Interventions:
-    """The interventions of some rows of a batch, in a new order."""
+    """Return the interventions of some rows of a batch, in a new order."""
     steering = {
         layer: vector[list(rows)] if vector.dim() == 2 else vector
         for layer, vector in interventions.steering.items()

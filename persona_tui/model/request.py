@@ -1,18 +1,66 @@
-"""What a model is asked for: conversations, what is done to its residual stream, what is read meanwhile."""
+"""What a model is asked for: conversations, how tokens are chosen, what is done to its residual stream."""
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 
 from persona_tui.core.errors import GenerationError
-from persona_tui.model.sampling import Sampling
+from persona_tui.core.mix import LOWEST_TEMPERATURE, NEW_TOKENS, TEMPERATURE, TOP_P
+
+if TYPE_CHECKING:
+    from persona_tui.core.config import GenerationSettings
 
 Message = dict[str, str]
+
+_NOISE_BLOCK = 64  # tokens for which a row's random numbers are drawn at once
+_FEW_TOKENS = (32, 256)  # how many tokens mostly hold all of top-p's probability, and nearly always
+_DRAW_BLOCK = 256  # neighbouring tokens that are drawn from as one before one of them is
+_SEED_STEP = 1_000_003  # keeps the rows of neighbouring seeds apart
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen.
+
+    Attributes:
+        max_new_tokens: the longest response.
+        temperature: 0 = always the most probable token.
+        top_p: choose among the most probable tokens that together have this probability.
+        seed: None = another text every time.
+
+    Raises:
+        GenerationError: a value out of range.
+    """
+
+    max_new_tokens: int = 256
+    temperature: float = 0.7
+    top_p: float = 0.95
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        NEW_TOKENS.check("max_new_tokens", self.max_new_tokens, GenerationError)
+        TEMPERATURE.check("temperature", self.temperature, GenerationError)
+        TOP_P.check("top_p", self.top_p, GenerationError)
+
+    @classmethod
+    def of(cls, settings: GenerationSettings) -> Self:
+        """Return how replies are sampled by default, as the settings have it."""
+        return cls(settings.max_new_tokens, settings.temperature, settings.top_p, settings.seed)
+
+    def with_seed(self) -> Self:
+        """Return the same with a seed, drawn now if there is none, so that it can be done again."""
+        return self if self.seed is not None else replace(self, seed=secrets.randbits(31))
+
+    def row_seed(self, row: int) -> int:
+        """Return the seed of one row when its request brings none."""
+        return secrets.randbits(62) if self.seed is None else self.seed * _SEED_STEP + row
 
 
 @dataclass(frozen=True)
@@ -51,7 +99,7 @@ class Interventions:
 
     @staticmethod
     def by_row(rows: Sequence[Interventions]) -> Interventions:
-        """What a batch needs whose rows are each steered and capped differently.
+        """Return what a batch needs whose rows are each steered and capped differently.
 
         Args:
             rows: each row's own, with vectors `[hidden]` and single floors. A layer where a row has none
@@ -104,18 +152,18 @@ class Watch:
     every: int = 4
 
     def due(self, tokens: int) -> bool:
-        """Whether a reply is read when so many of its tokens have been."""
+        """Return whether a reply is read when so many of its tokens have been."""
         return tokens >= self.after and (tokens - self.after) % self.every == 0
 
 
 def conversation(prompt: str, system: str | None = None) -> list[Message]:
-    """The messages of a single question."""
+    """Return the messages of a single question."""
     opening = [{"role": "system", "content": system}] if system else []
     return [*opening, {"role": "user", "content": prompt}]
 
 
 def is_continued(messages: Sequence[Message]) -> bool:
-    """Whether the answer to a conversation goes on with what the assistant said last."""
+    """Return whether the answer to a conversation goes on with what the assistant said last."""
     return len(messages) > 1 and messages[-1]["role"] == "assistant"
 
 
@@ -166,7 +214,7 @@ class Batch:
         stops: for each row what, once set, ends it without another token; empty = none has that.
         likeliest: how many of the likeliest tokens the steps tell.
         parts: for a watch, the parts of these that are read on their own.
-        thoughts: the ids that begin and end thoughts, which are no part of what is captured of a reply.
+        thoughts: the ids that begin and end thoughts, which are not part of what is captured of a reply.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -181,3 +229,146 @@ class Batch:
     likeliest: int = 0
     parts: Sequence[Sequence[range]] = ()
     thoughts: tuple[int, int] | None = None
+
+
+# Choosing tokens -------------------------------------------------------------------------------------------
+
+
+def keep_top_p(probabilities: Tensor, top_p: float | Tensor) -> Tensor:
+    """Set to zero all but the most probable tokens that together reach `top_p`; `[rows, vocabulary]`.
+
+    Args:
+        probabilities: `[rows, vocabulary]`.
+        top_p: for all rows, or `[rows, 1]`, one for each.
+    """
+    vocabulary = probabilities.shape[-1]
+    least = probabilities.new_empty(len(probabilities), 1)
+    left: Tensor | slice = slice(None)  # the rows whose least kept probability is not known yet
+    # Sorting a vocabulary can cost more than a small model's forward pass, and a few tokens mostly suffice.
+    for size in (*(few for few in _FEW_TOKENS if few < vocabulary), vocabulary):
+        top = probabilities[left].topk(size).values
+        wanted = top_p[left] if isinstance(top_p, Tensor) else top_p
+        reached = top.cumsum(-1)
+        last = (reached - top < wanted).sum(-1, keepdim=True) - 1
+        least[left] = top.gather(-1, last)
+        missing = (reached[:, -1:] < wanted).squeeze(1)
+        if size == vocabulary or not bool(missing.any()):
+            break
+        left = missing.nonzero().squeeze(1) if isinstance(left, slice) else left[missing]
+    return (probabilities >= least).to(probabilities.dtype).mul_(probabilities)
+
+
+def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """Return a token for each row, `[rows]`, by inverse CDF in vocabulary order.
+
+    First a block of neighbouring tokens is found, then a token in it: one running sum over a whole
+    vocabulary, as precise as it has to be, can take longer than the model's head.
+
+    Args:
+        probabilities: `[rows, vocabulary]`; they need not sum to 1. A token with none is never drawn.
+        uniform: `[rows, 1]`, from 0 up to 1, in the precision in which sums are taken.
+    """
+    blocks = _block_sums(probabilities)
+    place, rest = _inverse_cdf(blocks, uniform * blocks.sum(-1, keepdim=True, dtype=uniform.dtype))
+    tokens = place * _DRAW_BLOCK + torch.arange(_DRAW_BLOCK, device=probabilities.device)
+    vocabulary = probabilities.shape[-1]
+    inside = probabilities.gather(1, tokens.clamp(max=vocabulary - 1)).where(tokens < vocabulary, 0)
+    return (place * _DRAW_BLOCK + _inverse_cdf(inside, rest)[0]).squeeze(1)
+
+
+def _block_sums(probabilities: Tensor) -> Tensor:
+    """`[rows, blocks]`; the last block may be a short one."""
+    whole = probabilities.shape[-1] // _DRAW_BLOCK
+    end = whole * _DRAW_BLOCK
+    sums = probabilities[:, :end].reshape(len(probabilities), whole, _DRAW_BLOCK).sum(-1)
+    return torch.cat([sums, probabilities[:, end:].sum(-1, keepdim=True)], dim=1)
+
+
+def _inverse_cdf(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where the running sum over `[rows, n]` exceeds a target `[rows, 1]`, and what of it is left
+    there.
+    """
+    cumulative = weights.cumsum(-1, dtype=target.dtype)
+    # Rounding may point past the last place with any weight.
+    last = (cumulative < cumulative[:, -1:]).sum(-1, keepdim=True)
+    chosen = torch.minimum(torch.searchsorted(cumulative, target, right=True), last)
+    before = cumulative.gather(1, (chosen - 1).clamp(min=0)).where(chosen > 0, 0)
+    return chosen, target - before
+
+
+class Sampler:
+    """Chooses tokens by inverse CDF: one uniform number per row and token, from that row's own generator."""
+
+    def __init__(self, samplings: Sequence[Sampling], seeds: Sequence[int], device: torch.device) -> None:
+        """
+        Args:
+            samplings: one per row.
+            seeds: one per row.
+            device: where logits are.
+        """
+        self._device = device
+        # In float32 the sum over a large vocabulary jitters enough to reach tokens that top-p has excluded.
+        self._dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._generators = [torch.Generator().manual_seed(seed % 2**63) for seed in seeds]
+        self._noise = torch.empty(len(seeds), 0)
+        self._samplings = list(samplings)
+        self._place()
+
+    def _place(self) -> None:
+        """Put the rows' temperatures and top-p where the logits are."""
+        greedy = [each.temperature < LOWEST_TEMPERATURE for each in self._samplings]
+        heat = [1.0 if cold else each.temperature for cold, each in zip(greedy, self._samplings, strict=True)]
+        limited = [place for place, each in enumerate(self._samplings) if each.top_p < 1]
+        self._all_greedy = all(greedy)
+        self._greedy = torch.tensor(greedy, device=self._device) if any(greedy) else None
+        self._temperature = torch.tensor(heat, device=self._device).unsqueeze(1)
+        self._limited = torch.tensor(limited, device=self._device) if limited else None
+        self._top_p = torch.tensor([self._samplings[place].top_p for place in limited]).unsqueeze(1)
+        self._top_p = self._top_p.to(self._device)
+
+    def _uniform(self, index: int) -> Tensor:
+        """`[rows, 1]`, the random numbers of one token."""
+        column = index % _NOISE_BLOCK
+        if column == 0:
+            drawn = [torch.rand(_NOISE_BLOCK, generator=each, dtype=self._dtype) for each in self._generators]
+            self._noise = torch.stack(drawn).to(self._device)
+        return self._noise[:, column : column + 1]
+
+    def pick(self, logits: Tensor, index: int) -> Tensor:
+        """Return the token of each row, `[rows]`, from float32 logits `[rows, vocabulary]`; tokens count from
+        0.
+        """
+        best = logits.argmax(-1) if self._greedy is not None else None
+        if best is not None and self._all_greedy:
+            return best
+        below_best = logits - logits.amax(-1, keepdim=True)  # a small temperature overflows without that
+        probabilities = below_best.div_(self._temperature).softmax(-1)
+        if self._limited is not None and len(self._limited) == len(probabilities):
+            probabilities = keep_top_p(probabilities, self._top_p)
+        elif self._limited is not None:
+            probabilities[self._limited] = keep_top_p(probabilities[self._limited], self._top_p)
+        # In vocabulary order, not by probability: two nearly equal tokens that swap ranks change nothing.
+        drawn = draw(probabilities, self._uniform(index))
+        return drawn if best is None or self._greedy is None else best.where(self._greedy, drawn)
+
+    def select(self, keep: Tensor) -> None:
+        """Go on with some of the rows only."""
+        rows = keep.tolist()
+        self._generators = [self._generators[row] for row in rows]
+        self._samplings = [self._samplings[row] for row in rows]
+        self._noise = self._noise[keep.to(self._noise.device)]
+        self._place()
+
+
+def plausible(logits: Tensor, plain: Tensor, plausibility: Tensor) -> Tensor:
+    """Logits with −inf for every token that an unsteered model finds less plausible than is asked.
+
+    The adaptive plausibility constraint of contrastive decoding (Li et al. 2023, arXiv:2210.15097).
+
+    Args:
+        logits: `[rows, vocabulary]`, of the steered rows.
+        plain: `[rows, vocabulary]`, of their twins.
+        plausibility: `[rows]`, the least share of the twin's best probability; 0 = any token may come.
+    """
+    least = plain.amax(-1, keepdim=True) + plausibility.log().unsqueeze(1)
+    return logits.where(plain >= least, -torch.inf)

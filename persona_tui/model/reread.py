@@ -63,7 +63,7 @@ class Choice:
 def read_choices(
     model: PreTrainedModel, text: Rereading, chosen: Sequence[int], hooks: ResidualHooks, likeliest: int
 ) -> list[Choice]:
-    """How probable tokens are after the positions asked about, as the hooks leave the model.
+    """Return how probable tokens are after the positions asked about, as the hooks leave the model.
 
     Args:
         model: any decoder-only causal language model.
@@ -114,7 +114,7 @@ def _choices(logits: Tensor, tokens: Sequence[int], likeliest: int) -> list[Choi
 
 @torch.inference_mode()
 def read_positions(model: PreTrainedModel, text: Rereading, hooks: ResidualHooks) -> Tensor:
-    """What the hooks trace at the positions asked about, `[positions, 1 + axes]`, on the CPU.
+    """Return what the hooks trace at the positions asked about, `[positions, 1 + axes]`, on the CPU.
 
     The language-model head is not run, nor the layers after the last one that the hooks want.
 

@@ -134,7 +134,7 @@ class Capture:
         return [torch.stack(list(row), dim=1) for row in zip(*by_layer, strict=True)]
 
     def picked(self) -> Tensor:
-        """The picked position of every row: `[rows, layers, hidden]` float32 on the CPU."""
+        """Return the picked position of every row: `[rows, layers, hidden]` float32 on the CPU."""
         picked = torch.stack([self._picked[layer].cpu() for layer in self.layers], dim=1)
         _check_finite(picked)
         return picked
@@ -241,7 +241,7 @@ class _Site:
 
 
 def _written(buffer: Tensor | None, value: Tensor | None, device: torch.device) -> Tensor | None:
-    """The buffer with a new value: in place where the shape allows."""
+    """Return the buffer with a new value: in place where the shape allows."""
     if value is None:
         return None
     if buffer is None or buffer.shape != value.shape:
@@ -367,7 +367,7 @@ class ResidualHooks:
     def _cap_values(
         self, cap: Cap | Sequence[Cap | None] | None, layer: int
     ) -> tuple[Tensor | None, Tensor | None]:
-        """A layer's capping as an axis `[rows or 1, 1, hidden]` and a floor `[rows or 1, 1, 1]`."""
+        """Return a layer's capping as an axis `[rows or 1, 1, hidden]` and a floor `[rows or 1, 1, 1]`."""
         if cap is None:
             return None, None
         if isinstance(cap, Cap):
@@ -429,7 +429,7 @@ class ResidualHooks:
         return self._axis_names
 
     def traces(self, device: torch.device, rows: int) -> Tensor:
-        """What the last pass saw at its last position: `[rows, 1 + axes]`.
+        """Return what the last pass saw at its last position: `[rows, 1 + axes]`.
 
         The first column is how far the floors lifted that position, summed over the layers; the others are
         its projections onto the traced axes, each averaged over that axis' layers.
@@ -437,7 +437,9 @@ class ResidualHooks:
         return self._traces(device, (rows,))
 
     def traces_everywhere(self, device: torch.device, rows: int, positions: int) -> Tensor:
-        """What the last pass saw at each of its positions, `[rows, positions, 1 + axes]`; see `traces`."""
+        """Return what the last pass saw at each of its positions, `[rows, positions, 1 + axes]`; see
+        `traces`.
+        """
         traces = self._traces(device, (rows, positions))
         _check_finite(traces)
         return traces

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
 from torch import Tensor
@@ -130,7 +131,7 @@ class Step:
         likeliest: the likeliest tokens at each place with their log-probabilities, the best first; None if
             not wanted.
         read_parts: in the first step also the parts of each row's message, `[parts, layers, hidden]` each.
-        nats: of those tokens, log-probability less that under the row's twin; None where there is none, or
+        nats: of those tokens, log-probability less that under the row's twin; None without a twin, or
             where log-probabilities are not wanted.
     """
 
@@ -147,3 +148,12 @@ class Step:
     read_last: Tensor | None = None
     likeliest: list[list[tuple[int, float]]] | None = None
     read_parts: Sequence[Tensor] = ()
+
+
+def mean_nats(events: Iterable[TokenEvent]) -> float | None:
+    """Return the mean of log p_steered − log p_plain over a reply's tokens, in nats: its nats from plain.
+
+    None if no twin has read along. (This is no loss of fluency, which is measured against prompted replies.)
+    """
+    nats = [event.nats for event in events if event.nats is not None]
+    return fmean(nats) if nats else None

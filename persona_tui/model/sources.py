@@ -161,11 +161,16 @@ def resolve(name: str) -> Source:
         return _ollama(name)
     if (address := _HUB_ADDRESS.match(name)) is not None:
         raise ModelLoadError(f"{name} is a web address: name the model itself, {address[1]}.")
+    return _at_path(name) or _cached(name) or Source(name, "hub", origin=name)
+
+
+def _at_path(name: str) -> Source | None:
+    """Return the file or folder that a model's name stands for; None if it is not a path."""
     path = Path(name).expanduser()
     try:
         path.exists()
     except OSError as error:
-        raise ModelLoadError(f"{name[:60]}… is the name of no model: {error.strerror}.") from error
+        raise ModelLoadError(f"{name[:60]}… is not the name of a model: {error.strerror}.") from error
     if path.suffix == GGUF and path.is_file():
         return _gguf(name, path)
     if path.is_dir():
@@ -182,7 +187,7 @@ def resolve(name: str) -> Source:
     ):
         kind = "GGUF file" if is_file else "model folder"
         raise ModelLoadError(f"There is no {kind} {name}.")
-    return _cached(name) or Source(name, "hub", origin=name)
+    return None
 
 
 def _tiny(name: str) -> Source:
@@ -194,7 +199,7 @@ def _tiny(name: str) -> Source:
 
 
 def _cached(name: str) -> Source | None:
-    """A whole model in the Hugging Face cache."""
+    """Return a whole model in the Hugging Face cache."""
     from persona_tui.model.files import cached_folder, weight_files
 
     folder = cached_folder(name)
@@ -249,7 +254,7 @@ def _remember(folder: Path, file: Path) -> None:
 
 
 def _with_folder(source: Source) -> Source:
-    """The same source with the folder that it was unpacked to, if it was."""
+    """Return the same source with the folder that it was unpacked to, if it was."""
     for folder, record in unpacked():
         if record.sha256 == source.sha256:
             return replace(source, folder=folder)
@@ -257,7 +262,7 @@ def _with_folder(source: Source) -> Source:
 
 
 def _seen(path: Path) -> tuple[Path, SourceRecord] | None:
-    """The unpacked copy of a file that is as it was when it was unpacked."""
+    """Return the unpacked copy of a file that is as it was when it was unpacked."""
     mark = seen_at(path)
     return next((each for each in unpacked() if (each[1].file, each[1].size, each[1].changed) == mark), None)
 
@@ -371,7 +376,7 @@ def _ollama(name: str) -> Source:
 
 
 def _model_digest(manifest: Path, name: str) -> str:
-    """The SHA-256 of the GGUF file that a manifest names."""
+    """Return the SHA-256 of the GGUF file that a manifest names."""
     try:
         layers: list[dict[str, Any]] = json_value(read_plain(manifest))["layers"]
         found = [str(each["digest"]) for each in layers if each.get("mediaType") == _MODEL_LAYER]

@@ -70,7 +70,7 @@ class _Planned:
 def read_replies(
     model: ModelWrapper, conversations: Sequence[Sequence[Message]], layers: Sequence[int]
 ) -> list[list[ReplyReading] | GenerationError]:
-    """The mean activation of every assistant's message that says something.
+    """Return the mean activation of every assistant's message that says something.
 
     Args:
         model: any model; without a chat template, conversations are written as plain text.
@@ -120,7 +120,9 @@ def _plan(model: ModelWrapper, number: int, messages: Sequence[Message]) -> list
 
 
 def _begun_by_user(messages: Sequence[Message]) -> tuple[Sequence[Message], int]:
-    """The conversation with an empty message before a greeting of the assistant's, and how many that are."""
+    """Return the conversation with an empty message before a greeting of the assistant's, and how many that
+    are.
+    """
     first = 1 if messages[0]["role"] == "system" else 0
     if first >= len(messages) or messages[first]["role"] != "assistant":
         return messages, 0
@@ -140,7 +142,8 @@ class _Plan:
         self._lengths: list[int] | None = None
 
     def in_one_pass(self, replies: Sequence[int]) -> _Planned | None:
-        """All replies as spans of the last one's passage; None if the template or the context forbids it.
+        """Return all replies as spans of the last one's passage; None if the template or the context forbids
+        it.
 
         What is new since the reply before is encoded on its own. That this comes to the same tokens as the
         whole is checked, once for all of them.
@@ -207,7 +210,9 @@ class _Plan:
         return self._encoded(self._before(kept))
 
     def _before(self, messages: Sequence[Message]) -> str:
-        """What stands before the reply to some messages, marked; a reply to a reply is part of its turn."""
+        """Return what stands before the reply to some messages, marked; a reply to a reply is part of its
+        turn.
+        """
         rendered = text.render_marked(self._tokenizer, messages, self._model.rendering)
         return rendered + (text.BETWEEN if is_continued(messages) else "")
 
@@ -215,7 +220,9 @@ class _Plan:
         return text.encode_marked(self._tokenizer, marked, special=not self._chat)
 
     def _first_that_fits(self, opening: int, reply: int, response: int) -> int:
-        """The first message after the system's that may be kept, judged by the lengths of the messages."""
+        """Return the first message after the system's that may be kept, judged by the lengths of the
+        messages.
+        """
         context = self._model.context_length
         if context is None:
             return opening
@@ -233,7 +240,7 @@ class _Plan:
         return first
 
     def _next_turn(self, first: int, reply: int) -> int:
-        """Where the next turn begins, at the latest with the message before the reply."""
+        """Return where the next turn begins, at the latest with the message before the reply."""
         users = (place for place in range(first + 1, reply - 1) if self._messages[place]["role"] == "user")
         return next(users, reply - 1)
 
@@ -304,7 +311,7 @@ class _Reader:
         self._last = last
 
     def hook(self, layer: int) -> Any:
-        """What is called with a block's output."""
+        """Return what is called with a block's output."""
 
         def read(module: nn.Module, args: Any, output: Any) -> None:
             hidden = output[0] if isinstance(output, tuple) else output

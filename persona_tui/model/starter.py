@@ -155,7 +155,7 @@ def _download(wheel: Path, report: Report) -> None:
 
 
 def _pip() -> list[str]:
-    """The command that runs pip: this Python's, else one that uv brings."""
+    """Return the command that runs pip: this Python's, else one that uv brings."""
     # Not by `find_spec`: setuptools takes that for pip at work and gives up its own distutils, without which
     # torch.compile fails later in the same process.
     with suppress(PackageNotFoundError):

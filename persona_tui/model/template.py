@@ -296,7 +296,7 @@ def _filtered(
 
 
 def _looking(test: Any) -> Any:
-    """A test that may compare what it is given, if that is not too large."""
+    """Return a test that may compare what it is given, if that is not too large."""
 
     @functools.wraps(test)
     def asked(*args: Any) -> Any:
@@ -308,7 +308,7 @@ def _looking(test: Any) -> Any:
 
 
 def _bounded(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """A filter that is asked first; what Jinja notes on the function itself stays."""
+    """Return a filter that is asked first; what Jinja notes on the function itself stays."""
     passed = 1 if hasattr(function, "jinja_pass_arg") else 0
     nested = name not in _SHALLOW
 
@@ -341,7 +341,7 @@ def _check_call(name: str, values: Sequence[Any], named: Mapping[str, Any], nest
 
 
 def _size_after(operator: str, left: Any, right: Any) -> int:
-    """How large the result of an operation is at most."""
+    """Return how large the result of an operation is at most."""
     if operator == "+":
         return _length(left) + _length(right)
     if operator == "%":
@@ -363,14 +363,14 @@ def _size_after(operator: str, left: Any, right: Any) -> int:
 
 
 def _length(value: Any) -> int:
-    """The size of a value itself, in characters."""
+    """Return the size of a value itself, in characters."""
     if isinstance(value, (str, bytes)):
         return len(value)
     return _ITEM * len(value) if isinstance(value, (list, tuple, dict, set, frozenset, range)) else 1
 
 
 def _size(value: Any) -> int:
-    """The size of a value with all that lies in it, in characters."""
+    """Return the size of a value with all that lies in it, in characters."""
     if not isinstance(value, (list, tuple, dict, set, frozenset)):
         return _length(value)
     total, parts, waiting = 0, 0, [value]
@@ -387,7 +387,7 @@ def _size(value: Any) -> int:
 
 
 def _written(value: Any) -> Any:
-    """A value that is written out or compared, once its size is allowed."""
+    """Return a value that is written out or compared, once its size is allowed."""
     if isinstance(value, (list, tuple, dict, set, frozenset)):
         _budget.get().allow(_size(value))
     return value

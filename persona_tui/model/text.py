@@ -42,7 +42,7 @@ _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer decodes part of a 
 
 
 def is_chat_tokenizer(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer knows how its model wants conversations to be written."""
+    """Return whether the tokenizer knows how its model wants conversations to be written."""
     return bool(getattr(tokenizer, "chat_template", None))
 
 
@@ -76,14 +76,14 @@ class Rendering:
 
     @classmethod
     def now(cls, tokenizer: PreTrainedTokenizerBase) -> Rendering:
-        """What the tokenizer's template adds at this moment."""
+        """Return what the tokenizer's template adds at this moment."""
         facts = _facts(tokenizer)
         date = datetime.now().isoformat(timespec="seconds") if facts.dated else None
         return cls(date, facts.default_system or None)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any] | None) -> Rendering | None:
-        """What `record` gave; None if there is nothing."""
+        """Return what `record` gave; None if there is nothing."""
         if not record:
             return None
         date, system = record.get("date"), record.get("default_system")
@@ -91,7 +91,7 @@ class Rendering:
         return cls(None if date is None else str(date), None if system is None else str(system), thinking)
 
     def record(self) -> dict[str, Any]:
-        """What there is, for JSON: empty if the template adds nothing."""
+        """Return what there is, for JSON: empty if the template adds nothing."""
         return {name: value for name, value in asdict(self).items() if value not in (None, False)}
 
 
@@ -155,7 +155,7 @@ def _find_out(tokenizer: PreTrainedTokenizerBase, template: str) -> _Facts:
 def _attempt(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], rendering: Rendering
 ) -> str | None:
-    """A conversation in the template's words; None if it refuses that."""
+    """Return a conversation in the template's words; None if it refuses that."""
     try:
         return _templated(tokenizer, messages, rendering)
     except TemplateError:
@@ -218,14 +218,14 @@ def render_marked(
 
 
 def can_think(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a template can have replies begin with thoughts, or without."""
+    """Return whether a template can have replies begin with thoughts, or without."""
     return is_chat_tokenizer(tokenizer) and _facts(tokenizer).thinks
 
 
 def opened_thought(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], rendering: Rendering | None = None
 ) -> str:
-    """What the prompt has opened and the reply goes on with: `<think>`, or nothing."""
+    """Return what the prompt has opened and the reply goes on with: `<think>`, or nothing."""
     if rendering is None or not rendering.thinking or is_continued(messages):
         return ""
     return f"{_THOUGHT}\n" if can_think(tokenizer) and _facts(tokenizer).opens_thought else ""
@@ -243,7 +243,7 @@ def joined(messages: Sequence[Message]) -> list[Message]:
 
 
 def _accepted(tokenizer: PreTrainedTokenizerBase, turns: list[Message], rendering: Rendering) -> str:
-    """The first form of a conversation that the template takes, system prompt included."""
+    """Return the first form of a conversation that the template takes, system prompt included."""
     default, facts = rendering.default_system, _facts(tokenizer)
     if default is not None and default != facts.default_system and turns[0]["role"] != "system":
         turns = [{"role": "system", "content": default}, *turns]
@@ -265,7 +265,7 @@ def _accepted(tokenizer: PreTrainedTokenizerBase, turns: list[Message], renderin
 
 
 def _after_empty(turns: Sequence[Message]) -> list[Message]:
-    """The same conversation with an empty message before a greeting, or after a system prompt alone."""
+    """Return the same conversation with an empty message before a greeting or after a system prompt."""
     first = 1 if turns[0]["role"] == "system" else 0
     if first < len(turns) and turns[first]["role"] == "user":
         return list(turns)
@@ -273,7 +273,9 @@ def _after_empty(turns: Sequence[Message]) -> list[Message]:
 
 
 def _without_system(turns: Sequence[Message]) -> list[Message]:
-    """The same conversation for a template that knows no system turn: its text opens the first user turn."""
+    """Return the same conversation for a template that knows no system turn: its text opens the first user
+    turn.
+    """
     system, *rest = turns
     if not system["content"].strip():
         return rest
@@ -301,7 +303,7 @@ def message_span(
     ids: Sequence[int],
     rendering: Rendering | None = None,
 ) -> range:
-    """Which of a prompt's tokens are the user's last message: those that change when it is left empty.
+    """Return which of a prompt's tokens are the user's last message: those that change when it is left empty.
 
     Args:
         tokenizer: wrote `ids`.
@@ -356,7 +358,7 @@ def encode_marked(tokenizer: PreTrainedTokenizerBase, text: str, *, special: boo
 
 
 def decode_ids(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """The text of token ids, special tokens left out."""
+    """Return the text of token ids, special tokens left out."""
     text: Any = tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return str(text)
 
@@ -373,7 +375,7 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> fr
 
 
 def _written_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The control token that the template writes behind a reply, if it does."""
+    """Return the control token that the template writes behind a reply, if it does."""
     if not is_chat_tokenizer(tokenizer):
         return None
     turns = [{"role": role, "content": _MARK} for role in ("user", "assistant", "user")]
@@ -386,7 +388,7 @@ def _written_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 
 def pad_token(tokenizer: PreTrainedTokenizerBase, rows: int) -> int:
-    """An id to fill rows up with, one of an embedding's `rows`. It is masked, so any will do."""
+    """Return an id to fill rows up with, one of an embedding's `rows`. It is masked, so any will do."""
     for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if token is not None and token < rows:
             return int(token)
@@ -394,7 +396,7 @@ def pad_token(tokenizer: PreTrainedTokenizerBase, rows: int) -> int:
 
 
 def first_stop(text: str, stops: Sequence[str]) -> int:
-    """Where the first of some stop texts begins, or the length of the text."""
+    """Return where the first of some stop texts begins, or the length of the text."""
     return min((at for at in (text.find(stop) for stop in stops) if at >= 0), default=len(text))
 
 
@@ -429,7 +431,7 @@ class TextStream:
         self._stopped = False
 
     def feed(self, token: int) -> str:
-        """The new text that a token brings; often one word, sometimes nothing."""
+        """Return the new text that a token brings; often one word, sometimes nothing."""
         self._ids.append(token)
         before = decode_ids(self._tokenizer, self._ids[self._context : self._settled])
         after = decode_ids(self._tokenizer, self._ids[self._context :])
@@ -439,7 +441,7 @@ class TextStream:
         return self._release(after[len(before) :], final=False)
 
     def finish(self) -> str:
-        """What was still held back when the last token has been fed."""
+        """Return what was still held back when the last token has been fed."""
         before = decode_ids(self._tokenizer, self._ids[self._context : self._settled])
         after = decode_ids(self._tokenizer, self._ids[self._context :])
         return self._release(after[len(before) :].rstrip(_UNFINISHED), final=True)
@@ -460,5 +462,5 @@ class TextStream:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of a text may be the beginning of a stop text."""
+    """Return how many characters at the end of a text may be the beginning of a stop text."""
     return next((size for size in range(len(stop) - 1, 0, -1) if text.endswith(stop[:size])), 0)

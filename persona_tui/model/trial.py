@@ -83,7 +83,7 @@ def _unfit_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
     except GenerationError as error:
         return str(error).rstrip(".")
     if not ids:
-        return "its tokenizer turns text into no tokens"
+        return "its tokenizer produces no tokens"
     # An added token that the template never writes does not matter: in a message it is text.
     added = tokenizer.get_added_vocab()
     words = (number for token, number in tokenizer.get_vocab().items() if token not in added)
@@ -97,7 +97,7 @@ def _unfit_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 
 
 def _some_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The beginning of a conversation, as long as the trial's row."""
+    """Return the beginning of a conversation, as long as the trial's row."""
     words = " ".join(["What is bread made of, and who bakes it where you live?"] * 4)
     return text.encode_prompt(tokenizer, [{"role": "user", "content": words}])[:_TOKENS]
 
@@ -143,7 +143,7 @@ def _packs(model: PreTrainedModel, rows: list[list[int]], device: torch.device, 
 
 
 def _shape_taker(shapes: set[tuple[int, ...]]) -> Any:
-    """A hook that notes what a block returns."""
+    """Return a hook that notes what a block returns."""
 
     def take(module: nn.Module, args: Any, output: Any) -> None:
         hidden = output[0] if isinstance(output, tuple) else output
@@ -153,7 +153,7 @@ def _shape_taker(shapes: set[tuple[int, ...]]) -> Any:
 
 
 def _without_cache(model: PreTrainedModel, rows: list[list[int]], device: torch.device) -> Tensor:
-    """The logits of each row's last tokens, `[rows, steps, vocabulary]`; padding stands behind."""
+    """Return the logits of each row's last tokens, `[rows, steps, vocabulary]`; padding stands behind."""
     width = max(map(len, rows))
     tokens = torch.tensor([[*row, *[row[-1]] * (width - len(row))] for row in rows], device=device)
     logits = model(input_ids=tokens, use_cache=False).logits.float().cpu()
@@ -161,7 +161,9 @@ def _without_cache(model: PreTrainedModel, rows: list[list[int]], device: torch.
 
 
 def _with_cache(model: PreTrainedModel, rows: list[list[int]], own: bool, device: torch.device) -> Tensor:
-    """The same as replies are written: padding stands in front, and the last tokens are read one by one."""
+    """Return the same as replies are written: padding stands in front, and the last tokens are read one by
+    one.
+    """
     accepted, width = accepted_arguments(model), max(map(len, rows))
     tokens = torch.tensor([[*[row[0]] * (width - len(row)), *row] for row in rows], device=device)
     padding = torch.tensor([[width - len(row)] for row in rows], device=device)
@@ -183,7 +185,7 @@ def _with_cache(model: PreTrainedModel, rows: list[list[int]], own: bool, device
 
 
 def _apart(one: Tensor, other: Tensor) -> float:
-    """The mean distance of logits, in their own standard deviations; infinite if it cannot be told."""
+    """Return the mean distance of logits, in their own standard deviations; infinite if it cannot be told."""
     finite = one.isfinite() & other.isfinite()
     if not bool(other.amax(-1).isfinite().all()):
         return float("inf")
@@ -244,7 +246,7 @@ def _key(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, identity: t
 
 
 def _remembered(path: Path) -> dict[str, Trial]:
-    """What is kept; nothing if the file is missing or damaged, and everything is then tried again."""
+    """Return what is kept; nothing if the file is missing or damaged, and everything is then tried again."""
     try:
         found = json_value(read_plain(path))
         return {str(key): Trial(**value) for key, value in found.items()}

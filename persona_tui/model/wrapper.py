@@ -12,10 +12,9 @@ from persona_tui.model import loader, sources, text
 from persona_tui.model.generation import decode
 from persona_tui.model.packed import pack
 from persona_tui.model.reader import Axes, LoadedModel, answered, captured_activations
-from persona_tui.model.request import Batch, Cap, Interventions, Poll, Request, Watch, conversation
+from persona_tui.model.request import Batch, Cap, Interventions, Poll, Request, Sampling, Watch, conversation
 from persona_tui.model.residual import ResidualHooks
 from persona_tui.model.results import Activations, Finish, Generation, Reading, Step, TokenEvent
-from persona_tui.model.sampling import Sampling
 from persona_tui.model.trial import tried
 
 
@@ -28,7 +27,7 @@ class ModelWrapper(LoadedModel):
         rendering: the date and the default system prompt that the chat template writes, fixed when the model
             is wrapped. Record it with what is made, and set it to what was recorded to make that again.
         guides: whether a row can have a twin that it is guided by.
-        own_cache: whether the model makes its cache itself, as something else than keys and values is in it.
+        own_cache: whether the model makes its cache itself, which then holds more than keys and values.
     """
 
     @classmethod
@@ -197,7 +196,7 @@ class ModelWrapper(LoadedModel):
         return text.TextStream(self.tokenizer, self._stops_of(request), before, self._opened(request))
 
     def _message_readings(self, step: Step, batch: Batch) -> Iterator[TokenEvent]:
-        """What a watch has read of each row's message, in the pass that has chosen its first token."""
+        """Yield what a watch has read of each row's message, in the pass that has chosen its first token."""
         if batch.watch is None or step.read is None or step.read_last is None:
             return
         for row in step.rows:
@@ -269,7 +268,7 @@ class ModelWrapper(LoadedModel):
         )
 
     def _opened(self, request: Request) -> str:
-        """What the prompt has begun of the answer: its thoughts, or nothing."""
+        """Return what the prompt has begun of the answer: its thoughts, or nothing."""
         if request.continued:
             return ""
         return text.opened_thought(self.tokenizer, request.messages, self.rendering)
@@ -278,7 +277,9 @@ class ModelWrapper(LoadedModel):
         return request.stops if request.raw else (*self._stops, *request.stops)
 
     def _spells_stop(self, requests: Sequence[Request]) -> Callable[[int, list[int]], bool]:
-        """Whether a row's text has come to one of its stops: its own, or a turn that a base model begins."""
+        """Return whether a row's text has come to one of its stops: its own, or a turn that a base model
+        begins.
+        """
         stops = [self._stops_of(each) for each in requests]
         tails = [-2 * max(map(len, each), default=0) for each in stops]
 
@@ -291,7 +292,7 @@ class ModelWrapper(LoadedModel):
         return spelled
 
     def _without_stop(self, ids: list[int]) -> list[int]:
-        """The tokens before a stop text, if there is one."""
+        """Return the tokens before a stop text, if there is one."""
         if not self._stops:
             return ids
         whole = text.decode_ids(self.tokenizer, ids)

@@ -17,8 +17,7 @@ import torch
 from persona_tui.core.jobs import JobContext
 from persona_tui.extraction.checkpoints import PartialStore
 from persona_tui.model import ModelWrapper
-from persona_tui.monitors.fitter import Examples
-from persona_tui.monitors.probes import spread
+from persona_tui.monitors.probes import Examples, spread
 from persona_tui.monitors.readings import Amid, read_queries
 from persona_tui.monitors.trade import CHAT
 

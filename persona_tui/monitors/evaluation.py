@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,13 +30,17 @@ from persona_tui.core.statistics import (
     performance,
     share,
 )
-from persona_tui.monitors.fitter import METHODS, Examples, make_folds
-from persona_tui.monitors.monitor import SelfMonitor
+from persona_tui.datasets.schema import MonitorQuery
+from persona_tui.monitors.fitter import METHODS, make_folds
+from persona_tui.monitors.probes import Examples
 from persona_tui.monitors.query_sets import BORDERLINE, STANDARD, QuerySet
 from persona_tui.monitors.readings import TextReadings, read_queries
 from persona_tui.monitors.trade import DIRECT, Trade, figures
 from persona_tui.monitors.training_data import group_of
 from persona_tui.monitors.verdict import LIKELY
+
+if TYPE_CHECKING:
+    from persona_tui.monitors.monitor import SelfMonitor
 
 WORDS = "words"
 
@@ -296,27 +300,28 @@ def evaluate(monitor: SelfMonitor, sets: Sequence[QuerySet], context: JobContext
         training, texts, seed, None if trade is None else Trade(**trade)
     )
     guesses = _guesses(monitor, readings) or [(None, None)] * len(asked)
-    return Evaluation(
-        monitor.name,
-        monitor.model.name,
-        monitor.method,
-        thresholds,
-        tuple(
-            ScoredQuery(
-                set=name,
-                id=query.id,
-                query=query.query,
-                label=query.label,
-                kind=query.kind,
-                category=query.category,
-                group=group_of(query),
-                scores={method: float(values[place]) for method, values in scores.items()},
-                guess=guesses[place][0],
-                guess_probability=guesses[place][1],
-            )
-            for place, (name, query) in enumerate(asked)
-        ),
-        datetime.now(UTC).isoformat(timespec="seconds"),
+    queries = tuple(
+        _scored(name, query, {method: float(values[place]) for method, values in scores.items()}, guess)
+        for place, ((name, query), guess) in enumerate(zip(asked, guesses, strict=True))
+    )
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return Evaluation(monitor.name, monitor.model.name, monitor.method, thresholds, queries, now)
+
+
+def _scored(
+    name: str, query: MonitorQuery, scores: dict[str, float], guess: tuple[str | None, float | None]
+) -> ScoredQuery:
+    return ScoredQuery(
+        set=name,
+        id=query.id,
+        query=query.query,
+        label=query.label,
+        kind=query.kind,
+        category=query.category,
+        group=group_of(query),
+        scores=scores,
+        guess=guess[0],
+        guess_probability=guess[1],
     )
 
 

@@ -38,11 +38,6 @@ def breaching(event: TokenEvent, breaches: Sequence[Breach]) -> JudgedEvent:
     return JudgedEvent(**{**values, "breaches": breaches})
 
 
-def breaches_of(event: TokenEvent) -> Sequence[Breach]:
-    """What a policy has said with an event."""
-    return getattr(event, "breaches", ())
-
-
 def refusal(event: TokenEvent, verdict: Verdict) -> JudgedEvent:
     """The last event of a stream that is ended because of a verdict: it has no text any more."""
     return judged(event, verdict, token_id=-1, text="", finish="refused")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from persona_tui.core.statistics import (
 )
 from persona_tui.monitors.detectors import Cosines, Detector, Form, Harms, Linear
 from persona_tui.monitors.harms import fit_harms
-from persona_tui.monitors.probes import pipeline, rows_of, spread
+from persona_tui.monitors.probes import Examples, Fold, pipeline, spread
 from persona_tui.monitors.readings import MESSAGE, TextReadings
 from persona_tui.monitors.trade import Trade, false_alarms, figures
 from persona_tui.vectors.maths import normalize
@@ -43,41 +43,9 @@ TONE, CONTENT, PROJECTION, PROBE, CONSENSUS = "tone", "content", "projection", "
 METHODS = (TONE, CONTENT, PROJECTION, PROBE, CONSENSUS)
 
 FOLDS = 5
-MIN_A_SIDE = 4
 CONSENSUS_LAYERS = 5
 _PENALTIES = (0.001, 0.003, 0.01)  # C of the logistic regression: the smaller, the simpler the probe
 _FIRST_PENALTY = 0.01  # with which the layers are compared
-
-Fold: TypeAlias = tuple[NDArray[np.intp], NDArray[np.intp]]  # places to learn from, places to score
-
-
-@dataclass(frozen=True, eq=False)
-class Examples:
-    """Labelled queries to fit on.
-
-    Attributes:
-        queries: the texts.
-        safe: `[n]`.
-        groups: `[n]`: the template of each, or something of its own.
-        harms: `[n]`: the harm of each dangerous one, None where it is not known.
-        kinds: `[n]`: what sort of query each is; "" where it is not known.
-    """
-
-    queries: tuple[str, ...]
-    safe: Flags
-    groups: tuple[str, ...]
-    harms: tuple[str | None, ...]
-    kinds: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not self.kinds:
-            object.__setattr__(self, "kinds", ("",) * len(self.queries))
-
-    def check(self) -> None:
-        """Raise a DatasetError unless there is enough of both kinds to fit on."""
-        for kind, count in (("safe", int(self.safe.sum())), ("dangerous", int((~self.safe).sum()))):
-            if count < MIN_A_SIDE:
-                raise DatasetError(f"{count} {kind} queries are too few to fit on: {MIN_A_SIDE} are needed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -363,7 +331,7 @@ def _learned_from(
     readings: TextReadings, position: str, layer: int, examples: Examples, places: NDArray[np.intp]
 ) -> tuple[Numbers, Flags]:
     """Rows and labels of some queries, and of what is known of them amid small talk."""
-    rows, safe = rows_of(readings, position, layer)[places], examples.safe[places]
+    rows, safe = readings.rows(position, layer)[places], examples.safe[places]
     amid = readings.amid
     if amid is None or position != MESSAGE or layer not in amid.layers:
         return rows, safe

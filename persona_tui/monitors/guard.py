@@ -20,7 +20,7 @@ moves its scores. With a system prompt or earlier turns, a message is read in th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from persona_tui.core.errors import MonitorError, PersonaTuiError
@@ -29,6 +29,7 @@ from persona_tui.monitors.verdict import Verdict
 if TYPE_CHECKING:
     from persona_tui.model import TokenEvent, Watch
     from persona_tui.monitors.monitor import SelfMonitor
+    from persona_tui.traits.policy import Breach
 
 GuardMode = Literal["off", "warn", "refuse", "critique"]
 GUARD_MODES: tuple[GuardMode, ...] = get_args(GuardMode)
@@ -192,3 +193,8 @@ class Guard:
 def verdict_of(event: TokenEvent) -> Verdict | None:
     """What a guard has said with an event, if anything."""
     return getattr(event, "verdict", None)
+
+
+def breaches_of(event: TokenEvent) -> Sequence[Breach]:
+    """What a policy has said with an event."""
+    return getattr(event, "breaches", ())

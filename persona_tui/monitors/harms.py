@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from persona_tui.monitors.detectors import Harms
-from persona_tui.monitors.probes import pipeline, rows_of, spread
+from persona_tui.monitors.probes import Examples, Fold, pipeline, spread
 from persona_tui.monitors.readings import MESSAGE, TextReadings
-
-if TYPE_CHECKING:
-    from persona_tui.monitors.fitter import Examples, Fold
 
 FOLDS = 5
 _HARM_PENALTY = 0.03
@@ -37,7 +34,7 @@ def fit_harms(examples: Examples, readings: TextReadings, seed: int) -> Harms | 
     right: dict[tuple[str, int], float] = {}
     for position in [MESSAGE] if MESSAGE in readings.at else readings.at:
         for layer in spread(readings.layers):
-            rows = rows_of(readings, position, layer)[places]
+            rows = readings.rows(position, layer)[places]
             guesses = np.empty_like(names)
             for learned, scored in folds:
                 guesses[scored] = (
@@ -45,7 +42,7 @@ def fit_harms(examples: Examples, readings: TextReadings, seed: int) -> Harms | 
                 )
             right[position, layer] = float((guesses == names).mean())
     position, layer = max(right, key=lambda each: right[each])
-    rows = rows_of(readings, position, layer)[places]
+    rows = readings.rows(position, layer)[places]
     return _harms(pipeline(_HARM_PENALTY).fit(rows, names), position, layer, right[position, layer])
 
 

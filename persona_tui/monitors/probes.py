@@ -1,16 +1,52 @@
-"""Probes: scaling and a logistic regression on what was read at one layer."""
+"""What detectors are fitted on, and probes: scaling and a logistic regression at one layer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-from persona_tui.core.statistics import Numbers
-from persona_tui.monitors.readings import TextReadings
+from persona_tui.core.errors import DatasetError
+from persona_tui.core.statistics import Flags
 
 PROBE_LAYERS = 12  # at how many layers, evenly spread, a probe is tried
+
+
+MIN_A_SIDE = 4
+
+Fold: TypeAlias = tuple[NDArray[np.intp], NDArray[np.intp]]  # places to learn from, places to score
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Labelled queries to fit on.
+
+    Attributes:
+        queries: the texts.
+        safe: `[n]`.
+        groups: `[n]`: the template of each, or something of its own.
+        harms: `[n]`: the harm of each dangerous one, None where it is not known.
+        kinds: `[n]`: what sort of query each is; "" where it is not known.
+    """
+
+    queries: tuple[str, ...]
+    safe: Flags
+    groups: tuple[str, ...]
+    harms: tuple[str | None, ...]
+    kinds: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.kinds:
+            object.__setattr__(self, "kinds", ("",) * len(self.queries))
+
+    def check(self) -> None:
+        """Raise a DatasetError unless there is enough of both kinds to fit on."""
+        for kind, count in (("safe", int(self.safe.sum())), ("dangerous", int((~self.safe).sum()))):
+            if count < MIN_A_SIDE:
+                raise DatasetError(f"{count} {kind} queries are too few to fit on: {MIN_A_SIDE} are needed")
 
 
 def spread(layers: Sequence[int]) -> list[int]:
@@ -18,12 +54,6 @@ def spread(layers: Sequence[int]) -> list[int]:
     count = min(PROBE_LAYERS, len(layers))
     places = np.linspace(0, len(layers) - 1, count).round().astype(int)
     return [layers[place] for place in sorted(set(places.tolist()))]
-
-
-def rows_of(readings: TextReadings, position: str, layer: int) -> Numbers:
-    """What is learned from, `[n, hidden]`."""
-    rows: Numbers = readings.select(position, [layer])[:, 0].double().numpy()
-    return rows
 
 
 def pipeline(penalty: float) -> Any:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from persona_tui.core.jobs import JobContext
-from persona_tui.core.statistics import Flags
+from persona_tui.core.statistics import Flags, Numbers
 from persona_tui.extraction.checkpoints import PartialStore, Tally
 from persona_tui.model import Message, ModelWrapper, Reading, conversation
 from persona_tui.monitors.detectors import Detector
@@ -74,6 +74,11 @@ class TextReadings:
     def select(self, position: str, layers: Sequence[int]) -> Tensor:
         """`[texts, layers, hidden]` of some of the layers, in the order asked for."""
         return self._at_layers(self.at[position], layers)
+
+    def rows(self, position: str, layer: int) -> Numbers:
+        """What is learned from at one layer, `[texts, hidden]`."""
+        rows: Numbers = self.select(position, [layer])[:, 0].double().numpy()
+        return rows
 
     def _at_layers(self, tensor: Tensor, layers: Sequence[int]) -> Tensor:
         rows = [self.layers.index(layer) for layer in layers]

@@ -15,7 +15,7 @@ from persona_tui.core.errors import DatasetError, VectorFileError
 from persona_tui.core.workspace import Workspace
 from persona_tui.datasets.records import queries_path, read_queries, read_statements, statements_path
 from persona_tui.datasets.schema import MonitorQuery
-from persona_tui.monitors.fitter import Examples
+from persona_tui.monitors.probes import Examples
 
 SMALL, LARGE, BOTH = "training", "large", "both"
 TRAINING_SETS = (SMALL, LARGE, BOTH)

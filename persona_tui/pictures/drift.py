@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from persona_tui.model import Message
     from persona_tui.steering.engine import SteeringEngine
 
-# The share of ordinary replies that lies outside the range, half of it at either end.
-OUTSIDE = 0.05
-
 
 @dataclass(frozen=True)
 class Drift:
@@ -93,20 +90,6 @@ def scale_of(engine: SteeringEngine, name: str) -> TraceScale:
 
 
 def ordinary_range(engine: SteeringEngine, name: str) -> tuple[float, float] | None:
-    """Return between which readings 95% of ordinary replies lie, from the projections in the axes' file.
-
-    None for what is no axis, and where the file does not keep them.
-    """
+    """Return between which readings 95% of ordinary replies lie; None for what is no axis: see `Axes`."""
     axes = engine.personas.axes
-    if axes is None or name not in axes.names or name not in axes.projections:
-        return None
-    scale = scale_of(engine, name)
-    if not scale.vectors:
-        return None
-    ends = []
-    for layer in scale.vectors:
-        row = axes.projections[name][axes.layers.index(layer)].double()
-        spread = float(row.std(correction=0)) or 1.0
-        ends.append(row.quantile(row.new_tensor([OUTSIDE / 2, 1 - OUTSIDE / 2])) / spread)
-    low, high = (mean_of([float(each[side]) for each in ends]) - scale.ordinary for side in (0, 1))
-    return low, high
+    return None if axes is None else axes.ordinary_range(name, engine.capping_layers)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.mix import Mix
+from persona_tui.vectors.files import RECIPE
 from persona_tui.vectors.maths import normalize
-from persona_tui.vectors.persona import RECIPE
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,8 +13,9 @@ from torch import Tensor
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.mix import TRAIT_PREFIX, Mix
 from persona_tui.vectors.axes import Axes
+from persona_tui.vectors.files import RECIPE
 from persona_tui.vectors.manager import PersonaManager
-from persona_tui.vectors.persona import RECIPE, PersonaVector
+from persona_tui.vectors.persona import PersonaVector
 from persona_tui.vectors.roles import RoleMeans
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ _ELSEWHERE = ("calibration", "prompts")
 
 
 def about(project: Project, name: str) -> dict[str, Any]:
-    """What is known of a persona: its file, how it was made, calibration, the length of its vectors.
+    """Return what is known of a persona: its file, how it was made, calibration, the length of its vectors.
 
     Raises:
         PersonaNotFoundError: no persona has this name.
@@ -36,7 +36,7 @@ def about(project: Project, name: str) -> dict[str, Any]:
 
 
 def sections(details: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
-    """What `about` found, as rows of two columns under headings; the first heading is empty."""
+    """Return what `about` found, as rows of two columns under headings; the first heading is empty."""
     plain = [(key, shown(value)) for key, value in details.items() if key not in _ELSEWHERE]
     calibration = details.get("calibration") or {}
     found = {
@@ -58,7 +58,7 @@ _LONG = ("curve", "recovery")  # tables of their own
 
 
 def _told(key: str, value: Any) -> str:
-    """A field of a calibration; "" if there is nothing to say."""
+    """Return a field of a calibration; "" if there is nothing to say."""
     if key in _LONG or value is None:
         return ""
     return f"{value:.0%} of the expression" if key == "floor_leaves" else shown(value)
@@ -70,7 +70,7 @@ def _uncalibrated(details: dict[str, Any]) -> str:
 
 
 def created_in_words(made: Created, calibrate: str = "/calibrate") -> str:
-    """What to say about a new persona.
+    """Return what to say about a new persona.
 
     Args:
         made: what was created.
@@ -85,12 +85,12 @@ def created_in_words(made: Created, calibrate: str = "/calibrate") -> str:
 
 
 def calibrated_in_words(persona: PersonaVector) -> str:
-    """What to say about a persona that was calibrated again."""
+    """Return what to say about a persona that was calibrated again."""
     return "\n".join([f"Calibrated {persona.name}.", *_loudness(persona)])
 
 
 def _loudness(persona: PersonaVector, calibrate: str = "/calibrate") -> list[str]:
-    """What calibration has found."""
+    """Return what calibration has found."""
     lines: list[str] = []
     calibration = persona.calibration
     if calibration is not None:
@@ -111,7 +111,7 @@ def _loudness(persona: PersonaVector, calibrate: str = "/calibrate") -> list[str
 
 
 def loudness_in_words(persona: PersonaVector) -> str:
-    """What calibrating has found for something without system prompts, in a line."""
+    """Return what calibrating has found for something without system prompts, in a line."""
     found, gain = persona.metadata["loudness"], persona.metadata["gain"]
     layers = ", ".join(str(layer) for layer in persona.metadata["target_layers"])
     gained = (
@@ -124,7 +124,7 @@ def loudness_in_words(persona: PersonaVector) -> str:
 
 
 def in_words(details: dict[str, Any]) -> str:
-    """The same as lines of text."""
+    """Return the same as lines of text."""
     lines: list[str] = []
     for title, rows in sections(details).items():
         width = max(len(key) for key, _ in rows)
@@ -134,7 +134,7 @@ def in_words(details: dict[str, Any]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value for people: numbers with four digits, lists and mappings on one line; "" for None."""
+    """Return a value for people: numbers with four digits, lists and mappings on one line; "" for None."""
     if value is None:
         return ""
     if isinstance(value, dict):
@@ -147,7 +147,7 @@ def shown(value: Any) -> str:
 
 
 def axes_in_words(axes: Axes) -> str:
-    """What the safety axis is made of, and what to do if that is too little."""
+    """Return what the safety axis is made of, and what to do if that is too little."""
     record = axes.metadata.get("refusals")
     if record is None:
         return f"The safety axis is weak: {axes.weakness('safety')}; extract-axes counts refusals."
@@ -167,7 +167,7 @@ def axes_in_words(axes: Axes) -> str:
 
 
 def prepared_in_words(project: Project, done: Prepared) -> str:
-    """The outcome of preparing a workspace."""
+    """Return the outcome of preparing a workspace."""
     state = "extracted" if done.axes_extracted else "there already"
     return "\n".join(
         [

@@ -56,11 +56,11 @@ class DatasetTask:
         if self.kind not in KINDS:
             raise DatasetError(f'a data set is {", ".join(KINDS[:-1])} or {KINDS[-1]}, not "{self.kind}"')
         if not self.is_consistent(self.kind, self.name, self.description):
-            raise DatasetError("an archetype needs a name and a description, other data sets have neither")
+            raise DatasetError("an archetype needs a name and a description; other data sets take neither")
 
     @staticmethod
     def is_consistent(kind: str, name: str | None, description: str | None) -> bool:
-        """Whether an archetype has a name and a description, and nothing else has."""
+        """Return whether an archetype has a name and a description, and nothing else has."""
         return bool(name) == bool(description) == (kind == ARCHETYPE)
 
     @property
@@ -85,7 +85,7 @@ class DatasetTask:
         return kinds[self.kind]
 
     def path(self, workspace: Workspace) -> Path:
-        """The workspace's own file."""
+        """Return the workspace's own file."""
         if self.kind == ARCHETYPE:
             return records.archetype_path(workspace, self.name)
         if self.kind == "questions":
@@ -93,7 +93,7 @@ class DatasetTask:
         return records.safety_path(workspace, "safe" if self.kind == "safe" else "unsafe")
 
     def read(self, path: Path) -> list[Item]:
-        """The records that are there already, as they are written.
+        """Return the records that are there already, as they are written.
 
         Raises:
             DatasetError: one is not as it should be: nothing is added to such a file.
@@ -105,7 +105,7 @@ class DatasetTask:
         return [json_value(line) for line in lines if line.strip()]
 
     def recipe(self, known: list[Item], seed: int) -> dict[str, str]:
-        """What its result depends on."""
+        """Return what its result depends on."""
         parts = {"count": self.count, "description": self.description, "seed": seed, "what is there": known}
         return {part: json.dumps(value) for part, value in parts.items()}
 
@@ -123,7 +123,7 @@ class DatasetTask:
 
 @dataclass(frozen=True)
 class Written:
-    """What came of a task.
+    """The result of a task.
 
     Attributes:
         path: the file.
@@ -175,6 +175,7 @@ def write(
     known = [] if replace else task.read(target)
     generator: DatasetGenerator | None = None
     interrupt: BaseException | None = None
+    saved: Written | None = None
     partial = project.partial(log)
 
     def generate(context: JobContext) -> None:
@@ -184,14 +185,12 @@ def write(
         with partial.rendered(project.model):
             task.generate(generator, [main_text(record) for record in known])
 
-    saved: Written | None = None
     with partial.job(task.job, task.recipe(known, seed)):
         try:
             run(generate)
         except interrupts as error:
             interrupt = error
-        if generator is not None and generator.records:
-            records = generator
+        if (records := generator) is not None and records.records:
             saved = processes().from_main(lambda: _save(target, known, records, task))
             on_saved(saved)
     if interrupt is not None:
@@ -216,12 +215,12 @@ def _save(path: Path, known: list[Item], generator: DatasetGenerator, task: Data
 
 
 def _rejected(generator: DatasetGenerator) -> str:
-    """What was not kept, and why, with numbers."""
+    """Return what was not kept, and why, with numbers."""
     return ", ".join(f"{count} {problem}" for problem, count in generator.report.rejected.items())
 
 
 def _renumbered(records: list[Item], taken: set[str], name: str) -> list[Item]:
-    """The records with ids that the file does not have yet."""
+    """Return the records with ids that the file does not have yet."""
     stem = str(records[0]["id"]).rpartition("_")[0]
     prefix = f"{name}_{stem}" if name else stem
     identities = (f"{prefix}_{number:03d}" for number in itertools.count(1))

@@ -23,8 +23,9 @@ from persona_tui.formats.read import read_foreign
 from persona_tui.formats.write import FORMS, Exported, Outgoing, write_foreign
 from persona_tui.model import Sampling
 from persona_tui.model.sources import sha256_of
+from persona_tui.vectors.files import RECIPE
 from persona_tui.vectors.maths import orthogonalize_persona
-from persona_tui.vectors.persona import DEFAULT_STRENGTH, RECIPE, PersonaVector, default_gains
+from persona_tui.vectors.persona import DEFAULT_STRENGTH, PersonaVector, default_gains
 
 if TYPE_CHECKING:
     from persona_tui.extraction.extractor import ActivationExtractor
@@ -89,7 +90,7 @@ def import_vectors(
 
 
 def _name_of(direction: Direction) -> str:
-    """What a file calls it, as a persona may be called."""
+    """Return what a file calls it, as a persona may be called."""
     kept = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in direction.name.lower())
     return kept.strip("-") or "imported"
 
@@ -105,7 +106,7 @@ def _check_new(project: Project, name: str) -> None:
 def _ordinary(
     project: Project, extractor: ActivationExtractor, layers: Sequence[int], context: JobContext
 ) -> dict[int, Tensor]:
-    """The mean activation of ordinary replies at some layers: from the axes, else from a few replies."""
+    """Return the mean activation of ordinary replies at some layers: from the axes or a few replies."""
     axes = project.personas.axes
     if axes is not None and set(layers) <= set(axes.layers) and RECIPE in axes.baseline:
         return {layer: axes.baseline[RECIPE][axes.layers.index(layer)] for layer in layers}
@@ -161,7 +162,7 @@ def _persona(
 
 
 def _safe(project: Project, layers: Sequence[int], raw: Tensor) -> tuple[Tensor, list[str]]:
-    """The vectors without their safety component, where the model's axes reach."""
+    """Return the vectors without their safety component, where the model's axes reach."""
     axes = project.personas.axes
     if axes is None or RECIPE not in axes.safety:
         return raw.clone(), ["it keeps its safety component: the model has no axes yet"]
@@ -175,7 +176,7 @@ def _safe(project: Project, layers: Sequence[int], raw: Tensor) -> tuple[Tensor,
 
 
 def _provenance(extractor: ActivationExtractor) -> dict[str, Any]:
-    """What the file says about the model; nothing was extracted here."""
+    """Return what the file says about the model; nothing was extracted here."""
     return {key: value for key, value in extractor.provenance().items() if key != "extraction"}
 
 
@@ -231,7 +232,7 @@ def export_vectors(
     out = _axis(project, axis) if axis is not None else _mix(project, weights, strength, safe)
     if form == BAKED:
         if axis is not None:
-            raise VectorFileError("An axis is measured and not spoken with: it cannot be baked.")
+            raise VectorFileError("An axis is for measuring, not for speaking: it cannot be baked.")
         added = {layer: out.strength * vector for layer, vector in out.vectors.items()}
         project.model.need_weights("Baking")
         written = bake(project.model.model, project.model.tokenizer, added, path)

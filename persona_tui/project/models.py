@@ -42,7 +42,7 @@ class ModelChoice:
 
     @classmethod
     def of(cls, settings: Settings) -> ModelChoice:
-        """What the settings say."""
+        """Return what the settings say."""
         chosen = settings.model
         return cls(chosen.name, chosen.device, chosen.dtype, chosen.quantization)
 
@@ -60,7 +60,7 @@ class RecentModels:
         self._path = workspace.root / _FILE
 
     def list(self) -> list[ModelChoice]:
-        """The models; none if the file is missing or holds something else."""
+        """Return the models; none if the file is missing or holds something else."""
         with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
             records: list[Mapping[str, Any]] = json_value(read_plain(self._path))
             return [ModelChoice(**record) for record in records]
@@ -81,7 +81,7 @@ class RecentModels:
 
 
 def with_model(project: Project, choice: ModelChoice) -> Project:
-    """A project of the same workspace with another model, which is not loaded yet.
+    """Return a project of the same workspace with another model, which is not loaded yet.
 
     Raises:
         ConfigError: a device, a dtype or a quantization that does not exist.
@@ -189,7 +189,7 @@ def _let_go(error: BaseException) -> None:
 
 
 def known_choice(project: Project, name: str) -> ModelChoice:
-    """A model as it was loaded last; one that was never used, as the settings say."""
+    """Return a model as it was loaded last; one that was never used, as the settings say."""
     names = {name, str(Path(name).expanduser().absolute())}
     recent = RecentModels(project.workspace).list()
     chosen = ModelChoice.of(project.settings)

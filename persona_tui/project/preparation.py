@@ -34,7 +34,7 @@ class Prepared:
 
 
 def is_prepared(project: Project) -> bool:
-    """Whether a model has axes, and anybody to speak as."""
+    """Return whether a model has axes, and anybody to speak as."""
     return project.personas.axes is not None and bool(project.personas.list_available())
 
 

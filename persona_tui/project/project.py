@@ -108,7 +108,7 @@ class Project(ProjectResources):
         return [self._create(name, source, studio, context) for name, source in sources.items()]
 
     def prompts_of(self, source: Source) -> list[str]:
-        """The system prompts that a persona is made from, or such as the model will write."""
+        """Return the system prompts that a persona is made from, or such as the model will write."""
         from persona_tui.datasets.records import find_archetype
         from persona_tui.datasets.templates import fallback_prompts
         from persona_tui.vectors.manager import PROMPTS_PER_PERSONA
@@ -386,7 +386,9 @@ class Project(ProjectResources):
         return made
 
     def _axes_if_good(self, context: JobContext) -> Axes | None:
-        """The model's axes, for steering. Measuring does without them, so that bad ones do not stop it."""
+        """Return the model's axes, for steering. Measuring does without them, so that bad ones do not stop
+        it.
+        """
         try:
             return self.personas.axes
         except VectorFileError as error:
@@ -394,7 +396,7 @@ class Project(ProjectResources):
             return None
 
     def _trait_recipe(self, definition: TraitDefinition, recipe: str) -> dict[str, str]:
-        """What a trait depends on, for those who go on with an interrupted extraction."""
+        """Return what a trait depends on, for those who go on with an interrupted extraction."""
         extraction = self.settings.extraction.model_dump(exclude={"batch_size"})
         return {
             "model": " ".join(self.model.identity),

@@ -66,23 +66,23 @@ class JobRequest:
 
 
 def create_request(project: Project, name: str, source: Source) -> JobRequest:
-    """The making of a persona."""
+    """Return the making of a persona."""
     made_from = {"from": type(source).__name__, **TypeAdapter(type(source)).dump_python(source, mode="json")}
     return JobRequest("create", {"name": name, "source": made_from}, project.settings.model.name)
 
 
 def prepare_request(project: Project) -> JobRequest:
-    """The extraction of the axes and of the archetypes' personas."""
+    """Return the extraction of the axes and of the archetypes' personas."""
     return JobRequest("prepare", {}, project.settings.model.name)
 
 
 def calibrate_request(project: Project, name: str) -> JobRequest:
-    """A persona's calibration."""
+    """Return a persona's calibration."""
     return JobRequest("calibrate", {"name": name}, project.settings.model.name)
 
 
 def dataset_request(project: Project, task: DatasetTask, seed: int) -> JobRequest:
-    """The writing of prompts; the same seed writes the same."""
+    """Return the writing of prompts; the same seed writes the same."""
     what = {**asdict(task), "name": f"{task.kind} {task.name}".strip(), "archetype": task.name, "seed": seed}
     return JobRequest("write", what, project.settings.model.name)
 
@@ -90,18 +90,18 @@ def dataset_request(project: Project, task: DatasetTask, seed: int) -> JobReques
 def fit_request(
     project: Project, name: str, data: str = "both", file: Path | None = None, method: str = "auto"
 ) -> JobRequest:
-    """The fitting of a monitor, and measuring it; arguments as of `Project.fit_monitor`."""
+    """Return the fitting of a monitor, and measuring it; arguments as of `Project.fit_monitor`."""
     arguments = {"name": name, "data": data, "file": file and str(file), "method": method}
     return JobRequest("fit", arguments, project.settings.model.name)
 
 
 def evaluate_request(project: Project, name: str) -> JobRequest:
-    """The measuring of a monitor."""
+    """Return the measuring of a monitor."""
     return JobRequest("measure", {"name": name}, project.settings.model.name)
 
 
 def extract_request(project: Project, names: Sequence[str], recipe: str | None = None) -> JobRequest:
-    """The extraction of traits, by their names or the paths of their files."""
+    """Return the extraction of traits, by their names or the paths of their files."""
     which = {"name": ", ".join(names), "traits": list(names), "recipe": recipe}
     return JobRequest("extract", which, project.settings.model.name)
 
@@ -183,7 +183,8 @@ class Unfinished:
         return self._own / f"{key}{_SUFFIX}"
 
     def take_over(self) -> dict[str, JobRequest]:
-        """The requests that runs which are gone have left, oldest first. They are this run's from now on.
+        """Return the requests that runs which are gone have left, oldest first. They are this run's from now
+        on.
 
         Raises:
             WorkspaceError: the workspace cannot be written to.
@@ -209,7 +210,7 @@ class Unfinished:
 
 
 def _is_free(folder: Path) -> bool:
-    """Whether the run that this folder belonged to is gone."""
+    """Return whether the run that this folder belonged to is gone."""
     try:
         with only_writer(folder, "jobs"):
             return True
@@ -218,7 +219,7 @@ def _is_free(folder: Path) -> bool:
 
 
 def _requests(folder: Path) -> Iterator[JobRequest]:
-    """The requests in a folder, oldest first; what is none is passed over."""
+    """Yield the requests in a folder, oldest first; what is none is passed over."""
     for path in sorted(folder.glob(f"*{_SUFFIX}")):
         with contextlib.suppress(OSError, ValueError, TypeError):
             yield JobRequest(**json_value(read_plain(path)))

@@ -226,7 +226,7 @@ class ProjectResources:
         return self._personas
 
     def _made_on(self) -> tuple[str | None, str, ModelSketch | None, Callable[[str], None]]:
-        """What a store checks its files against, once the model is loaded."""
+        """Return what a store checks its files against, once the model is loaded."""
         model, name = self._model, self.settings.model.name
         if model is None:
             return None, name, None, self._note
@@ -268,7 +268,7 @@ class ProjectResources:
         return TraitStore(self.workspace.traits_dir(self.slug), *self._made_on())
 
     def new_guard(self, mode: GuardMode | None = None) -> Guard:
-        """What judges the messages and replies of one chat, or of one answer, in whichever front end.
+        """Return what judges the messages and replies of one chat, or of one answer, in whichever front end.
 
         Given to the engine (`stream_rows`, `reply`) or to `ChatReply.write`, it keeps what the settings
         promise. Where there is no monitor, it fails closed: nothing is answered.
@@ -294,7 +294,7 @@ class ProjectResources:
             guard.forget_monitor()
 
     def default_mix(self) -> Mix:
-        """What the settings say about steering, with no persona."""
+        """Return what the settings say about steering, with no persona."""
         from persona_tui.core.mix import Mix
 
         return Mix.of(self.settings.steering)
@@ -310,7 +310,7 @@ class ProjectResources:
         self.override({"writing.url": url, "writing.model": model})
 
     def generator(self, context: JobContext, seed: int = 0) -> DatasetGenerator:
-        """What writes data sets: with the model in use, or with the one that the settings name."""
+        """Return what writes data sets: with the model in use, or with the one that the settings name."""
         from persona_tui.datasets.generator import DatasetGenerator
 
         return DatasetGenerator(self._writer(), context.progress, context.checkpoint, seed)
@@ -326,7 +326,7 @@ class ProjectResources:
         return Endpoint(writing.url, writing.model, writing.key_variable, writing.timeout)
 
     def studio(self, context: JobContext) -> PersonaStudio:
-        """What makes personas and axes with the loaded model."""
+        """Return what makes personas and axes with the loaded model."""
         from persona_tui.extraction.extractor import ActivationExtractor
         from persona_tui.extraction.personas import PersonaStudio
 
@@ -342,14 +342,14 @@ class ProjectResources:
         return PersonaStudio(self.workspace, self.personas, extractor, context.log)
 
     def partial(self, log: Callable[[str], None] | None = None) -> PartialStore:
-        """What is kept of the model's interrupted jobs; no model is loaded."""
+        """Return what is kept of the model's interrupted jobs; no model is loaded."""
         from persona_tui.extraction.checkpoints import PartialStore
 
         return PartialStore(self.workspace.model_dir(self.slug), self.workspace.root, log)
 
 
 def _with_chosen_model(settings: Settings) -> Settings:
-    """The settings with the name of a model in place of `auto`."""
+    """Return the settings with the name of a model in place of `auto`."""
     from persona_tui.model.sources import chosen
 
     name = chosen(settings.model.name)
@@ -358,7 +358,7 @@ def _with_chosen_model(settings: Settings) -> Settings:
 
 @cache
 def _all_threads() -> int:
-    """How many threads torch takes by itself."""
+    """Return how many threads torch takes by itself."""
     import torch
 
     return torch.get_num_threads()

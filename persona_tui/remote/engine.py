@@ -95,7 +95,7 @@ class RemoteEngine(SteeringEngine):
     def _followed(
         self, turn: _Turn, follower: int | None, version: int, on_mix: OnMix | None
     ) -> Generator[dict[str, Any], None, None]:
-        """A turn's tokens. The server is told of other mixes, and `on_mix` when they take effect."""
+        """Yield a turn's tokens. The server is told of other mixes, and `on_mix` when they take effect."""
 
         def tell() -> None:
             nonlocal version
@@ -106,7 +106,7 @@ class RemoteEngine(SteeringEngine):
             try:
                 turn.change(follower, asdict(mix))
             except PersonaTuiError as error:
-                self.on_note(f"The reply goes on with the mix of before: {str(error).rstrip('.')}.")
+                self.on_note(f"The reply goes on with the previous mix: {str(error).rstrip('.')}.")
 
         with contextlib.closing(turn.events(tell)) as events:
             for name, record in events:
@@ -159,6 +159,7 @@ class _Turn:
         self._fingerprint = model.fingerprint
         self._stop = stop
         self._id: str | None = None
+        self._told_at: float | None = None  # when the server was told to end
         self._left = False
         self._come: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         # A daemon: a server that says nothing keeps nobody from leaving.
@@ -182,29 +183,18 @@ class _Turn:
             EndpointError: the server does not answer, or not any more.
         """
         self._reader.start()
-        ended, told_at = False, None
+        ended = False
         try:
-            while True:
-                if self._id is not None:
-                    between()
-                    if self._stop.is_set() and told_at is None:
-                        told_at = time.monotonic()
-                        self._end()
-                if told_at is None and self._stop.is_set() and self._id is None:
-                    return  # before it was begun
-                if told_at is not None and time.monotonic() - told_at > _PATIENCE:
-                    return
+            while self._goes_on(between):
                 try:
                     come = self._come.get(timeout=_LISTEN)
                 except queue.Empty:
                     continue
-                if come is None:
-                    if not ended:
-                        raise EndpointError(f"the connection to {self._connection.url} broke: try again")
+                if come is None and not ended:
+                    raise EndpointError(f"the connection to {self._connection.url} broke: try again")
+                if come is None or (isinstance(come, Exception) and self._stop.is_set()):
                     return
                 if isinstance(come, Exception):
-                    if self._stop.is_set():
-                        return
                     raise come
                 name, record = come
                 if name == "begin":
@@ -217,6 +207,16 @@ class _Turn:
             self._left = True
             if not ended:
                 self._end()
+
+    def _goes_on(self, between: Callable[[], None]) -> bool:
+        """Return whether to listen on; the server is told to end the turn once somebody wants that."""
+        if self._id is None:
+            return not self._stop.is_set()  # it has not begun
+        between()
+        if self._stop.is_set() and self._told_at is None:
+            self._told_at = time.monotonic()
+            self._end()
+        return self._told_at is None or time.monotonic() - self._told_at <= _PATIENCE
 
     def _begun(self, record: Mapping[str, Any]) -> None:
         self._id = str(record["id"])
@@ -238,7 +238,7 @@ class _Turn:
 
 
 def _event(record: Mapping[str, Any], traced: Iterable[str]) -> TokenEvent:
-    """An event as it is here; of its projections those that were asked for: its batch may have more."""
+    """Return an event as it is here, with the projections that were asked for: its batch may have more."""
     projections = {name: record["projections"][name] for name in traced if name in record["projections"]}
     fields = {name: record[name] for name in _FIELDS} | {"projections": projections}
     event = TokenEvent(**fields, nats=record.get("nats"))

@@ -61,7 +61,7 @@ class RemoteProject(Project):
         """Ask a server what it serves; no vectors are fetched yet.
 
         Raises:
-            ConfigError: this is no address.
+            ConfigError: this is not an address.
             EndpointError: one line that says why nothing can be had there.
         """
         connection = Connection(url, api_key)
@@ -69,7 +69,7 @@ class RemoteProject(Project):
             about = connection.get("/native")
         except NotThere as error:
             raise EndpointError(
-                f"{connection.url} is no server of persona-tui, or one of an older version, which only "
+                f"{connection.url} is not a persona-tui server, or is an older version, which only "
                 "OpenAI's and Ollama's clients can use"
             ) from error
         if not isinstance(about, dict) or about.get("native") != NATIVE:
@@ -113,7 +113,7 @@ class RemoteProject(Project):
         return self._engine
 
     def missing_vectors(self) -> list[str]:
-        """The server's vectors that are not here yet, or have changed there."""
+        """Return the server's vectors that are not here yet, or have changed there."""
         folder = self.workspace.model_dir(self.slug)
         paths = {name: _path(folder, name) for name in self._server["vectors"]}
         digests = self._server["vectors"]
@@ -146,7 +146,7 @@ class RemoteProject(Project):
         ]
 
     def new_guard(self, mode: GuardMode | None = None) -> Guard:
-        """A guard that judges with the server's monitor."""
+        """Return a guard that judges with the server's monitor."""
         from persona_tui.remote.guard import RemoteGuard
 
         guard = RemoteGuard(self._connection.url, self._server["monitor"])
@@ -155,7 +155,7 @@ class RemoteProject(Project):
 
 
 def _path(folder: Path, name: str) -> Path:
-    """Where a copy belongs; a name is `axes`, `personas/NAME` or `traits/NAME`.
+    """Return where a copy belongs; a name is `axes`, `personas/NAME` or `traits/NAME`.
 
     Raises:
         EndpointError: it is something else.

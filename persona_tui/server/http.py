@@ -1,19 +1,22 @@
-"""What the endpoints share: bodies in, errors out, and clients that go away."""
+"""What the endpoints share: bodies and messages in, errors out, and clients that go away."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from persona_tui.core.documents import json_value
 from persona_tui.core.errors import MemoryShortage, PersonaNotFoundError, PersonaTuiError, VectorFileError
+from persona_tui.core.mistakes import mistake_of, place_of
+from persona_tui.model import TokenEvent
 from persona_tui.server.limits import Refused
 
 logger = logging.getLogger(__name__)
@@ -21,7 +24,45 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 B = TypeVar("B", bound=BaseModel)
 
+_ROLES = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant"}
 GONE = 499  # as web servers log a client that did not wait; nobody receives it
+
+
+def _text(content: object) -> object:
+    """Return a message's content as text: parts are joined."""
+    if isinstance(content, list):
+        for part in content:
+            if not isinstance(part, dict) or part.get("type") not in ("text", "refusal"):
+                kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+                raise ValueError(f'only parts of type "text" are read here, not "{kind}"')
+            if not isinstance(part.get(part["type"]), str):
+                raise ValueError(f'a part of type "{part["type"]}" needs its text under "{part["type"]}"')
+        return "".join(part[part["type"]] for part in content)
+    return content
+
+
+class ChatMessage(BaseModel):
+    """One message of a conversation."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    role: str
+    content: Annotated[str | None, BeforeValidator(_text)] = None
+
+    def plain(self) -> dict[str, str]:
+        """Return it as the model takes it.
+
+        Raises:
+            Refused: its role is not known here, or it has no content and is not the assistant's.
+        """
+        role = _ROLES.get(self.role)
+        if role is None:
+            raise Refused(
+                f'The role "{self.role}" is not known here; there are {", ".join(_ROLES)}.', param="messages"
+            )
+        if self.content is None and role != "assistant":  # whose message may have been a call of a tool
+            raise Refused(f"A message of the {role}'s needs content.", param="messages")
+        return {"role": role, "content": self.content or ""}
 
 
 async def read_body(request: HttpRequest, form: type[B]) -> B:
@@ -34,17 +75,16 @@ async def read_body(request: HttpRequest, form: type[B]) -> B:
         document = json_value(await request.body(), constants=False, halves=True)
     except ValueError as error:
         raise Refused(f"The body is not JSON: {error}", code="invalid_json") from error
+    given = _clean(document)
     try:
-        return form.model_validate(_clean(document))
+        return form.model_validate(given)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        where = ".".join(map(str, problem["loc"]))
-        message = problem["msg"].removeprefix("Value error, ")
-        raise Refused(f"{where}: {message}" if where else message, param=where or None) from error
+        where = place_of(error, given) or None
+        raise Refused(f"{mistake_of(error, given, form)}.", param=where) from error
 
 
 def _clean(value: Any) -> Any:
-    """A document without halves of surrogate pairs, which no tokenizer takes."""
+    """Return a document without halves of surrogate pairs, which no tokenizer takes."""
     if isinstance(value, str):
         return (
             value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -68,7 +108,7 @@ def status_of(error: Exception) -> int:
 
 
 def message_of(error: Exception) -> str:
-    """Return what a client is told of an error: nothing about mistakes in this program."""
+    """Return what a client is told about an error: nothing about bugs in this program."""
     if isinstance(error, PersonaTuiError):
         return str(error)
     logger.error("A request failed.", exc_info=error)
@@ -105,6 +145,8 @@ def answering(form: Callable[[Exception], dict[str, Any]]) -> Callable[[Endpoint
         async def answered(request: HttpRequest) -> Response:
             try:
                 return await endpoint(request)
+            except ClientDisconnect:
+                return Response(status_code=GONE)
             except Exception as error:  # whatever it is, the client is told in the form it knows
                 return error_response(error, form)
 
@@ -156,3 +198,8 @@ def data(document: object, event: str | None = None) -> str:
 def compact(document: object) -> str:
     """Return a document as JSON on one line."""
     return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+
+
+def written(events: Sequence[TokenEvent]) -> list[TokenEvent]:
+    """Return the tokens that are part of the text: the end of the turn is not."""
+    return [event for event in events if event.text or event.finish is None]

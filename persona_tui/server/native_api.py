@@ -26,12 +26,10 @@ from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.mix import TRAIT_PREFIX, Mix
 from persona_tui.model import Message, Reading, TokenEvent
 from persona_tui.model.text import Rendering
-from persona_tui.monitors.events import breaches_of
-from persona_tui.monitors.guard import verdict_of
+from persona_tui.monitors.guard import breaches_of, verdict_of
 from persona_tui.project.project import Project
-from persona_tui.server.http import answering, data, openai_error, read_body, server_sent
+from persona_tui.server.http import ChatMessage, answering, data, openai_error, read_body, server_sent
 from persona_tui.server.limits import Refused
-from persona_tui.server.openai_api import ChatMessage
 from persona_tui.server.service import Service, Wish
 from persona_tui.server.turns import Answer, Exchange
 from persona_tui.server.voices import VoiceOptions
@@ -381,7 +379,7 @@ class Native:
         return JSONResponse({"data": await self._service.off_loop(found)})
 
     async def axes(self, request: HttpRequest) -> Response:
-        """List the axes, their layers, and which of them a floor is on unless told otherwise."""
+        """List the axes, their layers, and the one that a floor is on by default."""
         engine = self._service.engine
 
         def found() -> dict[str, Any]:
@@ -424,7 +422,9 @@ def about(service: Service) -> dict[str, Any]:
 
 
 def _monitor(project: Project) -> dict[str, str]:
-    """What a guard judges with: its weakness ("" = it has none), or the problem that it cannot be used."""
+    """Return what a guard judges with: its weakness ("" = it has none), or the problem that it cannot be
+    used.
+    """
     try:
         return {"weakness": project.monitors.load(project.settings.monitoring.monitor).weakness}
     except PersonaTuiError as error:
@@ -432,12 +432,12 @@ def _monitor(project: Project) -> dict[str, str]:
 
 
 def _rendering(given: RenderingRecord | None) -> Rendering | None:
-    """How prompts are written; replies of a server do not think first."""
+    """Return how prompts are written; replies of a server do not think first."""
     return None if given is None else Rendering(given.date, given.default_system)
 
 
 def reading_record(read: Reading) -> dict[str, Any]:
-    """A reading for JSON."""
+    """Return a reading for JSON."""
     tensors = {"mean": read.mean, "last": read.last, "parts": read.parts}
     return {
         "layers": list(read.layers),
@@ -447,7 +447,7 @@ def reading_record(read: Reading) -> dict[str, Any]:
 
 
 def as_record(event: TokenEvent, row: int = 0) -> dict[str, Any]:
-    """An event for JSON, without what is empty."""
+    """Return an event for JSON, without what is empty."""
     record = {name: getattr(event, name) for name in _TOLD}
     verdict, breaches = verdict_of(event), breaches_of(event)
     return {
@@ -460,7 +460,7 @@ def as_record(event: TokenEvent, row: int = 0) -> dict[str, Any]:
 
 
 def _told(about: Any, name: str) -> dict[str, Any]:
-    """What is known of one of them. A damaged file says so; it must not hide the others."""
+    """Return what is known of one of them. A damaged file says so; it must not hide the others."""
     try:
         return {"name": name, **about(name)}
     except PersonaTuiError as error:

@@ -16,9 +16,17 @@ from starlette.routing import Route
 
 from persona_tui import __version__
 from persona_tui.model import Message, Sampling, TokenEvent
-from persona_tui.server.http import GONE, answering, compact, ollama_error, read_body, unless_gone
+from persona_tui.server.http import (
+    GONE,
+    ChatMessage,
+    answering,
+    compact,
+    ollama_error,
+    read_body,
+    unless_gone,
+    written,
+)
 from persona_tui.server.limits import Refused
-from persona_tui.server.openai_api import ChatMessage, written
 from persona_tui.server.service import Service, Wish
 from persona_tui.server.turns import Exchange
 from persona_tui.server.voices import LATEST, VoiceOptions
@@ -308,7 +316,7 @@ class Ollama:
         )
 
     async def _lines(self, turn: Exchange, body: _Asked, part: Any) -> AsyncIterator[str]:
-        """A reply as it comes, a line of JSON for each piece."""
+        """Yield a reply as it comes, a line of JSON for each piece."""
         try:
             async with aclosing(turn.events()) as events:
                 async for _, event in events:
@@ -349,7 +357,7 @@ def _head(model: str) -> dict[str, Any]:
 
 
 def _done(turn: Exchange) -> dict[str, Any]:
-    """What the last line says of a reply; times are in nanoseconds."""
+    """Return what the last line says of a reply; times are in nanoseconds."""
     now = time.monotonic()
     first = turn.first_token if turn.first_token is not None else now
     said = turn.answers[0].said

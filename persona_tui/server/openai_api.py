@@ -6,9 +6,10 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from typing import Annotated, Any
+from difflib import get_close_matches
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -17,56 +18,23 @@ from persona_tui.model import Sampling, TokenEvent
 from persona_tui.model.prompts import PromptEncoder
 from persona_tui.server.http import (
     GONE,
+    ChatMessage,
     answering,
     data,
     openai_error,
     read_body,
     server_sent,
     unless_gone,
+    written,
 )
 from persona_tui.server.limits import Refused
 from persona_tui.server.service import Service, Wish
 from persona_tui.server.turns import Exchange
 from persona_tui.server.voices import VoiceOptions
 
+_SLIP = 0.85  # how alike a field is to one that was meant
 _MOST = 16  # replies to one request, and texts that end a reply
-_ROLES = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant"}
 _FINISH = {"stop": "stop", "length": "length", "refused": "content_filter"}
-
-
-def _text(content: object) -> object:
-    """A message's content as text: parts are joined."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    if isinstance(content, list):
-        for part in content:
-            if not isinstance(part, dict) or part.get("type") not in ("text", "refusal"):
-                kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-                raise ValueError(f'only parts of type "text" are read here, not "{kind}"')
-        return "".join(str(part.get(part["type"], "")) for part in content)
-    return content
-
-
-class ChatMessage(BaseModel):
-    """One message of a conversation."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    role: str
-    content: Annotated[str, BeforeValidator(_text)] = ""
-
-    def plain(self) -> dict[str, str]:
-        """Return it as the model takes it.
-
-        Raises:
-            Refused: its role is not one that is answered here.
-        """
-        role = _ROLES.get(self.role)
-        if role is None:
-            raise Refused(
-                f'The role "{self.role}" is not known here; there are {", ".join(_ROLES)}.', param="messages"
-            )
-        return {"role": role, "content": self.content}
 
 
 class StreamOptions(BaseModel):
@@ -80,7 +48,7 @@ class StreamOptions(BaseModel):
 class _Body(BaseModel):
     """What both kinds of request have. Fields that would change the reply and are not here are refused."""
 
-    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
 
     model: str
     temperature: float | None = None
@@ -101,6 +69,9 @@ class _Body(BaseModel):
 
     def check(self) -> None:
         """Raise Refused for what would be ignored otherwise."""
+        for name in self.model_extra or {}:  # others mean nothing here
+            if meant := get_close_matches(name, type(self).model_fields, 1, _SLIP):
+                raise Refused(f'There is no "{name}". Did you mean "{meant[0]}"?', param=name)
         for name in ("presence_penalty", "frequency_penalty", "logit_bias"):
             if getattr(self, name):
                 raise Refused(f"{name} is not supported.", code="unsupported_parameter", param=name)
@@ -197,7 +168,7 @@ class ModerationBody(BaseModel):
         """Return the texts to be judged.
 
         Raises:
-            Refused: there is none, one is empty, or something is no text.
+            Refused: there are none, one is empty, or something is not text.
         """
         given = [self.input] if isinstance(self.input, str) else self.input
         texts = [each if isinstance(each, str) else each.get("text") for each in given]
@@ -350,7 +321,7 @@ class Choices:
         yield "data: [DONE]\n\n"
 
     def _chunks(self, turn: Exchange, place: int, event: TokenEvent) -> list[dict[str, Any]]:
-        """What a token adds to the stream."""
+        """Return what a token adds to the stream."""
         chunks = []
         listed = event.token_id >= 0 and (event.text or event.finish is None)
         if event.text or (listed and (self.likelihoods or self.traced)):
@@ -467,11 +438,6 @@ class TextChoices(Choices):
             ],
             "text_offset": offsets,
         }
-
-
-def written(events: Sequence[TokenEvent]) -> list[TokenEvent]:
-    """Return the tokens that are part of the text: the end of the turn is not."""
-    return [event for event in events if event.text or event.finish is None]
 
 
 def usage(turn: Exchange) -> dict[str, int]:

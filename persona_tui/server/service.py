@@ -165,7 +165,7 @@ class Service:
         """The monitor that judges.
 
         Raises:
-            PersonaTuiError: there is none, or it cannot be used.
+            PersonaTuiError: it does not exist or cannot be used.
         """
         if self._monitor is None:
             chosen, monitors = self.project.settings.monitoring, self.project.monitors
@@ -240,7 +240,7 @@ class Service:
         return AnswerRow(voiced, self._guard(wish.voice, asked_of(prompt)), live)
 
     def _defence(self, wish: Wish, prompt: list[Message] | str, row: AnswerRow) -> Defence | None:
-        """What a reply goes through behind its guard."""
+        """Return what a reply goes through behind its guard."""
         review = Review.under(wish.voice.guard, self.validator)
         if review is None:
             return None
@@ -293,7 +293,7 @@ class Service:
         return self.worker.call(lambda: critique(self.model, asked, reply)).result()
 
     def _has_monitor(self) -> bool:
-        """Whether there is a monitor, which a critique can do without."""
+        """Return whether there is a monitor, which a critique can do without."""
         try:
             self.project.monitors.check_exists(self.project.settings.monitoring.monitor)
         except PersonaTuiError:
@@ -303,7 +303,7 @@ class Service:
     # On the thread that owns the model ----------------------------------------------------------------------
 
     def _lives(self, wish: Wish) -> list[LiveTraits]:
-        """What holds each answer against the policy; each prompt is read once, by the traits' gates."""
+        """Return what holds each answer against the policy; the traits' gates read each prompt once."""
         policy, found = wish.voice.policy, list[LiveTraits]()
         assert policy is not None
         vectors = [self._engine.personas.get(f"{TRAIT_PREFIX}{name}") for name in policy.traits]

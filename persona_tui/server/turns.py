@@ -7,21 +7,23 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from persona_tui.chat.review import Critic, Review, is_about_message, objects, withheld
 from persona_tui.model import TokenEvent, Watch
-from persona_tui.monitors.events import breaches_of, breaching
-from persona_tui.monitors.guard import Guard, verdict_of
+from persona_tui.model.results import mean_nats
+from persona_tui.monitors.events import breaching
+from persona_tui.monitors.guard import Guard, breaches_of, verdict_of
 from persona_tui.monitors.second_opinion import CRITIQUE, Opinion
 from persona_tui.monitors.verdict import Verdict
 from persona_tui.server.limits import TooLarge, Unavailable
 from persona_tui.server.measures import Measures
 from persona_tui.server.worker import Worker
-from persona_tui.steering.engine import mean_nats
 from persona_tui.steering.rows import VoicedRow
-from persona_tui.traits.live import LiveTraits
 from persona_tui.traits.policy import Breach
+
+if TYPE_CHECKING:
+    from persona_tui.traits.live import LiveTraits
 
 
 @dataclass
@@ -170,7 +172,7 @@ class Answer:
         self._turn.post(self._place, event)
 
     def _again(self, event: TokenEvent) -> bool:
-        """Whether it has been here: a batch is written again when another of its rows has failed."""
+        """Return whether it has been here: a batch is written again when another of its rows has failed."""
         if event.token_id < 0 and event.finish is None:
             judged, self._judged_message = self._judged_message, True
             return judged
@@ -265,7 +267,7 @@ class Exchange:
             self.cancel()
 
     async def _reviewed(self, place: int, event: TokenEvent) -> Sequence[TokenEvent]:
-        """What may be told now that an event has come."""
+        """Return what may be told now that an event has come."""
         answer = self.answers[place]
         defence = answer.defence
         if is_about_message(event):
@@ -350,7 +352,7 @@ class Exchange:
         return sum(len(each.said.events) for each in (*self.answers, *drafts))
 
     def summary(self, place: int = 0) -> dict[str, Any]:
-        """What a reply says about itself under the key `persona_tui`."""
+        """Return what a reply says about itself under the key `persona_tui`."""
         answer = self.answers[place]
         found = _summary(answer)
         if answer.draft is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from persona_tui.core.errors import PersonaTuiError, nearest
+from persona_tui.core.mistakes import mistake_of
 from persona_tui.core.mix import TRAIT_PREFIX, Mix, parse_blend
 from persona_tui.monitors.guard import GuardMode
 from persona_tui.server.limits import Refused
@@ -133,7 +134,7 @@ class Voices:
         )
 
     def _spoken(self, model: str) -> tuple[dict[str, float], float | None]:
-        """The weights that a model's name stands for, and the strength if it says one."""
+        """Return the weights that a model's name stands for, and the strength if it says one."""
         name = model.removesuffix(LATEST)
         if name == self.base:
             return {}, None
@@ -145,7 +146,7 @@ class Voices:
             weights = parse_blend(spoken.replace("+", ","))
         except PersonaTuiError as error:
             raise _no_model(
-                f'The model "{model}" cannot be read: it looks like {self.base}+NAME:0.3.'
+                f'The model "{model}" cannot be read: {error}. A model looks like {self.base}+NAME:0.3.'
             ) from error
         self.check_known(weights, "model")
         # One voice's number is how loud it is; those of several are their proportions.
@@ -181,10 +182,8 @@ class Voices:
                 else Policy.model_validate({"traits": dict(given)})
             )
         except ValidationError as error:
-            problem = error.errors(include_url=False)[0]
-            raise Refused(
-                f"policy.{'.'.join(map(str, problem['loc']))}: {problem['msg']}", param="persona_tui"
-            ) from error
+            document = {"traits": given}
+            raise Refused(f"policy: {mistake_of(error, document)}.", param="persona_tui") from error
         return policy.among([name.removeprefix(TRAIT_PREFIX) for name in self.traits])
 
 

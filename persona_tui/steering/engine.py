@@ -8,11 +8,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from statistics import fmean
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from persona_tui.core.errors import PersonaTuiError, WorkspaceError
+from persona_tui.core.errors import WorkspaceError
 from persona_tui.core.mix import Mix
 from persona_tui.model import (
     Finish,
@@ -24,7 +23,8 @@ from persona_tui.model import (
     TokenEvent,
     Watch,
 )
-from persona_tui.steering.mix_control import Floor, MixControl, OnMix
+from persona_tui.model.results import mean_nats
+from persona_tui.steering.mix_control import Floor, MixControl, OnMix, scaled
 from persona_tui.vectors.maths import TraceScale
 
 
@@ -310,37 +310,7 @@ class SteeringEngine(MixControl):
         """Answer many conversations in one batch, all with the same mix (by default the present one)."""
         return self.model.generate(requests, sampling or self.sampling, self.interventions(mix or self._mix))
 
-    # Traces -------------------------------------------------------------------------------------------------
-
-    def traces(self, mixes: Sequence[Mix] = (), names: Iterable[str] | None = None) -> dict[str, TraceScale]:
-        """What a stream's tokens are compared with: the axes, and personas and traits.
-
-        Args:
-            mixes: whoever speaks in one of them is among these.
-            names: the others; None = all that are loaded, but for damaged files, which are noted (`on_note`).
-
-        Raises:
-            PersonaNotFoundError: one of them does not exist.
-            VectorFileError: the file of one of them cannot be used.
-        """
-        spoken = [name for mix in mixes for name in mix.speaking]
-        loaded = self.personas.list_loaded() if names is None else ()
-        found = {name: scale for name in loaded if (scale := self._scale_of(name))}
-        found |= {name: self.personas.get(name).scale for name in [*(names or ()), *spoken]}
-        axes = self.personas.axes
-        if axes is not None:
-            found |= {
-                name: axes.scale(name, self.capping_layers) for name in axes.names if name in axes.projections
-            }
-        return {name: trace for name, trace in found.items() if trace.vectors}
-
-    def _scale_of(self, name: str) -> TraceScale | None:
-        """The scale of what is only traced; None of a damaged file, which keeps nobody from talking."""
-        try:
-            return self.personas.get(name).scale
-        except PersonaTuiError as error:
-            self.on_note(f"{name} is not traced: {error} `persona-tui unload {name}` unloads it.")
-            return None
+    # Reading again ------------------------------------------------------------------------------------------
 
     def reread_reply(
         self,
@@ -350,7 +320,8 @@ class SteeringEngine(MixControl):
         system: str | None = None,
         traced: Iterable[str] | None = None,
     ) -> list[TokenEvent]:
-        """A reply that is there already, token by token, with projections as in `stream`, in a pass or a few.
+        """Return a reply that is there already, token by token, with projections as in `stream`, in a pass or
+        a few.
 
         Args:
             messages: what it answers.
@@ -372,20 +343,11 @@ class SteeringEngine(MixControl):
     def reread_message(
         self, messages: Sequence[Message], system: str | None = None, traced: Iterable[str] | None = None
     ) -> list[TokenEvent]:
-        """The user's last message, token by token, read without a mix; see `Backend.reread_message`."""
+        """Return the user's last message, token by token, read without a mix: `Backend.reread_message`."""
         traces = self.traces(names=traced)
         axes = {name: trace.vectors for name, trace in traces.items()}
         events = self.model.reread_message(with_system(messages, system), axes)
         return list(scaled(iter(events), traces))
-
-
-def mean_nats(events: Iterable[TokenEvent]) -> float | None:
-    """Return the mean of log p_steered − log p_plain over a reply's tokens, in nats: its nats from plain.
-
-    None if no twin has read along. (This is no loss of fluency, which is measured against prompted replies.)
-    """
-    nats = [event.nats for event in events if event.nats is not None]
-    return fmean(nats) if nats else None
 
 
 def _same_seed(conversation: list[Message], rows: int, sampling: Sampling) -> list[Request]:
@@ -394,7 +356,7 @@ def _same_seed(conversation: list[Message], rows: int, sampling: Sampling) -> li
 
 
 def _scheduled(rows: Sequence[Mapping[int, Interventions]]) -> Callable[[], Interventions | None]:
-    """A function that returns what changes with each token, for all rows; None = nothing does."""
+    """Return a function that returns what changes with each token, for all rows; None = nothing does."""
     tokens, present = itertools.count(), [Interventions.none() for _ in rows]
 
     def poll() -> Interventions | None:
@@ -407,15 +369,8 @@ def _scheduled(rows: Sequence[Mapping[int, Interventions]]) -> Callable[[], Inte
     return poll
 
 
-def scaled(events: Iterator[TokenEvent], traces: Mapping[str, TraceScale]) -> Iterator[TokenEvent]:
-    """Return the events with their projections counted from what is ordinary."""
-    for event in events:
-        projections = {name: value - traces[name].ordinary for name, value in event.projections.items()}
-        yield replace(event, projections=projections)
-
-
 def with_system(messages: Sequence[Message], system: str | None) -> list[Message]:
-    """The conversation with another system prompt in front, if one is given."""
+    """Return the conversation with another system prompt in front, if one is given."""
     if system is None:
         return list(messages)
     rest = list(messages[1:]) if messages and messages[0]["role"] == "system" else list(messages)

@@ -1,4 +1,4 @@
-"""`MixControl`: the present mix, what any mix does to the residual stream, and the floors under it.
+"""`MixControl`: the present mix, what any mix does to the residual stream, floors, and scales of traces.
 
 The present mix is turned into vectors and floors in the thread that changes it. A running stream asks, before
 every token, whether there is something new; what it is given are tensors to copy into buffers. So a fader
@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from persona_tui.core.config import Settings, resolve_layers
+from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.mix import PERCENTILE, Mix
-from persona_tui.model import Backend, Cap, Interventions
+from persona_tui.model import Backend, Cap, Interventions, TokenEvent
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.manager import PersonaManager
-from persona_tui.vectors.maths import mean_of
+from persona_tui.vectors.maths import TraceScale, mean_of
+from persona_tui.vectors.persona import PersonaVector
 
 OnMix = Callable[[int, dict[str, Any]], None]  # a token's index, and the mix from that one on
 
@@ -59,6 +61,7 @@ class MixControl:
         self._mix = Mix.of(config.steering)
         self.on_note: Callable[[str], None] = lambda note: None
         self._caps: dict[tuple[str, float], tuple[Axes, dict[int, Cap]]] = {}
+        self._added: tuple[Mix, list[PersonaVector], dict[int, Tensor]] | None = None
         self._live = Interventions.none()
         self._version = 0
 
@@ -106,7 +109,7 @@ class MixControl:
             self.set_mix(self._mix)
 
     def interventions(self, mix: Mix) -> Interventions:
-        """What a mix does to the residual stream.
+        """Return what a mix does to the residual stream.
 
         The personas' vectors are blended layer by layer over all layers where any of them is added. At a
         layer where one of them adds nothing it counts as a zero vector with its weight: a blend of a persona
@@ -118,15 +121,28 @@ class MixControl:
             PersonaNotFoundError: it names a persona that does not exist.
             VectorFileError: a persona's or the axes' file cannot be used.
         """
-        composite = self.personas.get_composite(mix.weights, mix.safe, mix.layers, mix.plausibility > 0)
-        steering: Mapping[int, Tensor] = {}
-        if mix.strength:
-            steering = {layer: mix.strength * vector for layer, vector in composite.items()}
+        steering = self._steering(mix)
         caps = self._capping(mix) if mix.capping else {}
         return Interventions(steering, caps, mix.plausibility if steering else 0.0)
 
+    def _steering(self, mix: Mix) -> dict[int, Tensor]:
+        """Return the vectors that a mix adds; those of the mix that was asked for last are not worked out
+        again.
+        """
+        voices = [self.personas.get(name) for name in mix.speaking]
+        if not voices:
+            return {}
+        known = self._added
+        if known is not None and known[0] == mix and _same(known[1], voices):
+            return known[2]
+        composite = self.personas.get_composite(mix.weights, mix.safe, mix.layers, mix.plausibility > 0)
+        added = {layer: mix.strength * vector for layer, vector in composite.items()} if mix.strength else {}
+        self._added = mix, voices, added
+        return added
+
     def describe(self, mix: Mix) -> dict[str, Any]:
-        """A mix as a transcript has it, ready for JSON: enough to speak with it again (`Mix.from_record`).
+        """Return a mix as a transcript has it, ready for JSON: enough to speak with it again
+        (`Mix.from_record`).
 
         Besides the mix' own fields: `added_at`, the layers where personas are added; `floor`, the axis,
         percentile and layers of the floor (None if nothing is capped); `vectors`, by persona, and
@@ -166,7 +182,7 @@ class MixControl:
         return self.personas.axes is not None
 
     def capping_axis(self, mix: Mix | None = None) -> str | None:
-        """The axis that a mix (by default the present one) is capped on; None while there are no axes.
+        """Return the axis that a mix (by default the present one) is capped on; None while there are no axes.
 
         That is the mix' own, else the one in the settings, else the one measured to be safer on this model.
         """
@@ -191,7 +207,7 @@ class MixControl:
     def _rows(
         self, mixes: Sequence[Mix | None], on_mix: OnMix | None
     ) -> Interventions | Callable[[], Interventions | None]:
-        """The interventions of a batch; a function that is asked for them if a row follows the mix."""
+        """Return the interventions of a batch; a function that is asked for them if a row follows the mix."""
         rows = [None if mix is None else self.interventions(mix) for mix in mixes]
         fixed = [row for row in rows if row is not None]
         if len(fixed) == len(rows):
@@ -207,7 +223,9 @@ class MixControl:
         return poll
 
     def _follow(self, on_mix: OnMix | None) -> Callable[[], Interventions | None]:
-        """A function that returns the present mix' interventions, if they changed since it was last asked."""
+        """Return a function that returns the present mix' interventions, if they changed since it was last
+        asked.
+        """
         with self._lock:
             self.set_mix(self._mix)  # a persona's file may be another one than when the mix was set
         seen, tokens = -1, itertools.count()
@@ -227,7 +245,7 @@ class MixControl:
         return poll
 
     def lift_reading(self, name: str, mix: Mix | None = None) -> float | None:
-        """What a lift of 1, as tokens report it, comes to on the scale of a trace.
+        """Return what a lift of 1, as tokens report it, comes to on the scale of a trace.
 
         Tokens report the sum over the layers with a floor; a trace is the mean over them. Their scales differ
         a little by layer: the mean is used. None if the mix does not cap that axis.
@@ -240,12 +258,12 @@ class MixControl:
         return mean_of(lengths) / len(lengths)
 
     def weakness(self, name: str) -> str | None:
-        """Why an axis may not mean what its name says, in one line; None if nothing speaks against it."""
+        """Return why an axis may not mean what its name says, in a line; None if all is well."""
         axes = self.personas.axes
         return axes.weakness(name) if axes is not None and name in axes.names else None
 
     def floor_reading(self, name: str, mix: Mix | None = None) -> float | None:
-        """Where the floor of a mix (by default the present one) lies on the scale of a trace.
+        """Return where the floor of a mix (by default the present one) lies on the scale of a trace.
 
         None if the mix does not cap that axis.
         """
@@ -261,7 +279,7 @@ class MixControl:
         return mean_of(readings) - trace.ordinary if readings else None
 
     def loudness(self, mix: Mix | None = None) -> dict[int, float]:
-        """How long a mix' vector (by default the present one's) is at each layer where it is added.
+        """Return how long a mix' vector (by default the present one's) is at each layer where it is added.
 
         As a share of the length of ordinary replies' mean activation there; empty without axes.
         """
@@ -274,3 +292,47 @@ class MixControl:
             for layer, vector in self.interventions(mix or self._mix).steering.items()
             if layer in axes.layers
         }
+
+    # --- what tokens are compared with
+
+    def traces(self, mixes: Sequence[Mix] = (), names: Iterable[str] | None = None) -> dict[str, TraceScale]:
+        """Return what a stream's tokens are compared with: the axes, and personas and traits.
+
+        Args:
+            mixes: whoever speaks in one of them is among these.
+            names: the others; None = all that are loaded, but for damaged files, which are noted (`on_note`).
+
+        Raises:
+            PersonaNotFoundError: one of them does not exist.
+            VectorFileError: the file of one of them cannot be used.
+        """
+        spoken = [name for mix in mixes for name in mix.speaking]
+        loaded = self.personas.list_loaded() if names is None else ()
+        found = {name: scale for name in loaded if (scale := self._scale_of(name))}
+        found |= {name: self.personas.get(name).scale for name in [*(names or ()), *spoken]}
+        axes = self.personas.axes
+        if axes is not None:
+            found |= {
+                name: axes.scale(name, self.capping_layers) for name in axes.names if name in axes.projections
+            }
+        return {name: trace for name, trace in found.items() if trace.vectors}
+
+    def _scale_of(self, name: str) -> TraceScale | None:
+        """Return the scale of what is only traced; None of a damaged file: talking goes on without."""
+        try:
+            return self.personas.get(name).scale
+        except PersonaTuiError as error:
+            self.on_note(f"{name} is not traced: {error} `persona-tui unload {name}` unloads it.")
+            return None
+
+
+def _same(some: Sequence[PersonaVector], others: Sequence[PersonaVector]) -> bool:
+    """Return whether these are the same personas, and none was made again meanwhile."""
+    return len(some) == len(others) and all(one is other for one, other in zip(some, others, strict=True))
+
+
+def scaled(events: Iterator[TokenEvent], traces: Mapping[str, TraceScale]) -> Iterator[TokenEvent]:
+    """Return the events with their projections counted from what is ordinary."""
+    for event in events:
+        projections = {name: value - traces[name].ordinary for name, value in event.projections.items()}
+        yield replace(event, projections=projections)

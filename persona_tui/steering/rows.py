@@ -17,7 +17,7 @@ from typing import Any
 
 from persona_tui.core.mix import Mix
 from persona_tui.model import Interventions, Request, TokenEvent, Watch
-from persona_tui.steering.engine import SteeringEngine, scaled
+from persona_tui.steering.mix_control import MixControl, scaled
 from persona_tui.vectors.maths import TraceScale
 
 
@@ -37,7 +37,7 @@ class VoicedRow:
     """
 
     def __init__(
-        self, engine: SteeringEngine, request: Request, mix: Mix, traced: Iterable[str] | None = ()
+        self, engine: MixControl, request: Request, mix: Mix, traced: Iterable[str] | None = ()
     ) -> None:
         """
         Args:
@@ -100,7 +100,7 @@ class VoicedRow:
 
 
 def stream_voices(
-    engine: SteeringEngine,
+    engine: MixControl,
     rows: Sequence[VoicedRow],
     stop: threading.Event | None = None,
     watch: Watch | None = None,

@@ -39,6 +39,7 @@ from pydantic import (
 
 from persona_tui.core.documents import json_value, read_plain
 from persona_tui.core.errors import DatasetError, PersonaTuiError, nearest
+from persona_tui.core.mistakes import mistake_of
 from persona_tui.core.mix import TRAIT_ALIASES
 from persona_tui.core.workspace import Workspace, packaged_root
 from persona_tui.core.yaml_documents import NotYaml, yaml_value
@@ -321,7 +322,7 @@ def _checked(model: type[M], value: Any) -> M | str:
     try:
         return model.model_validate(_plain(value))
     except ValidationError as error:
-        return _mistake(error, model)
+        return mistake_of(error, value, model)
 
 
 def _plain(value: Any) -> Any:
@@ -329,17 +330,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
     return [_plain(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _mistake(error: ValidationError, model: type[BaseModel]) -> str:
-    first = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f'unknown key "{key}".{nearest(key, model.model_fields)}'
-    if first["type"] == "missing":
-        return f'"{key}" is missing'
-    message = first["msg"].removeprefix("Value error, ")
-    return f'"{key}": {message}' if key else message
 
 
 def _text(path: Path) -> str:
@@ -413,7 +403,7 @@ def find_definition(workspace: Workspace, name: str) -> TraitDefinition:
     """Read a trait's definition, by its name or by the path of a file.
 
     Raises:
-        DatasetError: there is none, or it is wrong.
+        DatasetError: it is missing or wrong.
     """
     path = Path(name)
     if path.suffix in SUFFIXES:

@@ -274,13 +274,6 @@ class PersonaVectorExtractor:
             train, elsewhere, self.layers.index(best.layer), good_side(definition.healthy)
         )
         own_high, own_low = left_out.scores["high"], left_out.scores["low"]
-        texts = [
-            message["content"]
-            for side in SIDES
-            for _, conversation in definition.conversations("train", side)
-            for message in conversation
-        ]
-        texts += definition.questions
         reading = TraitReading(
             layer=best.layer,
             probe=weights,
@@ -295,7 +288,7 @@ class PersonaVectorExtractor:
             low=definition.low,
             recipe=recipe,
             counts={side: len(train[side].situations) for side in SIDES},
-            source_hash=dataset_hash([*texts, *definition.high_prompts, *definition.low_prompts]),
+            source_hash=_hash_of(definition),
         )
         return reading, left_out
 
@@ -518,3 +511,14 @@ class _Contrast:
 
     def _seed(self, side: Side, pair: int, situation: str, prompt: list[Message]) -> int:
         return item_seed(self._settings.seed, "trait", self._definition.name, side, pair, situation)
+
+
+def _hash_of(definition: TraitDefinition) -> str:
+    """Tell what a trait was made of from what another one was."""
+    texts = [
+        message["content"]
+        for side in SIDES
+        for _, conversation in definition.conversations("train", side)
+        for message in conversation
+    ]
+    return dataset_hash([*texts, *definition.questions, *definition.high_prompts, *definition.low_prompts])

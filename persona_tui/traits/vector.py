@@ -21,8 +21,8 @@ from persona_tui.core.files import change
 from persona_tui.core.mix import TRAIT_ALIASES, TRAIT_PREFIX
 from persona_tui.traits.definition import CALIBRATED, Healthy, Limit
 from persona_tui.traits.gate import TraitGate
-from persona_tui.vectors.files import SUMMARY_FILE, VectorStore, check_direction
-from persona_tui.vectors.persona import PersonaVector, TraitSides, explain_fault
+from persona_tui.vectors.files import SUMMARY_FILE, VectorStore, check_direction, explain_fault
+from persona_tui.vectors.persona import PersonaVector, TraitSides
 
 WEAK = 0.75  # an AUC below this is not worth measuring with
 RECIPE = "response"  # the recipe of persona files that traits use: the mean over the reply's tokens

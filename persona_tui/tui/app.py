@@ -205,7 +205,7 @@ class PersonaApp(Actions):
         super().panic(*renderables)
 
     def _unknown_keys(self) -> list[str]:
-        """Return what `interface.keys` names that is no action."""
+        """Return what `interface.keys` names that is not an action."""
         return [name for name in self.project.settings.interface.keys if name not in known_ids()]
 
     def get_key_display(self, binding: Binding) -> str:

@@ -152,7 +152,7 @@ class JobBoard:
         """Go on with the oldest job that an earlier run has left.
 
         Raises:
-            PersonaTuiError: there is none, or it is another model's.
+            PersonaTuiError: there are none, or they are another model's.
         """
         self.resume(next((key for key, entry in self._entries.items() if entry.state == "unfinished"), ""))
 

@@ -200,7 +200,7 @@ def _facts(row: ReplyRow) -> str:
         facts = [f"{tokens} tokens", f"{row.speed:.0f} tok/s", capped]
     else:
         from persona_tui.extraction.bench import repetition
-        from persona_tui.steering.engine import mean_nats
+        from persona_tui.model.results import mean_nats
 
         nats = mean_nats(row.events)
         facts = [f"{tokens} tokens", capped]

@@ -74,6 +74,20 @@ class Slash:
         yield self._command(
             "info", "NAME", "details of a persona", self._people.info, lambda: there(self._app.chat)
         )
+        yield from self._pictures()
+        yield self._action("init", "prepare", "prepare this model: axes and personas")
+        yield self._action("monitors", "monitors", "layers, scores, thresholds of the monitors")
+        yield self._action("traits", "traits", "what this conversation scores; thresholds, limits")
+        yield self._command(
+            "theme",
+            "[NAME]",
+            "dark, light or another theme; it stays",
+            self._theme,
+            lambda: [*THEMES, *self._app.available_themes],
+        )
+        yield self._action("cancel", "cancel_job", "cancel the running job")
+
+    def _pictures(self) -> Iterable[Command]:
         yield self._action("map", "map", "where the personas lie, and this conversation among them")
         yield self._action("drift", "drift", "how this conversation moves along an axis or a trait")
         yield self._action("heat", "heat", "the last reply as layers by tokens, along any direction")
@@ -87,17 +101,6 @@ class Slash:
             self._app.tint,
             lambda: MODES,
         )
-        yield self._action("init", "prepare", "prepare this model: axes and personas")
-        yield self._action("monitors", "monitors", "layers, scores, thresholds of the monitors")
-        yield self._action("traits", "traits", "what this conversation scores; thresholds, limits")
-        yield self._command(
-            "theme",
-            "[NAME]",
-            "dark, light or another theme; it stays",
-            self._theme,
-            lambda: [*THEMES, *self._app.available_themes],
-        )
-        yield self._action("cancel", "cancel_job", "cancel the running job")
 
     def _action(self, name: str, action: str, help: str) -> Command:
         """Return a command that does what an action of the app does."""

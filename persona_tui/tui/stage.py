@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from textual import events
 from textual.widget import Widget
 
-from persona_tui.chat.chat import Chat
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.jobs import Job, ModelWorker
 from persona_tui.project.project import Project
@@ -18,6 +17,7 @@ from persona_tui.tui.screens.chat import ChatScreen
 from persona_tui.tui.sturdy import SturdyApp
 
 if TYPE_CHECKING:
+    from persona_tui.chat.chat import Chat
     from persona_tui.tui.inspection import TokenReading
     from persona_tui.tui.job_board import JobBoard
 

@@ -10,11 +10,20 @@ import torch
 from torch import Tensor
 
 from persona_tui.core.errors import VectorFileError, nearest
-from persona_tui.vectors.files import FORMAT_VERSION, check_kind, load_tensors, save_tensors
+from persona_tui.vectors.files import (
+    FORMAT_VERSION,
+    by_recipe,
+    check_kind,
+    check_layers,
+    check_stacks,
+    explain_fault,
+    load_tensors,
+    save_tensors,
+)
 from persona_tui.vectors.maths import TraceScale, mean_of
-from persona_tui.vectors.persona import by_recipe, check_layers, check_stacks, explain_fault
 
 AXIS_NAMES = ("assistant", "safety")
+OUTSIDE = 0.05  # the share of ordinary replies that lies outside their range, half of it at either end
 FEWEST_REFUSALS = 30  # below this an axis of refusals is weak; the same goes for answers to safe prompts
 UNCOUNTED = "made of all answers, refusals or not"  # of files from before refusals were counted
 # Files hold float32, so a unit vector's length is 1 only to about this.
@@ -145,6 +154,33 @@ class Axes:
             centre = self.centre(name, layer)
             ordinary.append((float(projections.mean()) if centre is None else centre) / spread)
         return TraceScale(vectors, mean_of(ordinary))
+
+    def ordinary_range(self, name: str, layers: Sequence[int]) -> tuple[float, float] | None:
+        """Return between which readings on an axis' scale 95% of ordinary replies lie.
+
+        None where the file has no projections onto it, or none at these layers.
+        """
+        key = name, tuple(layers)
+        if key not in self._ranges:
+            self._ranges[key] = self._range(*key)
+        return self._ranges[key]
+
+    def _range(self, name: str, layers: Sequence[int]) -> tuple[float, float] | None:
+        if name not in self.names or name not in self.projections:
+            return None
+        scale, ends = self.scale(name, layers), []
+        for layer in scale.vectors:
+            row = self.projections[name][self.layers.index(layer)].double()
+            spread = float(row.std(correction=0)) or 1.0
+            ends.append(row.quantile(row.new_tensor([OUTSIDE / 2, 1 - OUTSIDE / 2])) / spread)
+        if not ends:
+            return None
+        low, high = (mean_of([float(each[side]) for each in ends]) - scale.ordinary for side in (0, 1))
+        return low, high
+
+    @cached_property
+    def _ranges(self) -> dict[tuple[str, tuple[int, ...]], tuple[float, float] | None]:
+        return {}
 
     @cached_property
     def _scales(self) -> dict[tuple[str, tuple[int, ...]], TraceScale]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as serialize_tensors
@@ -29,6 +30,12 @@ FORMAT_VERSION = 1
 SUMMARY_FILE = "summary.json"
 _IMPORTED = (".pt", ".pth", ".bin", ".gguf", ".svec")
 PLACES = {"persona": "personas", "trait": "traits", "monitor": "monitors"}  # folders of a model, by kind
+
+# The positions a vector is taken from: the mean over the response, or the last token before it.
+RECIPES = ("response", "prompt_last")
+RECIPE = "response"  # replies are compared with replies, whatever a persona is steered with
+# Or fitted to what the system prompts do (`extraction/distil.py`); only personas have it, and not all.
+DISTILLED = "distilled"
 
 # Far above anything real: 128 layers of 16384 in six kinds are 50 MB, a long calibration curve 100 kB.
 MAX_FILE_BYTES = 1 << 30
@@ -115,7 +122,7 @@ def check_kind(path: Path, metadata: Mapping[str, Any], kind: str) -> None:
     """Raise VectorFileError unless the file says that it holds `kind`, in a format this version reads."""
     if (held := metadata.get("kind")) != kind:
         place = PLACES.get(str(held))
-        what_to_do = f"; it belongs into {place}/" if place else ""
+        what_to_do = f"; it belongs in {place}/" if place else ""
         _refuse(path, f"it holds {held or 'something else'!r}, not {kind!r}{what_to_do}")
     version = metadata.get("format_version")
     if version != FORMAT_VERSION:
@@ -267,7 +274,45 @@ def check_direction(what: str, vectors: Tensor) -> None:
     """Raise ValueError unless each of some vectors `[..., hidden]` is long enough to point anywhere."""
     shortest = float(vectors.float().norm(dim=-1).min())
     if not shortest >= SHORTEST:
-        raise ValueError(f"{what} has the length {shortest:g}: it is no direction")
+        raise ValueError(f"{what} has the length {shortest:g}: it is too short to be a direction")
+
+
+def by_recipe(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
+    """Return the stored tensors of one kind, `<kind>.<recipe>`, by recipe."""
+    known = (*RECIPES, DISTILLED)
+    return {recipe: tensors[f"{kind}.{recipe}"] for recipe in known if f"{kind}.{recipe}" in tensors}
+
+
+def check_layers(layers: tuple[int, ...]) -> None:
+    """Raise ValueError unless the layers are ascending numbers from 0, without repetition."""
+    if not layers or layers[0] < 0 or list(layers) != sorted(set(layers)):
+        raise ValueError(f"its layers {list(layers)} are not ascending numbers from 0")
+
+
+def check_stacks(n_layers: int, kinds: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Raise ValueError unless all kinds have the same recipes and one shape, `[n_layers, hidden]`."""
+    recipes = set(next(iter(kinds.values())))
+    if not recipes & set(RECIPES) or not recipes <= {*RECIPES, DISTILLED}:
+        raise ValueError(f"it has none of the recipes {', '.join(RECIPES)}, or others")
+    hidden: int | None = None
+    for kind, stacks in kinds.items():
+        if set(stacks) != recipes:
+            raise ValueError(f'its "{kind}" vectors lack a recipe that the others have')
+        for stack in stacks.values():
+            hidden = hidden if hidden is not None else int(stack.shape[-1]) if stack.ndim else 0
+            if tuple(stack.shape) != (n_layers, hidden) or not hidden:
+                expected = [n_layers, hidden or "hidden"]
+                raise ValueError(f'its "{kind}" vectors are {list(stack.shape)}, not {expected}')
+
+
+def explain_fault(error: Exception) -> str:
+    """Say in a few words what is wrong with the contents of a file."""
+    if isinstance(error, ValidationError):
+        problem = error.errors(include_url=False)[0]
+        return f"its metadata is wrong ({'.'.join(map(str, problem['loc'])) or 'layers'}: {problem['msg']})"
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    return (str(error).splitlines() or ["its contents are wrong"])[0].rstrip(".")
 
 
 def _refuse(path: Path, reason: str) -> NoReturn:
@@ -336,7 +381,7 @@ class VectorStore:
         """Return the file of a name; nothing is read.
 
         Raises:
-            PersonaTuiError: there is none (of the class that `missing` names).
+            PersonaTuiError: it does not exist (the class is `missing`).
         """
         path = self.path_of(name)
         if not path.is_file() and (other := self.aliases.get(name.removeprefix(self.prefix))):

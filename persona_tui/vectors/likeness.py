@@ -11,9 +11,10 @@ from itertools import combinations
 from torch import Tensor
 
 from persona_tui.vectors.axes import Axes
+from persona_tui.vectors.files import RECIPE
 from persona_tui.vectors.manager import PersonaManager
 from persona_tui.vectors.maths import cosine
-from persona_tui.vectors.persona import RECIPE, PersonaVector
+from persona_tui.vectors.persona import PersonaVector
 
 
 def persona_cosine(one: PersonaVector, other: PersonaVector) -> float | None:

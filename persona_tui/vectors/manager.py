@@ -26,9 +26,9 @@ from persona_tui.core.files import atomic_write_text, change, check_case
 from persona_tui.core.identity import ModelSketch
 from persona_tui.core.mix import MONITOR_PREFIX, TRAIT_ALIASES, TRAIT_PREFIX, WEIGHT
 from persona_tui.vectors.axes import Axes
-from persona_tui.vectors.files import SUFFIX, VectorStore, check_kind, load_tensors
+from persona_tui.vectors.files import RECIPE, SUFFIX, VectorStore, check_kind, load_tensors
 from persona_tui.vectors.maths import blend
-from persona_tui.vectors.persona import RECIPE, PersonaVector, default_gains
+from persona_tui.vectors.persona import PersonaVector, default_gains
 from persona_tui.vectors.roles import ROLES_FILE, RoleMeans
 
 AXES_FILE = f"axes{SUFFIX}"
@@ -147,7 +147,7 @@ class PersonaManager:
 
     @property
     def roles(self) -> RoleMeans | None:
-        """The means of roles, read anew; None while there are none. They are no personas: nobody speaks so.
+        """The means of roles, read again each time; None while there are none. Nobody speaks as a role.
 
         Raises:
             VectorFileError: the file is damaged or belongs to another model.

@@ -12,9 +12,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from persona_tui.core.mix import GAIN
+from persona_tui.core.mistakes import mistake_of
 
-Gain = Annotated[float, Field(ge=GAIN.low, le=GAIN.high)]
+MOST_GAIN = 1e6  # either way; a persona's own, from strength to its vectors' size
+Gain = Annotated[float, Field(ge=-MOST_GAIN, le=MOST_GAIN)]
 Layer = Annotated[int, Field(ge=0, le=100_000)]
 Layers = list[Layer]
 Position = Literal["message", "prompt_last", "reply"]
@@ -260,7 +261,5 @@ def fault_of(metadata: Mapping[str, Any]) -> str | None:
     try:
         model.model_validate(dict(metadata))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = f"{'.'.join(map(str, first['loc']))}: " if first["loc"] else ""
-        return f"{name}{first['msg'].split(' or instance')[0]}"
+        return mistake_of(error, metadata)
     return None

@@ -7,20 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from persona_tui.core.errors import VectorFileError
-from persona_tui.core.mix import GAIN
-from persona_tui.vectors.files import FORMAT_VERSION, check_direction, check_kind, load_tensors, save_tensors
+from persona_tui.core.mix import Range
+from persona_tui.vectors.files import (
+    FORMAT_VERSION,
+    RECIPE,
+    RECIPES,
+    by_recipe,
+    check_direction,
+    check_kind,
+    check_layers,
+    check_stacks,
+    explain_fault,
+    load_tensors,
+    save_tensors,
+)
 from persona_tui.vectors.maths import TraceScale, mean_of, normalize
+from persona_tui.vectors.metadata import MOST_GAIN
 
-# The positions a vector is taken from: the mean over the response, or the last token before it.
-RECIPES = ("response", "prompt_last")
-RECIPE = "response"  # replies are compared with replies, whatever a persona is steered with
-# Or fitted to what the system prompts do (`extraction/distil.py`); only personas have it, and not all.
-DISTILLED = "distilled"
 KINDS = ("mean", "raw", "safe")
+GAIN = Range(-MOST_GAIN, MOST_GAIN)
 
 DEFAULT_STRENGTH = 0.3  # where on the strength scale a persona is clear
 # What an uncalibrated persona adds at that strength, with the guide and without it: see `dose`. Four personas
@@ -307,41 +316,3 @@ def default_gains(persona: PersonaVector, layers: Sequence[int]) -> dict[str, fl
 
 
 # --- checks that axes share ------------------------------------------------------------------------------
-
-
-def by_recipe(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
-    """Return the stored tensors of one kind, `<kind>.<recipe>`, by recipe."""
-    known = (*RECIPES, DISTILLED)
-    return {recipe: tensors[f"{kind}.{recipe}"] for recipe in known if f"{kind}.{recipe}" in tensors}
-
-
-def check_layers(layers: tuple[int, ...]) -> None:
-    """Raise ValueError unless the layers are ascending numbers from 0, without repetition."""
-    if not layers or layers[0] < 0 or list(layers) != sorted(set(layers)):
-        raise ValueError(f"its layers {list(layers)} are not ascending numbers from 0")
-
-
-def check_stacks(n_layers: int, kinds: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Raise ValueError unless all kinds have the same recipes and one shape, `[n_layers, hidden]`."""
-    recipes = set(next(iter(kinds.values())))
-    if not recipes & set(RECIPES) or not recipes <= {*RECIPES, DISTILLED}:
-        raise ValueError(f"it has none of the recipes {', '.join(RECIPES)}, or others")
-    hidden: int | None = None
-    for kind, stacks in kinds.items():
-        if set(stacks) != recipes:
-            raise ValueError(f'its "{kind}" vectors lack a recipe that the others have')
-        for stack in stacks.values():
-            hidden = hidden if hidden is not None else int(stack.shape[-1]) if stack.ndim else 0
-            if tuple(stack.shape) != (n_layers, hidden) or not hidden:
-                expected = [n_layers, hidden or "hidden"]
-                raise ValueError(f'its "{kind}" vectors are {list(stack.shape)}, not {expected}')
-
-
-def explain_fault(error: Exception) -> str:
-    """Say in a few words what is wrong with the contents of a file."""
-    if isinstance(error, ValidationError):
-        problem = error.errors(include_url=False)[0]
-        return f"its metadata is wrong ({'.'.join(map(str, problem['loc'])) or 'layers'}: {problem['msg']})"
-    if isinstance(error, KeyError):
-        return f"it has no {error}"
-    return (str(error).splitlines() or ["its contents are wrong"])[0].rstrip(".")

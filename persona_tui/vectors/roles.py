@@ -14,8 +14,15 @@ from typing import Any
 from torch import Tensor
 
 from persona_tui.core.errors import VectorFileError, nearest
-from persona_tui.vectors.files import FORMAT_VERSION, SUFFIX, check_kind, load_tensors, save_tensors
-from persona_tui.vectors.persona import check_layers, explain_fault
+from persona_tui.vectors.files import (
+    FORMAT_VERSION,
+    SUFFIX,
+    check_kind,
+    check_layers,
+    explain_fault,
+    load_tensors,
+    save_tensors,
+)
 
 ROLES_FILE = f"roles{SUFFIX}"
 

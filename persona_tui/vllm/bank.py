@@ -6,11 +6,9 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from persona_tui.core.config import Settings, resolve_layers
 from persona_tui.core.errors import ConfigError, PersonaTuiError, VectorFileError
@@ -19,29 +17,11 @@ from persona_tui.core.workspace import Workspace
 from persona_tui.model import Cap
 from persona_tui.vectors.manager import PersonaManager
 from persona_tui.vectors.maths import TraceScale
+from persona_tui.vllm.wire import KEY, MODEL, WORKSPACE, Slot
 
-KEY = "persona_tui"  # in a request's extra arguments
-TRACE = "persona_tui_trace"  # there as well: the name under which the figures of a reply are kept
-CHANGES = "persona_tui_changes"  # there as well, where the mix may change while the reply is written
-WORKSPACE = "PERSONA_TUI_WORKSPACE"
-LEND = "PERSONA_TUI_LEND"  # "1": other machines may have jobs run here
-MODEL = "PERSONA_TUI_MODEL"  # whose vectors to use, where that is not the model's own name
 _KNOWN = {"persona", "blend", "strength", "capping", "percentile", "safe", "capping_axis", "trace"}
 _HELD_ELSEWHERE = ("guard", "policy")
 _MOST_TRACED = 16
-
-
-@dataclass(frozen=True, eq=False)
-class Slot:
-    """What is done to one request's residual stream.
-
-    Attributes:
-        added: by layer, the vector that is added, `[hidden]` float32, strength and gain included.
-        caps: by layer, the floor.
-    """
-
-    added: Mapping[int, Tensor]
-    caps: Mapping[int, Cap]
 
 
 class Bank:
@@ -86,22 +66,7 @@ class Bank:
         Raises:
             PersonaTuiError: it cannot be read, names nobody that is known, or asks for what cannot be done.
         """
-        asked = _parsed(request)
-        if "plausibility" in asked:
-            raise PersonaTuiError(
-                "the guide (plausibility) needs a second row per request and is not available in vLLM"
-            )
-        if held := [name for name in _HELD_ELSEWHERE if asked.get(name) not in (None, "off", [], {})]:
-            raise PersonaTuiError(
-                f'"{held[0]}" is for `persona-tui serve`, and for chats with --engine URL: vLLM\'s own '
-                "endpoints cannot hold it"
-            )
-        asked = {key: value for key, value in asked.items() if key not in _HELD_ELSEWHERE}
-        unknown = sorted(set(asked) - _KNOWN)
-        if unknown:
-            raise PersonaTuiError(
-                f'"{KEY}" has an unknown field "{unknown[0]}"; known: {", ".join(sorted(_KNOWN))}'
-            )
+        asked = _checked(_parsed(request))
         weights = _weights(asked)
         for name in [*weights, *_traced(asked)]:
             self.personas.get(name)
@@ -204,6 +169,25 @@ def _traced(request: object) -> list[str]:
     if len(names) > _MOST_TRACED:
         raise PersonaTuiError(f'"trace" of "{KEY}" has more than {_MOST_TRACED} names')
     return names
+
+
+def _checked(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What is asked for that can be done here; raises what is wrong with the rest."""
+    if "plausibility" in asked:
+        raise PersonaTuiError(
+            "the guide (plausibility) needs a second row per request and is not available in vLLM"
+        )
+    if held := [name for name in _HELD_ELSEWHERE if asked.get(name) not in (None, "off", [], {})]:
+        raise PersonaTuiError(
+            f'"{held[0]}" is for `persona-tui serve`, and for chats with --engine URL: vLLM\'s own '
+            "endpoints cannot hold it"
+        )
+    asked = {key: value for key, value in asked.items() if key not in _HELD_ELSEWHERE}
+    if unknown := sorted(set(asked) - _KNOWN):
+        raise PersonaTuiError(
+            f'"{KEY}" has an unknown field "{unknown[0]}"; known: {", ".join(sorted(_KNOWN))}'
+        )
+    return asked
 
 
 def _weights(asked: dict[str, Any]) -> dict[str, float]:

@@ -27,10 +27,9 @@ from persona_tui.core.errors import EndpointError, GenerationError, ModelLoadErr
 from persona_tui.core.files import atomic_write_bytes
 from persona_tui.core.identity import ModelSketch
 from persona_tui.vllm.asgi import OURS, PROTOCOL
-from persona_tui.vllm.bank import Slot
 from persona_tui.vllm.engine import VllmModel
 from persona_tui.vllm.orders import Arrival, Driver, Order, Sums, sums_from
-from persona_tui.vllm.wire import About, slots_to
+from persona_tui.vllm.wire import About, Slot, slots_to
 
 _PIECE = 2**24  # bytes of ways that are sent at once, about
 _Told = list[list[float]]
@@ -64,7 +63,7 @@ def connect(url: str) -> tuple[Connection, ServedAbout]:
     """Ask a server which model it lends.
 
     Raises:
-        ConfigError: this is no address.
+        ConfigError: this is not an address.
         EndpointError: one line that says why nothing can be had there.
     """
     connection = Connection(url, os.environ.get(KEY_VARIABLE))

@@ -39,7 +39,6 @@ from persona_tui.vllm.asgi import (
     gone,
     refuse,
 )
-from persona_tui.vllm.bank import MODEL, Slot
 from persona_tui.vllm.op import TRACES
 from persona_tui.vllm.orders import (
     Arrival,
@@ -51,7 +50,7 @@ from persona_tui.vllm.orders import (
     sums_to,
     told_of,
 )
-from persona_tui.vllm.wire import PASS, door_pass, pack_slot, slots_from
+from persona_tui.vllm.wire import MODEL, PASS, Slot, door_pass, pack_slot, slots_from
 
 _FILES = frozenset(
     {

@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from persona_tui.core.errors import GenerationError, ModelLoadError
-from persona_tui.vllm.bank import Slot
-from persona_tui.vllm.http import WORKER
 from persona_tui.vllm.orders import (
     Arrival,
     Driver,
@@ -26,7 +24,7 @@ from persona_tui.vllm.orders import (
     sums_of,
     told_of,
 )
-from persona_tui.vllm.wire import ENGINE, About, Packed, pack_slot
+from persona_tui.vllm.wire import ENGINE, WORKER, About, Packed, Slot, pack_slot
 
 
 class LocalDriver(Driver):

@@ -359,15 +359,7 @@ class VllmModel(VllmReader):
         axes: Sequence[str],
         stop: threading.Event | None,
     ) -> Iterator[TokenEvent]:
-        writers = [
-            text.TextStream(
-                self.tokenizer,
-                self._stops_of(each),
-                prompt[-1:] if each.continued else (),
-                self._opened(each),
-            )
-            for each, prompt in zip(requests, batch.prompts, strict=True)
-        ]
+        writers = [self._writer(each, prompt) for each, prompt in zip(requests, batch.prompts, strict=True)]
         try:
             for order in self._with_twins(rows):
                 self.driver.add(order)

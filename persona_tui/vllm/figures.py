@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from persona_tui.core.mix import Mix
-from persona_tui.vllm.bank import KEY, TRACE, Bank
-from persona_tui.vllm.op import TRACES, SlotBuffers, digest
-from persona_tui.vllm.wire import Packed
+from persona_tui.vllm.bank import Bank
+from persona_tui.vllm.op import TRACES, SlotBuffers
+from persona_tui.vllm.wire import KEY, TRACE, Packed, digest
 
 
 class Directions:

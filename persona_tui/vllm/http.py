@@ -16,11 +16,10 @@ from persona_tui.core.documents import json_value
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.mix import TRAIT_PREFIX, parse_blend
 from persona_tui.vllm.asgi import OURS, App, Receive, Scope, Send, answer, refuse, whole
-from persona_tui.vllm.bank import CHANGES, KEY, TRACE
 from persona_tui.vllm.door import Door
 from persona_tui.vllm.plugin import bank_of, lends
+from persona_tui.vllm.wire import CHANGES, KEY, TRACE, WORKER
 
-WORKER = "persona_tui.vllm.worker.PersonaWorker"
 REPLIES = f"{OURS}/replies/"
 PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
 

@@ -7,7 +7,6 @@ compiled or captured again. What it finds goes into buffers as well.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from persona_tui.vectors.axes import AXIS_NAMES
-from persona_tui.vllm.bank import WORKSPACE, Slot
+from persona_tui.vllm.wire import WORKSPACE, Slot, digest
 
 AXES = len(AXIS_NAMES) + 2  # that floors can be on at a time, the first of them none
 TRACES = 32  # directions that tokens can be compared with at a time
@@ -211,15 +210,6 @@ class SlotBuffers:
         self._traces[number] = frozenset(direction)
         for layer, vector in direction.items():
             self.traced[layer, number] = vector.to(self.traced) / len(direction)
-
-
-def digest(vectors: Mapping[int, Tensor]) -> str:
-    """What tells vectors by layer from others."""
-    told = hashlib.sha256()
-    for layer, vector in sorted(vectors.items()):
-        told.update(f"{layer}:".encode())
-        told.update(vector.detach().float().cpu().contiguous().numpy().tobytes())
-    return told.hexdigest()
 
 
 _buffers: SlotBuffers | None = None

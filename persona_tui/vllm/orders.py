@@ -15,8 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from persona_tui.core.errors import GenerationError
-from persona_tui.vllm.bank import Slot
-from persona_tui.vllm.wire import ENGINE, About, Errand, slot_key
+from persona_tui.vllm.wire import ENGINE, About, Errand, Slot, slot_key
 
 _names = itertools.count()
 _process = secrets.token_hex(4)  # other processes may ask the same server

@@ -14,8 +14,8 @@ import os
 from typing import Any
 
 from persona_tui.core.errors import PersonaTuiError
-from persona_tui.vllm.bank import CHANGES, KEY, LEND, TRACE, WORKSPACE, Bank
-from persona_tui.vllm.wire import ENGINE, PASS, door_pass
+from persona_tui.vllm.bank import Bank
+from persona_tui.vllm.wire import CHANGES, ENGINE, KEY, LEND, PASS, TRACE, WORKSPACE, door_pass
 
 logger = logging.getLogger("vllm.persona_tui")
 

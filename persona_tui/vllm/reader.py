@@ -21,10 +21,9 @@ from persona_tui.model import (
 from persona_tui.model.architecture import check_fits
 from persona_tui.model.distil import Distillation
 from persona_tui.model.forced import Passage
-from persona_tui.vllm.bank import Slot
 from persona_tui.vllm.op import TRACES
 from persona_tui.vllm.orders import Driver, Order, Sums
-from persona_tui.vllm.wire import Errand, slot_of
+from persona_tui.vllm.wire import Errand, Slot, slot_of
 
 Axes = Mapping[str, Mapping[int, Tensor]]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from persona_tui.core.config import Settings
 from persona_tui.core.errors import ModelLoadError
-from persona_tui.vllm.bank import KEY, LEND, MODEL, WORKSPACE, check_unguarded
-from persona_tui.vllm.http import WORKER
+from persona_tui.vllm.bank import check_unguarded
+from persona_tui.vllm.wire import KEY, LEND, MODEL, WORKER, WORKSPACE
 
 _OLDER = "vllm.entrypoints.openai.api_server"
 
@@ -31,7 +31,7 @@ def command(
     Args:
         settings: with the model's name.
         slug: what its vectors lie under, and what clients call it.
-        host: the address to listen at.
+        host: the address to listen on.
         port: the port.
         rows: replies at a time.
         more: further words for vLLM.

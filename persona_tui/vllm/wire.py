@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,11 +16,17 @@ from torch import Tensor
 
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.model import Cap, Interventions
-from persona_tui.vllm.bank import Slot
-from persona_tui.vllm.op import digest
 
+KEY = "persona_tui"  # in a request's extra arguments
+TRACE = "persona_tui_trace"  # there as well: the name under which the figures of a reply are kept
+CHANGES = "persona_tui_changes"  # there as well, where the mix may change while the reply is written
 ENGINE = "persona_tui_engine"  # in a request's extra arguments, and in vLLM's additional configuration
 PASS = "persona_tui_pass"  # beside it, where a request has come through the door of this process
+WORKER = "persona_tui.vllm.worker.PersonaWorker"
+# Of the environment in which a server is started.
+WORKSPACE = "PERSONA_TUI_WORKSPACE"
+LEND = "PERSONA_TUI_LEND"  # "1": other machines may have jobs run here
+MODEL = "PERSONA_TUI_MODEL"  # whose vectors to use, where that is not the model's own name
 Packed = dict[str, Any]
 _pass = secrets.token_hex(16)
 
@@ -27,6 +34,28 @@ _pass = secrets.token_hex(16)
 def door_pass() -> str:
     """What tells the door's requests from others that say the same; nobody outside this process knows it."""
     return _pass
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """What is done to one request's residual stream.
+
+    Attributes:
+        added: by layer, the vector that is added, `[hidden]` float32, strength and gain included.
+        caps: by layer, the floor.
+    """
+
+    added: Mapping[int, Tensor]
+    caps: Mapping[int, Cap]
+
+
+def digest(vectors: Mapping[int, Tensor]) -> str:
+    """What tells vectors by layer from others."""
+    told = hashlib.sha256()
+    for layer, vector in sorted(vectors.items()):
+        told.update(f"{layer}:".encode())
+        told.update(vector.detach().float().cpu().contiguous().numpy().tobytes())
+    return told.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from persona_tui.core.mix import Mix
-from persona_tui.vllm.bank import KEY, TRACE, Bank, Slot
+from persona_tui.vllm.bank import Bank
 from persona_tui.vllm.figures import Directions, Figures
 from persona_tui.vllm.op import SlotBuffers, set_buffers, slots_of
-from persona_tui.vllm.wire import ENGINE, Errand, Packed, unpack_slot
+from persona_tui.vllm.wire import ENGINE, KEY, TRACE, Errand, Packed, Slot, unpack_slot
 
 _PLACES_BYTES = 2**28  # of the sums; there are at least 4 for each request
 _MOST_PLACES = 1024
@@ -196,7 +196,7 @@ class WorkerSlots:
 
     def guide(self, logits: Tensor) -> Tensor:
         """Leave the guided rows what their twins find plausible; `[rows, vocabulary]`."""
-        from persona_tui.model.sampling import plausible
+        from persona_tui.model.request import plausible
 
         if self._pending:
             likely = logits[[row for row, _, _ in self._pending]].log_softmax(-1)

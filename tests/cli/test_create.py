@@ -68,7 +68,7 @@ def test_what_cannot_be_made(cli: Cli, workspace: Path, args: list[str], message
 
 def test_a_persona_has_one_source(cli: Cli) -> None:
     result = cli("create", "new", "-a", "sage", "-d", "A wise man")
-    assert result.status == 2 and "--from-archetype and --description exclude each other" in result.err
+    assert result.status == 2 and "--from-archetype and --description cannot be combined" in result.err
     result = cli("create", "new")
     assert result.status == 2 and "One of --from-archetype, --description, --prompts" in result.err
 

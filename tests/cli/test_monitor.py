@@ -172,6 +172,7 @@ def test_whether_the_model_can_judge_replies_is_tried(cli: Cli, workspace: Path)
     assert checks["monitor"]["state"] == "WRONG" and "of 16 known replies" in checks["monitor"]["detail"]
 
 
+@pytest.mark.slow
 def test_models_are_compared_and_vectors_carried_over(cli: Cli, tmp_path: Path, tiny_model: Path) -> None:
     other = tmp_path / "other"
     make_model("gpt2", n_positions=1024).save_pretrained(other)

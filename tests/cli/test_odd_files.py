@@ -68,9 +68,10 @@ def test_what_is_no_file_is_not_taken_for_a_text(cli: Cli, tmp_path: Path) -> No
     with pytest.raises(DatasetError, match="is a folder: name a file in it"):
         list(conversations(str(tmp_path)))
     os.mkfifo(tmp_path / "pipe.jsonl")
-    assert "is not an ordinary file" in cli("dataset", "validate", tmp_path / "pipe.jsonl").err
+    assert "is not a regular file" in cli("dataset", "validate", tmp_path / "pipe.jsonl").err
 
 
+@pytest.mark.slow
 def test_half_an_emoji_is_a_lines_own_problem(cli: Cli, tmp_path: Path) -> None:
     assert cli("monitor", "fit", "--data", "training", "--no-measure").status == 0
     lines = '{"query": "How do I bake?"}\n{"query": "\\ud83d"}\n{"query": 5}\n{"query": "Hi"}\n'
@@ -97,4 +98,4 @@ def test_a_model_folder_with_a_pipe_in_it_is_refused(
     (folder / "tokenizer.json").unlink()
     os.mkfifo(folder / "tokenizer.json")
     result = call("--workspace", workspace, "--model", folder, "generate", "hi")
-    assert result.status == 1 and "tokenizer.json" in result.err and "not an ordinary file" in result.err
+    assert result.status == 1 and "tokenizer.json" in result.err and "not a regular file" in result.err

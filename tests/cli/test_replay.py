@@ -49,6 +49,7 @@ def test_a_session_comes_out_the_same(recorded: Cli, call: Cli, workspace: Path)
     assert report["equal"] and [entry["run"] for entry in report["replies"]] == [0, 0, 0, 1]
 
 
+@pytest.mark.slow
 def test_a_change_in_the_middle_of_a_reply_comes_out_the_same(
     call: Cli, workspace: Path, tmp_path: Path
 ) -> None:

@@ -74,7 +74,7 @@ def test_help_lists_every_command(call: Cli) -> None:
         (["--dtype", "int8", "list"], "int8"),
         (["config", "shwo"], "shwo"),
         (["create", "x"], "--from-archetype, --description, --prompts and --interactive"),
-        (["create", "x", "-a", "sage", "-d", "a sage"], "exclude each other"),
+        (["create", "x", "-a", "sage", "-d", "a sage"], "cannot be combined"),
         (["create"], "NAME"),
         (["dataset", "generate", "jokes"], "jokes"),
         (["dataset", "generate", "archetype"], "--description"),

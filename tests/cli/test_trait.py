@@ -447,6 +447,7 @@ def test_a_warm_and_a_cold_reply(call: Cli, shipped: Path) -> None:
     assert empathy[0] > empathy[1]
 
 
+@pytest.mark.slow
 def test_what_the_user_says_is_scored_too(trait: Cli) -> None:
     talk = "User: SHOUT AT ME\nAssistant: no thank you\nUser: please whisper\nAssistant: OF COURSE NOT"
     result = trait("score", talk, "--users", "--json")

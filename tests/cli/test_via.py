@@ -167,9 +167,9 @@ def test_the_settings_can_name_it(cli: Cli, workspace: Path, server: Server, mon
             'has no model "lama3.2". Did you mean "llama3.2"?',
         ),
         ((400, {"error": {"message": "too\x1b[31m long"}}), "answered with an error (400: too�[31m long)"),
-        ((200, b"<html>Welcome</html>"), "something else than a chat completion: <html>Welcome"),
-        ((200, {"choices": []}), "something else than a chat completion"),
-        ((200, {"choices": [{"message": {"content": 7}}]}), "something else than a chat completion"),
+        ((200, b"<html>Welcome</html>"), "something other than a chat completion: <html>Welcome"),
+        ((200, {"choices": []}), "something other than a chat completion"),
+        ((200, {"choices": [{"message": {"content": 7}}]}), "something other than a chat completion"),
         ((301, b""), "answered with an error (301)"),
     ],
 )
@@ -184,6 +184,7 @@ def test_a_refusal_is_one_line_and_changes_nothing(
     assert sorted((path, path.stat().st_size) for path in workspace.rglob("datasets/**/*")) == before
 
 
+@pytest.mark.slow
 def test_a_key_that_is_not_accepted(cli: Cli, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "wrong")
     server.answer = lambda body: (401, {})

@@ -7,8 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from persona_tui.core.config import load_settings
 from persona_tui.core.workspace import PACKAGED
+
+pytestmark = pytest.mark.slow
 
 START = "import sys; print('ready', flush=True); sys.stdin.readline()\n"
 SET = (

@@ -160,7 +160,7 @@ ONE: dict[str, tuple[Any, list[tuple[str, str]], str]] = {
             }
         },
         SAID,
-        "what is thought",
+        "thoughts before a reply",
     ),
     "claude": (
         {

@@ -14,8 +14,7 @@ from persona_tui.core.errors import DatasetError, JobCancelled
 from persona_tui.datasets.generator import DatasetGenerator
 from persona_tui.datasets.schema import ArchetypePrompt, Question, SafePrompt, UnsafePrompt
 from persona_tui.datasets.templates import fallback_prompts, introduce
-from persona_tui.model.request import Request
-from persona_tui.model.sampling import Sampling
+from persona_tui.model.request import Request, Sampling
 
 _WORDS = "tea river music honour winter books travel anger family money silence games".split()  # noqa: SIM905
 

@@ -31,7 +31,7 @@ GOOD = '{"id": "a", "question": "Who are you?", "category": "identity"}'
         ('["a"]', 'a JSON object is needed, not ["a"]'),
         ('{"id": "b", "category": "x"}', '"question" is missing'),
         ('{"id": "b", "question": "  ", "category": "x"}', '"question": String should have at least 1'),
-        ('{"id": "b", "question": 3, "category": "x"}', '"question": Input should be a valid string'),
+        ('{"id": "b", "question": 3, "category": "x"}', '"question": a text is needed, not 3'),
         (
             '{"id": "b", "question": "Q?", "categorie": "x"}',
             'unknown key "categorie". Did you mean "category"?',

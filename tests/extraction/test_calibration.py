@@ -13,7 +13,7 @@ from persona_tui.core.errors import DatasetError, JobCancelled
 from persona_tui.core.workspace import Workspace, packaged_root
 from persona_tui.datasets.records import read_questions
 from persona_tui.extraction import ActivationExtractor, PersonaStudio, calibrated, weakness
-from persona_tui.extraction.bench import Bench, question_cost, question_count, repetition
+from persona_tui.extraction.bench import Bench, calibration_plan, question_work, repetition
 from persona_tui.extraction.calibration import (
     MULTIPLES,
     bands,
@@ -276,11 +276,16 @@ def test_a_small_extraction_gets_a_small_calibration(extracted: PersonaStudio, s
         extracted.extractor.model, override(extracted.extractor.settings, {"calibration.questions": 50})
     )
     extractor.held_out_questions = extracted.extractor.held_out_questions * 20
+    extractor.questions = extracted.extractor.questions
     prompts = sage.metadata["prompts"]
-    cost = sum(question_cost(extractor, prompts))
-    assert question_count(extractor, prompts, 20 * cost) == 10
-    assert question_count(extractor, prompts, 1000 * cost) == 40
-    assert question_count(extractor, prompts, 1) == 6
+    each = question_work(extractor, prompts).tokens
+    least, work = calibration_plan(extractor, prompts, {"passed": 1, "responses": 10})
+    before = work.tokens - least * each
+    assert least == 6 and before > each / 2  # lessons, and the comparison of sizes
+    for passed, expected in ((2 * (before + 10 * each), 10), (2000 * before, 40)):
+        count, work = calibration_plan(extractor, prompts, {"passed": passed, "responses": 10})
+        assert count == expected and work.tokens == before + count * each <= passed / 2
+    assert calibration_plan(extractor, prompts, {})[0] == 40
 
 
 def test_the_band_is_kept_unless_another_recovers_more(extracted: PersonaStudio, sage: PersonaVector) -> None:

@@ -19,7 +19,8 @@ from persona_tui.extraction.extractor import completed
 from persona_tui.extraction.sizes import likeliest
 from persona_tui.model import Message, ModelWrapper, Request, Sampling, conversation
 from persona_tui.project.project import Project
-from persona_tui.vectors.persona import DEFAULT_DOSE, DISTILLED, PersonaVector
+from persona_tui.vectors.files import DISTILLED
+from persona_tui.vectors.persona import DEFAULT_DOSE, PersonaVector
 from tests.extraction.conftest import MakeStudio
 
 PROMPT = "You are a weary old sailor."
@@ -110,6 +111,27 @@ def test_a_teacher_that_exaggerates_goes_twice_as_far_and_only_where_the_prompt_
     assert divergence == pytest.approx(float(expected.mean()), abs=1e-5)
 
 
+def test_blocks_below_the_vectors_compute_once_and_that_changes_nothing(model: ModelWrapper) -> None:
+    given, start, seen = lessons(model), vectors(model), []
+    teaching = model.distillation(given, emphasis=2.0)
+    once, _ = teaching.improved(start, rate=0.5, seed=0)
+    blocks = model.model.model.layers
+    handles = [
+        blocks[layer].mlp.register_forward_hook(lambda *args, layer=layer: seen.append(layer))
+        for layer in (0, 1, 2)
+    ]
+    _, met = teaching.improved(once, rate=0.5, seed=1)
+    for handle in handles:
+        handle.remove()
+    assert set(seen) == {2}
+    _, fresh = model.distillation(given, emphasis=2.0).improved(once, rate=0.5, seed=1)
+    assert met == pytest.approx(fresh, abs=1e-5)
+    _, elsewhere = teaching.improved({2: start[2]}, rate=0.5, seed=0)  # what was kept is of no use there
+    _, expected = model.distillation(given, emphasis=2.0).improved({2: start[2]}, rate=0.5, seed=0)
+    assert elsewhere == pytest.approx(expected, abs=1e-5)
+    assert not any("forward" in vars(block) for block in blocks)
+
+
 def test_nothing_of_it_stays_with_the_model(model: ModelWrapper) -> None:
     request = [Request(conversation("What is bread?"), 3)]
     before = model.generate(request, Sampling(8))[0].text
@@ -190,7 +212,7 @@ def test_it_costs_about_what_is_announced(
 ) -> None:
     extractor, persona = shipped
     counts, prompts = persona.metadata["counts"], persona.metadata["prompts"]
-    planned = distil_work(extractor, extractor.questions, prompts, counts["responses"])
+    planned = distil_work(extractor, extractor.questions, prompts, counts["responses"], bench.band)
     before = extractor.tokens
     distilled(bench.course, 0.5)
     assert extractor.tokens - before == pytest.approx(planned.tokens, rel=1 / 3)
@@ -273,6 +295,7 @@ def test_a_model_without_gradients_is_calibrated_with_the_vectors_that_there_are
     ]
 
 
+@pytest.mark.slow
 def test_a_mean_difference_stays_one_where_that_is_asked_for(
     shipped: tuple[ActivationExtractor, PersonaVector],
 ) -> None:

@@ -60,6 +60,7 @@ def test_the_same_archetype_gives_the_same_vectors(studio: PersonaStudio, extrac
         assert (raw[recipe] - vectors).abs().max() < 1e-3
 
 
+@pytest.mark.slow
 def test_a_description_becomes_an_archetype_and_a_persona(studio: PersonaStudio) -> None:
     generator = DatasetGenerator(studio.extractor.model)
     persona = studio.create_from_description("wizard", "A grumpy but secretly kind old wizard", generator)
@@ -71,6 +72,7 @@ def test_a_description_becomes_an_archetype_and_a_persona(studio: PersonaStudio)
     assert studio.hand_written_archetypes() == sorted(ARCHETYPES)
 
 
+@pytest.mark.slow
 def test_the_managers_own_method_works_with_extractor_and_generator(studio: PersonaStudio) -> None:
     generator = DatasetGenerator(studio.extractor.model)
     assert studio.manager.create_from_description("A shy scientist", "shy", studio.extractor, generator)
@@ -201,6 +203,7 @@ def test_the_catalogue_is_found_where_the_workspace_has_no_such_archetype(studio
         studio.create_from_archetype("new", "bakr")
 
 
+@pytest.mark.slow
 def test_a_found_band_is_remembered(studio: PersonaStudio, make_studio: MakeStudio) -> None:
     with pytest.raises(PersonaTuiError, match="needs 3 personas"):
         studio.find_band()

@@ -79,6 +79,7 @@ class StopAfter(JobContext):
         assert JobProgress(done, total, note).fraction <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", [fit, extract])
 def test_reading_goes_on(work: Work, tiny_model: Path, tmp_path: Path, read: list[int]) -> None:
     def made(root: Path) -> dict[str, torch.Tensor]:

@@ -175,3 +175,41 @@ def test_each_row_can_have_its_own_strength(any_wrapper: ModelWrapper, random_ve
     for request, strength, cap, row in zip(requests(), strengths, caps, together, strict=True):
         own = Interventions({1: strength * vector}, {} if cap is None else {1: cap})
         assert_same(row, any_wrapper.generate([request], GREEDY, own, capture_layers=[0, 1, 2])[0])
+
+
+def test_vectors_are_fitted_to_what_steering_with_them_does(
+    any_wrapper: ModelWrapper, random_vector: Vectors
+) -> None:
+    """Fitting keeps what the lower blocks compute, and begins above them."""
+    asked, reply = requests()[0].messages, "A loaf of it, warm."
+    taught = [{"role": "system", "content": "You are a sailor."}, *asked]
+    added = {layer: 0.1 * random_vector(layer) for layer in (1, 2)}
+    teaching = any_wrapper.distillation([(taught, asked, reply)])
+    for seed in range(2):  # the second time with what was kept
+        _, divergence = teaching.improved(added, rate=0.0, seed=seed)
+        ids = any_wrapper.tokenizer(reply, add_special_tokens=False)["input_ids"]
+        logprobs = [
+            _logprobs(any_wrapper, any_wrapper.encode(messages), ids, ways)
+            for messages, ways in ((taught, {}), (asked, added))
+        ]
+        top = logprobs[0].topk(min(64, logprobs[0].shape[-1] - 1))
+        ours = logprobs[1].gather(-1, top.indices)
+        left = [(1 - each.exp().sum(-1)).clamp(min=1e-6) for each in (top.values, ours)]
+        expected = (top.values.exp() * (top.values - ours)).sum(-1) + left[0] * (left[0] / left[1]).log()
+        assert abs(divergence - float(expected.mean())) < 1e-4
+
+
+def _logprobs(wrapper: ModelWrapper, before: list[int], ids: list[int], added: dict[int, Tensor]) -> Tensor:
+    def adder(vector: Tensor) -> Callable[..., object]:
+        def add(module: object, args: object, output: object) -> object:
+            return (output[0] + vector, *output[1:]) if isinstance(output, tuple) else output + vector
+
+        return add
+
+    blocks = find_blocks(wrapper.model)
+    handles = [blocks[layer].register_forward_hook(adder(vector)) for layer, vector in added.items()]
+    with torch.no_grad():
+        logits = wrapper.model(torch.tensor([before + ids]), use_cache=False).logits[0, len(before) - 1 : -1]
+    for handle in handles:
+        handle.remove()
+    return logits.float().log_softmax(-1)

@@ -162,7 +162,7 @@ def test_files_that_cannot_be_used_get_one_line(file: Path, tmp_path: Path, cach
     assert "short.gguf" in refusal(tmp_path / "short.gguf")
     other = file.read_bytes().replace(b"llama", b"zebra")
     (tmp_path / "zebra.gguf").write_bytes(other)
-    assert "zebra.gguf cannot be used: transformers reads no GGUF file of its architecture" in refusal(
+    assert "zebra.gguf cannot be used: transformers cannot read GGUF files of its architecture" in refusal(
         tmp_path / "zebra.gguf"
     )
     shutil.copy(file, tmp_path / "big-00001-of-00002.gguf")

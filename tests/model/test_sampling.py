@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from persona_tui.model.sampling import draw
+from persona_tui.model.request import draw
 
 
 def uniform(*numbers: float) -> torch.Tensor:

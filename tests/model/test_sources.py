@@ -193,5 +193,5 @@ def test_a_model_can_be_compiled_after_a_fetch_looked_for_pip(tmp_path: Path) ->
 
 
 def test_a_name_that_no_file_can_have_is_one_line() -> None:
-    with pytest.raises(ModelLoadError, match=r"^x{60}… is the name of no model"):
+    with pytest.raises(ModelLoadError, match=r"^x{60}… is not the name of a model"):
         resolve("x" * 3000)

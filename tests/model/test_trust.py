@@ -66,6 +66,7 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
 
 
+@pytest.mark.slow
 def test_answers_on_standard_input_run_nothing(folder: Path, witness: Path, tmp_path: Path) -> None:
     options = ["--workspace", str(tmp_path / "w"), "--model", str(folder)]
     command = [sys.executable, "-m", "persona_tui", *options]

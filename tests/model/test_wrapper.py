@@ -15,7 +15,7 @@ from transformers.generation.logits_process import TopPLogitsWarper
 from persona_tui.core.errors import GenerationError, JobCancelled
 from persona_tui.model import Cap, Interventions, ModelWrapper, Request, Sampling, TokenEvent, conversation
 from persona_tui.model.architecture import find_blocks
-from persona_tui.model.sampling import keep_top_p
+from persona_tui.model.request import keep_top_p
 from persona_tui.model.text import TextStream
 from persona_tui.vectors.files import same_model
 
@@ -232,6 +232,7 @@ def test_the_end_of_a_turn_is_no_part_of_the_response() -> None:
         torch.testing.assert_close(read.response[0], states[len(ids) :].mean(0), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_rows_keep_their_own_interventions_when_others_finish(random_vector: Vectors) -> None:
     wrapper = ModelWrapper(make_model("qwen2-sliding", seed=4), make_tokenizer(), "tiny")
     sampling = Sampling(max_new_tokens=300, temperature=2.5, top_p=1)
@@ -260,7 +261,7 @@ def test_base_models_stop_where_the_next_turn_begins(
     def scripted(self: object, logits: Tensor, index: int) -> Tensor:
         return torch.tensor([script[index]])
 
-    monkeypatch.setattr("persona_tui.model.sampling.Sampler.pick", scripted)
+    monkeypatch.setattr("persona_tui.model.request.Sampler.pick", scripted)
     generation = base_wrapper.generate(ask("Why?"), GREEDY, capture_layers=[0, 1])[0]
     assert (generation.text, generation.finish) == ("A café.", "stop")
     expected = base_wrapper.read(

@@ -9,7 +9,8 @@ import torch
 
 from persona_tui.model import ModelWrapper
 from persona_tui.monitors.amid import amid_chat, read_amid_chat
-from persona_tui.monitors.fitter import PROBE, Examples, fit
+from persona_tui.monitors.fitter import PROBE, fit
+from persona_tui.monitors.probes import Examples
 from persona_tui.monitors.readings import MESSAGE, Amid, TextReadings, read_queries
 from persona_tui.monitors.training_data import TrainingData
 

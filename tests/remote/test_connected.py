@@ -164,7 +164,7 @@ def answering(status: int, body: bytes) -> Iterator[str]:
     [
         (404, b'{"error": {"message": "GET /native: There is nothing here."}}', "older version"),
         (200, json.dumps({"native": 99, "version": "9.0"}).encode(), r"another version \(persona-tui 9.0\)"),
-        (200, b"<html>a page</html>", "no server of persona-tui"),
+        (200, b"<html>a page</html>", "not a persona-tui server"),
         (500, b"", "status 500"),
     ],
 )
@@ -186,6 +186,7 @@ def process(root: Path, port: int) -> Iterator[subprocess.Popen[str]]:
             running.kill()
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_in_the_middle_of_a_reply_and_comes_back(project: Project, laptop: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as found:
         port = found.getsockname()[1]

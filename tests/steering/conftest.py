@@ -12,9 +12,10 @@ from persona_tui.core.config import Settings, capture_layers, override
 from persona_tui.model import ModelWrapper, conversation
 from persona_tui.steering import SteeringEngine
 from persona_tui.vectors.axes import Axes
+from persona_tui.vectors.files import RECIPES
 from persona_tui.vectors.manager import PersonaManager
 from persona_tui.vectors.maths import normalize, orthogonalize_persona
-from persona_tui.vectors.persona import RECIPES, Calibration, PersonaVector
+from persona_tui.vectors.persona import Calibration, PersonaVector
 from tests.model.conftest import make_model, make_tokenizer
 
 torch.set_num_threads(1)

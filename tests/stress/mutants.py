@@ -185,7 +185,7 @@ def is_vector_file(path: Path) -> bool:
         return False
 
 
-# What is no ordinary file -----------------------------------------------------------------------------------
+# What is not a regular file ---------------------------------------------------------------------------------
 
 
 def pickled(sentinel: Path) -> bytes:

@@ -17,9 +17,9 @@ from persona_tui.datasets.records import read_archetype, read_questions
 from persona_tui.extraction import ActivationExtractor
 from persona_tui.model import ModelWrapper, Request, Sampling, conversation
 from persona_tui.steering.engine import SteeringEngine
+from persona_tui.vectors.files import RECIPES
 from persona_tui.vectors.manager import PersonaManager
 from persona_tui.vectors.maths import cosine
-from persona_tui.vectors.persona import RECIPES
 from tools.tiny import corpus, requests, train
 from tools.tiny.judge import NEUTRAL, TextJudge, refusal_judge, style_judge
 from tools.tiny.material import ARCHETYPES
@@ -68,6 +68,7 @@ def test_weights_are_small_and_load_plainly() -> None:
     assert sum(parameter.numel() for parameter in plain.parameters()) < 15e6
 
 
+@pytest.mark.slow
 def test_every_archetype_is_heard(engine: SteeringEngine, style: TextJudge) -> None:
     questions = topic_questions(24)
     plain = ask(engine, questions, Mix(capping=False))
@@ -84,6 +85,7 @@ def test_every_archetype_is_heard(engine: SteeringEngine, style: TextJudge) -> N
     assert min(louder.values()) > 0.4
 
 
+@pytest.mark.slow
 def test_refuses_what_it_should(engine: SteeringEngine) -> None:
     rng = random.Random(2)
     judge = refusal_judge(per_label=400)
@@ -114,6 +116,7 @@ def test_the_safety_axis_points_to_ordinary_answers(engine: SteeringEngine) -> N
         assert float(answered[layer] @ axis) > float(refused[layer] @ axis)
 
 
+@pytest.mark.slow
 def test_extracting_a_shipped_persona_again_finds_the_same_direction(
     engine: SteeringEngine, workspace: Workspace
 ) -> None:

@@ -53,6 +53,7 @@ async def test_a_persona_is_refused_in_a_line_and_another_one_speaks(
         assert app.replies.last is not None and len(errors(app)) == 1
 
 
+@pytest.mark.slow
 async def test_a_session_is_refused_in_a_line_and_the_chat_goes_on(workspace: Path) -> None:
     folder = workspace / "sessions"
     folder.mkdir()

@@ -41,6 +41,7 @@ async def swept(app: PersonaApp, pilot: Pilot[None]) -> SweepScreen:
     return screen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 async def test_a_sweep_shows_what_every_strength_says(workspace: Path, size: tuple[int, int]) -> None:
     async with running(workspace, size, SAGE) as (app, pilot):
@@ -62,6 +63,7 @@ async def test_a_sweep_shows_what_every_strength_says(workspace: Path, size: tup
         assert app.screen is app.main and len(app.chat.conversation) == 0
 
 
+@pytest.mark.slow
 async def test_a_sweep_without_a_prompt_answers_the_last_message_and_goes_on_behind_the_chat(
     workspace: Path,
 ) -> None:
@@ -111,6 +113,7 @@ def bare(workspace: Path) -> None:
     (workspace / "vectors").mkdir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 async def test_the_map_has_personas_the_voice_and_the_conversation(
     workspace: Path, size: tuple[int, int]
@@ -143,6 +146,7 @@ async def test_a_model_without_vectors_gets_one_next_step(workspace: Path) -> No
 LOUD = Mix({"guardian": 1.0}, 1.0, capping=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(80, 24), (200, 60)])
 async def test_a_reply_that_leaves_the_ordinary_range_is_told_and_one_key_caps(
     workspace: Path, size: tuple[int, int]
@@ -180,6 +184,7 @@ async def test_an_ordinary_conversation_is_left_in_peace(workspace: Path) -> Non
         assert not any("ordinary replies lie" in note for note in notes(app))
 
 
+@pytest.mark.slow
 async def test_a_reply_above_the_ordinary_range_is_no_sign_of_anything(workspace: Path) -> None:
     async with running(workspace, mix=replace(LOUD, strength=-1.0)) as (app, pilot):
         await reply(pilot, app, "Who are you?")
@@ -191,6 +196,7 @@ async def test_a_reply_above_the_ordinary_range_is_no_sign_of_anything(workspace
         assert not any("ordinary replies lie" in note for note in notes(app))
 
 
+@pytest.mark.slow
 async def test_the_drift_watch_costs_no_pass_but_where_a_reply_was_begun_elsewhere(workspace: Path) -> None:
     passes: list[int] = []
     async with running(workspace) as (app, pilot):
@@ -209,6 +215,7 @@ async def test_the_drift_watch_costs_no_pass_but_where_a_reply_was_begun_elsewhe
         assert set(app.drift_watch._below) == {node.id}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 async def test_a_reply_as_layers_by_tokens(workspace: Path, size: tuple[int, int]) -> None:
     async with running(workspace, size, SAGE) as (app, pilot):
@@ -290,6 +297,7 @@ async def looked_at(app: PersonaApp, pilot: Pilot[None]) -> list[str]:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(80, 24), (200, 60)])
 async def test_pictures_opened_while_a_reply_streams_and_a_job_runs(
     workspace: Path, size: tuple[int, int]
@@ -312,6 +320,7 @@ async def test_pictures_opened_while_a_reply_streams_and_a_job_runs(
         assert app.chat.conversation.last_reply() is not None and not errors(app)
 
 
+@pytest.mark.slow
 async def test_pictures_opened_while_the_model_is_switched(workspace: Path, tiny: Path) -> None:
     async with running(workspace, (120, 40), SAGE) as (app, pilot):
         await reply(pilot, app, "Who are you?")

@@ -19,6 +19,7 @@ def styles(block: MessageBlock) -> set[str]:
     return {str(span.style) for line in block.lines(60) for span in line.spans}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(80, 24), (200, 60)])
 async def test_a_key_tints_by_surprise_steering_and_direction(workspace: Path, size: tuple[int, int]) -> None:
     async with running(workspace, size, SAGE) as (app, pilot):
@@ -40,6 +41,7 @@ async def test_a_key_tints_by_surprise_steering_and_direction(workspace: Path, s
         assert [[line.plain for line in block.lines(60)] for block in replies] == plain
 
 
+@pytest.mark.slow
 async def test_the_reply_that_comes_is_tinted_once_it_is_there(workspace: Path) -> None:
     async with running(workspace, (120, 40), SAGE) as (app, pilot):
         await say(pilot, "/tint steering")

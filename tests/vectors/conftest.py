@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from persona_tui.vectors.axes import Axes
+from persona_tui.vectors.files import RECIPES
 from persona_tui.vectors.maths import normalize, orthogonalize_persona
-from persona_tui.vectors.persona import RECIPES, PersonaVector
+from persona_tui.vectors.persona import PersonaVector
 
 HIDDEN = 16
 LAYERS = (1, 2, 4)

@@ -17,7 +17,7 @@ SHIPPED = packaged_root() / "vectors" / "builtin"
 def test_a_file_of_another_kind_is_told_where_it_belongs(tmp_path: Path) -> None:
     path = tmp_path / "sage.safetensors"
     shutil.copy(SHIPPED / "personas" / "sage.safetensors", path)
-    with pytest.raises(VectorFileError, match="it holds 'persona', not 'monitor'; it belongs into personas/"):
+    with pytest.raises(VectorFileError, match="it holds 'persona', not 'monitor'; it belongs in personas/"):
         check_kind(path, read_metadata(path), "monitor")
 
 

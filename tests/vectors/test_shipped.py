@@ -10,8 +10,8 @@ from persona_tui.core.config import Settings
 from persona_tui.core.identity import ModelSketch
 from persona_tui.core.workspace import packaged_root
 from persona_tui.vectors.axes import Axes
-from persona_tui.vectors.files import read_metadata
-from persona_tui.vectors.persona import DISTILLED, PersonaVector
+from persona_tui.vectors.files import DISTILLED, read_metadata
+from persona_tui.vectors.persona import PersonaVector
 from persona_tui.vectors.roles import ROLES_FILE, RoleMeans
 
 ROOT = packaged_root() / "vectors"

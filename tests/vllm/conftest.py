@@ -40,7 +40,7 @@ from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.manager import PersonaManager
 from persona_tui.vectors.maths import normalize
 from persona_tui.vectors.persona import PersonaVector
-from persona_tui.vllm.bank import MODEL, WORKSPACE
+from persona_tui.vllm.wire import MODEL, WORKSPACE
 from tests.model.conftest import make_tokenizer
 
 LAYERS, WIDTH = 4, 64

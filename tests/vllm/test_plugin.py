@@ -14,7 +14,7 @@ from persona_tui.core.mix import Mix
 from persona_tui.model import ModelWrapper, Sampling
 from persona_tui.steering.engine import SteeringEngine
 from persona_tui.vectors.manager import PersonaManager
-from persona_tui.vllm.bank import KEY, WORKSPACE
+from persona_tui.vllm.wire import KEY, WORKSPACE
 
 from .conftest import NAME
 

@@ -210,7 +210,7 @@ def compare(
 
 
 def _run(name: str) -> _Run:
-    """What an argument stands for."""
+    """Return what an argument stands for."""
     path = Path(name)
     if name in ("starter", "tiny", "builtin") or name.startswith("ollama:") or path.suffix == ".gguf":
         return _Run(name, "model")
@@ -275,7 +275,9 @@ class _Compare:
         return found
 
     def _asked(self, prompts: Path | None, others: list[list[Transcript]]) -> list[list[Message]]:
-        """The given prompts; else those of the other side's conversations; else the held-out situations."""
+        """Return the given prompts; else those of the other side's conversations; else the held-out
+        situations.
+        """
         from persona_tui.traits.compare import before_last_reply, held_out_prompts, read_prompts
 
         if prompts is not None:
@@ -311,7 +313,7 @@ class _Compare:
         return self._conversations(str(on)) if on is not None else held_out_conversations(self._definitions())
 
     def _with_traits(self, run: _Run, said: list[Transcript]) -> list[Scored]:
-        """The conversations, measured with the traits in one folder."""
+        """Return the conversations, measured with the traits in one folder."""
         from persona_tui.datasets.transcripts import BadLine
         from persona_tui.traits.score import TraitScorer
         from persona_tui.traits.vector import TraitStore

@@ -100,7 +100,7 @@ def _row(trait: TraitVector) -> list[str]:
 
 
 def _rates(rates: dict[str, Any] | None) -> list[str]:
-    """What share of bad test replies leaves the healthy range, and of good and of ordinary ones."""
+    """Return what share of bad test replies leaves the healthy range, and of good and of ordinary ones."""
     if rates is None:
         return ["-", "-"]
     ordinary = "" if rates["ordinary"] is None else f", {rates['ordinary']:.0%} of ordinary"
@@ -226,7 +226,7 @@ def calibrate(
 def _labelled(
     project: Project, scorer: TraitScorer, source: str | None, strict: bool
 ) -> tuple[list[float], list[float], list[BadLine]]:
-    """The scores of labelled replies, high and low, and what could not be used."""
+    """Return the scores of labelled replies, high and low, and what could not be used."""
     from persona_tui.traits.definition import find_definition
     from persona_tui.traits.thresholds import labelled_scores, reference_scores
 

@@ -243,7 +243,9 @@ def check(
 
 
 def _policy(project: Project, given: tuple[str, ...]) -> tuple[Policy, TraitScorer]:
-    """The policy, and what measures the traits that it names. Mistakes are found before the model loads."""
+    """Return the policy, and what measures the traits that it names. Mistakes are found before the model
+    loads.
+    """
     from persona_tui.traits.policy import Policy
 
     store = trait_store(project, loaded=False)

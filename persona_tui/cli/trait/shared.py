@@ -33,7 +33,7 @@ class CannotCheck(click.ClickException):
 
 
 def trait_store(project: Project, loaded: bool = True) -> TraitStore:
-    """The model's traits.
+    """Return the model's traits.
 
     Args:
         project: the workspace and its model.
@@ -45,7 +45,7 @@ def trait_store(project: Project, loaded: bool = True) -> TraitStore:
 
 
 def trait_scorer(project: Project, names: Sequence[str] = ()) -> TraitScorer:
-    """What measures, with some of the model's traits or all of them.
+    """Return what measures, with some of the model's traits or all of them.
 
     Raises:
         VectorFileError: a trait is missing; found out before the model loads.
@@ -115,7 +115,7 @@ def _items(source: str) -> Iterator[Item]:
 
 
 def _as_file(source: str) -> Path | None:
-    """The file that an argument names, or None if it is a text."""
+    """Return the file that an argument names, or None if it is a text."""
     if not source.strip():
         return None
     path = Path(source)
@@ -128,7 +128,7 @@ def _as_file(source: str) -> Path | None:
     if exists:
         return path
     if odd:
-        raise DatasetError(f"{source} is not an ordinary file: give - and pass it to standard input")
+        raise DatasetError(f"{source} is not a regular file: give - and pass it to standard input")
     if folder:
         raise DatasetError(f"{source} is a folder: name a file in it")
     looks_like_one = path.suffix in _FILE_ENDINGS and not any(char.isspace() for char in source)
@@ -164,10 +164,10 @@ class BadLines:
 
 
 def or_cannot_check(error: PersonaTuiError) -> Exception:
-    """The error as one that ends a check without a verdict."""
+    """Return the error as one that ends a check without a verdict."""
     return error if isinstance(error, JobCancelled) else CannotCheck(str(error))
 
 
 def signed(value: float) -> str:
-    """A score for a table."""
+    """Return a score for a table."""
     return f"{value:+.2f}"

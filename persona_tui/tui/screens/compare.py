@@ -72,7 +72,7 @@ class SettingScreen(Dialog[str]):
             self._show(mix)
 
     def _read(self) -> Mix | None:
-        """Return what is typed; None, and a word of advice, if that is no setting."""
+        """Return what is typed; None, and a word of advice, if that is not a setting."""
         problem, mix = "", None
         try:
             mix = parse_setting(self.query_one("#setting", Input).value, self._default)

@@ -76,7 +76,8 @@ def drift_rows(found: Drift, unit: str, width: int, height: int, spoken: AsSpoke
     return [*_line(found, max(width - _SCALE, 4), rows, spoken), *words]
 
 
-def _line(found: Drift, width: int, height: int, spoken: AsSpoken) -> list[Content]:
+def _ends(found: Drift, spoken: AsSpoken) -> tuple[float, float]:
+    """Between which readings the picture lies."""
     values = [
         *found.readings,
         *(each for each in spoken if each is not None),
@@ -85,7 +86,11 @@ def _line(found: Drift, width: int, height: int, spoken: AsSpoken) -> list[Conte
         *([found.floor] if found.floor is not None else []),
     ]
     missing = max(_LEAST_SPAN - (max(values) - min(values)), 0.0) / 2
-    low, high = float(min(values) - missing), float(max(values) + missing)
+    return float(min(values) - missing), float(max(values) + missing)
+
+
+def _line(found: Drift, width: int, height: int, spoken: AsSpoken) -> list[Content]:
+    low, high = _ends(found, spoken)
     canvas, apart = Canvas(width, height), min(_APART, max(width - 4, 1) / max(len(found.readings), 1))
 
     def down(value: float) -> float:

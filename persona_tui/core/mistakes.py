@@ -1,0 +1,73 @@
+"""What is wrong with a document that pydantic refused, in words for the person who wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from persona_tui.core.errors import nearest
+
+_NEEDED = {
+    "a text": ("string_type",),
+    "a whole number": ("int_type", "int_parsing", "int_from_float", "int_parsing_size"),
+    "a number": ("float_type", "float_parsing"),
+    "a finite number": ("finite_number",),
+    "true or false": ("bool_type", "bool_parsing"),
+    "a list": ("list_type", "tuple_type", "set_type", "frozen_set_type"),
+    "an object with keys": ("dict_type", "model_type", "model_attributes_type", "dataclass_type"),
+    "null": ("none_required",),
+}
+_BY_TYPE = {kind: needed for needed, kinds in _NEEDED.items() for kind in kinds}
+_LONGEST = 40  # characters of a wrong value that are shown
+
+
+def mistake_of(error: ValidationError, document: Any, known: type[BaseModel] | None = None) -> str:
+    """Return the first mistake in one line: the key, what is wrong with it, and what is needed there.
+
+    Args:
+        error: raised by a model.
+        document: what the model was given.
+        known: the model, to suggest the nearest of its keys for one that is unknown.
+    """
+    problems = error.errors(include_url=False)
+    first, key = problems[0], place_of(error, document)
+    if first["type"] == "extra_forbidden":
+        return f'unknown key "{key}"{f".{nearest(key, known.model_fields)}" if known is not None else ""}'
+    if first["type"] == "missing":
+        return f'"{key}" is missing'
+    alike = [each for each in problems if _place(each, document) == key]
+    return f'"{key}": {_wanted(alike)}' if key else _wanted(alike)
+
+
+def place_of(error: ValidationError, document: Any) -> str:
+    """Return the keys that lead to the first mistake, with dots between them; "" is the document itself."""
+    return _place(error.errors(include_url=False)[0], document)
+
+
+def _place(problem: ErrorDetails, document: Any) -> str:
+    # Pydantic also names which form of several it tried there: that is no key of the document.
+    keys: list[str] = []
+    for part in problem["loc"]:
+        try:
+            document = document[part]
+        except (KeyError, IndexError, TypeError):
+            if problem["type"] != "missing" or part != problem["loc"][-1]:
+                continue
+        keys.append(str(part))
+    return ".".join(keys)
+
+
+def _wanted(problems: Sequence[ErrorDetails]) -> str:
+    first = problems[0]
+    if first["type"] not in _BY_TYPE:
+        return first["msg"].removeprefix("Value error, ")
+    needed = dict.fromkeys(_BY_TYPE[each["type"]] for each in problems if each["type"] in _BY_TYPE)
+    return f"{' or '.join(needed)} is needed, not {_shown(first['input'])}"
+
+
+def _shown(value: object) -> str:
+    text = " ".join((f'"{value}"' if isinstance(value, str) else str(value)).split())
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
