@@ -137,8 +137,8 @@ def _drift(project: Project, conversation: Conversation, name: str | None, outpu
     found = [drift(engine, turns_of(conversation), each) for each in names]
     draw_drift(found, output)
     for each in found:
-        if each.weakness:
-            echo(f"{each.name} is a weak axis: {each.weakness}.")
+        if each.weak:
+            echo(f"{each.name} is weak: {each.weak}.")
         if each.left_at is not None:
             echo(f"{each.name}: leaves the range of ordinary replies at reply {each.left_at}.")
 

@@ -62,7 +62,7 @@ class ActivationExtractor(BatchRunner):
         Args:
             model_wrapper: the model.
             config: `extraction` says how responses are made, which layers are wanted, and how many of what.
-            on_progress: called with work done, all work, and what it is for; in tokens read (see `Work`).
+            on_progress: called with work done, all work (in tokens, weighed by their time), and what for.
             checkpoint: called between batches; may let other work run, or raise (`JobCancelled`) to give up.
             on_step: called after every token; may raise.
             questions: the extraction questions; needed for personas only.

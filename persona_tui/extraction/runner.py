@@ -178,10 +178,12 @@ class BatchRunner:
         self.partial = partial if partial is not None else PartialStore()
         self.price = WRITING  # of a token that is written, in tokens that are read
         self._done = self._total = 0.0
+        self._tokens = 1.0  # of all kinds, to a token read, so that progress is told in what was announced
 
     def expect(self, work: Work) -> None:
         """Begin a longer piece of work, so that progress is measured against all of it and not one run's."""
         self._done, self._total = 0.0, work.cost(self.price)
+        self._tokens = work.tokens / self._total if self._total else 1.0
 
     def _advance(self, read: int, written: int, note: str | None = None) -> None:
         """Count tokens as done, as many as were planned for."""
@@ -396,8 +398,8 @@ class BatchRunner:
 
     def _report(self, note: str) -> None:
         if self._on_progress is not None:
-            done = round(self._done)
-            self._on_progress(done, max(done, round(self._total)), note)
+            done = round(self._done * self._tokens)
+            self._on_progress(done, max(done, round(self._total * self._tokens)), note)
         self.checkpoint()
 
     def _say_shortage(self, rows: int, fewer: int) -> None:

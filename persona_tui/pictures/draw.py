@@ -131,8 +131,7 @@ def draw_drift(found: list[Drift], path: Path) -> None:
     def draw(axes: Any) -> None:
         for each in found:
             turns = np.arange(1, len(each.readings) + 1)
-            label = f"{each.name} (a weak axis)" if each.weakness else each.name
-            (line,) = axes.plot(turns, each.readings, marker="o", label=label)
+            (line,) = axes.plot(turns, each.readings, marker="o", label=_marked(each))
             if each.ordinary is not None:
                 axes.axhspan(*each.ordinary, color=line.get_color(), alpha=0.08)
             if each.floor is not None:
@@ -160,11 +159,16 @@ def draw_heat(found: HeatMap, path: Path) -> None:
         ):
             image = panel.imshow(table, aspect="auto", origin="lower", cmap="RdBu_r", vmin=-limit, vmax=limit)
             panel.set_yticks(np.arange(len(found.layers)), [str(layer) for layer in found.layers], fontsize=6)
-            panel.set(title=f"{found.name}, {title}", ylabel="layer")
+            panel.set(title=f"{_marked(found)}, {title}", ylabel="layer")
         panels[-1].set_xticks(np.arange(len(words)), words, rotation=90, fontsize=6)
         figure.colorbar(image, ax=list(panels), label="share of the stream's length")
 
     _write(path, (min(_WIDEST, 4 + 0.16 * len(words)), 8), draw)
+
+
+def _marked(found: Drift | HeatMap) -> str:
+    """Return the name of a direction, and that it is weak if so."""
+    return f"{found.name} (weak)" if found.weak else found.name
 
 
 def draw_calibration(name: str, calibration: Calibration, path: Path) -> None:

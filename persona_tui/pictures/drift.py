@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.jobs import JobContext
+from persona_tui.traits.vector import weakness_of
 from persona_tui.vectors.maths import TraceScale, mean_of
 
 if TYPE_CHECKING:
@@ -25,14 +26,14 @@ class Drift:
             `PersonaVector.scale`. Of an axis, that is in standard deviations of ordinary replies.
         ordinary: between which readings 95% of ordinary replies lie; None if only the scale is known.
         floor: where the floor lies on this scale; None if this direction is not capped.
-        weakness: why the direction may not mean what its name says, in one line.
+        weak: why the direction may not mean what its name says; None if nothing speaks against it.
     """
 
     name: str
     readings: tuple[float, ...]
     ordinary: tuple[float, float] | None
     floor: float | None
-    weakness: str | None = None
+    weak: str | None = None
 
     @property
     def left_at(self) -> int | None:
@@ -72,8 +73,8 @@ def drift(
         context.progress(place, len(turns), "reading replies")
         events = engine.model.reread_reply(messages, reply, {name: scale.vectors})
         readings.append(mean_of([event.projections[name] for event in events]) - scale.ordinary)
-    ordinary, floor = ordinary_range(engine, name), engine.floor_reading(name)
-    return Drift(name, tuple(readings), ordinary, floor, engine.weakness(name))
+    weak = weakness_of(engine.personas, name)
+    return Drift(name, tuple(readings), ordinary_range(engine, name), engine.floor_reading(name), weak)
 
 
 def scale_of(engine: SteeringEngine, name: str) -> TraceScale:

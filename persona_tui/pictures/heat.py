@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.mix import Mix
+from persona_tui.traits.vector import weakness_of
 from persona_tui.vectors.files import RECIPE
 from persona_tui.vectors.maths import normalize
 
@@ -32,6 +33,7 @@ class HeatMap:
         spoken: `[layers, tokens]`: projections onto the unit direction, less those of ordinary replies, as
             shares of the length of ordinary replies' mean activation at that layer.
         plain: the same, as the unsteered model reads the same tokens.
+        weak: why the direction may not mean what its name says; None if nothing speaks against it.
     """
 
     name: str
@@ -39,6 +41,7 @@ class HeatMap:
     tokens: tuple[str, ...]
     spoken: NDArray[np.float64]
     plain: NDArray[np.float64]
+    weak: str | None = None
 
     @property
     def limit(self) -> float:
@@ -91,7 +94,8 @@ def heat_map(
         )
         for events in (spoken, plain)
     ]
-    return HeatMap(name, tuple(units), tuple(event.text for event in spoken), tables[0], tables[1])
+    texts, weak = tuple(event.text for event in spoken), weakness_of(engine.personas, name)
+    return HeatMap(name, tuple(units), texts, tables[0], tables[1], weak)
 
 
 def _units(engine: SteeringEngine, name: str) -> dict[int, Tensor]:

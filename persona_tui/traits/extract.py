@@ -41,7 +41,7 @@ from persona_tui.model import Message, ModelWrapper, Request, Sampling
 from persona_tui.model.spans import read_replies
 from persona_tui.traits.definition import FEWEST, SIDES, Side, Split, TraitDefinition
 from persona_tui.traits.health import Elsewhere, Health, LeftOut, Surroundings, good_side
-from persona_tui.traits.probe import Sample
+from persona_tui.traits.probe import Sample, left_out_scores
 from persona_tui.traits.readings import Readings
 from persona_tui.traits.thresholds import balanced_accuracy
 from persona_tui.traits.vector import (
@@ -60,7 +60,6 @@ Recipe = Literal["conversations", "prompts"]
 Progress = Callable[[int, int, str], None]
 
 RECIPES: tuple[Recipe, Recipe] = ("conversations", "prompts")
-FOLDS = 8
 
 # How many differences between both sides are clear and still fluent at one layer, as `benchmarks/traits.py`
 # measures it on the tiny model. Several layers need less each, for each adds to those before.
@@ -79,14 +78,6 @@ class Replies:
 
 
 Sides = dict[Side, Replies]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Scores of both sides' replies, by layer: `[replies, layers]`."""
-
-    high: np.ndarray[Any, Any]
-    low: np.ndarray[Any, Any]
 
 
 class PersonaVectorExtractor:
@@ -330,44 +321,6 @@ def _probed(
     return tuple(float(f"{each:.5g}") for each in weights / length), LeftOut(
         {side: train[side].situations for side in SIDES}, {"high": high, "low": low}, others
     )
-
-
-def left_out_scores(
-    high: Tensor, low: Tensor, high_situations: Sequence[str], low_situations: Sequence[str]
-) -> Scores:
-    """Each reply's score under vectors that were made without its situation.
-
-    Args:
-        high, low: activations `[replies, layers, hidden]`.
-        high_situations, low_situations: what a reply belongs to. Both replies to one message are left out
-            together: they share too much for one of them to judge the other.
-    """
-    names = list(dict.fromkeys([*high_situations, *low_situations]))
-    folds = min(FOLDS, len(set(high_situations)), len(set(low_situations)))
-    fold_of = {name: place % folds for place, name in enumerate(names)}
-    of_high = np.array([fold_of[name] for name in high_situations])
-    of_low = np.array([fold_of[name] for name in low_situations])
-    scores = Scores(np.zeros(high.shape[:2]), np.zeros(low.shape[:2]))
-    for fold in range(folds):
-        mean_high, mean_low = _mean_without(high, of_high == fold), _mean_without(low, of_low == fold)
-        scores.high[of_high == fold] = _scored(high[of_high == fold], mean_high, mean_low)
-        scores.low[of_low == fold] = _scored(low[of_low == fold], mean_high, mean_low)
-    return scores
-
-
-def _mean_without(activations: Tensor, left_out: np.ndarray[Any, Any]) -> Tensor:
-    kept = activations[~left_out]
-    return (kept if len(kept) else activations).mean(0)
-
-
-def _scored(activations: Tensor, high: Tensor, low: Tensor) -> np.ndarray[Any, Any]:
-    """Scores `[replies, layers]` on the scale of the two means `[layers, hidden]`."""
-    gap = high - low
-    squared = (gap * gap).sum(-1).clamp(min=1e-30)
-    scores: np.ndarray[Any, Any] = (
-        (((activations - (high + low) / 2) * gap).sum(-1) / (squared / 2)).cpu().numpy()
-    )
-    return scores
 
 
 def _interval(estimate: Estimate) -> Interval:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 Numbers = np.ndarray[Any, Any]
 
@@ -103,3 +104,52 @@ class Sample:
 def _kept(keys: Sequence[tuple[bool, str]], own: bool) -> list[tuple[bool, str]]:
     """Each of the keys once, in their order."""
     return [key for key in dict.fromkeys(keys) if key[0] == own]
+
+
+# Along the difference of the means, layer by layer ----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of both sides' replies, by layer: `[replies, layers]`."""
+
+    high: np.ndarray[Any, Any]
+    low: np.ndarray[Any, Any]
+
+
+def left_out_scores(
+    high: Tensor, low: Tensor, high_situations: Sequence[str], low_situations: Sequence[str]
+) -> Scores:
+    """Each reply's score under vectors that were made without its situation.
+
+    Args:
+        high, low: activations `[replies, layers, hidden]`.
+        high_situations, low_situations: what a reply belongs to. Both replies to one message are left out
+            together: they share too much for one of them to judge the other.
+    """
+    names = list(dict.fromkeys([*high_situations, *low_situations]))
+    folds = min(FOLDS, len(set(high_situations)), len(set(low_situations)))
+    fold_of = {name: place % folds for place, name in enumerate(names)}
+    of_high = np.array([fold_of[name] for name in high_situations])
+    of_low = np.array([fold_of[name] for name in low_situations])
+    scores = Scores(np.zeros(high.shape[:2]), np.zeros(low.shape[:2]))
+    for fold in range(folds):
+        mean_high, mean_low = _mean_without(high, of_high == fold), _mean_without(low, of_low == fold)
+        scores.high[of_high == fold] = _scored(high[of_high == fold], mean_high, mean_low)
+        scores.low[of_low == fold] = _scored(low[of_low == fold], mean_high, mean_low)
+    return scores
+
+
+def _mean_without(activations: Tensor, left_out: np.ndarray[Any, Any]) -> Tensor:
+    kept = activations[~left_out]
+    return (kept if len(kept) else activations).mean(0)
+
+
+def _scored(activations: Tensor, high: Tensor, low: Tensor) -> np.ndarray[Any, Any]:
+    """Scores `[replies, layers]` on the scale of the two means `[layers, hidden]`."""
+    gap = high - low
+    squared = (gap * gap).sum(-1).clamp(min=1e-30)
+    scores: np.ndarray[Any, Any] = (
+        (((activations - (high + low) / 2) * gap).sum(-1) / (squared / 2)).cpu().numpy()
+    )
+    return scores

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
@@ -23,6 +23,9 @@ from persona_tui.traits.definition import CALIBRATED, Healthy, Limit
 from persona_tui.traits.gate import TraitGate
 from persona_tui.vectors.files import SUMMARY_FILE, VectorStore, check_direction, explain_fault
 from persona_tui.vectors.persona import PersonaVector, TraitSides
+
+if TYPE_CHECKING:
+    from persona_tui.vectors.manager import PersonaManager
 
 WEAK = 0.75  # an AUC below this is not worth measuring with
 RECIPE = "response"  # the recipe of persona files that traits use: the mean over the reply's tokens
@@ -350,3 +353,24 @@ def _short(value: Any) -> Any:
 
 def _rounded(interval: Interval) -> dict[str, float]:
     return {key: round(value, 4) for key, value in interval.model_dump().items()}
+
+
+def weakness_of(personas: PersonaManager, name: str) -> str | None:
+    """Return why a direction may not mean what its name says, in one line; None if all is well.
+
+    Args:
+        personas: a model's personas, traits and axes.
+        name: an axis, a persona, or a trait as `trait:NAME`.
+
+    Raises:
+        PersonaNotFoundError: there is no such trait.
+        VectorFileError: its file cannot be used.
+    """
+    axes = personas.axes
+    if axes is not None and name in axes.names:
+        return axes.weakness(name)
+    if not name.startswith(TRAIT_PREFIX):
+        return None
+    vector = personas.get(name)
+    measured = "trait" in vector.metadata  # one from elsewhere has no figures
+    return TraitVector.of(vector).reading.weakness if measured else None

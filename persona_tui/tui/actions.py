@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from persona_tui.monitors.guard import GUARD_MODES
 from persona_tui.project.models import ModelChoice, RecentModels
 from persona_tui.tui.editor import edit_in_own_editor
-from persona_tui.tui.help import help_text, legend
+from persona_tui.tui.help import help_here, help_text, legend
 from persona_tui.tui.picture_actions import PictureActions
 from persona_tui.tui.screens.ask import AskScreen
-from persona_tui.tui.screens.page import PageScreen, page_width
+from persona_tui.tui.screens.page import PageScreen
 from persona_tui.tui.screens.palette import Palette
 from persona_tui.tui.theme import other_theme
 
@@ -84,10 +84,13 @@ class Actions(PictureActions):
     def action_show_help(self) -> None:
         """Show all keys, those of what has the focus first."""
         if not isinstance(self.screen, PageScreen):
-            width = page_width(self.size.width)
-            page = help_text(self, width, self.slash.all())
+            keys_here = help_here(self)  # those of what has the focus now, not of the page
             self.push_screen(
-                PageScreen("help", page, lambda: PageScreen("what the words mean", legend(width)))
+                PageScreen(
+                    "help",
+                    lambda width: help_text(self, width, keys_here, self.slash.all()),
+                    lambda: PageScreen("what the words mean", legend),
+                )
             )
 
     def action_command_palette(self) -> None:

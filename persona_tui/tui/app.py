@@ -417,6 +417,7 @@ class PersonaApp(Actions):
         self.mixer.opened()
         self.replies.opened()
         self.people.refresh()
+        self.welcome()
         self._show_mix()
 
     def _model_changed(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 
+from rich.cells import cell_len
 from textual.content import Content
 
 from persona_tui.core.documents import printable
@@ -15,6 +16,8 @@ from persona_tui.tui.markdown import MarkdownText, open_fence
 _WIDEST = 10_000
 _SERIALS = count()
 _RULE = "─"
+_ARROW = " → "
+_FEWEST_CELLS = 10  # of what was before a change
 _MUTED = "$foreground-muted"
 _THOUGHT_TAG = re.compile(r"(</?think>)")
 DIFFERS = "$text-accent"  # the style of words that another answer does not have there
@@ -285,7 +288,12 @@ class Thought(MarkdownText):
 
 
 def ruler_line(text: str, width: int) -> Content:
-    """Return `── text ─────` over a whole width."""
+    """Return `── text ─────` over a whole width; of a change too long for it, the old is cut first."""
+    room = max(width - 6, 1)
+    before, arrow, after = text.partition(_ARROW)
+    if arrow and cell_len(text) > room:
+        rest = max(room - cell_len(arrow + after), min(_FEWEST_CELLS, room))
+        text = f"{Content(before).truncate(rest, ellipsis=True).plain}{arrow}{after}"
     label = Content.styled(f" {text} ", "$text-accent").truncate(max(width - 4, 1), ellipsis=True)
     rest = max(width - 2 - label.cell_length, 0)
     return Content.assemble((_RULE * 2, "dim"), label, (_RULE * rest, "dim")).truncate(width)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from persona_tui.vectors.persona import Calibration, PersonaVector
 
 _LABEL_WIDTH = 14
+_LONGEST_NAME = 32
 _BAR_WIDTH = 20
 _CURVE = (60, 10)  # cells
 _KINDS = {"archetype": "archetype", "generated": "described", "prompts": "prompts"}
@@ -84,11 +85,16 @@ def details(
 def _cosines(title: str, values: Mapping[str, float]) -> list[Content]:
     if not values:
         return []
+    column = max(_LABEL_WIDTH, min(max(map(len, values)), _LONGEST_NAME) + 1)
     return [
         Content(""),
         Content.styled(title, "bold $text-primary"),
         *(
-            Content.assemble(f"{name:<{_LABEL_WIDTH}}", _signed_bar(value), f" {value:+.2f}")
+            Content.assemble(
+                Content(name).truncate(column - 1, ellipsis=True).plain.ljust(column),
+                _signed_bar(value),
+                f" {value:+.2f}",
+            )
             for name, value in values.items()
         ),
     ]

@@ -144,6 +144,7 @@ _LEGEND = (
     ("trait", "−1 = like its low examples, +1 = like its high ones"),
     ("assistant axis", "from the personas' replies to ordinary ones: low = far from the default assistant"),
     ("safety axis", "from refusals to ordinary help: a floor on it talks a model out of refusing"),
+    ("weak", "a direction that is made of too little, or hardly tells its sides apart"),
     ("floor", "the lowest projection allowed: a percentile of ordinary replies"),
     ("capping", "raising what lies below the floor back to it, at every token"),
     ("▴", "a token that the floor has lifted"),
@@ -173,17 +174,20 @@ def legend(width: int) -> Content:
     return Content("\n").join(rows)
 
 
-def help_text(app: AppStage, width: int, commands: Sequence[tuple[str, str]]) -> Content:
+def help_text(
+    app: AppStage, width: int, here: Sequence[tuple[str, str]], commands: Sequence[tuple[str, str]]
+) -> Content:
     """Return the help page: first the keys of what has the focus, then all others.
 
     Args:
         app: whose keys they are.
         width: of the page, in cells.
+        here: what `help_here` has found.
         commands: every slash command, and what it does.
     """
     by_id = {binding.id: binding for binding in widget_bindings()}
     sections = [
-        ("here", _here(app)),
+        ("here", here),
         ("anywhere", [(key_of(app, action.binding()), _sentence(action)) for action in ACTIONS]),
         (f"in the palette ({app.key_label('palette')}), which has all of the above, too", _by_name(app)),
         *((title, _keys(app, [by_id[name] for name in ids if name in by_id])) for title, ids in _SECTIONS),
@@ -197,7 +201,7 @@ def _by_name(app: AppStage) -> list[tuple[str, str]]:
     return [(action.title, action.help) for action in ACTIONS if not key_of(app, action.binding())]
 
 
-def _here(app: AppStage) -> list[tuple[str, str]]:
+def help_here(app: AppStage) -> list[tuple[str, str]]:
     """Return the keys that do something just here: in what has the focus, or in its dialog."""
     screen = app.screen
     whole = {binding.id: binding for binding in widget_bindings()}
@@ -223,10 +227,10 @@ def _section(title: str, rows: Iterable[tuple[str, str]], width: int) -> list[Co
 
 
 def _wrapped(key: str, what: str, width: int) -> list[Content]:
-    """Return a key and what it does; what does not fit into one line goes on below itself."""
-    first, *rest = textwrap.wrap(what, max(width - _KEY_WIDTH - 2, 20)) or [""]
-    return [_row(key, first), *(Content(" " * (_KEY_WIDTH + 2) + line) for line in rest)]
-
-
-def _row(key: str, what: str, width: int = _KEY_WIDTH) -> Content:
-    return Content.assemble((f"  {key:<{width}}", "$text-accent"), what)
+    """Return a key and what it does; what does not fit into one line, or beside the key, goes on below."""
+    lines = textwrap.wrap(what, max(width - _KEY_WIDTH - 2, 20))
+    if len(key) >= _KEY_WIDTH:
+        lines.insert(0, "")
+    first, *rest = lines or [""]
+    row = Content.assemble((f"  {key:<{_KEY_WIDTH}}", "$text-accent"), first)
+    return [row, *(Content(" " * (_KEY_WIDTH + 2) + line) for line in rest)]

@@ -218,9 +218,10 @@ class Inspection:
         names = sorted(traces, key=lambda name: (name not in AXES, name))
         self._layers = {name: layers_text(sorted(traces[name].vectors)) for name in names}
         if engine is not None:
-            self._layers |= {
-                name: f"{layers} · weak" for name, layers in self._layers.items() if engine.weakness(name)
-            }
+            from persona_tui.traits.vector import weakness_of
+
+            weak = [name for name in names if weakness_of(engine.personas, name)]
+            self._layers |= {name: f"{self._layers[name]} · weak" for name in weak}
         if self._direction not in self._layers and names:
             self._direction = names[0]
 

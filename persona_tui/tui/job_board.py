@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from textual.content import Content
+from textual.timer import Timer
 
 from persona_tui.core.documents import printable
 from persona_tui.core.errors import PersonaTuiError
@@ -62,6 +63,7 @@ class JobBoard:
         self._file = LogFile(app.project.workspace.root / "logs")
         self._unfinished = Unfinished(app.project.workspace)
         self._closing = False
+        self._clock: Timer | None = None  # ticks while there is a job: its time goes on between two reports
 
     def asked(self, what: str, key: str) -> None:
         """Do what the user wants done with a job of the list: remove, resume or info.
@@ -120,8 +122,16 @@ class JobBoard:
             self.log(f"{entry.name}: queued")
         if self._app.main.is_wide and not quiet:
             self._app.main.open_panel("jobs")
+        self._clock = self._clock or self._app.set_interval(1.0, self._tick)
         self.show()
         return job
+
+    def _tick(self) -> None:
+        """Draw how long the job has taken by now; nothing ticks once there is none."""
+        if self.running is None and self._clock is not None:
+            self._clock.stop()
+            self._clock = None
+        self.show()
 
     def _add(self, entry: _Entry) -> None:
         self._count += 1

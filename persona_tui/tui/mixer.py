@@ -243,11 +243,13 @@ class Mixer:
             PersonaTuiError: the model is still loading, or there is nothing to trace.
         """
         self._app.check_model()
+        from persona_tui.traits.vector import weakness_of
+
         engine = self._app.project.engine
         offered = {
             name: _AXES.get(name, "a loaded persona") + (f", weak: {weak}" if weak else "")
             for name in sorted(engine.traces(), key=_axes_first)
-            for weak in [engine.weakness(name)]
+            for weak in [weakness_of(engine.personas, name)]
         }
         if not offered:
             raise PersonaTuiError("there is nothing to trace: no axes yet, and no persona is loaded")
@@ -284,7 +286,10 @@ class Mixer:
         return [*([ASSISTANT] if ASSISTANT in known else []), *speaking]
 
     def _line(self, engine: SteeringEngine, name: str) -> Line:
-        return Line(engine.floor_reading(name), unit_of(name), engine.weakness(name) is not None)
+        from persona_tui.traits.vector import weakness_of
+
+        weak = weakness_of(engine.personas, name) is not None
+        return Line(engine.floor_reading(name), unit_of(name), weak)
 
 
 def _where(mix: Mix, loudness: Mapping[int, float]) -> str:

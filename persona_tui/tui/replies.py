@@ -1,4 +1,4 @@
-"""Replies on the screen: begun, drained of their tokens ten times a second, measured less often, ended.
+"""Replies on the screen: begun, drained of their tokens up to ten times a second, measured less often, ended.
 
 One reply stands in the chat; answers side by side are the rows of one reply, each in its own log. The model's
 thread writes their tokens (`Chat.events`), and tells the app with one message when it is done. How full the
@@ -40,8 +40,10 @@ if TYPE_CHECKING:
     from persona_tui.tui.stage import AppStage
     from persona_tui.tui.widgets.chat_log import ChatLog
 
-# Seconds. Painting every token makes keys and the model wait; figures take longer to draw than text.
-DRAIN, MEASURE = 0.1, 0.3
+# Painting every token makes keys and the model wait, and figures take longer to draw than text.
+TICK = 0.1  # seconds between two looks at what was written
+PIECE = 8  # tokens a tick that are faster than anybody reads: they wait for the next tick once, and cost half
+MEASURED = 3  # ticks between two looks at the figures
 
 _BUSY = "A reply is being written. Stop it with esc, or wait."
 _YOU = Heading("you", "$text-secondary")
@@ -123,9 +125,16 @@ class _View:
     asked: list[MessageBlock]  # of answers side by side
     said: str = ""  # what the user said for it
     writers: list[Writer] = field(default_factory=list)  # once it is known what the rows began with
-    timers: Sequence[Timer] = ()  # none = it has ended
+    timer: Timer | None = None  # None = it has ended
     shown: int = 0  # events
     measured: int = 0  # of those
+    held: bool = False  # whether the last tick let what had come wait
+    ticks: int = 0  # since the figures were drawn
+
+    def hold(self) -> bool:
+        """Whether what has come waits for the next tick, so that a fast model is drawn in larger pieces."""
+        self.held = not self.held and len(self.reply.events) - self.shown > PIECE
+        return self.held
 
     def take(self) -> Sequence[TokenEvent]:
         """Return the events that came since the last time."""
@@ -157,7 +166,7 @@ class ReplyView:
     @property
     def busy(self) -> bool:
         """Whether a reply is being written, or waits for the model."""
-        return self._view is not None and bool(self._view.timers)
+        return self._view is not None and self._view.timer is not None
 
     @property
     def pending(self) -> bool:
@@ -220,7 +229,14 @@ class ReplyView:
         self.show()
         log = self._app.main.chat
         block = next(block for block in log.messages if block.key == reply.node)
-        waits = "…" if self._app.model_ready else "waiting for the model"
+        job = self._app.jobs.running
+        waits = (
+            "waiting for the model"
+            if not self._app.model_ready
+            else f"after a step of {job.name}"
+            if job
+            else "…"
+        )
         self._view = _View(reply, [log], [block], [], said)
         block.set_heading(self._heading_in_chat(reply, waits))
         log.rearrange()
@@ -244,8 +260,7 @@ class ReplyView:
     def _start(self, view: _View) -> None:
         self.last = self.context.reply = view.reply
         self._measured = view.reply.node
-        set_interval = self._app.set_interval
-        view.timers = [set_interval(DRAIN, self._drain), set_interval(MEASURE, self._measure)]
+        view.timer = self._app.set_interval(TICK, self._tick)
         self._mixer.begin_measuring()
         if self._measured is not None:  # a reply that goes on has been measured so far
             self._mixer.measure(self._inspection.read(self._measured))
@@ -290,6 +305,19 @@ class ReplyView:
         return float(known) if known else None
 
     # --- writing
+
+    def _tick(self) -> None:
+        """Draw the text, and with it, less often, the figures: two paintings cost more than one."""
+        view = self._view
+        if view is None:
+            return
+        view.ticks += 1
+        if view.hold():
+            return
+        self._drain()
+        if view.ticks >= MEASURED:
+            view.ticks = 0
+            self._measure()
 
     def _drain(self) -> None:
         """Show what has been written since the last time."""
@@ -366,13 +394,12 @@ class ReplyView:
     def ended(self, reply: ChatReply, error: Exception | None) -> None:
         """Take note that the model's thread is done with a reply."""
         view = self._view
-        if view is None or view.reply is not reply or not view.timers:
+        if view is None or view.reply is not reply or view.timer is None:
             return
         self._drain()
         self._measure()
-        for timer in view.timers:
-            timer.stop()
-        view.timers = ()
+        view.timer.stop()
+        view.timer = None
         if reply.node is not None:
             self._view = None
             self.show()

@@ -17,6 +17,7 @@ from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.geometry import Offset
 from textual.message import Message
+from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import OptionList, TextArea
 
@@ -190,10 +191,11 @@ class RowList(Sturdy, OptionList):
 
 
 class TextPad(Sturdy, TextArea):
-    """Textual's, in which (8.2) undoing a long paste raises.
+    """Textual's, in which (8.2) undoing a long paste raises, and painting a placeholder without any room.
 
     Undoing shortens the text first and moves the cursor back last. If the scrollbar goes in between, the
     cursor is looked for in a line that does not exist any more; it will be scrolled to once it has moved.
+    No room is left for a moment when the terminal becomes much narrower, below a dialog, too.
     """
 
     def scroll_cursor_visible(self, center: bool = False, animate: bool = False) -> Offset:
@@ -201,3 +203,7 @@ class TextPad(Sturdy, TextArea):
         if self.cursor_location[0] >= self.document.line_count:
             return Offset()
         return super().scroll_cursor_visible(center, animate)
+
+    def render_line(self, y: int) -> Strip:
+        """Draw one row; nothing where there is no room."""
+        return super().render_line(y) if self.content_size.width > 0 else Strip.blank(self.size.width)

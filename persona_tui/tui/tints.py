@@ -45,12 +45,14 @@ class Tints:
         self.mode = mode or MODES[(MODES.index(self.mode) + 1) % len(MODES)]
         replies.on_shown = lambda: self.apply(inspection)
         self.apply(inspection)
-        return _EXPLAINED.get(self.mode) or self._direction_in_words(inspection.direction)
+        return _EXPLAINED.get(self.mode) or self._direction_explained(inspection.direction)
 
-    def _direction_in_words(self, name: str) -> str:
-        weak = self._app.project.engine.weakness(name)
+    def _direction_explained(self, name: str) -> str:
+        from persona_tui.traits.vector import weakness_of
+
         said = f"direction: green = above 0 on {name}, red = below, by 0.5, 1, 2{unit_of(name)}"
-        return f"{said}. A weak axis: {weak}" if weak else said
+        weak = weakness_of(self._app.project.personas, name)
+        return f"{said}. It is weak: {weak}" if weak else said
 
     def apply(self, inspection: Inspection) -> None:
         """Tint what is known, and ask for the newest reply of which it is not."""

@@ -124,3 +124,9 @@ def notes(app: PersonaApp) -> list[str]:
 def errors(app: PersonaApp) -> list[str]:
     """Return what of that was errors."""
     return [note.content.plain for note in app.main.chat.notes if note.error]
+
+
+def picture(app: PersonaApp) -> str:
+    """Return the screen as text."""
+    strips = app.screen._compositor.render_strips()
+    return "\n".join("".join(segment.text for segment in strip).rstrip() for strip in strips)

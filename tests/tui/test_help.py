@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 from textual.command import CommandPalette
+from textual.widgets import Static
 
 from persona_tui.chat import commands
 from persona_tui.core.mix import Mix
 from persona_tui.project.project import Project
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.bindings import widget_bindings
-from persona_tui.tui.help import help_text
+from persona_tui.tui.help import help_here, help_text
 from persona_tui.tui.keys import ACTIONS, key_name
 from persona_tui.tui.screens.page import PageScreen
 
@@ -26,7 +27,7 @@ ONLY_BY_KEY = {"back", "mark_after"}  # what they do depends on where one is
 
 def first_section(app: PersonaApp) -> str:
     """Return what the help says first: about where one is."""
-    return help_text(app, 80, app.slash.all()).plain.partition("\n\n")[0]
+    return help_text(app, 80, help_here(app), app.slash.all()).plain.partition("\n\n")[0]
 
 
 async def test_every_action_is_in_the_palette(workspace: Path) -> None:
@@ -41,7 +42,7 @@ async def test_every_action_is_in_the_palette(workspace: Path) -> None:
 
 async def test_every_key_is_in_the_help(workspace: Path) -> None:
     async with running(workspace) as (app, _):
-        page = help_text(app, 200, app.slash.all()).plain
+        page = help_text(app, 200, help_here(app), app.slash.all()).plain
         for action in ACTIONS:
             assert action.title in page
             for key in action.keys.split(","):
@@ -135,3 +136,19 @@ async def test_a_command_waits_for_the_model(workspace: Path) -> None:
     finally:
         assert app.worker.close(timeout=60)
         app.chat.close()
+
+
+@pytest.mark.parametrize("keys", [("f1",), ("f1", "f1")])
+async def test_the_page_is_wrapped_again_for_another_size(workspace: Path, keys: tuple[str, ...]) -> None:
+    def rows() -> list[str]:
+        return str(app.screen.query_one("PageScreen Static", Static).render()).splitlines()
+
+    async with running(workspace, (120, 40)) as (app, pilot):
+        await press(pilot, *keys)
+        await until(pilot, lambda: bool(app.screen.query("PageScreen Static")), "the page")
+        await pilot.pause()
+        wide = rows()
+        await pilot.resize_terminal(60, 30)
+        await until(pilot, lambda: len(rows()) > len(wide), "more and shorter lines")
+        await pilot.resize_terminal(120, 40)
+        await until(pilot, lambda: rows() == wide, "as before")

@@ -296,3 +296,30 @@ async def test_own_words_in_place_of_a_token(workspace: Path) -> None:
             and "bread" in other.text
             and other.text[: len(node.token_texts[0])] == node.token_texts[0]
         )
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_what_is_known_of_a_token_stands_right_below_a_short_message(
+    workspace: Path, size: tuple[int, int]
+) -> None:
+    async with running(workspace, size, SAGE) as (app, pilot):
+        await reply(pilot, app, "Who are you?")
+        shown = await opened(pilot, app)
+        await pilot.pause()
+        view, foot = shown.view, shown.query_one("#inspect-foot")
+        assert view.max_scroll_y == 0 and view.region.height == view.virtual_size.height
+        assert foot.region.y == view.region.bottom + 1
+        never_ending(app)
+        app.chat.sampling_changes = {"max_new_tokens": 400}
+        await press(pilot, "escape")
+        await reply(pilot, app, "Tell me a long story about a walk by the sea.")
+        shown = await opened(pilot, app)
+        await until(pilot, lambda: shown.view.max_scroll_y > 0, "a long one scrolls")
+        assert foot_fits(shown)
+        await press(pilot, "end")
+        await until(pilot, lambda: foot_fits(shown), "what is said of the last token is on the screen")
+
+
+def foot_fits(shown: Inspector) -> bool:
+    """Whether all that is said of a token is inside the frame."""
+    return shown.query_one("#inspect-foot").region.bottom <= shown.content_region.bottom

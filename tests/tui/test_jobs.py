@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from pathlib import Path
 
@@ -238,3 +239,26 @@ def test_the_line_mode_writes_them_too(workspace: Path) -> None:
     session = Chat.start(Project.open(workspace), saves=False)
     said = execute(session, "/dataset questions 2")
     assert said.startswith("Wrote 2 records to ") and "extraction_questions.jsonl" in said
+
+
+async def test_the_time_of_a_job_goes_on_between_its_reports_and_a_reply_says_what_it_waits_for(
+    workspace: Path,
+) -> None:
+    go_on = threading.Event()
+
+    def work(context: JobContext) -> None:
+        context.progress(1, 4, "asking")
+        go_on.wait()
+
+    async with running(workspace, (120, 40)) as (app, pilot):
+        app.jobs.submit("ask", work, lambda job: None)
+        await until(pilot, lambda: "ask ██░░░░░░ 25%" in rows(app), "how far it is")
+        await say(pilot, "Hello")
+        heading = app.main.chat.messages[-1].heading
+        assert heading == "assistant  after a step of ask"
+        await until(pilot, lambda: re.search(r"25% · 0:0[2-9]", rows(app)) is not None, "time passes")
+        assert app.jobs._clock is not None
+        go_on.set()
+        await until(pilot, lambda: not app.busy, "the reply")
+        assert "after a step" not in app.main.chat.messages[-1].heading
+        await until(pilot, lambda: app.jobs._clock is None, "nothing ticks any more")

@@ -14,6 +14,7 @@ from textual.widgets import Static
 
 from persona_tui.core.mix import Mix
 from persona_tui.pictures.drift import ordinary_range
+from persona_tui.traits.vector import weakness_of
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.screens.drift import DriftScreen
 from persona_tui.tui.screens.heat import HeatScreen
@@ -56,6 +57,8 @@ async def test_a_sweep_shows_what_every_strength_says(workspace: Path, size: tup
         assert words in shown
         side_by_side = "strength 0.00" in shown.splitlines()[0] and "strength 0.80" in shown.splitlines()[0]
         assert side_by_side == (size[0] >= 120)
+        assert all(any(figure in line for line in shown.splitlines()) for figure in latest.rows[0].figures)
+        assert len(re.findall(r"repetition \d+%", shown)) == 5
         assert all(len(line) <= size[0] for line in shown.splitlines())
         await press(pilot, "4")
         assert app.chat.mix.strength == 0.5
@@ -244,42 +247,6 @@ async def test_a_reply_as_layers_by_tokens(workspace: Path, size: tuple[int, int
         await until(pilot, lambda: "↑" in sheet(app, "#shifts"), "the tokens that it raises")
 
 
-async def test_a_weak_axis_is_called_weak_wherever_it_is_read(workspace: Path) -> None:
-    weak = "made of 3 refusals of 200 unsafe prompts"
-    async with running(workspace, (120, 40)) as (app, pilot):
-        axes = app.project.engine.personas.axes
-        assert axes is not None
-        axes.metadata["refusals"] = {
-            "unsafe": {"refused": 3, "answered": 197, "asked": 200},
-            "safe": {"refused": 0, "answered": 200, "asked": 200},
-        }
-        await reply(pilot, app, "Who are you?")
-        await say(pilot, "/drift")
-        await drawn(app, pilot, DriftScreen)
-        assert "weak" not in plot(app, "#drift-line")
-        await press(pilot, "right")
-        await until(pilot, lambda: f"a weak axis: {weak}" in plot(app, "#drift-line"), "the safety axis")
-        await press(pilot, "escape")
-        await say(pilot, "/heat")
-        await drawn(app, pilot, HeatScreen)
-        head = app.screen.query_one("#heat-head", Static)
-        assert "weak" not in str(head.render())
-        await press(pilot, "d")
-        await until(
-            pilot, lambda: f"along safety, a weak axis: {weak}" in str(head.render()), "the other axis"
-        )
-        await press(pilot, "escape", "f7")
-        await until(pilot, lambda: bool(app.screen.query("Inspector")), "the inspector")
-        await press(pilot, "shift+right")
-        await until(pilot, lambda: app.inspection.direction == "safety", "the direction of the inspector")
-        app.tint("direction")
-
-        def said() -> str:
-            return " ".join(note.message for note in app._notifications)
-
-        await until(pilot, lambda: "on safety" in said() and weak in said(), "what the tint means")
-
-
 PICTURES = ("/map", "/drift", "/heat", "/sweep Hello", "/info sage", "/tint")
 
 
@@ -331,3 +298,48 @@ async def test_pictures_opened_while_the_model_is_switched(workspace: Path, tiny
         await looked_at(app, pilot)  # of a model without vectors
         await reply(pilot, app, "And you?")
         assert len(app.chat.conversation.path()) == 4 and app.failures == []
+
+
+async def test_a_weak_direction_says_so_wherever_it_is_drawn(workspace: Path, tmp_path: Path) -> None:
+    async with running(workspace, (120, 40), SAGE) as (app, pilot):
+        axes = app.project.personas.axes
+        assert axes is not None
+        refusals = {"unsafe": {"refused": 2, "asked": 60}, "safe": {"answered": 60, "asked": 60}}
+        axes.metadata["refusals"] = refusals
+        await reply(pilot, app, "Who are you?")
+        why = "made of 2 refusals of 60 unsafe prompts"
+        await say(pilot, "/drift")
+        await drawn(app, pilot, DriftScreen)
+        assert "weak" not in plot(app, "#drift-line")
+        await press(pilot, "right")
+        await drawn(app, pilot, DriftScreen)
+        assert f"a weak direction: {why}" in plot(app, "#drift-line").replace("\n", " ")
+        await press(pilot, "escape")
+        await say(pilot, "/heat")
+        await drawn(app, pilot, HeatScreen)
+        head = app.screen.query_one("#heat-head", Static)
+        assert "weak" not in str(head.render())
+        await press(pilot, "d")
+        await drawn(app, pilot, HeatScreen)
+        assert "safety" in str(head.render()) and why in str(head.render())
+        await press(pilot, "escape")
+        app.inspection.turned("direction", 1)
+        await say(pilot, "/tint direction")
+        (told,) = (each.message for each in app._notifications if each.title == "Tint")
+        assert "above 0 on safety" in told and told.endswith(f"It is weak: {why}")
+
+
+async def test_a_weak_trait_is_marked_where_it_is_traced_and_a_persona_never(workspace: Path) -> None:
+    """The tiny model's traits tell their sides apart hardly better than chance."""
+    async with running(workspace, (120, 40), SAGE) as (app, _):
+        personas = app.project.personas
+        why = {name: weakness_of(personas, name) for name in [*personas.list_traits(), "sage", "assistant"]}
+        assert [name for name, reason in why.items() if reason is None] == ["sage", "assistant"]
+        assert all(
+            "held-out replies are told apart with an AUC of 0." in each for each in why.values() if each
+        )
+        for name in personas.list_traits():
+            personas.load(name)
+        app.mixer.trace(list(why))
+        marked = {name: line.weak for name, line in app.main.trace.lines.items()}
+        assert marked == {name: reason is not None for name, reason in why.items()}

@@ -18,7 +18,7 @@ from persona_tui.core.workspace import Workspace
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.messages import PreparationPriced
 
-from .driving import press, running, until
+from .driving import picture, press, running, until
 
 pytestmark = pytest.mark.slow
 
@@ -69,12 +69,6 @@ async def still(pilot: Pilot[None], app: PersonaApp) -> None:
     await press(pilot, "escape")
     await pilot.pause()
     await until(pilot, lambda: "loading" not in picture(app), "the status")
-
-
-def picture(app: PersonaApp) -> str:
-    """Return the screen as text."""
-    strips = app.screen._compositor.render_strips()
-    return "\n".join("".join(segment.text for segment in strip).rstrip() for strip in strips)
 
 
 def compare(name: str, found: str) -> None:

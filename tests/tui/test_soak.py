@@ -16,20 +16,34 @@ from textual.pilot import Pilot
 
 from persona_tui.chat import Conversation, SessionStore
 from persona_tui.core.workspace import Workspace
+from persona_tui.project.project import Project
+from persona_tui.remote.project import RemoteProject
+from persona_tui.server.run import Server
 from persona_tui.tui.app import PersonaApp
+from tests.remote.conftest import endless, laptop, project, server
 
-from .driving import never_ending, press, running, say
+from .driving import LONGEST, never_ending, press, running, say
+
+__all__ = ["endless", "laptop", "project", "server"]
 
 pytestmark = pytest.mark.slow
 
 NAMED = "enter space tab shift+tab escape up down left right home end pageup pagedown backspace minus"
 CONTROL = "ctrl+up ctrl+down ctrl+p ctrl+j ctrl+s f1 f2 f3 f4 f5 f6 f7 f8 f9 f10 f11 f12 alt+left alt+right"
 MORE = "alt+t alt+c delete insert ctrl+z ctrl+y ctrl+t ctrl+c ctrl+l ctrl+n ctrl+o ctrl+r ctrl+end"
-KEYS = [*NAMED.split(" "), *CONTROL.split(" "), *MORE.split(" "), "alt+up", *"ndisca/0.5jkgGqy"]
+INSPECTOR = "alt+up alt+down shift+left shift+right shift+up shift+down ctrl+k"
+LETTERS = "ndisca/0.5jkgGqy123flrwpx"
+KEYS = [*NAMED.split(" "), *CONTROL.split(" "), *MORE.split(" "), *INSPECTOR.split(" "), *LETTERS]
+PASTED = ["short", "/map", "\n".join(f"line {number}" for number in range(40)), "/", "x" * 3000]
 PICTURES = ["/map", "/drift", "/heat", "/sweep Hello", "/tint", "/info sage"]
-PASTED = ["short", *PICTURES, "\n".join(f"line {number}" for number in range(40)), "/", "x" * 3000]
+# Typed, and sent: random keys hardly ever get that far.
+COMMANDS = [
+    *PICTURES,
+    *("/persona sage", "/blend sage:0.5,trickster:-0.4", "/compare", "/system Be brief.", "/guard warn"),
+    *("/policy harmful_validation>0.5", "/new", "/theme light", "/theme dark", "/inspect", "/nothing"),
+]
 SIZES = [(80, 24), (120, 40), (200, 60), (30, 8)]
-RESIZES = PASTES = CLICKS = 0.05  # of all keys
+RESIZES = PASTES = CLICKS = COMMANDED = 0.05  # of all keys
 STIR = 40  # keys after which a reply and a job are begun again, if none is under way
 
 
@@ -52,17 +66,44 @@ async def test_five_hundred_keys_break_nothing(workspace: Path, seed: int) -> No
     await soak(workspace, seed, presses=500)
 
 
-async def soak(workspace: Path, seed: int, presses: int) -> None:
-    """Press so many keys. Some of them may leave the app: then it is started again."""
+@pytest.mark.parametrize("seed", [1])
+async def test_no_key_breaks_a_chat_with_a_model_elsewhere(
+    laptop: Path, server: Server, endless: None, seed: int
+) -> None:
+    await soak(laptop, seed, presses=80, url=server.url)
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", range(1, 5))
+async def test_five_hundred_keys_break_no_chat_with_a_model_elsewhere(
+    laptop: Path, server: Server, endless: None, seed: int
+) -> None:
+    await soak(laptop, seed, presses=500, url=server.url)
+
+
+async def soak(workspace: Path, seed: int, presses: int, url: str | None = None) -> None:
+    """Press so many keys. Some of them may leave the app: then it is started again.
+
+    Args:
+        workspace: where sessions are saved.
+        seed: of the keys.
+        presses: how many.
+        url: of the server that has the model; None = it is here.
+    """
     chance = random.Random(seed)
     while presses > 0:
-        presses -= await evening(workspace, chance, presses)
+        project = RemoteProject.connect(url, workspace=workspace) if url else Project.open(workspace)
+        presses -= await evening(workspace, project, chance, presses)
 
 
-async def evening(workspace: Path, chance: random.Random, presses: int) -> int:
+async def evening(workspace: Path, project: Project, chance: random.Random, presses: int) -> int:
     """Run the app for so many keys, or until one of them leaves it; how many that were."""
-    async with running(workspace, chance.choice(SIZES)) as (app, pilot):
-        never_ending(app)
+    here = not isinstance(project, RemoteProject)
+    async with running(project, chance.choice(SIZES)) as (app, pilot):
+        if here:
+            never_ending(app)
+        app.chat.sampling_changes = {"max_new_tokens": LONGEST}
         count = 0
         while count < presses and not left(app):
             if count % STIR == 0:
@@ -73,10 +114,14 @@ async def evening(workspace: Path, chance: random.Random, presses: int) -> int:
                 app.post_message(events.Paste(chance.choice(PASTED)))
             if chance.random() < CLICKS and not left(app):
                 click(app, chance.randrange(app.size.width), chance.randrange(app.size.height))
+            if chance.random() < COMMANDED and not left(app):
+                app.post_message(events.Paste(chance.choice(COMMANDS)))
+                await press_unless_left(pilot, app, "enter")
             await press_unless_left(pilot, app, chance.choice(KEYS))
             count += 1
         conversation, session = app.chat.conversation, app.chat.session_id
-    check_hooks(app)
+    if here:
+        check_hooks(app)
     check_session(workspace, conversation, session)
     return count
 

@@ -88,4 +88,4 @@ async def test_an_axis_that_is_made_of_too_little_says_so() -> None:
         app.trace.show({"safety": Line(-1.0, "σ", weak=True), "assistant": FLOOR})
         app.trace.add(TracePoint({"assistant": 0.0, "safety": 0.7}))
         await pilot.pause()
-        assert rows(app)[1].startswith("weak axis") and sum("weak" in row for row in rows(app)) == 1
+        assert rows(app)[1].startswith("weak") and sum("weak" in row for row in rows(app)) == 1

@@ -229,3 +229,10 @@ async def test_a_session_resumed_while_the_model_loads_keeps_its_persona(workspa
     finally:
         assert app.worker.close(timeout=TIMEOUT)
         app.chat.close()
+
+
+async def test_an_empty_prompt_without_any_room_is_painted_as_nothing(workspace: Path) -> None:
+    async with running(workspace, (120, 40)) as (app, pilot):
+        app.main.prompt.styles.width = 0
+        await until(pilot, lambda: app.main.prompt.content_size.width == 0, "there is no room")
+        assert app.main.prompt.render_line(0).cell_length == 0 and not app.failures

@@ -17,7 +17,7 @@ from persona_tui.cli.trait.shared import (
     or_cannot_check,
     signed,
     strict_option,
-    tell_gateless,
+    tell_doubts,
     trait_scorer,
     trait_store,
 )
@@ -89,7 +89,7 @@ def score(
 ) -> None:
     """Score every reply of conversations.
 
-    They come as JSON with "messages" (one object, or one a line), as CSV with the columns user and
+    They come as JSON with "messages" (one object, or one per line), as CSV with the columns user and
     assistant, or as text with "User:" and "Assistant:" before the turns. A text without them is one reply.
     Bad lines are reported, and the exit status is then 1. The scale was made with replies: compare users'
     scores only with users' scores.
@@ -223,7 +223,7 @@ def check(
     except PersonaTuiError as error:
         raise or_cannot_check(error) from error
     policy = policy.on_model(scorer.traits)
-    tell_gateless(scorer.traits)
+    tell_doubts(scorer.traits)
     breaches = [(scored, policy.check(scored)) for scored in found]
     broken = [(scored, each) for scored, each in breaches if each]
     if as_json:

@@ -17,6 +17,7 @@ from persona_tui.core.jobs import JobContext
 from persona_tui.tui.screens.drift import directions
 from persona_tui.tui.screens.picture import PictureScreen
 from persona_tui.tui.views import keys
+from persona_tui.tui.views.drift import weak_in_words
 from persona_tui.tui.views.heat import HeatView, ShiftsView
 from persona_tui.tui.views.view import View
 
@@ -81,18 +82,15 @@ class HeatScreen(PictureScreen):
 
     def _show_head(self) -> None:
         which = f"   reply #{self._node}" if self._node is not None else ""
-        engine = self.owner.project.loaded_engine
-        weak = engine.weakness(self._direction) if engine is not None else None
         head = Content.assemble(
-            "along ",
-            (printable(self._direction) or "–", "bold $text-accent"),
-            (f", a weak axis: {weak}" if weak else "", "$text-warning"),
-            (which, "dim"),
+            "along ", (printable(self._direction) or "–", "bold $text-accent"), (which, "dim")
         )
-        self.query_one("#heat-head", Static).update(head)
+        weak = weak_in_words(self._found.weak) if self._found is not None else None
+        self.query_one("#heat-head", Static).update(Content.assemble(head, "   ", weak) if weak else head)
 
     def _show(self, found: _Found) -> None:
         self._found = found[0]
+        self._show_head()
         self._cursor = min(self._cursor, len(found[0].tokens) - 1)
         self.query_one(ShiftsView).show(found[1])
         self._redraw()

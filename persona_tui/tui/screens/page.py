@@ -26,11 +26,16 @@ class PageScreen(Sturdy, ModalScreen[None]):
         Binding("f1", "more", "more", show=False, id="page_more"),
     ]
 
-    def __init__(self, title: str, text: Content, more: Callable[[], PageScreen] | None = None) -> None:
+    def __init__(
+        self,
+        title: str,
+        text: Content | Callable[[int], Content],
+        more: Callable[[], PageScreen] | None = None,
+    ) -> None:
         """
         Args:
             title: of the page.
-            text: what it shows.
+            text: what it shows; or what makes that for a width in cells.
             more: makes the page that f1 goes on to; None = f1 closes this one.
         """
         super().__init__()
@@ -41,7 +46,15 @@ class PageScreen(Sturdy, ModalScreen[None]):
         with VerticalScroll(classes="dialog page") as page:
             page.border_title = self._title
             page.border_subtitle = "esc closes" + (" · f1 what the words mean" if self._more else "")
-            yield Static(self._text)
+            yield Static(self._drawn())
+
+    def on_resize(self) -> None:
+        """Draw the page for the new width."""
+        for page in self.query(Static):
+            page.update(self._drawn())
+
+    def _drawn(self) -> Content:
+        return self._text(page_width(self.app.size.width)) if callable(self._text) else self._text
 
     def on_mount(self) -> None:
         """Let the arrow keys scroll."""

@@ -26,6 +26,9 @@ class TraceList(RowList):
     ]
 
 
+_NAMES, _LONGEST_NAME = 14, 34  # cells of the column of names, and of a name that is longer
+
+
 class TracesScreen(Dialog[list[str]]):
     """A list to tick. The answer is what is ticked, in the order of the list."""
 
@@ -51,7 +54,7 @@ class TracesScreen(Dialog[list[str]]):
         ticked = name in self._ticked
         return Content.assemble(
             ("[✓] " if ticked else "[ ] ", "$text-accent" if ticked else "dim"),
-            (f"{name:<14}", "bold" if ticked else ""),
+            Content.styled(_cut(name), "bold" if ticked else ""),
             (f" {self._offered[name]}", "dim"),
         )
 
@@ -65,3 +68,8 @@ class TracesScreen(Dialog[list[str]]):
     def action_use(self) -> None:
         """Take what is ticked."""
         self.dismiss([name for name in self._offered if name in self._ticked])
+
+
+def _cut(name: str) -> str:
+    """Return a name in a column of its own, cut if it would push what it is out of the row."""
+    return Content(name).truncate(_LONGEST_NAME, ellipsis=True).plain.ljust(_NAMES)

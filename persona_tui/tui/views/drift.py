@@ -66,9 +66,7 @@ class RepliesView(View):
 
 def drift_rows(found: Drift, unit: str, width: int, height: int, spoken: AsSpoken = ()) -> list[Content]:
     """The way in so many cells: the line, the replies' numbers, what the lines and colours are."""
-    said = [_range_in_words(found, unit), _floor_in_words(found, unit)]
-    if found.weakness:
-        said.append(Content.styled(f"a weak axis: {found.weakness}", "$text-warning"))
+    said = [weak_in_words(found.weak), _range_in_words(found, unit), _floor_in_words(found, unit)]
     if any(each is not None for each in spoken):
         said.append(Content.assemble((_SPOKEN, "$text-accent"), (" as it was spoken", "dim")))
     words = [line for part in said if part is not None for line in part.wrap(width)]
@@ -137,6 +135,11 @@ def _numbers(count: int, width: int, column: Callable[[int], int]) -> Content:
             cells[start : start + len(text)] = text
             free = start + len(text) + 1
     return Content.assemble(" " * _SCALE, ("".join(cells), "dim"))
+
+
+def weak_in_words(why: str | None) -> Content | None:
+    """Return that a direction is weak, and why; None if it is not."""
+    return Content.styled(f"a weak direction: {why}", "$text-warning") if why else None
 
 
 def _range_in_words(found: Drift, unit: str) -> Content | None:

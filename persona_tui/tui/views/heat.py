@@ -24,7 +24,7 @@ _LABEL = 4  # cells for a layer's number
 _STRIP_LABEL = 10  # cells before a strip
 _LEVELS = 6  # of colour, on either side
 _SHADES = " ░▒▓██▉"  # of the same levels, where there are too few colours
-_WIDEST = 3  # cells of a token
+_WIDEST, _TALLEST = 3, 3  # cells of a token, and of a layer
 
 
 class HeatView(View):
@@ -90,8 +90,9 @@ def heat_rows(
         height: of the picture.
         plain: whether levels are shown by characters, since there are too few colours.
     """
-    limit = found.limit
-    layers = _grouped(len(found.layers), max(height - 3, 1))
+    limit, depth = found.limit, max(height - 3, 1)
+    layers = _grouped(len(found.layers), depth)
+    tall = max(1, min(_TALLEST, depth // len(layers)))
     room = max(width - _LABEL, 1)
     cell = max(1, min(_WIDEST, room // max(len(found.tokens), 1)))
     shown = room // cell
@@ -100,8 +101,9 @@ def heat_rows(
     rows = []
     for group in reversed(layers):
         values = [_farthest(table[list(group), column]) for column in columns]
-        label = (f"{found.layers[group[0]]:>{_LABEL - 1}} ", "dim")
-        rows.append(joined([label, *(_cell(value / limit, cell, plain) for value in values)]))
+        cells = [_cell(value / limit, cell, plain) for value in values]
+        for number in (f"{found.layers[group[0]]:>{_LABEL - 1}} ", *[" " * _LABEL] * (tall - 1)):
+            rows.append(joined([(number, "dim"), *cells]))
     mark = Content(" " * (_LABEL + (cursor - first) * cell)) + Content.styled("▲", "$text-warning")
     return [*rows, mark, *_told(found, table, cursor, limit, width)]
 

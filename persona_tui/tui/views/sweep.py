@@ -67,9 +67,23 @@ def sweep_rows(rows: Sequence[SweepRow], width: int, now: float) -> list[Content
 def _stacked(rows: Sequence[SweepRow], width: int, now: float, plain: str | None) -> list[Content]:
     lines: list[Content] = []
     for place, row in enumerate(rows, 1):
-        figures = Content.styled(" · ".join(row.figures), _style(row))
-        lines += [*Content.assemble(_title(place, row, now), "  ", figures).wrap(width)]
+        lines += _headed(
+            _title(place, row, now), [Content.styled(each, _style(row)) for each in row.figures], width
+        )
         lines += [*_text(row, width, plain), Content("")]
+    return lines
+
+
+def _headed(title: Content, figures: Sequence[Content], width: int) -> list[Content]:
+    """Return a title with its figures, in one line or in more; none of them is divided."""
+    lines, between = [title], Content("  ")
+    for figure in figures:
+        longer = Content.assemble(lines[-1], between, figure)
+        if longer.cell_length <= width:
+            lines[-1] = longer
+        else:
+            lines.append(Content.assemble("  ", figure))
+        between = Content.styled(" · ", "dim")
     return lines
 
 

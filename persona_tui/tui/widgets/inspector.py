@@ -91,8 +91,7 @@ class Inspector(Sturdy, Vertical):
     DEFAULT_CSS = """
     Inspector { layout: vertical; }
     Inspector #inspect-head, Inspector #inspect-foot { height: auto; }
-    Inspector #inspect-foot { min-height: 2; }
-    Inspector TokenView { height: 1fr; margin: 1 0; scrollbar-size-vertical: 1; scrollbar-gutter: stable; }
+    Inspector TokenView { height: auto; margin: 1 0; scrollbar-size: 0 1; scrollbar-gutter: stable; }
     """
 
     @dataclass

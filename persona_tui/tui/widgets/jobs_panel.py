@@ -1,6 +1,7 @@
 """Long work: how far it is, and what it said."""
 
 import textwrap
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -104,6 +105,8 @@ def speed(rate: float | None) -> str:
     """Return a throughput: per second, or what is slower per minute; "" if it is not known."""
     if not rate:
         return ""
+    if rate >= 100:
+        return f"{rate:,.0f}/s"
     return f"{rate:.3g}/s" if rate >= 1 else f"{rate * 60:.3g}/min"
 
 
@@ -156,6 +159,8 @@ class JobLog(Sturdy, Log):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id, max_lines=LOG_LINES)
         self._following = True
+        self._said: deque[str] = deque(maxlen=LOG_LINES)
+        self._wrapped_to = _NARROWEST  # that the lines are wrapped to
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         """Follow again when the reader comes back to the end."""
@@ -163,17 +168,30 @@ class JobLog(Sturdy, Log):
         self._following = self.is_vertical_scroll_end
 
     def on_resize(self) -> None:
-        """Keep the end in view."""
-        if self._following:
-            self.scroll_end(animate=False, immediate=True, x_axis=False)
+        """Wrap all lines to the new width, and keep the end in view."""
+        width = max(self.size.width - 1, _NARROWEST)
+        if self.size.width and width != self._wrapped_to:
+            self._wrapped_to, following = width, self._following
+            self.clear()
+            self._following = following
+            for line in self._said:
+                self._write(line)
+        self._follow()
 
     def add(self, line: str) -> None:
         """Add a line, wrapped to the present width."""
-        width = max(self.size.width - 1, _NARROWEST)
+        self._said.append(printable(line))
         following = self._following
-        for part in textwrap.wrap(printable(line), width, subsequent_indent="  "):
+        self._write(self._said[-1])
+        self._following = following
+        self._follow()
+
+    def _write(self, line: str) -> None:
+        for part in textwrap.wrap(line, self._wrapped_to, subsequent_indent="  "):
             self.write_line(part, scroll_end=False)
-        if following:
+
+    def _follow(self) -> None:
+        if self._following:
             self.scroll_end(animate=False, immediate=True, x_axis=False)
             self._following = True
 

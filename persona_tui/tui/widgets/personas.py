@@ -9,6 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
+from textual.geometry import Size
 from textual.message import Message
 from textual.widgets import Button, OptionList, Static
 from textual.widgets.option_list import Option
@@ -47,14 +48,19 @@ class PersonaRow:
         return self.name.startswith(TRAIT_PREFIX)
 
     def content(self, width: int) -> Content:
-        """Return the row's text: sign, name, and on the right its share of the blend or its kind."""
+        """Return the row's text: sign, name, and on the right its share of the blend or its kind.
+
+        The kind is left out where it would cut the name: it is told below the list, too.
+        """
         blended = share_in_words(self.share) if abs(self.share) < 1 or self.share < 0 else "speaks"
         right = blended if self.share else "" if self.kind == "trait" else self.kind
+        label = self.name.removeprefix(TRAIT_PREFIX)
+        if not self.share and len(label) + len(right) + 3 > width:
+            right = ""
         right = f"{_TRACED} {right}".rstrip() if self.traced else right
         sign, style, name_style = self._signs
         right = f" {right}" if right else ""
         room = max(width - 2 - len(right), 4)
-        label = self.name.removeprefix(TRAIT_PREFIX)
         name = Content.styled(label, name_style).truncate(room, ellipsis=True)
         return Content.assemble((f"{sign} ", style), name.pad_right(room - name.cell_length), (right, "dim"))
 
@@ -127,6 +133,15 @@ class PersonaList(RowList):
     @property
     def _room(self) -> int:
         return max(self.size.width, 12)
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        """Return how many rows it has, as far as what stands below it leaves room."""
+        below = [each for each in self.siblings if each.display]
+        taken = sum(
+            each.get_content_height(container, viewport, container.width) + each.styles.margin.height
+            for each in below
+        )
+        return min(super().get_content_height(container, viewport, width), max(container.height - taken, 1))
 
     def on_resize(self) -> None:
         """Set the rows for the new width."""

@@ -59,8 +59,12 @@ class StatusLine(Sturdy, Widget):
 
     def render(self) -> Content:
         """Return the facts that fit."""
-        facts = self._facts()
-        while len(facts) > 1 and self._joined(facts).cell_length > self.size.width:
+        facts, width = self._facts(), self.size.width
+        excess = self._joined(facts).cell_length - width
+        if excess > 0 and self.status.model and self.status.voice:  # a blend, or a long name, is cut to half
+            room = max(facts[1].cell_length - excess, width // 2)
+            facts[1] = facts[1].truncate(room, ellipsis=True)
+        while len(facts) > 1 and self._joined(facts).cell_length > width:
             facts.pop()
         return self._joined(facts)
 

@@ -149,6 +149,7 @@ class TokenView(Sturdy, ScrollView, can_focus=True):
         self.cursor = min(self.cursor, max(len(tokens) - 1, 0))
         if not same or anew:
             self._arrange()
+            self.refresh(layout=True)
         self.refresh()
 
     def _arrange(self) -> None:
@@ -167,6 +168,13 @@ class TokenView(Sturdy, ScrollView, can_focus=True):
     def on_resize(self, _: events.Resize) -> None:
         """Wrap for the new width."""
         self._arrange()
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        """Return how many rows of the screen the message takes, as far as its siblings leave room."""
+        rows = len(rows_of([token.text for token in self.tokens], width))
+        beside = (each.get_content_height(container, viewport, container.width) for each in self.siblings)
+        room = container.height - sum(beside) - self.styles.margin.height
+        return max(min(rows, room // ROWS), 1) * ROWS
 
     # --- the cursor
 

@@ -40,7 +40,7 @@ class Line:
     Attributes:
         floor: where the floor lies, on the trace's own scale; None = it has none.
         unit: of the scale.
-        weak: whether the axis was made of too little to be relied on.
+        weak: whether the direction cannot be relied on.
     """
 
     floor: float | None = None
@@ -128,7 +128,7 @@ class TraceView(Sturdy, Widget):
         cells = _chart(values, lifted, line, scale, room)
         latest = next((value for value in reversed(values) if value is not None), None)
         label = Content(name.removeprefix(TRAIT_PREFIX)).truncate(_LABEL_WIDTH - 1, ellipsis=True)
-        labels = [label, Content.styled("weak axis", "$text-warning") if line.weak else Content("")]
+        labels = [label, Content.styled("weak", "$text-warning") if line.weak else Content("")]
         facts = self._facts(name, line, scale)
         said = [f"{latest:+.2f}{line.unit}"] if latest is not None else []
         facts[0] = (" · ".join([*said, _ORDINARY] if not scale.row(0.0) else said), "" if said else "dim")
