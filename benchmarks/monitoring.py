@@ -26,6 +26,7 @@ from measuring import table
 from persona_tui.core.statistics import labelled_auc, share
 from persona_tui.core.workspace import Workspace, packaged_root
 from persona_tui.model import ModelWrapper, Sampling, conversation
+from persona_tui.monitors.amid import read_amid_chat
 from persona_tui.monitors.evaluation import evaluate
 from persona_tui.monitors.fitter import fit
 from persona_tui.monitors.guard import Guard, verdict_of
@@ -151,7 +152,11 @@ def reading(model: ModelWrapper, workspace: Workspace) -> str:
         "the whole message": TextReadings(training.layers, {MESSAGE: training.at[MESSAGE]}),
         "the last token": TextReadings(training.layers, {PROMPT_LAST: training.at[PROMPT_LAST]}),
         "the most dangerous part": TextReadings(
-            training.layers, {MESSAGE: training.at[MESSAGE]}, training.parts, training.counts
+            training.layers,
+            {MESSAGE: training.at[MESSAGE]},
+            training.parts,
+            training.counts,
+            read_amid_chat(model, data.examples),
         ),
     }
     detectors = {}
@@ -310,6 +315,8 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", default="builtin")
+    parser.add_argument("--device", default=None)
+    parser.add_argument("--dtype", default=None)
     parser.add_argument("--only", choices=PARTS, action="append")
     parser.add_argument("--monitor", type=Path, help="a monitor's file, instead of fitting two")
     parser.add_argument("--turns", type=int, default=30)
@@ -325,7 +332,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wanted = options.only or PARTS
     shipped = Workspace(packaged_root())
     with tempfile.TemporaryDirectory() as folder:
-        project = Project.open(Path(folder) / "workspace", model=options.model)
+        project = Project.open(Path(folder) / "workspace", options.model, options.device, options.dtype)
         engine, model = project.engine, project.model
         monitors = {} if set(wanted) == {"reading"} else fitted(model, shipped, options.monitor)
         sections = [f"## Self-monitoring on {model.name}"]

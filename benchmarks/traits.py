@@ -1,11 +1,12 @@
 """Traits on any model: how well they separate what they never saw, what is caught, and what it costs.
 
-    python benchmarks/traits.py [--model starter] [--only quality|prompts|defaults|...] [-o traits.md]
+    python benchmarks/traits.py [--model starter] [--device cuda] [--only quality|defaults|...] [-o traits.md]
 
 - quality, prompts: held-out conversations, and harder ones, by the vectors of either recipe; beside them what
   the length of a reply alone, and a classifier of words trained on the same conversations, make of them.
 - defaults: gates, and what the healthy ranges, all traits together, say of held-out good, bad and ordinary
-  replies; then ten plain replies, a good and a bad one to each of five messages (`--examples FILE`: your own,
+  replies, beside what words alone catch where they flag as many good ones; then ten plain replies, a good
+  and a bad one to each of five messages (`--examples FILE`: your own,
   JSON Lines with trait, side, user and reply).
 - steering: what replies to held-out situations score when the trait is added, and how fluent they stay.
 - speed: `TraitScorer` against a plain batched forward pass of the same texts, tokenised beforehand.
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from persona_tui.steering import SteeringEngine
     from persona_tui.traits.vector import TraitVector
 
+PARTS = ("quality", "prompts", "defaults", "steering", "speed", "memory")
 AIM_AUC = 0.95
 MOST_ALARMS = 0.05
 AIM_SPEED = 0.9
@@ -71,22 +73,14 @@ def definitions() -> list[TraitDefinition]:
 
 
 @cache
-def model_of(name: str) -> ModelWrapper:
-    """The model, loaded once."""
-    from persona_tui.model import ModelWrapper
-
-    return ModelWrapper.load(name)
-
-
-@cache
-def extracted(name: str, recipe: str) -> list[TraitVector]:
+def extracted(model: ModelWrapper, recipe: str) -> list[TraitVector]:
     """The shipped traits, made on a model; the same for every section."""
     from persona_tui.traits.extract import PersonaVectorExtractor
     from persona_tui.traits.health import Surroundings
 
     settings = override(Settings(), {"extraction.max_new_tokens": 64})
     around = Surroundings.of(Workspace(packaged_root()), print)
-    extractor = PersonaVectorExtractor(model_of(name), settings, around=around)
+    extractor = PersonaVectorExtractor(model, settings, around=around)
     return [extractor.extract(each, recipe) for each in definitions()]  # type: ignore[arg-type]
 
 
@@ -95,13 +89,13 @@ def subtle(definition: TraitDefinition) -> TraitDefinition:
     return read_definition(packaged_root() / "datasets" / "traits" / "subtle" / f"{definition.name}.jsonl")
 
 
-def area_on(name: str, trait: TraitVector, definition: TraitDefinition) -> str:
+def area_on(model: ModelWrapper, trait: TraitVector, definition: TraitDefinition) -> str:
     """The area under the ROC curve that a trait's scores have on a definition's training situations."""
     from persona_tui.core.statistics import auc_estimate
     from persona_tui.datasets.transcripts import Transcript
     from persona_tui.traits.score import Scored, TraitScorer
 
-    scorer, scores = TraitScorer(model_of(name), [trait]), []
+    scorer, scores = TraitScorer(model, [trait]), []
     for side in SIDES:
         said = [Transcript(each, "subtle") for _, each in definition.conversations("train", side)]
         found = [each for each in scorer.score(said) if isinstance(each, Scored)]
@@ -109,7 +103,7 @@ def area_on(name: str, trait: TraitVector, definition: TraitDefinition) -> str:
     return str(auc_estimate(*scores))
 
 
-def quality(model: str, recipe: str) -> str:
+def quality(model: ModelWrapper, recipe: str) -> str:
     """Areas under the ROC curve: left out in cross-validation, held out, and in harder cases."""
     rows, areas = [], []
     for definition, trait in zip(definitions(), extracted(model, recipe), strict=True):
@@ -166,18 +160,47 @@ def by_length(definition: TraitDefinition) -> float:
 
 def by_words(definition: TraitDefinition, test: tuple[list[str], list[str]]) -> float:
     """What words and pairs of words tell about a test, learnt from the same replies as the vectors."""
+    from persona_tui.core.statistics import roc_auc
+
+    return roc_auc(*(words(definition, side) for side in test))
+
+
+def words(definition: TraitDefinition, texts: list[str]) -> list[float]:
+    """How high a classifier of words and pairs of words thinks that some replies are."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
-
-    from persona_tui.core.statistics import roc_auc
 
     high, low = _texts(definition, "train")
     classifier = make_pipeline(
         TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10)
     )
     classifier.fit([*high, *low], [1] * len(high) + [0] * len(low))
-    return roc_auc(*(classifier.decision_function(side) for side in test))
+    return [float(each) for each in classifier.decision_function(texts)]
+
+
+def caught_by_words(known: Sequence[TraitDefinition], split: str, flagged: float) -> float:
+    """The share of bad replies that words alone catch where they flag this share of the good ones.
+
+    Each reply is judged by its own trait's classifier, at the threshold that gives that share.
+    """
+    import numpy as np
+
+    from persona_tui.traits.health import good_side
+
+    good, bad = list[float](), list[float]()
+    for definition in known:
+        sides = dict(zip(SIDES, _texts(definition, split), strict=True))
+        healthy = good_side(definition.healthy)
+        train = (
+            definition
+            if split == "test"
+            else next(each for each in definitions() if each.name == definition.name)
+        )
+        for side, texts in sides.items():
+            sign = 1 if healthy == "high" else -1
+            (good if side == healthy else bad).extend(sign * each for each in words(train, texts))
+    return float((np.array(bad) < np.quantile(good, flagged)).mean())
 
 
 # Defaults ---------------------------------------------------------------------------------------------------
@@ -226,7 +249,7 @@ def examples_in(path: Path | None) -> list[tuple[str, str, str, str]]:
     return [(row["trait"], row["user"], row["side"], row["reply"]) for row in rows]
 
 
-def defaults(model: str, examples: Path | None) -> str:
+def defaults(model: ModelWrapper, examples: Path | None) -> str:
     """What gates and healthy ranges do with their defaults."""
     from persona_tui.traits.definition import ordinary_talk
 
@@ -239,22 +262,29 @@ def defaults(model: str, examples: Path | None) -> str:
     kinds = {
         "good": [each for part in good for each in part],
         "bad": [each for part in bad for each in part],
-        "bad, subtle": [
-            each for definition in known for each in _held_out(subtle(definition), False, "train")
-        ],
         "good, subtle": [
             each for definition in known for each in _held_out(subtle(definition), True, "train")
         ],
+        "bad, subtle": [
+            each for definition in known for each in _held_out(subtle(definition), False, "train")
+        ],
         "ordinary": _answered(ordinary),
         "near misses": _answered(near),
+    }
+    shares: dict[str, float] = {}
+    words_at = {
+        "bad": lambda: f"{caught_by_words(known, 'test', shares['good']):.3f}",
+        "bad, subtle": lambda: (
+            f"{caught_by_words([subtle(each) for each in known], 'train', shares['good, subtle']):.3f}"
+        ),
     }
     rows = []
     for kind, conversations in kinds.items():
         flagged = _flagged(model, traits, conversations)
         by_trait = [sum(trait.name in each for each in flagged) for trait in traits]
-        share = sum(map(bool, flagged)) / len(flagged)
-        rows.append((kind, len(flagged), f"{share:.3f}", *by_trait))
-    header = ["replies", "n", "flagged", *(f"by {trait.name}" for trait in traits)]
+        shares[kind] = sum(map(bool, flagged)) / len(flagged)
+        rows.append((kind, len(flagged), f"{shares[kind]:.3f}", words_at.get(kind, lambda: "-")(), *by_trait))
+    header = ["replies", "n", "flagged", "by words alone", *(f"by {trait.name}" for trait in traits)]
     alarms = max(float(row[2]) for row in rows if row[0] in ("good", "ordinary"))
     verdict = (
         f"false alarms of at most {MOST_ALARMS}: {'reached' if alarms <= MOST_ALARMS else 'not reached'}"
@@ -303,7 +333,7 @@ def _answered(situations: Sequence[Situation]) -> list[list[dict[str, str]]]:
 
 
 def _flagged(
-    model: str, traits: Sequence[TraitVector], said: Sequence[list[dict[str, str]]]
+    model: ModelWrapper, traits: Sequence[TraitVector], said: Sequence[list[dict[str, str]]]
 ) -> list[set[str]]:
     """By conversation, the traits that flag its last reply: what `trait check` without a policy says."""
     from persona_tui.datasets.transcripts import Transcript
@@ -312,13 +342,13 @@ def _flagged(
 
     policy = Policy.healthy(traits)
     assert policy is not None
-    scored = TraitScorer(model_of(model), traits).score([Transcript(each, "said") for each in said])
+    scored = TraitScorer(model, traits).score([Transcript(each, "said") for each in said])
     last = [each.replies[-1] for each in scored if isinstance(each, Scored)]
     found = [policy.breaches(each.scores, each.user, outside=each.outside) for each in last]
     return [{breach.trait for breach in breaches} for breaches in found]
 
 
-def _example_table(model: str, traits: Sequence[TraitVector], path: Path | None) -> str:
+def _example_table(model: ModelWrapper, traits: Sequence[TraitVector], path: Path | None) -> str:
     from persona_tui.traits.score import TraitScorer
 
     given = examples_in(path)
@@ -326,7 +356,7 @@ def _example_table(model: str, traits: Sequence[TraitVector], path: Path | None)
         [{"role": "user", "content": user}, {"role": "assistant", "content": reply}]
         for _, user, _, reply in given
     ]
-    scorer, by_name = TraitScorer(model_of(model), traits), {trait.name: trait for trait in traits}
+    scorer, by_name = TraitScorer(model, traits), {trait.name: trait for trait in traits}
     rows, right = [], 0
     for (name, user, side, reply), flagged in zip(given, _flagged(model, traits, said), strict=True):
         score = scorer.score_text(user, reply).scores[name]
@@ -342,12 +372,12 @@ def _example_table(model: str, traits: Sequence[TraitVector], path: Path | None)
 # Speed ------------------------------------------------------------------------------------------------------
 
 
-def speed(name: str, repetitions: int) -> str:
+def speed(model: ModelWrapper, repetitions: int) -> str:
     """Conversations a CPU second, ours and of plain passes over the same tokens."""
     from persona_tui.datasets.transcripts import Transcript
     from persona_tui.traits.score import TraitScorer
 
-    scorer = TraitScorer(model_of(name), extracted(name, "conversations"))
+    scorer = TraitScorer(model, extracted(model, "conversations"))
     single = [
         Transcript(messages, definition.name)
         for definition in definitions()
@@ -418,20 +448,19 @@ def _speed_of(scorer: object, messages: list, said: list, repetitions: int) -> t
 # Steering ---------------------------------------------------------------------------------------------------
 
 
-def steering(name: str, asked: int) -> str:
+def steering(model: ModelWrapper, asked: int) -> str:
     """How replies to held-out situations score when the trait is added, and how probable they still are."""
     from persona_tui.steering import SteeringEngine
     from persona_tui.traits.vector import TraitStore
     from persona_tui.vectors.manager import PersonaManager
 
-    model = model_of(name)
     with tempfile.TemporaryDirectory() as folder:
         engine = SteeringEngine(
             model, PersonaManager(Path(folder), model.fingerprint, model.name), Settings()
         )
         store = TraitStore(Path(folder) / "traits", model.fingerprint, model.name)
         rows = []
-        for definition, trait in zip(definitions(), extracted(name, "conversations"), strict=True):
+        for definition, trait in zip(definitions(), extracted(model, "conversations"), strict=True):
             store.save(trait)
             rows.append((definition.name, *_steered(engine, trait, definition, asked)))
     header = ["trait", *(f"{strength:+.1f}" for strength in STRENGTHS)]
@@ -512,13 +541,21 @@ def curate_here(count: int, size: str) -> None:
     print(json.dumps(found))
 
 
+def _loaded(name: str, device: str, dtype: str) -> ModelWrapper:
+    from persona_tui.model import ModelWrapper
+
+    return ModelWrapper.load(name, device, dtype)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print all tables, or some."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="tiny", help="any model; memory has a random one of its own")
-    parser.add_argument("--only", choices=["quality", "prompts", "defaults", "steering", "speed", "memory"])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--only", choices=PARTS, action="append")
     parser.add_argument(
         "--examples", type=Path, help="for defaults: JSON Lines with trait, side, user and reply"
     )
@@ -532,17 +569,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.curate is not None:
         curate_here(options.curate, options.size)
         return
+    model = cache(lambda: _loaded(options.model, options.device, options.dtype))
     sections = {
-        "quality": lambda: quality(options.model, "conversations"),
-        "prompts": lambda: quality(options.model, "prompts"),
-        "defaults": lambda: defaults(options.model, options.examples),
-        "steering": lambda: steering(options.model, options.asked),
-        "speed": lambda: speed(options.model, options.repetitions),
+        "quality": lambda: quality(model(), "conversations"),
+        "prompts": lambda: quality(model(), "prompts"),
+        "defaults": lambda: defaults(model(), options.examples),
+        "steering": lambda: steering(model(), options.asked),
+        "speed": lambda: speed(model(), options.repetitions),
         "memory": lambda: memory([int(each) for each in options.lines.split(",")], options.size),
     }
-    report = [f"{machine()}\n\nmodel: {options.model}"]
+    report = [f"{machine(options.device)}\n\nmodel: {options.model}, {options.dtype}"]
     for name, make in sections.items():
-        if options.only in (None, name):
+        if name in (options.only or PARTS):
             report.append(f"## {name}\n\n{make()}")
             print(report[-1], flush=True)
     if options.output is not None:

@@ -167,7 +167,11 @@ def _axes(project: Project) -> tuple[State, str]:
     said = f"{' and '.join(axes.names)}, layers {axes.layers[0]} to {axes.layers[-1]}"
     weak = axes.weakness("safety")
     if weak is not None:
-        return "note", f"{said}; the safety axis is weak ({weak}): extract-axes --refusals given"
+        counted = "refusals" in axes.metadata
+        return (
+            "note",
+            f"{said}; the safety axis is weak ({weak}): extract-axes{' --refusals given' * counted}",
+        )
     return "ok", said
 
 

@@ -61,6 +61,7 @@ NEARLY = 0.9
 FITTED = 1.0  # the size that distilled vectors were fitted at
 CONTRASTED = (0.5, 1.0, 1.6, 2.5)  # the same where loudness is all that is measured
 UNGUIDED = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the usual dose, where nothing says what size is right
+QUIETER = 4  # how often half the size is tried where none of these is fluent
 CONTRAST_REPLIES = 16  # of each side
 CLEAR = 0.5  # an expression below this is weak
 
@@ -196,8 +197,8 @@ def fit_contrast(
     """Calibrate something that has no system prompts.
 
     Its size is the one that makes the replies of its high side likeliest against those of its low side; of
-    the multiples of it, the loudest is taken whose replies are as fluent as the model's own. Without replies
-    of two sides, the loudest such multiple of the usual dose is taken.
+    the multiples of it, the loudest is taken whose replies are as fluent as the model's own; where none is, a
+    quieter size. Without replies of two sides, the same is done with multiples of the usual dose.
 
     Args:
         extractor: with its questions.
@@ -221,7 +222,12 @@ def fit_contrast(
         before = bench.contrast(sides, 0.0)
         gains = likeliest(lambda each: bench.contrast(sides, each) - before, size)
         size, multiples = max(gains, key=lambda each: gains[each]), list(CONTRASTED)
-    points = between(bench.sweep([size * each for each in multiples]))
+    measured = bench.sweep([size * each for each in multiples])
+    for _ in range(QUIETER):
+        if measured[0].fluent(margin):
+            break
+        measured = [*bench.sweep([measured[0].coefficient / 2]), *measured]
+    points = between(measured)
     first_bad = next((at for at, each in enumerate(points) if not each.fluent(margin)), len(points))
     chosen = points[max(0, first_bad - 1)]
     found = {

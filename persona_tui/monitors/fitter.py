@@ -1,6 +1,7 @@
 """From readings and labels to detectors: every choice is made by cross-validation on what is fitted.
 
-1. Folds keep the queries of one template together.
+1. Folds keep the queries of one template together. Probes also learn from queries amid small talk
+   (`monitors.amid`), which is left out with the query itself.
 2. Every layer and position gets a score for every query from folds that did not contain it; a message's is
    that of its most dangerous part.
 3. The layer with the fewest false alarms where direct requests are caught wins, and the threshold goes where
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from persona_tui.core.statistics import (
@@ -301,16 +303,30 @@ def _held_out(
     penalty: float,
 ) -> Numbers:
     """The log-odds of being safe of all that is judged, each from a probe that has not seen the query."""
-    rows = readings.rows(position, layer)
+    rows = len(examples.queries)
     judged: Numbers = readings.judged(position, [layer])[:, 0].double().numpy()
-    counts = readings.counts if len(judged) != len(rows) else (1,) * len(rows)
-    owner = np.repeat(np.arange(len(rows)), counts)
+    counts = readings.counts if len(judged) != rows else (1,) * rows
+    owner = np.repeat(np.arange(rows), counts)
     scores = np.zeros(len(judged))
     for learned, scored in folds:
-        probe = pipeline(penalty).fit(rows[learned], examples.safe[learned])
+        probe = pipeline(penalty).fit(*_learned_from(readings, position, layer, examples, learned))
         there = np.isin(owner, scored)
         scores[there] = probe.decision_function(judged[there])
     return scores
+
+
+def _learned_from(
+    readings: TextReadings, position: str, layer: int, examples: Examples, places: NDArray[np.intp]
+) -> tuple[Numbers, Flags]:
+    """Rows and labels of some queries, and of what is known of them amid small talk."""
+    rows, safe = readings.rows(position, layer)[places], examples.safe[places]
+    amid = readings.amid
+    if amid is None or position != MESSAGE or layer not in amid.layers:
+        return rows, safe
+    known = {examples.groups[place] for place in places}
+    there = np.array([known.issuperset(groups) for groups in amid.groups])
+    more = amid.rows[torch.from_numpy(there), amid.layers.index(layer)].double().numpy()
+    return np.concatenate([rows, more]), np.concatenate([safe, amid.safe[there]])
 
 
 def _cross_validated(
@@ -361,7 +377,8 @@ def _calibrated(
     held_out = _held_out(readings, position, layer, examples, folds, penalty)
     lowest = readings.most_dangerous(position, torch.from_numpy(held_out)).numpy()
     slope, offset = _platt(lowest, examples.safe)
-    fitted = pipeline(penalty).fit(readings.rows(position, layer), examples.safe)
+    everything = np.arange(len(examples.queries))
+    fitted = pipeline(penalty).fit(*_learned_from(readings, position, layer, examples, everything))
     scaler, regression = (step for _, step in fitted.steps)
     weights = regression.coef_[0] / scaler.scale_
     bias = float(regression.intercept_[0] - weights @ scaler.mean_)

@@ -14,6 +14,7 @@ from persona_tui.core.errors import MonitorError, PersonaTuiError, VectorFileErr
 from persona_tui.core.jobs import JobContext
 from persona_tui.extraction.checkpoints import PartialStore
 from persona_tui.model import ModelWrapper, Reading, Watch, conversation
+from persona_tui.monitors.amid import read_amid_chat
 from persona_tui.monitors.detectors import Detector, Harms
 from persona_tui.monitors.disguise import plainly
 from persona_tui.monitors.fitter import FittedMethods, fit
@@ -77,8 +78,9 @@ class SelfMonitor:
     ) -> SelfMonitor:
         """Fit all methods on one model, and choose one of them.
 
-        Every text is read once as a message and once as a reply, all layers in one pass. Then some of the
-        safe queries are answered, so that the threshold for replies passes nearly all ordinary ones.
+        Every text is read once as a message and once as a reply, all layers in one pass, and every other one
+        again after small talk. Then some of the safe queries are answered, so that the threshold for replies
+        passes nearly all ordinary ones.
 
         Args:
             model: whose activations are read; without steering.
@@ -100,8 +102,9 @@ class SelfMonitor:
         statements, queries = data.statements, data.examples.queries
         tone = read_queries(model, statements, layers, partial=partial) if statements else None
         readings = read_queries(model, queries, layers, context, partial)
+        amid = read_amid_chat(model, data.examples, context, partial)
         context.progress(0, 0, "fitting")
-        found = fit(data.examples, readings, tone, seed, trade)
+        found = fit(data.examples, replace(readings, amid=amid), tone, seed, trade)
         replies = read_as_replies(model, queries, layers, context, partial)
         context.progress(0, 0, "fitting")
         of_replies = fit(data.examples, replies, seed=seed)

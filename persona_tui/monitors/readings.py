@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from persona_tui.core.jobs import JobContext
-from persona_tui.core.statistics import Numbers
+from persona_tui.core.statistics import Flags, Numbers
 from persona_tui.extraction.checkpoints import PartialStore, Tally
 from persona_tui.model import Message, Reading, conversation
 from persona_tui.monitors.detectors import Detector
@@ -40,6 +40,23 @@ _CHUNK = 32  # texts between two reports of progress
 
 
 @dataclass(frozen=True, eq=False)
+class Amid:
+    """What probes of messages learn from beside the queries themselves (`monitors.amid`).
+
+    Attributes:
+        layers: where, ascending.
+        rows: parts of messages, `[n, layers, hidden]`.
+        safe: `[n]`.
+        groups: of the queries that each is made of, `[n]`: it is left out with either's template.
+    """
+
+    layers: tuple[int, ...]
+    rows: Tensor
+    safe: Flags
+    groups: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, eq=False)
 class TextReadings:
     """What was read of some texts.
 
@@ -49,12 +66,14 @@ class TextReadings:
         parts: of the messages, `[all parts, layers, hidden]`, one message after the other; None = the whole
             ones only.
         counts: how many parts each message has.
+        amid: what else probes of messages learn from.
     """
 
     layers: tuple[int, ...]
     at: Mapping[str, Tensor]
     parts: Tensor | None = None
     counts: tuple[int, ...] = ()
+    amid: Amid | None = None
 
     def select(self, position: str, layers: Sequence[int]) -> Tensor:
         """`[texts, layers, hidden]` of some of the layers, in the order asked for."""

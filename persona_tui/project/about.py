@@ -150,7 +150,7 @@ def axes_in_words(axes: Axes) -> str:
     """Return what the safety axis is made of, and what to do if that is too little."""
     record = axes.metadata.get("refusals")
     if record is None:
-        return "What the safety axis is made of was not recorded: extract-axes counts refusals."
+        return f"The safety axis is weak: {axes.weakness('safety')}; extract-axes counts refusals."
     unsafe, safe = record["unsafe"], record["safe"]
     said = (
         f"The safety axis: {unsafe['refused']} refusals to {unsafe['asked']} unsafe prompts "

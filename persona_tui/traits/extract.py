@@ -4,8 +4,8 @@
    gives under opposed system prompts (recipe "prompts"). One pass each, over all layers that matter.
 2. The vector of each layer is the mean of the high side minus the mean of the low side.
 3. The layer is chosen among the middle and late ones by cross-validation: replies are scored with vectors
-   that were made without their situation, and the layer that separates the sides best wins. The threshold
-   comes from the same scores.
+   that were made without their situation, and the layer that separates the sides best wins. There a probe is
+   fitted (`traits.probe`); threshold and figures come from scores of replies that it was made without.
 4. The gate is fitted on the trait's own messages against ordinary ones, and a healthy range that is
    "calibrated" is set where few good and few ordinary replies leave it.
 5. The test conversations are measured last. Nothing is chosen by them.
@@ -40,7 +40,8 @@ from persona_tui.extraction.runner import dataset_hash, item_seed
 from persona_tui.model import Message, ModelWrapper, Request, Sampling
 from persona_tui.model.spans import read_replies
 from persona_tui.traits.definition import FEWEST, SIDES, Side, Split, TraitDefinition
-from persona_tui.traits.health import Health, LeftOut, Surroundings
+from persona_tui.traits.health import Elsewhere, Health, LeftOut, Surroundings, good_side
+from persona_tui.traits.probe import Sample, left_out_scores
 from persona_tui.traits.readings import Readings
 from persona_tui.traits.thresholds import balanced_accuracy
 from persona_tui.traits.vector import (
@@ -59,7 +60,6 @@ Recipe = Literal["conversations", "prompts"]
 Progress = Callable[[int, int, str], None]
 
 RECIPES: tuple[Recipe, Recipe] = ("conversations", "prompts")
-FOLDS = 8
 
 # How many differences between both sides are clear and still fluent at one layer, as `benchmarks/traits.py`
 # measures it on the tiny model. Several layers need less each, for each adds to those before.
@@ -78,14 +78,6 @@ class Replies:
 
 
 Sides = dict[Side, Replies]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Scores of both sides' replies, by layer: `[replies, layers]`."""
-
-    high: np.ndarray[Any, Any]
-    low: np.ndarray[Any, Any]
 
 
 class PersonaVectorExtractor:
@@ -148,10 +140,11 @@ class PersonaVectorExtractor:
             train, figures = _Contrast(self, definition).replies()
         else:
             train, figures = self._read(definition, "train"), {}
-        reading, left_out = self._reading(definition, train, recipe)
+        health = Health(self.readings, definition, self.around)
+        reading, left_out = self._reading(definition, train, recipe, health.elsewhere)
         trait = TraitVector(self._vector(definition, train, figures), reading)
         trait = trait.with_reading(held_out=self._held_out(definition, trait))
-        return Health(self.readings, definition, self.around).found_for(trait, left_out)
+        return health.found_for(trait, left_out)
 
     # Reading ------------------------------------------------------------------------------------------------
 
@@ -250,9 +243,9 @@ class PersonaVectorExtractor:
     # Layer, threshold, figures ------------------------------------------------------------------------------
 
     def _reading(
-        self, definition: TraitDefinition, train: Sides, recipe: Recipe
-    ) -> tuple[TraitReading, dict[Side, LeftOut]]:
-        """Layer, threshold and figures; and the left-out scores at that layer, by side."""
+        self, definition: TraitDefinition, train: Sides, recipe: Recipe, elsewhere: Elsewhere
+    ) -> tuple[TraitReading, LeftOut]:
+        """Layer, probe, threshold and figures; and the left-out scores at that layer."""
         columns = [self.layers.index(layer) for layer in self.candidates]
         high, low = (train[side].activations[:, columns].double() for side in SIDES)
         scores = left_out_scores(high, low, train["high"].situations, train["low"].situations)
@@ -268,9 +261,13 @@ class PersonaVectorExtractor:
         )
         chosen = max(range(len(layers)), key=lambda place: layers[place].separation)
         best = layers[chosen]
-        own_high, own_low = scores.high[:, chosen], scores.low[:, chosen]
+        weights, left_out = _probed(
+            train, elsewhere, self.layers.index(best.layer), good_side(definition.healthy)
+        )
+        own_high, own_low = left_out.scores["high"], left_out.scores["low"]
         reading = TraitReading(
             layer=best.layer,
+            probe=weights,
             threshold=best_threshold(own_high, own_low),
             strength=best.strength,
             separation=best.separation,
@@ -284,8 +281,7 @@ class PersonaVectorExtractor:
             counts={side: len(train[side].situations) for side in SIDES},
             source_hash=_hash_of(definition),
         )
-        left_out = {"high": own_high.tolist(), "low": own_low.tolist()}
-        return reading, {side: LeftOut(train[side].situations, left_out[side]) for side in SIDES}
+        return reading, left_out
 
     def _held_out(self, definition: TraitDefinition, trait: TraitVector) -> HeldOut | None:
         if not all(definition.count("test", side) for side in SIDES):
@@ -306,42 +302,25 @@ class PersonaVectorExtractor:
         )
 
 
-def left_out_scores(
-    high: Tensor, low: Tensor, high_situations: Sequence[str], low_situations: Sequence[str]
-) -> Scores:
-    """Each reply's score under vectors that were made without its situation.
-
-    Args:
-        high, low: activations `[replies, layers, hidden]`.
-        high_situations, low_situations: what a reply belongs to. Both replies to one message are left out
-            together: they share too much for one of them to judge the other.
-    """
-    names = list(dict.fromkeys([*high_situations, *low_situations]))
-    folds = min(FOLDS, len(set(high_situations)), len(set(low_situations)))
-    fold_of = {name: place % folds for place, name in enumerate(names)}
-    of_high = np.array([fold_of[name] for name in high_situations])
-    of_low = np.array([fold_of[name] for name in low_situations])
-    scores = Scores(np.zeros(high.shape[:2]), np.zeros(low.shape[:2]))
-    for fold in range(folds):
-        mean_high, mean_low = _mean_without(high, of_high == fold), _mean_without(low, of_low == fold)
-        scores.high[of_high == fold] = _scored(high[of_high == fold], mean_high, mean_low)
-        scores.low[of_low == fold] = _scored(low[of_low == fold], mean_high, mean_low)
-    return scores
-
-
-def _mean_without(activations: Tensor, left_out: np.ndarray[Any, Any]) -> Tensor:
-    kept = activations[~left_out]
-    return (kept if len(kept) else activations).mean(0)
-
-
-def _scored(activations: Tensor, high: Tensor, low: Tensor) -> np.ndarray[Any, Any]:
-    """Scores `[replies, layers]` on the scale of the two means `[layers, hidden]`."""
-    gap = high - low
-    squared = (gap * gap).sum(-1).clamp(min=1e-30)
-    scores: np.ndarray[Any, Any] = (
-        (((activations - (high + low) / 2) * gap).sum(-1) / (squared / 2)).cpu().numpy()
+def _probed(
+    train: Sides, elsewhere: Elsewhere, column: int, good: Side | None
+) -> tuple[tuple[float, ...], LeftOut]:
+    """The probe of a layer, and the scores of what it was made from, each left out."""
+    parts = [train["high"].activations, train["low"].activations, elsewhere.activations]
+    signs = [1.0, -1.0, 1.0 if good == "high" else -1.0]
+    numbers = [len(each) for each in parts]
+    sample = Sample(
+        rows=torch.cat([each[:, column] for each in parts]).double().numpy(),
+        sides=np.repeat(signs, numbers),
+        own=np.repeat([True, True, False], numbers),
+        situations=[*train["high"].situations, *train["low"].situations, *elsewhere.situations],
     )
-    return scores
+    weights = sample.weights()
+    high, low, others = np.split(sample.left_out(), np.cumsum(numbers)[:2])
+    length = max(float(np.linalg.norm(weights)), 1e-30)
+    return tuple(float(f"{each:.5g}") for each in weights / length), LeftOut(
+        {side: train[side].situations for side in SIDES}, {"high": high, "low": low}, others
+    )
 
 
 def _interval(estimate: Estimate) -> Interval:

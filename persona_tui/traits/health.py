@@ -4,17 +4,21 @@
    messages of the traits that its definition names as others.
 2. A healthy range that is "calibrated" is set together with the gate's threshold, so that they catch most bad
    replies while few good ones raise a false alarm: its own, ordinary ones, and those of the other traits.
-   What the vector or the gate was made from is read by one that was made without it.
+   What the probe or the gate was made from is read by one that was made without it.
 3. How often the range is left is counted on test conversations, where nothing was chosen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.workspace import Workspace
@@ -32,12 +36,13 @@ from persona_tui.traits.definition import (
 )
 from persona_tui.traits.gate import FittedGate, fit_gate
 from persona_tui.traits.readings import Readings
-from persona_tui.traits.vector import AlarmRates, TraitVector
+from persona_tui.traits.vector import WEAK, AlarmRates, TraitVector
 
 End = Literal["min", "max"]
 Numbers = np.ndarray[Any, np.dtype[Any]]
 
-MOST_ALARMS = 0.02  # of the training's good replies of one kind: unseen ones raise more
+MOST_ALARMS = 0.02  # of the training's good replies elsewhere, of one kind: unseen ones raise more
+MOST_OWN = 0.02  # of the trait's own good replies; half of that for a weak trait, which catches little anyway
 
 _FEWEST = 4  # messages of either kind that a gate is fitted on
 
@@ -75,16 +80,35 @@ class Surroundings:
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """Scores of training replies, each by a vector that was made without its situation.
+class Elsewhere:
+    """Good replies to messages that a trait is not about.
 
     Attributes:
-        situations: which situation each reply belongs to.
-        scores: as many.
+        activations: `[replies, layers, hidden]`.
+        situations: what each reply belongs to.
+        places: which of the gate's other messages each one answers.
+        ordinary: how many of them, the first ones, answer ordinary messages.
     """
 
-    situations: Sequence[str]
-    scores: Sequence[float]
+    activations: Tensor
+    situations: tuple[str, ...]
+    places: tuple[int, ...]
+    ordinary: int
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Scores of training replies, each by a probe that was made without its situation.
+
+    Attributes:
+        situations: which situation each reply belongs to, by side.
+        scores: as many, by side.
+        elsewhere: of the good replies elsewhere.
+    """
+
+    situations: Mapping[Side, Sequence[str]]
+    scores: Mapping[Side, Numbers]
+    elsewhere: Numbers
 
 
 @dataclass(frozen=True)
@@ -116,15 +140,37 @@ class Health:
             for situation in self._that_fit(other.about("train"))
         ]
 
-    def found_for(self, trait: TraitVector, left_out: Mapping[Side, LeftOut]) -> TraitVector:
+    @cached_property
+    def elsewhere(self) -> Elsewhere:
+        """Good replies to ordinary messages and to those of other traits; none if either side may be good."""
+        said = [(each.id, _replied(each, each.ordinary)) for each in self._ordinary]
+        said += [
+            (each.id, _replied(each, None if side is None else each.reply(side)))
+            for each, side in self._others
+        ]
+        if good_side(self._definition.healthy) is None:
+            said = []
+        known = [(place, name, each) for place, (name, each) in enumerate(said) if each is not None]
+        read = self._readings.replies([each for _, _, each in known])
+        kept = [(*one[:2], rows) for one, rows in zip(known, read, strict=True) if rows is not None]
+        shape = (0, len(self._readings.layers), self._readings.model.hidden_size)
+        return Elsewhere(
+            activations=torch.stack([rows for _, _, rows in kept]) if kept else torch.zeros(shape),
+            situations=tuple(name for _, name, _ in kept),
+            places=tuple(place for place, _, _ in kept),
+            ordinary=sum(place < len(self._ordinary) for place, _, _ in kept),
+        )
+
+    def found_for(self, trait: TraitVector, left_out: LeftOut) -> TraitVector:
         """Return the trait with its gate, its healthy range in numbers, and its rates.
 
         Args:
             trait: as extracted.
-            left_out: the scores of its training replies.
+            left_out: the scores of training replies.
         """
         fitted = self._fitted_gate()
-        trait = trait.with_reading(**self._calibrated(trait, left_out, fitted))
+        most_own = MOST_OWN if trait.reading.auc.value >= WEAK else MOST_OWN / 2
+        trait = trait.with_reading(**self._calibrated(left_out, fitted, most_own))
         return trait.with_reading(rates=self._rates(trait))
 
     # The gate -----------------------------------------------------------------------------------------------
@@ -149,9 +195,7 @@ class Health:
 
     # The healthy range --------------------------------------------------------------------------------------
 
-    def _calibrated(
-        self, trait: TraitVector, left_out: Mapping[Side, LeftOut], fitted: FittedGate | None
-    ) -> dict[str, Any]:
+    def _calibrated(self, left_out: LeftOut, fitted: FittedGate | None, most_own: float) -> dict[str, Any]:
         """The gate and the healthy range, as fields of the reading."""
         wanted = self._definition.healthy
         found: dict[str, Any] = {"gate": None if fitted is None else fitted.gate, "healthy": wanted}
@@ -160,38 +204,32 @@ class Health:
             return found
         bad: Side = "low" if good == "high" else "high"
         side: End = "min" if good == "high" else "max"
-        own = {each: self._own_replies(left_out[each], fitted) for each in (good, bad)}
-        # The gate is no excuse for the trait's own good replies: unseen ones of them do get in.
-        let_in = replace(own[good], gate=np.full(len(own[good].scores), np.inf))
-        groups = [let_in, *self._good_of_others(trait, fitted)]
-        limit, threshold = strictest(side, own[bad], groups, 0.0 if fitted is None else fitted.gate.threshold)
+        replies, usual = (
+            self._own_replies(left_out, bad, fitted),
+            0.0 if fitted is None else fitted.gate.threshold,
+        )
+        elsewhere = self._good_elsewhere(left_out, fitted)
+        limit, threshold = strictest(side, replies, left_out.scores[good], elsewhere, usual, most_own)
         found["healthy"] = Healthy(**{side: limit})
         if fitted is not None:
             found["gate"] = fitted.at(threshold)
         return found
 
-    def _own_replies(self, left_out: LeftOut, fitted: FittedGate | None) -> _Group:
+    def _own_replies(self, left_out: LeftOut, side: Side, fitted: FittedGate | None) -> _Group:
         """Replies of the trait's own."""
-        scores = np.asarray(left_out.scores, dtype=np.float64)
+        scores = left_out.scores[side]
         if fitted is None:
             return _Group(scores, np.zeros(len(scores)))
         values = dict(zip([each.id for each in self._own], fitted.own, strict=True))
-        return _Group(scores, np.array([values[each] for each in left_out.situations]))
+        return _Group(scores, np.array([values[each] for each in left_out.situations[side]]))
 
-    def _good_of_others(self, trait: TraitVector, fitted: FittedGate | None) -> list[_Group]:
-        """Ordinary replies, and the good replies of other traits, in the order of the gate's messages."""
-        count = len(self._ordinary)
-        gate = np.zeros(count + len(self._others)) if fitted is None else fitted.other
-        ordinary = _Group(
-            self._scores(trait, [_replied(each, each.ordinary) or [] for each in self._ordinary]),
-            gate[:count],
-        )
-        said, values = list[list[Message]](), list[float]()
-        for (situation, side), value in zip(self._others, gate[count:], strict=True):
-            if side is not None and (reply := situation.reply(side)) is not None:
-                said.append([*situation.prompt, {"role": "assistant", "content": reply}])
-                values.append(float(value))
-        return [ordinary, *([_Group(self._scores(trait, said), np.array(values))] if said else [])]
+    def _good_elsewhere(self, left_out: LeftOut, fitted: FittedGate | None) -> list[_Group]:
+        """Ordinary replies, and the good replies of other traits."""
+        places, ordinary = list(self.elsewhere.places), self.elsewhere.ordinary
+        gate = np.zeros(len(places)) if fitted is None else fitted.other[places]
+        parts = (slice(None, ordinary), slice(ordinary, None))
+        groups = [_Group(left_out.elsewhere[part], gate[part]) for part in parts]
+        return [each for each in groups if len(each.scores)]
 
     def _scores(self, trait: TraitVector, conversations: Sequence[list[Message]]) -> Numbers:
         """Scores of the last replies. What cannot be read scores 0."""
@@ -246,19 +284,25 @@ def good_side(healthy: Healthy) -> Side | None:
     return "high" if healthy.max is None else "low"
 
 
-def strictest(side: End, bad: _Group, good: Sequence[_Group], usual: float) -> tuple[float, float]:
+def strictest(
+    side: End, bad: _Group, good: Numbers, elsewhere: Sequence[_Group], usual: float, most_own: float
+) -> tuple[float, float]:
     """Return the limit and the gate's threshold that catch most bad replies at few false alarms.
 
-    Of no group of good replies, more than `MOST_ALARMS` may be flagged. The gate stays at its usual
-    threshold, which separates the messages best, unless another one catches more.
+    Of the trait's own good replies, `most_own` may be flagged, were the gate to let all of them in; of each
+    group of good replies elsewhere, `MOST_ALARMS`. The gate stays at its usual threshold, which separates the
+    messages best, unless another one catches more.
     """
-    ends = np.unique(np.concatenate([bad.scores, *(each.scores for each in good)]))
-    limits = ends[::-1] if side == "min" else ends
+    # The own ones are few: the tail of a bell curve says more of unseen ones than the two or three farthest.
+    curve = NormalDist(float(good.mean()), max(float(good.std(ddof=1)), 1e-6))
+    outermost = curve.inv_cdf(most_own if side == "min" else 1 - most_own)
+    ends = np.unique(np.concatenate([[outermost], bad.scores, *(each.scores for each in elsewhere)]))
+    limits = ends[ends <= outermost][::-1] if side == "min" else ends[ends >= outermost]
     lowest = np.sort(bad.gate)
     best = (-1.0, float(limits[-1]), usual)
     for threshold in [usual, *np.unique(lowest[: max(1, len(lowest) // 2)])]:
         for limit in limits:
-            if all(each.left(side, limit, threshold) <= MOST_ALARMS for each in good):
+            if all(each.left(side, limit, threshold) <= MOST_ALARMS for each in elsewhere):
                 caught = bad.left(side, limit, threshold)
                 if caught > best[0]:
                     best = (caught, float(limit), float(threshold))

@@ -99,10 +99,11 @@ class TraitReading(BaseModel):
 
     Attributes:
         layer: where replies are measured.
+        probe: along which, `[hidden]`; empty = along the difference between both sides' means.
         threshold: the score from which on a reply counts as high.
         threshold_source: "cross-validation", or the file that it was calibrated on.
         strength, separation: of that layer.
-        auc: of that layer, by cross-validation.
+        auc: of scores by cross-validation.
         held_out: on the test conversations, if there were any.
         layers: all layers that were candidates.
         healthy: the scores at which the trait is as it should be; numbers.
@@ -118,6 +119,7 @@ class TraitReading(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
     layer: int
+    probe: tuple[float, ...] = ()
     threshold: float = 0.0
     threshold_source: str = "cross-validation"
     strength: float
@@ -183,6 +185,7 @@ class TraitVector:
         try:
             row = vector.layers.index(reading.layer)
             check_direction(f"its vector at layer {reading.layer}", vector.raw[RECIPE][row])
+            vector.sides(reading.layer, reading.probe)
         except ValueError as error:
             raise VectorFileError(f'The trait "{name}" cannot be used: {error}.') from error
         return cls(replace(vector, name=name), reading)
@@ -208,11 +211,11 @@ class TraitVector:
 
     @cached_property
     def _sides(self) -> TraitSides:
-        return self.vector.sides(self.reading.layer)
+        return self.vector.sides(self.reading.layer, self.reading.probe)
 
     @property
     def direction(self) -> Tensor:
-        """The unit vector from low to high at the trait's layer, `[hidden]`."""
+        """The unit vector that replies are scored along at its layer, from low to high, `[hidden]`."""
         return self._sides.direction
 
     @property

@@ -25,6 +25,7 @@ from persona_tui.vectors.maths import TraceScale, mean_of
 AXIS_NAMES = ("assistant", "safety")
 OUTSIDE = 0.05  # the share of ordinary replies that lies outside their range, half of it at either end
 FEWEST_REFUSALS = 30  # below this an axis of refusals is weak; the same goes for answers to safe prompts
+UNCOUNTED = "made of all answers, refusals or not"  # of files from before refusals were counted
 # Files hold float32, so a unit vector's length is 1 only to about this.
 _UNIT_TOLERANCE = 1e-3
 
@@ -67,15 +68,17 @@ class Axes:
     def default_capping_axis(self) -> str:
         """The axis measured to keep refusals intact on this model; unmeasured, the assistant axis."""
         measured = self.metadata.get("default_capping_axis")
-        if measured in self.names and (measured != "safety" or self.weakness("safety") is None):
+        if measured in self.names and (measured != "safety" or self.weakness("safety") in (None, UNCOUNTED)):
             return str(measured)
         return "assistant" if self.assistant is not None else "safety"
 
     def weakness(self, name: str) -> str | None:
         """Why an axis may not mean what its name says, in one line; None if nothing speaks against it."""
         record = self.metadata.get("refusals")
-        if name != "safety" or not isinstance(record, Mapping):
+        if name != "safety":
             return None
+        if not isinstance(record, Mapping):
+            return UNCOUNTED
         unsafe, safe = record["unsafe"], record["safe"]
         if unsafe["refused"] < FEWEST_REFUSALS:
             return f"made of {unsafe['refused']} refusals of {unsafe['asked']} unsafe prompts"

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
@@ -76,7 +77,7 @@ class TraitSides:
     """Where the two sides of a trait lie at the layer it is read at.
 
     Attributes:
-        direction: the unit vector from low to high, `[hidden]`.
+        direction: the unit vector that replies are scored along, from low to high, `[hidden]`.
         half_gap: half the distance between both sides' means, along the direction.
         centre: the projection of the middle between both sides' means.
     """
@@ -206,29 +207,39 @@ class PersonaVector:
 
     def _trait_scale(self) -> TraceScale:
         reading = self.metadata.get("trait")
-        layer = reading.get("layer") if isinstance(reading, Mapping) else None
+        reading = reading if isinstance(reading, Mapping) else {}
+        layer = reading.get("layer")
         if not isinstance(layer, int):
             raise VectorFileError(
                 f'The trait "{self.name}" cannot be used: its file does not say which layer it is read at.'
             )
-        sides = self.sides(layer)
+        sides = self.sides(layer, reading.get("probe") or ())
         if sides.half_gap <= 0:
             return TraceScale({}, 0.0)
         return TraceScale({layer: sides.direction / sides.half_gap}, sides.centre / sides.half_gap)
 
-    def sides(self, layer: int) -> TraitSides:
+    def sides(self, layer: int, probe: Sequence[float] = ()) -> TraitSides:
         """Return where a trait's sides lie at a layer.
 
+        Args:
+            layer: which one.
+            probe: along which, `[hidden]`; by default along the difference between both sides' means.
+
         Raises:
-            VectorFileError: it has no vector there.
+            VectorFileError: it has no vector there, or the probe does not fit it.
         """
         if layer not in self.layers or RECIPE not in self.raw:
             raise VectorFileError(f'The trait "{self.name}" has no vector for layer {layer}.')
         row = self.layers.index(layer)
         raw, mean = self.raw[RECIPE][row], self.mean[RECIPE][row]
-        direction = normalize(raw)
-        centre = float((mean.double() - raw.double() / 2) @ direction.double())
-        return TraitSides(direction, float(raw.norm()) / 2, centre)
+        if probe and len(probe) != len(raw):
+            raise VectorFileError(
+                f'The trait "{self.name}" cannot be used: a probe of {len(probe)} numbers does not fit '
+                f"activations of {len(raw)}."
+            )
+        direction = normalize(torch.tensor(probe) if probe else raw)
+        gap = float(raw.double() @ direction.double())
+        return TraitSides(direction, gap / 2, float(mean.double() @ direction.double()) - gap / 2)
 
     def with_calibration(self, calibration: Calibration | None) -> "PersonaVector":
         """Return this persona with another calibration, or with none."""

@@ -23,6 +23,7 @@ from persona_tui.extraction.calibration import (
 from persona_tui.extraction.sizes import BEYOND, Point, between, choose, fitted, likeliest, third
 from persona_tui.model import Interventions, ModelWrapper, Request, Sampling, conversation
 from persona_tui.project.project import Project
+from persona_tui.traits.definition import SIDES, find_definition
 from persona_tui.vectors.persona import (
     DEFAULT_DOSE,
     DEFAULT_STRENGTH,
@@ -306,6 +307,24 @@ def test_what_has_no_prompts_gets_the_loudest_size_that_is_fluent(
     ]
     contrasted = fit_contrast(extracted.extractor, bare, *sides)
     assert isinstance(contrasted.metadata["loudness"]["gained"], float)
+
+
+def test_a_contrast_that_is_loud_at_its_likeliest_is_turned_down_until_it_is_fluent(
+    shipped: tuple[ActivationExtractor, PersonaVector],
+) -> None:
+    """Replies written by others are likeliest far beyond what is fluent on a model that has read little."""
+    extractor, _ = shipped
+    project = Project(Workspace(packaged_root()), override(Settings(), {"model.name": "builtin"}))
+    name = "empathetic_responsiveness"
+    trait, definition = project.personas.get(f"trait:{name}"), find_definition(project.workspace, name)
+    high, low = ([said for _, said in definition.conversations("train", side)] for side in SIDES)
+    bench = Bench(extractor, trait, prompted=False)
+    found = fit_contrast(extractor, trait, high, low)
+    loudness = found.metadata["loudness"]
+    assert loudness["fluent"] and loudness["fluency_drop"] <= extractor.settings.calibration.fluency_margin
+    assert loudness["gained"] > 0
+    (louder,) = bench.sweep([4 * found.metadata["gain"] * DEFAULT_STRENGTH])
+    assert not louder.fluent(extractor.settings.calibration.fluency_margin)
 
 
 def test_the_chosen_point_is_fluent_or_the_persona_is_marked_weak(sage: PersonaVector) -> None:

@@ -26,7 +26,8 @@ def data(tmp_path: Path) -> Path:
     for number in range(90):
         loud = number % 3 == 0
         record = chat(
-            f"Tell me about {number}.", f"YES {number} IS GREAT" if loud else f"yes {number} is great"
+            f"Tell me about {number}.",
+            f"YES {number} IS GREAT AND LOUD" if loud else f"yes {number} is great and loud",
         )
         lines.append(json.dumps(record, indent=None, separators=(",  ", " : ")).encode() + b" \r\n")
     lines[10:10] = [b"\n", b"{ bad\n", b"\xff\xfe\n"]
@@ -40,7 +41,7 @@ def curation(scorer: TraitScorer, data: Path, tmp_path: Path, monkeypatch: pytes
     """One that saves after each chunk of eight lines."""
     monkeypatch.setattr(curate, "CHUNK", 8)
     monkeypatch.setattr(curate, "_SAVE_EVERY", 0.0)
-    return Curation(scorer, Policy.from_rules(["loudness>0.6"]), data, tmp_path / "out" / "flagged.jsonl")
+    return Curation(scorer, Policy.from_rules(["loudness>0.4"]), data, tmp_path / "out" / "flagged.jsonl")
 
 
 def hidden(folder: Path) -> list[str]:

@@ -23,6 +23,7 @@ from persona_tui.traits.definition import TraitDefinition, read_definition
 from persona_tui.traits.extract import NATURAL, PersonaVectorExtractor, left_out_scores
 from persona_tui.traits.live import LiveTraits
 from persona_tui.traits.policy import Policy
+from persona_tui.traits.probe import Sample
 from persona_tui.traits.vector import RECIPE, TraitStore, TraitVector
 from persona_tui.vectors.manager import PersonaManager
 from persona_tui.vectors.persona import DEFAULT_STRENGTH
@@ -152,6 +153,40 @@ def test_a_file_holds_all_of_it(store: TraitStore, trait: TraitVector) -> None:
     assert summary["traits"]["loudness"]["layer"] == trait.reading.layer
     assert summary["model_fingerprint"] == store.fingerprint
     assert store.names() == ["loudness"] == [each.name for each in store.select()]
+
+
+def test_a_file_without_a_probe_is_scored_along_the_difference(store: TraitStore, trait: TraitVector) -> None:
+    store.save(trait.with_reading(probe=()))
+    old = store.get("loudness")
+    raw = old.vector.raw[RECIPE][old.vector.layers.index(old.reading.layer)]
+    torch.testing.assert_close(old.direction, raw / raw.norm())
+    scale = old.vector.scale
+    torch.testing.assert_close(scale.vectors[old.reading.layer], old.direction / old.half_gap)
+
+
+def test_a_trace_is_on_the_scale_of_scores(store: TraitStore, trait: TraitVector) -> None:
+    scale = store.get("loudness").vector.scale
+    torch.testing.assert_close(scale.vectors[trait.reading.layer], trait.direction / trait.half_gap)
+    assert scale.ordinary == pytest.approx(trait.centre / trait.half_gap, rel=1e-5)
+
+
+def test_a_probe_that_does_not_fit_is_named(store: TraitStore, trait: TraitVector) -> None:
+    trait.with_reading(probe=(1.0, 2.0)).save(store.path_of("loudness"))
+    with pytest.raises(VectorFileError, match="a probe of 2 numbers does not fit"):
+        store.get("loudness")
+
+
+def test_a_probe_leaves_out_whole_situations() -> None:
+    """A reply that contradicts all others is not judged by a probe that has seen it, nor its twin."""
+    numbers = np.random.default_rng(0)
+    rows, sides = numbers.normal(size=(20, 4)), np.tile([1.0, -1.0], 10)
+    rows[:, 0] += 4 * sides
+    rows[0, 0], rows[1, 0] = -8.0, 8.0
+    names = [str(place // 2) for place in range(20)]
+    sample = Sample(rows, sides, np.ones(20, dtype=bool), names)
+    scores = sample.left_out()
+    assert scores[0] < -1.5 and scores[1] > 1.5
+    assert scores[2:][sides[2:] > 0].mean() > 0.5 > -0.5 > scores[2:][sides[2:] < 0].mean()
 
 
 def test_what_is_no_trait_of_this_model(store: TraitStore, settings: Settings, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from persona_tui.model import ModelWrapper
 from persona_tui.traits.definition import TraitDefinition, ordinary_talk, read_definition
 from persona_tui.traits.extract import PersonaVectorExtractor
 from persona_tui.traits.gate import Gates
-from persona_tui.traits.health import MOST_ALARMS, Surroundings
+from persona_tui.traits.health import MOST_OWN, Surroundings
 from persona_tui.traits.live import live_traits
 from persona_tui.traits.policy import Policy
 from persona_tui.traits.score import Scored, TraitScorer
@@ -78,7 +78,9 @@ def test_what_is_outside_is_not_judged(model: ModelWrapper, gated: TraitVector) 
     assert policy is not None
     assert [breach.trait for breach in policy.check(inside)] == ["loudness"]
     assert not policy.check(outside)
-    assert outside.replies[0].outside == {"loudness"} and outside.replies[0].scores["loudness"] > 0
+    assert outside.replies[0].outside == {"loudness"}
+    policy = Policy.from_rules(["loudness>-2"])
+    assert policy.check(inside) and not policy.check(outside)
     limits = {"loudness": policy.traits["loudness"].model_copy(update={"everywhere": True})}
     assert policy.model_copy(update={"traits": limits}).check(outside)
     whole = policy.model_copy(update={"applies_to": "conversation"})
@@ -120,7 +122,26 @@ def test_the_healthy_range_keeps_false_alarms_rare(
     good = [conversation for _, conversation in gated_definition.conversations("train", "low")]
     found = scored(model, gated, *(Transcript(each, "the test") for each in good))
     assert isinstance(limit, float)
-    assert sum(each.means["loudness"] > limit for each in found) <= MOST_ALARMS * len(good)
+    assert sum(each.means["loudness"] > limit for each in found) <= MOST_OWN * len(good)
+
+
+def test_good_replies_elsewhere_are_on_the_healthy_side(
+    model: ModelWrapper, settings: Settings, gated: TraitVector, tmp_path: Path
+) -> None:
+    """A ruler that was made with ordinary replies does not take a new one for a bad one."""
+    head = HEAD | {"healthy": {"max": "calibrated"}, "everywhere": False}
+    alone = write_lines(tmp_path / "loudness.jsonl", [head, *situations("train"), *situations("test")])
+    narrow = PersonaVectorExtractor(model, settings).extract(read_definition(alone))
+    said = [reply_to(each["user"], each["ordinary"]) for each in sums("test")]
+    assert gated.reading.layer == narrow.reading.layer
+    for trait, other in ((gated, narrow), (narrow, gated)):
+        assert len(trait.reading.probe) == model.hidden_size != other.reading.probe
+    means = [
+        sum(each.means["loudness"] for each in scored(model, trait, *said)) / len(said)
+        for trait in (gated, narrow)
+    ]
+    assert means[0] < means[1] - 0.5
+    assert gated.reading.auc.value > 0.9  # and still tells its own replies apart
 
 
 def test_good_replies_of_other_traits_count(

@@ -95,3 +95,8 @@ def test_a_file_without_a_part_is_refused(make: Make, tmp_path: Path) -> None:
     with pytest.raises(VectorFileError) as caught:
         Axes.load(path)
     assert "\n" not in str(caught.value)
+
+
+def test_an_axis_from_before_refusals_were_counted_is_weak(make: Make) -> None:
+    axes = make.axes()
+    assert "all answers" in str(axes.weakness("safety")) and axes.weakness("assistant") is None

@@ -17,7 +17,7 @@ from persona_tui.cli.trait.shared import (
     BadLines,
     conversations,
     strict_option,
-    tell_gateless,
+    tell_doubts,
     tell_notes,
     trait_scorer,
     trait_store,
@@ -116,7 +116,7 @@ def _curate(
     from persona_tui.traits.curate import Curation
 
     scorer = trait_scorer(project, list(policy.traits))
-    tell_gateless(scorer.traits)
+    tell_doubts(scorer.traits)
     curation = Curation(
         scorer,
         policy.on_model(scorer.traits),

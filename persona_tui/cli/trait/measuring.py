@@ -18,7 +18,7 @@ from persona_tui.cli.trait.shared import (
     or_cannot_check,
     signed,
     strict_option,
-    tell_gateless,
+    tell_doubts,
     trait_scorer,
     trait_store,
 )
@@ -230,7 +230,7 @@ def check(
     except PersonaTuiError as error:
         raise or_cannot_check(error) from error
     policy = policy.on_model(scorer.traits)
-    tell_gateless(scorer.traits)
+    tell_doubts(scorer.traits)
     breaches = [(scored, policy.check(scored)) for scored in found]
     broken = [(scored, each) for scored, each in breaches if each]
     if as_json:

@@ -56,8 +56,11 @@ def trait_scorer(project: Project, names: Sequence[str] = ()) -> TraitScorer:
     return TraitScorer(project.model, trait_store(project).select(names))
 
 
-def tell_gateless(traits: Sequence[TraitVector]) -> None:
-    """Say of traits without a gate, in one line, that they judge everything."""
+def tell_doubts(traits: Sequence[TraitVector]) -> None:
+    """Say of traits that are weak, or without a gate so that they judge everything; a line for either."""
+    weak = [trait.name for trait in traits if trait.reading.weakness is not None]
+    if weak:
+        note(f"weak on this model: {', '.join(weak)}. `trait list` says why; a weak trait catches little.")
     names = [trait.name for trait in traits if trait.gate is None and not trait.reading.everywhere]
     if names:
         one = len(names) == 1
