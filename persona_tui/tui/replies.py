@@ -379,6 +379,8 @@ class ReplyView:
         assert reply.node is not None
         node, conversation = self._app.chat.conversation.node(reply.node), self._app.chat.conversation
         heading = heading_of(node, Scene(*conversation.siblings(node.id)), note)
+        if mix_of(node.runs[0]) is None:  # it waits: it will be spoken with what is set then
+            heading = replace(heading, who=voice_of(self._app.chat.mix))
         return replace(heading, badges=_badges(reply.rows[0]))
 
     # --- ending
