@@ -1,8 +1,9 @@
 """What a persona costs: extraction, calibration with distilling and without, and what was said before.
 
     python benchmarks/cost.py [--model starter] [--dtype bfloat16] [--workspace FOLDER] [--persona sage]
-                              [--samples 50] [--max-new-tokens 256] [--threads 2] [--only parts|creation]
+                              [--samples 50] [--max-new-tokens 256] [--threads 2] [--only plan|parts|creation]
 
+- *Plan*: what the estimate says of one persona, in tokens: extraction and calibration.
 - *Parts*: one persona from a fifth of the replies and from all of them. Tokens that pass through the model,
   seconds of all cores, and the cosine of the vectors of both, in the band.
 - *Creation*: `create` from a description with default settings, from its baseline to its calibration. What
@@ -26,6 +27,7 @@ from measuring import machine, set_threads, table
 
 from persona_tui.core.jobs import JobContext, JobProgress
 from persona_tui.datasets.records import find_archetype
+from persona_tui.extraction.bench import calibration_plan
 from persona_tui.extraction.calibration import calibrated
 from persona_tui.extraction.extractor import ActivationExtractor
 from persona_tui.project.deletion import delete
@@ -52,6 +54,18 @@ def spent(extractor: ActivationExtractor, work: Callable[[], PersonaVector]) -> 
     tokens, cpu, clock = extractor.tokens, time.process_time(), time.monotonic()
     done = work()
     return done, Spent(extractor.tokens - tokens, time.process_time() - cpu, time.monotonic() - clock)
+
+
+def plan(project: Project, name: str) -> str:
+    """Tokens of a persona's extraction and of its calibration, as estimated."""
+    extractor = project.studio(JobContext()).extractor
+    prompts = [each.system_prompt for each in find_archetype(project.workspace, name)]
+    requests = extractor.persona_requests(prompts, "persona")
+    extraction = extractor.work(requests).tokens
+    counts = {"passed": extraction, "responses": len(requests)}
+    questions, work = calibration_plan(extractor, prompts, counts)
+    row = [len(requests), f"{extraction:,}", questions, f"{work.tokens:,}", work.tokens / extraction]
+    return table(("replies", "extraction", "held-out questions", "calibration", "ratio"), [row])
 
 
 def parts(project: Project, name: str) -> str:
@@ -144,7 +158,7 @@ def creation(project: Project) -> str:
 
 
 def main() -> None:
-    """Print both parts."""
+    """Print all parts, or the one that is asked for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -155,7 +169,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, help="replies to each system prompt")
     parser.add_argument("--max-new-tokens", type=int)
     parser.add_argument("--threads", type=int, help="by default as many as torch takes")
-    parser.add_argument("--only", choices=("parts", "creation"))
+    parser.add_argument("--only", choices=("plan", "parts", "creation"))
     options = parser.parse_args()
     set_threads(options.threads)
     torch.set_grad_enabled(False)
@@ -169,9 +183,11 @@ def main() -> None:
         project.restore_datasets()
         project.override({key: value for key, value in wanted.items() if value is not None})
         print(f"{project.model.name}, {project.model.dtype}; {machine()}\n", flush=True)
-        if options.only != "parts":
+        if options.only in (None, "plan"):
+            print(f"## Plan\n\n{plan(project, options.persona)}\n", flush=True)
+        if options.only in (None, "creation"):
             print(f"## Creation\n\n{creation(project)}\n", flush=True)
-        if options.only != "creation":
+        if options.only in (None, "parts"):
             print(f"## Parts\n\n{parts(project, options.persona)}")
 
 

@@ -3,17 +3,21 @@
     python benchmarks/peers_voices.py --model NAME [--workspace FOLDER] [--personas sage ...] [-o voices.md]
 
 It runs where persona-tui, repeng and steering-vectors are installed (`peers.py --env FOLDER` makes such an
-environment). The model answers questions with each persona's system prompts and without; from these replies
-every library makes its vectors, in its own way and at its own default layers:
+environment); with saklas, too (`pip install --no-deps saklas`), there is a line more. The model answers
+questions with each persona's system prompts and without; from these replies every library makes its vectors,
+in its own way and at its own default layers:
 
 - *persona-tui*: the calibrated persona of the workspace, at its strength (0.3), with the guide; no floor.
 - *repeng*: the principal component of the differences at the last token between the same reply after a chat
   with the system prompt and without, cut in its middle; the layers and the coefficient (2.2) of its README.
 - *steering-vectors*: the mean difference at the last token between prompted and plain replies to the same
   question; every layer, multiplier 1.
+- *saklas*: `extract_from_corpora`, which wants replies to 48 questions of its own: prompted and plain ones;
+  coefficient 0.5, its default. What it adds is no constant vector, so its own session writes.
 
-Each is also tried at multiples of that strength. Replies are sampled alike, by persona-tui's engine, which
-adds what the library would add at every position; the first lines say how far a library's own hooks differ.
+Each is also tried at multiples of that strength. Replies are sampled alike, but for saklas by persona-tui's
+engine, which adds what the library would add at every position; the first lines say how far a library's own
+hooks differ.
 Figures as in `checklist.py`. *Within the margin* is the most expressive of the strengths tried that loses at
 most 0.3 nats; with it come the strength and what that loses.
 """
@@ -21,8 +25,13 @@ most 0.3 nats; with it come the strength and what that loses.
 from __future__ import annotations
 
 import copy
+import importlib.util
+import json
+import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import torch
@@ -33,6 +42,7 @@ from torch import Tensor
 from persona_tui.core.mix import Mix
 from persona_tui.datasets.records import read_questions
 from persona_tui.model import Interventions, Request, Sampling, conversation
+from persona_tui.model.packed import unpack
 from persona_tui.project.project import Project
 from persona_tui.vectors.persona import DEFAULT_STRENGTH
 
@@ -42,8 +52,10 @@ MULTIPLES = {
     OURS: (0.5, 1.0),
     "repeng": (1.0, 2.0, 4.0, 8.0),
     "steering-vectors": (0.03, 0.06, 0.125, 1.0),
+    "saklas": (0.1, 0.3, 1.0),
 }
 README_LAYERS, README_COEFFICIENT = range(-5, -18, -1), 2.2  # repeng's
+SAKLAS_COEFFICIENT = 0.5
 BATCH = 16
 
 
@@ -102,6 +114,44 @@ def steering_vectors_vectors(project: Project, pairs: Sequence[Pair]) -> dict[in
         model.model, copy.deepcopy(model.tokenizer), samples, batch_size=BATCH
     )
     return {layer: vector.float().cpu() for layer, vector in found.layer_activations.items()}
+
+
+class Saklas:
+    """A persona in saklas: its own extraction, its own way to steer and to sample."""
+
+    def __init__(self, bench: Bench, name: str) -> None:
+        from saklas import SaklasSession
+
+        self._bench, model = bench, bench.project.model
+        found = resources.files("saklas").joinpath("data", "baseline_prompts.json")
+        asked = json.loads(found.read_text(encoding="utf-8"))
+        prompted, plain = (
+            bench.ask(asked, Mix(capping=False), systems, seed=5000) for systems in (bench.prompts(name), ())
+        )
+        unpack(model.model)  # it reads weights
+        self._session = SaklasSession(model.model, copy.deepcopy(model.tokenizer), probes=[])
+        self._name, _ = self._session.extract_from_corpora(f"{name}_voice", prompted, plain, force=True)
+
+    def spoken(self, multiple: float) -> list[str]:
+        """Replies to the held-out questions at a multiple of its default coefficient."""
+        from saklas import SamplingConfig
+
+        sampling, texts = self._bench.sampling, []
+        for row, question in enumerate(self._bench.asked):
+            (found,) = self._session.generate(
+                question,
+                steering=f"{SAKLAS_COEFFICIENT * multiple:g} {self._name}",
+                sampling=SamplingConfig(
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    max_tokens=sampling.max_new_tokens,
+                    seed=1000 + row,
+                ),
+                stateless=True,
+                thinking=False,
+            )
+            texts.append(found.text.strip() or ".")
+        return texts
 
 
 PEERS: dict[str, Callable[[Project, Sequence[Pair]], dict[int, Tensor]]] = {
@@ -164,13 +214,19 @@ def measured(bench: Bench, name: str, count: int) -> tuple[list[list[object]], l
     own = bench.figures(name, bench.prompted(name))
     lines: list[list[object]] = [[name, "its system prompts", "1.00 at +0.00", f"{own.repetition:.3f}", ""]]
     read = [f"**{name}, by its system prompts**\n\n{bench.prompted(name)[0]}"]
-    for library, multiples in MULTIPLES.items():
-        texts = {
-            multiple: bench.steered(name, strength=DEFAULT_STRENGTH * multiple)
-            if library == OURS
-            else spoken(bench, {layer: multiple * each for layer, each in vectors[library].items()})
-            for multiple in multiples
-        }
+    speaks: dict[str, Callable[[float], list[str]]] = {
+        OURS: lambda multiple: bench.steered(name, strength=DEFAULT_STRENGTH * multiple)
+    }
+    for library, found in vectors.items():
+        speaks[library] = lambda multiple, found=found: spoken(  # type: ignore[misc]
+            bench, {layer: multiple * each for layer, each in found.items()}
+        )
+    hooks = hooks_differ(bench.project, vectors)
+    if importlib.util.find_spec("saklas"):
+        speaks["saklas"] = Saklas(bench, name).spoken
+    for library, speak in speaks.items():
+        multiples = MULTIPLES[library]
+        texts = {multiple: speak(multiple) for multiple in multiples}
         figures = {multiple: bench.figures(name, each) for multiple, each in texts.items()}
         lines.append([name, *row(library, figures)])
         read += [f"**{name}, {library}, ×{each:g}**\n\n{texts[each][0]}" for each in multiples]
@@ -179,7 +235,7 @@ def measured(bench: Bench, name: str, count: int) -> tuple[list[list[object]], l
             {at: f"{each.expression:.2f} at {each.lost:+.2f}" for at, each in figures.items()},
             flush=True,
         )
-    return lines, read, hooks_differ(bench.project, vectors)
+    return lines, read, hooks
 
 
 def main() -> None:
@@ -190,6 +246,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=60, help="replies that the libraries are given")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
+    os.environ["SAKLAS_HOME"] = tempfile.mkdtemp()  # where it keeps what it makes
     project = opened(options)
     bench = Bench(project, options.questions, options.tokens)
     bench.sampling = Sampling(options.tokens, temperature=0.7, top_p=0.95)

@@ -67,7 +67,7 @@ def number(text: str, what: str) -> float:
 
 def whole(text: str, what: str) -> int:
     if not text.isdecimal():
-        raise CommandError(f'{what} must be a whole number, 0 or more, or off; not "{text}"')
+        raise CommandError(f'{what} must be a whole number, not "{text}"')
     return int(text)
 
 

@@ -31,8 +31,8 @@ def dataset() -> None:
 def validate(invocation: Invocation, /, files: tuple[Path, ...], as_json: bool) -> None:
     """Check every line and id, the categories of questions and queries, and look for near-duplicates.
 
-    Of queries, also that no template is in both splits, and that no measuring set repeats what monitors are
-    fitted on.
+    For queries, also check that no template is in both splits, and that no measuring set repeats what
+    monitors are fitted on.
 
     Without a FILE, all data sets of the workspace: prompts, personas, monitors, traits and policies. A FILE
     of your own may be a trait (.jsonl, .yaml), a policy (.yaml), or queries for monitors (.jsonl). The exit

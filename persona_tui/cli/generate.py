@@ -79,8 +79,9 @@ def generate(
         if as_json:
             sampling = engine.sampling.with_seed()
             reply = engine.reply(messages, mix=mix, sampling=sampling, system=system, guard=guard)
-            answer = {**_as_json(reply, mix, persona, blend is not None), "seed": sampling.seed}
-            print_json({**answer, "guard": guard_as_json(guard), "notes": project.notes})
+            answer = {"model": engine.model.name, **_as_json(reply, mix, persona, blend is not None)}
+            asked = {"system": system, **asdict(sampling)}
+            print_json({**answer, **asked, "guard": guard_as_json(guard), "notes": project.notes})
         else:
             events = engine.stream(messages, mix=mix, system=system, guard=guard)
             write_stream(with_badges(events) if guard is not None else (event.text for event in events))

@@ -94,7 +94,7 @@ def info(name: str, as_json: bool) -> None:
 @model.command("remove")
 @click.argument("name")
 def remove(name: str) -> None:
-    """Remove a model that was fetched or unpacked. Files of yours, of Ollama and of Hugging Face stay."""
+    """Remove a model that was fetched or unpacked. Your own, Ollama's and Hugging Face's files stay."""
     from persona_tui.model.catalogue import remove
 
     folder = remove(name)

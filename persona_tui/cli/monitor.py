@@ -92,8 +92,8 @@ def fit(
 ) -> None:
     """Fit the monitor NAME on the model, replacing one of this name.
 
-    Positions, layers and thresholds are chosen by cross-validation on the training queries: where the share
-    of plain dangerous requests that --min-catch asks for is caught, with as few false alarms as can be.
+    Positions, layers and thresholds are chosen by cross-validation on the training queries, to catch the
+    share of plain dangerous requests that --min-catch asks for with as few false alarms as possible.
     """
     from persona_tui.monitors.trade import DEFAULT_CATCH, Trade
 
@@ -289,7 +289,7 @@ def evaluate(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Measure monitors on queries they were not fitted on (by default the configured one).
+    """Measure monitors (by default the configured one) on queries they were not fitted on.
 
     All methods, on every set, with 95% intervals. `words` is a classifier of the words alone, for comparison.
     Results on the shipped sets are kept beside the monitor, as JSON and CSV.
@@ -360,7 +360,7 @@ def _figure(estimate: dict[str, float] | None) -> str:
 @json_option
 @pass_invocation
 def list_(invocation: Invocation, /, as_json: bool) -> None:
-    """The monitors of this model; > is the one that chats use."""
+    """List this model's monitors; > marks the one that chats use."""
     project = invocation.project
     found = project.monitors.summaries()
     if not found:

@@ -112,7 +112,7 @@ def _row(name: str, found: Rates) -> list[str]:
 @json_option
 @pass_invocation
 def layers(invocation: Invocation, /, name: str | None, method: str | None, as_json: bool) -> None:
-    """How well each layer separates what the monitor was fitted on, by cross-validation."""
+    """Show how well each layer separates what the monitor was fitted on, by cross-validation."""
     from persona_tui.monitors.figures import curves
 
     found = curves(_opened(invocation.project, name), method)
@@ -156,7 +156,7 @@ def dimensions(
     count: int,
     as_json: bool,
 ) -> None:
-    """The largest numbers of a method's vector: from dangerous (below 0) to safe."""
+    """Show the largest numbers of a method's vector: from dangerous (below 0) to safe."""
     from persona_tui.monitors.figures import dimensions as of
 
     monitor = _opened(invocation.project, name)

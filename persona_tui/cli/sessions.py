@@ -65,7 +65,7 @@ def _row(info: SessionInfo) -> list[str]:
 @json_option
 @pass_invocation
 def search(invocation: Invocation, /, text: str, as_json: bool) -> None:
-    """Find messages, on any branch, and titles in which TEXT occurs; upper or lower case are the same.
+    """Find messages, on any branch, and titles that contain TEXT, ignoring case.
 
     The exit status is 1 if there are none.
     """

@@ -19,7 +19,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 from persona_tui.core.documents import read_plain
 from persona_tui.core.errors import ConfigError, nearest
 from persona_tui.core.files import atomic_write_text, change
-from persona_tui.core.mix import NEW_TOKENS, PERCENTILE, PLAUSIBILITY, STRENGTH, TEMPERATURE, TOP_P
+from persona_tui.core.mix import NEW_TOKENS, PERCENTILE, PLAUSIBILITY, SEED, STRENGTH, TEMPERATURE, TOP_P
 from persona_tui.core.sections import Section, VllmSettings
 from persona_tui.core.yaml_documents import NotYaml, yaml_value
 
@@ -79,7 +79,7 @@ class ExtractionSettings(Section):
         default=0.7, ge=TEMPERATURE.low, le=TEMPERATURE.high, description=str(TEMPERATURE)
     )
     top_p: float = Field(default=1.0, gt=TOP_P.low, le=TOP_P.high, description=str(TOP_P))
-    seed: int = Field(default=0, ge=0, lt=2**63, description="a whole number, 0 or more")
+    seed: int = Field(default=0, ge=SEED.low, le=SEED.high, description=str(SEED))
     baseline: str = Field(
         default="default",
         min_length=1,
@@ -97,7 +97,7 @@ class CalibrationSettings(Section):
     fluency_margin: float = Field(
         default=0.3, ge=0, le=10, description="a number of nats per token that a reply may lose, from 0 to 10"
     )
-    seed: int = Field(default=1, ge=0, lt=2**63, description="a whole number, 0 or more")
+    seed: int = Field(default=1, ge=SEED.low, le=SEED.high, description=str(SEED))
 
 
 class SteeringSettings(Section):
@@ -129,9 +129,9 @@ class GenerationSettings(Section):
     top_p: float = Field(default=0.95, gt=TOP_P.low, le=TOP_P.high, description=str(TOP_P))
     seed: int | None = Field(
         default=None,
-        ge=0,
-        lt=2**63,
-        description="a whole number, 0 or more, or null for a new seed each time",
+        ge=SEED.low,
+        le=SEED.high,
+        description=f"{SEED}, or null for a new seed each time",
     )
     think: bool = Field(default=True, description="true or false")
 

@@ -20,6 +20,13 @@ _NEEDED = {
     "an object with keys": ("dict_type", "model_type", "model_attributes_type", "dataclass_type"),
     "null": ("none_required",),
 }
+_BOUNDS = {
+    "literal_error": "{expected}",
+    "greater_than_equal": "a number of at least {ge}",
+    "greater_than": "a number above {gt}",
+    "less_than_equal": "a number of at most {le}",
+    "less_than": "a number below {lt}",
+}
 _BY_TYPE = {kind: needed for needed, kinds in _NEEDED.items() for kind in kinds}
 _LONGEST = 40  # characters of a wrong value that are shown
 
@@ -62,10 +69,20 @@ def _place(problem: ErrorDetails, document: Any) -> str:
 
 def _wanted(problems: Sequence[ErrorDetails]) -> str:
     first = problems[0]
-    if first["type"] not in _BY_TYPE:
+    needed = dict.fromkeys(filter(None, map(_needed, problems)))
+    if _needed(first) is None:
         return first["msg"].removeprefix("Value error, ")
-    needed = dict.fromkeys(_BY_TYPE[each["type"]] for each in problems if each["type"] in _BY_TYPE)
     return f"{' or '.join(needed)} is needed, not {_shown(first['input'])}"
+
+
+def _needed(problem: ErrorDetails) -> str | None:
+    if problem["type"] in _BOUNDS:
+        bounds = {
+            name: int(end) if isinstance(end, float) and end.is_integer() else end
+            for name, end in problem.get("ctx", {}).items()
+        }
+        return _BOUNDS[problem["type"]].format(**bounds)
+    return _BY_TYPE.get(problem["type"])
 
 
 def _shown(value: object) -> str:

@@ -49,7 +49,7 @@ class Range:
     def __str__(self) -> str:
         kind = "a whole number" if self.whole else "a number"
         meaning = {end: f" ({words})" for end, words in self.meaning}
-        low, high = (f"{end:.0f}" if self.whole else f"{end:g}" for end in (self.low, self.high))
+        low, high = (str(end) if self.whole else f"{end:g}" for end in (self.low, self.high))
         link = f"above {low}, up to" if self.above else f"from {low}{meaning.get(self.low, '')} to"
         return f"{kind} {link} {high}{meaning.get(self.high, '')}"
 
@@ -62,7 +62,7 @@ class Range:
             error: of which class the error is.
         """
         if value not in self:
-            raise error(f"{what} must be {self}, not {value:g}.")
+            raise error(f"{what} must be {self}, not {value if self.whole else format(value, 'g')}.")
 
 
 STRENGTH = Range(-100, 100)
@@ -71,6 +71,7 @@ TEMPERATURE = Range(0, 100, meaning=((0, "always the likeliest token"),))
 LOWEST_TEMPERATURE = 1e-6  # above 0; below it, the likeliest token is chosen all the same
 TOP_P = Range(0, 1, above=True)
 NEW_TOKENS = Range(1, 32_768, whole=True)
+SEED = Range(0, 2**63 - 1, whole=True)
 PLAUSIBILITY = Range(0, 1, meaning=((0, "off"),))
 PERCENTILE = Range(0, 100)
 
@@ -211,5 +212,8 @@ def parse_layers(text: str) -> tuple[int, ...] | None:
         match = re.fullmatch(r"(\d{1,4})(?:[-–](\d{1,4}))?", part)
         if match is None:
             raise PersonaTuiError(f'layers look like 4, 3-5 or auto, not "{text}"')
-        layers.update(range(int(match[1]), int(match[2] or match[1]) + 1))
-    return tuple(sorted(layers)) or None
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise PersonaTuiError(f"layers go upwards: {last}-{first}, not {part}")
+        layers.update(range(first, last + 1))
+    return tuple(sorted(layers))

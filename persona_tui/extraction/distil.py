@@ -4,7 +4,8 @@ A mean difference says which way replies under a system prompt lie; added to eve
 likeness of what the prompt does to the next one. Distilling starts from it and fits the vectors of the band
 by gradient descent (`model/distil.py`), on replies to the extraction questions: half of them written under
 the system prompts, and half without, so that the vectors are right where a steered reply begins as well as
-where it goes. The mean difference stays in the file; everything that measures goes on with it.
+where it goes. Then on replies that the model wrote with the vectors so far, to correct where these lead. The
+mean difference stays in the file; everything that measures goes on with it.
 """
 
 from __future__ import annotations
@@ -19,21 +20,19 @@ from persona_tui.core.config import Settings
 from persona_tui.datasets.schema import Question
 from persona_tui.extraction.checkpoints import Tally
 from persona_tui.extraction.runner import BatchRunner, Work, item_seed, shuffled
-from persona_tui.model import Message, Request, Sampling, conversation
+from persona_tui.model import Interventions, Message, Request, Sampling, conversation
 from persona_tui.model.distil import Distillation
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.files import DISTILLED, RECIPE
 from persona_tui.vectors.persona import PersonaVector
 
-LESSONS = 48  # replies of each kind, at most: never more than the extraction had
+LESSONS = 24  # replies of each kind, at most: never more than the extraction had
 LESSON_TOKENS = 64  # of a reply; what a persona is shows early
-RATES = (0.3, 0.2, 0.1)  # how far a step goes, pass by pass: see `Distillation.improved`
+RATES = (0.3,)  # how far a step goes, pass by pass: see `Distillation.improved`
+OWN_RATES = (0.15,)  # the same of passes over replies that are written with the vectors so far
 # How far the teacher goes. Vectors recover about half of what a teacher does; fitted to one that goes twice
 # as far, they speak more clearly and more fluently than fitted to the plain one and doubled.
 EMPHASIS = 2.0
-# Passes through the layers above the band's first: going back costs as much as going forth, since no weight
-# has a gradient. What is below is computed once. The teacher reads each lesson with its system prompt, too.
-PASSES = 2 * len(RATES)
 
 Lessons = Sequence[tuple[list[Message], list[Message], str]]
 
@@ -88,12 +87,16 @@ def distilled(course: Course, size: float, emphasis: float = EMPHASIS) -> Person
     """
     persona = course.persona
     rows = [persona.layers.index(layer) for layer in course.band]
-    lessons = _lessons(course)
+    model, lessons = course.runner.model, _lessons(course)
     stack = size * persona.safe[RECIPE]
     if lessons:
-        teaching, fitted = course.runner.model.distillation(lessons, emphasis), stack[rows]
+        teaching, fitted = model.distillation(lessons, emphasis), stack[rows]
         for number, rate in enumerate(RATES):
             fitted = _improved(course, teaching, lessons, fitted, number, rate)
+        for number, rate in enumerate(OWN_RATES):
+            own = _own_lessons(course, fitted, number)
+            teaching = model.distillation(own, emphasis, own=True)
+            fitted = _improved(course, teaching, own, fitted, number, rate)
         stack[rows] = fitted
     baseline = persona.mean[RECIPE] - persona.raw[RECIPE]
     return replace(
@@ -118,17 +121,19 @@ def _improved(
     course: Course, teaching: Distillation, lessons: Lessons, vectors: Tensor, number: int, rate: float
 ) -> Tensor:
     """One pass over the lessons; what an interrupted job has finished of it is not done again."""
+    if not lessons:
+        return vectors
     runner, without = course.runner, course.without
-    seed = item_seed(course.seed, "distil", number)
-    setup = ["distil", list(course.band), rate, seed, teaching.emphasis, list(runner.model.identity)]
-    what = [*setup, list(lessons), vectors]
+    seed = item_seed(course.seed, "distil", teaching.own, number)
+    setup = ["distil", list(course.band), rate, seed, teaching.emphasis, teaching.own]
+    what = [*setup, list(runner.model.identity), list(lessons), vectors]
     stage = runner.partial.stage([*what, *without.values()])
     count = runner.model.count_tokens
     replies = len(lessons) * lesson_tokens(runner.settings)
     bare = sum(count(each) for _, each, _ in lessons) + replies
     above = _above(course.band, runner.model.n_layers)
     cost = round(2 * bare * above)
-    if number == 0:  # the teacher's
+    if number == 0 or teaching.own:  # the teacher's
         cost += bare + sum(count(each) for each, _, _ in lessons) + replies
 
     def step(done: int) -> None:
@@ -144,26 +149,54 @@ def _improved(
     return stage.finish(1, 1, improve).rows[0].reshape(vectors.shape)
 
 
-def _lessons(course: Course) -> list[tuple[list[Message], list[Message], str]]:
+def _lessons(course: Course) -> Lessons:
     """Replies with and without the system prompts, each with both conversations that it can answer."""
-    prompts = [str(each) for each in course.persona.metadata["prompts"]]
-    responses = int(course.persona.metadata.get("counts", {}).get("responses", LESSONS))
-    questions = shuffled(course.questions, course.seed)[: min(LESSONS, responses)]
-    taught = [conversation(each.question, prompts[at % len(prompts)]) for at, each in enumerate(questions)]
-    bare = [conversation(each.question) for each in questions]
+    taught, bare, ids = _asked(course)
     requests = [
-        Request(asked, item_seed(course.seed, "lesson", kind, question.id))
+        Request(asked, item_seed(course.seed, "lesson", kind, each))
         for kind, side in enumerate((taught, bare))
-        for asked, question in zip(side, questions, strict=True)
+        for asked, each in zip(side, ids, strict=True)
     ]
     extraction = course.runner.settings.extraction
     sampling = Sampling(lesson_tokens(course.runner.settings), extraction.temperature, extraction.top_p)
     texts = course.runner.texts(requests, f"{course.persona.name}: replies to learn from", sampling)
-    return [
-        (with_prompt, without, text)
-        for with_prompt, without, text in zip([*taught, *taught], [*bare, *bare], texts, strict=True)
-        if text
+    return _answered([*taught, *taught], [*bare, *bare], texts)
+
+
+def _own_lessons(course: Course, vectors: Tensor, number: int) -> Lessons:
+    """Replies that the model writes with the vectors, at temperature 1: as probable as it finds them."""
+    taught, bare, ids = _asked(course, number + 1)
+    requests = [
+        Request(asked, item_seed(course.seed, "own lesson", number, each))
+        for asked, each in zip(bare, ids, strict=True)
     ]
+    way = Interventions(dict(zip(course.band, vectors, strict=True)))
+    texts = course.runner.texts(
+        requests,
+        f"{course.persona.name}: replies of its own",
+        Sampling(lesson_tokens(course.runner.settings), 1.0, 1.0),
+        lambda rows: way,
+        [list(course.band), vectors],
+    )
+    return _answered(taught, bare, texts)
+
+
+def _asked(course: Course, turn: int = 0) -> tuple[list[list[Message]], list[list[Message]], list[str]]:
+    """The questions of lessons: with a system prompt, without one, and their names. Others every turn, as far
+    as there are enough."""
+    prompts = [str(each) for each in course.persona.metadata["prompts"]]
+    responses = int(course.persona.metadata.get("counts", {}).get("responses", LESSONS))
+    count, order = min(LESSONS, responses, len(course.questions)), shuffled(course.questions, course.seed)
+    questions = [order[(at + turn * count) % len(order)] for at in range(count)]
+    taught = [conversation(each.question, prompts[at % len(prompts)]) for at, each in enumerate(questions)]
+    return taught, [conversation(each.question) for each in questions], [each.id for each in questions]
+
+
+def _answered(
+    taught: Sequence[list[Message]], bare: Sequence[list[Message]], texts: Sequence[str]
+) -> Lessons:
+    """Lessons of the replies that are not empty."""
+    return [each for each in zip(taught, bare, texts, strict=True) if each[2]]
 
 
 def lesson_tokens(settings: Settings) -> int:
@@ -193,7 +226,9 @@ def distil_work(
     taught = sum(
         count(conversation(each.question, prompts[at % len(prompts)])) for at, each in enumerate(asked)
     )
-    written = 2 * len(asked) * most
-    read_bare, read_taught = 2 * bare + written, 2 * taught + written
-    passes = 1 + PASSES * _above(band, runner.model.n_layers)
-    return Work(bare + taught + read_taught + round(passes * read_bare), written)
+    reply, above = len(asked) * most, _above(band, runner.model.n_layers)
+    with_prompt, without = taught + reply, bare + reply  # read whole, replies of one kind
+    kinds = 2 + len(OWN_RATES)
+    steps = 2 * (2 * len(RATES) + len(OWN_RATES)) * above  # over replies of one kind, forth and back
+    asking = bare + taught + bare * len(OWN_RATES)
+    return Work(asking + kinds * with_prompt + round((kinds + steps) * without), kinds * reply)

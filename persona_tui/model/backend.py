@@ -171,7 +171,10 @@ class Backend(Protocol):
         ...
 
     def distillation(
-        self, lessons: Sequence[tuple[list[Message], list[Message], str]], emphasis: float = 1.0
+        self,
+        lessons: Sequence[tuple[list[Message], list[Message], str]],
+        emphasis: float = 1.0,
+        own: bool = False,
     ) -> Distillation:
         """Prepare to fit vectors; see `LoadedModel.distillation`."""
         ...

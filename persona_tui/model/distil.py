@@ -13,6 +13,11 @@ prompt moves a token's log-probability, it moves `emphasis` times as far (contex
 al. 2023, "Contrastive Decoding", section 3.2). So the student learns to be loud and fluent at once; vectors
 that were fitted to the plain teacher and are added twice are loud only.
 
+Replies that the teacher wrote do not show where the student's own lead. So it also learns from what it wrote
+itself. There the divergence is taken the other way round: what counts is what the student finds likely and
+the teacher does not (on-policy distillation: Agarwal et al. 2024, arXiv:2306.13649; Gu et al. 2024,
+arXiv:2306.08543).
+
 What the blocks below the band make of a lesson never changes, since nothing is added there: it is computed
 once and kept, and every pass starts above it.
 """
@@ -33,7 +38,13 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from persona_tui.core.errors import GenerationError
-from persona_tui.model.architecture import NOT_FINITE, clear_memory_errors, device_of, find_decoder
+from persona_tui.model.architecture import (
+    NOT_FINITE,
+    clear_memory_errors,
+    device_of,
+    find_decoder,
+    text_config,
+)
 from persona_tui.model.batching import MemoryLimit
 from persona_tui.model.forced import Passage, padded, response_logits
 from persona_tui.model.residual import StopForward
@@ -45,6 +56,7 @@ _PLAUSIBLE = (
     7.0  # nats below its likeliest token: what the prompted model finds less likely, nobody exaggerates
 )
 _NEVER = -30.0  # log-probability of a token that the teacher rules out
+_UNLIKELY = -10.0  # and the least that counts where the student wrote the replies
 _ROWS = 4  # lessons in one step
 _BETAS = (0.9, 0.99)  # a pass over the lessons has a few dozen steps, too few for Adam's usual 0.999
 
@@ -71,10 +83,16 @@ class Distillation:
 
     Attributes:
         emphasis: how far the teacher goes: 1 = as far as the system prompt does, 2 = twice as far.
+        own: whether the student wrote the replies.
     """
 
     def __init__(
-        self, model: PreTrainedModel, blocks: nn.ModuleList, lessons: Sequence[Lesson], emphasis: float = 1.0
+        self,
+        model: PreTrainedModel,
+        blocks: nn.ModuleList,
+        lessons: Sequence[Lesson],
+        emphasis: float = 1.0,
+        own: bool = False,
     ) -> None:
         """
         Args:
@@ -82,14 +100,18 @@ class Distillation:
             blocks: its decoder blocks.
             lessons: what it learns from.
             emphasis: see above.
+            own: see above.
         """
         self._model = model
         self._blocks = blocks
         self._lessons = lessons
         self.emphasis = emphasis
+        self.own = own
         self._targets: dict[int, _Target] = {}
         self._first = -1  # the first block that a vector is added to
         self._below: dict[int, Tensor] = {}  # by lesson `[tokens, hidden]`: what that block makes of it
+        # Not where higher blocks take more from lower ones than hidden states: their keys and values.
+        self._keeps = not getattr(text_config(model), "num_kv_shared_layers", 0)
         self._memory = MemoryLimit()
 
     def improved(
@@ -161,7 +183,8 @@ class Distillation:
         targets = [self._ask(item) for item in items]
         with torch.enable_grad(), _added(self._blocks, learned), clear_memory_errors():
             rows = self._bare_logits(items)
-            found = [_divergence(target, row) for target, row in zip(targets, rows, strict=True)]
+            measure = _excess if self.own else _divergence
+            found = [measure(target, row) for target, row in zip(targets, rows, strict=True)]
             total = torch.stack([each.to(found[0].device) for each in found]).sum()
             if not total.isfinite():
                 raise GenerationError(NOT_FINITE)
@@ -172,12 +195,12 @@ class Distillation:
     def _bare_logits(self, items: Sequence[int]) -> list[Tensor]:
         """Return what the model expects in some lessons without the system prompt."""
         passages = [self._lessons[item].bare for item in items]
-        if any(item not in self._below for item in items):
+        if self._keeps and any(item not in self._below for item in items):
             self._keep(items)
-        kept = [self._below[item] for item in items if item in self._below]
-        if len(kept) < len(items):  # the model's blocks return more than a tensor
+        if not self._keeps:
             return response_logits(self._model, passages)
-        with _started(self._blocks, self._first, pad_sequence(kept, batch_first=True)):
+        kept = pad_sequence([self._below[item] for item in items], batch_first=True)
+        with _started(self._blocks, self._first, kept):
             return response_logits(self._model, passages)
 
     @torch.no_grad()
@@ -185,7 +208,9 @@ class Distillation:
         """Run the blocks up to the first steered one, without what is added to it."""
 
         def keep(module: nn.Module, args: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
+            # Blocks of a model's own code may return a tuple, Gemma 3n's several streams.
+            self._keeps = isinstance(output, Tensor) and output.shape[:-1] == tokens.shape
+            if self._keeps:
                 for row, item in zip(output, items, strict=True):
                     self._below[item] = row[: len(self._lessons[item].bare.ids)].clone()
             raise StopForward
@@ -251,6 +276,17 @@ def _divergence(target: _Target, logits: Tensor) -> Tensor:
     theirs, rest = target.logprobs.to(logits.device), target.rest.to(logits.device)
     kept = (theirs.exp() * (theirs - chosen)).sum(-1)
     return (kept + rest.exp() * (rest - _rest(chosen))).mean()
+
+
+def _excess(target: _Target, logits: Tensor) -> Tensor:
+    """The divergence of the teacher from the student, mean over tokens, nats."""
+    logits = logits.float()
+    ids = target.ids.to(logits.device)
+    chosen = logits.gather(-1, ids) - logits.logsumexp(-1, keepdim=True)
+    # What the teacher rules out weighs much, but not all there is.
+    theirs = target.logprobs.to(logits.device).clamp(min=_UNLIKELY)
+    rest, ours = target.rest.to(logits.device).clamp(min=_UNLIKELY), _rest(chosen)
+    return ((chosen.exp() * (chosen - theirs)).sum(-1) + ours.exp() * (ours - rest)).mean()
 
 
 @contextmanager

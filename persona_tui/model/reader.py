@@ -79,9 +79,8 @@ class LoadedModel:
         self._blocks = find_blocks(model)
         self._end_tokens = text.end_tokens(model, tokenizer)
         self._stops = () if text.is_chat_tokenizer(tokenizer) else text.PLAIN_STOPS
-        vocabulary = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
-        self._vocabulary = vocabulary
-        self._pad_token = text.pad_token(tokenizer, vocabulary)
+        self._vocabulary = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
+        self._pad_token = text.pad_token(tokenizer, self._vocabulary)
         self._thoughts = thought_tokens(tokenizer)
         self._compiled: CompiledForward | None = None
         self.rendering = text.Rendering.now(tokenizer)
@@ -269,13 +268,18 @@ class LoadedModel:
         return self._read(passages, layers, interventions or Interventions.none())
 
     def distillation(
-        self, lessons: Sequence[tuple[list[Message], list[Message], str]], emphasis: float = 1.0
+        self,
+        lessons: Sequence[tuple[list[Message], list[Message], str]],
+        emphasis: float = 1.0,
+        own: bool = False,
     ) -> Distillation:
         """Prepare to fit vectors so that replies are as likely without a system prompt as with it.
 
         Args:
             lessons: a conversation with the system prompt, the same without it, and a reply.
             emphasis: how far the vectors should go: 1 = as far as the system prompt does, 2 = twice as far.
+            own: whether the replies were written with such vectors; then what is unlikely with the system
+                prompt is unlearned.
 
         Raises:
             GenerationError: a reply is empty or does not fit the context.
@@ -287,7 +291,7 @@ class LoadedModel:
                 raise GenerationError("An empty response teaches nothing.")
             found.append(Lesson(answered(self.encode(taught), ids), answered(self.encode(bare), ids)))
         self._check_lengths([passage for lesson in found for passage in (lesson.taught, lesson.bare)])
-        return Distillation(self.model, self._blocks, found, emphasis)
+        return Distillation(self.model, self._blocks, found, emphasis, own)
 
     def reread_reply(
         self,
@@ -296,8 +300,7 @@ class LoadedModel:
         axes: Axes,
         changes: Mapping[int, Interventions] | None = None,
     ) -> list[TokenEvent]:
-        """Return a reply that is there already, token by token, as `stream` would have reported it: without
-        writing.
+        """Return a reply that is there already, token by token, as `stream` would have reported it.
 
         Args:
             messages: what it answers.
@@ -364,8 +367,7 @@ class LoadedModel:
         return read_choices(self.model, asked, ids, self._hooks(1), likeliest)
 
     def reread_message(self, messages: Sequence[Message], axes: Axes) -> list[TokenEvent]:
-        """Return the user's last message, token by token, each at its own position: what the model makes of
-        it.
+        """Return what the model makes of the user's last message, token by token, each at its position.
 
         Args:
             messages: the conversation up to that message.
@@ -416,8 +418,7 @@ class LoadedModel:
         return events
 
     def read_messages(self, conversations: Sequence[list[Message]], layers: Sequence[int]) -> list[Reading]:
-        """Return what a stream's watch would read of the last message of each conversation, without an
-        answer.
+        """Return what a stream's watch would read of each conversation's last message, without an answer.
 
         Raises:
             GenerationError: a conversation is empty or does not fit the context.

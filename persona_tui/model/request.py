@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from persona_tui.core.errors import GenerationError
-from persona_tui.core.mix import LOWEST_TEMPERATURE, NEW_TOKENS, TEMPERATURE, TOP_P
+from persona_tui.core.mix import LOWEST_TEMPERATURE, NEW_TOKENS, SEED, TEMPERATURE, TOP_P
 
 if TYPE_CHECKING:
     from persona_tui.core.config import GenerationSettings
@@ -48,6 +48,8 @@ class Sampling:
         NEW_TOKENS.check("max_new_tokens", self.max_new_tokens, GenerationError)
         TEMPERATURE.check("temperature", self.temperature, GenerationError)
         TOP_P.check("top_p", self.top_p, GenerationError)
+        if self.seed is not None:
+            SEED.check("seed", self.seed, GenerationError)
 
     @classmethod
     def of(cls, settings: GenerationSettings) -> Self:

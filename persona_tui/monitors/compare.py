@@ -23,8 +23,8 @@ from persona_tui.core.statistics import Estimate, Numbers, labelled_auc, share
 from persona_tui.core.workspace import Workspace
 from persona_tui.datasets.records import read_questions
 from persona_tui.model import ModelWrapper
-from persona_tui.monitors.detectors import Detector
-from persona_tui.monitors.fitter import CONTENT, FittedMethods, fit
+from persona_tui.monitors.detectors import CONTENT, Detector
+from persona_tui.monitors.fitter import FittedMethods, fit
 from persona_tui.monitors.query_sets import ADVERSARIAL, STANDARD, QuerySet, load_sets
 from persona_tui.monitors.readings import TextReadings, read_queries
 from persona_tui.monitors.trade import Trade

@@ -18,6 +18,9 @@ from torch import Tensor
 from persona_tui.vectors.files import check_direction
 from persona_tui.vectors.maths import normalize
 
+TONE, CONTENT, PROJECTION, PROBE, CONSENSUS = "tone", "content", "projection", "probe", "consensus"
+METHODS = (TONE, CONTENT, PROJECTION, PROBE, CONSENSUS)
+
 
 @dataclass(frozen=True, eq=False)
 class Cosines:

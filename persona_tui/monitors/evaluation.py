@@ -31,8 +31,8 @@ from persona_tui.core.statistics import (
     share,
 )
 from persona_tui.datasets.schema import MonitorQuery
-from persona_tui.monitors.fitter import METHODS, make_folds
-from persona_tui.monitors.probes import Examples
+from persona_tui.monitors.detectors import METHODS
+from persona_tui.monitors.probes import Examples, make_folds
 from persona_tui.monitors.query_sets import BORDERLINE, STANDARD, QuerySet
 from persona_tui.monitors.readings import TextReadings, read_queries
 from persona_tui.monitors.trade import DIRECT, Trade, figures

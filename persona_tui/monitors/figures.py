@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from persona_tui.core.errors import MonitorError
 from persona_tui.core.statistics import Numbers, performance
+from persona_tui.monitors.detectors import CONSENSUS, PROBE
 from persona_tui.monitors.evaluation import Evaluation, ScoredQuery
-from persona_tui.monitors.fitter import CONSENSUS, PROBE
-from persona_tui.monitors.monitor import SelfMonitor
 from persona_tui.monitors.query_sets import PROFESSIONAL
 from persona_tui.monitors.verdict import Verdict
+
+if TYPE_CHECKING:
+    from persona_tui.monitors.monitor import SelfMonitor
 
 SAFE, DANGEROUS, BORDERLINE = "safe", "dangerous", "borderline"
 KINDS = (SAFE, DANGEROUS, BORDERLINE)

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from persona_tui.core.errors import DatasetError
 from persona_tui.core.statistics import (
     Flags,
     Numbers,
@@ -30,17 +29,25 @@ from persona_tui.core.statistics import (
     roc_auc,
     separation,
 )
-from persona_tui.monitors.detectors import Cosines, Detector, Form, Harms, Linear
+from persona_tui.monitors.detectors import (
+    CONSENSUS,
+    CONTENT,
+    METHODS,
+    PROBE,
+    PROJECTION,
+    TONE,
+    Cosines,
+    Detector,
+    Form,
+    Harms,
+    Linear,
+)
 from persona_tui.monitors.harms import fit_harms
-from persona_tui.monitors.probes import Examples, Fold, pipeline, spread
+from persona_tui.monitors.probes import Examples, Fold, make_folds, pipeline, spread
 from persona_tui.monitors.readings import MESSAGE, TextReadings
 from persona_tui.monitors.trade import Trade, false_alarms, figures
 from persona_tui.vectors.maths import normalize
 
-TONE, CONTENT, PROJECTION, PROBE, CONSENSUS = "tone", "content", "projection", "probe", "consensus"
-METHODS = (TONE, CONTENT, PROJECTION, PROBE, CONSENSUS)
-
-FOLDS = 5
 CONSENSUS_LAYERS = 5
 _PENALTIES = (0.001, 0.003, 0.01)  # C of the logistic regression: the smaller, the simpler the probe
 _FIRST_PENALTY = 0.01  # with which the layers are compared
@@ -113,25 +120,6 @@ def fit(
     _fit_probes(found, examples, readings, folds, trade)
     found.harms = fit_harms(examples, readings, seed)
     return found
-
-
-def make_folds(examples: Examples, seed: int = 0) -> list[Fold]:
-    """Folds that keep templates together and have both kinds on either side, as far as that can be."""
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    names = np.asarray(examples.groups)
-    smallest = min(len(set(names[examples.safe])), len(set(names[~examples.safe])))
-    splitter = StratifiedGroupKFold(max(2, min(FOLDS, smallest)), shuffle=True, random_state=seed)
-    folds = list(splitter.split(np.zeros(len(names)), examples.safe, names))
-    for learned, _ in folds:
-        if len(set(examples.safe[learned])) < 2:
-            raise DatasetError(
-                "all queries of one kind are from one template: fitting needs several templates"
-            )
-    return folds
-
-
-# Means ------------------------------------------------------------------------------------------------------
 
 
 def _fit_tone(

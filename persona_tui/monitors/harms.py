@@ -11,10 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from persona_tui.monitors.detectors import Harms
-from persona_tui.monitors.probes import Examples, Fold, pipeline, spread
+from persona_tui.monitors.probes import FOLDS, Examples, Fold, pipeline, spread
 from persona_tui.monitors.readings import MESSAGE, TextReadings
 
-FOLDS = 5
 _HARM_PENALTY = 0.03
 _MIN_A_HARM = 3
 

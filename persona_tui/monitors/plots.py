@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from persona_tui.core.errors import MonitorError
+from persona_tui.monitors.detectors import CONTENT, TONE
 from persona_tui.monitors.evaluation import Evaluation
-from persona_tui.monitors.fitter import CONTENT, TONE
 from persona_tui.monitors.monitor import SelfMonitor
 
 FORMATS = (".png", ".svg")

@@ -1,4 +1,4 @@
-"""What detectors are fitted on, and probes: scaling and a logistic regression at one layer."""
+"""What detectors are fitted on, folds, and probes: scaling and a logistic regression at one layer."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ PROBE_LAYERS = 12  # at how many layers, evenly spread, a probe is tried
 
 
 MIN_A_SIDE = 4
+FOLDS = 5
 
 Fold: TypeAlias = tuple[NDArray[np.intp], NDArray[np.intp]]  # places to learn from, places to score
 
@@ -47,6 +48,25 @@ class Examples:
         for kind, count in (("safe", int(self.safe.sum())), ("dangerous", int((~self.safe).sum()))):
             if count < MIN_A_SIDE:
                 raise DatasetError(f"{count} {kind} queries are too few to fit on: {MIN_A_SIDE} are needed")
+
+
+def make_folds(examples: Examples, seed: int = 0) -> list[Fold]:
+    """Folds that keep templates together and have both kinds on either side, as far as that can be."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    names = np.asarray(examples.groups)
+    smallest = min(len(set(names[examples.safe])), len(set(names[~examples.safe])))
+    splitter = StratifiedGroupKFold(max(2, min(FOLDS, smallest)), shuffle=True, random_state=seed)
+    folds = list(splitter.split(np.zeros(len(names)), examples.safe, names))
+    for learned, _ in folds:
+        if len(set(examples.safe[learned])) < 2:
+            raise DatasetError(
+                "all queries of one kind are from one template: fitting needs several templates"
+            )
+    return folds
+
+
+# Means ------------------------------------------------------------------------------------------------------
 
 
 def spread(layers: Sequence[int]) -> list[int]:

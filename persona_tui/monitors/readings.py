@@ -18,6 +18,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -25,9 +26,12 @@ from torch import Tensor
 from persona_tui.core.jobs import JobContext
 from persona_tui.core.statistics import Numbers
 from persona_tui.extraction.checkpoints import PartialStore, Tally
-from persona_tui.model import Message, ModelWrapper, Reading, conversation
+from persona_tui.model import Message, Reading, conversation
 from persona_tui.monitors.detectors import Detector
 from persona_tui.monitors.disguise import plainly
+
+if TYPE_CHECKING:
+    from persona_tui.model import ModelWrapper
 
 MESSAGE, PROMPT_LAST, REPLY = "message", "prompt_last", "reply"
 BEFORE_REPLY = "Please go on."  # what the user says before a text that is read as a reply

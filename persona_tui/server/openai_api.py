@@ -92,7 +92,7 @@ class _Body(BaseModel):
             default.max_new_tokens if longest is None else longest,
             default.temperature if self.temperature is None else self.temperature,
             default.top_p if self.top_p is None else self.top_p,
-            default.seed if self.seed is None else self.seed,
+            default.seed if self.seed is None else self.seed % 2**63,  # clients may send negative ones
         )
 
 

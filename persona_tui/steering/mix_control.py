@@ -11,7 +11,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -20,9 +20,11 @@ from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.mix import PERCENTILE, Mix
 from persona_tui.model import Backend, Cap, Interventions, TokenEvent
 from persona_tui.vectors.axes import Axes
-from persona_tui.vectors.manager import PersonaManager
 from persona_tui.vectors.maths import TraceScale, mean_of
-from persona_tui.vectors.persona import PersonaVector
+
+if TYPE_CHECKING:
+    from persona_tui.vectors.manager import PersonaManager
+    from persona_tui.vectors.persona import PersonaVector
 
 OnMix = Callable[[int, dict[str, Any]], None]  # a token's index, and the mix from that one on
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 
 from persona_tui.core.errors import GenerationError
 from persona_tui.extraction.checkpoints import PartialStore, Tally
-from persona_tui.model import Message, ModelWrapper, Reading
+from persona_tui.model import Message, Reading
 from persona_tui.model.spans import read_replies
 from persona_tui.traits.gate import gate_layers
+
+if TYPE_CHECKING:
+    from persona_tui.model import ModelWrapper
 
 T = TypeVar("T")
 

@@ -6,15 +6,19 @@ import itertools
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 import torch
 
 from persona_tui.core.errors import GenerationError
 from persona_tui.datasets.transcripts import BadLine, Item, Transcript
-from persona_tui.model import Message, ModelWrapper, Reading
+from persona_tui.model import Message, Reading
 from persona_tui.model.spans import ReplyReading, read_replies
 from persona_tui.traits.gate import Gates, recent
 from persona_tui.traits.vector import TraitVector
+
+if TYPE_CHECKING:
+    from persona_tui.model import ModelWrapper
 
 CHUNK = 256  # conversations that are sorted by length and read together
 CHUNK_CHARACTERS = 1 << 20

@@ -22,7 +22,8 @@ from persona_tui.core.documents import json_value, open_plain, read_plain
 from persona_tui.core.errors import PersonaTuiError, VectorFileError, WorkspaceError, nearest
 from persona_tui.core.files import atomic_write_bytes, atomic_write_text, safe_name
 from persona_tui.core.identity import EQUAL, FAR, ModelSketch
-from persona_tui.vectors.metadata import fault_of
+from persona_tui.core.mistakes import mistake_of
+from persona_tui.vectors.metadata import check_metadata
 
 METADATA_KEY = "persona_tui"
 SUFFIX = ".safetensors"
@@ -303,6 +304,15 @@ def check_stacks(n_layers: int, kinds: Mapping[str, Mapping[str, Tensor]]) -> No
             if tuple(stack.shape) != (n_layers, hidden) or not hidden:
                 expected = [n_layers, hidden or "hidden"]
                 raise ValueError(f'its "{kind}" vectors are {list(stack.shape)}, not {expected}')
+
+
+def fault_of(metadata: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a file's metadata, in a few words that name the field; None if nothing is."""
+    try:
+        check_metadata(metadata)
+    except ValidationError as error:
+        return mistake_of(error, metadata)
+    return None
 
 
 def explain_fault(error: Exception) -> str:

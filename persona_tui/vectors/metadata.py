@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
-
-from persona_tui.core.mistakes import mistake_of
 
 MOST_GAIN = 1e6  # either way; a persona's own, from strength to its vectors' size
 Gain = Annotated[float, Field(ge=-MOST_GAIN, le=MOST_GAIN)]
@@ -252,14 +250,9 @@ _KINDS: dict[str, type[_File]] = {
 }
 
 
-def fault_of(metadata: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with a file's metadata, in a few words that name the field; None if nothing is."""
+def check_metadata(metadata: Mapping[str, Any]) -> None:
+    """Raise a ValidationError if a file's metadata is wrong; other kinds of files are not checked here."""
     kind = metadata.get("kind")
     model = _KINDS.get(kind) if isinstance(kind, str) else None
-    if model is None:
-        return None  # another kind of file: who reads it says so
-    try:
+    if model is not None:
         model.model_validate(dict(metadata))
-    except ValidationError as error:
-        return mistake_of(error, metadata)
-    return None

@@ -58,7 +58,10 @@ class VllmReader(ModelWrapper):
         return False
 
     def distillation(
-        self, lessons: Sequence[tuple[list[Message], list[Message], str]], emphasis: float = 1.0
+        self,
+        lessons: Sequence[tuple[list[Message], list[Message], str]],
+        emphasis: float = 1.0,
+        own: bool = False,
     ) -> Distillation:
         """Refuse: see `learns`.
 

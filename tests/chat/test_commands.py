@@ -155,6 +155,8 @@ def test_blend(session: Chat) -> None:
         "/floor 200",
         "/axis mood",
         "/layers many",
+        "/layers 5-3",
+        "/seed 99999999999999999999",
         "/temperature hot",
         "/temperature -1",
         "/seed x",

@@ -67,7 +67,7 @@ def test_a_wrong_value_names_file_line_and_field(tmp_path: Path, change: dict[st
 )
 def test_every_kind_of_line_is_checked(kind: str, fields: dict[str, Any], field: str) -> None:
     problem = fault_of(kind, fields)
-    assert problem is not None and problem.startswith(f"{field}: ") and "\n" not in problem
+    assert problem is not None and problem.startswith(f'"{field}"') and "\n" not in problem
 
 
 ANY = st.recursive(
@@ -83,7 +83,7 @@ KINDS = st.sampled_from(["message", "reply", "settings", "mix", "end", "note"])
 
 def is_told_in_one_line(kind: str, fields: dict[str, Any]) -> None:
     problem = fault_of(kind, fields)
-    assert problem is None or (": " in problem and "\n" not in problem)
+    assert problem is None or (problem.startswith('"') and "\n" not in problem)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)

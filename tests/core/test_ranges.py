@@ -81,5 +81,5 @@ def test_a_session_with_a_number_out_of_range_is_refused_by_line_and_field(tmp_p
     path = tmp_path / "s.jsonl"
     head = {"kind": "session", "format": 1, "id": "s", "at": ""}
     path.write_text(f"{json.dumps(head)}\n{json.dumps({'kind': 'mix', 'mix': {'strength': 1e38}})}\n")
-    with pytest.raises(PersonaTuiError, match=r"s\.jsonl:2: this mix does not fit: mix\.strength"):
+    with pytest.raises(PersonaTuiError, match=r's\.jsonl:2: this mix does not fit: "mix\.strength"'):
         list(read_events(path))

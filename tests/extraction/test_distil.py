@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -57,19 +59,7 @@ def test_a_step_measures_what_steering_with_the_vectors_does(model: ModelWrapper
     some, start = lessons(model)[:1], vectors(model)
     _, divergence = model.distillation(some).improved(start, rate=0.1, seed=0)
     taught, bare, reply = some[0]
-    ids = model.encode(bare), model.tokenizer(reply, add_special_tokens=False)["input_ids"]
-    theirs = model.encode(taught)
-    with torch.no_grad():
-        teacher = model.model(torch.tensor([theirs + ids[1]])).logits[0, len(theirs) - 1 : -1].log_softmax(-1)
-        handles = [
-            model.model.model.layers[layer].register_forward_hook(
-                lambda module, args, output, vector=vector: output + vector
-            )
-            for layer, vector in start.items()
-        ]
-        student = model.model(torch.tensor([ids[0] + ids[1]])).logits[0, len(ids[0]) - 1 : -1].log_softmax(-1)
-        for handle in handles:
-            handle.remove()
+    teacher, student = (expected_logprobs(model, *side, reply) for side in ((taught, {}), (bare, start)))
     top = teacher.topk(64)
     kept = (top.values.exp() * (top.values - student.gather(-1, top.indices))).sum(-1)
     rest = [1 - each.exp().sum(-1) for each in (top.values, student.gather(-1, top.indices))]
@@ -82,23 +72,8 @@ def test_a_teacher_that_exaggerates_goes_twice_as_far_and_only_where_the_prompt_
 ) -> None:
     some, start = lessons(model)[:1], vectors(model)
     taught, bare, reply = some[0]
-    ids = model.tokenizer(reply, add_special_tokens=False)["input_ids"]
-
-    def read(messages: list[Message], added: dict[int, torch.Tensor]) -> torch.Tensor:
-        before = model.encode(messages)
-        handles = [
-            model.model.model.layers[layer].register_forward_hook(
-                lambda module, args, output, vector=vector: output + vector
-            )
-            for layer, vector in added.items()
-        ]
-        with torch.no_grad():
-            logits = model.model(torch.tensor([before + ids])).logits[0, len(before) - 1 : -1]
-        for handle in handles:
-            handle.remove()
-        return logits.log_softmax(-1)
-
-    prompted, plain, student = read(taught, {}), read(bare, {}), read(bare, start)
+    sides = ((taught, {}), (bare, {}), (bare, start))
+    prompted, plain, student = (expected_logprobs(model, *side, reply) for side in sides)
     moved = plain + 2 * (prompted - plain)
     moved[prompted < prompted.amax(-1, keepdim=True) - 7] = -torch.inf
     teacher = moved.log_softmax(-1)
@@ -109,6 +84,47 @@ def test_a_teacher_that_exaggerates_goes_twice_as_far_and_only_where_the_prompt_
     expected = (values.exp() * (values - theirs)).sum(-1) + rest[0] * (rest[0].log() - rest[1].log())
     _, divergence = model.distillation(some, emphasis=2.0).improved(start, rate=0.1, seed=0)
     assert divergence == pytest.approx(float(expected.mean()), abs=1e-5)
+
+
+def test_from_its_own_replies_it_unlearns_what_the_system_prompt_makes_unlikely(model: ModelWrapper) -> None:
+    some, start = lessons(model)[:1], {1: 40 * vectors(model)[1]}
+    taught, bare, reply = some[0]
+    teacher, student = (expected_logprobs(model, *side, reply) for side in ((taught, {}), (bare, start)))
+    top = teacher.topk(64)
+    ours = student.gather(-1, top.indices)
+    rest = [(1 - each.exp().sum(-1)).clamp(min=1e-6).log() for each in (top.values, ours)]
+    expected = (ours.exp() * (ours - top.values.clamp(min=-10))).sum(-1)
+    expected += rest[1].exp() * (rest[1] - rest[0].clamp(min=-10))
+    teaching, met = model.distillation(some, own=True), []
+    found, divergence = teaching.improved(start, rate=0.3, seed=0)
+    assert divergence == pytest.approx(float(expected.mean()), abs=1e-4)
+    for seed in range(1, 4):
+        found, divergence = teaching.improved(found, rate=0.3, seed=seed)
+        met.append(divergence)
+    assert float(expected.mean()) > met[0] > met[1] > met[2]
+
+
+def expected_logprobs(
+    model: ModelWrapper, messages: list[Message], added: dict[int, torch.Tensor], reply: str
+) -> torch.Tensor:
+    """What the model expects at every token of a reply, with vectors added: `[tokens, vocabulary]`."""
+    before, ids = model.encode(messages), model.tokenizer(reply, add_special_tokens=False)["input_ids"]
+    with torch.no_grad(), steered(model, added):
+        logits = model.model(torch.tensor([before + ids])).logits[0, len(before) - 1 : -1]
+    return logits.log_softmax(-1)
+
+
+@contextmanager
+def steered(model: ModelWrapper, added: dict[int, torch.Tensor]) -> Iterator[None]:
+    handles = [
+        model.model.model.layers[layer].register_forward_hook(
+            lambda module, args, output, vector=vector: output + vector
+        )
+        for layer, vector in added.items()
+    ]
+    yield
+    for handle in handles:
+        handle.remove()
 
 
 def test_blocks_below_the_vectors_compute_once_and_that_changes_nothing(model: ModelWrapper) -> None:

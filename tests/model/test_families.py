@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from persona_tui.model import Cap, Generation, Interventions, ModelWrapper, Request, Sampling
 from persona_tui.model.architecture import find_blocks
+from persona_tui.model.distil import Distillation, Lesson
 from persona_tui.model.forced import Passage
+from tests.model.architectures import HIDDEN, small_config
 
 GREEDY = Sampling(max_new_tokens=20, temperature=0)
 QUESTIONS = [
@@ -213,3 +217,17 @@ def _logprobs(wrapper: ModelWrapper, before: list[int], ids: list[int], added: d
     for handle in handles:
         handle.remove()
     return logits.float().log_softmax(-1)
+
+
+@pytest.mark.parametrize("shared", [0, 1])
+def test_fitting_begins_above_only_where_hidden_states_are_all_that_goes_up(shared: int) -> None:
+    """Gemma 3n carries several streams, and its last blocks may read the keys of lower ones."""
+    config = small_config("gemma3n_text")
+    config.num_kv_shared_layers = shared
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    passages = [Passage([*range(5, 5 + length)], 2, 1) for length in (6, 8, 9)]
+    same = Distillation(model, find_blocks(model), [Lesson(each, each) for each in passages])
+    for seed in range(2):  # student and teacher read the same, so that nothing but a mistake parts them
+        _, divergence = same.improved({1: torch.zeros(HIDDEN)}, rate=0.1, seed=seed)
+        assert abs(divergence) < 1e-5

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from persona_tui.core.errors import DatasetError
 from persona_tui.monitors import fitter
-from persona_tui.monitors.detectors import Cosines, Linear
-from persona_tui.monitors.fitter import CONSENSUS, CONTENT, PROBE, PROJECTION, TONE, fit, make_folds
-from persona_tui.monitors.probes import Examples, pipeline
+from persona_tui.monitors.detectors import CONSENSUS, CONTENT, PROBE, PROJECTION, TONE, Cosines, Linear
+from persona_tui.monitors.fitter import fit
+from persona_tui.monitors.probes import Examples, make_folds, pipeline
 from persona_tui.monitors.readings import TextReadings
 
 LAYERS, HIDDEN, SIDE = (0, 1, 2, 3), 16, 30

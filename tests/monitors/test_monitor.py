@@ -15,7 +15,7 @@ from persona_tui.core.errors import GenerationError, MonitorError, VectorFileErr
 from persona_tui.core.jobs import JobContext
 from persona_tui.core.workspace import Workspace
 from persona_tui.model import ModelWrapper, conversation
-from persona_tui.monitors.fitter import METHODS
+from persona_tui.monitors.detectors import METHODS
 from persona_tui.monitors.monitor import SelfMonitor
 from persona_tui.monitors.store import MonitorStore
 from persona_tui.monitors.training_data import TrainingData

@@ -126,5 +126,8 @@ def test_texts_are_read_without_an_answer(http: httpx.Client, server: Server) ->
     reread = {"messages": ASKED, "reply": "I am bread.", "trace": ["sage"]}
     told = http.post("/native/rereads", json=reread).json()["data"]
     assert "".join(each["text"] for each in told) == "I am bread." and "sage" in told[0]["projections"]
+    for beyond in (-1, 10**12):
+        refused = http.post("/native/rereads", json={**reread, "reply": [beyond]})
+        assert refused.status_code == 400 and "is not a token" in refused.json()["error"]["message"]
     asked = http.post("/native/rereads", json={"messages": ASKED}).json()["data"]
     assert "".join(each["text"] for each in asked).strip() == ASKED[0]["content"]

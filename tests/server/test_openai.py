@@ -233,6 +233,13 @@ def max_rows(server: Server) -> float:
         ({"model": "gpt-9"}, 404, "model_not_found", "tiny"),
         ({"persona_tui": {"persona": "../sage"}}, 404, "persona_not_found", "../sage"),
         ({"persona_tui": {"strenght": 1}}, 400, None, "strenght"),
+        ({"persona_tui": {"trace": "sage"}}, 400, None, '"persona_tui.trace": a list is needed, not "sage"'),
+        ({"stop": 3}, 400, None, '"stop": a text or a list is needed, not 3.'),
+        ({"temprature": 0}, 400, None, 'Did you mean "temperature"?'),
+        ({"model": "tiny+sage:1e9"}, 404, "model_not_found", "a number from -100 to 100"),
+        ({"messages": [{"role": "user", "contents": "What is bread?"}]}, 400, None, "needs content"),
+        ({"messages": [{"role": "user", "content": None}]}, 400, None, "needs content"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, 400, None, "needs its text"),
         ({"persona_tui": {"policy": ["/etc/passwd"]}}, 400, None, "rule"),
         (
             {"messages": [{"role": "user", "content": "bread " * 5000}]},

@@ -16,11 +16,11 @@ from persona_tui.vectors.files import (
     METADATA_KEY,
     check_kind,
     check_model,
+    fault_of,
     load_tensors,
     same_model,
     save_tensors,
 )
-from persona_tui.vectors.metadata import fault_of
 
 
 @pytest.fixture

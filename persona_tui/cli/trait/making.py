@@ -49,7 +49,7 @@ def extract(
     """Make a trait's vectors.
 
     NAME is a trait described in datasets/traits, or a file (.jsonl, .json, .yaml) that describes one, also
-    one of persona_vectors' or assistant-axis' traits, to which the model writes the replies itself. Prints
+    one of persona_vectors' or assistant-axis' traits, whose replies the model then writes itself. Prints
     the layer that was chosen by cross-validation, strength (the length of the difference of both sides'
     means), separation (in standard deviations) and the area under the ROC curve: for left-out replies, and
     for the held-out test. Then the healthy range, and how often test replies leave it: bad ones are caught,

@@ -89,7 +89,7 @@ def score(
 ) -> None:
     """Score every reply of conversations.
 
-    They come as JSON with "messages" (one object, or one a line), as CSV with the columns user and
+    They come as JSON with "messages" (one object, or one per line), as CSV with the columns user and
     assistant, or as text with "User:" and "Assistant:" before the turns. A text without them is one reply.
     Bad lines are reported, and the exit status is then 1. The scale was made with replies: compare users'
     scores only with users' scores.
