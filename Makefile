@@ -50,6 +50,7 @@ test: .venv/.installed-dev
 	@touch $@
 
 test-vllm: .venv-vllm/.installed
+	@.venv-vllm/bin/python -m pytest -q -o addopts=--import-mode=importlib --noconftest tests/vllm/test_kernel.py
 	@.venv-vllm/bin/python -m pytest -q -o addopts=--import-mode=importlib -o timeout=600 tests/vllm $(ARGS)
 
 lint: .venv/.installed-dev

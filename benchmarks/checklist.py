@@ -438,6 +438,7 @@ def main() -> None:
     )
     parser.add_argument("--model", default=None)
     parser.add_argument("--dtype", default=None)
+    parser.add_argument("--engine", default=None, help="vllm, or the address of one that lends its model")
     parser.add_argument("--workspace", type=Path, help="keeps the personas; by default a temporary one")
     parser.add_argument("--questions", type=int, default=24, help=f"at most {len(QUESTIONS)}")
     parser.add_argument("--tokens", type=int, default=64, help="the longest reply")
@@ -448,7 +449,10 @@ def main() -> None:
     torch.set_grad_enabled(False)
     with tempfile.TemporaryDirectory() as folder:
         project = Project.open(
-            options.workspace or Path(folder) / "workspace", options.model, dtype=options.dtype
+            options.workspace or Path(folder) / "workspace",
+            options.model,
+            dtype=options.dtype,
+            engine=options.engine,
         )
         project.restore_datasets()
         if options.quick:

@@ -1,15 +1,24 @@
 """What steering, capping and tracing cost inside vLLM, and what it saves in an extraction.
 
-    python benchmarks/inside_vllm.py [--model starter] [--rows 1 16 64] [--tokens 64] [--eager] [--extraction]
-    python benchmarks/inside_vllm.py --op
+    python benchmarks/inside_vllm.py [--model starter | --shape 7b] [--rows 1 16 64] [--tokens 64] [--eager]
+        [--bare] [--check] [--extraction]
+    python benchmarks/inside_vllm.py --op [--shape 7b] [--device cuda]
+    python benchmarks/inside_vllm.py --slots 17 257 1025 4097 [--shape 7b]
 
 1. Tokens per second of the same requests plain, steered, steered and capped, and with means summed up;
    then token by token, without and with a trace. In turns; the fastest of several rounds, and its ratio to
    the first line's. Random vectors at 30-60% of the layers, small enough to change little.
 2. With --extraction: replies with their means, on transformers and inside vLLM, in turns.
-3. The memory of slots: computed.
-4. With --op, without vLLM: processor time of the op in one pass over all layers, at the starter model's
-   shape, the fastest of 200 passes.
+3. With --check: how far log-probabilities of the same replies are from those of transformers.
+4. With --bare: the same requests, plain only, with the model's blocks left as they are.
+5. The memory of slots: computed.
+6. With --op, without vLLM: what the op takes in one pass over all layers, at the starter model's shape or
+   another: processor time, or on a GPU the time of a captured graph; the fastest of 200 passes.
+
+7. With --slots, without vLLM: what so many slots take of the memory of a process, before any is used and with
+   vectors at 30% of the layers in each.
+
+--shape has random weights made, at Qwen2.5's shapes, in a folder that is deleted afterwards.
 
 vLLM has to be installed (`make test-vllm`); OMP_NUM_THREADS says how many cores are used.
 """
@@ -17,12 +26,14 @@ vLLM has to be installed (`make test-vllm`); OMP_NUM_THREADS says how many cores
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from measuring import Cost, table, take_turns
+from measuring import SHAPES, Cost, make_model, table, take_turns
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +41,7 @@ if TYPE_CHECKING:
     from persona_tui.model import Interventions, ModelWrapper, Request, Sampling
     from persona_tui.vllm.engine import VllmModel
 
-SHAPES = {"7B (28 x 3584)": (28, 3584), "70B (80 x 8192)": (80, 8192)}
+MODELS = {"7B (28 x 3584)": (28, 3584), "70B (80 x 8192)": (80, 8192)}
 
 
 def asked(rows: int) -> list[Request]:
@@ -44,8 +55,8 @@ def asked(rows: int) -> list[Request]:
     ]
 
 
-def ways(model: ModelWrapper) -> dict[str, Interventions]:
-    """Nothing; vectors of 2% of a unit; the same with floors."""
+def ways(model: ModelWrapper, size: float = 0.02) -> dict[str, Interventions]:
+    """Nothing; vectors of a size; the same with floors."""
     import torch
 
     from persona_tui.model import Cap, Interventions
@@ -53,7 +64,7 @@ def ways(model: ModelWrapper) -> dict[str, Interventions]:
     drawn = torch.Generator().manual_seed(0)
     depth, width = model.n_layers, model.hidden_size
     steering = {
-        layer: 0.02 * torch.nn.functional.normalize(torch.randn(width, generator=drawn), dim=0)
+        layer: size * torch.nn.functional.normalize(torch.randn(width, generator=drawn), dim=0)
         for layer in range(round(0.3 * depth), round(0.6 * depth))
     }
     caps = {
@@ -91,7 +102,8 @@ def costs(model: VllmModel, rows: Sequence[int], sampling: Sampling, repetitions
     for count in rows:
         for sides in sides_of(model, asked(count), sampling):
             lines += [(count, *line) for line in compared(sides, repetitions)]
-    print(table(HEADER, lines))
+        print(table(HEADER, lines), flush=True)
+        lines = []
 
 
 def sides_of(
@@ -117,25 +129,58 @@ def sides_of(
     return {**sides, "steered and summed up": summed}, streams
 
 
-def extraction(model: VllmModel, name: str, dtype: str, rows: int, sampling: Sampling, repeats: int) -> None:
-    """Print what an extraction gains: replies with the means of all layers."""
-    from persona_tui.model import ModelWrapper
+def plain_of(model: VllmModel, rows: Sequence[int], sampling: Sampling, repetitions: int) -> None:
+    """Print how fast plain requests are written."""
+    for count in rows:
+        sides = {"plain, blocks as they are": sides_of(model, asked(count), sampling)[0]["plain"]}
+        print(table(HEADER, [(count, *line) for line in compared(sides, repetitions)]), flush=True)
 
+
+def check(model: VllmModel, other: ModelWrapper) -> None:
+    """Print how far the two engines are apart: log-probabilities of a reply, and means of it."""
+    requests = asked(8)
+    reply = "It is a long story, and I like to tell it: once there was little to eat, and much to do. "
+    pairs = [(request.messages, reply * 3) for request in requests]
+    lines = []
+    wanted = [each.logprob for each in other.score(pairs, ways(model)["plain"])]
+    for name, way in ways(model, size=0.5).items():
+        there, here = model.score(pairs, way), other.score(pairs, way)
+        apart = [abs(one.logprob - two.logprob) for one, two in zip(there, here, strict=True)]
+        moved = [abs(one.logprob - plain) for one, plain in zip(here, wanted, strict=True)]
+        lines.append((name, f"{sum(apart) / 8:.5f}", f"{max(apart):.5f}", f"{sum(moved) / 8:.3f}"))
+    print(table(("log-probability per token", "apart, mean", "most", "what it changes"), lines), flush=True)
+    talks = [[*messages, {"role": "assistant", "content": reply}] for messages, reply in pairs]
+    layers = range(model.n_layers)
+    cosines = [
+        float(cosine(one.response, two.response).min())
+        for one, two in zip(model.read(talks, layers), other.read(talks, layers), strict=True)
+    ]
+    print(f"means of the same replies: cosine {min(cosines):.6f} and more, at every layer\n", flush=True)
+
+
+def cosine(one: Tensor, other: Tensor) -> Tensor:
+    """By layer, how alike two stacks are."""
+    import torch
+
+    return torch.nn.functional.cosine_similarity(one.float().cpu(), other.float().cpu(), dim=-1)
+
+
+def extraction(model: VllmModel, other: ModelWrapper, rows: int, sampling: Sampling, repeats: int) -> None:
+    """Print what an extraction gains: replies with the means of all layers."""
     requests = asked(rows)
 
     def extracted(each: ModelWrapper) -> float:
         found = each.generate(requests, sampling, capture_layers=range(each.n_layers))
         return sum(len(one.token_ids) for one in found)
 
-    other = ModelWrapper.load(name, dtype=dtype)
     sides = {"transformers": partial(extracted, other), "vLLM": partial(extracted, model)}
-    print(table(HEADER, [(rows, *line) for line in compared(sides, repeats)]))
+    print(table(HEADER, [(rows, *line) for line in compared(sides, repeats)]), flush=True)
 
 
 OP_SHAPE = (30, 576)  # the starter model's layers and width
 
 
-def op_alone(rows: Sequence[int]) -> None:
+def op_alone(rows: Sequence[int], layers: int, hidden: int, device: str) -> None:
     """Print what the op costs in a pass that writes one token for each of some requests."""
     import torch
 
@@ -143,29 +188,33 @@ def op_alone(rows: Sequence[int]) -> None:
     from persona_tui.vllm import op
     from persona_tui.vllm.wire import Slot
 
-    layers, hidden = OP_SHAPE
     torch.set_num_threads(1)
-    buffers = op.SlotBuffers(layers, 4, hidden, max(rows), torch.device("cpu"), max(rows), traces=True)
+    where = torch.device(device)
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    buffers = op.SlotBuffers(layers, 4, hidden, max(rows), where, max(rows), traces=True)
     op.set_buffers(buffers)
-    added = {layer: 0.02 * torch.randn(hidden) for layer in range(9, 18)}
+    first, middle, last = round(0.3 * layers), round(0.6 * layers), round(0.85 * layers)
+    added = {layer: 0.02 * torch.randn(hidden) for layer in range(first, middle)}
     caps = {
-        layer: Cap(torch.nn.functional.normalize(torch.randn(hidden), dim=0), -1e3) for layer in range(18, 26)
+        layer: Cap(torch.nn.functional.normalize(torch.randn(hidden), dim=0), -1e3)
+        for layer in range(middle, last)
     }
     buffers.fill(1, Slot(added, {}))
     buffers.fill(2, Slot(added, caps))
     buffers.trace_one(0, added)
 
     def microseconds(slots: list[int], places: torch.Tensor | None = None, traced: bool = False) -> float:
-        stream, residual = torch.randn(len(slots), hidden), torch.randn(len(slots), hidden)
+        stream, residual = (
+            torch.randn(len(slots), hidden, device=where, dtype=dtype) for _ in ("stream", "residual")
+        )
         buffers.tell(slots, [1] * len(slots), places, traced)
-        best = float("inf")
+
+        def one_pass() -> None:
+            for layer in range(layers):
+                torch.ops.persona_tui.intervene(stream, residual, layer)
+
         with torch.inference_mode():
-            for _ in range(200):
-                begun = time.process_time()
-                for layer in range(layers):
-                    torch.ops.persona_tui.intervene(stream, residual, layer)
-                best = min(best, time.process_time() - begun)
-        return 1e6 * best
+            return 1e6 * (processor_time(one_pass) if device == "cpu" else graph_time(one_pass))
 
     def costs(count: int) -> dict[str, float]:
         half = [1] * (count // 2) + [0] * (count - count // 2)
@@ -179,17 +228,89 @@ def op_alone(rows: Sequence[int]) -> None:
         }
 
     lines = [(count, what, f"{cost:.0f}") for count in rows for what, cost in costs(count).items()]
-    print(table(("rows", "what", "microseconds a pass"), lines))
+    print(table(("rows", "what", "microseconds a pass"), lines), flush=True)
+
+
+def processor_time(work: Callable[[], None]) -> float:
+    """Seconds of the processor, the fewest of 200 times."""
+    best = float("inf")
+    for _ in range(200):
+        begun = time.process_time()
+        work()
+        best = min(best, time.process_time() - begun)
+    return best
+
+
+def graph_time(work: Callable[[], None]) -> float:
+    """Seconds of a captured graph on the GPU, the fewest of 200 times."""
+    import torch
+
+    work()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    best = float("inf")
+    for _ in range(200):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        graph.replay()
+        end.record()
+        torch.cuda.synchronize()
+        best = min(best, begin.elapsed_time(end) / 1e3)
+    return best
+
+
+def slots_alone(counts: Sequence[int], layers: int, hidden: int) -> None:
+    """Print the memory of slots, as the process has it."""
+    import torch
+
+    from persona_tui.vllm import op
+    from persona_tui.vllm.wire import Slot
+
+    band = range(round(0.3 * layers), round(0.6 * layers))
+    filled = Slot({layer: torch.ones(hidden) for layer in band}, {})
+    lines = []
+    for count in counts:
+        before = resident()
+        buffers = op.SlotBuffers(layers, count, hidden, count, torch.device("cpu"))
+        made = resident()
+        for place in range(1, count):
+            buffers.fill(place, filled)
+        used = resident()
+        computed = count * layers * hidden * 4 / 1e6
+        lines.append((count, f"{made - before:.0f} MB", f"{used - before:.0f} MB", f"{computed:.0f} MB"))
+        del buffers
+    print(table(("slots", "unused", "all in use", "computed"), lines), flush=True)
+
+
+def resident() -> float:
+    """Memory of this process, in MB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 1e6
 
 
 def memory() -> None:
     """Print the memory of slots."""
     lines = [
         (name, slots, f"{slots * layers * hidden * 4 / 1e6:,.0f} MB")
-        for name, (layers, hidden) in SHAPES.items()
+        for name, (layers, hidden) in MODELS.items()
         for slots in (33, 65, 257, 1025)
     ]
     print(table(("model", "slots", "computed"), lines))
+
+
+def saved(shape: str, dtype: str, folder: Path) -> str:
+    """Random weights at a shape, saved; where."""
+    import torch
+
+    model, tokenizer = make_model(shape, "cuda" if torch.cuda.is_available() else "cpu", dtype)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    del model
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return str(folder)
 
 
 def main() -> None:
@@ -198,28 +319,61 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="starter")
+    parser.add_argument("--shape", choices=list(SHAPES), help="random weights, in place of a model")
+    parser.add_argument("--folder", type=Path, help="keep those weights here, and use them if they are here")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--device", default="cpu", help="for --op")
+    parser.add_argument("--memory", type=float, default=0.9, help="share of a GPU's memory")
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--eager", action="store_true")
-    parser.add_argument("--extraction", action="store_true")
-    parser.add_argument("--op", action="store_true")
+    parser.add_argument("--slots", type=int, nargs="+")
+    for name in ("eager", "bare", "check", "extraction", "op"):
+        parser.add_argument(f"--{name}", action="store_true")
     options = parser.parse_args()
-    if options.op:
-        op_alone(options.rows)
+    shape = SHAPES[options.shape][0] if options.shape else None
+    layers, hidden = (shape[2], shape[0]) if shape else OP_SHAPE
+    if options.slots:
+        slots_alone(options.slots, layers, hidden)
         return
+    if options.op:
+        op_alone(options.rows, layers, hidden, options.device)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        name = options.model
+        if options.shape:
+            folder = options.folder or Path(temporary) / options.shape
+            ready = (folder / "config.json").is_file()
+            name = str(folder) if ready else saved(options.shape, options.dtype, folder)
+        inside(name, options)
 
+
+def inside(name: str, options: argparse.Namespace) -> None:
+    """Print what is measured with vLLM."""
     from persona_tui.core.sections import VllmSettings
-    from persona_tui.model import Sampling
+    from persona_tui.model import ModelWrapper, Sampling
+    from persona_tui.vllm import op
     from persona_tui.vllm.engine import VllmModel
 
-    settings = VllmSettings(requests=64, context=1024, eager=options.eager)
-    model = VllmModel.start(options.model, dtype=options.dtype, settings=settings)
+    if options.bare:
+        op.watch_blocks = lambda model: 0
+    settings = VllmSettings(
+        requests=max(64, *options.rows), context=1024, eager=options.eager, memory=options.memory
+    )
+    begun = time.perf_counter()
+    model = VllmModel.start(name, dtype=options.dtype, settings=settings)
+    print(f"vLLM has started in {time.perf_counter() - begun:.0f} s", flush=True)
     sampling = Sampling(options.tokens, 0.7, 0.95)
-    costs(model, options.rows, sampling, options.repeats)
-    if options.extraction:
-        extraction(model, options.model, options.dtype, 32, sampling, options.repeats)
+    if options.bare:
+        plain_of(model, options.rows, sampling, options.repeats)
+    else:
+        costs(model, options.rows, sampling, options.repeats)
+    if options.check or options.extraction:
+        other = ModelWrapper.load(name, dtype=options.dtype)
+        if options.check:
+            check(model, other)
+        if options.extraction:
+            extraction(model, other, 32, sampling, options.repeats)
     memory()
     model.driver.shut_down()
 

@@ -86,7 +86,11 @@ def environment(folder: Path) -> Path:
     if not ready.is_file():
         print(f"Installing into {folder} ...", file=sys.stderr, flush=True)
         venv.create(folder, with_pip=True)
-        install = [str(python), "-m", "pip", "install", "-q", "-c", "constraints.txt"]
+        pins = folder / "constraints.txt"
+        wanted = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        kept = [line for line in wanted if not line.startswith("numpy==")]
+        pins.write_text("\n".join(kept), encoding="utf-8")
+        install = [str(python), "-m", "pip", "install", "-q", "-c", str(pins)]
         # repeng is for numpy 1, and steering-vectors asks for transformers 4: both are tried on the versions
         # that persona-tui needs, so that one process can run all sides. What breaks is said where it breaks.
         child([*install, "-e", ".", "numpy<2", "gguf", "tqdm"])

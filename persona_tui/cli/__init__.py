@@ -83,6 +83,9 @@ def run(args: Sequence[str] | None = None, invocation: Invocation | None = None)
     from persona_tui.core.errors import JobCancelled, PersonaTuiError
 
     invocation = invocation or Invocation()
+    given = sys.argv[1:] if args is None else args
+    if (odd := next(filter(_is_not_text, given), None)) is not None:
+        return _fail(f'the argument "{odd}" is not UTF-8 text', USAGE, invocation.debug)
     try:
         status = root.main(args, prog_name="persona-tui", standalone_mode=False, obj=invocation)
         return status if isinstance(status, int) else OK
@@ -113,6 +116,11 @@ def run(args: Sequence[str] | None = None, invocation: Invocation | None = None)
     except Exception as error:
         text = f"this is a bug in persona-tui: {type(error).__name__}: {error}"
         return _fail(f"{text} (--debug shows where)", FAILED, invocation.debug)
+
+
+def _is_not_text(argument: str) -> bool:
+    """Return whether an argument has bytes that are no characters here, and is not the name of a file."""
+    return any("\ud800" <= character <= "\udfff" for character in argument) and not os.path.exists(argument)
 
 
 def _fail(message: str, status: int, debug: bool) -> int:

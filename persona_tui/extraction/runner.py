@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
@@ -25,8 +25,9 @@ from persona_tui.core.processes import processes
 from persona_tui.datasets.schema import Question
 from persona_tui.extraction.checkpoints import PartialStore, Stage, Tally
 from persona_tui.extraction.sums import ActivationSums, joined, parted
-from persona_tui.model import Backend, Generation, Interventions, Message, Request, Sampling, conversation
+from persona_tui.model import Backend, Interventions, Message, Request, Sampling, conversation
 from persona_tui.model.batching import MemoryLimit, batches
+from persona_tui.model.pool import Pooled
 
 T = TypeVar("T")
 
@@ -144,6 +145,22 @@ Progress = Callable[[int, int, str], None]
 Checkpoint = Callable[[], None]
 RowInterventions = Callable[[Sequence[int]], Interventions]
 
+
+@dataclass(frozen=True)
+class _Pooling:
+    """How replies are summed up.
+
+    Attributes:
+        layers: where they are read.
+        belongs: told a reply; whether it is of the first kind. None = all are of one kind.
+        kept: requests whose own activations are kept as well.
+    """
+
+    layers: tuple[int, ...]
+    belongs: Callable[[str], bool] | None = None
+    kept: Collection[int] = ()
+
+
 _SCORE_CHUNK = 64  # responses that are scored between two checkpoints
 
 
@@ -211,13 +228,13 @@ class BatchRunner:
         wanted = set(_spread(len(requests), keep))
         recipe = ["sums", list(self.layers), keep]
         stage = self._stage(recipe, requests, self.sampling)
-        for items, generations in self._answers(stage, requests, note, self.sampling, None, self.layers):
+        pooling = _Pooling(self.layers, kept=wanted)
+        for items, answered in self._answers(stage, requests, note, self.sampling, pooling=pooling):
             sums = ActivationSums(self.layers)
-            for item, generation in zip(items, generations, strict=True):
-                if generation.activations is None:
-                    continue
-                sums.add(generation.activations)
-                if item in wanted and generation.activations.n_tokens:
+            for pool in answered.pools.values():
+                sums.join(pool)
+            for item, generation in zip(items, answered.replies, strict=True):
+                if generation.activations is not None and generation.activations.n_tokens:
                     sums.kept[item] = generation.activations.response
             stage.add(sums.tally(items))
         return ActivationSums.of(self.layers, stage.everyones())
@@ -236,11 +253,11 @@ class BatchRunner:
             The sums of the first kind, and those of all others.
         """
         stage = self._stage(["sorted sums", list(self.layers), belongs.__name__], requests, self.sampling)
-        for items, generations in self._answers(stage, requests, note, self.sampling, None, self.layers):
+        pooling = _Pooling(self.layers, belongs)
+        for items, answered in self._answers(stage, requests, note, self.sampling, pooling=pooling):
             kinds = {kind: ActivationSums(self.layers) for kind in (True, False)}
-            for generation in generations:
-                if generation.activations is not None:
-                    kinds[belongs(generation.text)].add(generation.activations)
+            for kind, pool in answered.pools.items():
+                kinds[kind].join(pool)
             stage.add(joined(kinds, items))
         return parted(self.layers, stage.everyones())
 
@@ -288,8 +305,8 @@ class BatchRunner:
         """
         sampling = sampling or self.sampling
         stage = self._stage(["texts", *what], requests, sampling)
-        for items, generations in self._answers(stage, requests, note, sampling, interventions, twins=twins):
-            said = {item: each.text for item, each in zip(items, generations, strict=True)}
+        for items, answered in self._answers(stage, requests, note, sampling, interventions, twins=twins):
+            said = {item: each.text for item, each in zip(items, answered.replies, strict=True)}
             stage.add(Tally(frozenset(items), values=said))
         values = stage.everyones().values
         return [str(values[item]) for item in range(len(requests))]
@@ -346,9 +363,9 @@ class BatchRunner:
         note: str,
         sampling: Sampling,
         interventions: RowInterventions | None = None,
-        capture: Sequence[int] = (),
         twins: Sequence[bool] = (),
-    ) -> Iterator[tuple[list[int], list[Generation]]]:
+        pooling: _Pooling | None = None,
+    ) -> Iterator[tuple[list[int], Pooled]]:
         """Answer what is not yet answered, or this process' share of it: numbers of requests, answers."""
         prompts = [self.model.count_tokens(each.messages) for each in requests]
         lengths = [prompt + sampling.max_new_tokens for prompt in prompts]
@@ -361,28 +378,29 @@ class BatchRunner:
         # Batches are planned from all requests, so that those left over are answered among the same others.
         left = [rest for batch in planned if (rest := [item for item in batch if item not in stage.done])]
 
-        def answer(items: list[int]) -> list[Generation]:
+        def answer(items: list[int]) -> Pooled:
             self._on_prompt(requests[items[0]].messages[-1]["content"])
-            return self.model.generate(
-                [requests[item] for item in items],
-                sampling,
-                interventions(items) if interventions is not None else None,
-                capture,
-                on_step=self._on_step,
-            )
+            own = [requests[item] for item in items]
+            if pooling is not None:
+                kept = {row for row, item in enumerate(items) if item in pooling.kept}
+                return self.model.pooled(
+                    own, sampling, pooling.layers, pooling.belongs, kept, on_step=self._on_step
+                )
+            way = interventions(items) if interventions is not None else None
+            return Pooled(self.model.generate(own, sampling, way, on_step=self._on_step))
 
         crew = processes()
         with crew.own_share():
             for batch in crew.share(left):
-                for items, generations in self._memory.run(batch, lengths, answer):
+                for items, answered in self._memory.run(batch, lengths, answer):
                     self.tokens += sum(
                         rows[item] * (each.prompt_tokens + len(each.token_ids))
-                        for item, each in zip(items, generations, strict=True)
+                        for item, each in zip(items, answered.replies, strict=True)
                     )
-                    yield items, generations
+                    yield items, answered
                     done = sum((works[item] for item in items), Work()) * crew.count
                     self._advance(done.read, done.written)
-                    self._on_reply(generations[0].text)
+                    self._on_reply(answered.replies[0].text)
                     self._report(note)
 
     @property

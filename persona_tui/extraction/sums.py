@@ -17,6 +17,7 @@ from torch import Tensor
 from persona_tui.core.errors import GenerationError, VectorFileError
 from persona_tui.extraction.checkpoints import Tally
 from persona_tui.model import Activations
+from persona_tui.model.pool import UNIT, Pool
 from persona_tui.vectors.files import (
     FORMAT_VERSION,
     RECIPES,
@@ -30,17 +31,13 @@ from persona_tui.vectors.files import (
     save_tensors,
 )
 
-# Activations are added up in whole numbers of this unit: a float's last digit would depend on the order.
-_UNIT = 2.0**-24
-_LARGEST = 2.0**23  # no working model comes near; 2^16 responses of it can be added up
-
 
 @dataclass
 class ActivationSums:
     """Running sums of response activations.
 
-    The sums are whole numbers of 2^-24 (6e-8, finer than activations are known), so that the same responses
-    come to the same sums in any order, also when several processes or several runs share them.
+    The sums are whole numbers of a small unit, so that the same responses come to the same sums in any order,
+    also when several processes or several runs share them; see `Pool`.
 
     Attributes:
         layers: where they were read, ascending.
@@ -63,13 +60,18 @@ class ActivationSums:
         Raises:
             GenerationError: an activation is not a number, or too large to be one of a working model.
         """
-        if activations.n_tokens == 0:
+        pool = Pool(self.layers)
+        pool.add(activations)
+        self.join(pool)
+
+    def join(self, pool: Pool) -> None:
+        """Count in responses that were summed up already."""
+        if pool.totals is None:
             return
-        for recipe, value in zip(RECIPES, (activations.response, activations.prompt_last), strict=True):
-            whole = _whole(value, self.layers)
+        for recipe, whole in zip(RECIPES, pool.totals, strict=True):
             self.totals[recipe] = self.totals[recipe] + whole if recipe in self.totals else whole
-        self.count += 1
-        self.tokens += activations.n_tokens
+        self.count += pool.count
+        self.tokens += pool.tokens
 
     def mean(self, recipe: str) -> Tensor:
         """The mean over the responses, `[layers, hidden]` float32.
@@ -79,7 +81,7 @@ class ActivationSums:
         """
         if not self.count:
             raise GenerationError("the model gave only empty responses: there is nothing to extract from")
-        return (self.totals[recipe].double() * _UNIT / self.count).float()
+        return (self.totals[recipe].double() * UNIT / self.count).float()
 
     def means(self) -> dict[str, Tensor]:
         """The mean of every recipe."""
@@ -95,18 +97,6 @@ class ActivationSums:
         """The sums that a tally holds."""
         count, tokens = tally.counts.get("responses", 0), tally.counts.get("tokens", 0)
         return cls(layers, dict(tally.sums), count, tokens, dict(tally.rows))
-
-
-def _whole(value: Tensor, layers: Sequence[int]) -> Tensor:
-    """An activation in whole units, int64."""
-    fits = value.abs() <= _LARGEST  # false for what is no number
-    if not fits.all():
-        layer = layers[int((~fits).any(dim=-1).nonzero()[0])]
-        raise GenerationError(
-            f"layer {layer} has activations that are not usable numbers: try another --dtype, "
-            "bfloat16 or float32"
-        )
-    return (value.double() / _UNIT).round().long()
 
 
 def joined(kinds: Mapping[bool, ActivationSums], items: Sequence[int]) -> Tally:

@@ -9,7 +9,7 @@ is the output of decoder block i counted from 0, and log-probabilities are in na
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,6 +19,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from persona_tui.core.identity import ModelSketch
     from persona_tui.model.distil import Distillation
+    from persona_tui.model.pool import Pooled
     from persona_tui.model.request import Interventions, Message, Poll, Request, Sampling, Watch
     from persona_tui.model.results import Activations, Generation, Likelihood, Reading, TokenEvent
     from persona_tui.model.text import Rendering
@@ -143,6 +144,23 @@ class Backend(Protocol):
 
         Args:
             on_step: called after every token; may raise, to give up.
+        """
+        ...
+
+    def pooled(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling | None = None,
+        capture_layers: Sequence[int] = (),
+        belongs: Callable[[str], bool] | None = None,
+        kept: Collection[int] = (),
+        on_step: Callable[[], None] | None = None,
+    ) -> Pooled:
+        """Answer all requests in one batch, their activations added up where the model runs.
+
+        Args:
+            belongs: told a reply; whether it is of the first of two kinds. None = all are.
+            kept: rows whose own activations are wanted as well.
         """
         ...
 

@@ -38,7 +38,7 @@ from persona_tui.model.forced import (
 )
 from persona_tui.model.packed import unpack
 from persona_tui.model.parts import message_parts
-from persona_tui.model.request import Cap, Interventions, Message, conversation, is_continued
+from persona_tui.model.request import Interventions, Message, conversation, is_continued
 from persona_tui.model.reread import Choice, Rereading, read_choices, read_positions
 from persona_tui.model.residual import ResidualHooks
 from persona_tui.model.results import Activations, Likelihood, Reading, TokenEvent
@@ -240,7 +240,7 @@ class LoadedModel:
 
         def logprobs(part: list[int]) -> list[float]:
             hooks = self._hooks(len(part))
-            hooks.apply(_rows_of(interventions, part))
+            hooks.apply(interventions.of_rows(part))
             return response_logprobs(self.model, [passages[index] for index in part], hooks)
 
         for part, sums in in_batches(passages, logit_token_budget(self.model), logprobs):
@@ -324,11 +324,7 @@ class LoadedModel:
         return self._reread([*prompt, *ids[:-1]], places, ids, axes, by_position, before)
 
     def _reply_ids(self, reply: str | Sequence[int]) -> list[int]:
-        """The tokens of a reply that is there already.
-
-        Raises:
-            GenerationError: this model has no such token.
-        """
+        """Return the tokens of a reply that is there already; a GenerationError if the model lacks one."""
         ids = text.encode_response(self.tokenizer, reply) if isinstance(reply, str) else list(reply)
         if wrong := [each for each in ids if not 0 <= each < self._vocabulary]:
             raise GenerationError(f"{wrong[0]} is not a token: this model's are 0 to {self._vocabulary - 1}.")
@@ -459,7 +455,7 @@ class LoadedModel:
 
         def read(part: list[int]) -> list[Activations]:
             hooks = self._hooks(len(part), capture_layers=layers, stop_after=max(layers))
-            hooks.apply(_rows_of(interventions, part))
+            hooks.apply(interventions.of_rows(part))
             read_passages(self.model, [passages[index] for index in part], hooks)
             return captured_activations(hooks)
 
@@ -484,19 +480,3 @@ def captured_activations(hooks: ResidualHooks) -> list[Activations]:
     parts: Sequence[Tensor | None] = capture.part_means() or [None] * len(capture.counts)
     rows = zip(capture.means(), capture.picked(), capture.counts.tolist(), parts, strict=True)
     return [Activations(capture.layers, mean, last, int(count), part) for mean, last, count, part in rows]
-
-
-def _rows_of(interventions: Interventions, rows: Sequence[int]) -> Interventions:
-    """Return the interventions of some rows of a batch, in a new order."""
-    steering = {
-        layer: vector[list(rows)] if vector.dim() == 2 else vector
-        for layer, vector in interventions.steering.items()
-    }
-    capping = {
-        layer: cap if isinstance(cap, Cap) else [cap[row] for row in rows]
-        for layer, cap in interventions.capping.items()
-    }
-    plausibility = interventions.plausibility
-    if isinstance(plausibility, Sequence):
-        plausibility = [plausibility[row] for row in rows]
-    return Interventions(steering, capping, plausibility)

@@ -115,6 +115,21 @@ class Interventions:
             [_number(each.plausibility) for each in rows] if any(each.plausibility for each in rows) else 0.0,
         )
 
+    def of_rows(self, rows: Sequence[int]) -> Interventions:
+        """Return what is done to some rows of a batch, in a new order."""
+        steering = {
+            layer: vector[list(rows)] if vector.dim() == 2 else vector
+            for layer, vector in self.steering.items()
+        }
+        capping = {
+            layer: cap if isinstance(cap, Cap) else [cap[row] for row in rows]
+            for layer, cap in self.capping.items()
+        }
+        plausibility = self.plausibility
+        if isinstance(plausibility, Sequence):
+            plausibility = [plausibility[row] for row in rows]
+        return Interventions(steering, capping, plausibility)
+
 
 def _stacked(vectors: Sequence[Tensor | None]) -> Tensor:
     """Vectors `[hidden]` as `[rows, hidden]`, zero where there is none."""

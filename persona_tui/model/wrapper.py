@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from persona_tui.model import loader, sources, text
 from persona_tui.model.generation import decode
 from persona_tui.model.packed import pack
+from persona_tui.model.pool import Pool, Pooled
 from persona_tui.model.reader import Axes, LoadedModel, answered, captured_activations
 from persona_tui.model.request import Batch, Cap, Interventions, Poll, Request, Sampling, Watch, conversation
 from persona_tui.model.residual import ResidualHooks
@@ -100,6 +101,36 @@ class ModelWrapper(LoadedModel):
             )
             for row in range(len(requests))
         ]
+
+    def pooled(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling | None = None,
+        capture_layers: Sequence[int] = (),
+        belongs: Callable[[str], bool] | None = None,
+        kept: Collection[int] = (),
+        on_step: Callable[[], None] | None = None,
+    ) -> Pooled:
+        """Answer all requests in one batch, and add up their activations.
+
+        Args:
+            requests: as for `generate`, and so are `sampling` and `on_step`.
+            sampling: how tokens are chosen.
+            capture_layers: where activations are collected.
+            belongs: told a reply; whether it is of the first kind. None = all are of the first kind.
+            kept: rows whose own activations are wanted as well.
+            on_step: called after every token.
+
+        Raises:
+            GenerationError: as `generate` does; or an activation is not a usable number.
+        """
+        replies = self.generate(requests, sampling, None, capture_layers, on_step)
+        pools = {kind: Pool(tuple(capture_layers)) for kind in (True, False)}
+        for each in replies:
+            if each.activations is not None:
+                pools[belongs is None or belongs(each.text)].add(each.activations)
+        own = [each if row in kept else replace(each, activations=None) for row, each in enumerate(replies)]
+        return Pooled(own, pools)
 
     def _written(
         self,

@@ -26,9 +26,10 @@ from persona_tui.core.connection import KEY_VARIABLE, Connection, NotThere
 from persona_tui.core.errors import EndpointError, GenerationError, ModelLoadError
 from persona_tui.core.files import atomic_write_bytes
 from persona_tui.core.identity import ModelSketch
+from persona_tui.model.pool import Pool
 from persona_tui.vllm.asgi import OURS, PROTOCOL
 from persona_tui.vllm.engine import VllmModel
-from persona_tui.vllm.orders import Arrival, Driver, Order, Sums, sums_from
+from persona_tui.vllm.orders import Arrival, Driver, Order, Sums, pools_from, sums_from
 from persona_tui.vllm.wire import About, Slot, slots_to
 
 _PIECE = 2**24  # bytes of ways that are sent at once, about
@@ -85,6 +86,7 @@ class ServedDriver(Driver):
     A thread for each group of requests reads what comes; `step` waits for it.
     """
 
+    joins = False
     held_at_most = 256  # the server may keep no more for us
 
     def __init__(self, connection: Connection, about: About) -> None:
@@ -92,9 +94,8 @@ class ServedDriver(Driver):
         self.about = about
         self._connection = connection
         self._waiting: list[Order] = []
-        self._come: queue.SimpleQueue[_Come] = queue.SimpleQueue()
-        self._here: deque[tuple[Arrival, _Told]] = deque()
-        self._told: dict[str, _Told] = {}
+        self._inbox: queue.SimpleQueue[_Come] = queue.SimpleQueue()
+        self._told: dict[str, deque[_Told]] = {}  # by name, of each token that nobody has asked about
         self._lost = False
 
     def shut_down(self) -> None:
@@ -114,14 +115,12 @@ class ServedDriver(Driver):
         if piece:
             self._connection.send(f"{OURS}/ways", slots_to(piece))
 
-    def add(self, order: Order) -> None:
-        """Have a request answered, beside those that are."""
+    def _add(self, order: Order) -> None:
         self._lost = False
         self._waiting.append(order)
-        self._open.add(order.errand.name)
 
-    def step(self) -> list[Arrival]:
-        """Wait for what comes next; nothing twice for one request.
+    def _pass(self) -> list[Arrival]:
+        """Wait for what comes.
 
         Raises:
             GenerationError: the server does not answer any more, or cannot do this.
@@ -129,26 +128,19 @@ class ServedDriver(Driver):
         if self._waiting:
             orders, self._waiting = self._waiting, []
             # A daemon: a server that says nothing keeps nobody from leaving.
-            reader = threading.Thread(target=self._read, args=(orders, self._come), daemon=True)
+            reader = threading.Thread(target=self._read, args=(orders, self._inbox), daemon=True)
             reader.start()
-        while not self._here:
-            come = self._come.get()
-            if isinstance(come, Exception):
-                self._forget()
-                raise GenerationError(
-                    f"{come}. What is finished is kept; run the command again to go on."
-                ) from come
-            for record in come:
-                self._here += _one_by_one(record)
-        found: list[Arrival] = []
-        self._told = {}
-        while self._here and self._here[0][0].name not in self._told:
-            arrival, self._told[arrival.name] = self._here.popleft()
+        come = self._inbox.get()
+        if isinstance(come, Exception):
+            self._forget()
+            raise GenerationError(
+                f"{come}. What is finished is kept; run the command again to go on."
+            ) from come
+        found = [each for record in come for each in _one_by_one(record)]
+        for arrival, told in found:
             if arrival.name in self._open:
-                found.append(arrival)
-            if arrival.done:
-                self._open.discard(arrival.name)
-        return found
+                self._told.setdefault(arrival.name, deque()).append(told)
+        return [arrival for arrival, _ in found]
 
     def _read(self, orders: Sequence[Order], come: queue.SimpleQueue[_Come]) -> None:
         """Read what comes for a group of requests."""
@@ -167,18 +159,16 @@ class ServedDriver(Driver):
 
     def _forget(self) -> None:
         """Know of no request any more."""
-        self._open.clear()
-        self._here.clear()
+        self._close(list(self._come))
+        self._told.clear()
         self._waiting.clear()
-        self._come = queue.SimpleQueue()
+        self._inbox = queue.SimpleQueue()
         self._lost = True
 
-    def abort(self, names: Sequence[str]) -> None:
-        """Have requests answered no further."""
+    def _abort(self, names: Sequence[str]) -> None:
         unsent = {order.errand.name for order in self._waiting}
         self._waiting = [order for order in self._waiting if order.errand.name not in names]
-        sent = [name for name in names if name in self._open and name not in unsent]
-        self._open.difference_update(names)
+        sent = [name for name in names if name not in unsent]
         if sent:
             self._connection.post(f"{OURS}/abort", {"names": sent})
 
@@ -189,20 +179,34 @@ class ServedDriver(Driver):
         answering, there is nothing."""
         if self._lost or not names:
             return {}, set()
+        if not keep:
+            for name in names:
+                self._told.pop(name, None)
         body = {"names": list(names), "layers": list(layers), "keep": keep}
         data = self._connection.exchange(f"{OURS}/sums", body)
         try:
-            return sums_from(data), set()
+            return sums_from(data)
         except SafetensorError as error:
+            raise EndpointError(f"what {self._connection.url} has summed up cannot be read") from error
+
+    def pool(self, groups: Sequence[Sequence[str]], layers: Sequence[int]) -> list[Pool]:
+        """See `Driver.pool`. Once the server has stopped answering, there is nothing."""
+        if self._lost:
+            return [Pool(tuple(layers)) for _ in groups]
+        body = {"groups": [list(names) for names in groups], "layers": list(layers)}
+        data = self._connection.exchange(f"{OURS}/pools", body)
+        try:
+            return pools_from(data, layers)
+        except (SafetensorError, KeyError) as error:
             raise EndpointError(f"what {self._connection.url} has summed up cannot be read") from error
 
     def change(self, ways: dict[str, str], limits: dict[str, float], twins: dict[str, str]) -> None:
         """Do something else to running requests from their next token on."""
-        self._connection.post(f"{OURS}/change", {"ways": ways})
+        self._connection.post(f"{OURS}/change", {"ways": ways, "limits": limits})
 
     def traced(self, names: Sequence[str]) -> dict[str, _Told]:
-        """What was found of the tokens of the last step: entropy, lift, projections."""
-        found = {name: self._told.get(name, []) for name in names}
+        """See `Driver.traced`."""
+        found = {name: kept.popleft() if (kept := self._told.get(name)) else [] for name in names}
         if any(each != each for rows in found.values() for row in rows for each in row):
             raise GenerationError("The server compares tokens with too many directions at once: try again.")
         return found
@@ -227,8 +231,6 @@ def _one_by_one(record: dict[str, Any]) -> list[tuple[Arrival, _Told]]:
 
 class ServedModel(VllmModel):
     """A causal language model inside a vLLM server."""
-
-    guides = False
 
     @classmethod
     def connect(cls, connection: Connection, about: ServedAbout) -> ServedModel:

@@ -6,8 +6,8 @@ named, and nothing is unpickled.
 
 1. `GET` says which model is served; `files/NAME` gives its tokenizer and configuration, but no weights.
 2. `ways` takes what is done to requests, by a hash of it. `orders` answers requests, pass by pass, as events.
-3. `sums` gives what was summed up for them, as `[spans, layers, hidden]`. `change` and `abort` act on those
-   that are being answered.
+3. `sums` gives what was summed up for them, as `[spans, layers, hidden]`; `pools`, what the replies of groups
+   of them come to together. `change` and `abort` act on those that are being answered.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ from persona_tui.vllm.orders import (
     Order,
     arrival_of,
     params_of,
+    pools_of,
+    pools_to,
     prompt_of,
     sums_of,
     sums_to,
@@ -129,6 +131,8 @@ class Door:
                 await self.answer(_ORDERS.validate_json(body), receive, send)
             elif (method, path) == ("POST", "/sums"):
                 await answer_bytes(send, await self.take(_read(body)))
+            elif (method, path) == ("POST", "/pools"):
+                await answer_bytes(send, await self.pool(_read(body)))
             elif (method, path) == ("POST", "/change"):
                 await self.change(_read(body))
                 await answer(send, {})
@@ -235,11 +239,13 @@ class Door:
         workers = (await self.about())["about"]
         if len({order.errand.name for order in orders}) < len(orders):
             raise PersonaTuiError("two requests have the same name")
+        names = [order.errand.name for order in orders]
         for order in orders:
             self._check_order(order, workers)
+            if any(each and each not in names for each in (order.errand.twin, order.errand.of)):
+                raise PersonaTuiError("a guided request and its twin come together")
         await self._admit(orders, workers["places"])
         come: asyncio.Queue[Arrival | Exception] = asyncio.Queue()
-        names = [order.errand.name for order in orders]
         tasks = [asyncio.create_task(self._one(order, come)) for order in orders]
         self._running |= dict(zip(names, tasks, strict=True))
         left_us = asyncio.create_task(gone(receive))
@@ -320,8 +326,10 @@ class Door:
         errand = order.errand
         if errand.name in self._spans:
             raise PersonaTuiError("two requests have the same name")
-        if errand.twin or errand.limit:
-            raise PersonaTuiError("the guide needs two requests in one pass, which a server cannot promise")
+        if (errand.twin or errand.of) and 2 * len(order.prompt) > workers["tokens"]:
+            raise PersonaTuiError(
+                f"a guided prompt may have {workers['tokens'] // 2} tokens here; set plausibility to 0"
+            )
         for key in [errand.way, *errand.traces]:
             if key and key not in self._ways:
                 raise PersonaTuiError("what is to be done to a request is not known here any more: try again")
@@ -365,22 +373,37 @@ class Door:
 
     async def take(self, asked: Mapping[str, Any]) -> bytes:
         """Give what was summed up for requests; they are forgotten unless they are kept."""
-        names, layers, keep = _names(asked), list(asked.get("layers", ())), bool(asked.get("keep"))
-        if not all(isinstance(layer, int) and 0 <= layer < self._layers for layer in layers):
-            raise PersonaTuiError(f"the layers are 0 to {self._layers - 1}")
+        names, layers, keep = _names(asked), self._layers_of(asked), bool(asked.get("keep"))
         known = [name for name in names if name in self._spans]
         answers = await self._ask("persona_tui_take", known, layers, True)
         found = sums_of(answers, len(layers), self._hidden)
         if not keep:
             await self._release(known)
-        return sums_to(found)
+        return sums_to(found, answers[0]["broken"])
+
+    async def pool(self, asked: Mapping[str, Any]) -> bytes:
+        """Give what groups of replies come to."""
+        groups, layers = asked.get("groups"), self._layers_of(asked)
+        if not isinstance(groups, list):
+            raise PersonaTuiError("groups is a list of lists of names")
+        known = [[name for name in _names({"names": group}) if name in self._spans] for group in groups]
+        answers = await self._ask("persona_tui_pool", known, layers)
+        return pools_to(pools_of(answers, layers, self._hidden))
+
+    def _layers_of(self, asked: Mapping[str, Any]) -> list[int]:
+        layers = list(asked.get("layers", ()))
+        if not all(isinstance(layer, int) and 0 <= layer < self._layers for layer in layers):
+            raise PersonaTuiError(f"the layers are 0 to {self._layers - 1}")
+        return layers
 
     async def change(self, asked: Mapping[str, Any]) -> None:
         """Do something else to running requests from their next token on."""
-        ways = asked.get("ways")
+        ways, limits = asked.get("ways"), asked.get("limits", {})
         if not isinstance(ways, dict) or not all(not key or key in self._ways for key in ways.values()):
             raise PersonaTuiError("ways is an object of what is known here, by the names of requests")
-        await self._ask("persona_tui_change", ways, {}, {})
+        if not isinstance(limits, dict) or not all(isinstance(each, int | float) for each in limits.values()):
+            raise PersonaTuiError("limits is an object of numbers, by the names of requests")
+        await self._ask("persona_tui_change", ways, limits, {})
 
 
 class _Full(PersonaTuiError):

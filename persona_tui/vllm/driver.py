@@ -8,11 +8,13 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from persona_tui.core.errors import GenerationError, ModelLoadError
+from persona_tui.model.pool import Pool
 from persona_tui.vllm.orders import (
     Arrival,
     Driver,
@@ -20,6 +22,7 @@ from persona_tui.vllm.orders import (
     Sums,
     arrival_of,
     params_of,
+    pools_of,
     prompt_of,
     sums_of,
     told_of,
@@ -46,6 +49,7 @@ class LocalDriver(Driver):
         self._engine: Any = llm.llm_engine
         self._hidden = hidden_size
         self._ids: dict[str, str] = {}  # by name, what vLLM calls it
+        self._told: dict[str, deque[list[float]]] = {}  # by name, what was found of tokens nobody has seen
         about = self._ask("persona_tui_about")[0]
         self.about = About(**about)
 
@@ -83,33 +87,29 @@ class LocalDriver(Driver):
     def _hold(self, new: Mapping[str, Slot], forgotten: Sequence[str]) -> None:
         self._ask("persona_tui_hold", {key: pack_slot(each) for key, each in new.items()}, list(forgotten))
 
-    def add(self, order: Order) -> None:
-        """Have a request answered, beside those that are."""
+    def _add(self, order: Order) -> None:
         with self._explained():
             name = order.errand.name
             self._ids[name] = self._engine.add_request(name, prompt_of(order), params_of(order))
-        self._open.add(name)
+        if not order.errand.every:
+            self._told[name] = deque()
 
-    def step(self) -> list[Arrival]:
-        """One pass."""
+    def _pass(self) -> list[Arrival]:
         with self._explained():
             outputs = self._engine.step()
         found = [arrival_of(each) for each in outputs]
         for each in found:
             if each.done:
                 self._ids.pop(each.name, None)
-                self._open.discard(each.name)
         return found
 
-    def abort(self, names: Sequence[str]) -> None:
-        """Have requests answered no further."""
+    def _abort(self, names: Sequence[str]) -> None:
         ids = [self._ids[name] for name in names if name in self._ids]
         if ids:
             with self._explained():
                 self._engine.abort_request(ids, internal=True)
         for name in names:
             self._ids.pop(name, None)
-        self._open.difference_update(names)
 
     # What workers found -------------------------------------------------------------------------------------
 
@@ -119,16 +119,28 @@ class LocalDriver(Driver):
         """What was summed up for requests, which workers forget unless it is kept; and those that have lost
         their twins, which are not to be believed."""
         answers: list[Packed] = self._ask("persona_tui_take", list(names), list(layers), keep)
+        if not keep:
+            for name in names:
+                self._told.pop(name, None)
         return sums_of(answers, len(layers), self._hidden), set(answers[0]["broken"])
+
+    def pool(self, groups: Sequence[Sequence[str]], layers: Sequence[int]) -> list[Pool]:
+        """See `Driver.pool`."""
+        answers = self._ask("persona_tui_pool", [list(names) for names in groups], list(layers))
+        return pools_of(answers, layers, self._hidden)
 
     def change(self, ways: dict[str, str], limits: dict[str, float], twins: dict[str, str]) -> None:
         """Do something else to running requests from their next token on."""
         self._ask("persona_tui_change", ways, limits, twins)
 
     def traced(self, names: Sequence[str]) -> dict[str, list[list[float]]]:
-        """What was found of the tokens of requests since this was last asked for: entropy, lift,
-        projections."""
-        return told_of(self._ask("persona_tui_told", list(names)))
+        """See `Driver.traced`; of a request that is told every token, all that was found since."""
+        found = told_of(self._ask("persona_tui_told", list(names)))
+        for name in dict.fromkeys(names):
+            if (kept := self._told.get(name)) is not None:
+                kept += found.get(name, [])
+                found[name] = [kept.popleft()] if kept else []
+        return found
 
 
 def _start(folder: str, arguments: Mapping[str, Any]) -> Any:

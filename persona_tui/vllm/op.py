@@ -26,8 +26,8 @@ ADD, LIFT, SUM, TRACE = 1, 2, 4, 8  # what a layer has to do in a pass
 class SlotBuffers:
     """What is done to the tokens of a pass, by slot, and what is read of them; slot 0 does nothing.
 
-    Where every pass runs this code (CPUs), a layer that has nothing to do costs a look at `work`. Captured
-    graphs do everything at every layer, as what they do was decided when they were captured.
+    On a CPU, every pass runs this code, and a layer that has nothing to do costs a look at `work`. On a GPU,
+    what runs was captured before: `kernel` looks at `does` and `compared` itself.
 
     Attributes:
         slot: which slot each token of the pass belongs to, `[tokens]`.
@@ -39,7 +39,9 @@ class SlotBuffers:
         sums: of layer outputs, `[layers, places, hidden]` float32; None = nothing is summed in this process.
         traced: directions, `[layers, TRACES, hidden]`; None = nothing is traced in this process.
         found: by token of the pass, how far floors lifted it, and its projections, `[tokens, 1 + TRACES]`.
-        work: by layer, what the tokens of this pass need there.
+        work: by layer, what the tokens of this pass need there; on a GPU, that they need anything.
+        does: what each slot needs at each layer, `ADD` and `LIFT`, `[layers, slots]`; for `kernel`.
+        compared: with how many directions the tokens of this pass are compared, `[layers]`; for `kernel`.
     """
 
     def __init__(
@@ -51,7 +53,19 @@ class SlotBuffers:
         device: torch.device,
         sums: int = 0,
         traces: bool = False,
+        captured: bool | None = None,
     ) -> None:
+        """
+        Args:
+            layers: of the model.
+            slots: besides which none is filled; the first does nothing.
+            hidden: the width of the residual stream.
+            tokens: that a pass has at most.
+            device: of the model.
+            sums: how many spans of text can be summed up at a time.
+            traces: whether tokens are compared with directions.
+            captured: whether what runs is captured, so that `kernel` does it; None = on a GPU.
+        """
         self.slot = torch.zeros(tokens, dtype=torch.long, device=device)
         self.delta = torch.zeros(layers, slots, hidden, device=device)
         self.axes = torch.zeros(layers, AXES, hidden, device=device)
@@ -61,14 +75,21 @@ class SlotBuffers:
         self.sums = torch.zeros(layers, 1 + sums, hidden, device=device) if sums else None
         self.traced = torch.zeros(layers, TRACES, hidden, device=device) if traces else None
         self.found = torch.zeros(tokens, 1 + TRACES, device=device)
-        self._graphs = device.type != "cpu"
-        everything = ADD | LIFT | SUM * (self.sums is not None) | TRACE * (self.traced is not None)
-        self.work = [everything] * layers
+        self.does = torch.zeros(layers, slots, dtype=torch.int32, device=device)
+        self.compared = torch.zeros(layers, dtype=torch.int32, device=device)
+        self._graphs = device.type != "cpu" if captured is None else captured
+        self.work = [int(self._graphs)] * layers
+        self._kernel: Callable[[SlotBuffers, Tensor, Tensor, int], None] | None = None
+        if self._graphs:
+            from persona_tui.vllm.kernel import intervene
+
+            self._kernel = intervene
         self._layers = layers
+        self._compared = [0] * layers
         self._only: int | None = None  # the slot that all tokens of the pass have
         self._one_axis: int | None = None  # the axis that all their floors are on
         self._summed: Tensor | None = None  # the tokens that are summed up; None = all
-        self._told = self._graphs  # whether it is told how far floors have lifted
+        self._told = False  # whether it is told how far floors have lifted
         self._directions = TRACES  # so many of them are compared with
         self._adds: dict[int, frozenset[int]] = {}  # by slot, layers
         self._lifts: dict[int, frozenset[int]] = {}
@@ -96,9 +117,20 @@ class SlotBuffers:
             self.slot[len(told) :].zero_()
         self._tell_places(places)
         if traced or self._graphs:
-            self.found.zero_()
-        if not self._graphs:
+            self.found[: sum(counts)].zero_()
+        if self._graphs:
+            self._tell_compared(traced)
+        else:
             self._plan(used, places is not None, traced)
+
+    def _tell_compared(self, traced: bool) -> None:
+        told = [0] * self._layers
+        for number, layers in sorted(self._traces.items()) if traced else ():
+            for layer in layers:
+                told[layer] = 1 + number
+        if told != self._compared:
+            self.compared.copy_(torch.tensor(told, dtype=torch.int32))
+            self._compared = told
 
     def _tell_places(self, places: Tensor | None) -> None:
         self._summed = None
@@ -129,6 +161,9 @@ class SlotBuffers:
 
     def apply(self, hidden: Tensor, residual: Tensor, layer: int) -> None:
         """Do what a pass needs at one layer; see `intervene`."""
+        if self._kernel is not None:
+            self._kernel(self, hidden, residual, layer)
+            return
         work, count = self.work[layer], hidden.shape[0]
         if work & ADD:
             only = self._only
@@ -181,10 +216,13 @@ class SlotBuffers:
         self._axis_users.pop(place, None)
         self.axis[place] = self._axis_at(place, slot) if slot.caps else 0
         self._adds[place], self._lifts[place] = frozenset(slot.added), frozenset(slot.caps)
-        for layer, vector in slot.added.items():
-            self.delta[layer, place] = vector.to(self.delta)
+        if slot.added:
+            layers = list(slot.added)
+            self.delta[layers, place] = torch.stack([slot.added[layer] for layer in layers]).to(self.delta)
         for layer, cap in slot.caps.items():
             self.floor[layer, place] = cap.floor
+        own = [ADD * (layer in slot.added) | LIFT * (layer in slot.caps) for layer in range(self._layers)]
+        self.does[:, place] = torch.tensor(own, dtype=torch.int32)
 
     def _axis_at(self, place: int, slot: Slot) -> int:
         """Where a slot's axis is; written there if it is new."""

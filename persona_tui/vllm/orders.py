@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from persona_tui.core.errors import GenerationError
+from persona_tui.model.pool import Pool, unusable
 from persona_tui.vllm.wire import ENGINE, About, Errand, Slot, slot_key
 
 _names = itertools.count()
@@ -140,25 +142,68 @@ def sums_of(answers: Sequence[dict[str, Any]], layers: int, hidden: int) -> dict
     return found
 
 
-def sums_to(sums: Mapping[str, Sums]) -> bytes:
-    """What was summed up for requests, for another machine."""
-    tensors = {f"{name}.counts": torch.tensor(each.counts) for name, each in sums.items()}
-    tensors |= {f"{name}.sums": each.sums for name, each in sums.items() if each.sums is not None}
+def pools_of(answers: Sequence[Sequence[dict[str, Any]]], layers: Sequence[int], hidden: int) -> list[Pool]:
+    """Groups of replies, from what each worker says: where others hold other layers, theirs are zero.
+
+    Raises:
+        GenerationError: an activation is not a usable number.
+    """
+    pools = []
+    for told in zip(*answers, strict=True):
+        if (wrong := max(each["wrong"] for each in told)) >= 0:
+            raise unusable(wrong)
+        totals = [torch.from_numpy(np.frombuffer(each["totals"], dtype=np.int64).copy()) for each in told]
+        count, tokens = told[0]["count"], told[0]["tokens"]
+        whole = torch.stack(totals).sum(0).view(2, len(layers), hidden) if count else None
+        pools.append(Pool(tuple(layers), whole, count, tokens))
+    return pools
+
+
+def pools_to(pools: Sequence[Pool]) -> bytes:
+    """Groups of replies, for another machine."""
+    tensors = {}
+    for number, pool in enumerate(pools):
+        tensors[f"{number}.counts"] = torch.tensor([pool.count, pool.tokens])
+        if pool.totals is not None:
+            tensors[f"{number}.totals"] = pool.totals.contiguous()
     return save(tensors)
 
 
-def sums_from(data: bytes) -> dict[str, Sums]:
+def pools_from(data: bytes, layers: Sequence[int]) -> list[Pool]:
+    """What `pools_to` has made.
+
+    Raises:
+        SafetensorError: it is something else.
+    """
+    tensors = load(data)
+    found = []
+    for number in range(sum(name.endswith(".counts") for name in tensors)):
+        count, tokens = tensors[f"{number}.counts"].tolist()
+        found.append(Pool(tuple(layers), tensors.get(f"{number}.totals"), count, tokens))
+    return found
+
+
+def sums_to(sums: Mapping[str, Sums], broken: Iterable[str] = ()) -> bytes:
+    """What was summed up for requests, for another machine; and those that have lost their twins."""
+    tensors = {f"{name}.counts": torch.tensor(each.counts) for name, each in sums.items()}
+    tensors |= {f"{name}.sums": each.sums for name, each in sums.items() if each.sums is not None}
+    tensors |= {f"{name}.broken": torch.tensor(1) for name in broken}
+    return save(tensors)
+
+
+def sums_from(data: bytes) -> tuple[dict[str, Sums], set[str]]:
     """What `sums_to` has made.
 
     Raises:
         SafetensorError: it is something else.
     """
     tensors, end = load(data), ".counts"
-    return {
+    found = {
         name.removesuffix(end): Sums(counts.tolist(), tensors.get(f"{name.removesuffix(end)}.sums"))
         for name, counts in tensors.items()
         if name.endswith(end)
     }
+    return found, {name.removesuffix(".broken") for name in tensors if name.endswith(".broken")}
 
 
 def told_of(answers: Sequence[dict[str, list[list[float]]]]) -> dict[str, list[list[float]]]:
@@ -174,16 +219,22 @@ def told_of(answers: Sequence[dict[str, list[list[float]]]]) -> dict[str, list[l
 class Driver(ABC):
     """vLLM as our engine uses it: token ids in, token ids out, and the sums that its workers took.
 
+    What comes for a request waits for whoever steps for it: text can be read in the middle of a stream, whose
+    replies may be written on meanwhile.
+
     Attributes:
         about: see `About`.
     """
 
     about: About
+    joins = True  # whether a twin can begin in the middle of a reply
     held_at_most = 4096  # ways that workers keep for us
 
     def __init__(self) -> None:
         self._held: dict[str, None] = {}
         self._open: set[str] = set()  # names of what is being answered
+        self._come: dict[str, deque[Arrival]] = {}  # by name, what nobody has seen yet
+        self._partner: dict[str, str] = {}  # guided requests and their twins, both ways
 
     @staticmethod
     def new_name() -> str:
@@ -203,19 +254,64 @@ class Driver(ABC):
         return keys
 
     def check_idle(self) -> None:
-        """Raise a GenerationError if a reply is being written: what a pass brings would be lost to it."""
+        """Raise a GenerationError if a reply is being written: only text can be read meanwhile."""
         if self._open:
             raise GenerationError("vLLM is in the middle of another reply: let it end first.")
 
+    def add(self, order: Order) -> None:
+        """Have a request answered, beside those that are."""
+        errand = order.errand
+        self._add(order)
+        self._open.add(errand.name)
+        self._come[errand.name] = deque()
+        if errand.twin:
+            self._partner |= {errand.name: errand.twin, errand.twin: errand.name}
+
+    def step(self, among: Collection[str] | None = None) -> list[Arrival]:
+        """What comes next: one token for each request at most, for a guided one with its twin's; nothing,
+        where a pass has only read.
+
+        Args:
+            among: the requests that are looked for; None = all.
+        """
+        names = list(self._come) if among is None else [name for name in among if name in self._come]
+        found = self._ready(names)
+        if not found:
+            for arrival in self._pass():
+                if arrival.name in self._come:
+                    self._come[arrival.name].append(arrival)
+            found = self._ready(names)
+        for arrival in found:
+            if arrival.done:
+                self._close([arrival.name])
+        return found
+
+    def _ready(self, names: Sequence[str]) -> list[Arrival]:
+        def waits(name: str) -> bool:
+            return name in self._come and not self._come[name]
+
+        ready = [name for name in names if not waits(name) and not waits(self._partner.get(name, name))]
+        return [self._come[name].popleft() for name in ready]
+
+    def abort(self, names: Sequence[str]) -> None:
+        """Have requests answered no further."""
+        self._abort([name for name in names if name in self._open])
+        self._close(names)
+
+    def _close(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._open.discard(name)
+            self._come.pop(name, None)
+            self._partner.pop(name, None)
+
     def run(self, orders: Sequence[Order]) -> Iterator[list[Arrival]]:
-        """Have requests answered, and yield what each pass brings until all are; what is left is aborted."""
-        self.check_idle()
+        """Have requests answered, and yield what comes for them until all are; what is left is aborted."""
         for order in orders:
             self.add(order)
         left = {order.errand.name for order in orders}
         try:
             while left:
-                written = self.step()
+                written = self.step(left)
                 left -= {each.name for each in written if each.done}
                 yield written
                 left &= self._open
@@ -226,16 +322,14 @@ class Driver(ABC):
     def _hold(self, new: Mapping[str, Slot], forgotten: Sequence[str]) -> None: ...
 
     @abstractmethod
-    def add(self, order: Order) -> None:
-        """Have a request answered, beside those that are."""
+    def _add(self, order: Order) -> None: ...
 
     @abstractmethod
-    def step(self) -> list[Arrival]:
-        """What the next pass brings; nothing twice for one request."""
+    def _pass(self) -> list[Arrival]:
+        """What one more pass brings, for whomever."""
 
     @abstractmethod
-    def abort(self, names: Sequence[str]) -> None:
-        """Have requests answered no further."""
+    def _abort(self, names: Sequence[str]) -> None: ...
 
     @abstractmethod
     def take(
@@ -243,6 +337,10 @@ class Driver(ABC):
     ) -> tuple[dict[str, Sums], set[str]]:
         """What was summed up for requests, which workers forget unless it is kept; and those that have lost
         their twins, which are not to be believed."""
+
+    @abstractmethod
+    def pool(self, groups: Sequence[Sequence[str]], layers: Sequence[int]) -> list[Pool]:
+        """The replies of groups of requests, added up where they were written; they are not forgotten."""
 
     @abstractmethod
     def change(self, ways: dict[str, str], limits: dict[str, float], twins: dict[str, str]) -> None:

@@ -15,9 +15,12 @@ from typing import Any
 
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.vllm.bank import Bank
+from persona_tui.vllm.pairs import Pairs
 from persona_tui.vllm.wire import CHANGES, ENGINE, KEY, LEND, PASS, TRACE, WORKSPACE, door_pass
 
 logger = logging.getLogger("vllm.persona_tui")
+
+OP = "persona_tui_op"  # in vLLM's additional configuration: what is compiled has our op in it
 
 OLDEST, NEWEST = (0, 32), (0, 32)  # releases that were run
 
@@ -40,6 +43,7 @@ def register() -> None:
     _refuse_unread()
     _steer_runner()
     _guide_sampler()
+    _pair_requests()
 
 
 def untried() -> str:
@@ -177,9 +181,12 @@ def _steer_runner() -> None:
 
 def _loading(load: Any) -> Any:
     def load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
-        done = load(self, *args, **kwargs)
         bank = bank_of(self)
-        if (bank is not None or _drives(self)) and not hasattr(self, "_persona_tui_slots"):
+        steers = bank is not None or _drives(self)
+        if steers:  # else what was compiled for this model without us would be used, and say nothing
+            self.vllm_config.additional_config[OP] = True
+        done = load(self, *args, **kwargs)
+        if steers and not hasattr(self, "_persona_tui_slots"):
             from persona_tui.vllm.op import watch_blocks
             from persona_tui.vllm.worker import WorkerSlots
 
@@ -190,6 +197,48 @@ def _loading(load: Any) -> Any:
         return done
 
     return load_model
+
+
+def _pair_requests() -> None:
+    """Have guided requests and their twins begin together."""
+    from vllm.v1.core.sched.scheduler import Scheduler
+
+    add, finish, schedule = (
+        _once(Scheduler, name) for name in ("add_request", "finish_requests", "schedule")
+    )
+    if add is None or finish is None or schedule is None:
+        return
+
+    def pairs(scheduler: Any) -> Pairs:
+        if not hasattr(scheduler, "_persona_tui_pairs"):
+            scheduler._persona_tui_pairs = Pairs(scheduler)
+        found: Pairs = scheduler._persona_tui_pairs
+        return found
+
+    def begin(scheduler: Any) -> None:
+        for request in pairs(scheduler).ready():
+            add(scheduler, request)
+            scheduler.waiting.remove_request(request)
+            scheduler.waiting.prepend_request(request)
+
+    def add_request(self: Any, request: Any) -> None:
+        if pairs(self).takes(request):
+            begin(self)
+        else:
+            add(self, request)
+
+    def finish_requests(self: Any, request_ids: Any, *args: Any) -> Any:
+        pairs(self).forget([request_ids] if isinstance(request_ids, str) else request_ids)
+        return finish(self, request_ids, *args)
+
+    def schedule_all(self: Any, *args: Any, **kwargs: Any) -> Any:
+        begin(self)
+        pairs(self).put_first()
+        return schedule(self, *args, **kwargs)
+
+    _set(Scheduler, "add_request", add, add_request)
+    _set(Scheduler, "finish_requests", finish, finish_requests)
+    _set(Scheduler, "schedule", schedule, schedule_all)
 
 
 def _guide_sampler() -> None:

@@ -186,17 +186,13 @@ class VllmReader(ModelWrapper):
         check_fits(len(ids), self.context_length)
         present = next(iter(changes.values()), Interventions.none())
         key = self._held(present, 1)[0]
-        self.driver.check_idle()
         traces = self._traces(axes)
         errand = Errand(Driver.new_name(), key, traces=traces, told=True, every=True)
         seen: list[list[float]] = []
         try:
-            self.driver.add(Order(ids, errand, fresh=True))
-            while len(seen) < len(ids):
-                self.driver.step()
+            for _ in self.driver.run([Order(ids, errand, fresh=True)]):
                 seen += self.driver.traced([errand.name]).get(errand.name, [])
         finally:
-            self.driver.abort([errand.name])
             self.driver.take([errand.name])
         writer = text.TextStream(self.tokenizer, (), before)
         events = []

@@ -69,6 +69,7 @@ class Errand:
             end (-1) is the reply, from its first token on.
         thoughts: the ids that begin and end thoughts, which are no part of a reply; empty = there are none.
         twin: the request that reads the same tokens with nothing done to them; "" = there is none.
+        of: the request whose tokens it reads, if it is a twin that begins with it.
         limit: the share of the twin's best probability that a token must have.
         traces: keys of directions that its tokens are compared with; held as ways are, as what is added.
         told: whether it is told what was found of each token: entropy, lift, projections.
@@ -80,6 +81,7 @@ class Errand:
     spans: Sequence[Sequence[int]] = ()
     thoughts: Sequence[int] = ()
     twin: str = ""
+    of: str = ""
     limit: float = 0.0
     traces: Sequence[str] = ()
     told: bool = False

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from persona_tui.core.mix import Mix
+from persona_tui.model.pool import in_units, usable
 from persona_tui.vllm.bank import Bank
 from persona_tui.vllm.figures import Directions, Figures
 from persona_tui.vllm.op import SlotBuffers, set_buffers, slots_of
@@ -271,6 +272,30 @@ class WorkerSlots:
             self.broken.difference_update(names)
         return found
 
+    def pool(self, groups: Sequence[Sequence[str]], layers: Sequence[int]) -> list[Packed]:
+        """The replies of groups of requests added up, by group; see `Pool`. They are not forgotten.
+
+        A reply is a request's first span; the second is its last prompt token.
+        """
+        return [self._pool(names, layers) for names in groups]
+
+    def _pool(self, names: Sequence[str], layers: Sequence[int]) -> Packed:
+        readings = [self._readings[name] for name in names if name in self._readings]
+        readings = [each for each in readings if len(each.places) > 1 and all(each.counts[:2])]
+        sums, wrong = self.buffers.sums, -1
+        if sums is None or not readings:
+            return {"totals": b"", "count": 0, "tokens": 0, "wrong": wrong}
+        counts = torch.tensor([each.counts[:2] for each in readings], dtype=torch.float32, device=sums.device)
+        places = torch.tensor([each.places[:2] for each in readings], device=sums.device)
+        totals = torch.zeros(2, len(layers), sums.shape[-1], dtype=torch.int64)
+        for row, layer in enumerate(layers):
+            means = sums[layer][places] / counts[..., None]  # `[requests, 2, hidden]`
+            if wrong < 0 and not bool(usable(means).all()):
+                wrong = layer
+            totals[:, row] = in_units(means).sum(0).cpu()
+        tokens = sum(each.counts[0] for each in readings)
+        return {"totals": totals.numpy().tobytes(), "count": len(readings), "tokens": tokens, "wrong": wrong}
+
     def told(self, names: Sequence[str]) -> dict[str, list[list[float]]]:
         """What was found of the tokens of requests, by request, since this was last asked for."""
         if not self._samples:
@@ -382,6 +407,11 @@ class PersonaWorker:
     def persona_tui_take(self, names: list[str], layers: list[int], keep: bool) -> Packed | None:
         """See `WorkerSlots.take`."""
         found = self._persona_tui().take(names, layers, keep)
+        return found if self._persona_tui_speaks() else None
+
+    def persona_tui_pool(self, groups: list[list[str]], layers: list[int]) -> list[Packed] | None:
+        """See `WorkerSlots.pool`."""
+        found = self._persona_tui().pool(groups, layers)
         return found if self._persona_tui_speaks() else None
 
     def persona_tui_figures(self, name: str, tokens: int) -> Packed | None:

@@ -12,6 +12,7 @@ from persona_tui.core.documents import printable
 from .conftest import Cli
 
 KEYS = [
+    "model",
     "response",
     "persona",
     "blend",
@@ -25,6 +26,10 @@ KEYS = [
     "tokens",
     "seconds",
     "tokens_per_second",
+    "system",
+    "max_new_tokens",
+    "temperature",
+    "top_p",
     "seed",
     "guard",
     "notes",
@@ -38,6 +43,12 @@ def test_json_is_one_object_with_the_documented_keys(cli: Cli) -> None:
     assert (result.json["persona"], result.json["blend"]) == ("sage", None)
     assert (result.json["strength"], result.json["capping"]) == (0.5, False)
     assert result.json["tokens"] <= 5
+
+
+@pytest.mark.parametrize("args", [["generate", "caf\udce9"], ["generate", "hi", "--system", "\udce9"]])
+def test_an_argument_of_other_bytes_than_utf_8_is_told(cli: Cli, args: list[str]) -> None:
+    result = cli(*args)
+    assert result.status == 2 and "is not UTF-8 text" in result.err and result.err.count("\n") == 1
 
 
 def test_the_same_seed_gives_the_same_answer(cli: Cli) -> None:

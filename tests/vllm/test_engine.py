@@ -15,6 +15,7 @@ from persona_tui.core.config import Settings
 from persona_tui.core.errors import GenerationError
 from persona_tui.core.sections import VllmSettings
 from persona_tui.model import Interventions, ModelWrapper, Request, Sampling, Watch
+from persona_tui.model.pool import Pool
 from persona_tui.steering.engine import SteeringEngine
 from persona_tui.vectors.manager import PersonaManager
 from persona_tui.vllm.engine import VllmModel
@@ -85,6 +86,34 @@ def test_replies_and_their_means(inside: VllmModel, ours: ModelWrapper, workspac
                 near(getattr(one.activations, recipe), getattr(other.activations, recipe))
 
 
+def test_replies_are_added_up_where_they_were_written(
+    inside: VllmModel, ours: ModelWrapper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By kind of reply, to the last digit what they come to one by one; also one that is cut at the text with
+    which a base model begins the next turn."""
+    requests = [asked(each) for each in QUESTIONS]
+    plain = inside.generate(requests, GREEDY, capture_layers=ALL)
+    for model in (inside, ours):
+        monkeypatch.setattr(model, "_stops", (plain[0].text[4:7],))
+    short = lambda text: text < plain[2].text  # noqa: E731
+    there = inside.pooled(requests, GREEDY, ALL, short, kept={1})
+    one_by_one = inside.generate(requests, GREEDY, capture_layers=ALL)
+    assert [each.text for each in there.replies] == [each.text for each in one_by_one]
+    assert len(there.replies[0].token_ids) < len(plain[0].token_ids)
+    assert [each.activations is not None for each in there.replies] == [False, True, False, False]
+    wanted = {True: Pool(ALL), False: Pool(ALL)}
+    for each in one_by_one:
+        assert each.activations is not None
+        wanted[short(each.text)].add(each.activations)
+    here = ours.pooled(requests, GREEDY, ALL, short)
+    for kind, pool in there.pools.items():
+        own, other = wanted[kind], here.pools[kind]
+        assert pool.count == own.count == other.count > 0 and pool.tokens == own.tokens == other.tokens
+        assert pool.totals is not None and own.totals is not None and other.totals is not None
+        assert torch.equal(pool.totals, own.totals)
+        near(pool.totals.double(), other.totals.double())
+
+
 def test_likelihoods(inside: VllmModel, ours: ModelWrapper, workspace: Path) -> None:
     pairs = [(asked(each).messages, f"{each} It depends.") for each in QUESTIONS]
     for way in ways(workspace, ours, inside).values():
@@ -116,6 +145,31 @@ def test_a_stream_tells_the_same(inside: VllmModel, ours: ModelWrapper, workspac
             # Projections onto vectors of length 8 are in the tens.
             assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-4, abs=apart), name
         assert [each[0] for each in one.likeliest] == [each[0] for each in other.likeliest]
+
+
+def test_text_is_read_in_the_middle_of_a_stream(
+    inside: VllmModel, ours: ModelWrapper, workspace: Path
+) -> None:
+    """As a guard does with a message in disguise; nothing of the stream is lost."""
+    axes = {"a": {1: drawn(WIDTH, seed=3), 2: drawn(WIDTH, seed=4)}}
+    known = list(ways(workspace, ours, inside).values())
+    requests, rows = [asked("What is bread?")] * len(known), Interventions.by_row(known)
+    stream = inside.stream(requests, GREEDY, rows, axes)
+    there = [next(stream) for _ in range(3)]
+    read = inside.read_messages([asked("Who are you?").messages], ALL)[0]
+    pair = (asked("Hi").messages, "It depends.")
+    scored = inside.score([pair])[0]
+    there += list(stream)
+    near(read.mean, ours.read_messages([asked("Who are you?").messages], ALL)[0].mean)
+    assert scored.logprob == pytest.approx(ours.score([pair])[0].logprob, abs=1e-4)
+    here = list(ours.stream(requests, GREEDY, rows, axes))
+    order = lambda event: (event.row, event.index)  # noqa: E731
+    for one, other in zip(sorted(there, key=order), sorted(here, key=order), strict=True):
+        assert (one.row, one.token_id, one.finish) == (other.row, other.token_id, other.finish)
+        assert one.projections == pytest.approx(other.projections, rel=1e-4, abs=1e-3)
+        assert one.entropy == pytest.approx(other.entropy, abs=1e-4)
+        assert (one.nats is None) == (other.nats is None)
+        assert one.nats is None or one.nats == pytest.approx(other.nats, abs=1e-4)
 
 
 def test_a_mix_that_changes_while_it_speaks(inside: VllmModel, ours: ModelWrapper, workspace: Path) -> None:
@@ -224,7 +278,7 @@ def test_what_cannot_be_done_is_one_line(inside: VllmModel) -> None:
     stream = inside.stream([asked("Hi")], GREEDY)
     next(stream)
     with pytest.raises(GenerationError, match="middle of another reply"):
-        inside.score([(asked("Hi").messages, "It depends.")])
+        next(inside.stream([asked("Hi")], GREEDY))
     assert [each.finish for each in stream][-1] in ("stop", "length")
     with pytest.raises(GenerationError, match="compiles by itself"):
         inside.compile()

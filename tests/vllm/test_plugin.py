@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from persona_tui.core.mix import Mix
 from persona_tui.model import ModelWrapper, Sampling
 from persona_tui.steering.engine import SteeringEngine
 from persona_tui.vectors.manager import PersonaManager
-from persona_tui.vllm.wire import KEY, WORKSPACE
+from persona_tui.vllm.wire import KEY, MODEL, WORKSPACE
 
 from .conftest import NAME
 
@@ -113,6 +114,24 @@ def test_the_prefix_cache_knows_what_was_done(llm: Any, engine: SteeringEngine) 
     assert said(plain)[0] != said(steered)[0]
 
 
+def test_several_replies_to_one_request(llm: Any, engine: SteeringEngine) -> None:
+    """`n`: each of them is steered, as if it had been asked for alone."""
+    from vllm import SamplingParams, TokensPrompt
+
+    prompt = TokensPrompt(prompt_token_ids=ids_of(engine, "What is bread?"))
+
+    def several(n: int, seed: int, mix: dict[str, Any] | None) -> list[list[int]]:
+        extra = None if mix is None else {KEY: mix}
+        params = SamplingParams(n=n, seed=seed, temperature=0.8, max_tokens=TOKENS, extra_args=extra)
+        (output,) = llm.generate([prompt], params, use_tqdm=False)
+        return [list(each.token_ids) for each in output.outputs]
+
+    mix = {"persona": "sage", "strength": 0.5, "capping": False}
+    together = several(3, 5, mix)
+    assert together == [several(1, 5 + at, mix)[0] for at in range(3)]
+    assert len({tuple(each) for each in together}) == 3 and several(3, 5, None) != together
+
+
 @pytest.mark.parametrize(
     ("asked", "reason"),
     [
@@ -140,6 +159,14 @@ def test_what_cannot_be_done_is_refused_alone(
     assert said(ask(llm, [ids], [None])[0])[0]  # the server goes on
 
 
+def test_what_was_compiled_without_us_is_not_used(llm: Any) -> None:
+    """vLLM keeps what it has compiled under a hash of its configuration."""
+    config = llm.llm_engine.vllm_config
+    ours = config.compute_hash()
+    plain = {key: each for key, each in config.additional_config.items() if not key.startswith("persona_tui")}
+    assert replace(config, additional_config=plain).compute_hash() != ours
+
+
 def test_a_release_that_was_not_tried_serves_no_personas(monkeypatch: pytest.MonkeyPatch) -> None:
     import vllm
 
@@ -158,3 +185,25 @@ def test_a_model_without_blocks_is_not_steered_in_silence() -> None:
 
     with pytest.raises(RuntimeError, match="no decoder blocks in Sequential"):
         watch_blocks(torch.nn.Sequential(torch.nn.Linear(2, 2)))
+
+
+def test_drafted_tokens_are_steered(model_folder: Path, workspace: Path, engine: SteeringEngine) -> None:
+    """What is drafted is checked by the steered model: a reply is the same as without drafts."""
+    from vllm import LLM
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(WORKSPACE, str(workspace))
+        patch.setenv(MODEL, NAME)
+        drafting = LLM(
+            model=str(model_folder),
+            dtype="float32",
+            enforce_eager=True,
+            max_model_len=256,
+            max_num_seqs=4,
+            speculative_config={"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 2},
+        )
+    mix = {"persona": "sage", "strength": 0.5, "capping": True, "percentile": 60}
+    question = "Bread, bread, bread, bread, bread?"
+    found = ask(drafting, [ids_of(engine, question)] * 2, [mix, None])
+    assert said(found[0])[0] == ours(engine, question, mix)[0]
+    assert said(found[1])[0] == ours(engine, question, {"capping": False})[0] != said(found[0])[0]

@@ -8,6 +8,7 @@ import signal
 import threading
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,18 @@ from .conftest import KEY, Server
 from .test_engine import (
     ALL,
     GREEDY,
+    QUESTIONS,
     asked,
     near,
     ours,
+    rows_of,
     test_a_reply_is_read_again,
     test_a_stream_tells_the_same,
     test_likelihoods,
     test_replies_and_their_means,
+    test_replies_are_added_up_where_they_were_written,
     test_sampled_replies_depend_on_their_seeds_alone,
+    test_text_is_read_in_the_middle_of_a_stream,
     test_what_is_read_of_text,
     test_who_gives_up_leaves_nothing_behind,
     ways,
@@ -51,7 +56,9 @@ __all__ = [
     "test_a_stream_tells_the_same",
     "test_likelihoods",
     "test_replies_and_their_means",
+    "test_replies_are_added_up_where_they_were_written",
     "test_sampled_replies_depend_on_their_seeds_alone",
+    "test_text_is_read_in_the_middle_of_a_stream",
     "test_what_is_read_of_text",
     "test_who_gives_up_leaves_nothing_behind",
 ]
@@ -77,8 +84,6 @@ def test_it_is_the_model_that_the_server_has(inside: ServedModel, ours: ModelWra
 
 
 def test_what_a_server_cannot_do_is_one_line(inside: ServedModel) -> None:
-    with pytest.raises(GenerationError, match="plausibility to 0"):
-        inside.generate([asked("Hi")], GREEDY, Interventions(plausibility=0.1))
     with pytest.raises(GenerationError, match="context holds"):
         inside.generate([asked("What is bread? " * 40)], GREEDY)
     with pytest.raises(GenerationError, match=r"shape \[32\]"):
@@ -139,13 +144,17 @@ ERRAND = {"name": "x"}
         ("/ways", b"no tensors", "cannot be read"),
         ("/orders", b"{", "Invalid JSON"),
         ("/orders", [{"prompt": [1], "errand": {"name": "x", "way": "unknown"}}], "not known here"),
-        ("/orders", [{"prompt": [1], "errand": {"name": "x", "twin": "y"}}], "guide"),
+        ("/orders", [{"prompt": [1], "errand": {"name": "x", "twin": "y"}}], "come together"),
+        ("/orders", [{"prompt": [1] * 9999, "errand": {"name": "x", "twin": "y"}}], "guided prompt"),
         ("/orders", [{"prompt": [1], "errand": {**ERRAND, "spans": [[0, 1]] * 99999}}], "can have"),
         ("/orders", [{"prompt": [1], "errand": {**ERRAND, "spans": [[0]]}}], "two positions"),
         ("/orders", [{"prompt": [1], "errand": ERRAND}] * 2, "the same name"),
         ("/sums", {"names": ["x"], "layers": [99]}, "the layers are"),
         ("/sums", {"names": 3}, "names is"),
+        ("/pools", {"groups": ["x"], "layers": []}, "names is"),
+        ("/pools", {"groups": [], "layers": [99]}, "the layers are"),
         ("/change", {"ways": {"x": "unknown"}}, "ways is"),
+        ("/change", {"ways": {}, "limits": {"x": "y"}}, "limits is"),
         ("/files/../config.json", {}, "no"),
     ],
 )
@@ -172,6 +181,29 @@ def test_who_goes_away_leaves_nothing_behind(server: Server, inside: ServedModel
         with urllib.request.urlopen(request, timeout=60) as answer:
             answer.readline()
     assert inside.generate([asked("Hi")], GREEDY, capture_layers=ALL)[0].activations is not None
+
+
+def test_guided_replies_beside_others(
+    server: Server, inside: ServedModel, ours: ModelWrapper, workspace: Path
+) -> None:
+    """A reply and its twin are in the same passes, whatever else the server does."""
+    guided = ways(workspace, ours, inside)["guided"]
+    long = Sampling(max_new_tokens=40, temperature=0)
+    requests = [asked(each) for each in QUESTIONS]
+    wanted = ours.generate(requests, long, rows_of(guided, len(requests)))
+    busy = ServedModel.connect(*connect(server.url))
+    others = [asked(f"{each} And {at}? {'Tell me more. ' * at}") for at in range(8) for each in QUESTIONS[:2]]
+    work = threading.Thread(target=lambda: [busy.generate(others, long) for _ in range(4)])
+    work.start()
+    found = []
+    while work.is_alive() or not found:
+        found.append(inside.generate(requests, long, rows_of(guided, len(requests))))
+    work.join()
+    assert len(found) > 1
+    told = {tuple(tuple(each.token_ids) for each in replies) for replies in found}
+    assert told == {tuple(tuple(each.token_ids) for each in wanted)}
+    plain = ours.generate(requests, long, rows_of(replace(guided, plausibility=0.0), len(requests)))
+    assert [each.token_ids for each in plain] != [each.token_ids for each in wanted]
 
 
 def test_two_engines_at_once(server: Server, inside: ServedModel) -> None:
@@ -202,7 +234,6 @@ def on_laptop(root: Path, url: str) -> Project:
 def test_a_persona_is_made_there_and_kept_here(server: Server, tmp_path: Path, model_folder: Path) -> None:
     there = on_laptop(tmp_path / "there", server.url)
     here = opened(tmp_path / "here", model_folder, "transformers")
-    here.override({"steering.plausibility": 0.0})
     for project in (there, here):
         project.extract_axes(JobContext())
     one = there.create_persona("grim", PROMPTS, JobContext()).persona
