@@ -308,16 +308,14 @@ class ReplyView:
 
     def _tick(self) -> None:
         """Draw the text, and with it, less often, the figures: two paintings cost more than one."""
-        view = self._view
-        if view is None:
+        if (view := self._view) is None:
             return
         view.ticks += 1
-        if view.hold():
-            return
-        self._drain()
-        if view.ticks >= MEASURED:
-            view.ticks = 0
-            self._measure()
+        if not view.hold():
+            self._drain()
+            if view.ticks >= MEASURED:
+                view.ticks = 0
+                self._measure()
 
     def _drain(self) -> None:
         """Show what has been written since the last time."""
@@ -379,6 +377,8 @@ class ReplyView:
         assert reply.node is not None
         node, conversation = self._app.chat.conversation.node(reply.node), self._app.chat.conversation
         heading = heading_of(node, Scene(*conversation.siblings(node.id)), note)
+        if mix_of(node.runs[0]) is None:  # it waits: it will be spoken with what is set then
+            heading = replace(heading, who=voice_of(self._app.chat.mix))
         return replace(heading, badges=_badges(reply.rows[0]))
 
     # --- ending

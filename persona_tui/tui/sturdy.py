@@ -74,7 +74,13 @@ class SturdyApp(Sturdy, App[None]):
         raise NotImplementedError
 
     async def on_event(self, event: events.Event) -> None:
-        """Keep what is typed until there is a screen to type on."""
+        """Keep what is typed until there is a screen to type on.
+
+        Terminals send alt+t as escape and t, and Textual (8.2) leaves the t with the key: a text field would
+        take it as text.
+        """
+        if isinstance(event, events.Key) and event.key.startswith("alt+"):
+            event.character = None
         if self._early is not None and isinstance(event, events.Key | events.Paste):
             self._early.append(event)
         elif self._early is None:

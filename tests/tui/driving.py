@@ -75,8 +75,13 @@ async def press(pilot: Pilot[None], *keys: str) -> None:
     app = pilot.app
     for key in keys:
         name = _character_to_key(key) if len(key) == 1 else key
-        app.post_message(events.Key(name, key if len(key) == 1 else _CHARACTERS.get(key)))
+        app.post_message(events.Key(name, key if len(key) == 1 else _character(key)))
         await _settle(app)
+
+
+def _character(key: str) -> str | None:
+    """Return what a terminal sends with a key by its name: with alt+t, a t."""
+    return key[-1] if key.startswith("alt+") and len(key) == len("alt+t") else _CHARACTERS.get(key)
 
 
 async def _settle(app: App[None]) -> None:

@@ -12,6 +12,7 @@ from textual.widgets import Static
 
 from persona_tui.core.jobs import LOG_LINES, Job, JobContext
 from persona_tui.core.log_file import LogFile
+from persona_tui.core.mix import Mix
 from persona_tui.core.workspace import Workspace
 from persona_tui.project.dataset_task import DatasetTask
 from persona_tui.project.project import Project
@@ -250,12 +251,12 @@ async def test_the_time_of_a_job_goes_on_between_its_reports_and_a_reply_says_wh
         context.progress(1, 4, "asking")
         go_on.wait()
 
-    async with running(workspace, (120, 40)) as (app, pilot):
+    async with running(workspace, (120, 40), Mix({"sage": 1.0}, 0.3)) as (app, pilot):
         app.jobs.submit("ask", work, lambda job: None)
         await until(pilot, lambda: "ask ██░░░░░░ 25%" in rows(app), "how far it is")
         await say(pilot, "Hello")
         heading = app.main.chat.messages[-1].heading
-        assert heading == "assistant  after a step of ask"
+        assert heading == "sage 0.30  after a step of ask"
         await until(pilot, lambda: re.search(r"25% · 0:0[2-9]", rows(app)) is not None, "time passes")
         assert app.jobs._clock is not None
         go_on.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -53,6 +54,9 @@ async def test_what_stands_below_a_long_list_of_personas_stays_on_the_screen(cro
         people = app.main.query_one(PersonaList)
         await until(pilot, lambda: "● speaking  ◐ loaded" in picture(app), "the signs")
         assert "○ on disk   ~ traced" in picture(app) and people.max_scroll_y > 0
+        await until(
+            pilot, lambda: re.search(r"○ cook +archetype", picture(app)) is not None, "rows of one line"
+        )
         await press(pilot, "end")
         await until(pilot, lambda: "harmful_validation" in picture(app), "the last one, scrolled to")
 

@@ -236,3 +236,9 @@ async def test_an_empty_prompt_without_any_room_is_painted_as_nothing(workspace:
         app.main.prompt.styles.width = 0
         await until(pilot, lambda: app.main.prompt.content_size.width == 0, "there is no room")
         assert app.main.prompt.render_line(0).cell_length == 0 and not app.failures
+
+
+async def test_a_letter_with_alt_is_no_text(workspace: Path) -> None:
+    async with running(workspace, (120, 40)) as (app, pilot):
+        await press(pilot, "h", "alt+t", "alt+c", "i")
+        assert app.main.prompt.text == "hi" and app.tints.mode == "surprise"

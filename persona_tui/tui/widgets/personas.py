@@ -132,7 +132,7 @@ class PersonaList(RowList):
 
     @property
     def _room(self) -> int:
-        return max(self.size.width, 12)
+        return max(self.scrollable_content_region.width, 12)
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         """Return how many rows it has, as far as what stands below it leaves room."""
