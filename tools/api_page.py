@@ -16,7 +16,8 @@ _OPENING = """# Python API
 Written by `python -m tools.api_page` from the docstrings. `import persona_tui` is quick: a name loads what it
 needs when it is used. Whatever is wrong with files, numbers, names and models is a
 `persona_tui.core.errors.PersonaTuiError`, and its text is one line; arguments of another type are Python's
-errors. A direction per layer is `[hidden]`, float32 on the CPU; layer *i* is the output of decoder block *i*, from 0.
+errors. A direction per layer is `[hidden]`, float32 on the CPU; layer *i* is the output of decoder block *i*,
+from 0.
 """
 _SECTIONS = ("Args:", "Attributes:", "Returns:", "Raises:", "Warns:")
 _ENTRY = re.compile(r"([\w, ]+): (.*)")
