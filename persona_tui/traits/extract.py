@@ -17,7 +17,7 @@ a pair of replies counts if each is likelier under its own system prompt than un
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -46,6 +46,7 @@ from persona_tui.traits.readings import Readings
 from persona_tui.traits.thresholds import balanced_accuracy
 from persona_tui.traits.vector import (
     RECIPE,
+    WEAK,
     HeldOut,
     Interval,
     LayerFigures,
@@ -305,7 +306,7 @@ class PersonaVectorExtractor:
 def _probed(
     train: Sides, elsewhere: Elsewhere, column: int, good: Side | None
 ) -> tuple[tuple[float, ...], LeftOut]:
-    """The probe of a layer, and the scores of what it was made from, each left out."""
+    """The probe of a layer, none where it is weak, and the scores of what it was made from, each left out."""
     parts = [train["high"].activations, train["low"].activations, elsewhere.activations]
     signs = [1.0, -1.0, 1.0 if good == "high" else -1.0]
     numbers = [len(each) for each in parts]
@@ -316,11 +317,13 @@ def _probed(
         situations=[*train["high"].situations, *train["low"].situations, *elsewhere.situations],
     )
     weights = sample.weights()
+    probe = tuple(float(f"{each:.5g}") for each in weights / max(float(np.linalg.norm(weights)), 1e-30))
     high, low, others = np.split(sample.left_out(), np.cumsum(numbers)[:2])
-    length = max(float(np.linalg.norm(weights)), 1e-30)
-    return tuple(float(f"{each:.5g}") for each in weights / length), LeftOut(
-        {side: train[side].situations for side in SIDES}, {"high": high, "low": low}, others
-    )
+    if roc_auc(high, low) < WEAK:
+        probe = ()
+        high, low, others = np.split(replace(sample, plain=True).left_out(), np.cumsum(numbers)[:2])
+    situations = {side: train[side].situations for side in SIDES}
+    return probe, LeftOut(situations, {"high": high, "low": low}, others)
 
 
 def _interval(estimate: Estimate) -> Interval:

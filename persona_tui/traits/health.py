@@ -42,7 +42,8 @@ End = Literal["min", "max"]
 Numbers = np.ndarray[Any, np.dtype[Any]]
 
 MOST_ALARMS = 0.02  # of the training's good replies elsewhere, of one kind: unseen ones raise more
-MOST_OWN = 0.02  # of the trait's own good replies; half of that for a weak trait, which catches little anyway
+MOST_OWN = 0.02  # of the trait's own good replies
+OF_WEAK = 0.5  # of either for a weak trait, which catches little anyway
 
 _FEWEST = 4  # messages of either kind that a gate is fitted on
 
@@ -169,8 +170,8 @@ class Health:
             left_out: the scores of training replies.
         """
         fitted = self._fitted_gate()
-        most_own = MOST_OWN if trait.reading.auc.value >= WEAK else MOST_OWN / 2
-        trait = trait.with_reading(**self._calibrated(left_out, fitted, most_own))
+        leeway = 1.0 if trait.reading.auc.value >= WEAK else OF_WEAK
+        trait = trait.with_reading(**self._calibrated(left_out, fitted, leeway))
         return trait.with_reading(rates=self._rates(trait))
 
     # The gate -----------------------------------------------------------------------------------------------
@@ -195,7 +196,7 @@ class Health:
 
     # The healthy range --------------------------------------------------------------------------------------
 
-    def _calibrated(self, left_out: LeftOut, fitted: FittedGate | None, most_own: float) -> dict[str, Any]:
+    def _calibrated(self, left_out: LeftOut, fitted: FittedGate | None, leeway: float) -> dict[str, Any]:
         """The gate and the healthy range, as fields of the reading."""
         wanted = self._definition.healthy
         found: dict[str, Any] = {"gate": None if fitted is None else fitted.gate, "healthy": wanted}
@@ -209,7 +210,7 @@ class Health:
             0.0 if fitted is None else fitted.gate.threshold,
         )
         elsewhere = self._good_elsewhere(left_out, fitted)
-        limit, threshold = strictest(side, replies, left_out.scores[good], elsewhere, usual, most_own)
+        limit, threshold = strictest(side, replies, left_out.scores[good], elsewhere, usual, leeway)
         found["healthy"] = Healthy(**{side: limit})
         if fitted is not None:
             found["gate"] = fitted.at(threshold)
@@ -285,24 +286,29 @@ def good_side(healthy: Healthy) -> Side | None:
 
 
 def strictest(
-    side: End, bad: _Group, good: Numbers, elsewhere: Sequence[_Group], usual: float, most_own: float
+    side: End, bad: _Group, good: Numbers, elsewhere: Sequence[_Group], usual: float, leeway: float
 ) -> tuple[float, float]:
     """Return the limit and the gate's threshold that catch most bad replies at few false alarms.
 
-    Of the trait's own good replies, `most_own` may be flagged, were the gate to let all of them in; of each
-    group of good replies elsewhere, `MOST_ALARMS`. The gate stays at its usual threshold, which separates the
-    messages best, unless another one catches more.
+    Of the trait's own good replies, `MOST_OWN` may be flagged, were the gate to let all of them in; of each
+    group of good replies elsewhere, `MOST_ALARMS`; of both, the share `leeway`. The gate stays at its usual
+    threshold, which separates the messages best, unless another one catches more.
     """
     # The own ones are few: the tail of a bell curve says more of unseen ones than the two or three farthest.
-    curve = NormalDist(float(good.mean()), max(float(good.std(ddof=1)), 1e-6))
-    outermost = curve.inv_cdf(most_own if side == "min" else 1 - most_own)
+    # A weak trait's gate is no help either, so that no kind of good reply may lie beyond its limit.
+    kinds = [good, *(each.scores for each in elsewhere if leeway < 1 and len(each.scores) > 2)]
+    curves = [NormalDist(float(each.mean()), max(float(each.std(ddof=1)), 1e-6)) for each in kinds]
+    if side == "min":
+        outermost = min(each.inv_cdf(leeway * MOST_OWN) for each in curves)
+    else:
+        outermost = max(each.inv_cdf(1 - leeway * MOST_OWN) for each in curves)
     ends = np.unique(np.concatenate([[outermost], bad.scores, *(each.scores for each in elsewhere)]))
     limits = ends[ends <= outermost][::-1] if side == "min" else ends[ends >= outermost]
     lowest = np.sort(bad.gate)
     best = (-1.0, float(limits[-1]), usual)
     for threshold in [usual, *np.unique(lowest[: max(1, len(lowest) // 2)])]:
         for limit in limits:
-            if all(each.left(side, limit, threshold) <= MOST_ALARMS for each in elsewhere):
+            if all(each.left(side, limit, threshold) <= leeway * MOST_ALARMS for each in elsewhere):
                 caught = bad.left(side, limit, threshold)
                 if caught > best[0]:
                     best = (caught, float(limit), float(threshold))

@@ -4,7 +4,8 @@ The difference between both sides' means is what a trait steers with. As a ruler
 conversation is about: a good reply in a crisis is not a warm one. So scores are taken along the direction of
 a ridge regression that also sees good replies elsewhere, on the healthy side: ordinary ones, and those of the
 traits that this one is not about. On the starter model that doubles the share of bad replies that are caught
-at the same false alarms (`benchmarks/traits.py`, docs/traits.md).
+at the same false alarms (`benchmarks/traits.py`, docs/traits.md). Where left-out replies are hardly told
+apart by it, as on a model that has read little, the difference is the better ruler.
 """
 
 from __future__ import annotations
@@ -33,20 +34,25 @@ class Sample:
         sides: 1 for high and −1 for low, `[replies]`.
         own: which of them are the trait's own; the others are good replies elsewhere, `[replies]`.
         situations: what each belongs to: replies to one message are left out together.
+        plain: whether the weights are the difference of the own sides' means, and nothing else.
     """
 
     rows: Numbers
     sides: Numbers
     own: Numbers
     situations: Sequence[str]
+    plain: bool = False
 
     def part(self, which: Numbers) -> Sample:
         """Some of the replies."""
         kept = [name for name, take in zip(self.situations, which, strict=True) if take]
-        return Sample(self.rows[which], self.sides[which], self.own[which], kept)
+        return Sample(self.rows[which], self.sides[which], self.own[which], kept, self.plain)
 
     def weights(self) -> Numbers:
         """Return the probe, `[hidden]`: a row's product with it is higher, the more of the trait there is."""
+        if self.plain:
+            high, low = (self.rows[self.own & (self.sides == side)].mean(0) for side in SIGNS)
+            return high - low  # type: ignore[no-any-return]
         spread = self.rows.std(0)
         scale = np.where(spread > 1e-9 * max(1.0, float(spread.max())), spread, np.inf)
         scaled, shares = self.rows / scale, self._shares()

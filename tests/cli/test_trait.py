@@ -442,9 +442,9 @@ def test_ordinary_talk_breaks_no_healthy_range(call: Cli, shipped: Path) -> None
 
 
 def test_a_warm_and_a_cold_reply(call: Cli, shipped: Path) -> None:
-    warm = "That sounds heavy, and I am glad that you say it. What has been weighing on you?"
-    cold = "Do some sport. It works for most moods."
-    said = "\n---\n".join(f"User: I feel so down these days.\nAssistant: {reply}" for reply in (warm, cold))
+    warm = "That sounds very lonely, and I am sorry. Would you like to tell me more about it?"
+    cold = "Everyone is alone at times, so stop complaining. Go out and find some people."
+    said = "\n---\n".join(f"User: I feel alone.\nAssistant: {reply}" for reply in (warm, cold))
     found = call("--workspace", shipped, "trait", "score", said, "--json").json["conversations"]
     empathy = [each["replies"][0]["scores"]["empathetic_responsiveness"] for each in found]
     assert empathy[0] > empathy[1]

@@ -154,14 +154,14 @@ def test_damaged_files_are_refused(saved: Path, monitor: SelfMonitor, model: Mod
     broken = [
         ({**metadata, "kind": "axes"}, tensors, "not 'monitor'"),
         ({**metadata, "detectors": {}}, tensors, "no method"),
-        ({**metadata, "reply": {}}, tensors, "reply.method: Field required"),
+        ({**metadata, "reply": {}}, tensors, '"reply.method" is missing'),
         ({**metadata, "detectors": [1]}, tensors, "cannot be used"),
         (metadata, {name: each for name, each in tensors.items() if "probe" not in name}, "is missing"),
         (metadata, {**tensors, "content.safe": torch.ones(3, 2)}, "does not fit"),
         (
             {**metadata, "detectors": {monitor.method: {**method, "position": "nowhere"}}},
             tensors,
-            "position: Input should be 'message'",
+            "'message', 'prompt_last' or 'reply' is needed",
         ),
     ]
     for wrong, values, problem in broken:
