@@ -13,8 +13,6 @@ from persona_tui.core.errors import DatasetError
 from persona_tui.core.statistics import Flags
 
 PROBE_LAYERS = 12  # at how many layers, evenly spread, a probe is tried
-
-
 MIN_A_SIDE = 4
 FOLDS = 5
 
@@ -66,7 +64,7 @@ def make_folds(examples: Examples, seed: int = 0) -> list[Fold]:
     return folds
 
 
-# Means ------------------------------------------------------------------------------------------------------
+# Probes -----------------------------------------------------------------------------------------------------
 
 
 def spread(layers: Sequence[int]) -> list[int]:
