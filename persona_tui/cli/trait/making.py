@@ -59,7 +59,9 @@ def extract(
     given = {"num_samples_per_prompt": samples, "max_new_tokens": max_new_tokens, "seed": seed}
     project.override({f"extraction.{key}": value for key, value in given.items() if value is not None})
     definitions = _definitions(project, name, all_)
-    made = work(lambda context: project.extract_traits(definitions, recipe=recipe, context=context))
+    made = work(
+        lambda context: project.extract_traits(definitions, recipe=recipe, context=context), resumes=True
+    )
     for trait in made:
         if trait.reading.weakness is not None:
             note(f"{trait.name} is weak on this model: {trait.reading.weakness}.")
