@@ -77,7 +77,7 @@ def create(
         sources = _sources(name, archetype, description, prompts, write_prompts or via is not None)
     for chosen, source in sources.items():
         project.check_new_name(chosen, source)
-    created = work(lambda context: project.create_personas(sources, context), resumes=True)
+    created = work(lambda context: project.create_personas(sources, context))
     for each in created:
         echo(created_in_words(each, "persona-tui calibrate"))
     echo(f"Hear it: persona-tui chat --persona {created[-1].persona.name}")
@@ -232,7 +232,7 @@ def calibrate(
     if prompts is not None and description is not None:
         raise click.UsageError("Give either --prompts or --description.", click.get_current_context())
     texts = read_prompt_file(prompts) if prompts is not None else None
-    persona = work(lambda context: project.calibrate(name, context, texts, description), resumes=True)
+    persona = work(lambda context: project.calibrate(name, context, texts, description))
     calibration = persona.calibration
     reason = persona.metadata.get("weak_reason")
     if calibration is None:  # without system prompts, there is no expression

@@ -104,10 +104,7 @@ def fit(
         raise click.UsageError("Use either --min-catch or --max-false-alarms, not both.", context)
     project = invocation.project
     trade = Trade(DEFAULT_CATCH if min_catch is None else min_catch, max_false_alarms)
-    made = work(
-        lambda context: project.fit_monitor(name, context, data, file, like, method, seed, trade),
-        resumes=True,
-    )
+    made = work(lambda context: project.fit_monitor(name, context, data, file, like, method, seed, trade))
     measured = _measured(project, name) if measure else None
     made = project.monitors.load(name)
     if as_json:

@@ -54,12 +54,8 @@ def prepare_model(name: str, *, fell_back: bool = False) -> None:
         work(lambda context: unpack(source, context.progress))
 
 
-def work(do: Callable[[JobContext], T], *, resumes: bool = False) -> T:
+def work(do: Callable[[JobContext], T]) -> T:
     """Do long work here, showing how far it is. An interrupt ends it soon, with nothing half-written.
-
-    Args:
-        do: the work.
-        resumes: whether it goes on from there when it is done again, which an interrupt then says.
 
     Raises:
         Abort: an interrupt came.
@@ -68,8 +64,6 @@ def work(do: Callable[[JobContext], T], *, resumes: bool = False) -> T:
         with _display() as display, quick_interrupt():
             return run_inline(do, display.show, display.log)
     except KeyboardInterrupt as interrupt:
-        if resumes and is_main():
-            note("Stopped. Run the same command again to go on from here.")
         raise click.Abort from interrupt  # click would make it one itself, and print an empty line
 
 

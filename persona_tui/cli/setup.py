@@ -45,7 +45,7 @@ def init(invocation: Invocation, /, roles: str | None, refusals: Refusals, **opt
     project = invocation.project
     override_extraction(project, options)
     wanted = None if roles == "all" else [each.strip() for each in (roles or "").split(",") if each.strip()]
-    done = work(lambda context: project.init(context, refusals, wanted), resumes=True)
+    done = work(lambda context: project.init(context, refusals, wanted))
     echo(prepared_in_words(project, done))
 
 
@@ -63,7 +63,7 @@ def extract_axes(invocation: Invocation, /, refusals: Refusals, **options: Any) 
     """
     project = invocation.project
     override_extraction(project, options)
-    axes, personas = work(lambda context: project.extract_axes(context, refusals), resumes=True)
+    axes, personas = work(lambda context: project.extract_axes(context, refusals))
     _print_axes(project, axes)
     _print_personas(personas)
 

@@ -52,8 +52,7 @@ def test_an_interrupt_during_long_work(workspace: Path, tiny_model: Path) -> Non
     assert "assistant baseline" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     assert process.wait(5) == 130
-    told = process.stderr.read()
-    assert "Traceback" not in told and told.endswith("Run the same command again to go on from here.\n")
+    assert "Traceback" not in process.stderr.read()
     after = {path: path.read_bytes() for path in workspace.rglob("*") if path.is_file()}
     assert {path: data for path, data in after.items() if path.parent.name != "partial"} == before
 

@@ -59,9 +59,7 @@ def extract(
     given = {"num_samples_per_prompt": samples, "max_new_tokens": max_new_tokens, "seed": seed}
     project.override({f"extraction.{key}": value for key, value in given.items() if value is not None})
     definitions = _definitions(project, name, all_)
-    made = work(
-        lambda context: project.extract_traits(definitions, recipe=recipe, context=context), resumes=True
-    )
+    made = work(lambda context: project.extract_traits(definitions, recipe=recipe, context=context))
     for trait in made:
         if trait.reading.weakness is not None:
             note(f"{trait.name} is weak on this model: {trait.reading.weakness}.")
