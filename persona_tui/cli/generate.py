@@ -94,6 +94,8 @@ def prompt_text(prompt: str) -> str:
     text = sys.stdin.read(_MOST_CHARACTERS + 1) if prompt == "-" else prompt
     if len(text) > _MOST_CHARACTERS:
         raise PersonaTuiError(f"the prompt is longer than {_MOST_CHARACTERS:,} characters")
+    if "\0" in text:
+        raise PersonaTuiError("the prompt has zero bytes: it is UTF-16, or no text; UTF-8 is needed")
     if not text.strip():
         raise click.UsageError("The prompt is empty.", click.get_current_context())
     return text.strip()

@@ -107,6 +107,8 @@ def read_line(prompt: str) -> str | None:
     line = sys.stdin.readline(LONGEST_LINE)
     if len(line) == LONGEST_LINE:
         raise PersonaTuiError(f"a line is longer than {LONGEST_LINE:,} characters")
+    if "\0" in line:
+        raise PersonaTuiError("a line has zero bytes: the input is UTF-16, or no text; UTF-8 is needed")
     return line.rstrip("\r\n") if line else None
 
 

@@ -51,6 +51,13 @@ def test_an_argument_of_other_bytes_than_utf_8_is_told(cli: Cli, args: list[str]
     assert result.status == 2 and "is not UTF-8 text" in result.err and result.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("args", [["generate", "-"], ["chat", "--plain"]])
+def test_utf_16_from_standard_input_is_refused(cli: Cli, args: list[str]) -> None:
+    result = cli(*args, stdin="What is bread?\n".encode("utf-16").decode("utf-8", "replace"))
+    assert (result.status, result.out) == (1, "")
+    assert "UTF-8 is needed" in result.err and result.err.count("\n") == 1
+
+
 def test_the_same_seed_gives_the_same_answer(cli: Cli) -> None:
     def answer(*options: str) -> str:
         return str(cli("generate", "hi", "--max-new-tokens", "20", *options).out)
