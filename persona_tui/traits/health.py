@@ -192,7 +192,7 @@ class Health:
         read_own, read_other = (
             self._readings.messages([each.prompt for each in part]) for part in (self._own, other)
         )
-        return fit_gate(read_own, read_other, self._definition.not_about)
+        return fit_gate(read_own, read_other)
 
     # The healthy range --------------------------------------------------------------------------------------
 
