@@ -63,6 +63,7 @@ CONTRASTED = (0.5, 1.0, 1.6, 2.5)  # the same where loudness is all that is meas
 UNGUIDED = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the usual dose, where nothing says what size is right
 QUIETER = 4  # how often half the size is tried where none of these is fluent
 CONTRAST_REPLIES = 16  # of each side
+LEAST_GAINED = 0.01  # nats per token; where no size makes the high side likelier by more, none is right
 CLEAR = 0.5  # an expression below this is weak
 
 # Bands that the search compares, in shares of the depth, beside the default one.
@@ -198,7 +199,8 @@ def fit_contrast(
 
     Its size is the one that makes the replies of its high side likeliest against those of its low side; of
     the multiples of it, the loudest is taken whose replies are as fluent as the model's own; where none is, a
-    quieter size. Without replies of two sides, the same is done with multiples of the usual dose.
+    quieter size. Without replies of two sides, or if no size makes the high ones likelier, the same is done
+    with multiples of the usual dose.
 
     Args:
         extractor: with its questions.
@@ -216,12 +218,14 @@ def fit_contrast(
     bench = Bench(extractor, vector, prompted=False)
     margin = extractor.settings.calibration.fluency_margin
     sides = [_some(extractor, side) for side in (high, low)]
-    gains: dict[float, float] = {}
+    gained: float | None = None
     size, multiples = bench.coefficient(DEFAULT_DOSE), list(UNGUIDED)
     if all(sides):
         before = bench.contrast(sides, 0.0)
         gains = likeliest(lambda each: bench.contrast(sides, each) - before, size)
-        size, multiples = max(gains, key=lambda each: gains[each]), list(CONTRASTED)
+        gained = max(gains.values())
+        if gained >= LEAST_GAINED:
+            size, multiples = _best(gains), list(CONTRASTED)
     measured = bench.sweep([size * each for each in multiples])
     for _ in range(QUIETER):
         if measured[0].fluent(margin):
@@ -234,7 +238,7 @@ def fit_contrast(
         "strength": DEFAULT_STRENGTH,
         "fluency_drop": round(chosen.fluency_drop, 4),
         "fluent": chosen.fluent(margin),
-        "gained": round(gains[size], 4) if gains else None,
+        "gained": None if gained is None else round(gained, 4),
     }
     placed = {
         "gain": chosen.coefficient / DEFAULT_STRENGTH,

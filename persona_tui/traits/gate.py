@@ -42,6 +42,7 @@ class TraitGate(BaseModel):
         kept: the share of left-out messages of its own that it lets in.
         let_in: the share of left-out other messages that it lets in.
         counts: messages that it was fitted on: its own, others.
+        yields_to: other traits. A message that one of them is surer of is theirs.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True, ignored_types=(cached_property,))
@@ -54,6 +55,7 @@ class TraitGate(BaseModel):
     kept: float
     let_in: float
     counts: tuple[int, int]
+    yields_to: tuple[str, ...] = ()
 
     @cached_property
     def _weights(self) -> Tensor:
@@ -108,7 +110,14 @@ class Gates:
         return found
 
     def _outside(self, read: Reading) -> frozenset[str]:
-        return frozenset(name for name, gate in self._gates.items() if gate.reading(read) < gate.threshold)
+        values = {name: gate.reading(read) for name, gate in self._gates.items()}
+        inside = {name for name, gate in self._gates.items() if values[name] >= gate.threshold}
+        left_to_others = {
+            name
+            for name in inside
+            if any(values[other] > values[name] for other in inside.intersection(self._gates[name].yields_to))
+        }
+        return frozenset(self._gates) - (inside - left_to_others)
 
     def _kept(self, prompt: Sequence[Message]) -> list[Message] | None:
         """Return as much of a prompt as is read; None if there is nothing to go by."""
@@ -167,12 +176,13 @@ class FittedGate:
         return self.gate.model_copy(update={"threshold": threshold, **shares})
 
 
-def fit_gate(own: Sequence[Reading], other: Sequence[Reading]) -> FittedGate:
+def fit_gate(own: Sequence[Reading], other: Sequence[Reading], yields_to: Sequence[str] = ()) -> FittedGate:
     """Fit a gate at all layers that were read.
 
     Args:
         own: messages that the trait is about, at least two.
         other: messages that it is not about, at least two.
+        yields_to: other traits, whose messages are among those.
     """
     layers = own[0].layers
     rows = torch.stack([features(each, layers) for each in (*own, *other)]).double().numpy()
@@ -189,6 +199,7 @@ def fit_gate(own: Sequence[Reading], other: Sequence[Reading]) -> FittedGate:
         kept=0.0,
         let_in=0.0,
         counts=(len(own), len(other)),
+        yields_to=tuple(yields_to),
     )
     fitted = FittedGate(gate, inside, outside)
     return replace(fitted, gate=fitted.at(best_threshold(inside, outside)))
