@@ -5,7 +5,7 @@
 Quality: monitors are fitted twice, on the small training set (25 + 25) and on that and the larger set's
 training split, and measured on sets that neither has seen; beside them a classifier of the words alone.
 Reading: the same probe on whole messages, on the last token before the reply, and on the most dangerous part,
-for held-out requests that are padded. Precision: the same monitor's verdicts, with the model in float32 and in
+for held-out requests that are padded. Precision: the same monitor's verdicts, with the model in float32 and
 bfloat16. Attacks: what rules make of held-out requests. Cost (chat, check): with and without a monitor in
 turns, within one run; ratios of medians, with 95% bootstrap intervals.
 """
@@ -28,11 +28,12 @@ from persona_tui.core.statistics import labelled_auc, share
 from persona_tui.core.workspace import Workspace, packaged_root
 from persona_tui.model import ModelWrapper, Sampling, conversation
 from persona_tui.monitors.amid import read_amid_chat
-from persona_tui.monitors.evaluation import evaluate
+from persona_tui.monitors.detectors import CONTENT, TONE
+from persona_tui.monitors.evaluation import WORDS, Evaluation, evaluate
 from persona_tui.monitors.fitter import fit
 from persona_tui.monitors.guard import Guard, verdict_of
 from persona_tui.monitors.monitor import SelfMonitor
-from persona_tui.monitors.query_sets import STANDARD, load_sets
+from persona_tui.monitors.query_sets import ADVERSARIAL, STANDARD, load_sets
 from persona_tui.monitors.readings import (
     MESSAGE,
     PROMPT_LAST,
@@ -116,6 +117,7 @@ def quality(monitors: dict[str, SelfMonitor], workspace: Workspace) -> str:
             f"### Fitted on {len(monitor.training.examples.queries)} queries ({name})",
             f"Cross-validation chose {monitor.method}, {chosen.position}, layers {list(chosen.layers)}.",
             table(header, rows),
+            beside_published(done),
             examples(monitor),
             table(
                 ["set", "kind", "n", f"accuracy of {monitor.method}"],
@@ -133,6 +135,25 @@ def quality(monitors: dict[str, SelfMonitor], workspace: Workspace) -> str:
                 )
             )
     return "\n\n".join(parts)
+
+
+def beside_published(done: Evaluation) -> str:
+    """Accuracy where the write-up has figures: at the monitor's thresholds and, like it, at the best ones."""
+    asked = {
+        "tone vectors, standard queries": (TONE, STANDARD),
+        "content vectors, standard queries": (CONTENT, STANDARD),
+        "content vectors, adversarial queries": (CONTENT, ADVERSARIAL),
+        f"{done.method} (in use), standard queries": (done.method, STANDARD),
+        f"{done.method} (in use), adversarial queries": (done.method, ADVERSARIAL),
+        "words alone, standard queries": (WORDS, STANDARD),
+        "words alone, adversarial queries": (WORDS, ADVERSARIAL),
+    }
+    rows = []
+    for what, (method, name) in asked.items():
+        scores, safe, _ = done.scored(method, [name])
+        accuracy = [((scores > at) == safe).mean() for at in (done.thresholds[method], -np.inf, *scores)]
+        rows.append([what, len(scores), f"{accuracy[0]:.2f}", f"{max(accuracy):.2f}"])
+    return table(["ours", "n", "at its threshold", "at the best threshold"], rows)
 
 
 def examples(monitor: SelfMonitor) -> str:

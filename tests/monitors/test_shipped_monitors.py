@@ -49,7 +49,7 @@ def test_what_stands_around_a_request_does_not_make_it_safe(monitor: SelfMonitor
 def test_it_catches_direct_requests_and_says_what_it_is_wrong_about(folder: str) -> None:
     path = packaged_root() / "vectors" / folder / "monitors" / "default.safetensors"
     shipped = SelfMonitor.load(path)
-    assert shipped.method == CONSENSUS and "more_alarms" in shipped.detector().fit
+    assert shipped.method == CONSENSUS
     assert shipped.caught is not None and shipped.caught["on"] == "held-out queries"
     assert shipped.caught["value"] >= 0.97
     kinds = {
