@@ -226,7 +226,7 @@ class Inspection:
             self._direction = names[0]
 
     def _subject_block(self) -> MessageBlock | None:
-        """The message that is shown. The chat may have another block for it by now."""
+        """Return the message that is shown. The chat may have another block for it by now."""
         messages = [block for log in self._app.main.split.logs for block in log.messages]
         if self._block is not None:
             for block in messages:
@@ -464,7 +464,7 @@ def _model_of(node: Node) -> set[object]:
 
 
 def _mix_of(node: Node) -> Mix | None:
-    """What a reply was written with last, as far as that is known."""
+    """Return what a reply was written with last, as far as that is known."""
     recorded = node.runs[-1].mix if node.runs else None
     if not recorded:
         return None

@@ -151,7 +151,7 @@ class Mixer:
         }
 
     def _calibration(self, engine: SteeringEngine, mix: Mix) -> Calibration | None:
-        """What was measured of the persona that speaks alone, at the layers where it is added."""
+        """Return what was measured of the persona that speaks alone, at the layers where it is added."""
         names = list(mix.speaking)
         return engine.personas.get(names[0]).calibration if len(names) == 1 and mix.layers is None else None
 
