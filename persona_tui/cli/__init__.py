@@ -70,7 +70,7 @@ def _logged() -> Invocation:
     from persona_tui.core.workspace import Workspace
 
     invocation = Invocation()
-    log_libraries(lambda: Workspace.find(invocation.workspace).root / "logs", lambda: invocation.debug)
+    log_libraries(lambda: Workspace.find(invocation.folder).root / "logs", lambda: invocation.debug)
     return invocation
 
 
