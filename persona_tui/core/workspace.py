@@ -50,10 +50,8 @@ class Workspace:
         if explicit is not None:
             root = explicit.expanduser().absolute()
             if not make and not root.exists():
-                raise WorkspaceError(
-                    f"There is no folder {root}: check --workspace, or make a workspace there with `persona-tui "
-                    f"--workspace {explicit} init`."
-                )
+                advice = f"make a workspace there with `persona-tui --workspace {explicit} init`"
+                raise WorkspaceError(f"There is no folder {root}: check --workspace, or {advice}.")
             _refuse_foreign(root)
         else:
             root = _nearest_above(_here()) or Path(user_data_dir("persona-tui", appauthor=False))

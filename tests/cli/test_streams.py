@@ -52,9 +52,22 @@ def test_an_interrupt_during_long_work(workspace: Path, tiny_model: Path) -> Non
     assert "assistant baseline" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     assert process.wait(5) == 130
-    assert "Traceback" not in process.stderr.read()
+    last = process.stderr.read().splitlines()[-1]
+    assert last == "Stopped. Nothing was kept of this step (axes): run the same command to start it again."
     after = {path: path.read_bytes() for path in workspace.rglob("*") if path.is_file()}
     assert {path: data for path, data in after.items() if path.parent.name != "partial"} == before
+
+
+def test_an_interrupt_of_what_keeps_nothing_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "talks.jsonl"
+    file.write_text('{"prompt": "Is it late?", "response": "Yes."}\n' * 20_000)
+    (tmp_path / "new").mkdir()
+    process = spawn("--workspace", tmp_path / "new", "--model", "tiny", "trait", "score", file)
+    assert process.stderr is not None
+    assert process.stderr.readline()  # how far it is
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    assert process.stderr.read().splitlines()[-1] == "Stopped. Nothing was kept."
 
 
 def test_a_request_to_end_keeps_what_is_finished(workspace: Path, tiny_model: Path) -> None:
