@@ -12,7 +12,7 @@ import click
 from persona_tui.cli.options import Invocation, pass_invocation
 from persona_tui.cli.output import echo, json_option, print_json, print_table, shortened
 from persona_tui.project.about import about, sections
-from persona_tui.project.belonging import belonging
+from persona_tui.project.shape import belonging
 
 if TYPE_CHECKING:
     from persona_tui.project.project import Project

@@ -55,6 +55,10 @@ class Workspace:
             _refuse_foreign(root)
         else:
             root = _nearest_above(_here()) or Path(user_data_dir("persona-tui", appauthor=False))
+        if (root / CONFIG_NAME).is_dir():
+            raise WorkspaceError(
+                f"{root / CONFIG_NAME} is a folder, where the file with the settings belongs."
+            )
         if not (root / CONFIG_NAME).is_file():
             _fill(root)
         return cls(root)
@@ -189,7 +193,7 @@ def _here() -> Path:
 
 def _nearest_above(folder: Path) -> Path | None:
     candidates = (folder, *folder.parents)
-    return next((place for place in candidates if (place / CONFIG_NAME).is_file()), None)
+    return next((place for place in candidates if (place / CONFIG_NAME).exists()), None)
 
 
 def _refuse_foreign(root: Path) -> None:

@@ -339,7 +339,9 @@ class PartialStore:
         """Return what is left of the job that is under way, if it stops now, in a sentence."""
         if self._job is not None and self._has_parts(self._job):
             return KEPT
-        return f"{STOPPED} Nothing was kept of this step ({self._job}): run the same command to start it again."
+        return (
+            f"{STOPPED} Nothing was kept of this step ({self._job}): run the same command to start it again."
+        )
 
     # Files --------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from persona_tui.chat.voice import shares
 from persona_tui.core.errors import PersonaTuiError
-from persona_tui.core.mix import Mix, parse_layers
+from persona_tui.core.mix import Mix, layers_text, parse_layers
 from persona_tui.tui import collector
 from persona_tui.tui.fluency import (
     Fluency,
@@ -21,7 +21,6 @@ from persona_tui.tui.fluency import (
 from persona_tui.tui.inspection import TokenReading
 from persona_tui.tui.messages import LogLine, OrdinaryMeasured
 from persona_tui.tui.screens.ask import AskScreen
-from persona_tui.tui.widgets.gauges import layers_text
 from persona_tui.tui.widgets.mixer import MixerState
 from persona_tui.tui.widgets.token_view import unit_of
 from persona_tui.tui.widgets.trace import Line, TracePoint

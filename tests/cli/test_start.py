@@ -160,6 +160,15 @@ def test_a_misspelt_workspace_is_not_made_by_what_reads(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_where_the_settings_belong_is_told(call: Cli, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").mkdir()
+    for command in (["list"], ["config", "set", "generation.seed", "3"], ["init"]):
+        result = call("--workspace", tmp_path, *command)
+        assert (result.status, result.out) == (1, "")
+        assert f"{tmp_path / 'config.yaml'} is a folder" in result.err and result.err.count("\n") == 1
+    assert [*tmp_path.iterdir()] == [tmp_path / "config.yaml"]
+
+
 def test_what_writes_makes_its_workspace(call: Cli, tmp_path: Path) -> None:
     made = tmp_path / "made"
     assert call("--workspace", made, "config", "set", "generation.seed", "3").status == 0

@@ -87,6 +87,18 @@ def test_a_request_to_end_keeps_what_is_finished(workspace: Path, tiny_model: Pa
     assert list(workspace.glob("vectors/*/partial/axes.*.safetensors"))
 
 
+@pytest.mark.parametrize("command_line", [["generate", "hi"], ["list"], ["list", "--json"]], ids=" ".join)
+def test_a_closed_output_is_an_error(workspace: Path, tiny_model: Path, command_line: list[str]) -> None:
+    line = " ".join(
+        f"'{part}'" for part in command("--workspace", workspace, "--model", tiny_model, *command_line)
+    )
+    done = subprocess.run(
+        ["sh", "-c", f"exec {line} >&-"], capture_output=True, text=True, env=environment(), check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == "Error: standard output is closed: there is nowhere to write to\n"
+
+
 def test_only_json_on_stdout(workspace: Path, tiny_model: Path) -> None:
     result = finish(spawn("--workspace", workspace, "--model", tiny_model, "generate", "hi", "--json"))
     assert json.loads(result.out)["prompt_tokens"] > 0

@@ -1,4 +1,4 @@
-"""Whether a vector file belongs to the model, as far as that can be told without loading it."""
+"""What is known of the model's sizes without loading it, and whether a vector file belongs to it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,15 @@ from persona_tui.core.errors import PersonaTuiError, VectorFileError
 
 if TYPE_CHECKING:
     from persona_tui.project.project import Project
+
+
+def depth_of(project: Project) -> int | None:
+    """Return how many layers the model has; None if that is not known before it is loaded."""
+    engine = project.loaded_engine
+    if engine is not None:
+        return engine.model.n_layers
+    depth = _sizes(project).get("num_hidden_layers")
+    return depth if isinstance(depth, int) else None
 
 
 def belonging(project: Project) -> Callable[[Path, Mapping[str, Any]], None]:
@@ -41,11 +50,12 @@ def belonging(project: Project) -> Callable[[Path, Mapping[str, Any]], None]:
 
 
 def _sizes(project: Project) -> dict[str, Any]:
-    """Return the model's config.json; empty if it is not on this machine, or a server lends it."""
+    """Return the model's config.json; empty if it is not on this machine, or a server has it."""
     from persona_tui.model.sources import resolve
 
+    elsewhere = project.lent or project.at is not None
     try:
-        folder = None if project.lent else resolve(project.settings.model.name).folder
+        folder = None if elsewhere else resolve(project.settings.model.name).folder
         config = json_value(read_plain(folder / "config.json")) if folder is not None else {}
     except (PersonaTuiError, OSError, ValueError):
         return {}  # loading it says what is wrong
