@@ -23,6 +23,7 @@ from persona_tui.tui.messages import LogLine, OrdinaryMeasured
 from persona_tui.tui.screens.ask import AskScreen
 from persona_tui.tui.widgets.mixer import MixerState
 from persona_tui.tui.widgets.token_view import unit_of
+from persona_tui.tui.widgets.too_small import SHORT
 from persona_tui.tui.widgets.trace import Line, TracePoint
 
 if TYPE_CHECKING:
@@ -279,6 +280,8 @@ class Mixer:
 
     def _wanted(self, known: Sequence[str]) -> list[str]:
         """Return what the user chose, else the assistant axis and, where there is room, who speaks."""
+        if self._app.size.height < SHORT:
+            return []
         if self._traced is not None:
             return list(self._traced)
         speaking = list(self._app.chat.mix.weights)[:1] if self._app.size.height >= _TALL else []
