@@ -74,7 +74,7 @@ class Tally:
     rows: Mapping[int, Tensor] = field(default_factory=dict)
 
     def __add__(self, other: Tally) -> Tally:
-        """The tally of both's items.
+        """Return the tally of both's items.
 
         Raises:
             ValueError: an item is in both.
@@ -90,7 +90,7 @@ class Tally:
         )
 
     def everyones(self) -> Tally:
-        """The tally of all processes' items."""
+        """Return the tally of all processes' items."""
         crew = processes()
         if crew.count == 1:
             return self
@@ -147,7 +147,7 @@ class Stage:
         self.add(Tally(frozenset([item]), values={item: value}))
 
     def finish(self, total: int, size: int, do: Callable[[Sequence[int]], Tally]) -> Tally:
-        """Do all items that are not finished, divided among the processes; what all of them come to.
+        """Do all unfinished items, divided among the processes; return what all of them come to.
 
         Args:
             total: how many items there are.
@@ -162,7 +162,7 @@ class Stage:
         return self.everyones()
 
     def everyones(self) -> Tally:
-        """What the items of all processes come to, when none of them has any left."""
+        """Return what the items of all processes come to, when none of them has any left."""
         self.complete = True
         return self.tally.everyones()
 
@@ -237,7 +237,7 @@ class PartialStore:
             yield
 
     def _began(self, record: dict[str, str]) -> dict[str, str]:
-        """What the template wrote when the job began, which is now unless it was interrupted."""
+        """Return what the template wrote when the job began, which is now unless it was interrupted."""
         path = self.folder / f"{self._job}.rendering.json"
         known = _read_manifest(path)
         if known is None:
@@ -277,7 +277,7 @@ class PartialStore:
         self._due = now + max(SAVE_SECONDS, (now - began) / MOST_TIME_SAVING)
 
     def interrupted(self) -> list[str]:
-        """The names of the jobs that something is kept of, sorted."""
+        """Return the names of the jobs that something is kept of, sorted."""
         return sorted(path.stem for path in self.folder.glob("*.json") if self._has_parts(path.stem))
 
     def _has_parts(self, name: str) -> bool:
@@ -363,7 +363,7 @@ class PartialStore:
         return total.items
 
     def _parts(self, stage: Stage) -> list[Path]:
-        """The files about this stage, also those that another job has left."""
+        """Return the files about this stage, also those that another job has left."""
         return list(self.folder.glob(f"*.{stage.key}.*{SUFFIX}"))
 
     def _read(self, path: Path, stage: Stage) -> tuple[Tally, list[str]] | None:
@@ -407,7 +407,7 @@ atexit.register(save_all)
 
 
 def digest(parts: Iterable[object]) -> str:
-    """A short hash of texts, numbers, lists of them, and tensors."""
+    """Return a short hash of texts, numbers, lists of them, and tensors."""
     hashed = hashlib.sha256()
     for part in parts:
         if isinstance(part, Tensor):
@@ -452,7 +452,7 @@ def _write_part(path: Path, tally: Tally, key: str, replaces: list[str]) -> None
 
 
 def _read_part(path: Path, key: str) -> tuple[Tally, list[str]]:
-    """A file's tally, and the names of the files that it replaces.
+    """Return a file's tally, and the names of the files that it replaces.
 
     Raises:
         VectorFileError: a single bit of it is not as it was written.
