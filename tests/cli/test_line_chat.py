@@ -64,7 +64,7 @@ def test_without_a_keyboard_a_reply_that_fails_ends_the_chat(cli: Cli) -> None:
         ("/export", "nothing has been said yet"),
         (
             "/policy harmful_validation>",
-            "harmful_validation> does not exist as a policy file, nor is it a rule",
+            "harmful_validation> does not exist as a policy file, nor",
         ),
         ("/policy >3", ">3 does not exist as a policy file, nor is it a rule"),
     ],

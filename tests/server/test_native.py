@@ -142,7 +142,7 @@ WRONG = [
     (
         "/v1/chat/completions",
         {**CHAT, "messages": []},
-        '"messages": a list that is not empty is needed, not [].',
+        '"messages": a list that is not empty is needed',
     ),
     ("/v1/chat/completions", {**CHAT, "persona_tui": {"strength": True}}, '"persona_tui.strength": a number'),
     ("/v1/completions", {"model": "tiny", "prompt": 3}, '"prompt": a text or a list is needed, not 3.'),
@@ -164,7 +164,7 @@ WRONG = [
     (
         "/native/turns",
         {**TURN, "mixes": [{"layers": []}]},
-        '"mixes.0.layers": a list of at least 1 is needed',
+        '"mixes.0.layers": a list that is not empty',
     ),
     (
         "/native/turns",
