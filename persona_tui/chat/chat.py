@@ -124,8 +124,7 @@ class Chat:
         Raises:
             PersonaTuiError: it cannot be spoken like that, or not be written down; the old mix stays.
         """
-        if layers := changes.get("layers"):
-            check_depth(self.project, layers)
+        check_depth(self.project, changes.get("layers") or ())
         before, mix = self._mix, replace(self._mix, **changes)
         mix = replace(mix, weights=mix.speaking)
         self._speak_with(mix)

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 def check_depth(project: Project, layers: Sequence[int]) -> None:
     """Raise PersonaTuiError for layers that the model does not have, if its depth is known."""
+    if not layers:
+        return
     engine = project.loaded_engine
     depth = engine.model.n_layers if engine is not None else _sizes(project).get("num_hidden_layers")
-    if isinstance(depth, int) and max(layers, default=0) >= depth:
+    if isinstance(depth, int) and max(layers) >= depth:
         raise PersonaTuiError(f"there is no layer {max(layers)}: this model's are 0 to {depth - 1}")
 
 
