@@ -31,6 +31,7 @@ from persona_tui.monitors.second_opinion import Validator, validator_of_environm
 from persona_tui.project import models
 from persona_tui.project.models import ModelChoice
 from persona_tui.project.project import Project
+from persona_tui.project.shape import check_depth
 
 if TYPE_CHECKING:  # torch is not imported before a reply is written
     from persona_tui.model import Sampling, TokenEvent
@@ -123,6 +124,7 @@ class Chat:
         Raises:
             PersonaTuiError: it cannot be spoken like that, or not be written down; the old mix stays.
         """
+        check_depth(self.project, changes.get("layers") or ())
         before, mix = self._mix, replace(self._mix, **changes)
         mix = replace(mix, weights=mix.speaking)
         self._speak_with(mix)

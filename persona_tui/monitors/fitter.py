@@ -7,6 +7,8 @@
 3. The layer with the fewest false alarms where direct requests are caught wins, and the threshold goes where
    the trade asks for (`monitors.trade`). Messages are judged by their parts, which no padding moves.
 4. The detector itself is then made from all queries.
+5. Of the methods, the consensus of several layers is used unless another one has fewer false alarms by more
+   than a standard error: where cross-validation cannot tell them apart, an average is the steadier one.
 
 Nothing here sees a validation, adversarial or test query.
 """
@@ -47,11 +49,11 @@ from persona_tui.monitors.detectors import (
 from persona_tui.monitors.harms import fit_harms
 from persona_tui.monitors.probes import Examples, Fold, make_folds, pipeline, spread
 from persona_tui.monitors.readings import MESSAGE, TextReadings
-from persona_tui.monitors.trade import Trade, false_alarms, figures
+from persona_tui.monitors.trade import Trade, false_alarms, figures, more_alarms
 from persona_tui.vectors.maths import normalize
 
 CONSENSUS_LAYERS = 5
-_PENALTIES = (0.001, 0.003, 0.01)  # C of the logistic regression: the smaller, the simpler the probe
+_PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1)  # C of the regression: the smaller, the simpler the probe
 _FIRST_PENALTY = 0.01  # with which the layers are compared
 
 
@@ -81,17 +83,35 @@ class FittedMethods:
         harms: what tells harms apart, if the examples do.
         stacks: vectors over all layers, `[layers, hidden]`, as `content.message.safe`.
         scan: how well each layer separates, by method and position: for plots.
+        held_out: by method, what cross-validation made of each query, `[n]`.
     """
 
     detectors: dict[str, Detector] = field(default_factory=dict)
     harms: Harms | None = None
     stacks: dict[str, Tensor] = field(default_factory=dict)
     scan: list[dict[str, Any]] = field(default_factory=list)
+    held_out: dict[str, Numbers] = field(default_factory=dict)
 
     def best(self) -> str:
-        """The method with the fewest false alarms, held out; among equals the simplest. Never tone."""
+        """Return the consensus, unless another method has fewer false alarms by over a standard error.
+
+        One layer is easily the best of twelve by chance, and its threshold holds less well on other queries
+        than one for an average of several. Else the method with the fewest false alarms. Never tone.
+        """
+        more = self.detectors[CONSENSUS].fit["more_alarms"]
+        return CONSENSUS if more["value"] <= more["error"] else self._fewest()
+
+    def _fewest(self) -> str:
+        """Return the method with the fewest false alarms, held out; among equals the simplest. Never tone."""
         known = [method for method in METHODS if method in self.detectors and method != TONE]
         return min(known, key=lambda method: self.detectors[method].fit["false_alarms"])
+
+    def compare(self, examples: Examples) -> None:
+        """Note in each method's figures how many more false alarms it has than the one with the fewest."""
+        fewest = self.held_out[self._fewest()]
+        for method, scores in self.held_out.items():
+            value, error = more_alarms(scores, fewest, examples.safe, examples.kinds, examples.groups)
+            self.detectors[method].fit["more_alarms"] = {"value": round(value, 4), "error": round(error, 4)}
 
 
 def fit(
@@ -120,6 +140,7 @@ def fit(
         _fit_tone(found, examples, readings, tone, trade)
     _fit_means(found, examples, readings, folds, trade)
     _fit_probes(found, examples, readings, folds, trade)
+    found.compare(examples)
     found.harms = fit_harms(examples, readings, seed)
     return found
 
@@ -142,7 +163,7 @@ def _fit_tone(
     chosen = _best(candidates)
     row = readings.layers.index(chosen.layer)
     form = Cosines.between(*(tone.at[chosen.position][side, row : row + 1] for side in (0, 1)))
-    found.detectors[TONE] = _detector(TONE, [chosen], form, chosen.scores, examples, trade)
+    _keep(found, TONE, [chosen], form, chosen.scores, examples, trade)
 
 
 def _fit_means(
@@ -169,18 +190,18 @@ def _fit_means(
         chosen = _best(candidates)
         row = readings.layers.index(chosen.layer)
         form = make(*(side[row : row + 1] for side in means[chosen.position]))
-        found.detectors[method] = _detector(method, [chosen], form, chosen.scores, examples, trade)
+        _keep(found, method, [chosen], form, chosen.scores, examples, trade)
 
 
 def _scores(readings: TextReadings, position: str, form: Form) -> Numbers:
-    """What a form of all layers says of each text, `[texts, layers]`."""
+    """Return what a form of all layers says of each text, `[texts, layers]`."""
     scores = form.by_layer(readings.judged(position, readings.layers))
     found: Numbers = readings.most_dangerous(position, scores).double().numpy()
     return found
 
 
 def _means(activations: Tensor, safe: Flags) -> tuple[Tensor, Tensor]:
-    """The mean over the safe and over the dangerous ones, `[layers, hidden]` each: averaged first."""
+    """Return the mean over the safe and over the dangerous ones, `[layers, hidden]` each: averaged first."""
     kinds = torch.from_numpy(safe)
     return activations[kinds].mean(0), activations[~kinds].mean(0)
 
@@ -203,7 +224,7 @@ def _candidates(
 
 
 def _best(candidates: Sequence[Candidate]) -> Candidate:
-    """The one with the best rank, among those that read messages by their parts if there are such.
+    """Return the candidate with the best rank, of those that read messages by their parts if any do.
 
     What is read at the last token of a prompt is moved by whatever is said after a request: of requests that
     were all but caught, thanks and chat hid half (`benchmarks/monitoring.py`). Training queries have no such
@@ -214,12 +235,12 @@ def _best(candidates: Sequence[Candidate]) -> Candidate:
 
 
 def _difference(scores: Numbers, safe: Flags) -> float:
-    """The difference of the two kinds' mean scores."""
+    """Return the difference of the two kinds' mean scores."""
     return float(scores[safe].mean() - scores[~safe].mean())
 
 
 def _effect(scores: Numbers, safe: Flags) -> float:
-    """The same in standard deviations."""
+    """Return the difference of the two kinds' mean scores in standard deviations."""
     return separation(scores[safe], scores[~safe])
 
 
@@ -231,15 +252,16 @@ def _scan(found: FittedMethods, method: str, candidates: Sequence[Candidate], ex
         found.scan.append({"method": method, "position": each.position, "layer": each.layer, **figures})
 
 
-def _detector(
+def _keep(
+    found: FittedMethods,
     method: str,
     chosen: Sequence[Candidate],
     form: Form,
     scores: Numbers,
     examples: Examples,
     trade: Trade | None,
-) -> Detector:
-    """The detector of a form whose cross-validated scores are known."""
+) -> None:
+    """Add the detector of a form whose cross-validated scores are known."""
     safe, kinds = examples.safe, examples.kinds
     if trade is None:
         threshold = best_threshold(scores[safe], scores[~safe])
@@ -257,7 +279,8 @@ def _detector(
         "missed": [examples.queries[place] for place in missed[np.argsort(-scores[missed])]],
     }
     layers = tuple(each.layer for each in chosen)
-    return Detector(method, chosen[0].position, layers, form, threshold, said)
+    found.held_out[method] = scores
+    found.detectors[method] = Detector(method, chosen[0].position, layers, form, threshold, said)
 
 
 # Probes -----------------------------------------------------------------------------------------------------
@@ -290,7 +313,7 @@ def _fit_probes(
             probability=True,
         )
         odds = _consensus(readings, chosen.position, probes)
-        found.detectors[method] = _detector(method, those, form, 1 / (1 + np.exp(-odds)), examples, trade)
+        _keep(found, method, those, form, 1 / (1 + np.exp(-odds)), examples, trade)
     found.detectors[PROBE].fit["penalty"] = penalty
 
 
@@ -302,7 +325,7 @@ def _held_out(
     folds: Sequence[Fold],
     penalty: float,
 ) -> Numbers:
-    """The log-odds of being safe of all that is judged, each from a probe that has not seen the query."""
+    """Return the log-odds of being safe of all that is judged, from probes that have not seen the query."""
     rows = len(examples.queries)
     judged: Numbers = readings.judged(position, [layer])[:, 0].double().numpy()
     counts = readings.counts if len(judged) != rows else (1,) * rows
@@ -337,7 +360,7 @@ def _cross_validated(
     folds: Sequence[Fold],
     penalty: float,
 ) -> Numbers:
-    """The log-odds of each query's most dangerous part, `[n]`."""
+    """Return the log-odds of each query's most dangerous part, `[n]`."""
     scores = torch.from_numpy(_held_out(readings, position, layer, examples, folds, penalty))
     found: Numbers = readings.most_dangerous(position, scores).numpy()
     return found
@@ -346,7 +369,7 @@ def _cross_validated(
 def _best_penalty(
     readings: TextReadings, position: str, layer: int, examples: Examples, folds: Sequence[Fold]
 ) -> float:
-    """The one whose held-out log-odds are the least surprised by the labels."""
+    """Return the penalty whose held-out log-odds are the least surprised by the labels."""
     signs = np.where(examples.safe, 1.0, -1.0)
 
     def loss(penalty: float) -> float:
@@ -373,7 +396,7 @@ def _calibrated(
     folds: Sequence[Fold],
     penalty: float,
 ) -> _Probe:
-    """A probe of all queries, with Platt's calibration of held-out log-odds, folded into one weighted sum."""
+    """Fit a probe of all queries, with Platt's calibration of held-out log-odds, as one weighted sum."""
     held_out = _held_out(readings, position, layer, examples, folds, penalty)
     lowest = readings.most_dangerous(position, torch.from_numpy(held_out)).numpy()
     slope, offset = _platt(lowest, examples.safe)
@@ -398,7 +421,7 @@ def _platt(odds: Numbers, safe: Flags) -> tuple[float, float]:
 
 
 def _consensus(readings: TextReadings, position: str, probes: Sequence[_Probe]) -> Numbers:
-    """The held-out log-odds of each query's most dangerous part, layers averaged first, `[n]`."""
+    """Return the held-out log-odds of each query's most dangerous part, layers averaged first, `[n]`."""
     mean = torch.from_numpy(np.mean([probe.held_out for probe in probes], axis=0))
     found: Numbers = readings.most_dangerous(position, mean).numpy()
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -58,8 +59,16 @@ class PersonaMap:
     places: tuple[Place, ...]
 
     def of(self, *kinds: Kind) -> list[Place]:
-        """The places of some kinds, in their order."""
+        """Return the places of some kinds, in their order."""
         return [place for place in self.places if place.kind in kinds]
+
+    def nearest(self, name: str, count: int) -> list[Place]:
+        """Return the personas and roles that lie nearest to a persona on the map, the nearest first."""
+        own = next((each for each in self.of("persona") if each.name == name), None)
+        if own is None:
+            return []
+        others = [each for each in self.of("persona", "role") if each != own]
+        return sorted(others, key=lambda each: math.hypot(each.x - own.x, each.y - own.y))[:count]
 
 
 def persona_map(
@@ -85,7 +94,7 @@ def persona_map(
         GenerationError: a reply does not fit the context.
     """
     manager = engine.personas
-    known, roles = [manager.get(name) for name in manager.list_available()], manager.roles
+    known, roles = [*manager.usable().values()], manager.roles
     chosen = _middle(known) if layer is None else layer
     if layer is None and roles is not None:
         chosen = min(roles.layers, key=lambda each: abs(each - chosen))
@@ -128,7 +137,7 @@ class _Plane:
 
 
 def _middle(personas: Sequence[PersonaVector]) -> int:
-    """The middle of the layers at which most personas are added."""
+    """Return the middle of the layers at which most personas are added."""
     counts: dict[int, int] = {}
     for persona in personas:
         for layer in persona.steering_layers:
@@ -143,7 +152,7 @@ def _row(persona: PersonaVector, layer: int) -> NDArray[np.float64]:
 
 
 def _roles(roles: RoleMeans, layer: int, personas: Mapping[str, object]) -> dict[str, NDArray[np.float64]]:
-    """The roles that were read at a layer and are no personas."""
+    """Return the roles that were read at a layer and are no personas."""
     if layer not in roles.layers:
         return {}
     row = roles.layers.index(layer)
@@ -181,7 +190,7 @@ def _axes(axes: Axes, plane: _Plane, layer: int) -> list[Place]:
 def _path(
     engine: SteeringEngine, plane: _Plane, layer: int, turns: Sequence[tuple[list[Message], str]]
 ) -> list[Place]:
-    """The mean activation of each reply, as the plain model reads it, less that of ordinary replies."""
+    """Return each reply's mean activation, as the plain model reads it, less that of ordinary replies."""
     axes = engine.personas.axes
     if not turns:
         return []
