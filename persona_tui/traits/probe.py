@@ -21,7 +21,7 @@ Numbers = np.ndarray[Any, Any]
 
 SIGNS = (1.0, -1.0)  # of high and of low replies
 FOLDS = 8
-RIDGE = 3.0  # times the mean of the squared lengths: strong, for there are fewer replies than dimensions
+RIDGE = 10.0  # times the mean of the squared lengths: strong, for there are fewer replies than dimensions
 ELSEWHERE = 0.3  # the weight of good replies elsewhere among all good ones
 
 
