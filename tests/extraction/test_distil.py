@@ -86,6 +86,25 @@ def test_a_teacher_that_exaggerates_goes_twice_as_far_and_only_where_the_prompt_
     assert divergence == pytest.approx(float(expected.mean()), abs=1e-5)
 
 
+def test_a_focused_teacher_is_led_by_the_question_more_than_the_model_is(model: ModelWrapper) -> None:
+    some, start = lessons(model)[:2], vectors(model)
+    found = []
+    for at, (taught, bare, reply) in enumerate(some):
+        sides = ((taught, {}), (bare, {}), (some[1 - at][1], {}), (bare, start))
+        prompted, plain, strange, student = (expected_logprobs(model, *side, reply) for side in sides)
+        moved = prompted + 0.5 * (plain - strange)
+        moved[prompted < prompted.amax(-1, keepdim=True) - 7] = -torch.inf
+        top = moved.log_softmax(-1).topk(64)
+        values, theirs = top.values.clamp(min=-30), student.gather(-1, top.indices)
+        rest = [(1 - each.exp().sum(-1)).clamp(min=1e-6) for each in (top.values, theirs)]
+        kept = (values.exp() * (values - theirs)).sum(-1)
+        found.append((kept + rest[0] * (rest[0].log() - rest[1].log())).mean())
+    _, divergence = model.distillation(some, focus=0.5).improved(start, rate=0.1, seed=0)
+    _, without = model.distillation(some).improved(start, rate=0.1, seed=0)
+    assert divergence == pytest.approx(float(sum(found) / 2), abs=1e-5)
+    assert abs(divergence - without) > 1e-3
+
+
 def test_from_its_own_replies_it_unlearns_what_the_system_prompt_makes_unlikely(model: ModelWrapper) -> None:
     some, start = lessons(model)[:1], {1: 40 * vectors(model)[1]}
     taught, bare, reply = some[0]
