@@ -70,9 +70,7 @@ class Course:
         return {layer: self.axes.safety[RECIPE][self.axes.layers.index(layer)] for layer in known}
 
 
-def distilled(
-    course: Course, size: float, emphasis: float = EMPHASIS, focus: float = FOCUS
-) -> PersonaVector:
+def distilled(course: Course, size: float, emphasis: float = EMPHASIS, focus: float = FOCUS) -> PersonaVector:
     """Fit a persona's vectors to what its system prompts do.
 
     Args:

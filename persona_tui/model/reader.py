@@ -294,7 +294,9 @@ class LoadedModel:
                 raise GenerationError("An empty response teaches nothing.")
             _, other, _ = lessons[(at + 1) % len(lessons)]
             found.append(Lesson(*(answered(self.encode(each), ids) for each in (taught, bare, other))))
-        self._check_lengths([each for lesson in found for each in (lesson.taught, lesson.bare, lesson.strange)])
+        self._check_lengths(
+            [each for lesson in found for each in (lesson.taught, lesson.bare, lesson.strange)]
+        )
         return Distillation(self.model, self._blocks, found, emphasis, focus, own)
 
     def reread_reply(
