@@ -36,6 +36,7 @@ from torch import Tensor
 from persona_tui.core.documents import json_value, read_plain
 from persona_tui.core.errors import JobCancelled, PersonaTuiError, VectorFileError, WorkspaceError
 from persona_tui.core.files import atomic_write_bytes, atomic_write_text, only_writer
+from persona_tui.core.jobs import STOPPED
 from persona_tui.core.processes import processes
 from persona_tui.vectors.files import FORMAT_VERSION, METADATA_KEY, SUFFIX, check_kind, load_stored
 
@@ -49,7 +50,7 @@ MOST_TIME_SAVING = 0.05  # as a share of all time; the sums of a large model are
 _ABANDONED = 60.0  # seconds after which nobody is still writing a file
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
-KEPT = "Stopped. Finished work is kept: run the same command to resume."
+KEPT = f"{STOPPED} Finished work is kept: run the same command to resume."
 
 Log = Callable[[str], None]
 
@@ -331,9 +332,16 @@ class PartialStore:
             if str(problem) != str(error):
                 self._log(f"The most recent work is lost: {problem}")
             return
-        stopped = isinstance(error, (KeyboardInterrupt, JobCancelled))
-        if stopped and self._job is not None and self._has_parts(self._job):
-            self._log(KEPT)
+        if isinstance(error, (KeyboardInterrupt, JobCancelled)):
+            self._log(self.left())
+
+    def left(self) -> str:
+        """Return what is left of the job that is under way, if it stops now, in a sentence."""
+        if self._job is not None and self._has_parts(self._job):
+            return KEPT
+        return (
+            f"{STOPPED} Nothing was kept of this step ({self._job}): run the same command to start it again."
+        )
 
     # Files --------------------------------------------------------------------------------------------------
 
@@ -380,12 +388,18 @@ class PartialStore:
 _OPEN: WeakSet[PartialStore] = WeakSet()
 
 
-def save_all() -> bool:
-    """Write what unfinished jobs have, from any thread, as the process ends; return whether there is any."""
+def save_all() -> str:
+    """Write what unfinished jobs have, from any thread, because the process ends.
+
+    Returns:
+        What is left of the last of them, in a sentence; "" if no job is under way.
+    """
+    said = ""
     for store in list(_OPEN):
         with contextlib.suppress(Exception):  # the process ends either way, and what was written before stays
             store.save()
-    return any(store.interrupted() for store in list(_OPEN))
+        said = store.left()
+    return said
 
 
 # The app does not wait for a job when it is closed.

@@ -291,7 +291,9 @@ def _parse(path: Path) -> Any:
     try:
         document = yaml_value(read_plain(path).decode("utf-8-sig"), round_trip=True)
     except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist: a policy file is needed, or rules like a>0.3.") from None
+        raise ConfigError(
+            f"{path} is no rule, which would look like harmful_validation>0.3, nor a policy file that exists."
+        ) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text.") from error
     except OSError as error:

@@ -13,11 +13,10 @@ from textual.message import Message
 
 from persona_tui.chat.reread import Spoken, spoken
 from persona_tui.core.errors import PersonaTuiError
-from persona_tui.core.mix import Mix
+from persona_tui.core.mix import Mix, layers_text
 from persona_tui.tui.blocks import MessageBlock
 from persona_tui.tui.messages import ChoicesRead, HeatRead, MessageReread
 from persona_tui.tui.screens.inspector import InspectorScreen
-from persona_tui.tui.widgets.gauges import layers_text
 from persona_tui.tui.widgets.inspector import Inspector, InspectorState
 from persona_tui.tui.widgets.token_view import AXES, TokenValue
 
