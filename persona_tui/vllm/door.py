@@ -25,6 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from persona_tui.core.documents import json_value
 from persona_tui.core.errors import PersonaTuiError
+from persona_tui.core.mistakes import mistake_of
 from persona_tui.vectors.manager import sha256
 from persona_tui.vllm.asgi import (
     OURS,
@@ -142,8 +143,7 @@ class Door:
             else:
                 await refuse(send, f"there is no {method} {OURS}{path}", 404)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            await refuse(send, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+            await refuse(send, mistake_of(error))
         except _Full as error:
             await refuse(send, str(error), 503)
         except (PersonaTuiError, ValueError) as error:
