@@ -21,7 +21,7 @@ from measuring import opened, persona_arguments, table
 from persona_tui.core.jobs import JobContext
 from persona_tui.extraction import distil
 from persona_tui.extraction.bench import Bench as Calibration
-from persona_tui.extraction.distil import distilled, undistilled
+from persona_tui.extraction.distil import EMPHASIS, FOCUS, distilled, undistilled
 from persona_tui.extraction.sizes import likeliest
 from persona_tui.model import Interventions, Request, conversation
 from persona_tui.vectors.files import DISTILLED
@@ -43,8 +43,8 @@ class Way:
     lessons: int
     rates: tuple[float, ...]
     own: tuple[float, ...] = ()
-    emphasis: float = 2.0
-    focus: float = 0.5
+    emphasis: float = EMPHASIS
+    focus: float = FOCUS
 
 
 WAYS = {
@@ -52,7 +52,7 @@ WAYS = {
     "own": Way(12, (0.4,), (0.2,)),
     "own, no focus": Way(12, (0.4,), (0.2,), focus=0.0),
     "own, no focus, emphasis 1.5": Way(12, (0.4,), (0.2,), 1.5, 0.0),
-    "own, focus 1": Way(12, (0.4,), (0.2,), focus=1.0),
+    "own, emphasis 2, focus 0.5": Way(12, (0.4,), (0.2,), 2.0, 0.5),
     "own, many": Way(24, (0.3,), (0.15,)),
 }
 HEADER = ("persona", "way", "cost", "size", "expression", "nats lost", "repetition", "on topic")

@@ -29,11 +29,11 @@ LESSONS = 12  # replies of each kind, at most: never more than the extraction ha
 LESSON_TOKENS = 64  # of a reply; what a persona is shows early
 RATES = (0.4,)  # how far a step goes, pass by pass: see `Distillation.improved`
 OWN_RATES = (0.2,)  # the same of passes over replies that are written with the vectors so far
-# How far the teacher goes. Vectors recover about half of what a teacher does; fitted to one that goes twice
-# as far, they speak more clearly and more fluently than fitted to the plain one and doubled.
-EMPHASIS = 2.0
+# How far the teacher goes. Vectors recover about half of what a teacher does; fitted to one that goes further
+# than the system prompts, they speak more clearly and more fluently than fitted to the plain one and doubled.
+EMPHASIS = 2.5
 # How much more than the model itself the teacher is led by the question: without, loud vectors wander from it.
-FOCUS = 0.5
+FOCUS = 0.7
 
 Lessons = Sequence[tuple[list[Message], list[Message], str]]
 
