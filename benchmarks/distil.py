@@ -1,14 +1,15 @@
 """What distilling brings: the mean difference and the distilled vectors of the same personas, side by side.
 
-    python benchmarks/distil.py [--model starter] [--workspace FOLDER] [--personas sage ...] [--emphasis 1 2.5]
+    python benchmarks/distil.py [--model starter] [--workspace FOLDER] [--personas sage ...]
+                                [--emphasis 1 2.5]
 
 For every persona that the workspace has (or those that are named): what each kind of vectors recovers of the
 system prompts' effect on held-out replies at its likeliest size; and of generated replies to the same
 questions, with the floor and without the guide, the expression, nats lost and repetition beyond prompted
 replies at two sizes. These are multiples of the likeliest size for the mean difference (1 and 1.6) and for a
 teacher that exaggerates nothing, not the question either (`--emphasis 1`: 1.6 and 2.2), and for teachers that
-do, 1 and 1.4 times the size that the vectors were fitted at. The vectors are fitted here, so that all are of one run. The last line
-is what distilling costs, in thousands of tokens that pass through the model.
+do, 1 and 1.4 times the size that the vectors were fitted at. The vectors are fitted here, so that all are of
+one run. The last line is what distilling costs, in thousands of tokens that pass through the model.
 """
 
 from __future__ import annotations
