@@ -32,7 +32,7 @@ OWN_RATES = (0.2,)  # the same of passes over replies that are written with the 
 # How far the teacher goes. Vectors recover about half of what a teacher does; fitted to one that goes further
 # than the system prompts, they speak more clearly and more fluently than fitted to the plain one and doubled.
 EMPHASIS = 2.5
-# How much more than the model itself the teacher is led by the question: without, loud vectors wander from it.
+# How much more than the model itself the teacher is led by the question, from which loud vectors wander.
 FOCUS = 0.7
 
 Lessons = Sequence[tuple[list[Message], list[Message], str]]

@@ -13,10 +13,10 @@ prompt moves a token's log-probability, it moves `emphasis` times as far (contex
 al. 2023, "Contrastive Decoding", section 3.2). So the student learns to be loud and fluent at once; vectors
 that were fitted to the plain teacher and are added twice are loud only.
 
-Vectors that are loud drift: a reply opens on the question and goes over to what the persona always talks about.
-So the teacher exaggerates the question as well. Where a token is likelier after this question than after that
-of another lesson, both without the system prompt, it becomes likelier still, `focus` times as much: what
-context-aware decoding does for its context, too.
+Loud vectors drift: a reply opens on the question and goes over to what the persona always talks about. So the
+teacher exaggerates the question as well. Where a token is likelier after this question than after that of
+another lesson, both without the system prompt, it becomes likelier still, by `focus` times that difference:
+context-aware decoding once more, with the question as the context.
 
 Replies that the teacher wrote do not show where the student's own lead. So it also learns from what it wrote
 itself. There the divergence is taken the other way round: what counts is what the student finds likely and

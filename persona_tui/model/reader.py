@@ -279,8 +279,8 @@ class LoadedModel:
         Args:
             lessons: a conversation with the system prompt, the same without it, and a reply.
             emphasis: how far the vectors should go: 1 = as far as the system prompt does, 2 = twice as far.
-            focus: how much more than the model itself they should be led by the question: 0 = as much, 1 = twice
-                as much. What a question does is told from the lesson after it, which should ask another.
+            focus: how much more than the model itself they should be led by the question: 0 = no more, 1 =
+                twice as much. What a question does is told from the next lesson's, which should be another.
             own: whether the replies were written with such vectors; then what is unlikely with the system
                 prompt is unlearned.
 
