@@ -53,12 +53,13 @@ class Multiples:
 
 MULTIPLES = {
     RECIPE: Multiples((2.0, 3.2), (1.0, 1.6), 1.2),
-    DISTILLED: Multiples((0.7, 1.0), (0.7, 1.0), None),
+    DISTILLED: Multiples((1.0, 1.4), (1.0, 1.4), None),
 }
 # Of what the mean difference recovers: distilled vectors that recover less learned nothing of use. They need
 # not recover more, since their teacher exaggerates: what is likeliest is not what they were fitted to.
 NEARLY = 0.9
 FITTED = 1.0  # the size that distilled vectors were fitted at
+LIKELIEST = 0.7  # times that, they make prompted replies about as likely as they can; they were taught more
 CONTRASTED = (0.5, 1.0, 1.6, 2.5)  # the same where loudness is all that is measured
 UNGUIDED = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the usual dose, where nothing says what size is right
 QUIETER = 4  # how often half the size is tried where none of these is fluent
@@ -129,9 +130,9 @@ def _kept(bench: Bench, before: PersonaVector, reason: str) -> tuple[Bench, dict
 
 
 def _of_distilled(bench: Bench) -> dict[float, float]:
-    """Return what distilled vectors recover at the sweep's first sizes: what they were fitted at is
-    about right, so nothing has to be searched for."""
-    return {each: bench.recovered(each) for each in (FITTED * one for one in MULTIPLES[DISTILLED].unguided)}
+    """Return what distilled vectors recover at about their likeliest size: it is known, so nothing has to be
+    searched for."""
+    return {FITTED * LIKELIEST: bench.recovered(FITTED * LIKELIEST)}
 
 
 def _best(sizes: Mapping[float, float]) -> float:

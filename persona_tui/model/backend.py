@@ -192,6 +192,7 @@ class Backend(Protocol):
         self,
         lessons: Sequence[tuple[list[Message], list[Message], str]],
         emphasis: float = 1.0,
+        focus: float = 0.0,
         own: bool = False,
     ) -> Distillation:
         """Prepare to fit vectors; see `LoadedModel.distillation`."""

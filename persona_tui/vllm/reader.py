@@ -61,6 +61,7 @@ class VllmReader(ModelWrapper):
         self,
         lessons: Sequence[tuple[list[Message], list[Message], str]],
         emphasis: float = 1.0,
+        focus: float = 0.0,
         own: bool = False,
     ) -> Distillation:
         """Refuse: see `learns`.
