@@ -17,7 +17,9 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TypeVar
 
 from persona_tui.core.config import Settings, capture_layers
@@ -390,8 +392,13 @@ class BatchRunner:
             return Pooled(self.model.generate(own, sampling, way, on_step=self._on_step))
 
         crew = processes()
-        with crew.own_share():
-            for batch in crew.share(left):
+        with crew.own_share(), self._foreseeing():
+            share = crew.share(left)
+            for place, batch in enumerate(share):
+                for items in share[place : place + 2]:
+                    own = [requests[item] for item in items]
+                    way = None if interventions is None else partial(interventions, items)
+                    self.model.foresee(own, sampling, way, pooling is not None)
                 for items, answered in self._memory.run(batch, lengths, answer):
                     self.tokens += sum(
                         rows[item] * (each.prompt_tokens + len(each.token_ids))
@@ -402,6 +409,14 @@ class BatchRunner:
                     self._advance(done.read, done.written)
                     self._on_reply(answered.replies[0].text)
                     self._report(note)
+
+    @contextmanager
+    def _foreseeing(self) -> Iterator[None]:
+        """Within, the model may be told what comes next; what is left of that is dropped."""
+        try:
+            yield
+        finally:
+            self.model.foresee(())
 
     @property
     def sampling(self) -> Sampling:

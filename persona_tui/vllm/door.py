@@ -24,7 +24,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from persona_tui.core.documents import json_value
-from persona_tui.core.errors import PersonaTuiError
+from persona_tui.core.errors import GenerationError, PersonaTuiError
+from persona_tui.core.mix import TEMPERATURE, TOP_P
 from persona_tui.vectors.manager import sha256
 from persona_tui.vllm.asgi import (
     OURS,
@@ -337,6 +338,8 @@ class Door:
             raise PersonaTuiError(f"tokens are compared with {TRACES} directions at most")
         if len(errand.spans) > workers["places"]:
             raise PersonaTuiError(f"one request can have {workers['places']} sums")
+        TEMPERATURE.check("temperature", errand.temperature, GenerationError)
+        TOP_P.check("top_p", errand.top_p, GenerationError)
         if any(len(each) != 2 for each in errand.spans):
             raise PersonaTuiError("a span is two positions")
 

@@ -37,6 +37,8 @@ from persona_tui.vllm.wire import Errand, limit_of
 from persona_tui.vllm.writer import REPLY, VllmRow, VllmWriter, twin_of
 
 _CACHE_ON_CPU = 2.0  # GiB
+# Tokens that are in the prefix cache together: vLLM takes 128 on a CPU, and most system prompts are shorter.
+BLOCK_ON_CPU = 32
 
 
 class VllmModel(VllmWriter):
@@ -84,6 +86,7 @@ class VllmModel(VllmWriter):
             "gpu_memory_utilization": settings.memory,
             "kv_cache_memory_bytes": None if cache is None else int(cache * 2**30),
             "enforce_eager": settings.eager,
+            **({} if torch.cuda.is_available() else {"block_size": BLOCK_ON_CPU}),
         }
         found.driver = LocalDriver(loader.where(name), found.hidden_size, arguments)
         # A reply that may fill the context is read to its end by one more step.

@@ -7,7 +7,7 @@ import secrets
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,9 +31,6 @@ class Order:
         prompt: token ids.
         errand: what the workers do for it.
         tokens: how many are written at most.
-        temperature: 0 = always the likeliest token.
-        top_p: choose among the likeliest tokens that have this probability together.
-        seed: its own.
         ends: ids that end it.
         likeliest: how many of the likeliest tokens are told with each one; None = no log-probabilities are.
         scored: whether the prompt's log-probabilities are told.
@@ -44,14 +41,20 @@ class Order:
     prompt: Sequence[int]
     errand: Errand
     tokens: int = 1
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
     ends: frozenset[int] = frozenset()
     likeliest: int | None = None
     scored: bool = False
     salt: str = ""
     fresh: bool = False
+
+
+def _about(order: Order) -> tuple[int, tuple[int, ...]]:
+    """What mostly tells an order from others, whatever it is called."""
+    return order.errand.seed, tuple(order.prompt)
+
+
+def _spans(orders: Iterable[Order]) -> int:
+    return sum(len(order.errand.spans) for order in orders)
 
 
 @dataclass(frozen=True)
@@ -97,14 +100,12 @@ def prompt_of(order: Order) -> Any:
 
 
 def params_of(order: Order) -> Any:
-    """How an order is answered, for vLLM."""
+    """How an order is answered, for vLLM: greedily; workers draw the tokens themselves (`WorkerSlots`)."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
     return SamplingParams(
-        temperature=order.temperature,
-        top_p=order.top_p,
-        seed=None if order.seed is None else order.seed % 2**63,
+        temperature=0.0,
         max_tokens=order.tokens,
         stop_token_ids=sorted(order.ends),
         ignore_eos=True,  # what ends a turn is among them
@@ -235,6 +236,7 @@ class Driver(ABC):
         self._open: set[str] = set()  # names of what is being answered
         self._come: dict[str, deque[Arrival]] = {}  # by name, what nobody has seen yet
         self._partner: dict[str, str] = {}  # guided requests and their twins, both ways
+        self._ahead: dict[tuple[int, tuple[int, ...]], Order] = {}  # begun before they are asked for
 
     @staticmethod
     def new_name() -> str:
@@ -254,7 +256,9 @@ class Driver(ABC):
         return keys
 
     def check_idle(self) -> None:
-        """Raise a GenerationError if a reply is being written: only text can be read meanwhile."""
+        """Raise a GenerationError if a reply is being written: only text can be read meanwhile. What was only
+        foreseen gives way."""
+        self.forget_ahead()
         if self._open:
             raise GenerationError("vLLM is in the middle of another reply: let it end first.")
 
@@ -266,6 +270,29 @@ class Driver(ABC):
         self._come[errand.name] = deque()
         if errand.twin:
             self._partner |= {errand.name: errand.twin, errand.twin: errand.name}
+
+    def begin(self, orders: Sequence[Order]) -> None:
+        """Have requests answered that will be asked for later, if there is room for their sums."""
+        new = {key: order for order in orders if (key := _about(order)) not in self._ahead}
+        if _spans([*self._ahead.values(), *new.values()]) <= self.about.places:
+            for order in new.values():
+                self.add(order)
+            self._ahead |= new
+
+    def begun(self, order: Order) -> Order | None:
+        """Return the same order that was begun before, under its own name; None = there is no such."""
+        found = self._ahead.get(_about(order))
+        if found is None or replace(order, errand=replace(order.errand, name=found.errand.name)) != found:
+            return None
+        return self._ahead.pop(_about(order))
+
+    def forget_ahead(self) -> None:
+        """Be done with what was begun, and was not asked for."""
+        names = [order.errand.name for order in self._ahead.values()]
+        self._ahead.clear()
+        if names:
+            self.abort(names)
+            self.take(names)
 
     def step(self, among: Collection[str] | None = None) -> list[Arrival]:
         """What comes next: one token for each request at most, for a guided one with its twin's; nothing,
@@ -306,8 +333,11 @@ class Driver(ABC):
 
     def run(self, orders: Sequence[Order]) -> Iterator[list[Arrival]]:
         """Have requests answered, and yield what comes for them until all are; what is left is aborted."""
+        if _spans([*orders, *self._ahead.values()]) > self.about.places:
+            self.forget_ahead()
         for order in orders:
-            self.add(order)
+            if order.errand.name not in self._come:  # else it was begun before
+                self.add(order)
         left = {order.errand.name for order in orders}
         try:
             while left:

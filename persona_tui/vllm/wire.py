@@ -74,6 +74,9 @@ class Errand:
         traces: keys of directions that its tokens are compared with; held as ways are, as what is added.
         told: whether it is told what was found of each token: entropy, lift, projections.
         every: whether that is told of all of its tokens, and not only of those that choose one.
+        temperature: 0 = always the likeliest token.
+        top_p: choose among the likeliest tokens that have this probability together.
+        seed: of its random numbers.
     """
 
     name: str
@@ -86,6 +89,9 @@ class Errand:
     traces: Sequence[str] = ()
     told: bool = False
     every: bool = False
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
 
     def packed(self) -> Packed:
         """For a request's extra arguments."""

@@ -49,6 +49,26 @@ class VllmRow:
 class VllmWriter(VllmReader):
     """A model inside vLLM, as far as it answers in one piece; see `VllmModel`."""
 
+    def foresee(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling | None = None,
+        interventions: Callable[[], Interventions] | None = None,
+        captured: bool = False,
+    ) -> None:
+        """See `ModelWrapper.foresee`: no pass waits for the last replies of a batch. What has to begin
+        together, or is ended by what it says, is not begun before.
+        """
+        if not requests:
+            self.driver.forget_ahead()
+            return
+        batch = self._batch(requests, sampling or Sampling())
+        if batch.ended is None and not batch.stops:
+            given = Interventions.none() if interventions is None else interventions()
+            rows = self._rows(batch, given, captured)
+            if not any(row.order.errand.limit for row in rows):
+                self.driver.begin([row.order for row in rows])
+
     def generate(
         self,
         requests: Sequence[Request],
@@ -63,7 +83,7 @@ class VllmWriter(VllmReader):
             return []
         sampling, interventions = sampling or Sampling(), interventions or Interventions.none()
         batch = self._batch(requests, sampling)
-        rows = self._rows(batch, interventions, bool(capture_layers))
+        rows = self._begun(self._rows(batch, interventions, bool(capture_layers)))
         sums: dict[str, Sums] = {}
 
         def take(group: Sequence[VllmRow]) -> set[str]:
@@ -93,7 +113,7 @@ class VllmWriter(VllmReader):
         """See `ModelWrapper.pooled`. Replies are added up by the workers; one by one come those that are
         kept, and those that were cut at a stop text, as they are read again without it."""
         batch = self._batch(requests, sampling or Sampling())
-        rows = self._rows(batch, Interventions.none(), summed=True)
+        rows = self._begun(self._rows(batch, Interventions.none(), summed=True))
         pools = {kind: Pool(tuple(capture_layers)) for kind in (True, False)}
         sums: dict[str, Sums] = {}
 
@@ -153,6 +173,10 @@ class VllmWriter(VllmReader):
             rows.append(self._row(place, batch, errand))
         return rows
 
+    def _begun(self, rows: list[VllmRow]) -> list[VllmRow]:
+        """Rows whose orders are those that were begun before, where they were foreseen."""
+        return [replace(row, order=self.driver.begun(row.order) or row.order) for row in rows]
+
     def _row(
         self, place: int, batch: Batch, errand: Errand, likeliest: int | None = None, alone: bool = False
     ) -> VllmRow:
@@ -161,13 +185,11 @@ class VllmWriter(VllmReader):
         check_fits(len(prompt), self.context_length)
         limit = min(own.max_new_tokens, (self.context_length or 0) - len(prompt))
         temperature = own.temperature if own.temperature >= LOWEST_TEMPERATURE else 0.0
+        errand = replace(errand, temperature=temperature, top_p=own.top_p, seed=batch.seeds[place] % 2**63)
         order = Order(
             prompt,
             errand,
             limit + bool(errand.spans),  # a token is read when the next one is chosen
-            temperature,
-            own.top_p,
-            batch.seeds[place],
             batch.end_tokens,
             likeliest,
             salt=secrets.token_hex(8) if alone else "",
@@ -298,8 +320,6 @@ def twin_of(row: VllmRow) -> Order:
     return replace(
         order,
         errand=Errand(row.twin, of=row.name),
-        temperature=0.0,
-        top_p=1.0,
         likeliest=0,
         salt="",
         fresh=False,
