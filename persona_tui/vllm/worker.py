@@ -291,12 +291,14 @@ class WorkerSlots:
         """What was summed up for requests, and of how many tokens; they are forgotten unless kept."""
         sums = self.buffers.sums
         found: Packed = {"counts": {}, "sums": {}, "broken": sorted(self.broken.intersection(names))}
+        rows = torch.tensor(layers, dtype=torch.long)
         for name in names:
             reading = self._readings.get(name)
             if reading is None:
                 continue
             if layers and reading.places and sums is not None:
-                taken = sums[list(layers)][:, reading.places].transpose(0, 1).cpu().contiguous()
+                # Not one after the other: that would copy the places of all requests first.
+                taken = sums[rows[None], torch.tensor(reading.places)[:, None]].cpu()
                 found["sums"][name] = taken.numpy().tobytes()
             found["counts"][name] = list(reading.counts)
             if not keep:
