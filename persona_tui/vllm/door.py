@@ -165,7 +165,7 @@ class Door:
         return self._about
 
     def _identity(self) -> dict[str, Any]:
-        """What tells the model from others; its weights stay on the disk."""
+        """Return what tells the model from others; its weights stay on the disk."""
         from persona_tui.model import ModelWrapper, loader, sources
 
         config = self._config.model_config
@@ -414,7 +414,7 @@ class _Full(PersonaTuiError):
 
 
 def _record(arrival: Arrival, told: dict[str, list[list[float]]], every: set[str]) -> dict[str, Any]:
-    """An arrival for JSON, with what was found of its tokens, which is taken out of `told`."""
+    """Return an arrival for JSON, with what was found of its tokens, which is taken out of `told`."""
     record = asdict(arrival)
     if (rows := told.get(arrival.name)) is not None:
         count = len(rows) if arrival.name in every else len(arrival.tokens)

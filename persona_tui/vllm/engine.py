@@ -203,7 +203,7 @@ class VllmModel(VllmWriter):
         )
 
     def _readings(self, row: VllmRow, batch: Batch) -> Iterator[TokenEvent]:
-        """What a watch has read of a row's message, before its first token."""
+        """Yield what a watch has read of a row's message, before its first token."""
         if batch.watch is None or row.output:
             return
         layers = batch.watch.layers
@@ -215,7 +215,7 @@ class VllmModel(VllmWriter):
         yield TokenEvent(row.place, 0, -1, "", {}, 0.0, 0.0, None, reading=reading)
 
     def _reply_so_far(self, row: VllmRow, batch: Batch, index: int) -> Reading | None:
-        """What a watch has read of a reply, now and then."""
+        """Return what a watch has read of a reply, now and then."""
         watch = batch.watch
         if watch is None or not index or not (watch.due(index) or row.finish is not None):
             return None
@@ -246,7 +246,7 @@ class VllmModel(VllmWriter):
 
 
 def _message(batch: Batch, place: int) -> Passage:
-    """What a watch reads of a prompt."""
+    """Return what a watch reads of a prompt."""
     ids, span = list(batch.prompts[place]), batch.spans[place]
     return Passage(ids, span.start, len(ids) - 1, span.stop, batch.parts[place])
 

@@ -25,7 +25,7 @@ PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messag
 
 
 def rewritten(body: object, served: Sequence[str]) -> object:
-    """A request's body as vLLM is to see it.
+    """Return a request's body as vLLM is to see it.
 
     Args:
         body: as it came.
@@ -56,7 +56,7 @@ def rewritten(body: object, served: Sequence[str]) -> object:
 
 
 def _spoken(model: object, served: Sequence[str]) -> tuple[str | None, dict[str, Any] | None]:
-    """The model's own name and who speaks, from `MODEL+sage:0.3`; None = nobody is named there."""
+    """Return the model's own name and who speaks, from `MODEL+sage:0.3`; None = nobody is named there."""
     if not isinstance(model, str) or model in served:
         return None, None
     base = next((name for name in served if model.startswith(f"{name}+")), None)
@@ -91,7 +91,7 @@ class Workers:
             self.door = Door(engine, names[0])
 
     async def figures(self, name: str, tokens: int) -> dict[str, Any] | None:
-        """What was found while a reply of so many tokens was written; None = nothing."""
+        """Return what was found while a reply of so many tokens was written; None = nothing."""
         if self._engine is None:
             return None
         answers = await self._engine.collective_rpc("persona_tui_figures", args=(name, tokens))
@@ -210,7 +210,7 @@ class VoiceMiddleware:
 
 
 def _speaks(body: Mapping[str, Any]) -> bool:
-    """Whether a request asks for one reply of somebody."""
+    """Return whether a request asks for one reply of somebody."""
     extra = body.get("vllm_xargs")
     return isinstance(extra, dict) and KEY in extra and body.get("n") in (None, 1)
 

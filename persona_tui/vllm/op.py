@@ -225,7 +225,7 @@ class SlotBuffers:
         self.does[:, place] = torch.tensor(own, dtype=torch.int32)
 
     def _axis_at(self, place: int, slot: Slot) -> int:
-        """Where a slot's axis is; written there if it is new."""
+        """Return where a slot's axis is; written there if it is new."""
         key = digest({layer: cap.axis for layer, cap in slot.caps.items()})
         self._axis_users[place] = key
         if key not in self._axis_of:
@@ -260,12 +260,12 @@ def set_buffers(buffers: SlotBuffers) -> None:
 
 
 def _stream(hidden: Tensor, residual: Tensor) -> Tensor:
-    """A block's output, in float32."""
+    """Return a block's output, in float32."""
     return hidden.float() + residual if residual.numel() else hidden.float()
 
 
 def _along(hidden: Tensor, residual: Tensor, directions: Tensor) -> Tensor:
-    """A block's output times directions, `[hidden]` or `[hidden, directions]`."""
+    """Return a block's output times directions, `[hidden]` or `[hidden, directions]`."""
     found = hidden.float() @ directions
     return found + residual.float() @ directions if residual.numel() else found
 

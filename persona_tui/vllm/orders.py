@@ -49,7 +49,7 @@ class Order:
 
 
 def _about(order: Order) -> tuple[int, tuple[int, ...]]:
-    """What mostly tells an order from others, whatever it is called."""
+    """Return what mostly tells an order from others, whatever it is called."""
     return order.errand.seed, tuple(order.prompt)
 
 
@@ -90,7 +90,7 @@ class Sums:
 
 
 def prompt_of(order: Order) -> Any:
-    """An order's prompt, for vLLM; its part of the cache knows what is done to it."""
+    """Return an order's prompt, for vLLM; its part of the cache knows what is done to it."""
     from vllm import TokensPrompt
 
     prompt = TokensPrompt(prompt_token_ids=list(order.prompt))
@@ -100,7 +100,7 @@ def prompt_of(order: Order) -> Any:
 
 
 def params_of(order: Order) -> Any:
-    """How an order is answered, for vLLM: greedily; workers draw the tokens themselves (`WorkerSlots`)."""
+    """Return how vLLM answers an order: greedily, as workers draw the tokens themselves (`WorkerSlots`)."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -119,7 +119,7 @@ def params_of(order: Order) -> Any:
 
 
 def arrival_of(output: Any) -> Arrival:
-    """What an output of vLLM has brought."""
+    """Return what an output of vLLM has brought."""
     best = output.outputs[0]
     logprobs = [{token: each.logprob for token, each in told.items()} for told in best.logprobs or ()]
     scores = None
@@ -130,7 +130,7 @@ def arrival_of(output: Any) -> Arrival:
 
 
 def sums_of(answers: Sequence[dict[str, Any]], layers: int, hidden: int) -> dict[str, Sums]:
-    """What was summed up for requests, from what each worker says."""
+    """Return what was summed up for requests, from what each worker says."""
     found = {}
     for name, count in answers[0]["counts"].items():
         sums = None
@@ -171,7 +171,7 @@ def pools_to(pools: Sequence[Pool]) -> bytes:
 
 
 def pools_from(data: bytes, layers: Sequence[int]) -> list[Pool]:
-    """What `pools_to` has made.
+    """Return what `pools_to` has made.
 
     Raises:
         SafetensorError: it is something else.
@@ -185,7 +185,7 @@ def pools_from(data: bytes, layers: Sequence[int]) -> list[Pool]:
 
 
 def sums_to(sums: Mapping[str, Sums], broken: Iterable[str] = ()) -> bytes:
-    """What was summed up for requests, for another machine; and those that have lost their twins."""
+    """Return what was summed up for requests, for another machine; and those that have lost their twins."""
     tensors = {f"{name}.counts": torch.tensor(each.counts) for name, each in sums.items()}
     tensors |= {f"{name}.sums": each.sums for name, each in sums.items() if each.sums is not None}
     tensors |= {f"{name}.broken": torch.tensor(1) for name in broken}
@@ -193,7 +193,7 @@ def sums_to(sums: Mapping[str, Sums], broken: Iterable[str] = ()) -> bytes:
 
 
 def sums_from(data: bytes) -> tuple[dict[str, Sums], set[str]]:
-    """What `sums_to` has made.
+    """Return what `sums_to` has made.
 
     Raises:
         SafetensorError: it is something else.
@@ -208,7 +208,7 @@ def sums_from(data: bytes) -> tuple[dict[str, Sums], set[str]]:
 
 
 def told_of(answers: Sequence[dict[str, list[list[float]]]]) -> dict[str, list[list[float]]]:
-    """What was found of the tokens of requests, from what each worker says: entropy, lift, projections."""
+    """Return what was found of the tokens of requests, from what each worker says: see `Driver.traced`."""
     found = answers[-1]  # the last stage chooses the tokens
     for each in answers[:-1]:  # others have other layers
         for name, rows in each.items():
@@ -240,7 +240,7 @@ class Driver(ABC):
 
     @staticmethod
     def new_name() -> str:
-        """A name that no errand had before."""
+        """Return a name that no errand had before."""
         return f"{_process}-{next(_names)}"
 
     def hold(self, slots: Sequence[Slot]) -> list[str]:
@@ -295,8 +295,8 @@ class Driver(ABC):
             self.take(names)
 
     def step(self, among: Collection[str] | None = None) -> list[Arrival]:
-        """What comes next: one token for each request at most, for a guided one with its twin's; nothing,
-        where a pass has only read.
+        """Return what comes next: one token for each request at most, for a guided one with its twin's;
+        nothing, where a pass has only read.
 
         Args:
             among: the requests that are looked for; None = all.
@@ -356,7 +356,7 @@ class Driver(ABC):
 
     @abstractmethod
     def _pass(self) -> list[Arrival]:
-        """What one more pass brings, for whomever."""
+        """Return what one more pass brings, for whomever."""
 
     @abstractmethod
     def _abort(self, names: Sequence[str]) -> None: ...
@@ -365,12 +365,13 @@ class Driver(ABC):
     def take(
         self, names: Sequence[str], layers: Sequence[int] = (), keep: bool = False
     ) -> tuple[dict[str, Sums], set[str]]:
-        """What was summed up for requests, which workers forget unless it is kept; and those that have lost
-        their twins, which are not to be believed."""
+        """Return what was summed up for requests, which workers forget unless it is kept; and those that have
+        lost their twins, which are not to be believed.
+        """
 
     @abstractmethod
     def pool(self, groups: Sequence[Sequence[str]], layers: Sequence[int]) -> list[Pool]:
-        """The replies of groups of requests, added up where they were written; they are not forgotten."""
+        """Return the replies of groups of requests, added up where they were written, and not forgotten."""
 
     @abstractmethod
     def change(self, ways: dict[str, str], limits: dict[str, float], twins: dict[str, str]) -> None:
@@ -378,8 +379,9 @@ class Driver(ABC):
 
     @abstractmethod
     def traced(self, names: Sequence[str]) -> dict[str, list[list[float]]]:
-        """What was found of the tokens that requests have brought in the last step: entropy, lift,
-        projections."""
+        """Return what was found of the tokens that requests have brought in the last step: entropy, lift,
+        projections.
+        """
 
     @abstractmethod
     def shut_down(self) -> None:

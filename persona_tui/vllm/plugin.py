@@ -54,7 +54,7 @@ def register() -> None:
 
 
 def untried() -> str:
-    """Why this release of vLLM is not used; "" if it is one that was tried."""
+    """Return why this release of vLLM is not used; "" if it is one that was tried."""
     import vllm
 
     release = tuple(int(part) for part in vllm.__version__.split(".")[:2])
@@ -64,7 +64,7 @@ def untried() -> str:
 
 
 def _once(owner: type, name: str) -> Any:
-    """A method that has not been changed by us yet; None if it has."""
+    """Return a method that has not been changed by us yet; None if it has."""
     method = getattr(owner, name)
     return None if hasattr(method, "_persona_tui") else method
 
@@ -76,7 +76,7 @@ def _set(owner: type, name: str, method: Any, changed: Any) -> None:
 
 
 def refusal(message: str) -> Exception:
-    """What vLLM answers with 400 and a message; anything else is a failure of its own to it."""
+    """Return what vLLM answers with 400 and a message; anything else is a failure of its own to it."""
     from vllm.exceptions import VLLMValidationError
 
     return VLLMValidationError(message, parameter=KEY)  # type: ignore[no-any-return]
@@ -141,17 +141,17 @@ def _reading(make: Any) -> Any:
 
 
 def _drives(owner: Any) -> bool:
-    """Whether our own engine drives this vLLM."""
+    """Return whether our own engine drives this vLLM."""
     return ENGINE in (owner.vllm_config.additional_config or {})
 
 
 def lends() -> bool:
-    """Whether engines on other machines may drive this server."""
+    """Return whether engines on other machines may drive this server."""
     return os.environ.get(LEND) == "1"
 
 
 def bank_of(owner: Any) -> Bank | None:
-    """The bank for the model of a runner or an input processor, made on first use; our engine has none."""
+    """Return the bank for the model of a runner or an input processor; None if our engine drives it."""
     if _drives(owner):
         return None
     if not hasattr(owner, "_persona_tui_bank"):

@@ -204,7 +204,7 @@ class VllmReader(ModelWrapper):
 
 
 def _edges(passage: Passage) -> list[int]:
-    """Where the stretches of a passage begin and end."""
+    """Return where the stretches of a passage begin and end."""
     stop = len(passage.ids) if passage.stop is None else passage.stop
     edges = {passage.start, stop, passage.pick, passage.pick + 1}
     return sorted(edges.union(*({part.start, part.stop} for part in passage.parts)))
@@ -222,7 +222,7 @@ def _spans(waiting: Sequence[tuple[Passage, list[Order]]]) -> int:
 def activations_of(
     passage: Passage, counts: Sequence[int], sums: Tensor, layers: Sequence[int]
 ) -> Activations:
-    """What is asked of a passage, from the sums of its stretches `[stretches, layers, hidden]`."""
+    """Return what is asked of a passage, from the sums of its stretches `[stretches, layers, hidden]`."""
     own = stretches(passage)
 
     def mean(start: int, stop: int) -> tuple[Tensor, int]:

@@ -32,7 +32,7 @@ _pass = secrets.token_hex(16)
 
 
 def door_pass() -> str:
-    """What tells the door's requests from others that say the same; nobody outside this process knows it."""
+    """Return what tells the door's requests from others that say the same: only this process knows it."""
     return _pass
 
 
@@ -50,7 +50,7 @@ class Slot:
 
 
 def digest(vectors: Mapping[int, Tensor]) -> str:
-    """What tells vectors by layer from others."""
+    """Return what tells vectors by layer from others."""
     told = hashlib.sha256()
     for layer, vector in sorted(vectors.items()):
         told.update(f"{layer}:".encode())
@@ -129,7 +129,7 @@ def pack(vectors: Mapping[int, Tensor]) -> Packed:
 
 
 def unpack(packed: Packed) -> dict[int, Tensor]:
-    """What `pack` has packed."""
+    """Return what `pack` has packed."""
     layers = packed["layers"]
     if not layers:
         return {}
@@ -138,7 +138,7 @@ def unpack(packed: Packed) -> dict[int, Tensor]:
 
 
 def pack_slot(slot: Slot) -> Packed:
-    """What is done to a request."""
+    """Return what is done to a request."""
     return {
         "added": pack(slot.added),
         "axes": pack({layer: cap.axis for layer, cap in slot.caps.items()}),
@@ -147,7 +147,7 @@ def pack_slot(slot: Slot) -> Packed:
 
 
 def unpack_slot(packed: Packed) -> Slot:
-    """What `pack_slot` has packed."""
+    """Return what `pack_slot` has packed."""
     axes = unpack(packed["axes"])
     caps = {
         layer: Cap(axes[layer], float(at)) for layer, at in zip(sorted(axes), packed["floors"], strict=True)
@@ -156,7 +156,7 @@ def unpack_slot(packed: Packed) -> Slot:
 
 
 def slots_to(slots: Mapping[str, Slot]) -> bytes:
-    """What is done to requests, for another machine."""
+    """Return what is done to requests, for another machine."""
     tensors = {}
     for number, slot in enumerate(slots.values()):
         axes = {layer: cap.axis for layer, cap in slot.caps.items()}
@@ -172,7 +172,7 @@ def slots_to(slots: Mapping[str, Slot]) -> bytes:
 
 
 def slots_from(data: bytes) -> dict[str, Slot]:
-    """What `slots_to` has made, by key, which is made of the numbers themselves.
+    """Return what `slots_to` has made, by key, which is made of the numbers themselves.
 
     Raises:
         PersonaTuiError: it is something else.
@@ -196,7 +196,7 @@ def _slot_from(tensors: Mapping[str, Tensor], number: int) -> Slot:
 
 
 def slot_key(slot: Slot) -> str:
-    """What tells a slot from others that do something else; "" if it does nothing."""
+    """Return what tells a slot from others that do something else; "" if it does nothing."""
     if not slot.added and not slot.caps:
         return ""
     floors = {layer: torch.tensor([cap.floor]) for layer, cap in slot.caps.items()}
@@ -205,7 +205,7 @@ def slot_key(slot: Slot) -> str:
 
 
 def slot_of(interventions: Interventions, row: int) -> Slot:
-    """What is done to one row of a batch."""
+    """Return what is done to one row of a batch."""
     added = {
         layer: vector[row] if vector.dim() == 2 else vector
         for layer, vector in interventions.steering.items()
@@ -218,6 +218,6 @@ def slot_of(interventions: Interventions, row: int) -> Slot:
 
 
 def limit_of(interventions: Interventions, row: int) -> float:
-    """The guide of one row of a batch."""
+    """Return the guide of one row of a batch."""
     limit = interventions.plausibility
     return float(limit[row] if isinstance(limit, Sequence) else limit)

@@ -130,7 +130,7 @@ class WorkerSlots:
         return keys
 
     def _mix(self, request: Any, id: str) -> tuple[str, Mix] | None:
-        """A request's mix with its key; None if it is plain."""
+        """Return a request's mix with its key; None if it is plain."""
         if id in self._mixes:
             return self._mixes[id]
         asked = (getattr(request.sampling_params, "extra_args", None) or {}).get(KEY)
@@ -171,7 +171,7 @@ class WorkerSlots:
                     self._drawing.append((row, reading, end - int(batch.num_prompt_tokens[row])))
 
     def _summed(self, runner: Any, running: Sequence[str], counts: Sequence[int]) -> Tensor | None:
-        """Where each token of the pass is summed up; and who is guided by whom."""
+        """Return where each token of the pass is summed up; and who is guided by whom."""
         self._pending, self.pairs = [], []
         errands = [each.errand for each in self._errands.values() if each is not None]
         if not any(each.spans or each.twin or each.told for each in errands):
@@ -288,7 +288,7 @@ class WorkerSlots:
                 reading.errand = replace(reading.errand, limit=limits[name], twin=twin)
 
     def take(self, names: Sequence[str], layers: Sequence[int], keep: bool) -> Packed:
-        """What was summed up for requests, and of how many tokens; they are forgotten unless kept."""
+        """Return what was summed up for requests, and of how many tokens; they are forgotten unless kept."""
         sums = self.buffers.sums
         found: Packed = {"counts": {}, "sums": {}, "broken": sorted(self.broken.intersection(names))}
         rows = torch.tensor(layers, dtype=torch.long)
@@ -312,7 +312,7 @@ class WorkerSlots:
         return found
 
     def pool(self, groups: Sequence[Sequence[str]], layers: Sequence[int]) -> list[Packed]:
-        """The replies of groups of requests added up, by group; see `Pool`. They are not forgotten.
+        """Return the replies of groups of requests added up, by group; see `Pool`. They are not forgotten.
 
         A reply is a request's first span; the second is its last prompt token.
         """
@@ -336,7 +336,7 @@ class WorkerSlots:
         return {"totals": totals.numpy().tobytes(), "count": len(readings), "tokens": tokens, "wrong": wrong}
 
     def told(self, names: Sequence[str]) -> dict[str, list[list[float]]]:
-        """What was found of the tokens of requests, by request, since this was last asked for."""
+        """Return what was found of the tokens of requests, by request, since this was last asked for."""
         if not self._samples:
             self._record()
         found = {}
@@ -395,7 +395,7 @@ def _mark(reading: _Reading, marks: np.ndarray[Any, Any], start: int, ids: Any, 
 
 
 def _speaks(reading: _Reading, token: int) -> bool:
-    """Whether a reply's next token is not a thought, and no tag around one."""
+    """Return whether a reply's next token is not a thought, and no tag around one."""
     begin, end = reading.errand.thoughts
     was = reading.thinking
     reading.thinking = token != end and (was or token == begin)
@@ -415,13 +415,13 @@ class PersonaWorker:
         return slots
 
     def _persona_tui_speaks(self) -> bool:
-        """Whether this worker's answer counts: of those that hold the same layers, one does."""
+        """Return whether this worker's answer counts: of those that hold the same layers, one does."""
         from vllm.distributed import get_tp_group
 
         return bool(get_tp_group().rank_in_group == 0)
 
     def persona_tui_about(self) -> Packed:
-        """What our engine has to know; see `About`."""
+        """Return what our engine has to know; see `About`."""
         runner = self.model_runner
         cache = runner.vllm_config.cache_config
         return {

@@ -159,11 +159,11 @@ class VllmWriter(VllmReader):
         )
 
     def _is_cut(self, row: VllmRow) -> bool:
-        """Whether a reply has ended with a stop text, which is no part of it."""
+        """Return whether a reply has ended with a stop text, which is no part of it."""
         return len(self._without_stop(row.output)) < len(row.output)
 
     def _rows(self, batch: Batch, interventions: Interventions, summed: bool) -> list[VllmRow]:
-        """A row for each request: its reply and its last prompt token are summed up, or nothing is."""
+        """Return a row for each request: its reply and its last prompt token are summed up, or nothing is."""
         rows = []
         for place, key in enumerate(self._held(interventions, len(batch.prompts))):
             last = len(batch.prompts[place]) - 1
@@ -174,13 +174,13 @@ class VllmWriter(VllmReader):
         return rows
 
     def _begun(self, rows: list[VllmRow]) -> list[VllmRow]:
-        """Rows whose orders are those that were begun before, where they were foreseen."""
+        """Return rows with the orders that were begun before, where they were foreseen."""
         return [replace(row, order=self.driver.begun(row.order) or row.order) for row in rows]
 
     def _row(
         self, place: int, batch: Batch, errand: Errand, likeliest: int | None = None, alone: bool = False
     ) -> VllmRow:
-        """A request for vLLM: `alone` if nothing may share its cache, as what is done to it may change."""
+        """Return a request for vLLM: `alone` if nothing may share its cache, as its mix may change."""
         own, prompt = batch.samplings[place], batch.prompts[place]
         check_fits(len(prompt), self.context_length)
         limit = min(own.max_new_tokens, (self.context_length or 0) - len(prompt))
@@ -249,7 +249,7 @@ class VllmWriter(VllmReader):
             raise MemoryShortage("vLLM's cache is too small for so many guided replies: use a smaller batch.")
 
     def _with_twins(self, rows: Sequence[VllmRow]) -> list[Order]:
-        """The orders of rows, each guided one followed by its twin's."""
+        """Return the orders of rows, each guided one followed by its twin's."""
         orders = []
         for row in rows:
             if row.order.errand.limit and not self._fit([row]):
@@ -315,7 +315,7 @@ class VllmWriter(VllmReader):
 
 
 def twin_of(row: VllmRow) -> Order:
-    """What reads a row's tokens with nothing done to it."""
+    """Return what reads a row's tokens with nothing done to it."""
     order = row.order
     return replace(
         order,
