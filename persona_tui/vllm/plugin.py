@@ -23,8 +23,8 @@ logger = logging.getLogger("vllm.persona_tui")
 OP = "persona_tui_op"  # in vLLM's additional configuration: what is compiled has our op in it
 
 _OTHER_RUNNER = (
-    "personas need vLLM's first model runner, and this is the second: set VLLM_USE_V2_MODEL_RUNNER=0 and use no "
-    f"option of vLLM that needs the second, or unset {WORKSPACE} to serve without personas."
+    "personas need vLLM's first model runner, and this is the second: set VLLM_USE_V2_MODEL_RUNNER=0 and use "
+    f"no option of vLLM that needs the second, or unset {WORKSPACE} to serve without personas."
 )
 
 OLDEST, NEWEST = (0, 32), (0, 32)  # releases that were run
@@ -42,9 +42,8 @@ def register() -> None:
             raise RuntimeError(f"{reason} Unset {WORKSPACE} to serve without personas.")
         return
     # The other runner is the default where there is Triton, and would answer without personas.
-    if os.environ.get(WORKSPACE):
-        if os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0") != "0":
-            raise RuntimeError(_OTHER_RUNNER)
+    if os.environ.get(WORKSPACE) and os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0") != "0":
+        raise RuntimeError(_OTHER_RUNNER)
     _check_requests()
     _refuse_unread()
     _steer_runner()
