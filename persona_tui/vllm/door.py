@@ -26,6 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 from persona_tui.core.documents import json_value
 from persona_tui.core.errors import GenerationError, PersonaTuiError
 from persona_tui.core.mix import TEMPERATURE, TOP_P
+from persona_tui.vectors.axes import AXIS_NAMES
 from persona_tui.vectors.manager import sha256
 from persona_tui.vllm.asgi import (
     OURS,
@@ -40,7 +41,7 @@ from persona_tui.vllm.asgi import (
     gone,
     refuse,
 )
-from persona_tui.vllm.op import TRACES
+from persona_tui.vllm.op import AXES, TRACES
 from persona_tui.vllm.orders import (
     Arrival,
     Order,
@@ -53,7 +54,7 @@ from persona_tui.vllm.orders import (
     sums_to,
     told_of,
 )
-from persona_tui.vllm.wire import MODEL, PASS, Slot, door_pass, pack_slot, slots_from
+from persona_tui.vllm.wire import MODEL, PASS, Slot, axes_of, door_pass, pack_slot, slots_from
 
 _FILES = frozenset(
     {
@@ -103,6 +104,7 @@ class Door:
         self._spans: dict[str, int] = {}  # by request whose sums are kept, how many
         self._ended: dict[str, float] = {}  # when it has ended
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._ways_of: dict[str, str] = {}  # by request that is being answered, what is done to it
         self._freed = asyncio.Condition()
         self.problem = self._problem()
 
@@ -245,7 +247,9 @@ class Door:
             self._check_order(order, workers)
             if any(each and each not in names for each in (order.errand.twin, order.errand.of)):
                 raise PersonaTuiError("a guided request and its twin come together")
+        self._check_axes({order.errand.name: order.errand.way for order in orders})
         await self._admit(orders, workers["places"])
+        self._ways_of |= {order.errand.name: order.errand.way for order in orders}
         come: asyncio.Queue[Arrival | Exception] = asyncio.Queue()
         tasks = [asyncio.create_task(self._one(order, come)) for order in orders]
         self._running |= dict(zip(names, tasks, strict=True))
@@ -264,6 +268,7 @@ class Door:
             await asyncio.gather(*tasks, left_us, return_exceptions=True)
             for name in names:
                 self._running.pop(name, None)
+                self._ways_of.pop(name, None)
             self._ended |= {name: time.monotonic() for name in names if name in self._spans}
             if not whole:
                 await self._release(names)
@@ -322,6 +327,11 @@ class Door:
             return
         for name, rows in told_of(await self._ask("persona_tui_told", names)).items():
             told[name] += rows
+
+    def _check_axes(self, ways: Mapping[str, str]) -> None:
+        """Refuse what would have floors on more axes at a time than workers hold, beside the server's own."""
+        if len(axes_of({**self._ways_of, **ways}.values())) > AXES - 1 - len(AXIS_NAMES):
+            raise _Full("others have floors on too many other axes here: try again later")
 
     def _check_order(self, order: Order, workers: Mapping[str, Any]) -> None:
         errand = order.errand
@@ -406,6 +416,9 @@ class Door:
             raise PersonaTuiError("ways is an object of what is known here, by the names of requests")
         if not isinstance(limits, dict) or not all(isinstance(each, int | float) for each in limits.values()):
             raise PersonaTuiError("limits is an object of numbers, by the names of requests")
+        changed = {name: key for name, key in ways.items() if name in self._ways_of}
+        self._check_axes(changed)
+        self._ways_of |= changed
         await self._ask("persona_tui_change", ways, limits, {})
 
 

@@ -8,17 +8,16 @@ compiled or captured again. What it finds goes into buffers as well.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from persona_tui.vectors.axes import AXIS_NAMES
 from persona_tui.vllm.wire import WORKSPACE, Slot, digest
 
-AXES = len(AXIS_NAMES) + 2  # that floors can be on at a time, the first of them none
+AXES = 16  # that floors can be on at a time, the first of them none
 TRACES = 32  # directions that tokens can be compared with at a time
 ADD, LIFT, SUM, TRACE = 1, 2, 4, 8  # what a layer has to do in a pass
 
@@ -204,6 +203,10 @@ class SlotBuffers:
                 hidden = hidden.index_select(0, self._summed)
                 residual = residual.index_select(0, self._summed) if residual.numel() else residual
             self.sums[layer].index_add_(0, self.place[: hidden.shape[0]], _stream(hidden, residual))
+
+    def leave(self, held: Collection[int]) -> None:
+        """Keep the axes of some slots only: those that nothing has any more need no room."""
+        self._axis_users = {place: key for place, key in self._axis_users.items() if place in held}
 
     def fill(self, place: int, slot: Slot) -> None:
         """Write what a slot does, in place of what it did before.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -202,6 +202,11 @@ def slot_key(slot: Slot) -> str:
     floors = {layer: torch.tensor([cap.floor]) for layer, cap in slot.caps.items()}
     axes = {layer: cap.axis for layer, cap in slot.caps.items()}
     return "".join(digest(each)[:24] for each in (slot.added, axes, floors))
+
+
+def axes_of(keys: Iterable[str]) -> set[str]:
+    """Return what tells the axes apart that the slots of some keys have floors on."""
+    return {key[24:48] for key in keys if key} - {digest({})[:24]}
 
 
 def slot_of(interventions: Interventions, row: int) -> Slot:

@@ -122,7 +122,9 @@ class WorkerSlots:
             self._mixes = {id: each for id, each in known.items() if each is not None}
             keys |= {id: key for id, (key, _) in self._mixes.items()}
             mixes = dict(self._mixes.values())
-        for key in slots_of(keys, self._held, self._free):
+        new = slots_of(keys, self._held, self._free)
+        self.buffers.leave(self._held.values())
+        for key in new:
             if key in mixes and self.bank is not None:
                 self.buffers.fill(self._held[key], self.bank.slot(mixes[key]))
             else:

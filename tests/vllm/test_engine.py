@@ -14,7 +14,7 @@ from torch import Tensor
 from persona_tui.core.config import Settings
 from persona_tui.core.errors import GenerationError
 from persona_tui.core.sections import VllmSettings
-from persona_tui.model import Interventions, ModelWrapper, Request, Sampling, Watch
+from persona_tui.model import Cap, Interventions, ModelWrapper, Request, Sampling, Watch
 from persona_tui.model.pool import Pool
 from persona_tui.steering.engine import SteeringEngine
 from persona_tui.vectors.manager import PersonaManager
@@ -134,6 +134,17 @@ def test_what_is_foreseen_changes_no_answer(inside: VllmModel, workspace: Path, 
         assert [each.token_ids for each in inside.generate(requests[10:], warm)] == plain[10:]
         inside.foresee(())
     assert next(inside.stream([asked("Hi")], GREEDY)).token_id >= 0
+
+
+def test_floors_on_ever_other_axes(inside: VllmModel, ours: ModelWrapper) -> None:
+    """One after the other there may be any number of axes; at a time, too many are refused."""
+    capped = [Interventions({}, {2: Cap(drawn(WIDTH, seed=seed) / 8, 2.0)}) for seed in range(40)]
+    for at in range(0, 40, 5):
+        rows, requests = Interventions.by_row(capped[at : at + 5]), [asked("What is bread?")] * 5
+        there, here = inside.generate(requests, GREEDY, rows), ours.generate(requests, GREEDY, rows)
+        assert [each.token_ids for each in there] == [each.token_ids for each in here]
+    with pytest.raises(GenerationError, match="axes at a time"):
+        inside.generate([asked("Hi")] * 16, GREEDY, Interventions.by_row(capped[:16]))
 
 
 def test_likelihoods(inside: VllmModel, ours: ModelWrapper, workspace: Path) -> None:
