@@ -123,6 +123,8 @@ class Chat:
         Raises:
             PersonaTuiError: it cannot be spoken like that, or not be written down; the old mix stays.
         """
+        if layers := changes.get("layers"):
+            self._check_layers(layers)
         before, mix = self._mix, replace(self._mix, **changes)
         mix = replace(mix, weights=mix.speaking)
         self._speak_with(mix)
@@ -132,6 +134,13 @@ class Chat:
             self._speak_with(before)
             raise
         self.front.mixed(mix)
+
+    def _check_layers(self, layers: Sequence[int]) -> None:
+        from persona_tui.project.shape import depth_of
+
+        depth = depth_of(self.project)
+        if depth is not None and layers[-1] >= depth:
+            raise PersonaTuiError(f"there is no layer {layers[-1]}: this model's are 0 to {depth - 1}")
 
     def _speak_with(self, mix: Mix) -> None:
         with self._mixing:

@@ -153,7 +153,11 @@ def _export(chat: Chat, rest: str) -> str:
     """Write the conversation to a file: Markdown, or JSON if its name ends like that."""
     id = chat.session_id
     if id is None:
-        raise SessionError("nothing has been saved yet")
+        raise SessionError(
+            "nothing has been said yet that could be exported"
+            if chat.saves
+            else "this conversation is not saved, so it cannot be exported"
+        )
     return f"Wrote {write_export(chat.store, id, Path(rest or f'{id}.md'))}."
 
 

@@ -10,7 +10,7 @@ from persona_tui.chat import personas
 from persona_tui.chat.command import OFF, Command, number, switch, whole
 from persona_tui.chat.personas import there
 from persona_tui.chat.voice import label
-from persona_tui.core.mix import parse_blend, parse_layers
+from persona_tui.core.mix import layers_text, parse_blend, parse_layers
 
 if TYPE_CHECKING:
     from persona_tui.chat.chat import Chat
@@ -141,7 +141,7 @@ def _layers(chat: Chat, rest: str) -> str:
     layers = chat.mix.layers
     if layers is None:
         return "Personas are added at the calibrated layers."
-    return f"Personas are added at layer {', '.join(map(str, layers))}."
+    return f"Personas are added at {layers_text(layers)}."
 
 
 def _plausibility(chat: Chat, rest: str) -> str:

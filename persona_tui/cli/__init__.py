@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
+import io
 import os
 import sys
 import traceback
@@ -70,7 +72,7 @@ def _logged() -> Invocation:
     from persona_tui.core.workspace import Workspace
 
     invocation = Invocation()
-    log_libraries(lambda: Workspace.find(invocation.workspace).root / "logs", lambda: invocation.debug)
+    log_libraries(lambda: Workspace.find(invocation.folder).root / "logs", lambda: invocation.debug)
     return invocation
 
 
@@ -143,15 +145,26 @@ def _explain(error: OSError) -> str:
 def _never_fail_on_odd_characters() -> None:
     """A model may write what the terminal's encoding lacks, and a pipe may bring what is not text at all.
 
-    A stream that the caller has closed is None here; it counts as an empty one.
+    A stream that the caller has closed is None here: an empty one to read from, none to write results to.
     """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+    for name, mode in (("stdin", "r"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  # as long as we live
+    if sys.stdout is None:
+        sys.stdout = _Closed()
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="replace")
+
+
+class _Closed(io.TextIOBase):
+    """Standard output that the caller has closed: whoever has a result to write fails at once."""
+
+    encoding = "utf-8"
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EBADF, "standard output is closed: there is nowhere to write to")
 
 
 def _forget_output() -> None:

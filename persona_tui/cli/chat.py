@@ -93,7 +93,7 @@ def _connected(invocation: Invocation, url: str, api_key: str | None) -> Project
     from persona_tui.cli.progress import note
     from persona_tui.remote.project import RemoteProject
 
-    project = RemoteProject.connect(url, api_key, invocation.workspace)
+    project = RemoteProject.connect(url, api_key, invocation.folder)
     project.on_note = note
     if missing := project.missing_vectors():
         note(f"Fetching {len(missing)} files of vectors from {project.at}.")
@@ -106,7 +106,7 @@ def _session_with_its_model(invocation: Invocation, named: str) -> str:
     from persona_tui.chat import SessionStore
     from persona_tui.core.workspace import Workspace
 
-    store = SessionStore(Workspace.find(invocation.workspace))
+    store = SessionStore(Workspace.find(invocation.folder))
     id = store.resolve(named)
     invocation.model = invocation.model or store.info(id).model or None
     return id

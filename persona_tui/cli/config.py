@@ -48,7 +48,7 @@ def set_(invocation: Invocation, /, key: str, value: str) -> None:
     from persona_tui.core.config import load_settings, set_value
     from persona_tui.core.workspace import Workspace
 
-    path = Workspace.find(invocation.workspace).config_path
+    path = Workspace.find(invocation.folder).config_path
     before = _value(load_settings(path).model_dump(), key)
     after = _value(set_value(path, key, value).model_dump(), key)
     was = "as before" if before == after else f"was {_scalar(before)}"

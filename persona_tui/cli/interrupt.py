@@ -50,11 +50,14 @@ def end_when_told() -> None:
 
 
 @contextmanager
-def quick_interrupt() -> Iterator[None]:
+def quick_interrupt(last_words: str = "") -> Iterator[None]:
     """Within, an interrupt ends the process in half a second if the main thread is busy elsewhere, and a
     request to terminate is taken like an interrupt.
 
     What has to be finished, a file that is being written say, belongs outside.
+
+    Args:
+        last_words: what is said if the process is ended while no job keeps anything.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -62,7 +65,7 @@ def quick_interrupt() -> Iterator[None]:
     told, tells = socket.socketpair()
     tells.setblocking(False)
     left = threading.Event()
-    threading.Thread(target=_watch, args=(told, left), name="interrupt", daemon=True).start()
+    threading.Thread(target=_watch, args=(told, left, last_words), name="interrupt", daemon=True).start()
     before = signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
     before_endings = {
         number: signal.signal(number, _terminate)
@@ -79,22 +82,23 @@ def quick_interrupt() -> Iterator[None]:
         tells.close()  # which ends the thread
 
 
-def _watch(told: socket.socket, left: threading.Event) -> None:
+def _watch(told: socket.socket, left: threading.Event, last_words: str) -> None:
     with told:
         while numbers := told.recv(64):
             asked = {signal.SIGINT, *_ENDINGS}.intersection(numbers)
             if asked and not left.wait(GRACE):
-                _save_unfinished()
+                _save_unfinished(last_words)
                 leave(128 + min(asked, key=[signal.SIGINT, *_ENDINGS].index))
 
 
-def _save_unfinished() -> None:
-    """Write what unfinished jobs have, and say so."""
+def _save_unfinished(last_words: str) -> None:
+    """Write what unfinished jobs have, and say what is kept."""
     partial = sys.modules.get(
         "persona_tui.extraction.checkpoints"
     )  # if it is not there, nothing is under way
-    if partial is not None and partial.save_all() and is_main():
-        print(partial.KEPT, file=sys.stderr)
+    said = (partial.save_all() if partial is not None else "") or last_words
+    if said and is_main():
+        print(said, file=sys.stderr)
 
 
 def leave(status: int = INTERRUPTED) -> NoReturn:

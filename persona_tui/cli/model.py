@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from persona_tui.cli.output import echo, json_option, print_json, print_table
-from persona_tui.cli.progress import note, work
+from persona_tui.cli.progress import GOES_ON, note, work
 
 if TYPE_CHECKING:
     from persona_tui.model.sources import Source
@@ -35,7 +35,7 @@ def fetch(given: Path | None) -> None:
     """
     from persona_tui.model import starter
 
-    found = work(lambda context: starter.fetch(_told(context), note, given))
+    found = work(lambda context: starter.fetch(_told(context), note, given), GOES_ON)
     echo(str(found.folder))
 
 

@@ -18,6 +18,19 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+# Commands that make the folder of --workspace; for all others, one that does not exist is a slip of the pen.
+_MAKERS = (
+    "init",
+    "create",
+    "extract-axes",
+    "import",
+    "config set",
+    "dataset generate",
+    "dataset import",
+    "monitor fit",
+    "trait extract",
+)
+
 
 @dataclass
 class Invocation:
@@ -32,6 +45,22 @@ class Invocation:
     trusted_model: str | None = None  # as --model named it; not what a session names later
     debug: bool = False
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder of --workspace, made on first use by a command that writes there.
+
+        Raises:
+            WorkspaceError: it does not exist, and the command only reads.
+        """
+        from persona_tui.core.processes import processes
+        from persona_tui.core.workspace import Workspace
+
+        context = click.get_current_context(silent=True)
+        called = context.command_path.partition(" ")[2] if context is not None else ""
+        if self.workspace is not None and called not in _MAKERS:
+            processes().from_main(lambda: Workspace.find(self.workspace, make=False))
+        return self.workspace
+
     @cached_property
     def project(self) -> Project:
         """The workspace and its model, opened on first use."""
@@ -39,7 +68,7 @@ class Invocation:
         from persona_tui.project.project import Project
 
         project = Project.open(
-            self.workspace,
+            self.folder,
             self.model,
             self.device,
             self.dtype,

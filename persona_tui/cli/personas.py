@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,6 +12,7 @@ import click
 from persona_tui.cli.options import Invocation, pass_invocation
 from persona_tui.cli.output import echo, json_option, print_json, print_table, shortened
 from persona_tui.project.about import about, sections
+from persona_tui.project.shape import belonging
 
 if TYPE_CHECKING:
     from persona_tui.project.project import Project
@@ -21,14 +24,19 @@ if TYPE_CHECKING:
 @json_option
 @pass_invocation
 def list_(invocation: Invocation, loaded: bool, catalogue: bool, as_json: bool) -> None:
-    """List the personas of the model."""
+    """List the personas of the model.
+
+    "calibrated to" is the expression (0 = unsteered, 1 = what its system prompts achieve) that calibration
+    gave a persona at its default strength, with the floor in force: up to 0.8 where that is fluent.
+    """
     project = invocation.project
     if catalogue:
         _list_catalogue(project, as_json)
         return
     in_memory = project.personas.list_loaded()
     names = in_memory if loaded else project.personas.list_available()
-    entries = [_entry(project, name, name in in_memory) for name in names]
+    check = belonging(project)
+    entries = [_entry(project, name, name in in_memory, check) for name in names]
     if not loaded:
         entries = _with_misplaced(project, entries)
     for stranger in project.personas.strangers():
@@ -41,7 +49,7 @@ def list_(invocation: Invocation, loaded: bool, catalogue: bool, as_json: bool) 
         which = "loaded" if loaded else "there"
         echo(f"No personas are {which} for {project.settings.model.name}.", err=True)
     else:
-        print_table([_row(entry) for entry in entries], header=["name", "loaded", "expression", "made from"])
+        print_table([_row(entry) for entry in entries], header=["name", "loaded", "calibrated", "made from"])
 
 
 def _with_misplaced(project: Project, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -82,13 +90,16 @@ def _list_catalogue(project: Project, as_json: bool) -> None:
         print_table(rows, header=["archetype", "who it is", "tags"])
 
 
-def _entry(project: Project, name: str, loaded: bool) -> dict[str, Any]:
-    """Return a persona's line. A damaged file says so there; it must not hide the others."""
+def _entry(
+    project: Project, name: str, loaded: bool, check: Callable[[Path, Mapping[str, Any]], None]
+) -> dict[str, Any]:
+    """Return a persona's line. What is wrong with a file is said there; it must not hide the others."""
     from persona_tui.core.errors import PersonaTuiError
 
     entry: dict[str, Any] = {"name": name, "loaded": loaded}
     try:
         persona = project.personas.get(name)
+        check(project.personas.path_of(name), persona.metadata)
     except PersonaTuiError as error:
         return {**entry, "error": str(error)}
     calibration = persona.calibration
@@ -106,12 +117,12 @@ def _row(entry: dict[str, Any]) -> list[str]:
     loaded = "yes" if entry["loaded"] else ""
     if "error" in entry:
         return [entry["name"], loaded, "", entry["error"]]
-    expression = "uncalibrated" if entry["expression"] is None else f"{entry['expression']:.2f}"
+    calibrated = "no" if entry["expression"] is None else f"to {entry['expression']:.2f}"
     weak = " (weak)" if entry["weak"] else ""
     return [
         entry["name"],
         loaded,
-        f"{expression}{weak}",
+        f"{calibrated}{weak}",
         shortened(entry["description"] or entry["source"] or "", 60),
     ]
 
@@ -162,7 +173,9 @@ def _tokens(project: Project, name: str, as_json: bool) -> None:
 @pass_invocation
 def load(invocation: Invocation, name: str) -> None:
     """Load a persona, now and in later runs."""
-    invocation.project.personas.load(name)
+    personas = invocation.project.personas
+    belonging(invocation.project)(personas.path_of(name), personas.about(name))
+    personas.load(name)
     echo(f"Loaded {name}.")
 
 

@@ -13,7 +13,7 @@ import click
 from persona_tui.cli.interrupt import quick_interrupt
 from persona_tui.core.documents import printable
 from persona_tui.core.errors import JobCancelled
-from persona_tui.core.jobs import JobContext, JobProgress, run_inline
+from persona_tui.core.jobs import STOPPED, JobContext, JobProgress, run_inline
 from persona_tui.core.processes import is_main
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ T = TypeVar("T")
 PATIENCE = 1.0  # seconds before anything is shown
 COUNTABLE = 1000  # a total from which on a share says more than a count
 LINE_EVERY = 15.0  # seconds between two lines where there is no terminal
+
+NOTHING_KEPT = f"{STOPPED} Nothing was kept."
+GOES_ON = f"{STOPPED} Run the same command to go on."
 
 
 def note(text: str) -> None:
@@ -54,16 +57,28 @@ def prepare_model(name: str, *, fell_back: bool = False) -> None:
         work(lambda context: unpack(source, context.progress))
 
 
-def work(do: Callable[[JobContext], T]) -> T:
+def work(do: Callable[[JobContext], T], kept: str = NOTHING_KEPT) -> T:
     """Do long work here, showing how far it is. An interrupt ends it soon, with nothing half-written.
+
+    Args:
+        do: the work.
+        kept: what is said after an interrupt, unless the work itself has said what it keeps.
 
     Raises:
         Abort: an interrupt came.
     """
+    said: list[str] = []
     try:
-        with _display() as display, quick_interrupt():
-            return run_inline(do, display.show, display.log)
+        with _display() as display, quick_interrupt(kept):
+
+            def log(line: str) -> None:
+                said.append(line)
+                display.log(line)
+
+            return run_inline(do, display.show, log)
     except KeyboardInterrupt as interrupt:
+        if is_main() and not any(line.startswith(STOPPED) for line in said):
+            note(kept)
         raise click.Abort from interrupt  # click would make it one itself, and print an empty line
 
 
@@ -103,7 +118,8 @@ class _Lines:
             return
         if progress.note != self._note or now - self._last >= LINE_EVERY:
             self._note, self._last = progress.note, now
-            note(f"{progress.note or 'working'}: {_how_far(progress)}")
+            doing, far = progress.note or "working", _how_far(progress)
+            note(f"{doing}: {far}" if far else f"{doing} ...")
 
     def log(self, line: str) -> None:
         note(line)
@@ -115,7 +131,7 @@ class _Lines:
 def _how_far(progress: JobProgress) -> str:
     """Small counts as they are, large ones as a share; and the time that is left."""
     if not progress.total:
-        return str(progress.done)
+        return str(progress.done or "")
     if progress.total < COUNTABLE:
         return f"{progress.done}/{progress.total}"
     left = "" if progress.eta is None else f", {clock(progress.eta)} left"

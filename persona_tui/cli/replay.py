@@ -35,7 +35,7 @@ def replay(invocation: Invocation, /, session: str, as_json: bool) -> None:
     from persona_tui.chat.replay import stretches
     from persona_tui.core.workspace import Workspace
 
-    store = SessionStore(Workspace.find(invocation.workspace))
+    store = SessionStore(Workspace.find(invocation.folder))
     id = store.resolve(session)
     conversation, _ = store.load(id)
     with quick_interrupt():
@@ -81,7 +81,7 @@ def _runtime(invocation: Invocation, settings: dict[str, Any]) -> Project:
 
     dtype = settings.get("dtype")
     project = Project.open(
-        invocation.workspace,
+        invocation.folder,
         invocation.model or settings.get("model"),
         invocation.device or settings.get("device"),
         invocation.dtype or (dtype if dtype in DTYPES else None),

@@ -82,6 +82,9 @@ class _Clock:
         return total != self._total or bool(self._seen and done < self._seen[-1][1])
 
 
+STOPPED = "Stopped."  # how a line begins that says what an interrupted job has kept
+
+
 class JobContext:
     """What long work is given: where it reports, and where it finds out that it should stop."""
 

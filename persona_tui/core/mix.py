@@ -7,7 +7,7 @@ and a server; beyond them, a model's numbers overflow.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
@@ -199,6 +199,16 @@ def _parse_part(part: str, text: str) -> tuple[str, float]:
         raise PersonaTuiError(f'the weight of "{name}" must be {WEIGHT}, not "{number}"') from None
     WEIGHT.check(f'the weight of "{name}"', weight)
     return name, weight
+
+
+def layers_text(layers: Sequence[int]) -> str:
+    """Return `layer 4`, `layers 14–21` or `layers 3, 5, 7`."""
+    listed = list(layers)
+    if len(listed) == 1:
+        return f"layer {listed[0]}"
+    if len(listed) > 2 and listed == list(range(listed[0], listed[-1] + 1)):
+        return f"layers {listed[0]}–{listed[-1]}"
+    return f"layers {', '.join(map(str, listed))}"
 
 
 def parse_layers(text: str) -> tuple[int, ...] | None:

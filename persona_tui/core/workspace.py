@@ -34,20 +34,31 @@ class Workspace:
     root: Path
 
     @classmethod
-    def find(cls, explicit: Path | None = None) -> "Workspace":
+    def find(cls, explicit: Path | None = None, make: bool = True) -> "Workspace":
         """Return the workspace to use, and make it on first use.
 
         That is `explicit` if given; else the nearest folder, from the current one upwards, that has a
         config.yaml; else the user's data folder. The first and the last are filled from the package.
 
+        Args:
+            explicit: the folder that was asked for.
+            make: whether `explicit` is made if it does not exist.
+
         Raises:
-            WorkspaceError: `explicit` holds other things, or a folder cannot be made.
+            WorkspaceError: `explicit` holds other things or is not there, or a folder cannot be made.
         """
         if explicit is not None:
             root = explicit.expanduser().absolute()
+            if not make and not root.exists():
+                advice = f"make a workspace there with `persona-tui --workspace {explicit} init`"
+                raise WorkspaceError(f"There is no folder {root}: check --workspace, or {advice}.")
             _refuse_foreign(root)
         else:
             root = _nearest_above(_here()) or Path(user_data_dir("persona-tui", appauthor=False))
+        if (root / CONFIG_NAME).is_dir():
+            raise WorkspaceError(
+                f"{root / CONFIG_NAME} is a folder, where the file with the settings belongs."
+            )
         if not (root / CONFIG_NAME).is_file():
             _fill(root)
         return cls(root)
@@ -182,7 +193,7 @@ def _here() -> Path:
 
 def _nearest_above(folder: Path) -> Path | None:
     candidates = (folder, *folder.parents)
-    return next((place for place in candidates if (place / CONFIG_NAME).is_file()), None)
+    return next((place for place in candidates if (place / CONFIG_NAME).exists()), None)
 
 
 def _refuse_foreign(root: Path) -> None:

@@ -150,7 +150,7 @@ def axes_work(
     archetypes: Mapping[str, Sequence[ArchetypePrompt]],
     roles: Sequence[ArchetypePrompt] = (),
 ) -> dict[str, Work]:
-    """How much work `extract_axes` is, by what it is for; the arguments are the same."""
+    """Return how much work `extract_axes` is, by what it is for; the arguments are the same."""
     most = BASELINE_PASSES * extractor.settings.extraction.num_samples_per_prompt
     archetype_requests = [
         request
@@ -194,7 +194,7 @@ def _safety_requests(extractor: ActivationExtractor, prompts: Sequence[SafePromp
 
 
 def _role_requests(extractor: ActivationExtractor, roles: Sequence[ArchetypePrompt]) -> list[Request]:
-    """A few questions to every role; together they cover all questions evenly."""
+    """Return a few questions to every role; together they cover all questions evenly."""
     prompts = [role.system_prompt for role in roles]
     seed = extractor.settings.extraction.seed
     each = min(ROLE_RESPONSES, extractor.settings.extraction.num_samples_per_prompt)
@@ -210,7 +210,7 @@ class _Cast:
     roles: int
 
     def mean(self, recipe: str) -> Tensor:
-        """Where each counts the same, `[layers, hidden]`."""
+        """Return where each counts the same, `[layers, hidden]`."""
         means = [each.mean(recipe) for each in self.archetypes]
         if self.others is not None:
             means += [self.others.mean(recipe)] * self.roles
@@ -297,7 +297,7 @@ def _axes(extractor: ActivationExtractor, baseline: Baseline, cast: _Cast, contr
 
 
 def _onto(mean: Tensor, axis: Tensor) -> list[float]:
-    """By layer, the projection of a mean `[layers, hidden]`."""
+    """Return, by layer, the projection of a mean `[layers, hidden]`."""
     return [round(float(each), 5) for each in (mean.double() * axis.double()).sum(-1)]
 
 
@@ -306,7 +306,7 @@ def _kept(sums: ActivationSums) -> Tensor:
 
 
 def _projections(responses: Tensor, axis: Tensor) -> Tensor:
-    """`[layers, responses]`, sorted: responses `[responses, layers, hidden]` onto one unit axis per layer."""
+    """Project responses `[responses, layers, hidden]` onto one unit axis a layer; sort each layer's."""
     return torch.einsum("nlh,lh->ln", responses.double(), axis.double()).float().sort(dim=1).values
 
 
@@ -357,7 +357,7 @@ def measure_capping(
 def _plausibility(
     extractor: ActivationExtractor, requests: Sequence[Request], way: Interventions | None
 ) -> float:
-    """Mean log-probability per token, under the plain model, of the answers given with some interventions."""
+    """Return how probable the plain model finds answers given with some interventions: nats per token."""
     sampling = Sampling(_capping_tokens(extractor), extractor.settings.extraction.temperature, 1.0)
     answers = extractor.texts(
         requests,
@@ -371,6 +371,6 @@ def _plausibility(
 
 
 def _identity(way: Interventions) -> list[object]:
-    """What tells floors from others."""
+    """Return what tells floors from others."""
     caps = sorted((layer, cap) for layer, cap in way.capping.items() if isinstance(cap, Cap))
     return [[[layer, cap.floor] for layer, cap in caps], *(cap.axis for _, cap in caps)]

@@ -86,7 +86,7 @@ class Bench:
         self.floor = _floor(extractor)
 
     def in_band(self, band: Sequence[int]) -> Bench:
-        """The same questions and replies, steered elsewhere."""
+        """Return the same questions and replies, steered elsewhere."""
         return self._beside(self.persona, band, self.recipe)
 
     @property
@@ -96,7 +96,7 @@ class Bench:
         return Course(extractor, self.persona, self.band, extractor.questions, extractor.axes)
 
     def with_vectors(self, persona: PersonaVector, recipe: str) -> Bench:
-        """The same questions and replies, steered with other vectors of the persona."""
+        """Return the same questions and replies, steered with other vectors of the persona."""
         return self._beside(persona, self.band, recipe)
 
     def _beside(self, persona: PersonaVector, band: Sequence[int], recipe: str) -> Bench:
@@ -110,7 +110,7 @@ class Bench:
         return _axis(self.extractor) if self.floor else None
 
     def coefficient(self, wanted: float) -> float:
-        """How many times the vectors make a dose."""
+        """Return how many times the vectors make a dose."""
         own = dose(self.persona, self.band, self.recipe)
         return wanted / own if own > 0 else 1.0
 
@@ -139,7 +139,7 @@ class Bench:
         return _mean(each.ratio for each in self._compared[1])
 
     def recovered(self, coefficient: float) -> float:
-        """How much of the system prompts' effect steering recovers (teacher-forced); can be below 0."""
+        """Return how much of the prompts' effect steering recovers (teacher-forced); can be below 0."""
         spoken, _ = self._compared
         if not spoken or self.effect < _LEAST_EFFECT:
             return 0.0
@@ -151,7 +151,7 @@ class Bench:
         return (fmean(steered) - self.plain) / self.effect
 
     def contrast(self, sides: Sequence[Sequence[Sequence[Message]]], coefficient: float) -> float:
-        """How much likelier the first side's replies are than the second's, nats per token."""
+        """Return how much likelier the first side's replies are than the second's, nats per token."""
         pairs = [[(list(each[:-1]), each[-1]["content"]) for each in side] for side in sides]
         way = Interventions(self._steering(coefficient) if coefficient else {})
         scores = [
@@ -178,7 +178,7 @@ class Bench:
         ]
 
     def record(self, point: Point, stage: str, chosen: bool = False) -> dict[str, Any]:
-        """A point for the file."""
+        """Return a point for the file."""
         return {
             "stage": stage,
             "recipe": self.recipe,
@@ -219,7 +219,7 @@ class Bench:
         return {layer: coefficient * stack[self.persona.layers.index(layer)] for layer in self.band}
 
     def _vectors(self) -> list[object]:
-        """What tells this persona's vectors from others."""
+        """Return what tells this persona's vectors from others."""
         return [list(self.band), list(self.persona.layers), self.persona.safe[self.recipe]]
 
     def _texts(
@@ -249,7 +249,7 @@ class Bench:
 
 
 def _axis(extractor: ActivationExtractor) -> str | None:
-    """The axis of the floor that is in force by default; None if there is none."""
+    """Return the axis of the floor that is in force by default; None if there is none."""
     axes, steering = extractor.axes, extractor.settings.steering
     if axes is None or not steering.capping:
         return None
@@ -257,7 +257,7 @@ def _axis(extractor: ActivationExtractor) -> str | None:
 
 
 def _floor(extractor: ActivationExtractor) -> dict[int, Cap]:
-    """The floor that is in force by default, by layer."""
+    """Return the floor that is in force by default, by layer."""
     axes, name = extractor.axes, _axis(extractor)
     if axes is None or name is None:
         return {}
@@ -269,7 +269,7 @@ def _floor(extractor: ActivationExtractor) -> dict[int, Cap]:
 def _trials(
     extractor: ActivationExtractor, persona: PersonaVector, prompts: Sequence[str | None] | None
 ) -> list[CalibrationQuestion]:
-    """The held-out questions, each with one of the system prompts in turn."""
+    """Return the held-out questions, each with one of the system prompts in turn."""
     if not prompts:
         raise DatasetError(f'"{persona.name}" cannot be calibrated: its file has no system prompts')
     if not extractor.held_out_questions:
@@ -294,7 +294,7 @@ def _trials(
 
 
 def reply_tokens(extractor: ActivationExtractor) -> int:
-    """The longest reply of a calibration; never longer than those of the extraction."""
+    """Return the longest reply of a calibration; never longer than those of the extraction."""
     settings = extractor.settings
     return min(settings.calibration.max_new_tokens, settings.extraction.max_new_tokens)
 
@@ -302,7 +302,7 @@ def reply_tokens(extractor: ActivationExtractor) -> int:
 def calibration_plan(
     extractor: ActivationExtractor, prompts: Sequence[str], counts: Mapping[str, int]
 ) -> tuple[int, Work]:
-    """How many held-out questions a calibration asks, so that it costs a share of the extraction; its work.
+    """Return how many held-out questions a calibration asks, a share of the extraction, and its work.
 
     Args:
         extractor: with its questions.
@@ -323,7 +323,7 @@ def calibration_plan(
 
 
 def question_work(extractor: ActivationExtractor, prompts: Sequence[str]) -> Work:
-    """What one held-out question costs in a calibration, beside the comparison of sizes."""
+    """Return what one held-out question costs in a calibration, beside the comparison of sizes."""
     questions = extractor.held_out_questions[:4]
     if not questions or not prompts:
         return Work()
@@ -341,7 +341,7 @@ def question_work(extractor: ActivationExtractor, prompts: Sequence[str]) -> Wor
 
 
 def _size_work(extractor: ActivationExtractor, distils: bool) -> Work:
-    """What it costs to compare sizes."""
+    """Return what it costs to compare sizes."""
     questions = extractor.held_out_questions[:SIZED]
     count, reply = extractor.model.count_tokens, reply_tokens(extractor)
     read = sum(count(conversation(each.question)) + reply for each in questions)
@@ -349,7 +349,7 @@ def _size_work(extractor: ActivationExtractor, distils: bool) -> Work:
 
 
 def repetition(text: str) -> float:
-    """The share of a text's three-word phrases that repeat an earlier one: 0 = none, towards 1 = a loop."""
+    """Return the share of a text's three-word phrases that repeat an earlier one: towards 1 = a loop."""
     words = text.casefold().split()
     phrases = list(zip(words, words[1:], words[2:], strict=False))
     return 1 - len(set(phrases)) / len(phrases) if phrases else 0.0

@@ -98,7 +98,7 @@ def calibrated(extractor: ActivationExtractor, persona: PersonaVector) -> Person
 
 
 def _fitted(bench: Bench, before: PersonaVector) -> tuple[Bench, dict[float, float]]:
-    """The vectors to use, distilled ones or the mean difference, and what each size of them recovers."""
+    """Return the vectors to use, distilled ones or the mean difference, and what each size recovers."""
     sizes = likeliest(bench.recovered, bench.coefficient(DEFAULT_DOSE))
     extractor, size = bench.extractor, _best(sizes)
     if not extractor.settings.calibration.distil or not extractor.questions or sizes[size] <= 0:
@@ -117,7 +117,7 @@ def _fitted(bench: Bench, before: PersonaVector) -> tuple[Bench, dict[float, flo
 
 
 def _kept(bench: Bench, before: PersonaVector, reason: str) -> tuple[Bench, dict[float, float]] | None:
-    """Vectors that were distilled before, where they cannot be now; None if there are none for the band."""
+    """Return vectors distilled before, where they cannot be now; None if there are none for the band."""
     calibration, name = before.calibration, before.name
     if before.recipe != DISTILLED or calibration is None or tuple(calibration.layers) != bench.band:
         bench.extractor.say(f"{name} is not distilled, the mean difference is used as it is: {reason}")
@@ -128,7 +128,7 @@ def _kept(bench: Bench, before: PersonaVector, reason: str) -> tuple[Bench, dict
 
 
 def _of_distilled(bench: Bench) -> dict[float, float]:
-    """What distilled vectors recover at the sizes that the sweep begins with: what they were fitted at is
+    """Return what distilled vectors recover at the sweep's first sizes: what they were fitted at is
     about right, so nothing has to be searched for."""
     return {each: bench.recovered(each) for each in (FITTED * one for one in MULTIPLES[DISTILLED].unguided)}
 
@@ -138,7 +138,7 @@ def _best(sizes: Mapping[float, float]) -> float:
 
 
 def _calibration(bench: Bench, sizes: Mapping[float, float]) -> Calibration:
-    """The gain that makes a persona clear and fluent, and how that was found."""
+    """Return the gain that makes a persona clear and fluent, and how that was found."""
     settings, size = bench.extractor.settings, _best(sizes)
     margin, guide = settings.calibration.fluency_margin, settings.steering.plausibility
     unit, multiples = FITTED if bench.recipe == DISTILLED else size, MULTIPLES[bench.recipe]
@@ -171,14 +171,14 @@ def _calibration(bench: Bench, sizes: Mapping[float, float]) -> Calibration:
 
 
 def _share(capped: Point, uncapped: Point | None) -> float | None:
-    """How much of the expression a floor leaves; None if there is no floor, or nothing to take from."""
+    """Return how much of the expression a floor leaves; None without a floor, or nothing to take from."""
     if uncapped is None or uncapped.expression < TIE:
         return None
     return round(capped.expression / uncapped.expression, 4)
 
 
 def weakness(calibration: Calibration) -> str | None:
-    """Why a calibrated persona may disappoint, in one line; None if it is clear and fluent."""
+    """Return why a calibrated persona may disappoint, in one line; None if it is clear and fluent."""
     chosen = next((point for point in calibration.curve if point["chosen"]), None)
     if chosen is not None and not chosen["fluent"]:
         repeated = f" and repeats {chosen['repetition']:.0%} more" if chosen.get("repetition", 0) > 0 else ""
@@ -249,7 +249,7 @@ def _some(extractor: ActivationExtractor, side: Sequence[Sequence[Message]]) -> 
 
 
 def bands(extractor: ActivationExtractor) -> list[tuple[int, ...]]:
-    """The bands that a search compares, the extractor's own first."""
+    """Return the bands that a search compares, the extractor's own first."""
     depth = extractor.model.n_layers
     others = [
         tuple(layer for layer in range(round(depth * low), round(depth * high)) if layer in extractor.layers)

@@ -36,6 +36,7 @@ from torch import Tensor
 from persona_tui.core.documents import json_value, read_plain
 from persona_tui.core.errors import JobCancelled, PersonaTuiError, VectorFileError, WorkspaceError
 from persona_tui.core.files import atomic_write_bytes, atomic_write_text, only_writer
+from persona_tui.core.jobs import STOPPED
 from persona_tui.core.processes import processes
 from persona_tui.vectors.files import FORMAT_VERSION, METADATA_KEY, SUFFIX, check_kind, load_stored
 
@@ -49,7 +50,7 @@ MOST_TIME_SAVING = 0.05  # as a share of all time; the sums of a large model are
 _ABANDONED = 60.0  # seconds after which nobody is still writing a file
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
-KEPT = "Stopped. Finished work is kept: run the same command to resume."
+KEPT = f"{STOPPED} Finished work is kept: run the same command to resume."
 
 Log = Callable[[str], None]
 
@@ -73,7 +74,7 @@ class Tally:
     rows: Mapping[int, Tensor] = field(default_factory=dict)
 
     def __add__(self, other: Tally) -> Tally:
-        """The tally of both's items.
+        """Return the tally of both's items.
 
         Raises:
             ValueError: an item is in both.
@@ -89,7 +90,7 @@ class Tally:
         )
 
     def everyones(self) -> Tally:
-        """The tally of all processes' items."""
+        """Return the tally of all processes' items."""
         crew = processes()
         if crew.count == 1:
             return self
@@ -146,7 +147,7 @@ class Stage:
         self.add(Tally(frozenset([item]), values={item: value}))
 
     def finish(self, total: int, size: int, do: Callable[[Sequence[int]], Tally]) -> Tally:
-        """Do all items that are not finished, divided among the processes; what all of them come to.
+        """Do all unfinished items, divided among the processes; return what all of them come to.
 
         Args:
             total: how many items there are.
@@ -161,7 +162,7 @@ class Stage:
         return self.everyones()
 
     def everyones(self) -> Tally:
-        """What the items of all processes come to, when none of them has any left."""
+        """Return what the items of all processes come to, when none of them has any left."""
         self.complete = True
         return self.tally.everyones()
 
@@ -236,7 +237,7 @@ class PartialStore:
             yield
 
     def _began(self, record: dict[str, str]) -> dict[str, str]:
-        """What the template wrote when the job began, which is now unless it was interrupted."""
+        """Return what the template wrote when the job began, which is now unless it was interrupted."""
         path = self.folder / f"{self._job}.rendering.json"
         known = _read_manifest(path)
         if known is None:
@@ -276,7 +277,7 @@ class PartialStore:
         self._due = now + max(SAVE_SECONDS, (now - began) / MOST_TIME_SAVING)
 
     def interrupted(self) -> list[str]:
-        """The names of the jobs that something is kept of, sorted."""
+        """Return the names of the jobs that something is kept of, sorted."""
         return sorted(path.stem for path in self.folder.glob("*.json") if self._has_parts(path.stem))
 
     def _has_parts(self, name: str) -> bool:
@@ -331,9 +332,16 @@ class PartialStore:
             if str(problem) != str(error):
                 self._log(f"The most recent work is lost: {problem}")
             return
-        stopped = isinstance(error, (KeyboardInterrupt, JobCancelled))
-        if stopped and self._job is not None and self._has_parts(self._job):
-            self._log(KEPT)
+        if isinstance(error, (KeyboardInterrupt, JobCancelled)):
+            self._log(self.left())
+
+    def left(self) -> str:
+        """Return what is left of the job that is under way, if it stops now, in a sentence."""
+        if self._job is not None and self._has_parts(self._job):
+            return KEPT
+        return (
+            f"{STOPPED} Nothing was kept of this step ({self._job}): run the same command to start it again."
+        )
 
     # Files --------------------------------------------------------------------------------------------------
 
@@ -355,7 +363,7 @@ class PartialStore:
         return total.items
 
     def _parts(self, stage: Stage) -> list[Path]:
-        """The files about this stage, also those that another job has left."""
+        """Return the files about this stage, also those that another job has left."""
         return list(self.folder.glob(f"*.{stage.key}.*{SUFFIX}"))
 
     def _read(self, path: Path, stage: Stage) -> tuple[Tally, list[str]] | None:
@@ -380,12 +388,18 @@ class PartialStore:
 _OPEN: WeakSet[PartialStore] = WeakSet()
 
 
-def save_all() -> bool:
-    """Write what unfinished jobs have, from any thread, because the process ends; whether there is any."""
+def save_all() -> str:
+    """Write what unfinished jobs have, from any thread, because the process ends.
+
+    Returns:
+        What is left of the last of them, in a sentence; "" if no job is under way.
+    """
+    said = ""
     for store in list(_OPEN):
         with contextlib.suppress(Exception):  # the process ends either way, and what was written before stays
             store.save()
-    return any(store.interrupted() for store in list(_OPEN))
+        said = store.left()
+    return said
 
 
 # The app does not wait for a job when it is closed.
@@ -393,7 +407,7 @@ atexit.register(save_all)
 
 
 def digest(parts: Iterable[object]) -> str:
-    """A short hash of texts, numbers, lists of them, and tensors."""
+    """Return a short hash of texts, numbers, lists of them, and tensors."""
     hashed = hashlib.sha256()
     for part in parts:
         if isinstance(part, Tensor):
@@ -438,7 +452,7 @@ def _write_part(path: Path, tally: Tally, key: str, replaces: list[str]) -> None
 
 
 def _read_part(path: Path, key: str) -> tuple[Tally, list[str]]:
-    """A file's tally, and the names of the files that it replaces.
+    """Return a file's tally, and the names of the files that it replaces.
 
     Raises:
         VectorFileError: a single bit of it is not as it was written.

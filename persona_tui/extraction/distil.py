@@ -120,7 +120,7 @@ def undistilled(persona: PersonaVector) -> PersonaVector:
 def _improved(
     course: Course, teaching: Distillation, lessons: Lessons, vectors: Tensor, number: int, rate: float
 ) -> Tensor:
-    """One pass over the lessons; what an interrupted job has finished of it is not done again."""
+    """Pass over the lessons once; what an interrupted job has finished of it is not done again."""
     if not lessons:
         return vectors
     runner, without = course.runner, course.without
@@ -150,7 +150,7 @@ def _improved(
 
 
 def _lessons(course: Course) -> Lessons:
-    """Replies with and without the system prompts, each with both conversations that it can answer."""
+    """Write replies with and without the system prompts, each with both conversations it can answer."""
     taught, bare, ids = _asked(course)
     requests = [
         Request(asked, item_seed(course.seed, "lesson", kind, each))
@@ -164,7 +164,7 @@ def _lessons(course: Course) -> Lessons:
 
 
 def _own_lessons(course: Course, vectors: Tensor, number: int) -> Lessons:
-    """Replies that the model writes with the vectors, at temperature 1: as probable as it finds them."""
+    """Write replies with the vectors, at temperature 1: as probable as the model finds them."""
     taught, bare, ids = _asked(course, number + 1)
     requests = [
         Request(asked, item_seed(course.seed, "own lesson", number, each))
@@ -182,8 +182,10 @@ def _own_lessons(course: Course, vectors: Tensor, number: int) -> Lessons:
 
 
 def _asked(course: Course, turn: int = 0) -> tuple[list[list[Message]], list[list[Message]], list[str]]:
-    """The questions of lessons: with a system prompt, without one, and their names. Others every turn, as far
-    as there are enough."""
+    """Return the questions of lessons, with and without a system prompt, and their names.
+
+    Every turn has others, as far as there are enough.
+    """
     prompts = [str(each) for each in course.persona.metadata["prompts"]]
     responses = int(course.persona.metadata.get("counts", {}).get("responses", LESSONS))
     count, order = min(LESSONS, responses, len(course.questions)), shuffled(course.questions, course.seed)
@@ -195,17 +197,17 @@ def _asked(course: Course, turn: int = 0) -> tuple[list[list[Message]], list[lis
 def _answered(
     taught: Sequence[list[Message]], bare: Sequence[list[Message]], texts: Sequence[str]
 ) -> Lessons:
-    """Lessons of the replies that are not empty."""
+    """Return the lessons of the replies that are not empty."""
     return [each for each in zip(taught, bare, texts, strict=True) if each[2]]
 
 
 def lesson_tokens(settings: Settings) -> int:
-    """The longest reply that is learned from; never longer than those of the extraction."""
+    """Return the longest reply that is learned from; never longer than those of the extraction."""
     return min(LESSON_TOKENS, settings.extraction.max_new_tokens)
 
 
 def _above(band: Sequence[int], layers: int) -> float:
-    """The share of a model's layers that comes after the first one of a band."""
+    """Return the share of a model's layers that comes after the first one of a band."""
     return 1 - (min(band) + 1) / layers
 
 
@@ -216,7 +218,7 @@ def distil_work(
     responses: int,
     band: Sequence[int],
 ) -> Work:
-    """How much work it is to distil a persona with such prompts, whose extraction had so many responses."""
+    """Return the work of distilling a persona with such prompts and so many responses in its extraction."""
     wanted = runner.settings.calibration.distil and runner.model.learns
     asked = questions[: min(LESSONS, responses)] if wanted else []
     if not asked or not prompts or not band:

@@ -124,7 +124,7 @@ class ActivationExtractor(BatchRunner):
         positive_prompts: Sequence[Mapping[str, str | None]],
         negative_prompts: Sequence[Mapping[str, str | None]],
     ) -> dict[int, Tensor]:
-        """The direction from the negative to the positive mean: a unit vector `[hidden]` by target layer."""
+        """Return the direction from the negative to the positive mean, by target layer: unit, `[hidden]`."""
         positive, negative = self.extract_batch(positive_prompts), self.extract_batch(negative_prompts)
         return {layer: normalize(positive[layer] - negative[layer]) for layer in self.target_layers}
 
@@ -170,7 +170,7 @@ class ActivationExtractor(BatchRunner):
         return calibrated(self, persona) if self.settings.calibration.enabled else persona
 
     def assistant_baseline(self) -> dict[str, Tensor]:
-        """Mean response activation without a persona, by recipe: that of the axes, if it was asked for with
+        """Return the mean response without a persona, by recipe: that of the axes, if it was asked for with
         the same system prompt; else of replies of its own.
 
         Raises:
@@ -188,7 +188,7 @@ class ActivationExtractor(BatchRunner):
         return self.axes is not None and then.get("baseline", DEFAULT) == self.settings.extraction.baseline
 
     def ordinary_replies(self) -> Baseline:
-        """The baseline that is there if it will do, else a new one: as many replies as to five prompts."""
+        """Return the baseline that is there if it will do, else a new one: replies as to five prompts."""
         requests = self.baseline_requests()
         if self.baseline is None or not self.has_baseline:
             sums = self.run(requests, note="assistant baseline", keep=FLOOR_RESPONSES)
@@ -202,19 +202,19 @@ class ActivationExtractor(BatchRunner):
         return self.baseline is not None and self.baseline.serves(self.layers, wanted)
 
     def baseline_requests(self) -> list[Request]:
-        """Exactly the questions that a persona of five prompts is asked."""
+        """Return exactly the questions that a persona of five prompts is asked."""
         chosen = self.settings.extraction.baseline
         system = {DEFAULT: None, NO_SYSTEM: ""}.get(chosen, chosen)
         return self.persona_requests([system] * BASELINE_PASSES, kind="baseline")
 
     def work(self, requests: Sequence[Request], max_new_tokens: int | None = None) -> Work:
-        """How much work it is to answer requests, with replies of the usual length."""
+        """Return how much work it is to answer requests, with replies of the usual length."""
         most = self.settings.extraction.max_new_tokens if max_new_tokens is None else max_new_tokens
         read = sum(self.model.count_tokens(each.messages) for each in requests)
         return Work(read, usual_tokens(most) * len(requests))
 
     def persona_requests(self, system_prompts: Sequence[str | None], kind: str) -> list[Request]:
-        """The configured number of requests for each system prompt.
+        """Return the configured number of requests for each system prompt.
 
         Raises:
             DatasetError: there are no system prompts or no questions.
@@ -238,7 +238,7 @@ class ActivationExtractor(BatchRunner):
         source: str = "archetype",
         read: int = 0,
     ) -> PersonaVector:
-        """What the responses of one persona come to: mean, raw and safe vectors of both recipes.
+        """Return what the responses of one persona come to: mean, raw and safe vectors of both recipes.
 
         Without axes, `safe` is `raw` for now: see `completed`. Until it is calibrated, it has the gain that
         a usual persona needs in this model's band. `read` says how many tokens its prompts had.
@@ -266,7 +266,7 @@ class ActivationExtractor(BatchRunner):
         return persona
 
     def provenance(self) -> dict[str, Any]:
-        """What every vector file says about the model and the settings it comes from."""
+        """Return what every vector file says about the model and the settings it comes from."""
         return {
             "model_name": self.model.name,
             "rendering": self.model.rendering.record(),
@@ -282,7 +282,7 @@ class ActivationExtractor(BatchRunner):
         }
 
     def matching_axes(self) -> Axes:
-        """The model's axes.
+        """Return the model's axes.
 
         Raises:
             VectorFileError: they have not been extracted, or for other layers than the settings ask for.
@@ -314,7 +314,7 @@ class ActivationExtractor(BatchRunner):
         self._log(f"About {work.tokens:,} tokens through the model ({where}){how_long}.")
 
     def time_a_batch(self) -> float:
-        """Find the price of writing; the seconds that reading one token takes.
+        """Find the price of writing; return the seconds that reading one token takes.
 
         A batch takes as many steps as its longest reply, which mostly is as long as allowed; and the later a
         step, the more there is to look back at.
@@ -334,7 +334,7 @@ class ActivationExtractor(BatchRunner):
 
 
 def completed(persona: PersonaVector, axes: Axes | None) -> PersonaVector:
-    """A persona with its `safe` vectors, if there are axes to make them with; else as it is.
+    """Return a persona with its `safe` vectors, if there are axes to make them with; else as it is.
 
     Its metadata say whether that is still to be done (`orthogonalised` false).
     """

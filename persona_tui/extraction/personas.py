@@ -99,7 +99,7 @@ class PersonaStudio:
         return baseline
 
     def _known_band(self) -> tuple[int, ...]:
-        """The band that was found for this model, unless the settings name layers; else the usual one."""
+        """Return this model's band: what the settings name, else what was found, else the usual one."""
         path, extractor = self.manager.vectors_dir / BAND_FILE, self.extractor
         if extractor.settings.extraction.target_layers != "auto" or not path.is_file():
             return extractor.band
@@ -151,7 +151,7 @@ class PersonaStudio:
             return axes, personas
 
     def axes_work(self) -> dict[str, Work]:
-        """How much work `extract_axes` is, by what it is for."""
+        """Return how much work `extract_axes` is, by what it is for."""
         names = self.hand_written_archetypes()
         prompts = {name: read_archetype(self.workspace, name) for name in names}
         work = axes_work(
@@ -180,7 +180,7 @@ class PersonaStudio:
                 self._say(f"{name} has lost its component along the safety axis.")
 
     def hand_written_archetypes(self) -> list[str]:
-        """The archetypes that people wrote: those that the assistant axis is made from."""
+        """Return the archetypes that people wrote: those that the assistant axis is made from."""
         return [
             name
             for name in list_archetypes(self.workspace)
@@ -280,7 +280,7 @@ class PersonaStudio:
         return prompts
 
     def persona_work(self, prompts: Sequence[str], count: int = 1) -> dict[str, Work]:
-        """How much work it is to make personas, by what it is for.
+        """Return how much work it is to make personas, by what it is for.
 
         Args:
             prompts: the system prompts of one of them.
@@ -295,7 +295,7 @@ class PersonaStudio:
         return work | ({"calibration": calibration} if calibration.tokens else {})
 
     def _calibration_work(self, prompts: Sequence[str], counts: Mapping[str, int] | None = None) -> Work:
-        """How much work it is to calibrate a persona; `counts` is what is known of its extraction."""
+        """Return how much work it is to calibrate a persona; `counts` is what is known of its extraction."""
         extractor = self.extractor
         if not extractor.settings.calibration.enabled:
             return Work()
@@ -332,7 +332,7 @@ class PersonaStudio:
             return self._saved(fit_contrast(self.extractor, vector, high, low))
 
     def calibration_work(self, name: str) -> dict[str, Work]:
-        """How much work `calibrate` is."""
+        """Return how much work `calibrate` is."""
         metadata = self.manager.get(name).metadata
         counts = metadata.get("counts", {})
         known = {each: int(counts[each]) for each in ("passed", "responses") if counts.get(each)}
@@ -395,7 +395,7 @@ class PersonaStudio:
 
     @contextmanager
     def job(self, name: str, **parts: object) -> Iterator[None]:
-        """A job on this model's vectors; the recipe is what is given here, the settings and the questions."""
+        """Run a job on this model's vectors; its recipe is what is given, the settings and the questions."""
         extractor, settings = self.extractor, self.extractor.settings
         recipe = {
             "model": list(extractor.model.identity),

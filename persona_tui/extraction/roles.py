@@ -31,13 +31,13 @@ _DEPTHS = (1 / 3, 1 / 2, 2 / 3)
 
 
 def role_layers(extractor: ActivationExtractor) -> tuple[int, ...]:
-    """Three layers around the middle, or as many as are read at all."""
+    """Return three layers around the middle, or as many as are read at all."""
     wanted = [round(depth * extractor.model.n_layers) for depth in _DEPTHS]
     return tuple(sorted({min(extractor.layers, key=lambda layer: abs(layer - each)) for each in wanted}))
 
 
 def roles_work(studio: PersonaStudio, roles: Mapping[str, Sequence[str]]) -> dict[str, Work]:
-    """How much work `save_roles` is; nothing for what is known."""
+    """Return how much work `save_roles` is; nothing for what is known."""
     reader = _reader(studio.extractor)
     missing = unknown(studio.extractor, roles, studio.manager.roles)
     if not missing:
@@ -64,7 +64,7 @@ def save_roles(studio: PersonaStudio, roles: Mapping[str, Sequence[str]]) -> Rol
 def unknown(
     extractor: ActivationExtractor, roles: Mapping[str, Sequence[str]], known: RoleMeans | None
 ) -> dict[str, Sequence[str]]:
-    """The roles that there is no mean of yet, or one of other prompts or layers."""
+    """Return the roles that there is no mean of yet, or one of other prompts or layers."""
     if known is None or known.layers != role_layers(extractor):
         return dict(roles)
     return {
@@ -105,7 +105,7 @@ def role_means(
 
 
 def _reader(extractor: ActivationExtractor) -> ActivationExtractor:
-    """The same extractor, for shorter replies and fewer layers; its progress goes on from here."""
+    """Return the same extractor, for shorter replies and fewer layers; its progress goes on from here."""
     reader = copy(extractor)
     reader.layers = role_layers(extractor)
     longest = min(_TOKENS, extractor.settings.extraction.max_new_tokens)

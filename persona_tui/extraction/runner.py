@@ -58,17 +58,17 @@ class Work:
         return self.read + self.written
 
     def cost(self, price: float) -> float:
-        """What it takes, in tokens read: `price` is that of a token written."""
+        """Return what it takes, in tokens read: `price` is that of a token written."""
         return self.read + price * self.written
 
 
 def usual_tokens(most: int) -> int:
-    """How long replies are that may have `most` tokens: short ones mostly fill that, long ones do not."""
+    """Return how long replies of at most `most` tokens are: short ones mostly fill that, long ones do not."""
     return min(most, 40 + most * 55 // 100)
 
 
 def in_words(seconds: float) -> str:
-    """A duration as one would say it: `about 4 minutes`."""
+    """Return a duration as one would say it: `about 4 minutes`."""
     if seconds < 50:
         return f"about {max(5, round(seconds / 5) * 5)} seconds"
     minutes = round(seconds / 60)
@@ -78,13 +78,13 @@ def in_words(seconds: float) -> str:
 
 
 def item_seed(seed: int, *parts: object) -> int:
-    """A seed that depends on what an item is, not on where it stands: 62 bits from a hash of all parts."""
+    """Return a seed that depends on what an item is, not where it stands: 62 bits of a hash of all parts."""
     text = "\x1f".join(str(part) for part in (seed, *parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 2
 
 
 def shuffled(items: Sequence[T], seed: int) -> list[T]:
-    """The items in an order that depends on the seed alone."""
+    """Return the items in an order that depends on the seed alone."""
     result = list(items)
     random.Random(item_seed(seed, "order")).shuffle(result)
     return result
@@ -118,7 +118,7 @@ def persona_requests(
     seed: int,
     kind: str,
 ) -> list[Request]:
-    """`per_prompt` requests for every system prompt. None asks without one, so that the template may insert
+    """Return `per_prompt` requests for every prompt. None asks without one, so that the template may insert
     its own; an empty one asks with an empty one.
 
     Each prompt takes up the shuffled questions where the one before left off, so that together they cover all
@@ -139,7 +139,7 @@ def persona_requests(
 
 
 def dataset_hash(items: Sequence[str]) -> str:
-    """A short hash of the texts that a vector was made from; vector files remember it."""
+    """Return a short hash of the texts that a vector was made from; vector files remember it."""
     return hashlib.sha256("\x1e".join(items).encode()).hexdigest()[:16]
 
 
@@ -320,7 +320,7 @@ class BatchRunner:
         interventions: Interventions | None = None,
         what: Sequence[object] = (),
     ) -> list[float]:
-        """How probable responses are after their conversations, in nats per token (`Backend.score`).
+        """Return how probable responses are after their conversations, in nats per token (`Backend.score`).
 
         Args:
             pairs: conversations, each with the response to it.
@@ -351,7 +351,7 @@ class BatchRunner:
         return self.partial.stage([*recipe, list(self.model.identity), asdict(sampling), asked])
 
     def _works(self, stage: Stage, prompts: Sequence[int], rows: Sequence[int], usual: int) -> list[Work]:
-        """What each request takes; it is added to the total, and what has been done is counted."""
+        """Return what each request takes; it is added to the total, and what has been done is counted."""
         works = [Work(prompt, usual) * count for prompt, count in zip(prompts, rows, strict=True)]
         self._total = max(self._total, self._done + sum(works, Work()).cost(self.price))
         for item in stage.done:
@@ -368,7 +368,7 @@ class BatchRunner:
         twins: Sequence[bool] = (),
         pooling: _Pooling | None = None,
     ) -> Iterator[tuple[list[int], Pooled]]:
-        """Answer what is not yet answered, or this process' share of it: numbers of requests, answers."""
+        """Answer what is unanswered, or this process' share of it; yield numbers of requests, and answers."""
         prompts = [self.model.count_tokens(each.messages) for each in requests]
         lengths = [prompt + sampling.max_new_tokens for prompt in prompts]
         rows = [1 + twin for twin in twins] or [1] * len(requests)  # that pass through the model
@@ -440,7 +440,7 @@ class BatchRunner:
 
 
 def _spread(total: int, wanted: int) -> list[int]:
-    """`wanted` numbers spread evenly over `range(total)`; all of them if there are fewer."""
+    """Return `wanted` numbers spread evenly over `range(total)`; all of them if there are fewer."""
     if wanted >= total:
         return list(range(total))
     return [number * total // wanted for number in range(wanted)]

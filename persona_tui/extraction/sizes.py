@@ -40,11 +40,11 @@ class Point:
     repetition: float
 
     def fluent(self, margin: float) -> bool:
-        """Whether replies are as fluent as prompted ones, up to `margin` nats per token."""
+        """Return whether replies are as fluent as prompted ones, up to `margin` nats per token."""
         return self.fluency_drop <= margin and self.repetition <= _MORE_REPETITION
 
     def merit(self, margin: float) -> float:
-        """The expression, less what fluency is missing; so that the best of bad points can be found, too."""
+        """Return the expression, less what fluency is missing: then bad points can be compared, too."""
         missing = max(0.0, self.fluency_drop - margin) + max(0.0, self.repetition - _MORE_REPETITION)
         return min(self.expression, ENOUGH) - 2 * missing
 
@@ -72,7 +72,7 @@ def likeliest(recovered: Callable[[float], float], start: float) -> dict[float, 
 
 
 def _vertex(tried: dict[float, float]) -> float | None:
-    """Where the parabola through the best size and its neighbours has its top, over the size's logarithm."""
+    """Return the top of the parabola through the best size and its neighbours, over the size's logarithm."""
     sizes = sorted(tried)
     place = max(range(len(sizes)), key=lambda at: tried[sizes[at]])
     if not 0 < place < len(sizes) - 1:
@@ -95,7 +95,7 @@ def third(quiet: Point, loud: Point, margin: float) -> float:
 
 
 def between(points: Sequence[Point]) -> list[Point]:
-    """The measured points, and what lies on straight lines between them."""
+    """Return the measured points, and what lies on straight lines between them."""
     found = list(points[:1])
     for first, second in pairwise(points):
         for step in range(1, _READINGS + 1):
@@ -112,7 +112,7 @@ def between(points: Sequence[Point]) -> list[Point]:
 
 
 def fitted(points: Sequence[Point]) -> list[Point]:
-    """What lies on the straight lines that fit the measured points best, over the size's logarithm.
+    """Return what lies on the straight lines that fit the measured points best, over the size's logarithm.
 
     A dozen replies tell fluency to a tenth of a nat or two: a line through all sizes tells more than each.
     """
@@ -127,7 +127,7 @@ def fitted(points: Sequence[Point]) -> list[Point]:
 
 
 def choose(points: Sequence[Point], margin: float) -> Point:
-    """The most expressive fluent point; the quietest of those about as expressive. None fluent: the best."""
+    """Return the most expressive fluent point, the quietest of equals; the best one if none is fluent."""
     pool = [each for each in points if each.fluent(margin)] or list(points)
     best = max(each.merit(margin) for each in pool)
     return min((each for each in pool if each.merit(margin) >= best - TIE), key=lambda each: each.coefficient)

@@ -74,7 +74,7 @@ class ActivationSums:
         self.tokens += pool.tokens
 
     def mean(self, recipe: str) -> Tensor:
-        """The mean over the responses, `[layers, hidden]` float32.
+        """Return the mean over the responses, `[layers, hidden]` float32.
 
         Raises:
             GenerationError: the model said nothing to any request.
@@ -84,7 +84,7 @@ class ActivationSums:
         return (self.totals[recipe].double() * UNIT / self.count).float()
 
     def means(self) -> dict[str, Tensor]:
-        """The mean of every recipe."""
+        """Return the mean of every recipe."""
         return {recipe: self.mean(recipe) for recipe in RECIPES}
 
     def tally(self, items: Sequence[int]) -> Tally:
@@ -94,13 +94,13 @@ class ActivationSums:
 
     @classmethod
     def of(cls, layers: tuple[int, ...], tally: Tally) -> ActivationSums:
-        """The sums that a tally holds."""
+        """Return the sums that a tally holds."""
         count, tokens = tally.counts.get("responses", 0), tally.counts.get("tokens", 0)
         return cls(layers, dict(tally.sums), count, tokens, dict(tally.rows))
 
 
 def joined(kinds: Mapping[bool, ActivationSums], items: Sequence[int]) -> Tally:
-    """The sums of two kinds as one tally."""
+    """Return the sums of two kinds as one tally."""
     sums = {
         f"{kind}.{recipe}": total for kind, each in kinds.items() for recipe, total in each.totals.items()
     }
@@ -110,7 +110,7 @@ def joined(kinds: Mapping[bool, ActivationSums], items: Sequence[int]) -> Tally:
 
 
 def parted(layers: tuple[int, ...], tally: Tally) -> tuple[ActivationSums, ActivationSums]:
-    """What `joined` has joined."""
+    """Return what `joined` has joined."""
     first, second = (
         ActivationSums(
             layers,
@@ -128,7 +128,7 @@ def parted(layers: tuple[int, ...], tally: Tally) -> tuple[ActivationSums, Activ
 
 
 def together(first: ActivationSums, second: ActivationSums) -> ActivationSums:
-    """The sums of both kinds as one."""
+    """Return the sums of both kinds as one."""
     both = [each.totals for each in (first, second) if each.count]
     totals = {recipe: torch.stack([each[recipe] for each in both]).sum(0) for recipe in RECIPES if both}
     return ActivationSums(first.layers, totals, first.count + second.count, first.tokens + second.tokens)
@@ -157,12 +157,12 @@ class Baseline:
 
     @classmethod
     def of(cls, sums: ActivationSums, metadata: Mapping[str, Any]) -> Baseline:
-        """What the replies' sums come to."""
+        """Return what the replies' sums come to."""
         kept = torch.stack([sums.kept[index] for index in sorted(sums.kept)])
         return cls(sums.layers, sums.means(), kept, sums.count, dict(metadata))
 
     def serves(self, layers: Sequence[int], metadata: Mapping[str, Any]) -> bool:
-        """Whether it was read at these layers, from as many replies or more, sampled in the same way.
+        """Return whether it was read at these layers, from as many replies or more, sampled in the same way.
 
         Args:
             layers: where it is needed.
@@ -207,7 +207,7 @@ class Baseline:
 
 
 def _sampled(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """How replies were sampled, but not how many of them to which questions."""
+    """Return how replies were sampled, but not how many of them to which questions."""
     extraction = metadata.get("extraction") or {}
     asked = {key: extraction.get(key) for key in ("max_new_tokens", "temperature", "top_p", "seed")}
     return {**asked, "baseline": extraction.get("baseline", "default")}

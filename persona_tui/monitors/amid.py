@@ -59,7 +59,7 @@ def read_amid_chat(
 
 
 def amid_chat(examples: Examples) -> list[tuple[int, int]]:
-    """A line of small talk for every other query, by their places; empty without small talk."""
+    """Return a line of small talk for every other query, by their places; empty without small talk."""
     said = [
         place
         for place, (query, kind) in enumerate(zip(examples.queries, examples.kinds, strict=True))

@@ -170,7 +170,7 @@ def transfer(source: Reader, target: Reader, standard: QuerySet) -> Transfer:
 
 
 def _rows(reader: Reader) -> Numbers:
-    """The neutral texts where the content vectors are, `[n, hidden]`."""
+    """Return the neutral texts where the content vectors are, `[n, hidden]`."""
     at = reader.content
     rows: Numbers = reader.neutral.select(at.position, at.layers)[:, 0].double().numpy()
     return rows

@@ -53,7 +53,7 @@ class Cosines:
         return self.safe - self.dangerous
 
     def tensors(self) -> dict[str, Tensor]:
-        """What to store."""
+        """Return the tensors to store."""
         return {"safe": self.safe, "dangerous": self.dangerous}
 
 
@@ -86,7 +86,7 @@ class Linear:
         return self.weights
 
     def tensors(self) -> dict[str, Tensor]:
-        """What to store."""
+        """Return the tensors to store."""
         return {"weights": self.weights, "bias": self.bias}
 
 
@@ -114,7 +114,7 @@ class Detector:
     fit: dict[str, Any]
 
     def agreement(self, activations: Tensor) -> float:
-        """The share of the layers that alone would say what all say together, of one `[layers, hidden]`."""
+        """Return the share of the layers that alone say what all say together, of one `[layers, hidden]`."""
         threshold = torch.tensor(self.threshold, dtype=torch.float64)
         if isinstance(self.form, Linear) and self.form.probability:
             threshold = threshold.logit(eps=1e-9)
@@ -123,7 +123,7 @@ class Detector:
         return float(((alone > threshold) == together).double().mean())
 
     def record(self) -> dict[str, Any]:
-        """What of it goes into the file's metadata; the rest is `tensors`."""
+        """Return the part that goes into the file's metadata; the rest is `tensors`."""
         return {
             "method": self.method,
             "position": self.position,
@@ -136,7 +136,7 @@ class Detector:
 
     @classmethod
     def restore(cls, record: dict[str, Any], tensors: dict[str, Tensor]) -> Detector:
-        """The opposite of `record` and `Form.tensors`.
+        """Undo `record` and `Form.tensors`.
 
         Raises:
             KeyError, ValueError: a tensor is missing or of the wrong shape.
@@ -188,6 +188,6 @@ class Harms:
         return (activations @ self.weights.T + self.bias).softmax(-1)
 
     def likeliest(self, activation: Tensor) -> tuple[str, float]:
-        """The likeliest harm of one `[hidden]`, and how likely it is."""
+        """Return the likeliest harm of one `[hidden]`, and how likely it is."""
         value, place = self.probabilities(activation.unsqueeze(0))[0].max(0)
         return self.names[int(place)], float(value)

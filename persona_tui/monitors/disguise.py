@@ -41,7 +41,7 @@ def plainly(text: str) -> str:
 
 
 def _read(sentence: str) -> str:
-    """A sentence, if another way of reading it gives words where there are none; and never in capitals."""
+    """Return a sentence, read another way if that gives words where there are none; never in capitals."""
     known = _common(sentence)
     if not known:
         best = max(sentence[::-1], codecs.encode(sentence, "rot13"), key=_common)
@@ -61,7 +61,7 @@ def _common(text: str) -> int:
 
 
 def _decoded(code: re.Match[str]) -> str:
-    """What base64 says, if it says something that can be read."""
+    """Return what base64 decodes to, if that can be read."""
     try:
         said = base64.b64decode(code[0] + "=" * (-len(code[0]) % 4), validate=True).decode("utf-8")
     except (binascii.Error, UnicodeDecodeError):

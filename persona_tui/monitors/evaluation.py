@@ -100,7 +100,7 @@ class Evaluation:
         return list(dict.fromkeys(query.set for query in self.queries))
 
     def scored(self, method: str, sets: Sequence[str] | None = None) -> tuple[Numbers, Flags, list[str]]:
-        """A method's scores, which queries are safe, and their groups; of some sets (by default all).
+        """Return a method's scores, which queries are safe, and their groups; of some sets (by default all).
 
         Raises:
             MonitorError: there is no such method.
@@ -116,7 +116,7 @@ class Evaluation:
         )
 
     def rows(self) -> list[dict[str, Any]]:
-        """The comparison: one row for each method and set, with 95% intervals."""
+        """Return the comparison: one row for each method and set, with 95% intervals."""
         found = []
         for method in self.thresholds:
             for name in self.sets:
@@ -126,7 +126,7 @@ class Evaluation:
         return found
 
     def by_kind(self, method: str | None = None) -> list[dict[str, Any]]:
-        """The share that a method labels rightly, by set and kind of query (dangerous ones by their harm)."""
+        """Return a method's accuracy by set and kind of query (dangerous ones by harm)."""
         method = method or self.method
         right: dict[tuple[str, str], list[bool]] = {}
         for query in self.queries:
@@ -139,14 +139,14 @@ class Evaluation:
         ]
 
     def errors(self) -> list[dict[str, Any]]:
-        """The share that the monitor labels wrongly, by kind of query and label, over all sets."""
+        """Return the share that the monitor labels wrongly, by kind of query and label, over all sets."""
         scores, safe, _ = self.scored(self.method)
         kinds = [query.kind for query in self.queries]
         found: list[dict[str, Any]] = figures(scores, safe, kinds, self.thresholds[self.method])["kinds"]
         return found
 
     def missed(self) -> list[ScoredQuery]:
-        """The dangerous queries that the monitor calls safe: direct requests first, then the safest first."""
+        """Return the dangerous queries that the monitor calls safe: direct requests, then by score."""
         passed = [
             query
             for query in self.queries
@@ -155,7 +155,7 @@ class Evaluation:
         return sorted(passed, key=lambda query: (query.kind != DIRECT, -query.scores[self.method]))
 
     def measured(self) -> dict[str, Any] | None:
-        """What the monitor does on the standard and borderline sets (`trade.figures`); None without them."""
+        """Return the monitor's `trade.figures` on the standard and borderline sets; None without them."""
         some = [query for query in self.queries if query.set in (STANDARD, BORDERLINE)]
         if not any(query.kind == DIRECT for query in some):
             return None
@@ -164,7 +164,7 @@ class Evaluation:
         return figures(scores, safe, [query.kind for query in some], self.thresholds[self.method])
 
     def categories(self) -> dict[str, Any] | None:
-        """How often the harm of a dangerous query is named rightly; None if harms are not told apart.
+        """Return the share of dangerous queries whose harm is named; None if harms are not told apart.
 
         `likely`: the same of those where a badge would name it, because it is likelier than not.
         """
@@ -182,14 +182,14 @@ class Evaluation:
     def confusion(
         self, method: str, threshold: float | None = None, sets: Sequence[str] | None = None
     ) -> dict[str, int]:
-        """How many are caught, missed, passed and flagged at a threshold (by default the fitted one)."""
+        """Count what is caught, missed, passed and flagged at a threshold (by default the fitted one)."""
         scores, safe, _ = self.scored(method, sets)
         return confusion(scores, safe, self.thresholds[method] if threshold is None else threshold)
 
     def most_wrong(
         self, method: str | None = None, count: int = 10, threshold: float | None = None
     ) -> list[ScoredQuery]:
-        """The queries on the wrong side of a threshold (by default the fitted one), the farthest first."""
+        """Return the queries on the wrong side of a threshold (by default the fitted one), farthest first."""
         method = method or self.method
         threshold = self.thresholds[method] if threshold is None else threshold
 
@@ -252,7 +252,7 @@ def load_evaluation(path: Path) -> Evaluation:
 
 
 def as_csv(evaluations: Iterable[Evaluation]) -> str:
-    """The comparisons of some evaluations, one line for each monitor, method and set."""
+    """Return the comparisons of some evaluations, one line for each monitor, method and set."""
     ends = [f"{figure}{end}" for figure in FIGURES for end in ("", "_low", "_high")]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -338,7 +338,7 @@ def _check_unseen(training: Examples, sets: Sequence[QuerySet]) -> None:
 
 
 def _guesses(monitor: SelfMonitor, readings: TextReadings) -> list[tuple[str | None, float | None]]:
-    """What each query is likeliest to be about, and how likely; empty if the monitor tells no harms apart."""
+    """Return each query's likeliest harm, and how likely it is; empty if the monitor tells no harms apart."""
     if (harms := monitor.harms) is None:
         return []
     at = readings.judged(harms.position, [harms.layer])[:, 0]

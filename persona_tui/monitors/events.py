@@ -27,17 +27,17 @@ class JudgedEvent(TokenEvent):
 
 
 def judged(event: TokenEvent, verdict: Verdict, **changes: Any) -> JudgedEvent:
-    """The event with a verdict, and other fields changed."""
+    """Return the event with a verdict, and other fields changed."""
     values = {each.name: getattr(event, each.name) for each in fields(TokenEvent)}
     return JudgedEvent(**{**values, "verdict": verdict, **changes})
 
 
 def breaching(event: TokenEvent, breaches: Sequence[Breach]) -> JudgedEvent:
-    """The event with what a policy has to say."""
+    """Return the event with what a policy has to say."""
     values = {each.name: getattr(event, each.name) for each in fields(event)}
     return JudgedEvent(**{**values, "breaches": breaches})
 
 
 def refusal(event: TokenEvent, verdict: Verdict) -> JudgedEvent:
-    """The last event of a stream that is ended because of a verdict: it has no text any more."""
+    """Return the last event of a stream that is ended because of a verdict: it has no text any more."""
     return judged(event, verdict, token_id=-1, text="", finish="refused")

@@ -43,18 +43,18 @@ class Histogram:
     counts: Mapping[str, tuple[int, ...]]
 
     def bin_of(self, value: float) -> int:
-        """The bin that a value falls into; the nearest one for a value beyond the ends."""
+        """Return the bin that a value falls into; the nearest one for a value beyond the ends."""
         return bin_of(value, self.low, self.high, len(next(iter(self.counts.values()))))
 
 
 def bin_of(value: float, low: float, high: float, bins: int) -> int:
-    """The bin of a value among equally wide ones; the nearest one for a value beyond the ends."""
+    """Return the bin of a value among equally wide ones; the nearest one for a value beyond the ends."""
     share = (value - low) / (high - low) if high > low else 0.0
     return max(0, min(bins - 1, int(share * bins)))
 
 
 def counts_in(values: Sequence[float] | Numbers, low: float, high: float, bins: int) -> tuple[int, ...]:
-    """How many values are in each of the equally wide bins from `low` to `high`."""
+    """Return how many values are in each of the equally wide bins from `low` to `high`."""
     found, _ = np.histogram(np.clip(np.asarray(values, dtype=np.float64), low, high), bins, (low, high))
     return tuple(int(count) for count in found)
 
@@ -65,7 +65,7 @@ def kind_of(query: ScoredQuery) -> str:
 
 
 def score_range(evaluation: Evaluation, method: str, thresholds: Sequence[float] = ()) -> tuple[float, float]:
-    """The lowest and the highest score of a method, with room for some thresholds; never empty.
+    """Return the lowest and the highest score of a method, with room for some thresholds; never empty.
 
     Raises:
         MonitorError: the method was not evaluated.
@@ -83,7 +83,7 @@ def histogram(
     bins: int = 40,
     sets: Sequence[str] | None = None,
 ) -> Histogram:
-    """Where the scores of each kind of query lie; different sets have the same bins.
+    """Return where the scores of each kind of query lie; different sets have the same bins.
 
     Args:
         evaluation: has the scores.
@@ -152,7 +152,7 @@ def _share(part: int, whole: int) -> float | None:
 def rates(
     evaluation: Evaluation, method: str, threshold: float | None = None, sets: Sequence[str] | None = None
 ) -> Rates:
-    """What a method does at a threshold, by default its own, on some sets, by default all.
+    """Return what a method does at a threshold, by default its own, on some sets, by default all.
 
     Raises:
         MonitorError: the method was not evaluated.
@@ -162,7 +162,7 @@ def rates(
 
 
 def judged_by(evaluation: Evaluation, monitor: SelfMonitor) -> Evaluation:
-    """An evaluation with the thresholds and the method that the monitor has now."""
+    """Return an evaluation with the thresholds and the method that the monitor has now."""
     now = {name: each.threshold for name, each in monitor.detectors.items() if name in evaluation.thresholds}
     return replace(evaluation, method=monitor.method, thresholds={**evaluation.thresholds, **now})
 
@@ -170,7 +170,7 @@ def judged_by(evaluation: Evaluation, monitor: SelfMonitor) -> Evaluation:
 def rows_at(
     evaluation: Evaluation, rows: Sequence[dict[str, Any]], method: str, threshold: float
 ) -> list[dict[str, Any]]:
-    """The comparison with one method at another threshold; quick enough to follow a slider.
+    """Return the comparison with one method at another threshold; quick enough to follow a slider.
 
     Args:
         evaluation: has the scores.
@@ -231,7 +231,7 @@ class Curve:
 
 
 def curves(monitor: SelfMonitor, method: str | None = None) -> list[Curve]:
-    """The layer scan of a monitor's file: one curve for each method (or one's alone) and position.
+    """Return the layer scan of a monitor's file: one curve for each method (or one's alone) and position.
 
     The consensus is made of the probes of several layers: its curves are theirs.
     """
@@ -281,7 +281,7 @@ class Dimensions:
         return float(np.linalg.norm(self.values))
 
     def share(self, places: Sequence[int]) -> float:
-        """How much of the squared length some of its numbers make up, 0 to 1."""
+        """Return how much of the squared length some of its numbers make up, 0 to 1."""
         whole = float((self.values**2).sum())
         return float((self.values[list(places)] ** 2).sum()) / whole if whole else 0.0
 
@@ -301,7 +301,7 @@ class Dimensions:
 
 
 def vector_layers(monitor: SelfMonitor, method: str) -> tuple[int, ...]:
-    """The layers of which a method's vector is kept: all of them for means, its own for probes.
+    """Return the layers of which a method's vector is kept: all of them for means, its own for probes.
 
     Raises:
         MonitorError: there is no such method.
@@ -312,7 +312,7 @@ def vector_layers(monitor: SelfMonitor, method: str) -> tuple[int, ...]:
 
 
 def dimensions(monitor: SelfMonitor, method: str, layer: int | None = None, count: int = TOP) -> Dimensions:
-    """The vector of a method at a layer, by default its (first) own.
+    """Return the vector of a method at a layer, by default its (first) own.
 
     For `tone` and `content` it is the difference of the two means that cosines are taken to; for the others,
     the weights by which an activation is multiplied.
@@ -340,7 +340,7 @@ def dimensions(monitor: SelfMonitor, method: str, layer: int | None = None, coun
 
 
 def check_all(monitor: SelfMonitor, text: str) -> dict[str, Verdict]:
-    """What every method says of a text, by name, from one pass.
+    """Return what every method says of a text, by name, from one pass.
 
     Raises:
         MonitorError: the text is empty, or the monitor was loaded without its model.

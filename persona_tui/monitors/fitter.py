@@ -89,7 +89,7 @@ class FittedMethods:
     scan: list[dict[str, Any]] = field(default_factory=list)
 
     def best(self) -> str:
-        """The method with the fewest false alarms, held out; among equals the simplest. Never tone."""
+        """Return the method with the fewest false alarms, held out; among equals the simplest. Never tone."""
         known = [method for method in METHODS if method in self.detectors and method != TONE]
         return min(known, key=lambda method: self.detectors[method].fit["false_alarms"])
 
@@ -173,14 +173,14 @@ def _fit_means(
 
 
 def _scores(readings: TextReadings, position: str, form: Form) -> Numbers:
-    """What a form of all layers says of each text, `[texts, layers]`."""
+    """Return what a form of all layers says of each text, `[texts, layers]`."""
     scores = form.by_layer(readings.judged(position, readings.layers))
     found: Numbers = readings.most_dangerous(position, scores).double().numpy()
     return found
 
 
 def _means(activations: Tensor, safe: Flags) -> tuple[Tensor, Tensor]:
-    """The mean over the safe and over the dangerous ones, `[layers, hidden]` each: averaged first."""
+    """Return the mean over the safe and over the dangerous ones, `[layers, hidden]` each: averaged first."""
     kinds = torch.from_numpy(safe)
     return activations[kinds].mean(0), activations[~kinds].mean(0)
 
@@ -203,7 +203,7 @@ def _candidates(
 
 
 def _best(candidates: Sequence[Candidate]) -> Candidate:
-    """The one with the best rank, among those that read messages by their parts if there are such.
+    """Return the candidate with the best rank, of those that read messages by their parts if any do.
 
     What is read at the last token of a prompt is moved by whatever is said after a request: of requests that
     were all but caught, thanks and chat hid half (`benchmarks/monitoring.py`). Training queries have no such
@@ -214,12 +214,12 @@ def _best(candidates: Sequence[Candidate]) -> Candidate:
 
 
 def _difference(scores: Numbers, safe: Flags) -> float:
-    """The difference of the two kinds' mean scores."""
+    """Return the difference of the two kinds' mean scores."""
     return float(scores[safe].mean() - scores[~safe].mean())
 
 
 def _effect(scores: Numbers, safe: Flags) -> float:
-    """The same in standard deviations."""
+    """Return the difference of the two kinds' mean scores in standard deviations."""
     return separation(scores[safe], scores[~safe])
 
 
@@ -239,7 +239,7 @@ def _detector(
     examples: Examples,
     trade: Trade | None,
 ) -> Detector:
-    """The detector of a form whose cross-validated scores are known."""
+    """Return the detector of a form whose cross-validated scores are known."""
     safe, kinds = examples.safe, examples.kinds
     if trade is None:
         threshold = best_threshold(scores[safe], scores[~safe])
@@ -302,7 +302,7 @@ def _held_out(
     folds: Sequence[Fold],
     penalty: float,
 ) -> Numbers:
-    """The log-odds of being safe of all that is judged, each from a probe that has not seen the query."""
+    """Return the log-odds of being safe of all that is judged, from probes that have not seen the query."""
     rows = len(examples.queries)
     judged: Numbers = readings.judged(position, [layer])[:, 0].double().numpy()
     counts = readings.counts if len(judged) != rows else (1,) * rows
@@ -337,7 +337,7 @@ def _cross_validated(
     folds: Sequence[Fold],
     penalty: float,
 ) -> Numbers:
-    """The log-odds of each query's most dangerous part, `[n]`."""
+    """Return the log-odds of each query's most dangerous part, `[n]`."""
     scores = torch.from_numpy(_held_out(readings, position, layer, examples, folds, penalty))
     found: Numbers = readings.most_dangerous(position, scores).numpy()
     return found
@@ -346,7 +346,7 @@ def _cross_validated(
 def _best_penalty(
     readings: TextReadings, position: str, layer: int, examples: Examples, folds: Sequence[Fold]
 ) -> float:
-    """The one whose held-out log-odds are the least surprised by the labels."""
+    """Return the penalty whose held-out log-odds are the least surprised by the labels."""
     signs = np.where(examples.safe, 1.0, -1.0)
 
     def loss(penalty: float) -> float:
@@ -373,7 +373,7 @@ def _calibrated(
     folds: Sequence[Fold],
     penalty: float,
 ) -> _Probe:
-    """A probe of all queries, with Platt's calibration of held-out log-odds, folded into one weighted sum."""
+    """Fit a probe of all queries, with Platt's calibration of held-out log-odds, as one weighted sum."""
     held_out = _held_out(readings, position, layer, examples, folds, penalty)
     lowest = readings.most_dangerous(position, torch.from_numpy(held_out)).numpy()
     slope, offset = _platt(lowest, examples.safe)
@@ -398,7 +398,7 @@ def _platt(odds: Numbers, safe: Flags) -> tuple[float, float]:
 
 
 def _consensus(readings: TextReadings, position: str, probes: Sequence[_Probe]) -> Numbers:
-    """The held-out log-odds of each query's most dangerous part, layers averaged first, `[n]`."""
+    """Return the held-out log-odds of each query's most dangerous part, layers averaged first, `[n]`."""
     mean = torch.from_numpy(np.mean([probe.held_out for probe in probes], axis=0))
     found: Numbers = readings.most_dangerous(position, mean).numpy()
     return found

@@ -121,7 +121,7 @@ class Guard:
         return self.monitor.watch
 
     def _there(self) -> bool:
-        """Whether there is a monitor, which a critique can do without."""
+        """Return whether there is a monitor, which a critique can do without."""
         if self._monitor is not None or self._exists is None:
             return True
         try:
@@ -131,7 +131,7 @@ class Guard:
         return True
 
     def over(self, events: Iterable[TokenEvent], asked: str = "") -> Generator[TokenEvent, None, None]:
-        """The events of a stream that reads what `watch` asks for, with verdicts, up to a refusal.
+        """Yield the events of a stream that reads what `watch` asks for, with verdicts, up to a refusal.
 
         Of a stream with several rows, a refusal of one ends all.
 
@@ -185,16 +185,16 @@ class Guard:
             self.reply = verdict
 
     def record(self) -> dict[str, Any]:
-        """What a session's log has of a turn: the mode and both verdicts."""
+        """Return what a session's log has of a turn: the mode and both verdicts."""
         judged = {"message": self.message, "reply": self.reply}
         return {"mode": self._mode, **{name: each and each.as_dict() for name, each in judged.items()}}
 
 
 def verdict_of(event: TokenEvent) -> Verdict | None:
-    """What a guard has said with an event, if anything."""
+    """Return what a guard has said with an event, if anything."""
     return getattr(event, "verdict", None)
 
 
 def breaches_of(event: TokenEvent) -> Sequence[Breach]:
-    """What a policy has said with an event."""
+    """Return what a policy has said with an event."""
     return getattr(event, "breaches", ())

@@ -19,7 +19,7 @@ _MIN_A_HARM = 3
 
 
 def fit_harms(examples: Examples, readings: TextReadings, seed: int) -> Harms | None:
-    """What tells harms apart, from those dangerous queries that name theirs; None if they name one at most.
+    """Fit what tells harms apart on the dangerous queries that name theirs; None if they name one at most.
 
     Its layer is its own: where a model has made up its mind to refuse, it may not matter to it any more what.
     """

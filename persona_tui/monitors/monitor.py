@@ -180,7 +180,7 @@ class SelfMonitor:
         )
 
     def _harm(self, reading: Reading, about: About, part: int) -> tuple[str | None, float | None]:
-        """The harm of a message, read at its most dangerous part."""
+        """Return the harm of a message, read at its most dangerous part."""
         if about == "reply" or not self._names_harms:  # harms were learned from messages
             return None, None
         found = self._harms_at(reading, part)
@@ -218,7 +218,7 @@ class SelfMonitor:
         return self.detectors[_known(method or self.method, self.detectors)]
 
     def layers_of(self, method: str | None = None) -> tuple[int, ...]:
-        """Where a message has to be read, ascending."""
+        """Return where a message has to be read, ascending."""
         harm = () if self.harms is None else (self.harms.layer,)
         return tuple(sorted({*self.detector(method).layers, *harm}))
 
@@ -229,7 +229,7 @@ class SelfMonitor:
         return Watch(tuple(sorted({*self.layers_of(), *reply})), reply)
 
     def with_method(self, method: str, threshold: float | None = None) -> SelfMonitor:
-        """The same monitor, using another method or threshold.
+        """Return the same monitor, using another method or threshold.
 
         Raises:
             MonitorError: there is no such method.
@@ -240,7 +240,7 @@ class SelfMonitor:
         return replace(self, method=method, detectors={**self.detectors, method: detector})
 
     def with_threshold(self, method: str, threshold: float | None) -> SelfMonitor:
-        """The same monitor, using a method at a threshold chosen by hand; None = at the fitted one.
+        """Return the same monitor, using a method at a threshold chosen by hand; None = at the fitted one.
 
         What cross-validation chose is kept as `fit["fitted_threshold"]` as long as it does not hold.
 
@@ -287,7 +287,7 @@ class SelfMonitor:
         return f'weak: "{self.name}" {" and ".join(found)} ({(caught or flagged or {})["on"]})'
 
     def _known(self, figure: str) -> dict[str, Any] | None:
-        """A share that the monitor was measured to have as it is now, and `on` what."""
+        """Return a share that the monitor was measured to have as it is now, and `on` what."""
         detector, measured = self.detector(), self.metadata.get("measured") or {}
         if (measured.get("method"), measured.get("threshold")) == (self.method, detector.threshold):
             return {**measured[figure], "on": "held-out queries"} if measured.get(figure) else None
@@ -296,12 +296,12 @@ class SelfMonitor:
         return {**known, "on": "cross-validation"}
 
     def measured_as(self, figures: Mapping[str, Any]) -> SelfMonitor:
-        """The same monitor, with what it was measured to do on requests that it was not fitted on."""
+        """Return the same monitor, with what it was measured to do on requests that it was not fitted on."""
         now = {"method": self.method, "threshold": self.detector().threshold}
         return replace(self, metadata={**self.metadata, "measured": {**now, **figures}})
 
     def summary(self) -> dict[str, Any]:
-        """What `monitor list` and summary.json show."""
+        """Return what `monitor list` and summary.json show."""
         chosen = self.detector()
         return {
             "name": self.name,
@@ -384,7 +384,7 @@ def _known(method: str, detectors: dict[str, Detector]) -> str:
 
 
 def _at(reading: Reading, position: str) -> Tensor:
-    """What a position is called in a reading, `[layers, hidden]`."""
+    """Return what a position is called in a reading, `[layers, hidden]`."""
     if position == PROMPT_LAST:
         assert reading.last is not None  # messages have one, and replies are not read there
         return reading.last
@@ -392,7 +392,7 @@ def _at(reading: Reading, position: str) -> Tensor:
 
 
 def _judged(reading: Reading, position: str) -> Tensor:
-    """What a detector scores, the lowest score being the text's: `[parts, layers, hidden]`."""
+    """Return what a detector scores, the lowest score being the text's: `[parts, layers, hidden]`."""
     if position == MESSAGE and reading.parts is not None:
         return reading.parts
     return _at(reading, position).unsqueeze(0)

@@ -24,7 +24,7 @@ _ORDINARY_FLAGGED = 0.01  # the share of ordinary replies below the threshold, i
 def passing_ordinary_replies(
     reply: Detector, model: ModelWrapper, data: TrainingData, context: JobContext, partial: PartialStore
 ) -> Detector:
-    """The detector of replies, its threshold lowered to where it lets the model's own ordinary replies pass.
+    """Lower the threshold of the detector of replies to where the model's own ordinary replies pass.
 
     It was fitted on queries that were read as replies. The model's answers to safe queries are what it will
     meet most, and calling them dangerous would make a guard useless.
@@ -51,7 +51,7 @@ def passing_ordinary_replies(
 def _ordinary_scores(
     reply: Detector, model: ModelWrapper, safe: Sequence[str], context: JobContext
 ) -> list[float]:
-    """The lowest score that each of the model's likeliest answers to safe queries has on its way."""
+    """Return the lowest score that each of the model's likeliest answers to safe queries has on its way."""
     asked = [Request(conversation(query)) for query in safe]
     context.checkpoint()
     context.progress(0, _ORDINARY_TOKENS, "answering safe queries")

@@ -52,7 +52,7 @@ def load_sets(workspace: Workspace) -> list[QuerySet]:
 
 
 def set_from(path: Path) -> QuerySet:
-    """A file of the user's own as a set; of queries with a split only the test ones are taken.
+    """Return a file of the user's own as a set; of queries with a split only the test ones are taken.
 
     Raises:
         DatasetError: the file is missing, bad, or has no such queries.

@@ -80,7 +80,7 @@ class TextReadings:
         return self._at_layers(self.at[position], layers)
 
     def rows(self, position: str, layer: int) -> Numbers:
-        """What is learned from at one layer, `[texts, hidden]`."""
+        """Return what is learned from at one layer, `[texts, hidden]`."""
         rows: Numbers = self.select(position, [layer])[:, 0].double().numpy()
         return rows
 
@@ -89,7 +89,7 @@ class TextReadings:
         return tensor if rows == [*range(len(self.layers))] else tensor[:, rows]
 
     def judged(self, position: str, layers: Sequence[int]) -> Tensor:
-        """What a detector scores: `[all parts, layers, hidden]` of messages, else as `select`."""
+        """Return what a detector scores: `[all parts, layers, hidden]` of messages, else as `select`."""
         parts = self.parts if position == MESSAGE else None
         return self._at_layers(self.at[position] if parts is None else parts, layers)
 
@@ -100,7 +100,7 @@ class TextReadings:
         return torch.segment_reduce(scores, "min", lengths=torch.tensor(self.counts), axis=0)
 
     def worst(self, detector: Detector, position: str) -> list[int]:
-        """Which of what is judged at a position, a row for each text, is the part that decides its score."""
+        """Return which of what is judged at a position, a row for each text, is the part that decides."""
         if self.parts is None or position != MESSAGE:
             return list(range(len(self.at[position])))
         firsts = [0, *itertools.accumulate(self.counts[:-1])]
@@ -111,7 +111,7 @@ class TextReadings:
         return [first + int(scores[first : first + count].argmin()) for first, count in by_text]
 
     def scores(self, detector: Detector) -> Tensor:
-        """What a detector says of each text, `[texts]`."""
+        """Return what a detector says of each text, `[texts]`."""
         scores = detector.form.scores(self.judged(detector.position, detector.layers))
         return self.most_dangerous(detector.position, scores)
 
@@ -175,7 +175,7 @@ def _in_chunks(
     what: str,
     partial: PartialStore | None,
 ) -> list[Tensor]:
-    """What is read of each conversation."""
+    """Return what is read of each conversation."""
     context, partial = context or JobContext(), partial or PartialStore()
     stage = partial.stage(["readings of parts", what, list(model.identity), list(layers), conversations])
     done = len(stage.done)
@@ -203,5 +203,5 @@ def _parts(reading: Reading) -> Tensor:
 
 
 def places_of(reading: Reading, layers: Sequence[int]) -> list[int]:
-    """Where in a reading some layers are."""
+    """Return where in a reading some layers are."""
     return [reading.layers.index(layer) for layer in layers]

@@ -19,7 +19,7 @@ WRONG = 50  # of the most wrong examples
 
 
 def results_folder(workspace: Workspace, slug: str, kind: str, name: str) -> Path:
-    """Where results of a model are written: `results/<model>/<kind>/<name>`; it need not exist.
+    """Return where results of a model are written: `results/<model>/<kind>/<name>`; it need not exist.
 
     Raises:
         WorkspaceError: the name cannot be a file name.
@@ -95,7 +95,7 @@ def _document(
 
 
 def fitted_threshold(monitor: SelfMonitor, method: str) -> float | None:
-    """The threshold that cross-validation chose, also if another one was set by hand; None = not known."""
+    """Return the threshold that cross-validation chose, even if one was set by hand; None = not known."""
     detector = monitor.detectors.get(method)
     if detector is None:
         return None

@@ -176,13 +176,13 @@ class Validator:
 
 
 def validator_of_environment() -> Validator | None:
-    """The validator that the environment names, if it names one."""
+    """Return the validator that the environment names, if it names one."""
     target = os.environ.get(NAMED_BY, "").strip()
     return Validator(target) if target else None
 
 
 def _read(text: str) -> tuple[bool, str]:
-    """Whether an answer says that a reply is safe, and why."""
+    """Return whether an answer says that a reply is safe, and why."""
     try:
         found = json.loads(text)
     except ValueError:

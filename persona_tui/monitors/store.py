@@ -45,7 +45,7 @@ class MonitorStore(VectorStore):
         return f" `persona-tui monitor fit{'' if name == 'default' else ' ' + name}` makes it."
 
     def evaluation_path(self, name: str, suffix: str = ".json") -> Path:
-        """Where a monitor's evaluation is, or would be.
+        """Return where a monitor's evaluation is, or would be.
 
         Raises:
             WorkspaceError: the name cannot be a file name.
@@ -121,12 +121,12 @@ class MonitorStore(VectorStore):
         return monitor
 
     def summaries(self) -> list[dict[str, Any]]:
-        """What is known of each monitor, evaluations included; a file that cannot be read has an `error`."""
+        """Return each monitor's summary and evaluation; a file that cannot be read has an `error`."""
         found = self.described(lambda name: {**self.load(name).summary(), "evaluation": self._rows(name)})
         return [{"name": name, **each} for name, each in found.items()]
 
     def _rows(self, name: str) -> list[dict[str, Any]] | None:
-        """The table of a monitor's last evaluation, if there was one that can be read."""
+        """Return the table of a monitor's last evaluation, if there was one that can be read."""
         try:
             rows = json_value(read_plain(self.evaluation_path(name)))["rows"]
         except (OSError, ValueError, KeyError, TypeError):

@@ -59,20 +59,20 @@ class Trade:
         return _between(scores, float(wanted[caught - 1]))
 
     def record(self) -> dict[str, float]:
-        """What a monitor's file says of it."""
+        """Return what a monitor's file says of it."""
         if self.max_false_alarms is not None:
             return {"max_false_alarms": self.max_false_alarms}
         return {"min_catch": self.min_catch}
 
 
 def _between(scores: Numbers, at: float) -> float:
-    """The middle between a score and the next one above it."""
+    """Return the middle between a score and the next one above it."""
     above = scores[scores > at]
     return (at + float(above.min())) / 2 if len(above) else at + max(1e-6, abs(at) * 1e-6)
 
 
 def direct_of(safe: Flags, kinds: Sequence[str]) -> Flags:
-    """Which queries are direct requests; all dangerous ones where hardly any is called that."""
+    """Return which queries are direct requests; all dangerous ones where hardly any is called that."""
     direct: Flags = ~safe & (np.asarray(kinds) == DIRECT)
     return direct if direct.sum() >= ENOUGH_DIRECT else ~safe
 

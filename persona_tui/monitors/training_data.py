@@ -36,7 +36,7 @@ class TrainingData:
     sources: tuple[dict[str, Any], ...]
 
     def record(self) -> dict[str, Any]:
-        """All of it for a monitor's file, so that it can be fitted again on another model."""
+        """Return all of it for a monitor's file, so that it can be fitted again on another model."""
         columns = zip(
             self.examples.queries,
             self.examples.safe,
@@ -56,7 +56,7 @@ class TrainingData:
 
     @classmethod
     def restore(cls, record: Mapping[str, Any]) -> TrainingData:
-        """The opposite of `record`.
+        """Undo `record`.
 
         Raises:
             VectorFileError: something is missing.
@@ -90,7 +90,7 @@ def examples_of(queries: Iterable[MonitorQuery]) -> Examples:
 
 
 def group_of(query: MonitorQuery) -> str:
-    """What a query has in common with its siblings: its template, or something of its own."""
+    """Return what a query has in common with its siblings: its template, or something of its own."""
     return f"template {query.template}" if query.template is not None else query.query
 
 
@@ -120,7 +120,7 @@ def load_training(workspace: Workspace, which: str = BOTH, file: Path | None = N
 
 
 def _statements(workspace: Workspace) -> tuple[str, str] | None:
-    """The first statement of either side."""
+    """Return the first statement of either side."""
     if not statements_path(workspace).exists():
         return None
     said: Sequence[Any] = read_statements(workspace)

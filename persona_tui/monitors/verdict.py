@@ -48,7 +48,7 @@ class Verdict:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
-        """The verdict that `as_dict` has written down.
+        """Return the verdict that `as_dict` has written down.
 
         Raises:
             KeyError, TypeError: the record lacks something.

@@ -45,7 +45,7 @@ def cosine_grid(manager: PersonaManager) -> CosineGrid:
 
 
 def _clustered(grid: NDArray[np.float64]) -> list[int]:
-    """The leaves of a hierarchical clustering, ordered so that neighbours are as alike as they can be."""
+    """Return the leaves of a hierarchical clustering, ordered so that neighbours are alike."""
     from scipy.cluster.hierarchy import leaves_list, linkage
     from scipy.spatial.distance import squareform
 

@@ -41,7 +41,7 @@ class Drift:
         return next((turn for turn, each in enumerate(self.readings, 1) if self.is_outside(each)), None)
 
     def is_outside(self, reading: float) -> bool:
-        """Whether a reading lies outside the ordinary range, as far as that is known."""
+        """Return whether a reading lies outside the ordinary range, as far as that is known."""
         return self.ordinary is not None and not self.ordinary[0] <= reading <= self.ordinary[1]
 
 
@@ -78,7 +78,7 @@ def drift(
 
 
 def scale_of(engine: SteeringEngine, name: str) -> TraceScale:
-    """The scale of an axis, a persona or a trait.
+    """Return the scale of an axis, a persona or a trait.
 
     Raises:
         PersonaNotFoundError: there is no such direction.

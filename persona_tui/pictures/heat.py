@@ -99,7 +99,7 @@ def heat_map(
 
 
 def _units(engine: SteeringEngine, name: str) -> dict[int, Tensor]:
-    """A direction's unit vectors by layer."""
+    """Return a direction's unit vectors by layer."""
     axes = engine.personas.axes
     if axes is not None and name in axes.names:
         return {layer: axes.axis(name, layer) for layer in axes.layers}

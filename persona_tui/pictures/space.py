@@ -58,7 +58,7 @@ class PersonaMap:
     places: tuple[Place, ...]
 
     def of(self, *kinds: Kind) -> list[Place]:
-        """The places of some kinds, in their order."""
+        """Return the places of some kinds, in their order."""
         return [place for place in self.places if place.kind in kinds]
 
 
@@ -128,7 +128,7 @@ class _Plane:
 
 
 def _middle(personas: Sequence[PersonaVector]) -> int:
-    """The middle of the layers at which most personas are added."""
+    """Return the middle of the layers at which most personas are added."""
     counts: dict[int, int] = {}
     for persona in personas:
         for layer in persona.steering_layers:
@@ -143,7 +143,7 @@ def _row(persona: PersonaVector, layer: int) -> NDArray[np.float64]:
 
 
 def _roles(roles: RoleMeans, layer: int, personas: Mapping[str, object]) -> dict[str, NDArray[np.float64]]:
-    """The roles that were read at a layer and are no personas."""
+    """Return the roles that were read at a layer and are no personas."""
     if layer not in roles.layers:
         return {}
     row = roles.layers.index(layer)
@@ -181,7 +181,7 @@ def _axes(axes: Axes, plane: _Plane, layer: int) -> list[Place]:
 def _path(
     engine: SteeringEngine, plane: _Plane, layer: int, turns: Sequence[tuple[list[Message], str]]
 ) -> list[Place]:
-    """The mean activation of each reply, as the plain model reads it, less that of ordinary replies."""
+    """Return each reply's mean activation, as the plain model reads it, less that of ordinary replies."""
     axes = engine.personas.axes
     if not turns:
         return []

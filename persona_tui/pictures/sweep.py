@@ -96,7 +96,7 @@ def _written(
     sampling: Sampling | None,
     context: JobContext,
 ) -> list[str]:
-    """The replies; the last one's latest words are reported while they are written."""
+    """Return the replies; the last one's latest words are reported while they are written."""
     texts = [""] * len(mixes)
     for event in engine.stream_rows(messages, mixes, sampling=sampling):
         context.raise_if_cancelled()
@@ -109,7 +109,7 @@ def _written(
 def _likelihoods(
     engine: SteeringEngine, messages: Sequence[Message], texts: Sequence[str]
 ) -> dict[str, float]:
-    """What the unsteered model finds replies to be, in nats per token; those without a word are left out."""
+    """Return the unsteered model's nats per token of replies; those without a word are left out."""
     said = [text for text in dict.fromkeys(texts) if text]
     scored = engine.model.score([(list(messages), text) for text in said]) if said else []
     return {text: each.logprob for text, each in zip(said, scored, strict=True)}
@@ -118,7 +118,7 @@ def _likelihoods(
 def _nats(
     engine: SteeringEngine, messages: Sequence[Message], text: str, mix: Mix, plain: Mapping[str, float]
 ) -> float | None:
-    """How much more probable steering made a reply, in nats per token; 0 where nothing was done."""
+    """Return how much more probable steering made a reply, in nats per token; 0 where nothing was done."""
     if not text:
         return None
     live = engine.interventions(mix)
@@ -138,7 +138,7 @@ def _expressions(
     plain: Mapping[str, float],
     context: JobContext,
 ) -> list[float | None]:
-    """The replies' expression, against an unsteered and a prompted reply to the same prompt."""
+    """Return the replies' expression, against an unsteered and a prompted reply to the same prompt."""
     names = list(mix.speaking)
     prompts = engine.personas.get(names[0]).metadata.get("prompts") if len(names) == 1 else None
     if not prompts:

@@ -70,7 +70,7 @@ def token_shifts(model: ModelWrapper, personas: PersonaManager, name: str) -> li
 
 
 def _directions(personas: PersonaManager, name: str) -> Mapping[int, Tensor]:
-    """What is read, by layer: of a persona or a trait, what is added of it."""
+    """Return what is read, by layer: of a persona or a trait, what is added of it."""
     axes = personas.axes
     if axes is not None and name in axes.names:
         return {layer: axes.axis(name, layer) for layer in axes.layers}
@@ -78,7 +78,7 @@ def _directions(personas: PersonaManager, name: str) -> Mapping[int, Tensor]:
 
 
 def _shift(model: ModelWrapper, layer: int, shifts: Tensor) -> TokenShift:
-    """The ends of the vocabulary's shifts, as text."""
+    """Return the ends of the vocabulary's shifts, as text."""
     sides = []
     for largest in (True, False):
         top = shifts.topk(min(_TOKENS, len(shifts)), largest=largest)
@@ -89,7 +89,7 @@ def _shift(model: ModelWrapper, layer: int, shifts: Tensor) -> TokenShift:
 
 
 def _final_scale(model: nn.Module) -> Tensor | None:
-    """The weight of the norm before the unembedding; None if the model has none that is found."""
+    """Return the weight of the norm before the unembedding; None if the model has none that is found."""
     for module in (model, getattr(model, "model", None), getattr(model, "transformer", None)):
         for name in _NORMS:
             weight = getattr(getattr(module, name, None), "weight", None)

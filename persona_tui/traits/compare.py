@@ -57,7 +57,7 @@ class Row:
     p_corrected: float
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return it for JSON."""
         return {
             "trait": self.trait,
             "a": self.a.as_dict(),
@@ -87,7 +87,7 @@ class TraitComparison:
     rows: tuple[Row, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return it for JSON."""
         return {
             "paired": self.paired,
             "n_a": self.n_a,
@@ -161,7 +161,7 @@ def _pairs(a: Sequence[Scored], b: Sequence[Scored]) -> list[tuple[Scored, Score
 
 
 def _asked(scored: Scored) -> str:
-    """What a conversation's user says: what makes two conversations a pair."""
+    """Return what a conversation's user says: what makes two conversations a pair."""
     said = [message["content"] for message in scored.conversation.messages if message["role"] == "user"]
     return json.dumps(said)
 
@@ -170,7 +170,7 @@ def _asked(scored: Scored) -> str:
 
 
 def held_out_prompts(definitions: Sequence[TraitDefinition]) -> list[list[Message]]:
-    """What the users of the test situations say, without repetition."""
+    """Return what the users of the test situations say, without repetition."""
     found: dict[str, list[Message]] = {}
     for definition in definitions:
         for situation in definition.about("test"):
@@ -179,7 +179,7 @@ def held_out_prompts(definitions: Sequence[TraitDefinition]) -> list[list[Messag
 
 
 def held_out_conversations(definitions: Sequence[TraitDefinition]) -> list[Transcript]:
-    """The test conversations of both sides."""
+    """Return the test conversations of both sides."""
     return [
         Transcript(messages, f"{definition.name}:{situation}")
         for definition in definitions
@@ -211,7 +211,7 @@ def read_prompts(path: Path) -> list[list[Message]]:
 
 
 def before_last_reply(messages: Sequence[Message]) -> list[Message]:
-    """A conversation up to the last message of the user's."""
+    """Return a conversation up to the last message of the user's."""
     for place in range(len(messages), 0, -1):
         if messages[place - 1]["role"] == "user":
             return list(messages[:place])
@@ -225,7 +225,7 @@ def answers(
     progress: Callable[[int, int, str], None] | None = None,
     checkpoint: Callable[[], None] | None = None,
 ) -> list[Transcript]:
-    """A model's replies to prompts; a prompt that it says nothing to is left out."""
+    """Return a model's replies to prompts; a prompt that it says nothing to is left out."""
     requests = [Request(each, sampling.row_seed(place)) for place, each in enumerate(prompts)]
     lengths = [model.count_tokens(each) + sampling.max_new_tokens for each in prompts]
     memory, texts = MemoryLimit(), dict[int, str]()

@@ -102,13 +102,13 @@ class _HashedLines:
         self._hash = begun
 
     def readline(self, limit: int = -1) -> bytes:
-        """As of a file."""
+        """Read a line, as from a file."""
         line = self._data.readline(limit)
         self._hash.update(line)
         return line
 
     def here(self) -> tuple[int, str]:
-        """The offset, and the hash of everything before it."""
+        """Return the offset, and the hash of everything before it."""
         return self._data.tell(), self._hash.hexdigest()
 
 
@@ -203,7 +203,7 @@ class Curation:
         return self.output.with_name(f".{self.output.name}.state.json")
 
     def _take_up(self, data: BinaryIO, parts: Sequence[Path]) -> tuple[Any, int | None]:
-        """Go to where an interrupted run was; the hash of the data so far, and the line, or None."""
+        """Go to where an interrupted run was; return the hash of the data so far, and the line, or None."""
         state = None if self.restart else self._read_state()
         if state is None:
             for part in parts:
@@ -228,7 +228,7 @@ class Curation:
         return begun, count.line + 1
 
     def _read_state(self) -> dict[str, Any] | None:
-        """What an interrupted run left. A damaged file counts as none."""
+        """Return what an interrupted run left. A damaged file counts as none."""
         try:
             state = json_value(read_plain(self._state))
             known = {each.name for each in fields(Count)}
@@ -237,7 +237,7 @@ class Curation:
             return None
 
     def _identity(self) -> dict[str, Any]:
-        """What the result depends on, apart from the data."""
+        """Return what the result depends on, apart from the data."""
         traits = {}
         for trait in self.scorer.traits:
             numbers = trait.direction.numpy().tobytes() + f"{trait.centre:.6e} {trait.half_gap:.6e}".encode()
@@ -285,7 +285,7 @@ class Curation:
             raise
 
     def _chunks(self, lines: _HashedLines) -> Iterator[tuple[list[_Line], int]]:
-        """Groups of lines that are not empty, each with the number of the last line read for it."""
+        """Yield groups of lines that are not empty, each with the number of the last line read for it."""
         group: list[_Line] = []
         size, last = 0, self._count.line
         for last, raw in bounded_lines(lines, first=self._count.line + 1):
@@ -298,7 +298,7 @@ class Curation:
         yield group, last
 
     def _parse(self, raw: bytes, number: int) -> list[Transcript] | BadLine:
-        """What a line teaches: of preferences the chosen reply, not the rejected one."""
+        """Return what a line teaches: of preferences the chosen reply, not the rejected one."""
         where = f"{self.source}:{number}"
         try:
             found = [each for each in parse_line(raw, where, number) if each.part != REJECTED]
@@ -308,7 +308,7 @@ class Curation:
             return BadLine(where, number, str(error))
 
     def _write(self, lines: Sequence[_Line], flagged: BinaryIO, why: BinaryIO) -> Count:
-        """Score some lines and write what is to be said of them; the new count."""
+        """Score some lines, write what is to be said of them, and return the new count."""
         read = [each for line in lines if not isinstance(line.read, BadLine) for each in line.read]
         scored = iter(self.scorer.score(read))
         n_flagged = n_bad = 0
@@ -349,7 +349,7 @@ def _partial(path: Path) -> Path:
 
 
 def _hash_of(data: BinaryIO, length: int) -> Any:
-    """The hash of the first bytes of the data; afterwards its position is right behind them."""
+    """Return the hash of the first bytes of the data; afterwards its position is right behind them."""
     hashed = hashlib.sha256()
     data.seek(0)
     while length > 0 and (block := data.read(min(length, _HASHED_AT_ONCE))):

@@ -151,7 +151,7 @@ class Situation(_Strict):
         return [{"role": turn.role, "content": turn.content} for turn in self.messages]
 
     def reply(self, side: Side) -> str | None:
-        """The reply of one side, if there is one."""
+        """Return the reply of one side, if there is one."""
         return self.high if side == "high" else self.low
 
 
@@ -201,7 +201,7 @@ class TraitDefinition(_Strict):
         return "prompts" if self.questions and not self.situations else "conversations"
 
     def asked(self) -> list[tuple[str, list[Message]]]:
-        """What replies are written to under its system prompts, each with its id: its situations, or else its
+        """Return what replies are written to under its system prompts, with ids: its situations, or else its
         questions.
         """
         questions = ((f"q{number:03d}", text) for number, text in enumerate(self.questions, start=1))
@@ -210,15 +210,15 @@ class TraitDefinition(_Strict):
         ]
 
     def about(self, split: Split) -> list[Situation]:
-        """The situations that the trait is about."""
+        """Return the situations that the trait is about."""
         return [each for each in self.situations if each.split == split and each.ordinary is None]
 
     def outside(self, split: Split) -> list[Situation]:
-        """The situations that the trait has nothing to say about."""
+        """Return the situations that the trait has nothing to say about."""
         return [each for each in self.situations if each.split == split and each.ordinary is not None]
 
     def conversations(self, split: Split, side: Side) -> list[tuple[str, list[Message]]]:
-        """The conversations of one side, each with its situation's id; the last message is the reply."""
+        """Return one side's conversations, each with its situation's id; the last message is the reply."""
         found = []
         for situation in self.situations:
             reply = situation.reply(side)
@@ -227,7 +227,7 @@ class TraitDefinition(_Strict):
         return found
 
     def count(self, split: Split, side: Side) -> int:
-        """How many conversations one side has."""
+        """Return how many conversations one side has."""
         return len(self.conversations(split, side))
 
 
@@ -262,7 +262,7 @@ def read_definition(path: Path) -> TraitDefinition:
 
 
 def scan_situations(path: Path) -> Iterator[tuple[int, Situation | str]]:
-    """What a file of situations without a description says, in JSON Lines; see `scan_definition`."""
+    """Yield what a file of situations without a description says, in JSON Lines; see `scan_definition`."""
     for line, item in _jsonl_items(_text(path)):
         yield line, item.problem if isinstance(item, _Mistake) else _checked(Situation, item)
 
@@ -286,7 +286,7 @@ def ordinary_talk(workspace: Workspace) -> list[Situation]:
 
 
 def scan_definition(path: Path) -> Iterator[tuple[int, TraitDefinition | Situation | str]]:
-    """What a file says, item by item: the description, without situations, and then those.
+    """Yield what a file says, item by item: the description, without situations, and then those.
 
     An item with a mistake is what is wrong with it, so that every mistake can be listed.
 
@@ -326,7 +326,7 @@ def _checked(model: type[M], value: Any) -> M | str:
 
 
 def _plain(value: Any) -> Any:
-    """What YAML's own mappings and lists stand for."""
+    """Return what YAML's own mappings and lists stand for."""
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
     return [_plain(inner) for inner in value] if isinstance(value, list) else value
@@ -375,13 +375,13 @@ def _yaml_items(path: Path, text: str) -> Iterator[tuple[int, Any]]:
 
 
 def definitions_dirs(workspace: Workspace) -> list[Path]:
-    """Where definitions are looked for: in the workspace, then in what came with the program."""
+    """Return where definitions are looked for: in the workspace, then in what came with the program."""
     folders = [workspace.datasets / "traits", packaged_root() / "datasets" / "traits"]
     return list(dict.fromkeys(folders))
 
 
 def list_definitions(workspace: Workspace) -> dict[str, Path]:
-    """The files of all traits that are described somewhere, by name, sorted."""
+    """Return the files of all traits that are described somewhere, by name, sorted."""
     found: dict[str, Path] = {}
     for folder in definitions_dirs(workspace):
         for path in sorted(folder.glob("*")):

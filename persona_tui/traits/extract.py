@@ -194,7 +194,7 @@ class PersonaVectorExtractor:
     # Vectors ------------------------------------------------------------------------------------------------
 
     def _vector(self, definition: TraitDefinition, train: Sides, figures: dict[str, Any]) -> PersonaVector:
-        """The trait as something that can be steered with.
+        """Return the trait as something that can be steered with.
 
         Its gain is set by its natural size: at the default strength, each of n steering layers adds the
         difference between both sides 2 / sqrt(n) times.
@@ -246,7 +246,7 @@ class PersonaVectorExtractor:
     def _reading(
         self, definition: TraitDefinition, train: Sides, recipe: Recipe, elsewhere: Elsewhere
     ) -> tuple[TraitReading, LeftOut]:
-        """Layer, probe, threshold and figures; and the left-out scores at that layer."""
+        """Return layer, probe, threshold and figures, and the left-out scores at that layer."""
         columns = [self.layers.index(layer) for layer in self.candidates]
         high, low = (train[side].activations[:, columns].double() for side in SIDES)
         scores = left_out_scores(high, low, train["high"].situations, train["low"].situations)
@@ -306,7 +306,7 @@ class PersonaVectorExtractor:
 def _probed(
     train: Sides, elsewhere: Elsewhere, column: int, good: Side | None
 ) -> tuple[tuple[float, ...], LeftOut]:
-    """The probe of a layer, none where it is weak, and the scores of what it was made from, each left out."""
+    """Return a layer's probe, none where it is weak, and the left-out scores of what it was made from."""
     parts = [train["high"].activations, train["low"].activations, elsewhere.activations]
     signs = [1.0, -1.0, 1.0 if good == "high" else -1.0]
     numbers = [len(each) for each in parts]
@@ -367,7 +367,7 @@ class _Contrast:
         ]
 
     def replies(self) -> tuple[Sides, dict[str, Any]]:
-        """The replies that count, and how many there were.
+        """Return the replies that count, and how many there were.
 
         Raises:
             GenerationError: the system prompts change too little of what the model says.
@@ -398,7 +398,7 @@ class _Contrast:
         return sides, figures
 
     def _answer(self, side: Side) -> list[_Answer | None]:
-        """The model's replies; None where it said nothing."""
+        """Return the model's replies; None where it said nothing."""
         requests = [Request(self._messages(side, *asked), self._seed(side, *asked)) for asked in self._asked]
         stage = self._extractor.partial.stage(self._recipe(side, requests))
         done = len(stage.done)
@@ -423,7 +423,7 @@ class _Contrast:
         ]
 
     def _recipe(self, side: Side, requests: Sequence[Request]) -> list[object]:
-        """What the replies of one side, and their likelihood ratios, depend on."""
+        """Return what the replies of one side, and their likelihood ratios, depend on."""
         other: Side = "low" if side == "high" else "high"
         return [
             "trait replies",

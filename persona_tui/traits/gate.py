@@ -62,7 +62,7 @@ class TraitGate(BaseModel):
         return torch.tensor(self.weights)
 
     def reading(self, read: Reading) -> float:
-        """What a message comes to; above the threshold it is one for the trait."""
+        """Return what a message comes to; above the threshold it is one for the trait."""
         row = features(read, self.layers)
         return float(row @ self._weights) + self.bias
 
@@ -93,7 +93,7 @@ class Gates:
         self._layers = sorted({layer for gate in self._gates.values() for layer in gate.layers})
 
     def outside(self, prompts: Sequence[Sequence[Message]]) -> list[frozenset[str]]:
-        """The traits that the last message of each prompt is not about.
+        """Return the traits that the last message of each prompt is not about.
 
         A message is read after a few of the messages before it, and without a system prompt, as gates were
         fitted. Where there is no message of the user's, or one that does not fit the context, nothing is
@@ -120,7 +120,7 @@ class Gates:
         return frozenset(self._gates) - (inside - left_to_others)
 
     def _kept(self, prompt: Sequence[Message]) -> list[Message] | None:
-        """As much of a prompt as is read; None if there is nothing to go by."""
+        """Return as much of a prompt as is read; None if there is nothing to go by."""
         if not prompt or prompt[-1]["role"] != "user" or not prompt[-1]["content"].strip():
             return None
         context = self._model.context_length
@@ -132,7 +132,7 @@ class Gates:
 
 
 def recent(messages: Sequence[Message]) -> list[Message]:
-    """The last message, after the system prompt and the few before it that it is read after."""
+    """Return the last message, after the system prompt and the few before it that it is read after."""
     opening = [message for message in messages[:1] if message["role"] == "system"]
     start = max(len(opening), len(messages) - 1 - BEFORE)
     while start < len(messages) - 1 and messages[start]["role"] != "user":
@@ -141,14 +141,14 @@ def recent(messages: Sequence[Message]) -> list[Message]:
 
 
 def features(read: Reading, layers: Sequence[int]) -> Tensor:
-    """A message as a gate reads it, `[layers * 2 * hidden]`: unit vectors, so that none outweighs another."""
+    """Return a message as a gate reads it, `[layers * 2 * hidden]`: unit vectors, so all weigh the same."""
     assert read.last is not None  # a message's reading has it
     rows = [each[read.layers.index(layer)].float() for layer in layers for each in (read.mean, read.last)]
     return torch.cat([row / row.norm().clamp(min=1e-12) for row in rows])
 
 
 def gate_layers(n_layers: int) -> tuple[int, ...]:
-    """Where gates read: a few layers spread over the middle and late ones."""
+    """Return where gates read: a few layers spread over the middle and late ones."""
     ends = n_layers / 3, max(n_layers / 3, n_layers * 0.87)
     return tuple(sorted({min(n_layers - 1, round(each)) for each in np.linspace(*ends, LAYERS)}))
 
@@ -168,7 +168,7 @@ class FittedGate:
     other: Numbers
 
     def at(self, threshold: float) -> TraitGate:
-        """The gate with another threshold."""
+        """Return the gate with another threshold."""
         shares = {
             "kept": float((self.own >= threshold).mean()),
             "let_in": float((self.other >= threshold).mean()),
@@ -206,7 +206,7 @@ def fit_gate(own: Sequence[Reading], other: Sequence[Reading], yields_to: Sequen
 
 
 def _left_out(rows: Numbers, sides: Numbers) -> Numbers:
-    """Each row's value under weights that were fitted without it; folds have a like share of either side."""
+    """Return each row's value under weights fitted without it; folds have a like share of either side."""
     values = np.zeros(len(rows))
     folds = np.zeros(len(rows), dtype=int)
     for side in (1.0, -1.0):
@@ -218,7 +218,7 @@ def _left_out(rows: Numbers, sides: Numbers) -> Numbers:
 
 
 def _ridge(rows: Numbers, sides: Numbers) -> tuple[Numbers, float]:
-    """Ridge regression on the side, both sides with the same weight together; solved among the rows."""
+    """Fit a ridge regression on the side, both sides with the same weight; solved among the rows."""
     share = np.where(sides > 0, 0.5 / (sides > 0).sum(), 0.5 / (sides < 0).sum()) * len(sides)
     mean, middle = (rows * share[:, None]).mean(0), float((sides * share).mean())
     scaled = (rows - mean) * np.sqrt(share)[:, None]

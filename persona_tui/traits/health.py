@@ -120,7 +120,7 @@ class _Group:
     gate: Numbers
 
     def left(self, side: End, limit: float, threshold: float) -> float:
-        """The share that the gate lets in and that leaves the healthy range."""
+        """Return the share that the gate lets in and that leaves the healthy range."""
         beyond = self.scores < limit if side == "min" else self.scores > limit
         return float((beyond & (self.gate >= threshold)).mean()) if len(self.scores) else 0.0
 
@@ -177,7 +177,7 @@ class Health:
     # The gate -----------------------------------------------------------------------------------------------
 
     def _that_fit(self, situations: Sequence[Situation]) -> list[Situation]:
-        """Those whose messages the model can read at all."""
+        """Return those whose messages the model can read at all."""
         context, count = self._readings.model.context_length, self._readings.model.count_tokens
         return [each for each in situations if context is None or count(each.prompt) <= context]
 
@@ -197,7 +197,7 @@ class Health:
     # The healthy range --------------------------------------------------------------------------------------
 
     def _calibrated(self, left_out: LeftOut, fitted: FittedGate | None, leeway: float) -> dict[str, Any]:
-        """The gate and the healthy range, as fields of the reading."""
+        """Return the gate and the healthy range, as fields of the reading."""
         wanted = self._definition.healthy
         found: dict[str, Any] = {"gate": None if fitted is None else fitted.gate, "healthy": wanted}
         good = good_side(wanted)
@@ -217,7 +217,7 @@ class Health:
         return found
 
     def _own_replies(self, left_out: LeftOut, side: Side, fitted: FittedGate | None) -> _Group:
-        """Replies of the trait's own."""
+        """Return the trait's own replies."""
         scores = left_out.scores[side]
         if fitted is None:
             return _Group(scores, np.zeros(len(scores)))
@@ -225,7 +225,7 @@ class Health:
         return _Group(scores, np.array([values[each] for each in left_out.situations[side]]))
 
     def _good_elsewhere(self, left_out: LeftOut, fitted: FittedGate | None) -> list[_Group]:
-        """Ordinary replies, and the good replies of other traits."""
+        """Return ordinary replies, and the good replies of other traits."""
         places, ordinary = list(self.elsewhere.places), self.elsewhere.ordinary
         gate = np.zeros(len(places)) if fitted is None else fitted.other[places]
         parts = (slice(None, ordinary), slice(ordinary, None))
@@ -233,7 +233,7 @@ class Health:
         return [each for each in groups if len(each.scores)]
 
     def _scores(self, trait: TraitVector, conversations: Sequence[list[Message]]) -> Numbers:
-        """Scores of the last replies. What cannot be read scores 0."""
+        """Return the scores of the last replies. What cannot be read scores 0."""
         row = self._readings.layers.index(trait.reading.layer)
         read = self._readings.replies(conversations)
         return np.array(

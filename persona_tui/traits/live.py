@@ -98,7 +98,7 @@ class LiveTraits:
         return {name: total / self.count for name, total in self._sums.items()} if self.count else {}
 
     def feed(self, event: TokenEvent) -> list[Breach]:
-        """Take in a token; the breaches that are new with it.
+        """Take in a token; return the breaches that are new with it.
 
         Only maxima are judged on the way: a reply that has not been warm yet may still become so. Each breach
         comes once.
@@ -120,11 +120,11 @@ class LiveTraits:
         return self._new([breach for breach in self._breaches() if breach.side == "max"])
 
     def finish(self) -> list[Breach]:
-        """Judge the whole reply; the breaches that were not there before."""
+        """Judge the whole reply; return the breaches that were not there before."""
         return self._new(self._breaches())
 
     def breaches(self) -> list[Breach]:
-        """All breaches of the reply as it stands."""
+        """Return all breaches of the reply as it stands."""
         return self._breaches()
 
     def _breaches(self) -> list[Breach]:

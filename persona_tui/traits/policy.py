@@ -72,7 +72,7 @@ class Breach:
         return f"{where}{self.badge}{f' ({self.reason})' if self.reason else ''}"
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return it for JSON."""
         return {
             "trait": self.trait,
             "turn": self.turn,
@@ -110,7 +110,7 @@ class Limits(BaseModel):
         return self
 
     def concern(self, user: str) -> bool:
-        """Whether they hold for a reply to this message."""
+        """Return whether they hold for a reply to this message."""
         return not self.when or any(phrase.casefold() in user.casefold() for phrase in self.when)
 
 
@@ -186,7 +186,7 @@ class Policy(BaseModel):
 
     @classmethod
     def healthy(cls, traits: Collection[TraitVector]) -> Policy | None:
-        """The policy that holds traits in their healthy ranges, if they have any."""
+        """Return the policy that holds traits in their healthy ranges, if they have any."""
         limits = {}
         for trait in traits:
             own = trait.reading.healthy
@@ -222,7 +222,7 @@ class Policy(BaseModel):
         return self.model_copy(update={"traits": limits})
 
     def check(self, scored: Scored) -> list[Breach]:
-        """All breaches of a conversation, in the order of its replies."""
+        """Return all breaches of a conversation, in the order of its replies."""
         if self.applies_to == "conversation":
             users = "\n".join(reply.user for reply in scored.replies)
             return self.breaches(self.means(scored.replies), users)
@@ -233,7 +233,7 @@ class Policy(BaseModel):
         ]
 
     def means(self, replies: Sequence[ReplyScore | TurnScore]) -> dict[str, float]:
-        """By trait, the mean over the replies that its limits hold for, if there are any."""
+        """Return, by trait, the mean over the replies that its limits hold for, if there are any."""
         found: dict[str, list[float]] = {}
         for reply in replies:
             for name, limits in self.traits.items():
@@ -248,7 +248,7 @@ class Policy(BaseModel):
         turn: int | None = None,
         outside: Collection[str] = (),
     ) -> list[Breach]:
-        """The limits that some scores do not keep.
+        """Return the limits that some scores do not keep.
 
         Args:
             scores: by trait; a trait without a score is not judged.
@@ -291,7 +291,9 @@ def _parse(path: Path) -> Any:
     try:
         document = yaml_value(read_plain(path).decode("utf-8-sig"), round_trip=True)
     except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist: a policy file is needed, or rules like a>0.3.") from None
+        raise ConfigError(
+            f"{path} is no rule, which would look like harmful_validation>0.3, nor a policy file that exists."
+        ) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text.") from error
     except OSError as error:
@@ -310,7 +312,7 @@ def _plain(value: Any) -> Any:
 
 
 def _line_of(document: Any, keys: Sequence[str]) -> int:
-    """The line of the last of the keys that the document has."""
+    """Return the line of the last of the keys that the document has."""
     line, place = 1, document
     for key in keys:
         if not isinstance(place, Mapping) or key not in place:

@@ -44,7 +44,7 @@ class Sample:
     plain: bool = False
 
     def part(self, which: Numbers) -> Sample:
-        """Some of the replies."""
+        """Return some of the replies."""
         kept = [name for name, take in zip(self.situations, which, strict=True) if take]
         return Sample(self.rows[which], self.sides[which], self.own[which], kept, self.plain)
 
@@ -64,7 +64,7 @@ class Sample:
         return weights
 
     def _shares(self) -> Numbers:
-        """What each row counts for: both sides the same, few replies elsewhere as much as many."""
+        """Return what each row counts for: both sides the same, few replies elsewhere as much as many."""
         shares = np.zeros(len(self.sides))
         for side in SIGNS:
             own, other = (self.sides == side) & self.own, (self.sides == side) & ~self.own
@@ -96,7 +96,7 @@ class Sample:
         return scores
 
     def _folds(self) -> Numbers:
-        """A fold for each reply: the situations in turn, the trait's own and the others by themselves."""
+        """Return a fold for each reply: the situations in turn, its own and the others by themselves."""
         keys = list(zip(self.own.tolist(), self.situations, strict=True))
         sides = (
             {key for key, each in zip(keys, self.sides, strict=True) if key[0] and each == side}
@@ -108,7 +108,7 @@ class Sample:
 
 
 def _kept(keys: Sequence[tuple[bool, str]], own: bool) -> list[tuple[bool, str]]:
-    """Each of the keys once, in their order."""
+    """Return each of the keys once, in their order."""
     return [key for key in dict.fromkeys(keys) if key[0] == own]
 
 
@@ -126,7 +126,7 @@ class Scores:
 def left_out_scores(
     high: Tensor, low: Tensor, high_situations: Sequence[str], low_situations: Sequence[str]
 ) -> Scores:
-    """Each reply's score under vectors that were made without its situation.
+    """Return each reply's score under vectors that were made without its situation.
 
     Args:
         high, low: activations `[replies, layers, hidden]`.
@@ -152,7 +152,7 @@ def _mean_without(activations: Tensor, left_out: np.ndarray[Any, Any]) -> Tensor
 
 
 def _scored(activations: Tensor, high: Tensor, low: Tensor) -> np.ndarray[Any, Any]:
-    """Scores `[replies, layers]` on the scale of the two means `[layers, hidden]`."""
+    """Return scores `[replies, layers]` on the scale of the two means `[layers, hidden]`."""
     gap = high - low
     squared = (gap * gap).sum(-1).clamp(min=1e-30)
     scores: np.ndarray[Any, Any] = (

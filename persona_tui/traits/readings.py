@@ -48,7 +48,7 @@ class Readings:
         self._messages: dict[str, Reading] = {}
 
     def replies(self, conversations: Sequence[Sequence[Message]]) -> list[Tensor | None]:
-        """The mean over each conversation's last reply, `[layers, hidden]`; None where it cannot be read."""
+        """Return the mean of each one's last reply, `[layers, hidden]`; None where it cannot be read."""
 
         def read(chunk: list[list[Message]]) -> list[Tensor | None]:
             found = read_replies(self.model, chunk, self.layers)
@@ -64,7 +64,7 @@ class Readings:
         self._replies[_key(conversation)] = mean
 
     def messages(self, prompts: Sequence[list[Message]]) -> list[Reading]:
-        """The last message of each prompt, as a gate reads it.
+        """Return the last message of each prompt, as a gate reads it.
 
         Raises:
             GenerationError: one does not fit the context.
@@ -88,7 +88,7 @@ class Readings:
         conversations: list[list[Message]],
         read: Callable[[list[list[Message]]], list[Tensor | None]],
     ) -> list[Tensor | None]:
-        """What is read of conversations, in this run or in one that was interrupted."""
+        """Return what is read of conversations, in this run or in one that was interrupted."""
         stage = self._partial.stage(
             ["what traits are seen against", what, list(self.model.identity), list(layers), conversations]
         )

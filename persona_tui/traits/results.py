@@ -21,7 +21,7 @@ ROLES = ("user", "assistant")
 
 
 def overview(workspace: Workspace, store: TraitStore) -> list[dict[str, Any]]:
-    """All traits, extracted or only described, by name; one that cannot be read has an `error`."""
+    """Return all traits, extracted or only described, by name; one that cannot be read has an `error`."""
     made, files = store.names(), list_definitions(workspace)
     entries = []
     for name in sorted({*made, *files}):
@@ -43,7 +43,7 @@ def _details(workspace: Workspace, store: TraitStore, name: str, made: bool) -> 
 
 
 def turn_breaches(policy: Policy, turns: Sequence[TurnScore]) -> list[Breach]:
-    """The limits that the replies of a conversation do not keep, in their order.
+    """Return the limits that the replies of a conversation do not keep, in their order.
 
     A policy for whole conversations is kept or broken by the means over the replies.
     """

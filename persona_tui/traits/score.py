@@ -105,7 +105,7 @@ class TurnScore:
 
 
 def drift_of(turns: Sequence[TurnScore], role: str) -> dict[str, float | None]:
-    """By trait, how far the last message of a role scores above its first one; empty if there are not two.
+    """Return, by trait, how far a role's last message scores above its first; empty if there are not two.
 
     None where a trait is not about one of them.
     """
@@ -214,7 +214,7 @@ class TraitScorer:
         return [replace(found[place], turn=max(1, numbers[place])) for place in sorted(found)]
 
     def _user(self, messages: Sequence[Message], place: int) -> TurnScore:
-        """One message of the user's."""
+        """Score one message of the user's."""
         reading = self._read_message(messages[: place + 1])
         scores = {
             trait.name: trait.score(
@@ -225,7 +225,7 @@ class TraitScorer:
         return TurnScore(0, place, "user", messages[place]["content"], reading.n_tokens, scores)
 
     def _read_message(self, messages: Sequence[Message]) -> Reading:
-        """The last message, after the system prompt and some before it, or alone if that is too long."""
+        """Read the last message, after the system prompt and some before it, or alone if that is too long."""
         try:
             return self.model.read_messages([recent(messages)], self.layers)[0]
         except GenerationError:
@@ -268,7 +268,7 @@ class TraitScorer:
 
 
 def chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """Items in groups that are neither too many nor too long together."""
+    """Yield items in groups that are neither too many nor too long together."""
     group: list[Item] = []
     size = 0
     for item in items:

@@ -52,7 +52,7 @@ class ThresholdFit:
     confusion: dict[str, int]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return it for JSON."""
         return {
             "trait": self.trait,
             "threshold": round(self.threshold, 4),
@@ -66,7 +66,7 @@ class ThresholdFit:
 
 
 def read_label(scored: Scored) -> bool | None:
-    """Whether a conversation is labelled high; None if its label is missing or unknown."""
+    """Return whether a conversation is labelled high; None if its label is missing or unknown."""
     label = scored.conversation.fields.get("label")
     return _LABELS.get(str(label).strip().casefold())
 
@@ -74,7 +74,7 @@ def read_label(scored: Scored) -> bool | None:
 def labelled_scores(
     trait: str, items: Iterable[Scored | BadLine]
 ) -> tuple[list[float], list[float], list[BadLine]]:
-    """The scores of the last replies labelled high and low, and the lines that could not be used."""
+    """Return the scores of the last replies labelled high and low, and the lines that could not be used."""
     high: list[float] = []
     low: list[float] = []
     bad: list[BadLine] = []
@@ -92,7 +92,7 @@ def labelled_scores(
 
 
 def reference_scores(scorer: TraitScorer, definition: TraitDefinition) -> tuple[list[float], list[float]]:
-    """The scores of a definition's test conversations, high and low. Those that cannot be read are left out.
+    """Return the scores of a definition's test conversations, high and low, without unreadable ones.
 
     A threshold that was fitted on them makes them no test any more: the trait's held-out accuracy was
     measured at the threshold before.
@@ -109,7 +109,7 @@ def reference_scores(scorer: TraitScorer, definition: TraitDefinition) -> tuple[
 
 
 def counts_at(high: Sequence[float], low: Sequence[float], threshold: float) -> dict[str, int]:
-    """How many labelled replies are on either side: true_high, false_low, false_high, true_low."""
+    """Return how many labelled replies are on either side: true_high, false_low, false_high, true_low."""
     above, alarms = sum(value >= threshold for value in high), sum(value >= threshold for value in low)
     return {
         "true_high": above,
@@ -122,7 +122,7 @@ def counts_at(high: Sequence[float], low: Sequence[float], threshold: float) -> 
 def fit_threshold(
     trait: TraitVector, high: Sequence[float], low: Sequence[float], most_false_alarms: float = 1.0
 ) -> ThresholdFit:
-    """The best threshold for labelled scores.
+    """Return the best threshold for labelled scores.
 
     Args:
         trait: whose scores they are.
@@ -154,14 +154,14 @@ def fit_threshold(
 
 
 def balanced_accuracy(high: Sequence[float], low: Sequence[float], threshold: float) -> float:
-    """The mean of the share of high scores at or above a threshold and of low scores below it."""
+    """Return the mean of the share of high scores at or above a threshold and of low scores below it."""
     right_high = float(np.mean(np.asarray(high) >= threshold))
     right_low = float(np.mean(np.asarray(low) < threshold))
     return (right_high + right_low) / 2
 
 
 def _unseen(high: np.ndarray[Any, Any], low: np.ndarray[Any, Any], most_false_alarms: float) -> float:
-    """Cross-validated balanced accuracy."""
+    """Return the cross-validated balanced accuracy."""
     right = {"high": 0, "low": 0}
     folds = min(_FOLDS, len(high), len(low))
     for fold in range(folds):

@@ -102,13 +102,13 @@ def validate_policy_file(path: Path) -> FileReport:
 
 
 def _located(path: Path, message: str) -> str:
-    """An error of a file as a problem in its report: `file:3: why` is `line 3: why`."""
+    """Return an error of a file as a problem in its report: `file:3: why` is `line 3: why`."""
     where, _, problem = message.removeprefix(f"{path}:").partition(": ")
     return f"line {where}: {problem}" if where.isdigit() else message.removeprefix(str(path)).lstrip(": ")
 
 
 def _situation_problems(situations: list[tuple[int, Situation]]) -> Iterator[tuple[int, str]]:
-    """Ids that are there twice, and replies that say nearly the same as another of their side."""
+    """Yield ids that are there twice, and replies that say nearly the same as another of their side."""
     ids: dict[str, int] = {}
     seen = {side: Distinct() for side in SIDES}
     lines: dict[str, list[int]] = {side: [] for side in SIDES}

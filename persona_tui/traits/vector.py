@@ -168,7 +168,7 @@ class TraitVector:
 
     @classmethod
     def of(cls, vector: PersonaVector) -> TraitVector:
-        """A persona's file, read as a trait.
+        """Return a persona's file, read as a trait.
 
         Raises:
             VectorFileError: it is not a trait, or its metadata is wrong.
@@ -229,20 +229,20 @@ class TraitVector:
         return self._sides.centre
 
     def projections(self, activations: Tensor) -> list[float]:
-        """Dot products of activations `[replies, hidden]`, at the trait's layer, with its direction."""
+        """Return the dot products of activations `[replies, hidden]`, at its layer, with its direction."""
         projected: list[float] = (activations.float() @ self.direction).tolist()
         return projected
 
     def score(self, projection: float) -> float:
-        """A projection on the common scale: −1 = the low examples' mean, +1 = the high ones'."""
+        """Return a projection on the common scale: −1 = the low examples' mean, +1 = the high ones'."""
         return (projection - self.centre) / self.half_gap if self.half_gap > 0 else 0.0
 
     def with_reading(self, **changes: Any) -> TraitVector:
-        """This trait with other fields of its reading."""
+        """Return this trait with other fields of its reading."""
         return replace(self, reading=self.reading.model_copy(update=changes))
 
     def calibrated(self, threshold: float, source: str) -> TraitVector:
-        """This trait with another threshold. A healthy range with one limit now has its limit there."""
+        """Return this trait with another threshold. A range with one limit now has its limit there."""
         changes: dict[str, Any] = {"threshold": threshold, "threshold_source": source}
         own = self.reading.healthy
         if (own.min is None) != (own.max is None):
@@ -314,7 +314,7 @@ class TraitStore(VectorStore):
 
 
 def summary(trait: TraitVector) -> dict[str, Any]:
-    """A trait's figures for people and programs, rounded."""
+    """Return a trait's figures for people and programs, rounded."""
     reading = trait.reading
     held_out = reading.held_out
     return {

@@ -67,6 +67,7 @@ from persona_tui.tui.widgets.mixer import MixerPanel
 from persona_tui.tui.widgets.personas import PersonaList
 from persona_tui.tui.widgets.prompt import Prompt, PromptHistory
 from persona_tui.tui.widgets.status import Status
+from persona_tui.tui.widgets.too_small import SHORT, TooSmall
 
 HISTORY_FILE = ".prompt-history"  # beside the sessions
 CLOSE_TIMEOUT = 0.2  # seconds that quitting waits for the model's thread
@@ -78,6 +79,7 @@ class PersonaApp(Actions):
     TITLE = "persona-tui"
     CSS_PATH = "styles/app.tcss"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (WIDE, "-wide")]  # noqa: RUF012  # as Textual declares it
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (SHORT, "-tall")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [action.binding() for action in ACTIONS]
 
     def __init__(
@@ -154,6 +156,7 @@ class PersonaApp(Actions):
         interface = self.project.settings.interface
         self.theme = self._first_theme
         self.theme_changed_signal.subscribe(self, self._theme_chosen)
+        self.screen_change_signal.subscribe(self, self._cover_screens)
         self.set_keymap({name: keys for name, keys in interface.keys.items() if name in known_ids()})
 
     def welcome(self) -> None:
@@ -371,9 +374,17 @@ class PersonaApp(Actions):
         self.attempt(lambda: self.jobs.asked(message.what, message.key))
 
     def on_resize(self) -> None:
-        """What is traced depends on how much room there is."""
+        """What is traced, and whether anything can be shown, depends on how much room there is."""
+        self.call_after_refresh(self._cover_screens)
         self.call_after_refresh(self.mixer.show_traces)
         self.call_after_refresh(self.inspection.fit)
+
+    def _cover_screens(self, _: object = None) -> None:
+        """Ask for more room on every screen where there is too little; else take that away again."""
+        for screen in self.screen_stack:
+            screen.query(TooSmall).remove()
+            if TooSmall.needed(self.size):
+                screen.mount(TooSmall())
 
     # --- the palette
 

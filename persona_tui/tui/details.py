@@ -29,7 +29,7 @@ def kind_of(about: Mapping[str, Any]) -> str:
         about: its metadata.
     """
     if about.get("problem"):
-        return "damaged"
+        return "unusable"
     if about.get("kind") == "trait":
         return "trait"
     return _KINDS.get(str(about.get("source")), str(about.get("source") or ""))

@@ -13,11 +13,10 @@ from textual.message import Message
 
 from persona_tui.chat.reread import Spoken, spoken
 from persona_tui.core.errors import PersonaTuiError
-from persona_tui.core.mix import Mix
+from persona_tui.core.mix import Mix, layers_text
 from persona_tui.tui.blocks import MessageBlock
 from persona_tui.tui.messages import ChoicesRead, HeatRead, MessageReread
 from persona_tui.tui.screens.inspector import InspectorScreen
-from persona_tui.tui.widgets.gauges import layers_text
 from persona_tui.tui.widgets.inspector import Inspector, InspectorState
 from persona_tui.tui.widgets.token_view import AXES, TokenValue
 
@@ -226,7 +225,7 @@ class Inspection:
             self._direction = names[0]
 
     def _subject_block(self) -> MessageBlock | None:
-        """The message that is shown. The chat may have another block for it by now."""
+        """Return the message that is shown. The chat may have another block for it by now."""
         messages = [block for log in self._app.main.split.logs for block in log.messages]
         if self._block is not None:
             for block in messages:
@@ -464,7 +463,7 @@ def _model_of(node: Node) -> set[object]:
 
 
 def _mix_of(node: Node) -> Mix | None:
-    """What a reply was written with last, as far as that is known."""
+    """Return what a reply was written with last, as far as that is known."""
     recorded = node.runs[-1].mix if node.runs else None
     if not recorded:
         return None

@@ -260,7 +260,7 @@ class JobBoard:
             self._app.show_status()
 
     def _panels(self) -> Iterable[JobsPanel]:
-        """The panel; nothing when the app is ending and has taken it down before a job's last words."""
+        """Return the panel; nothing when the app is ending and has taken it down before a job's last word."""
         return self._app.main.query(JobsPanel)
 
     @property

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from persona_tui.chat.voice import shares
 from persona_tui.core.errors import PersonaTuiError
-from persona_tui.core.mix import Mix, parse_layers
+from persona_tui.core.mix import Mix, layers_text, parse_layers
 from persona_tui.tui import collector
 from persona_tui.tui.fluency import (
     Fluency,
@@ -21,9 +21,9 @@ from persona_tui.tui.fluency import (
 from persona_tui.tui.inspection import TokenReading
 from persona_tui.tui.messages import LogLine, OrdinaryMeasured
 from persona_tui.tui.screens.ask import AskScreen
-from persona_tui.tui.widgets.gauges import layers_text
 from persona_tui.tui.widgets.mixer import MixerState
 from persona_tui.tui.widgets.token_view import unit_of
+from persona_tui.tui.widgets.too_small import SHORT
 from persona_tui.tui.widgets.trace import Line, TracePoint
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class Mixer:
         }
 
     def _calibration(self, engine: SteeringEngine, mix: Mix) -> Calibration | None:
-        """What was measured of the persona that speaks alone, at the layers where it is added."""
+        """Return what was measured of the persona that speaks alone, at the layers where it is added."""
         names = list(mix.speaking)
         return engine.personas.get(names[0]).calibration if len(names) == 1 and mix.layers is None else None
 
@@ -280,6 +280,8 @@ class Mixer:
 
     def _wanted(self, known: Sequence[str]) -> list[str]:
         """Return what the user chose, else the assistant axis and, where there is room, who speaks."""
+        if self._app.size.height < SHORT:
+            return []
         if self._traced is not None:
             return list(self._traced)
         speaking = list(self._app.chat.mix.weights)[:1] if self._app.size.height >= _TALL else []

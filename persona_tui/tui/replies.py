@@ -132,7 +132,7 @@ class _View:
     ticks: int = 0  # since the figures were drawn
 
     def hold(self) -> bool:
-        """Whether what has come waits for the next tick, so that a fast model is drawn in larger pieces."""
+        """Return whether what has come waits for the next tick: a fast model is drawn in larger pieces."""
         self.held = not self.held and len(self.reply.events) - self.shown > PIECE
         return self.held
 

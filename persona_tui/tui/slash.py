@@ -48,7 +48,7 @@ class Slash:
         self._own = {command.name: command for command in self._commands(inspection, menu)}
 
     def _commands(self, inspection: Inspection, menu: MessageMenu) -> Iterable[Command]:
-        """What only a full screen has."""
+        """Yield what only a full screen has."""
         yield self._command(
             "copy",
             "[code]",

@@ -39,7 +39,7 @@ _CURES = {
 
 
 def reason(error: Exception) -> str:
-    """What went wrong, and what to do, in one line."""
+    """Return what went wrong, and what to do, in one line."""
     text = " ".join(str(error).split())
     if isinstance(error, PersonaTuiError):
         return text
@@ -205,7 +205,7 @@ class AppStage(SturdyApp):
     # --- keys
 
     def sets_off(self, target: Widget, key: events.Key) -> bool:
-        """Whether the keys behind one have to wait for it: not behind text that goes into the prompt."""
+        """Return whether the keys behind one have to wait for it: not behind text for the prompt."""
         return self.screen is self.main and not (target is self.main.prompt and key.is_printable)
 
     def aim(self, event: events.Key | events.Paste) -> None:

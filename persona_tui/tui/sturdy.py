@@ -114,7 +114,7 @@ class SturdyApp(Sturdy, App[None]):
                 self._wait_for(target)
 
     def sets_off(self, target: Widget, key: events.Key) -> bool:
-        """Whether the keys behind one that a widget is given have to wait for it."""
+        """Return whether the keys behind one that a widget is given have to wait for it."""
         return False
 
     @property

@@ -65,7 +65,7 @@ class Tints:
         app.main.chat.rearrange()
 
     def _pieces(self, node: Node, inspection: Inspection) -> Sequence[tuple[str, str]] | None:
-        """A reply's tokens with their styles; None while they are not known."""
+        """Return a reply's tokens with their styles; None while they are not known."""
         values: list[float | None]
         if self.mode == "direction":
             values = [token.value for token in inspection.values_of(node)]
@@ -84,7 +84,7 @@ class Tints:
 
 
 def _style(value: float | None, mode: str, plain: bool) -> str:
-    """The style of a token; none for one that is nothing special."""
+    """Return the style of a token; none for one that is nothing special."""
     level = sum(abs(value) >= step for step in _STEPS[mode]) if value is not None else 0
     if not level or value is None:
         return ""

@@ -243,7 +243,7 @@ def refusal_of(node: Node) -> str:
 
 
 def _verdict(node: Node, about: str) -> Verdict | None:
-    """The last verdict that a reply was written down with; one that cannot be read is none."""
+    """Return the last verdict that a reply was written down with; one that cannot be read is none."""
     records = [run.stats.get("guard", {}).get(about) for run in node.runs]
     with contextlib.suppress(KeyError, TypeError):
         return next((Verdict.from_dict(record) for record in reversed(records) if record), None)

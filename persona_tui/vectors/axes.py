@@ -73,7 +73,7 @@ class Axes:
         return "assistant" if self.assistant is not None else "safety"
 
     def weakness(self, name: str) -> str | None:
-        """Why an axis may not mean what its name says, in one line; None if nothing speaks against it."""
+        """Return in a line why an axis may not mean what its name says; None if nothing speaks against it."""
         record = self.metadata.get("refusals")
         if name != "safety":
             return None
@@ -87,7 +87,7 @@ class Axes:
         return None
 
     def centre(self, name: str, layer: int) -> float | None:
-        """The projection halfway between both sides of an axis; None if the file does not say.
+        """Return the projection halfway between both sides of an axis; None if the file does not say.
 
         Above it lie answers to safe prompts (`safety`), or the Assistant (`assistant`); below it refusals, or
         personas.
@@ -96,7 +96,7 @@ class Axes:
         return None if both is None else sum(both) / 2
 
     def sides(self, name: str, layer: int) -> tuple[float, float] | None:
-        """The mean projections of both sides of an axis, the positive one first; None if not recorded."""
+        """Return the mean projections of an axis' sides, the positive one first; None if not recorded."""
         row, recorded = self._row(name, layer), self.metadata.get("sides", {}).get(name, [])
         if [len(each) for each in recorded] != [len(self.layers)] * 2:
             return None

@@ -182,14 +182,14 @@ def check_model(
 
 
 def _made_on(metadata: Mapping[str, Any]) -> str:
-    """What to call the model that a file was made on; one name may stand for weights from several places."""
+    """Return what to call the model behind a file; one name may stand for weights from several places."""
     name = str(metadata.get("model_name") or "an unknown model")
     source = metadata.get("model_source")
     return f"{name} ({source})" if source else name
 
 
 def _judged(file: str, name: str, model: str, difference: float, same: bool) -> str:
-    """The note about weights that differ by a share of their size; "" if there is nothing to say."""
+    """Return the note about weights that differ by a share of their size; "" if there is nothing to say."""
     if difference > FAR:
         raise VectorFileError(
             f"{file} was made on {name} and cannot be used with {model}: it has the same shape, "
@@ -203,7 +203,7 @@ def _judged(file: str, name: str, model: str, difference: float, same: bool) -> 
 
 
 def same_model(one: object, other: object) -> bool:
-    """Whether two fingerprints are of one model, as far as both tell.
+    """Return whether two fingerprints are of one model, as far as both tell.
 
     They are `plain.weights`, the second part missing where a model is quantized; see `model/fingerprint.py`.
     """
@@ -381,7 +381,7 @@ class VectorStore:
         return self.folder / f"{safe_name(name.removeprefix(self.prefix))}{SUFFIX}"
 
     def has(self, name: str) -> bool:
-        """Whether there is a file of this name."""
+        """Return whether there is a file of this name."""
         try:
             return self.path_of(name).is_file()
         except WorkspaceError:
@@ -404,7 +404,7 @@ class VectorStore:
         return path
 
     def _advice(self, name: str, others: bool) -> str:
-        """What to do where a name does not exist; `others` = the names there are have been told."""
+        """Return what to do where a name does not exist; `others` = the names there are have been told."""
         return "" if others else " There are none yet."
 
     def check(self, path: Path, metadata: Mapping[str, Any]) -> None:
@@ -425,7 +425,7 @@ class VectorStore:
         return metadata
 
     def delete(self, name: str) -> bool:
-        """Remove a file; False if there is none.
+        """Remove a file; return False if there is none.
 
         Raises:
             WorkspaceError: it cannot be deleted.
@@ -479,7 +479,7 @@ def misplaced(model_dir: Path) -> list[tuple[Path, str]]:
 
 
 def _advice(path: Path, model_dir: Path) -> str:
-    """What to do about one file; "" if it is where it belongs."""
+    """Return what to do about one file; "" if it is where it belongs."""
     if path.suffix != SUFFIX or path.name.startswith("."):
         return ""
     try:

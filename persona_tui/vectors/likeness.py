@@ -18,7 +18,7 @@ from persona_tui.vectors.persona import PersonaVector
 
 
 def persona_cosine(one: PersonaVector, other: PersonaVector) -> float | None:
-    """The cosine between two personas' safe vectors, -1 to 1; None if they have no layer in common."""
+    """Return the cosine between two personas' safe vectors, -1 to 1; None if they have no layer in common."""
     wanted = {*one.steering_layers, *other.steering_layers}
     layers = [layer for layer in one.layers if layer in other.layers and layer in wanted]
     if not layers or RECIPE not in one.safe or RECIPE not in other.safe:
@@ -27,7 +27,7 @@ def persona_cosine(one: PersonaVector, other: PersonaVector) -> float | None:
 
 
 def axis_cosines(persona: PersonaVector, axes: Axes) -> dict[str, float]:
-    """The cosine between a persona's raw vector and each axis, by name.
+    """Return the cosine between a persona's raw vector and each axis, by name.
 
     The raw one, since the safe vector's cosine with the safety axis is 0 by construction.
     """
@@ -43,7 +43,7 @@ def axis_cosines(persona: PersonaVector, axes: Axes) -> dict[str, float]:
 
 
 def cosines_to_others(manager: PersonaManager, name: str) -> dict[str, float]:
-    """The cosine between a persona and every other one on the disk, the nearest first.
+    """Return the cosine between a persona and every other one on the disk, the nearest first.
 
     Raises:
         PersonaNotFoundError: there is no such persona.
@@ -57,7 +57,7 @@ def cosines_to_others(manager: PersonaManager, name: str) -> dict[str, float]:
 
 
 def pairwise(manager: PersonaManager, names: Sequence[str]) -> dict[tuple[str, str], float]:
-    """The cosine between each two of some personas, in the order of `names`; the errors are those above."""
+    """Return the cosine between each two personas, in the order of `names`; the errors are those above."""
     found = {
         (one, other): persona_cosine(manager.get(one), manager.get(other))
         for one, other in combinations(names, 2)

@@ -208,7 +208,7 @@ class PersonaManager:
         return [f"{MONITOR_PREFIX}{name}" for name in self._monitor_files.names()]
 
     def has(self, name: str) -> bool:
-        """Whether there is a persona, trait or monitor's direction of this name."""
+        """Return whether there is a persona, trait or monitor's direction of this name."""
         return self._files_of(name).has(name)
 
     def get(self, name: str) -> PersonaVector:
@@ -271,7 +271,7 @@ class PersonaManager:
         return path
 
     def delete(self, name: str) -> bool:
-        """Remove a persona from the disk and from memory; False if there is none. Ask the user before."""
+        """Remove a persona from disk and memory; return False if there is none. Ask the user before."""
         self.path_of(name)  # a name that cannot be one is refused before anything is forgotten
         check_own(name)
         self.unload(name)
@@ -284,7 +284,7 @@ class PersonaManager:
         return [name for name in self._read_state() if self.has(name)]
 
     def load(self, name: str) -> bool:
-        """Load a persona, now and in later runs; True when it is loaded.
+        """Load a persona, now and in later runs; return True when it is loaded.
 
         Raises:
             PersonaNotFoundError: no persona has this name.
@@ -298,7 +298,7 @@ class PersonaManager:
         return True
 
     def unload(self, name: str) -> bool:
-        """Forget a loaded persona; False if it was not loaded. Its file stays."""
+        """Forget a loaded persona; return False if it was not loaded. Its file stays."""
         self._personas.pop(name, None)
         if name not in self._read_state():
             return False
@@ -347,7 +347,7 @@ class PersonaManager:
     def create_from_description(
         self, description: str, name: str, extractor: PersonaExtractor, generator: PromptGenerator
     ) -> bool:
-        """Make a persona from a description, save it and load it; True when that is done.
+        """Make a persona from a description, save and load it; return True when that is done.
 
         The generator writes system prompts, the extractor turns them into vectors and calibrates them.
         Cancelled meanwhile, the persona stays, uncalibrated.
@@ -392,7 +392,7 @@ def sha256(path: Path) -> str:
 
 
 def _common_layers(personas: Sequence[PersonaVector]) -> list[int] | None:
-    """Where personas are blended; None if each is added at the same layers by itself."""
+    """Return where personas are blended; None if each is added at the same layers by itself."""
     own = {persona.steering_layers for persona in personas}
     if len(own) < 2:
         return None

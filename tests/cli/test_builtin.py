@@ -15,6 +15,7 @@ ARCHETYPES = ["creator", "explorer", "guardian", "sage", "trickster"]
 @pytest.fixture
 def first_use(call: Cli, tmp_path: Path) -> Cli:
     """A command line in a workspace that is made on first use."""
+    (tmp_path / "new").mkdir()
     return lambda *args, **options: call("--workspace", tmp_path / "new", *args, **options)
 
 

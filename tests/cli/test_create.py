@@ -117,7 +117,8 @@ def test_a_new_model_needs_no_axes_for_its_first_persona(
     result = call(*arguments, "create", "new", "-a", "fool", "--no-calibrate")
     assert result.status == 0, result.err
     assert call(*arguments, "info", "new", "--json").json["orthogonalised"] is False
-    assert "uncalibrated" in call(*arguments, "list").out
+    listed = {line.split()[0]: line.split() for line in call(*arguments, "list").out.splitlines()}
+    assert "no" in listed["new"][1:] and "to" in listed["sage"][1:]
 
 
 def test_several_archetypes_at_once_keep_their_names(cli: Cli, workspace: Path) -> None:

@@ -56,6 +56,24 @@ def test_without_a_keyboard_a_reply_that_fails_ends_the_chat(cli: Cli) -> None:
     assert result.err.startswith("Error: ") and result.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("/layers 99", "there is no layer 99: this model's are 0 to "),
+        ("/layers 0-99", "there is no layer 99: this model's are 0 to "),
+        ("/export", "nothing has been said yet"),
+        ("/policy harmful_validation>", "harmful_validation> is no rule, which would look like"),
+        ("/policy >3", ">3 is no rule, which would look like"),
+    ],
+)
+def test_a_command_that_cannot_be_carried_out_says_why_before_the_model_loads(
+    cli: Cli, line: str, said: str
+) -> None:
+    result = cli("chat", stdin=f"{line}\n")
+    assert (result.status, result.out) == (1, "")
+    assert result.err.startswith(f"Error: {said}") and result.err.count("\n") == 1
+
+
 @pytest.mark.parametrize("line", ["/nonsense", "/persona nobody", "/strength loud"])
 def test_a_bad_command_in_a_pipe_is_told_and_the_chat_goes_on(cli: Cli, line: str) -> None:
     result = cli("chat", stdin=f"{line}\nhello\n")

@@ -113,6 +113,31 @@ def test_vectors_of_another_model_are_refused(
     assert str(tiny_model) in result.err and str(other) in result.err
 
 
+def test_the_list_says_which_personas_belong_to_another_model(
+    call: Cli, cli: Cli, workspace: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Told without loading the model: by the sizes in its config.json, or by the axes in its folder."""
+    from tests.model.conftest import make_model, make_tokenizer
+
+    folder = persona_file(workspace, "sage").parent
+    for name, options in (("wider", {"hidden_size": 128}), ("sibling", {"seed": 5})):
+        make_model("qwen2", **options).save_pretrained(tmp_path / name)
+        make_tokenizer().save_pretrained(tmp_path / name)
+        root = tmp_path / f"{name}-workspace"
+        shutil.copytree(workspace, root)
+        shutil.rmtree(root / "vectors")
+        made = call("--workspace", root, "--model", tmp_path / name, "extract-axes", "--no-calibrate")
+        assert made.status == 0, made.err
+        shutil.copy(next(root.glob("vectors/*/personas/sage.safetensors")), folder / f"{name}.safetensors")
+    entries = {entry["name"]: entry for entry in cli("list", "--json").json}
+    for name in ("wider", "sibling"):
+        said = entries[name]["error"]
+        assert str(tmp_path / name) in said and f"cannot be used with {tiny_model}" in said
+        loaded = cli("load", name)
+        assert loaded.status == 1 and said in loaded.err
+    assert "error" not in entries["sage"] and "error" not in entries["fool"]
+
+
 def test_what_lies_in_a_wrong_place_is_named_with_what_to_do(cli: Cli, workspace: Path) -> None:
     folder = persona_file(workspace, "sage").parent.parent
     (folder / "traits").mkdir(exist_ok=True)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -129,3 +130,46 @@ def test_a_model_that_does_not_exist(call: Cli, workspace: object) -> None:
     result = call("--workspace", str(workspace), "--model", "/no/such/folder", "generate", "hi")
     assert (result.status, result.out) == (1, "")
     assert "/no/such/folder" in result.err and result.err.count("\n") == 1
+
+
+READERS = (
+    ["list"],
+    ["info", "sage"],
+    ["chat", "--plain"],
+    ["generate", "hi"],
+    ["sessions", "list"],
+    ["replay", "last"],
+    ["config", "show"],
+    ["delete", "sage", "--yes"],
+    ["trait", "list"],
+    ["monitor", "list"],
+    ["dataset", "validate"],
+    ["export", "sage", "-o", "x.gguf", "--format", "gguf"],
+    ["load", "sage"],
+    ["chat", "--resume", "last"],
+)
+
+
+@pytest.mark.parametrize("command", READERS, ids=" ".join)
+def test_a_misspelt_workspace_is_not_made_by_what_reads(
+    call: Cli, tmp_path: Path, tiny_model: Path, command: list[str]
+) -> None:
+    result = call("--workspace", tmp_path / "misspelt", "--model", tiny_model, *command)
+    assert result.status == 1 and result.out == ""
+    assert result.err.count("\n") == 1 and str(tmp_path / "misspelt") in result.err and "init" in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_where_the_settings_belong_is_told(call: Cli, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").mkdir()
+    for command in (["list"], ["config", "set", "generation.seed", "3"], ["init"]):
+        result = call("--workspace", tmp_path, *command)
+        assert (result.status, result.out) == (1, "")
+        assert f"{tmp_path / 'config.yaml'} is a folder" in result.err and result.err.count("\n") == 1
+    assert [*tmp_path.iterdir()] == [tmp_path / "config.yaml"]
+
+
+def test_what_writes_makes_its_workspace(call: Cli, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    assert call("--workspace", made, "config", "set", "generation.seed", "3").status == 0
+    assert (made / "config.yaml").is_file()

@@ -52,9 +52,22 @@ def test_an_interrupt_during_long_work(workspace: Path, tiny_model: Path) -> Non
     assert "assistant baseline" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     assert process.wait(5) == 130
-    assert "Traceback" not in process.stderr.read()
+    last = process.stderr.read().splitlines()[-1]
+    assert last == "Stopped. Nothing was kept of this step (axes): run the same command to start it again."
     after = {path: path.read_bytes() for path in workspace.rglob("*") if path.is_file()}
     assert {path: data for path, data in after.items() if path.parent.name != "partial"} == before
+
+
+def test_an_interrupt_of_what_keeps_nothing_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "talks.jsonl"
+    file.write_text('{"prompt": "Is it late?", "response": "Yes."}\n' * 20_000)
+    (tmp_path / "new").mkdir()
+    process = spawn("--workspace", tmp_path / "new", "--model", "tiny", "trait", "score", file)
+    assert process.stderr is not None
+    assert process.stderr.readline()  # how far it is
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    assert process.stderr.read().splitlines()[-1] == "Stopped. Nothing was kept."
 
 
 def test_a_request_to_end_keeps_what_is_finished(workspace: Path, tiny_model: Path) -> None:
@@ -72,6 +85,18 @@ def test_a_request_to_end_keeps_what_is_finished(workspace: Path, tiny_model: Pa
     last = process.stderr.read().splitlines()[-1]
     assert last == "Stopped. Finished work is kept: run the same command to resume."
     assert list(workspace.glob("vectors/*/partial/axes.*.safetensors"))
+
+
+@pytest.mark.parametrize("command_line", [["generate", "hi"], ["list"], ["list", "--json"]], ids=" ".join)
+def test_a_closed_output_is_an_error(workspace: Path, tiny_model: Path, command_line: list[str]) -> None:
+    line = " ".join(
+        f"'{part}'" for part in command("--workspace", workspace, "--model", tiny_model, *command_line)
+    )
+    done = subprocess.run(
+        ["sh", "-c", f"exec {line} >&-"], capture_output=True, text=True, env=environment(), check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == "Error: standard output is closed: there is nowhere to write to\n"
 
 
 def test_only_json_on_stdout(workspace: Path, tiny_model: Path) -> None:

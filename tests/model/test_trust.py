@@ -68,6 +68,7 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_answers_on_standard_input_run_nothing(folder: Path, witness: Path, tmp_path: Path) -> None:
+    (tmp_path / "w").mkdir()
     options = ["--workspace", str(tmp_path / "w"), "--model", str(folder)]
     command = [sys.executable, "-m", "persona_tui", *options]
     done = subprocess.run(

@@ -60,6 +60,36 @@ async def test_the_layout_follows_the_size(workspace: Path) -> None:
         await until(pilot, lambda: shown(app) == {"personas", "mixer"}, "they are back")
 
 
+def painted(app: PersonaApp) -> list[str]:
+    """Return the rows of the screen as a terminal has them."""
+    return ["".join(part.text for part in row).rstrip() for row in app.screen._compositor.render_strips()]
+
+
+@pytest.mark.parametrize("size", [(40, 10), (30, 8), (200, 8), (30, 60)])
+async def test_a_small_terminal_has_room_for_chat_and_prompt(workspace: Path, size: tuple[int, int]) -> None:
+    async with running(workspace, size) as (app, pilot):
+        await press(pilot, *"hi", "slash", "f3", "f3")
+        await until(pilot, lambda: any("hi/" in row for row in painted(app)), "the prompt is on the screen")
+        assert app.main.chat.size.height >= 2
+        await press(pilot, "enter")
+        await until(pilot, lambda: len(app.chat.conversation) == 2 and not app.busy, "a reply")
+        assert app.main.prompt.region.bottom < size[1] and app.main.chat.size.height >= 2
+
+
+async def test_where_nothing_fits_more_room_is_asked_for(workspace: Path) -> None:
+    async with running(workspace, (20, 5)) as (app, pilot):
+        for size in ((20, 5), (29, 24), (80, 7), (9, 3)):
+            await pilot.resize_terminal(*size)
+            await until(pilot, lambda size=size: len(painted(app)) == size[1], "another size")
+            await until(pilot, lambda: "30×8" in painted(app)[0], "it asks for room")
+            assert painted(app)[1:] == [""] * (size[1] - 1)
+        await press(pilot, "f1", "escape", "h")
+        await pilot.resize_terminal(1, 1)
+        await pilot.resize_terminal(80, 24)
+        await until(pilot, lambda: any("▌ h" in row for row in painted(app)), "everything is back")
+        assert not any("30×8" in row for row in painted(app)) and focused(app) == "prompt"
+
+
 async def test_every_action_is_in_the_palette_and_the_help(workspace: Path) -> None:
     async with running(workspace) as (app, pilot):
         titles = {command.title for command in app.get_system_commands(app.main)}

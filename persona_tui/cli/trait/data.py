@@ -12,7 +12,7 @@ import click
 
 from persona_tui.cli.options import Invocation, Within, pass_invocation
 from persona_tui.cli.output import check_free, echo, force_option, json_option, print_json, print_table
-from persona_tui.cli.progress import note, work
+from persona_tui.cli.progress import GOES_ON, note, work
 from persona_tui.cli.trait.shared import (
     BadLines,
     conversations,
@@ -83,7 +83,7 @@ def curate(
     check_free(output, reasons or reasons_beside(output), force=force)
     project = invocation.project
     policy = Policy.read(rules, project.workspace).among(trait_store(project, loaded=False).names())
-    done = work(lambda context: _curate(project, policy, data, (output, reasons), restart, context))
+    done = work(lambda context: _curate(project, policy, data, (output, reasons), restart, context), GOES_ON)
     if as_json:
         print_json(
             {

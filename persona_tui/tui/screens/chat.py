@@ -166,7 +166,7 @@ class ChatScreen(Sturdy, Screen[None]):
             self.go_to_prompt()
 
     def _takes(self, event: events.Key | events.Paste) -> bool:
-        """Whether what has the focus does something with a key that could be text."""
+        """Return whether what has the focus does something with a key that could be text."""
         if isinstance(event, events.Paste):
             return False
         if isinstance(self.focused, FloatSlider) and self.focused.takes_digits:

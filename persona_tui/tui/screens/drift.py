@@ -77,7 +77,7 @@ class DriftScreen(PictureScreen):
         self.query_one(RepliesView).show(found, unit, texts, spoken[: len(texts)])
 
     def _spoken(self, node: Node, name: str) -> float | None:
-        """Where a reply was as it was spoken, if that was measured for each of its tokens."""
+        """Return where a reply was as it was spoken, if that was measured for each of its tokens."""
         known = [each.projections.get(name) for each in self.owner.readings(node.id)]
         values = [each for each in known if each is not None]
         return fmean(values) if values and len(values) == len(node.token_ids) else None

@@ -250,7 +250,7 @@ class ModelScreen(Dialog[ModelChoice]):
 
 
 def is_path(text: str) -> bool:
-    """Whether what was typed can only be a folder."""
+    """Return whether what was typed can only be a folder."""
     return text.startswith(("/", "~", "."))
 
 

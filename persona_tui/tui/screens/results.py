@@ -152,7 +152,7 @@ class ResultsScreen(Dialog[None]):
         tabs.show(beside, frozenset(range(fixed)))
 
     def _beside(self, fixed: int) -> int:
-        """The view that stays beside those that are always shown."""
+        """Return the view that stays beside those that are always shown."""
         last = getattr(self, "_last_beside", fixed)
         return last if fixed <= last < len(self._views) else fixed
 

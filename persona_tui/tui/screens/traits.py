@@ -370,7 +370,7 @@ class TraitsScreen(ResultsScreen):
 
 
 def _path_or_name(text: str) -> str:
-    """What was typed: a file's whole path, or a name as it is."""
+    """Return what was typed: a file's whole path, or a name as it is."""
     path = Path(text).expanduser()
     return str(path.absolute()) if path.suffix else text
 

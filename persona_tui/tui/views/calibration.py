@@ -38,7 +38,7 @@ class Labelled:
     unused: int = 0
 
     def ends(self, *thresholds: float) -> tuple[float, float]:
-        """The range that all of it, and some thresholds, lie in."""
+        """Return the range that all of it, and some thresholds, lie in."""
         values = [*self.high, *self.low, *thresholds]
         margin = (max(values) - min(values)) * 0.02 or 0.5
         return min(values) - margin, max(values) + margin

@@ -19,7 +19,7 @@ _EXPRESSION, _LOSS = "$text-success", "$text-error"
 
 
 def curve_rows(calibration: Calibration, now: float | None, width: int, height: int) -> list[Content]:
-    """The curve in so many cells: a key, the lines, the strengths; nothing if none was measured.
+    """Return the curve in so many cells: a key, the lines, the strengths; nothing if none was measured.
 
     Args:
         calibration: what was measured.
@@ -61,7 +61,7 @@ def curve_rows(calibration: Calibration, now: float | None, width: int, height: 
 
 
 def _strengths(now: float | None, most: float, width: int, across: Callable[[float], float]) -> Content:
-    """The row below: 0, the end, and an arrow at the strength of now."""
+    """Return the row below: 0, the end, and an arrow at the strength of now."""
     cells = list("0".ljust(width))
     end = f"{most:.1f}"
     cells[width - len(end) :] = end

@@ -65,7 +65,7 @@ class RepliesView(View):
 
 
 def drift_rows(found: Drift, unit: str, width: int, height: int, spoken: AsSpoken = ()) -> list[Content]:
-    """The way in so many cells: the line, the replies' numbers, what the lines and colours are."""
+    """Return the way in so many cells: the line, the replies' numbers, what the lines and colours are."""
     said = [weak_in_words(found.weak), _range_in_words(found, unit), _floor_in_words(found, unit)]
     if any(each is not None for each in spoken):
         said.append(Content.assemble((_SPOKEN, "$text-accent"), (" as it was spoken", "dim")))
@@ -126,7 +126,7 @@ def _line(found: Drift, width: int, height: int, spoken: AsSpoken) -> list[Conte
 
 
 def _numbers(count: int, width: int, column: Callable[[int], int]) -> Content:
-    """The replies' numbers below the line, as many as there is room for."""
+    """Return the replies' numbers below the line, as many as there is room for."""
     cells = [" "] * width
     free = 0
     for turn in range(count):
@@ -160,7 +160,7 @@ def _floor_in_words(found: Drift, unit: str) -> Content | None:
 
 
 def reading_rows(found: Drift, unit: str, texts: Sequence[str], spoken: AsSpoken = ()) -> list[Content]:
-    """A line for every reply: its number, its reading, where it was as it was spoken, how it begins."""
+    """Return a line for every reply: its number, its reading, where it was when spoken, how it begins."""
     known = any(each is not None for each in spoken)
     head = f"{'reply':<7}{found.name}"
     rows = [Content.styled(f"{head:<{_READINGS}}as spoken" if known else head, "dim")]

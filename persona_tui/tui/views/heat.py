@@ -80,7 +80,7 @@ class ShiftsView(View):
 def heat_rows(
     found: HeatMap, table: NDArray[np.float64], cursor: int, width: int, height: int, plain: bool = False
 ) -> list[Content]:
-    """A table in so many cells: deep layers on top, the pointed-at token marked, its value below.
+    """Return a table in so many cells: deep layers on top, the pointed-at token marked, its value below.
 
     Args:
         found: the map.

@@ -72,12 +72,12 @@ class LayersView(View):
 
 
 def value_of(point: object, figure: str) -> float:
-    """A figure of a layer's point."""
+    """Return a figure of a layer's point."""
     return float(getattr(point, "auc" if figure == "AUC" else figure))
 
 
 def curve_rows(curve: Curve, figure: str, used: Sequence[int], width: int, height: int) -> list[Content]:
-    """A plot of one curve in so many rows: a title, the bars, the layers."""
+    """Return a plot of one curve in so many rows: a title, the bars, the layers."""
     values = [value_of(point, figure) for point in curve.points]
     best = max(curve.points, key=lambda point: value_of(point, figure))
     area = f" · AUC {best.auc:.3f} [{best.low:.3f}, {best.high:.3f}]"
@@ -100,7 +100,7 @@ def layer_bars(
 
 
 def _numbers(layers: Sequence[int], used: Sequence[int], each: int) -> Content:
-    """The layers' numbers below their bars, as far as there is room."""
+    """Return the layers' numbers below their bars, as far as there is room."""
     parts: list[tuple[str, str]] = []
     free = 0  # cells that a long number has taken from the next ones
     for layer in layers:

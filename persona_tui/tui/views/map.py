@@ -53,7 +53,7 @@ class MapView(View):
 
 
 def map_rows(found: PersonaMap, width: int, height: int) -> list[Content]:
-    """The map in so many cells: what its directions are, the plane, what the signs mean."""
+    """Return the map in so many cells: what its directions are, the plane, what the signs mean."""
     first, second = found.shares
     head = Content.assemble(
         (f"layer {found.layer}", "bold"),
@@ -103,7 +103,7 @@ def _plane(found: PersonaMap, width: int, height: int) -> list[Content]:
 
 
 def _name(place: Place, turns: int, longest: int) -> str:
-    """What stands beside a point: of the path, only the first and the last reply have a number."""
+    """Return what stands beside a point: of the path, only the first and the last reply have a number."""
     if place.kind in ("mix", "assistant") or (place.kind == "turn" and place.name not in ("1", str(turns))):
         return ""
     name = printable(place.name).replace("\n", " ")
@@ -120,7 +120,7 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _legend(found: PersonaMap, width: int) -> list[Content]:
-    """What the signs mean, in as many rows as that takes."""
+    """Return what the signs mean, in as many rows as that takes."""
     there, rows = {each.kind for each in found.places}, list[Content]()
     for kind, (sign, style, word) in _SIGNS.items():
         if kind not in there:
@@ -152,7 +152,7 @@ class CosineView(View):
 
 
 def grid_rows(grid: CosineGrid, width: int) -> list[Content]:
-    """The grid in so many cells: with numbers where they fit, else as colours alone."""
+    """Return the grid in so many cells: with numbers where they fit, else as colours alone."""
     names = [printable(name).replace("\n", " ") for name in grid.names]
     label = min(max(map(cell_len, names)), _LONGEST, max(width // 3, 6))
     count = len(names)

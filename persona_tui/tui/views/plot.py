@@ -70,7 +70,7 @@ class Sheet(Sturdy, VerticalScroll):
 
 
 def message(text: str) -> Draw:
-    """What draws a sentence instead of a plot."""
+    """Return what draws a sentence instead of a plot."""
     return lambda width, height: [Content.styled(line, "dim") for line in textwrap.wrap(text, max(width, 10))]
 
 

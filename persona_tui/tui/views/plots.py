@@ -89,7 +89,7 @@ def squeezed(values: Sequence[float], width: int) -> list[float]:
 
 
 def ruler(low: str, high: str, width: int, mark: int | None = None, label: str = "") -> Content:
-    """The row below a plot: what its ends are, and where something is."""
+    """Return the row below a plot: what its ends are, and where something is."""
     row = list(low + high.rjust(max(width - len(low), len(high) + 1)))[:width]
     if mark is None:
         return Content.styled("".join(row), "dim")
@@ -104,10 +104,10 @@ def ruler(low: str, high: str, width: int, mark: int | None = None, label: str =
 
 
 def number(value: float) -> str:
-    """A number in few characters."""
+    """Return a number in few characters."""
     return f"{value:.4g}"
 
 
 def percent(value: float | None) -> str:
-    """A share, or a dash where there is none."""
+    """Return a share, or a dash where there is none."""
     return "–" if value is None else f"{value:.1%}"

@@ -81,7 +81,7 @@ class ScoresView(View):
 
 
 def histograms(counted: Callable[[int], Histogram], threshold: float) -> Draw:
-    """What draws histograms below each other, with the threshold through all of them.
+    """Return what draws histograms below each other, with the threshold through all of them.
 
     Args:
         counted: given a number of bins, the histogram.

@@ -48,7 +48,7 @@ class SweepView(View):
 
 
 def sweep_rows(rows: Sequence[SweepRow], width: int, now: float) -> list[Content]:
-    """The replies in as many columns as there are strengths, if `width` allows; else stacked.
+    """Return the replies in as many columns as there are strengths, if `width` allows; else stacked.
 
     Words that the unsteered reply does not have there are coloured.
     """

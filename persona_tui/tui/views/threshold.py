@@ -62,7 +62,7 @@ class ThresholdSlider(FloatSlider, inherit_bindings=False):
 
 
 def _round_step(size: float) -> float:
-    """A step near a size that people can add up: 1, 2 or 5 times a power of ten."""
+    """Return a step near a size that people can add up: 1, 2 or 5 times a power of ten."""
     if size <= 0 or not math.isfinite(size):
         return 0.01
     power = 10.0 ** math.floor(math.log10(size))

@@ -20,7 +20,7 @@ class View(Sturdy, Vertical):
     TITLE = ""
 
     def first_field(self) -> Widget | None:
-        """What the keys go to when the view is chosen: its first part that takes keys."""
+        """Return what the keys go to when the view is chosen: its first part that takes keys."""
         fields = (node for node in self.walk_children(Widget) if node.can_focus and node.display)
         return next(fields, None)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from textual.content import Content
 from textual.widget import Widget
 
+from persona_tui.core.mix import layers_text
 from persona_tui.tui.fluency import STRAINED, Fluency
 from persona_tui.tui.sturdy import Sturdy
 from persona_tui.tui.widgets.chooser import LABEL_WIDTH
@@ -117,16 +118,6 @@ class Likeness(Sturdy, Widget):
         hidden = len(self._pairs) - len(rows)
         more = [Content.styled(f"and {hidden} more pairs", "dim")] if hidden > 0 else []
         return Content("\n").join([Content.styled("alike (cosine)", "dim"), *rows, *more])
-
-
-def layers_text(layers: Sequence[int]) -> str:
-    """Return `layer 4`, `layers 14–21` or `layers 3, 5, 7`."""
-    listed = list(layers)
-    if len(listed) == 1:
-        return f"layer {listed[0]}"
-    if len(listed) > 2 and listed == list(range(listed[0], listed[-1] + 1)):
-        return f"layers {listed[0]}–{listed[-1]}"
-    return f"layers {', '.join(map(str, listed))}"
 
 
 def _row(label: str, share: float, value: str, *, amber: bool) -> Content:

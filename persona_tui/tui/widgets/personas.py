@@ -122,7 +122,7 @@ class PersonaList(RowList):
             self.highlighted = names.index(marked if marked in self.rows else rows[0].name)
 
     def _under_titles(self, rows: Sequence[PersonaRow]) -> list[Option]:
-        """The rows, those of traits under a title that cannot be marked."""
+        """Return the rows, those of traits under a title that cannot be marked."""
         options = [Option(row.content(self._room), id=row.name) for row in rows]
         first = next((place for place, row in enumerate(rows) if row.is_trait), None)
         if first is not None:

@@ -161,7 +161,7 @@ class TraceView(Sturdy, Widget):
         return found
 
     def _reply_score(self, name: str) -> str:
-        """What the reply scores on a trait so far: the mean over its tokens but the first, the prompt's."""
+        """Return the reply's score on a trait so far: the mean over all its tokens but the first."""
         values = [reading.projections.get(name) for reading in list(self._tokens)[1:]]
         known = [value for value in values if value is not None]
         return f"reply {sum(known) / len(known):+.2f}" if known else "0 = neither side"
@@ -183,11 +183,11 @@ class _Scale:
         return cls(low - missing, high + missing, rows)
 
     def dot(self, value: float) -> int:
-        """Which dot a value is, from the bottom."""
+        """Return which dot a value is, from the bottom."""
         return round((value - self.low) / (self.high - self.low) * (self.rows * _DOTS - 1))
 
     def row(self, value: float) -> int:
-        """Which row a value is in, from the top."""
+        """Return which row a value is in, from the top."""
         return self.rows - 1 - self.dot(value) // _DOTS
 
 

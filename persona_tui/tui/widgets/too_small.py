@@ -1,0 +1,35 @@
+"""What is shown where a terminal has no room for the app."""
+
+from __future__ import annotations
+
+from textual.content import Content
+from textual.geometry import Size
+from textual.widget import Widget
+
+from persona_tui.tui.sturdy import Sturdy
+
+LEAST = Size(30, 8)  # below that, a chat has no room beside the prompt
+SHORT = 14  # rows; below that, the chat is worth more than a trace
+
+
+class TooSmall(Sturdy, Widget):
+    """Lies over a whole screen and asks for more room, as long as there is too little.
+
+    What lies below keeps the focus and all that it holds.
+    """
+
+    DEFAULT_CSS = """
+    TooSmall { layer: too-small; width: 100%; height: 100%; background: $background; }
+    """
+
+    @staticmethod
+    def needed(size: Size) -> bool:
+        """Whether a terminal of this size has no room for the app."""
+        return size.width < LEAST.width or size.height < LEAST.height
+
+    def render(self) -> Content:
+        """Return the request for more room, as short as it has to be."""
+        size = f"{LEAST.width}×{LEAST.height}"
+        said = (f"Make the terminal {size} or larger.", f"Make it {size}.", size)
+        fitting = (text for text in said if len(text) <= self.size.width)
+        return Content(next(fitting, size))
