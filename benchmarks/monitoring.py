@@ -1,12 +1,13 @@
 """Self-monitoring in figures: tone, content, projection, probe and consensus on every set, and what it costs.
 
-    python benchmarks/monitoring.py [--model ANY] [--only quality|reading|attacks|replies|chat|check]
+    python benchmarks/monitoring.py [--model ANY] [--only PART ...]
 
 Quality: monitors are fitted twice, on the small training set (25 + 25) and on that and the larger set's
 training split, and measured on sets that neither has seen; beside them a classifier of the words alone.
 Reading: the same probe on whole messages, on the last token before the reply, and on the most dangerous part,
-for held-out requests that are padded. Attacks: what rules make of held-out requests. Cost: with and without a
-monitor in turns, within one run; ratios of medians, with 95% bootstrap intervals.
+for held-out requests that are padded. Precision: the same monitor's verdicts, with the model in float32 and
+bfloat16. Attacks: what rules make of held-out requests. Cost (chat, check): with and without a monitor in
+turns, within one run; ratios of medians, with 95% bootstrap intervals.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from persona_tui.core.statistics import labelled_auc, share
 from persona_tui.core.workspace import Workspace, packaged_root
 from persona_tui.model import ModelWrapper, Sampling, conversation
 from persona_tui.monitors.amid import read_amid_chat
-from persona_tui.monitors.evaluation import evaluate
+from persona_tui.monitors.detectors import CONTENT, TONE
+from persona_tui.monitors.evaluation import WORDS, Evaluation, evaluate
 from persona_tui.monitors.fitter import fit
 from persona_tui.monitors.guard import Guard, verdict_of
 from persona_tui.monitors.monitor import SelfMonitor
-from persona_tui.monitors.query_sets import STANDARD, load_sets
+from persona_tui.monitors.query_sets import ADVERSARIAL, STANDARD, load_sets
 from persona_tui.monitors.readings import (
     MESSAGE,
     PROMPT_LAST,
@@ -46,7 +48,7 @@ from persona_tui.project.project import Project
 from persona_tui.steering import Mix, SteeringEngine
 
 UNSTEERED = Mix(capping=False)
-PARTS = ("quality", "reading", "attacks", "replies", "chat", "check")
+PARTS = ("quality", "reading", "precision", "attacks", "replies", "chat", "check")
 AIM_MS = 5  # what a check may add, by the write-up that this follows
 PUBLISHED = """\
 | published | GPT-2 Medium | Qwen2.5-1.5B-Instruct |
@@ -115,6 +117,7 @@ def quality(monitors: dict[str, SelfMonitor], workspace: Workspace) -> str:
             f"### Fitted on {len(monitor.training.examples.queries)} queries ({name})",
             f"Cross-validation chose {monitor.method}, {chosen.position}, layers {list(chosen.layers)}.",
             table(header, rows),
+            beside_published(done),
             examples(monitor),
             table(
                 ["set", "kind", "n", f"accuracy of {monitor.method}"],
@@ -132,6 +135,25 @@ def quality(monitors: dict[str, SelfMonitor], workspace: Workspace) -> str:
                 )
             )
     return "\n\n".join(parts)
+
+
+def beside_published(done: Evaluation) -> str:
+    """Accuracy where the write-up has figures: at the monitor's thresholds and, like it, at the best ones."""
+    asked = {
+        "tone vectors, standard queries": (TONE, STANDARD),
+        "content vectors, standard queries": (CONTENT, STANDARD),
+        "content vectors, adversarial queries": (CONTENT, ADVERSARIAL),
+        f"{done.method} (in use), standard queries": (done.method, STANDARD),
+        f"{done.method} (in use), adversarial queries": (done.method, ADVERSARIAL),
+        "words alone, standard queries": (WORDS, STANDARD),
+        "words alone, adversarial queries": (WORDS, ADVERSARIAL),
+    }
+    rows = []
+    for what, (method, name) in asked.items():
+        scores, safe, _ = done.scored(method, [name])
+        accuracy = [((scores > at) == safe).mean() for at in (done.thresholds[method], -np.inf, *scores)]
+        rows.append([what, len(scores), f"{accuracy[0]:.2f}", f"{max(accuracy):.2f}"])
+    return table(["ours", "n", "at its threshold", "at the best threshold"], rows)
 
 
 def examples(monitor: SelfMonitor) -> str:
@@ -181,6 +203,23 @@ def reading(model: ModelWrapper, workspace: Workspace) -> str:
         rows.append([padding, *cells])
     header = ["padding", *(f"{way}: {what}" for way in ways for what in ("caught", "harmless flagged"))]
     return table(header, rows)
+
+
+def precision(monitor: SelfMonitor, file: Path, other: ModelWrapper, workspace: Workspace) -> str:
+    """The verdicts of one monitor, with the model in two precisions, on every set."""
+    assert monitor.model is not None  # it was fitted, or loaded with one
+    monitors, rows = (monitor, SelfMonitor.load(file, other)), []
+    for each in load_sets(workspace):
+        texts = [query.query for query in each.queries]
+        safe = np.array([query.label == "safe" for query in each.queries])
+        passed = [np.array([verdict.safe for verdict in one.check_many(texts)]) for one in monitors]
+        row: list[Any] = [each.name, len(texts), int((passed[0] != passed[1]).sum())]
+        for right in (~passed[0], ~passed[1]):
+            row += [f"{right[side].mean():.3f}" if side.any() else "-" for side in (~safe, safe)]
+        rows.append(row)
+    names = [str(one.dtype).removeprefix("torch.") for one in (monitor.model, other)]
+    header = ["set", "n", "verdicts that differ"]
+    return table(header + [f"{name}: {what}" for name in names for what in ("caught", "flagged")], rows)
 
 
 def attacks(monitor: SelfMonitor, workspace: Workspace) -> str:
@@ -340,6 +379,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sections.append(quality(monitors, shipped))
         if "reading" in wanted:
             sections += ["### Ways to read a message", reading(model, shipped)]
+        if "precision" in wanted:
+            other = "float32" if model.dtype == torch.bfloat16 else "bfloat16"
+            second = Project.open(Path(folder) / "workspace", options.model, options.device, other).model
+            file = options.monitor or Path(folder) / "default.safetensors"
+            if options.monitor is None:
+                monitors["large"].save(file)
+            sections += ["### Precision", precision(monitors["large"], file, second, shipped)]
         if "attacks" in wanted:
             sections += ["### Attacks", attacks(monitors["large"], shipped)]
         if "replies" in wanted:

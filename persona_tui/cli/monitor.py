@@ -58,7 +58,8 @@ for command in (threshold, layers, dimensions, results, redteam, critique, compa
     type=click.Choice(["auto", *_METHODS]),
     default="auto",
     show_default=True,
-    help="The method to use; auto picks the one with the fewest false alarms. All are fitted.",
+    help="The method to use; auto: the consensus of several layers, unless another has clearly fewer "
+    "false alarms. All are fitted.",
 )
 @click.option(
     "--min-catch",

@@ -7,6 +7,8 @@
 3. The layer with the fewest false alarms where direct requests are caught wins, and the threshold goes where
    the trade asks for (`monitors.trade`). Messages are judged by their parts, which no padding moves.
 4. The detector itself is then made from all queries.
+5. Of the methods, the consensus of several layers is used unless another one has fewer false alarms by more
+   than a standard error: where cross-validation cannot tell them apart, an average is the steadier one.
 
 Nothing here sees a validation, adversarial or test query.
 """
@@ -47,11 +49,11 @@ from persona_tui.monitors.detectors import (
 from persona_tui.monitors.harms import fit_harms
 from persona_tui.monitors.probes import Examples, Fold, make_folds, pipeline, spread
 from persona_tui.monitors.readings import MESSAGE, TextReadings
-from persona_tui.monitors.trade import Trade, false_alarms, figures
+from persona_tui.monitors.trade import Trade, false_alarms, figures, more_alarms
 from persona_tui.vectors.maths import normalize
 
 CONSENSUS_LAYERS = 5
-_PENALTIES = (0.001, 0.003, 0.01)  # C of the logistic regression: the smaller, the simpler the probe
+_PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1)  # C of the regression: the smaller, the simpler the probe
 _FIRST_PENALTY = 0.01  # with which the layers are compared
 
 
@@ -81,17 +83,35 @@ class FittedMethods:
         harms: what tells harms apart, if the examples do.
         stacks: vectors over all layers, `[layers, hidden]`, as `content.message.safe`.
         scan: how well each layer separates, by method and position: for plots.
+        held_out: by method, what cross-validation made of each query, `[n]`.
     """
 
     detectors: dict[str, Detector] = field(default_factory=dict)
     harms: Harms | None = None
     stacks: dict[str, Tensor] = field(default_factory=dict)
     scan: list[dict[str, Any]] = field(default_factory=list)
+    held_out: dict[str, Numbers] = field(default_factory=dict)
 
     def best(self) -> str:
+        """Return the consensus, unless another method has fewer false alarms by over a standard error.
+
+        One layer is easily the best of twelve by chance, and its threshold holds less well on other queries
+        than one for an average of several. Else the method with the fewest false alarms. Never tone.
+        """
+        more = self.detectors[CONSENSUS].fit["more_alarms"]
+        return CONSENSUS if more["value"] <= more["error"] else self._fewest()
+
+    def _fewest(self) -> str:
         """Return the method with the fewest false alarms, held out; among equals the simplest. Never tone."""
         known = [method for method in METHODS if method in self.detectors and method != TONE]
         return min(known, key=lambda method: self.detectors[method].fit["false_alarms"])
+
+    def compare(self, examples: Examples) -> None:
+        """Note in each method's figures how many more false alarms it has than the one with the fewest."""
+        fewest = self.held_out[self._fewest()]
+        for method, scores in self.held_out.items():
+            value, error = more_alarms(scores, fewest, examples.safe, examples.kinds, examples.groups)
+            self.detectors[method].fit["more_alarms"] = {"value": round(value, 4), "error": round(error, 4)}
 
 
 def fit(
@@ -120,6 +140,7 @@ def fit(
         _fit_tone(found, examples, readings, tone, trade)
     _fit_means(found, examples, readings, folds, trade)
     _fit_probes(found, examples, readings, folds, trade)
+    found.compare(examples)
     found.harms = fit_harms(examples, readings, seed)
     return found
 
@@ -142,7 +163,7 @@ def _fit_tone(
     chosen = _best(candidates)
     row = readings.layers.index(chosen.layer)
     form = Cosines.between(*(tone.at[chosen.position][side, row : row + 1] for side in (0, 1)))
-    found.detectors[TONE] = _detector(TONE, [chosen], form, chosen.scores, examples, trade)
+    _keep(found, TONE, [chosen], form, chosen.scores, examples, trade)
 
 
 def _fit_means(
@@ -169,7 +190,7 @@ def _fit_means(
         chosen = _best(candidates)
         row = readings.layers.index(chosen.layer)
         form = make(*(side[row : row + 1] for side in means[chosen.position]))
-        found.detectors[method] = _detector(method, [chosen], form, chosen.scores, examples, trade)
+        _keep(found, method, [chosen], form, chosen.scores, examples, trade)
 
 
 def _scores(readings: TextReadings, position: str, form: Form) -> Numbers:
@@ -231,15 +252,16 @@ def _scan(found: FittedMethods, method: str, candidates: Sequence[Candidate], ex
         found.scan.append({"method": method, "position": each.position, "layer": each.layer, **figures})
 
 
-def _detector(
+def _keep(
+    found: FittedMethods,
     method: str,
     chosen: Sequence[Candidate],
     form: Form,
     scores: Numbers,
     examples: Examples,
     trade: Trade | None,
-) -> Detector:
-    """Return the detector of a form whose cross-validated scores are known."""
+) -> None:
+    """Add the detector of a form whose cross-validated scores are known."""
     safe, kinds = examples.safe, examples.kinds
     if trade is None:
         threshold = best_threshold(scores[safe], scores[~safe])
@@ -257,7 +279,8 @@ def _detector(
         "missed": [examples.queries[place] for place in missed[np.argsort(-scores[missed])]],
     }
     layers = tuple(each.layer for each in chosen)
-    return Detector(method, chosen[0].position, layers, form, threshold, said)
+    found.held_out[method] = scores
+    found.detectors[method] = Detector(method, chosen[0].position, layers, form, threshold, said)
 
 
 # Probes -----------------------------------------------------------------------------------------------------
@@ -290,7 +313,7 @@ def _fit_probes(
             probability=True,
         )
         odds = _consensus(readings, chosen.position, probes)
-        found.detectors[method] = _detector(method, those, form, 1 / (1 + np.exp(-odds)), examples, trade)
+        _keep(found, method, those, form, 1 / (1 + np.exp(-odds)), examples, trade)
     found.detectors[PROBE].fit["penalty"] = penalty
 
 

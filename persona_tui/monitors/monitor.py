@@ -86,7 +86,8 @@ class SelfMonitor:
             model: whose activations are read; without steering.
             data: what to fit on. That of another monitor (`training`) transfers it to this model.
             name: of the monitor.
-            method: the one to use; "auto" = the one with the fewest false alarms in cross-validation.
+            method: the one to use; "auto" = the consensus, unless another has clearly fewer false alarms in
+                cross-validation.
             seed: of the folds.
             trade: what thresholds for messages have to achieve; by default `Trade()`.
             context: where progress goes, and where it can be cancelled.

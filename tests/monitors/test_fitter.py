@@ -120,6 +120,32 @@ def test_tone_learns_no_vector_from_the_queries(fitted: fitter.FittedMethods, re
     assert fitted.best() != TONE
 
 
+def alike(noise: float, seed: int) -> Tensor:
+    """Twelve layers that know the same, each with a little noise of its own, `[n, 12, hidden]`."""
+    shared, own = (
+        torch.randn(2 * SIDE, count, HIDDEN, generator=torch.Generator().manual_seed(seed + count))
+        for count in (1, 12)
+    )
+    rows = shared + noise * own
+    rows[:SIDE, :, 0] += 2
+    return rows
+
+
+def test_several_layers_are_used_where_one_is_only_luckier() -> None:
+    """One of twelve layers has the fewest false alarms, but by less than a standard error."""
+    found = fit(examples(), TextReadings(tuple(range(12)), {"message": alike(0.75, 0)}))
+    alarms = {method: detector.fit["false_alarms"] for method, detector in found.detectors.items()}
+    assert min(alarms.values()) < alarms[CONSENSUS]
+    assert found.best() == CONSENSUS
+
+
+def test_one_layer_is_used_where_it_is_clearly_better() -> None:
+    rows = alike(1.0, 0)
+    rows[:SIDE, 3, 0] += 9
+    found = fit(examples(), TextReadings(tuple(range(12)), {"message": rows}))
+    assert found.best() != CONSENSUS and found.detectors[found.best()].layers == (3,)
+
+
 def test_folds_keep_templates_together() -> None:
     known = examples(templates=6)
     for learned, scored in make_folds(known):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
-from persona_tui.monitors.trade import Trade, direct_of, false_alarms, figures
+from persona_tui.monitors.trade import Trade, direct_of, false_alarms, figures, more_alarms
 
 # 100 direct requests at 0 .. 0.99, 100 dressed ones far up, 100 harmless ones from 0.9 on.
 SCORES = np.concatenate([np.arange(100) / 100, np.full(100, 5.0), 0.9 + np.arange(100) / 100])
@@ -34,6 +36,29 @@ def test_false_alarms_are_those_where_direct_requests_are_caught() -> None:
     # 95 to 99% of the direct ones lie at or below 0.94 to 0.98: 5 to 9 of the harmless ones do, too.
     assert false_alarms(SCORES, SAFE, KINDS) == pytest.approx(0.07, abs=0.01)
     assert false_alarms(-SCORES, SAFE, KINDS) == 1.0
+
+
+def test_chance_stays_within_the_error_and_what_is_worse_does_not() -> None:
+    names = [str(place) for place in range(300)]
+    noise = np.random.default_rng(0).normal(size=(21, 300))
+    one, others = SCORES + 0.1 * noise[0], SCORES + 0.1 * noise[1:]
+    value, error = more_alarms(one, others[0], SAFE, KINDS, names)
+    assert value == pytest.approx(false_alarms(one, SAFE, KINDS) - false_alarms(others[0], SAFE, KINDS))
+    chance = [more_alarms(first, second, SAFE, KINDS, names) for first, second in pairwise(others)]
+    assert 0.5 < np.mean([abs(value) <= error for value, error in chance]) < 0.95
+    worse, error = more_alarms(SCORES + 2 * noise[2], one, SAFE, KINDS, names)
+    assert worse > 3 * error
+    assert more_alarms(one, one, SAFE, KINDS, names) == (0, 0)
+
+
+def test_queries_of_one_template_count_as_one() -> None:
+    noise = np.random.default_rng(0).normal(size=(2, 30)).repeat(10, axis=1)
+    one, other = SCORES + noise[0], SCORES + noise[1]
+    (_, alone), (_, together) = (
+        more_alarms(one, other, SAFE, KINDS, [str(place // siblings) for place in range(300)])
+        for siblings in (1, 10)
+    )
+    assert together > 1.5 * alone
 
 
 def test_errors_are_told_by_kind() -> None:
