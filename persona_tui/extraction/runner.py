@@ -391,14 +391,18 @@ class BatchRunner:
             way = interventions(items) if interventions is not None else None
             return Pooled(self.model.generate(own, sampling, way, on_step=self._on_step))
 
+        def foreseen(items: list[int]) -> bool:
+            own = [requests[item] for item in items]
+            way = None if interventions is None else partial(interventions, items)
+            return self.model.foresee(own, sampling, way, pooling is not None)
+
         crew = processes()
         with crew.own_share(), self._foreseeing():
-            share = crew.share(left)
+            share, ahead = crew.share(left), 0
             for place, batch in enumerate(share):
-                for items in share[place : place + 2]:
-                    own = [requests[item] for item in items]
-                    way = None if interventions is None else partial(interventions, items)
-                    self.model.foresee(own, sampling, way, pooling is not None)
+                ahead = max(ahead, place)
+                while ahead < len(share) and foreseen(share[ahead]):
+                    ahead += 1
                 for items, answered in self._memory.run(batch, lengths, answer):
                     self.tokens += sum(
                         rows[item] * (each.prompt_tokens + len(each.token_ids))

@@ -153,7 +153,7 @@ class Backend(Protocol):
         sampling: Sampling | None = None,
         interventions: Callable[[], Interventions] | None = None,
         captured: bool = False,
-    ) -> None:
+    ) -> bool:
         """Be told what `generate` or `pooled` will be asked soon, in this order, so that its answers may be
         begun before those of what is asked first have ended. It changes no answer.
 
@@ -162,6 +162,9 @@ class Backend(Protocol):
             sampling: as it will be given.
             interventions: makes what will be given.
             captured: whether activations will be.
+
+        Returns:
+            Whether they were begun, and the next ones are of interest.
         """
         ...
 

@@ -108,8 +108,9 @@ class ModelWrapper(LoadedModel):
         sampling: Sampling | None = None,
         interventions: Callable[[], Interventions] | None = None,
         captured: bool = False,
-    ) -> None:
+    ) -> bool:
         """Do nothing, as one batch is answered after the other here; see `Backend.foresee`."""
+        return False
 
     def pooled(
         self,

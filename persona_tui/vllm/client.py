@@ -88,6 +88,7 @@ class ServedDriver(Driver):
 
     joins = False
     held_at_most = 256  # the server may keep no more for us
+    ahead_at_most = 0.125  # others need room, too
 
     def __init__(self, connection: Connection, about: About) -> None:
         super().__init__()

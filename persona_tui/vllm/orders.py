@@ -230,6 +230,7 @@ class Driver(ABC):
     about: About
     joins = True  # whether a twin can begin in the middle of a reply
     held_at_most = 4096  # ways that workers keep for us
+    ahead_at_most = 0.5  # share of the places for sums that is for what will be asked for later
 
     def __init__(self) -> None:
         self._held: dict[str, None] = {}
@@ -271,13 +272,19 @@ class Driver(ABC):
         if errand.twin:
             self._partner |= {errand.name: errand.twin, errand.twin: errand.name}
 
-    def begin(self, orders: Sequence[Order]) -> None:
-        """Have requests answered that will be asked for later, if there is room for their sums."""
+    def begin(self, orders: Sequence[Order]) -> bool:
+        """Have requests answered that will be asked for later, if there is room for them and their sums;
+        return whether there was.
+        """
         new = {key: order for order in orders if (key := _about(order)) not in self._ahead}
-        if _spans([*self._ahead.values(), *new.values()]) <= self.about.places:
-            for order in new.values():
-                self.add(order)
-            self._ahead |= new
+        ahead = [*self._ahead.values(), *new.values()]
+        room = self.about.places * self.ahead_at_most
+        if _spans(ahead) > room or len(ahead) > max(len(orders), 2 * self.about.requests):
+            return False
+        for order in new.values():
+            self.add(order)
+        self._ahead |= new
+        return True
 
     def begun(self, order: Order) -> Order | None:
         """Return the same order that was begun before, under its own name; None = there is no such."""

@@ -55,19 +55,19 @@ class VllmWriter(VllmReader):
         sampling: Sampling | None = None,
         interventions: Callable[[], Interventions] | None = None,
         captured: bool = False,
-    ) -> None:
+    ) -> bool:
         """See `ModelWrapper.foresee`: no pass waits for the last replies of a batch. What has to begin
         together, or is ended by what it says, is not begun before.
         """
         if not requests:
             self.driver.forget_ahead()
-            return
+            return False
         batch = self._batch(requests, sampling or Sampling())
-        if batch.ended is None and not batch.stops:
-            given = Interventions.none() if interventions is None else interventions()
-            rows = self._rows(batch, given, captured)
-            if not any(row.order.errand.limit for row in rows):
-                self.driver.begin([row.order for row in rows])
+        if batch.ended is not None or batch.stops:
+            return False
+        rows = self._rows(batch, Interventions.none() if interventions is None else interventions(), captured)
+        guided = any(row.order.errand.limit for row in rows)
+        return not guided and self.driver.begin([row.order for row in rows])
 
     def generate(
         self,
