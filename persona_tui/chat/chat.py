@@ -31,6 +31,7 @@ from persona_tui.monitors.second_opinion import Validator, validator_of_environm
 from persona_tui.project import models
 from persona_tui.project.models import ModelChoice
 from persona_tui.project.project import Project
+from persona_tui.project.shape import check_depth
 
 if TYPE_CHECKING:  # torch is not imported before a reply is written
     from persona_tui.model import Sampling, TokenEvent
@@ -123,8 +124,7 @@ class Chat:
         Raises:
             PersonaTuiError: it cannot be spoken like that, or not be written down; the old mix stays.
         """
-        if layers := changes.get("layers"):
-            self._check_layers(layers)
+        check_depth(self.project, changes.get("layers") or ())
         before, mix = self._mix, replace(self._mix, **changes)
         mix = replace(mix, weights=mix.speaking)
         self._speak_with(mix)
@@ -134,13 +134,6 @@ class Chat:
             self._speak_with(before)
             raise
         self.front.mixed(mix)
-
-    def _check_layers(self, layers: Sequence[int]) -> None:
-        from persona_tui.project.shape import depth_of
-
-        depth = depth_of(self.project)
-        if depth is not None and layers[-1] >= depth:
-            raise PersonaTuiError(f"there is no layer {layers[-1]}: this model's are 0 to {depth - 1}")
 
     def _speak_with(self, mix: Mix) -> None:
         with self._mixing:

@@ -32,6 +32,10 @@ class VectorFileError(PersonaTuiError):
     """A vector file is missing, damaged, or belongs to another model."""
 
 
+class LayerNotFoundError(VectorFileError):
+    """A direction has no vector at a layer where it was asked for."""
+
+
 class PersonaNotFoundError(PersonaTuiError):
     """No persona has this name."""
 

@@ -351,10 +351,9 @@ class PersonaStudio:
             PersonaTuiError: fewer than `FEWEST_FOR_BAND` personas have system prompts.
             JobCancelled: somebody asked for that; what was finished stays, and the next call goes on.
         """
-        personas = [self.manager.get(name) for name in self.manager.list_available()]
         usable = [
             each
-            for each in personas
+            for each in self.manager.usable().values()
             if each.metadata.get("prompts") and set(each.layers) == set(self.extractor.layers)
         ]
         if len(usable) < FEWEST_FOR_BAND:

@@ -12,7 +12,7 @@ serve another.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from persona_tui.core.statistics import Estimate, Numbers, labelled_auc, share
 from persona_tui.core.workspace import Workspace
 from persona_tui.datasets.records import read_questions
 from persona_tui.model import ModelWrapper
+from persona_tui.monitors.amid import read_amid_chat
 from persona_tui.monitors.detectors import CONTENT, Detector
 from persona_tui.monitors.fitter import FittedMethods, fit
 from persona_tui.monitors.query_sets import ADVERSARIAL, STANDARD, QuerySet, load_sets
@@ -109,7 +110,8 @@ def read_model(
     data, sets, layers = load_training(workspace, which), load_sets(workspace), range(model.n_layers)
     tone = read_queries(model, data.statements, layers) if data.statements else None
     training = read_queries(model, data.examples.queries, layers, context)
-    fitted = fit(data.examples, training, tone, trade=Trade())
+    amid = read_amid_chat(model, data.examples, context)
+    fitted = fit(data.examples, replace(training, amid=amid), tone, trade=Trade())
     wanted = sorted({layer for each in fitted.detectors.values() for layer in each.layers})
     tests = {
         each.name: read_queries(model, [query.query for query in each.queries], wanted, context)

@@ -26,13 +26,12 @@ class CosineGrid:
 
 
 def cosine_grid(manager: PersonaManager) -> CosineGrid:
-    """Compare all personas with each other.
+    """Compare all personas that can be used with each other.
 
     Raises:
         PersonaTuiError: there are fewer than two.
-        VectorFileError: a file is damaged or belongs to another model.
     """
-    chosen = manager.list_available()
+    chosen = list(manager.usable())
     if len(chosen) < 2:
         raise PersonaTuiError(f"A grid needs two personas; there are {len(chosen)}.")
     grid = np.full((len(chosen), len(chosen)), np.nan)

@@ -102,8 +102,12 @@ def _label(axes: Any, places: Sequence[Place]) -> None:
             continue
         bottom = frame.y1 - spot[1] - size[1]
         at = tuple(to_pixels.inverted().transform((frame.x0 + spot[0], bottom)))
+        far = abs(bottom + size[1] / 2 - to_pixels.transform((place.x, place.y))[1]) > size[1] * 1.5
+        if far and place.kind == "role":  # there may be a hundred: a dot is enough
+            text.remove()
+            continue
         text.set_position(at)
-        if abs(bottom + size[1] / 2 - to_pixels.transform((place.x, place.y))[1]) > size[1] * 1.5:
+        if far:
             axes.annotate("", (place.x, place.y), at, arrowprops=_LEADER)  # too far to be seen whose it is
 
 

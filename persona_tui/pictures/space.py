@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -61,6 +62,14 @@ class PersonaMap:
         """Return the places of some kinds, in their order."""
         return [place for place in self.places if place.kind in kinds]
 
+    def nearest(self, name: str, count: int) -> list[Place]:
+        """Return the personas and roles that lie nearest to a persona on the map, the nearest first."""
+        own = next((each for each in self.of("persona") if each.name == name), None)
+        if own is None:
+            return []
+        others = [each for each in self.of("persona", "role") if each != own]
+        return sorted(others, key=lambda each: math.hypot(each.x - own.x, each.y - own.y))[:count]
+
 
 def persona_map(
     engine: SteeringEngine,
@@ -85,7 +94,7 @@ def persona_map(
         GenerationError: a reply does not fit the context.
     """
     manager = engine.personas
-    known, roles = [manager.get(name) for name in manager.list_available()], manager.roles
+    known, roles = [*manager.usable().values()], manager.roles
     chosen = _middle(known) if layer is None else layer
     if layer is None and roles is not None:
         chosen = min(roles.layers, key=lambda each: abs(each - chosen))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+
+from persona_tui.core.errors import VectorFileError
 
 if TYPE_CHECKING:
     from persona_tui.project.preparation import Prepared
@@ -12,7 +16,7 @@ if TYPE_CHECKING:
     from persona_tui.vectors.persona import PersonaVector
 
 _NOT_TOLD = ("name", "calibration", "model_sketch")  # told in another way, or of no use to a reader
-_ELSEWHERE = ("calibration", "prompts")
+_ELSEWHERE = ("calibration", "cosines", "prompts")
 
 
 def about(project: Project, name: str) -> dict[str, Any]:
@@ -20,11 +24,23 @@ def about(project: Project, name: str) -> dict[str, Any]:
 
     Raises:
         PersonaNotFoundError: no persona has this name.
+        VectorFileError: its file is damaged.
     """
-    persona = project.personas.get(name)
+    from persona_tui.project.shape import belonging
+    from persona_tui.vectors.likeness import axis_cosines, cosines_to_others
+
+    manager = project.personas
+    persona, axes, problem = manager.get(name), None, None
+    try:
+        belonging(project)(manager.path_of(name), persona.metadata)
+    except VectorFileError as error:
+        problem = str(error)
+    with suppress(VectorFileError):  # whoever uses the axes says what is wrong with them
+        axes = manager.axes if problem is None else None
     norms = {recipe: float(stack.norm(dim=-1).mean()) for recipe, stack in persona.safe.items()}
     return {
         "name": persona.name,
+        "problem": problem,
         "file": str(project.personas.path_of(persona.name)),
         "loaded": persona.name in project.personas.list_loaded(),
         **{key: value for key, value in persona.metadata.items() if key not in _NOT_TOLD},
@@ -32,6 +48,10 @@ def about(project: Project, name: str) -> dict[str, Any]:
         "calibration": asdict(persona.calibration) if persona.calibration is not None else None,
         "calibrated": persona.calibration is not None or "loudness" in persona.metadata,
         "norms": {recipe: round(norm, 4) for recipe, norm in norms.items()},
+        "cosines": {
+            "personas": _rounded(cosines_to_others(manager, name)) if problem is None else {},
+            "axes": _rounded(axis_cosines(persona, axes)) if axes is not None else {},
+        },
     }
 
 
@@ -49,9 +69,19 @@ def sections(details: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
                 if (text := _told(key, value))
             ),
         ],
+        "cosines to other personas": _cosines(details, "personas"),
+        "cosines to axes": _cosines(details, "axes"),
         "system prompts": [("-", str(prompt)) for prompt in details.get("prompts") or ()],
     }
     return {title: rows for title, rows in found.items() if rows}
+
+
+def _rounded(cosines: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in cosines.items()}
+
+
+def _cosines(details: dict[str, Any], kind: str) -> list[tuple[str, str]]:
+    return [(name, f"{value:+.2f}") for name, value in details.get("cosines", {}).get(kind, {}).items()]
 
 
 _LONG = ("curve", "recovery")  # tables of their own

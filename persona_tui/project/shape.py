@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from persona_tui.project.project import Project
 
 
-def depth_of(project: Project) -> int | None:
-    """Return how many layers the model has; None if that is not known before it is loaded."""
+def check_depth(project: Project, layers: Sequence[int]) -> None:
+    """Raise PersonaTuiError for layers that the model does not have, if its depth is known."""
+    if not layers:
+        return
     engine = project.loaded_engine
-    if engine is not None:
-        return engine.model.n_layers
-    depth = _sizes(project).get("num_hidden_layers")
-    return depth if isinstance(depth, int) else None
+    depth = engine.model.n_layers if engine is not None else _sizes(project).get("num_hidden_layers")
+    if isinstance(depth, int) and max(layers) >= depth:
+        raise PersonaTuiError(f"there is no layer {max(layers)}: this model's are 0 to {depth - 1}")
 
 
 def belonging(project: Project) -> Callable[[Path, Mapping[str, Any]], None]:

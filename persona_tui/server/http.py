@@ -14,7 +14,13 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from persona_tui.core.documents import json_value
-from persona_tui.core.errors import MemoryShortage, PersonaNotFoundError, PersonaTuiError, VectorFileError
+from persona_tui.core.errors import (
+    LayerNotFoundError,
+    MemoryShortage,
+    PersonaNotFoundError,
+    PersonaTuiError,
+    VectorFileError,
+)
 from persona_tui.core.mistakes import mistake_of, place_of
 from persona_tui.model import TokenEvent
 from persona_tui.server.limits import Refused
@@ -77,10 +83,35 @@ async def read_body(request: HttpRequest, form: type[B]) -> B:
         raise Refused(f"The body is not JSON: {error}", code="invalid_json") from error
     given = _clean(document)
     try:
-        return form.model_validate(given)
+        read = form.model_validate(given)
     except ValidationError as error:
         where = place_of(error, given) or None
-        raise Refused(f"{mistake_of(error, given, form)}.", param=where) from error
+        said = mistake_of(error, given, form)
+        raise Refused(said if said.endswith("?") else f"{said}.", param=where) from error
+    if (slip := _other_type(given, read.model_dump())) is not None:
+        keys, needed, shown = slip
+        raise Refused(f'"{keys}": {needed} is needed, not {shown}.', param=keys)
+    return read
+
+
+def _other_type(given: Any, read: Any, at: str = "") -> tuple[str, str, str] | None:
+    """Return where a value was only made to fit: `true` taken for a number, "3" for 3, 1 for `true`.
+
+    Returns:
+        The keys with dots between them, what is needed there, and what was given, as JSON.
+    """
+    if isinstance(read, dict) and isinstance(given, dict):
+        pairs = [(str(key), given[key], each) for key, each in read.items() if key in given]
+    elif isinstance(read, list | tuple) and isinstance(given, list) and len(read) == len(given):
+        pairs = [(str(place), *pair) for place, pair in enumerate(zip(given, read, strict=True))]
+    elif isinstance(read, bool) and not isinstance(given, bool):
+        return at, "true or false", json.dumps(given)
+    elif isinstance(read, int | float) and not isinstance(read, bool) and isinstance(given, bool | str):
+        return at, "a number", json.dumps(given)
+    else:
+        return None
+    found = (_other_type(value, each, f"{at}.{key}".lstrip(".")) for key, value, each in pairs)
+    return next((slip for slip in found if slip is not None), None)
 
 
 def _clean(value: Any) -> Any:
@@ -102,6 +133,8 @@ def status_of(error: Exception) -> int:
         return 404
     if isinstance(error, MemoryShortage):
         return 503
+    if isinstance(error, LayerNotFoundError):
+        return 400
     if isinstance(error, VectorFileError) or not isinstance(error, PersonaTuiError):
         return 500
     return 400

@@ -91,7 +91,7 @@ class MixBody(BaseModel):
     percentile: float | None = None
     plausibility: float | None = None
     safe: bool | None = None
-    layers: tuple[int, ...] | None = None
+    layers: tuple[int, ...] | None = Field(default=None, min_length=1)
 
     def over(self, mix: Mix) -> Mix:
         """Return a mix with what is said here.

@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from persona_tui.core.documents import read_plain
 from persona_tui.core.errors import ConfigError, nearest
+from persona_tui.core.mistakes import mistake_of
 from persona_tui.core.mix import TRAIT_ALIASES
 from persona_tui.core.workspace import Workspace
 from persona_tui.core.yaml_documents import NotYaml, yaml_value
@@ -144,7 +145,7 @@ class Policy(BaseModel):
             problem = error.errors(include_url=False)[0]
             keys = [str(part) for part in problem["loc"]]
             line = _line_of(document, keys)
-            raise ConfigError(f"{path}:{line}: {_explain(problem, keys)}.") from error
+            raise ConfigError(f"{path}:{line}: {_explain(error, keys)}.") from error
 
     @classmethod
     def from_rules(cls, rules: Sequence[str]) -> Policy:
@@ -169,8 +170,7 @@ class Policy(BaseModel):
         try:
             return cls(name=", ".join(rules), traits={name: Limits(**each) for name, each in limits.items()})
         except ValidationError as error:
-            problem = error.errors(include_url=False)[0]
-            raise ConfigError(f"these rules do not fit together: {problem['msg']}.") from error
+            raise ConfigError(f"these rules do not fit together: {mistake_of(error)}.") from error
 
     @classmethod
     def read(cls, given: Sequence[str], workspace: Workspace) -> Policy:
@@ -292,7 +292,7 @@ def _parse(path: Path) -> Any:
         document = yaml_value(read_plain(path).decode("utf-8-sig"), round_trip=True)
     except FileNotFoundError:
         raise ConfigError(
-            f"{path} is no rule, which would look like harmful_validation>0.3, nor a policy file that exists."
+            f"{path} does not exist as a policy file, nor is it a rule like harmful_validation>0.3."
         ) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text.") from error
@@ -322,11 +322,8 @@ def _line_of(document: Any, keys: Sequence[str]) -> int:
     return line
 
 
-def _explain(problem: Any, keys: Sequence[str]) -> str:
-    name = ".".join(keys)
-    if problem["type"] == "extra_forbidden":
-        known = [*Policy.model_fields] if len(keys) == 1 else [*Limits.model_fields]
-        return f'unknown key "{name}".{nearest(keys[-1], known)}'.rstrip(".")
-    if problem["type"] == "missing":
-        return f'"{name}" is missing'
-    return f'"{name}": {problem["msg"].removeprefix("Value error, ")}'
+def _explain(error: ValidationError, keys: Sequence[str]) -> str:
+    if error.errors(include_url=False)[0]["type"] != "extra_forbidden":
+        return mistake_of(error)
+    known = [*Policy.model_fields] if len(keys) == 1 else [*Limits.model_fields]
+    return f'unknown key "{".".join(keys)}".{nearest(keys[-1], known)}'.rstrip(".")

@@ -67,7 +67,7 @@ from persona_tui.tui.widgets.mixer import MixerPanel
 from persona_tui.tui.widgets.personas import PersonaList
 from persona_tui.tui.widgets.prompt import Prompt, PromptHistory
 from persona_tui.tui.widgets.status import Status
-from persona_tui.tui.widgets.too_small import SHORT, TooSmall
+from persona_tui.tui.widgets.too_small import SHORT, cover_screens
 
 HISTORY_FILE = ".prompt-history"  # beside the sessions
 CLOSE_TIMEOUT = 0.2  # seconds that quitting waits for the model's thread
@@ -156,7 +156,7 @@ class PersonaApp(Actions):
         interface = self.project.settings.interface
         self.theme = self._first_theme
         self.theme_changed_signal.subscribe(self, self._theme_chosen)
-        self.screen_change_signal.subscribe(self, self._cover_screens)
+        self.screen_change_signal.subscribe(self, lambda _: cover_screens(self))
         self.set_keymap({name: keys for name, keys in interface.keys.items() if name in known_ids()})
 
     def welcome(self) -> None:
@@ -375,16 +375,9 @@ class PersonaApp(Actions):
 
     def on_resize(self) -> None:
         """What is traced, and whether anything can be shown, depends on how much room there is."""
-        self.call_after_refresh(self._cover_screens)
+        self.call_after_refresh(cover_screens, self)
         self.call_after_refresh(self.mixer.show_traces)
         self.call_after_refresh(self.inspection.fit)
-
-    def _cover_screens(self, _: object = None) -> None:
-        """Ask for more room on every screen where there is too little; else take that away again."""
-        for screen in self.screen_stack:
-            screen.query(TooSmall).remove()
-            if TooSmall.needed(self.size):
-                screen.mount(TooSmall())
 
     # --- the palette
 

@@ -318,8 +318,7 @@ def fault_of(metadata: Mapping[str, Any]) -> str | None:
 def explain_fault(error: Exception) -> str:
     """Say in a few words what is wrong with the contents of a file."""
     if isinstance(error, ValidationError):
-        problem = error.errors(include_url=False)[0]
-        return f"its metadata is wrong ({'.'.join(map(str, problem['loc'])) or 'layers'}: {problem['msg']})"
+        return f"its metadata is wrong ({mistake_of(error)})"
     if isinstance(error, KeyError):
         return f"it has no {error}"
     return (str(error).splitlines() or ["its contents are wrong"])[0].rstrip(".")

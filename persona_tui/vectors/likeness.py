@@ -18,10 +18,12 @@ from persona_tui.vectors.persona import PersonaVector
 
 
 def persona_cosine(one: PersonaVector, other: PersonaVector) -> float | None:
-    """Return the cosine between two personas' safe vectors, -1 to 1; None if they have no layer in common."""
+    """Return the cosine between two personas' safe vectors, -1 to 1; None if they cannot be compared."""
     wanted = {*one.steering_layers, *other.steering_layers}
     layers = [layer for layer in one.layers if layer in other.layers and layer in wanted]
     if not layers or RECIPE not in one.safe or RECIPE not in other.safe:
+        return None
+    if one.safe[RECIPE].shape[-1] != other.safe[RECIPE].shape[-1]:  # of models of different sizes
         return None
     return float(cosine(_rows(one, layers), _rows(other, layers)).mean())
 
@@ -43,21 +45,26 @@ def axis_cosines(persona: PersonaVector, axes: Axes) -> dict[str, float]:
 
 
 def cosines_to_others(manager: PersonaManager, name: str) -> dict[str, float]:
-    """Return the cosine between a persona and every other one on the disk, the nearest first.
+    """Return the cosine between a persona and every other usable one on the disk, the nearest first.
 
     Raises:
         PersonaNotFoundError: there is no such persona.
-        VectorFileError: a file is damaged or belongs to another model.
+        VectorFileError: its file is damaged or belongs to another model.
     """
     own = manager.get(name)
-    others = [other for other in manager.list_available() if other != name]
-    found = {other: persona_cosine(own, manager.get(other)) for other in others}
+    others = {other: each for other, each in manager.usable().items() if other != name}
+    found = {other: persona_cosine(own, each) for other, each in others.items()}
     known = {other: value for other, value in found.items() if value is not None}
     return dict(sorted(known.items(), key=lambda item: -item[1]))
 
 
 def pairwise(manager: PersonaManager, names: Sequence[str]) -> dict[tuple[str, str], float]:
-    """Return the cosine between each two personas, in the order of `names`; the errors are those above."""
+    """Return the cosine between each two personas, in the order of `names`.
+
+    Raises:
+        PersonaNotFoundError: there is no such persona.
+        VectorFileError: a file is damaged or belongs to another model.
+    """
     found = {
         (one, other): persona_cosine(manager.get(one), manager.get(other))
         for one, other in combinations(names, 2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -181,6 +182,14 @@ class PersonaManager:
     def list_available(self) -> list[str]:
         """Return the names of all personas on the disk, sorted."""
         return self._persona_files.names()
+
+    def usable(self) -> dict[str, PersonaVector]:
+        """Return every persona on the disk that can be used, by name; a bad file must not hide the others."""
+        found = {}
+        for name in self.list_available():
+            with suppress(VectorFileError):
+                found[name] = self.get(name)
+        return found
 
     def strangers(self) -> list[str]:
         """Return a sentence about each file beside personas and traits that is only read by importing it."""

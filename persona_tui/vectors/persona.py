@@ -10,7 +10,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from persona_tui.core.errors import VectorFileError
+from persona_tui.core.errors import LayerNotFoundError, VectorFileError
 from persona_tui.core.mix import Range
 from persona_tui.vectors.files import (
     FORMAT_VERSION,
@@ -173,7 +173,7 @@ class PersonaVector:
         for layer in layers:
             if layer not in self.layers:
                 there = f"{self.layers[0]} to {self.layers[-1]}"
-                raise VectorFileError(f'"{self.name}" has no vector at layer {layer}, only at {there}.')
+                raise LayerNotFoundError(f'"{self.name}" has no vector at layer {layer}, only at {there}.')
         return tuple(layers)
 
     def check_directions(self) -> None:

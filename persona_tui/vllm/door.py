@@ -25,6 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from persona_tui.core.documents import json_value
 from persona_tui.core.errors import GenerationError, PersonaTuiError
+from persona_tui.core.mistakes import mistake_of
 from persona_tui.core.mix import TEMPERATURE, TOP_P
 from persona_tui.vectors.axes import AXIS_NAMES
 from persona_tui.vectors.manager import sha256
@@ -145,8 +146,7 @@ class Door:
             else:
                 await refuse(send, f"there is no {method} {OURS}{path}", 404)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            await refuse(send, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+            await refuse(send, mistake_of(error))
         except _Full as error:
             await refuse(send, str(error), 503)
         except (PersonaTuiError, ValueError) as error:

@@ -62,8 +62,11 @@ def test_without_a_keyboard_a_reply_that_fails_ends_the_chat(cli: Cli) -> None:
         ("/layers 99", "there is no layer 99: this model's are 0 to "),
         ("/layers 0-99", "there is no layer 99: this model's are 0 to "),
         ("/export", "nothing has been said yet"),
-        ("/policy harmful_validation>", "harmful_validation> is no rule, which would look like"),
-        ("/policy >3", ">3 is no rule, which would look like"),
+        (
+            "/policy harmful_validation>",
+            "harmful_validation> does not exist as a policy file, nor",
+        ),
+        ("/policy >3", ">3 does not exist as a policy file, nor is it a rule"),
     ],
 )
 def test_a_command_that_cannot_be_carried_out_says_why_before_the_model_loads(

@@ -135,7 +135,18 @@ def test_the_list_says_which_personas_belong_to_another_model(
         assert str(tmp_path / name) in said and f"cannot be used with {tiny_model}" in said
         loaded = cli("load", name)
         assert loaded.status == 1 and said in loaded.err
+        about = cli("info", name, "--json").json
+        assert about["problem"] == said and about["cosines"] == {"personas": {}, "axes": {}}
     assert "error" not in entries["sage"] and "error" not in entries["fool"]
+    assert cli("info", "sage", "--json").json["problem"] is None
+    assert cli("plot", "cosines", "-o", tmp_path / "cosines.svg").status == 0
+
+
+def test_info_says_how_alike_a_persona_is_to_the_others(cli: Cli) -> None:
+    found, back = (cli("info", name, "--json").json["cosines"] for name in ("sage", "fool"))
+    assert set(found["personas"]) == {"fool"} and set(found["axes"]) == {"assistant", "safety"}
+    assert found["personas"]["fool"] == back["personas"]["sage"]
+    assert f"fool  {found['personas']['fool']:+.2f}" in cli("info", "sage").out
 
 
 def test_what_lies_in_a_wrong_place_is_named_with_what_to_do(cli: Cli, workspace: Path) -> None:

@@ -30,7 +30,7 @@ GOOD = '{"id": "a", "question": "Who are you?", "category": "identity"}'
         ("[" * 100_000, "not valid JSON"),
         ('["a"]', 'a JSON object is needed, not ["a"]'),
         ('{"id": "b", "category": "x"}', '"question" is missing'),
-        ('{"id": "b", "question": "  ", "category": "x"}', '"question": String should have at least 1'),
+        ('{"id": "b", "question": "  ", "category": "x"}', '"question": a text that is not empty is needed'),
         ('{"id": "b", "question": 3, "category": "x"}', '"question": a text is needed, not 3'),
         (
             '{"id": "b", "question": "Q?", "categorie": "x"}',

@@ -131,3 +131,57 @@ def test_texts_are_read_without_an_answer(http: httpx.Client, server: Server) ->
         assert refused.status_code == 400 and "is not a token" in refused.json()["error"]["message"]
     asked = http.post("/native/rereads", json={"messages": ASKED}).json()["data"]
     assert "".join(each["text"] for each in asked).strip() == ASKED[0]["content"]
+
+
+CHAT = {"model": "tiny", "messages": ASKED}
+WRONG = [
+    ("/v1/chat/completions", {**CHAT, "temperature": True}, '"temperature": a number is needed, not true.'),
+    ("/v1/chat/completions", {**CHAT, "top_p": "0.5"}, '"top_p": a number is needed, not "0.5".'),
+    ("/v1/chat/completions", {**CHAT, "stream": 1}, '"stream": true or false is needed, not 1.'),
+    ("/v1/chat/completions", {**CHAT, "n": [2]}, '"n": a whole number is needed, not [2].'),
+    (
+        "/v1/chat/completions",
+        {**CHAT, "messages": []},
+        '"messages": a list that is not empty is needed',
+    ),
+    ("/v1/chat/completions", {**CHAT, "persona_tui": {"strength": True}}, '"persona_tui.strength": a number'),
+    ("/v1/completions", {"model": "tiny", "prompt": 3}, '"prompt": a text or a list is needed, not 3.'),
+    ("/v1/completions", {"model": "tiny", "prompt": "x", "echo": "no"}, '"echo": true or false is needed'),
+    ("/v1/moderations", {"input": {"a": 1}}, '"input": '),
+    (
+        "/api/chat",
+        {**CHAT, "options": {"seed": "one"}},
+        '"options.seed": a whole number is needed, not "one".',
+    ),
+    ("/api/chat", {**CHAT, "options": {"num_predict": True}}, '"options.num_predict": a number is needed'),
+    ("/api/generate", {"model": "tiny", "prompt": ["x"]}, '"prompt": a text is needed, not ["x"].'),
+    ("/api/show", {"model": 3}, '"model": a text is needed, not 3.'),
+    ("/score", {"input": [3]}, '"input.0": a text or a list is needed, not 3.'),
+    ("/score", {"input": "x", "trait": []}, 'unknown key "trait". Did you mean "traits"?'),
+    ("/native/tokens", {"messages": 3}, '"messages": a list is needed, not 3.'),
+    ("/native/readings", {"conversations": [ASKED], "layers": [1], "x": 1}, 'unknown key "x".'),
+    ("/native/readings", {"conversations": [], "layers": [3]}, '"conversations": a list that is not empty'),
+    (
+        "/native/turns",
+        {**TURN, "mixes": [{"layers": []}]},
+        '"mixes.0.layers": a list that is not empty',
+    ),
+    (
+        "/native/turns",
+        {**TURN, "mixes": [{"capping": 1}]},
+        '"mixes.0.capping": true or false is needed, not 1.',
+    ),
+    ("/native/turns", {**TURN, "mixes": [{"weights": {"sage": 1}, "layers": [0]}]}, "no vector at layer 0"),
+]
+
+
+@pytest.mark.parametrize(("route", "body", "said"), WRONG)
+def test_a_wrong_type_is_told_with_the_name_of_the_field(
+    http: httpx.Client, route: str, body: dict[str, object], said: str
+) -> None:
+    response = http.post(route, json=body)
+    assert response.status_code == 400, response.text
+    error = response.json()["error"]
+    message = error if isinstance(error, str) else error["message"]
+    assert said in message
+    assert "\n" not in message and not message.endswith(("..", "?."))

@@ -70,7 +70,7 @@ async def test_a_small_terminal_has_room_for_chat_and_prompt(workspace: Path, si
     async with running(workspace, size) as (app, pilot):
         await press(pilot, *"hi", "slash", "f3", "f3")
         await until(pilot, lambda: any("hi/" in row for row in painted(app)), "the prompt is on the screen")
-        assert app.main.chat.size.height >= 2
+        await until(pilot, lambda: app.main.chat.size.height >= 2, "the panel has gone again")
         await press(pilot, "enter")
         await until(pilot, lambda: len(app.chat.conversation) == 2 and not app.busy, "a reply")
         assert app.main.prompt.region.bottom < size[1] and app.main.chat.size.height >= 2

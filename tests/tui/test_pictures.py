@@ -9,11 +9,13 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
+import torch
 from textual.pilot import Pilot
 from textual.widgets import Static
 
 from persona_tui.core.mix import Mix
 from persona_tui.pictures.drift import ordinary_range
+from persona_tui.project.project import Project
 from persona_tui.traits.vector import weakness_of
 from persona_tui.tui.app import PersonaApp
 from persona_tui.tui.screens.drift import DriftScreen
@@ -22,6 +24,8 @@ from persona_tui.tui.screens.map import MapScreen
 from persona_tui.tui.screens.picture import PictureScreen
 from persona_tui.tui.screens.sweep import SweepScreen
 from persona_tui.tui.views.plot import Plot, Sheet
+from persona_tui.vectors.files import RECIPE
+from persona_tui.vectors.roles import ROLES_FILE, RoleMeans
 
 from .driving import LONG, errors, never_ending, notes, press, reply, running, say, until
 
@@ -136,6 +140,29 @@ async def test_the_map_has_personas_the_voice_and_the_conversation(
         assert all(name in sheet(app, "#cosines") for name in names)
         await press(pilot, "q")
         assert app.screen is app.main
+
+
+async def test_the_map_names_few_of_many_roles_and_a_bad_file_hides_no_persona(workspace: Path) -> None:
+    """As many roles as the catalogue has, around one of the personas; another model's file beside them."""
+    project = Project.open(workspace)
+    personas = project.personas
+    sage = personas.get("sage")
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(100, *sage.raw[RECIPE].shape, generator=generator)
+    names = tuple(f"role_{number:03d}" for number in range(len(noise)))
+    metadata = {key: sage.metadata[key] for key in ("model_name", "model_fingerprint", "hidden_size")}
+    zero, prompts = torch.zeros_like(noise[0]), dict.fromkeys(names, "a hash")
+    roles = RoleMeans(names, sage.layers, sage.raw[RECIPE] + 5 * noise, zero, prompts, metadata)
+    roles.save(personas.vectors_dir / ROLES_FILE)
+    (personas.personas_dir / "damaged.safetensors").write_bytes(b"nothing")
+    async with running(workspace, (80, 24), SAGE) as (app, pilot):
+        await say(pilot, "/map")
+        await drawn(app, pilot, MapScreen)
+        shown = plot(app, "#map")
+        assert all(name in shown for name in personas.usable()) and "damaged" not in shown
+        assert "sage is nearest to role_" in shown and 0 < len(set(re.findall(r"role_\d+", shown))) < 10
+        await press(pilot, "right")
+        assert "sage is nearest" not in plot(app, "#map") and "is nearest to" in plot(app, "#map")
 
 
 async def test_a_model_without_vectors_gets_one_next_step(workspace: Path) -> None:

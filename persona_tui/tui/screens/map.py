@@ -46,18 +46,22 @@ class MapScreen(PictureScreen):
 
             found = persona_map(project.engine, mix, turns)
             context.checkpoint()
-            few = len(project.personas.list_available()) < 2
+            few = len(project.personas.usable()) < 2
             return found, None if few else cosine_grid(project.personas)
 
         self.empty("Reading the conversation …" if turns else "…")
         self.compute("map", work, self._show)
 
     def _show(self, found: tuple[PersonaMap, CosineGrid | None]) -> None:
-        self.query_one(MapView).show(found[0])
+        self.query_one(MapView).show(found[0], next(iter(self.owner.chat.mix.speaking), ""))
         if found[1] is not None:
             self.query_one(CosineView).show(found[1])
         else:
             self.query_one(CosineView).empty("A grid needs two personas.")
+
+    def action_step(self, by: int) -> None:
+        """Mark another persona on the map."""
+        self.query_one(MapView).step(by)
 
     def empty(self, why: str) -> None:
         """Draw a sentence instead."""

@@ -12,7 +12,11 @@ MONITORS = [
     Binding("r", "reset", "as fitted: the threshold of cross-validation", id="monitors_reset"),
     Binding("w", "write", "files: all results as JSON and CSV", id="monitors_write"),
 ]
-MAP = [Binding("f5", "again", "again: with the voice and the conversation of now", id="map_again")]
+MAP = [
+    Binding("f5", "again", "again: with the voice and the conversation of now", id="map_again"),
+    Binding("left", "step(-1)", "persona before", show=False, id="map_before"),
+    Binding("right", "step(1)", "next persona", id="map_after"),
+]
 DRIFT = [
     Binding("f5", "again", "again: with the conversation of now", id="drift_again"),
     Binding("c", "app.cap", "cap: from here on", id="drift_cap"),

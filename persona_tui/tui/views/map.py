@@ -32,12 +32,18 @@ _SIGNS = {
 _LONGEST = 20  # cells of a name, or a third of the picture
 _MARGIN = 0.06  # of the plane, around everything
 _LEVELS = 6  # of colour, on either side
+_PER_ROLE = 300  # cells of the picture for the name of one role: there may be a hundred of them
 
 
 class MapView(View):
-    """Points in the plane of the first two principal components."""
+    """Points in the plane of the first two principal components.
+
+    One of the personas is marked. Roles are dots, but for those nearest to it, which have their names.
+    """
 
     TITLE = "map"
+    _found: PersonaMap | None = None
+    _marked = ""
 
     def compose(self) -> ComposeResult:
         """Return the parts."""
@@ -45,30 +51,62 @@ class MapView(View):
 
     def empty(self, why: str) -> None:
         """There is nothing to show."""
+        self._found = None
         self.query_one(Plot).show(message(why))
 
-    def show(self, found: PersonaMap) -> None:
-        """Show a map."""
-        self.query_one(Plot).show(lambda width, height: map_rows(found, width, height))
+    def show(self, found: PersonaMap, speaking: str = "") -> None:
+        """Show a map, with a persona marked: the one that was before, else the one that speaks."""
+        self._found = found
+        names = [each.name for each in found.of("persona")]
+        if self._marked not in names:
+            self._marked = speaking if speaking in names else next(iter(names), "")
+        self.query_one(Plot).show(lambda width, height: map_rows(found, width, height, self._marked))
+
+    def step(self, by: int) -> None:
+        """Mark another persona."""
+        names = [each.name for each in self._found.of("persona")] if self._found is not None else []
+        if names:
+            self._marked = names[(names.index(self._marked) + by) % len(names)]
+            self.query_one(Plot).refresh()
 
 
-def map_rows(found: PersonaMap, width: int, height: int) -> list[Content]:
-    """Return the map in so many cells: what its directions are, the plane, what the signs mean."""
+def map_rows(found: PersonaMap, width: int, height: int, marked: str = "") -> list[Content]:
+    """Return the map in so many cells: what its directions are, the plane, what the signs mean.
+
+    Args:
+        found: the map.
+        width: cells of a row.
+        height: rows.
+        marked: a persona; the roles nearest to it have names, too, and are told in the second row.
+    """
     first, second = found.shares
+    near = found.nearest(marked, max(width * height // _PER_ROLE, 4))
     head = Content.assemble(
         (f"layer {found.layer}", "bold"),
         (f" · → {first:.0%} of the variance · ↑ {second:.0%}", "dim"),
     )
-    legend = _legend(found, width)
-    room = max(height - 1 - len(legend), 3)
-    return [head, *_plane(found, width, room), *legend]
+    heads, legend = [head, *([_nearest(marked, near, width)] if near else [])], _legend(found, width)
+    room = max(height - len(heads) - len(legend), 3)
+    return [*heads, *_plane(found, width, room, marked, near), *legend]
 
 
-def _plane(found: PersonaMap, width: int, height: int) -> list[Content]:
+def _nearest(marked: str, near: Sequence[Place], width: int) -> Content:
+    """Return the row that says what lies nearest to the marked persona, as far as there is room."""
+    row = Content.assemble((printable(marked), "bold reverse"), (" is nearest to", "dim"))
+    for number, each in enumerate(near):
+        more = Content(("" if number == 0 else ",") + " " + printable(each.name))
+        if row.cell_length + more.cell_length > width:
+            break
+        row += more
+    return row
+
+
+def _plane(found: PersonaMap, width: int, height: int, marked: str, near: Sequence[Place]) -> list[Content]:
     canvas, order = (
         Canvas(width, height),
         [each for kind in _SIGNS for each in found.places if each.kind == kind],
     )
+    far = [each for each in found.of("role") if each not in near]
     across, up = _range([each.x for each in order]), _range([each.y for each in order])
 
     def dots(x: float, y: float) -> tuple[float, float]:
@@ -82,6 +120,9 @@ def _plane(found: PersonaMap, width: int, height: int) -> list[Content]:
     turns = [dots(each.x, each.y) for each in found.places if each.kind == "turn"]
     for start, end in pairwise(turns):
         canvas.line(start, end, _SIGNS["turn"][1])
+    for each in far:  # under everything: a name may cover such a dot
+        canvas.put(*cell(each), *_SIGNS["role"][:2])
+    order = [each for each in order if each not in far]
     cells = [cell(each) for each in order]
     names = [_name(each, len(turns), max(_LONGEST, width // 3)) for each in order]
     named = [at for at, name in enumerate(names) if name]
@@ -93,7 +134,9 @@ def _plane(found: PersonaMap, width: int, height: int) -> list[Content]:
     )
     for at, spot in zip(named, labels, strict=False):
         if spot is not None:
-            canvas.put(round(spot[0]), round(spot[1]), names[at], _SIGNS[order[at].kind][1])
+            chosen = order[at].kind == "persona" and order[at].name == marked
+            style = f"{_SIGNS[order[at].kind][1]}{' reverse' if chosen else ''}"
+            canvas.put(round(spot[0]), round(spot[1]), names[at], style)
     for place, (column, row) in reversed(list(zip(order, cells, strict=True))):  # the first ones on top
         canvas.put(column, row, *_SIGNS[place.kind][:2])
     origin = dots(0.0, 0.0)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from textual.app import App
 from textual.content import Content
 from textual.geometry import Size
 from textual.widget import Widget
@@ -22,14 +25,17 @@ class TooSmall(Sturdy, Widget):
     TooSmall { layer: too-small; width: 100%; height: 100%; background: $background; }
     """
 
-    @staticmethod
-    def needed(size: Size) -> bool:
-        """Whether a terminal of this size has no room for the app."""
-        return size.width < LEAST.width or size.height < LEAST.height
-
     def render(self) -> Content:
         """Return the request for more room, as short as it has to be."""
         size = f"{LEAST.width}×{LEAST.height}"
         said = (f"Make the terminal {size} or larger.", f"Make it {size}.", size)
         fitting = (text for text in said if len(text) <= self.size.width)
         return Content(next(fitting, size))
+
+
+def cover_screens(app: App[Any]) -> None:
+    """Ask for more room on every screen if there is too little; else take that away again."""
+    for screen in app.screen_stack:
+        screen.query(TooSmall).remove()
+        if app.size.width < LEAST.width or app.size.height < LEAST.height:
+            screen.mount(TooSmall())
