@@ -33,6 +33,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest import mock
 
 from measuring import REPOSITORY, SHAPES, Cost, make_model, table, take_turns
 
@@ -198,10 +199,15 @@ def extraction(model: VllmModel, other: ModelWrapper, options: argparse.Namespac
         engine.reset_prefix_cache()
         return written_by_vllm(model, requests, BatchRunner(model, settings).sampling)
 
+    def in_turn() -> float:
+        with mock.patch.object(model, "foresee", return_value=False):
+            return extracted(model)
+
     sides = {
         "transformers": partial(extracted, other),
         "vLLM by itself, without means": by_itself,
         "vLLM": partial(extracted, model),
+        "vLLM, one batch after the other": in_turn,
     }
     print(f"{len(requests)} replies, batches of {options.batch}; {read} tokens of prompts")
     for each in (model, other):
@@ -385,6 +391,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--replies", type=int, default=160, help="of --extraction")
     parser.add_argument("--batch", type=int, default=32, help="of --extraction: replies at a time")
+    parser.add_argument(
+        "--block", type=int, default=32, help="tokens that are in the cache together, on a CPU"
+    )
     parser.add_argument("--slots", type=int, nargs="+")
     for name in ("eager", "bare", "check", "extraction", "op"):
         parser.add_argument(f"--{name}", action="store_true")
@@ -410,9 +419,10 @@ def inside(name: str, options: argparse.Namespace) -> None:
     """Print what is measured with vLLM."""
     from persona_tui.core.sections import VllmSettings
     from persona_tui.model import ModelWrapper, Sampling
-    from persona_tui.vllm import op
+    from persona_tui.vllm import engine, op
     from persona_tui.vllm.engine import VllmModel
 
+    engine.BLOCK_ON_CPU = options.block
     if options.bare:
         op.watch_blocks = lambda model: 0
     settings = VllmSettings(
