@@ -18,6 +18,7 @@ import io
 import itertools
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -30,6 +31,7 @@ from persona_tui.datasets.turns import TranscriptError, Turn, style_of, turn
 
 Message = dict[str, str]
 
+_MARK = b"\xef\xbb\xbf"  # of UTF-8
 LONGEST_LINE = 16 << 20  # bytes
 _LARGEST_DOCUMENT = 256 << 20  # bytes of what is read whole
 
@@ -226,7 +228,7 @@ def read_stream(stream: BinaryIO, name: str, json_lines: bool = False) -> Iterat
         DatasetError: it is empty, or no text at all.
     """
     lines = bounded_lines(stream)
-    first = next((line for line in lines if line[1].strip()), None)
+    first = next((line for line in lines if line[1].removeprefix(_MARK).strip()), None)
     if first is None:
         raise DatasetError(f"{name} is empty")
     if first[1].startswith(UTF16):
@@ -241,7 +243,7 @@ def read_stream(stream: BinaryIO, name: str, json_lines: bool = False) -> Iterat
     rest = b"\n" * (first[0] - 1) + first[1] + _joined(lines, name)
     if _is_table(first[1], name):
         yield from _table(rest, name)
-    elif first[1].removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"["):
+    elif first[1].removeprefix(_MARK).lstrip()[:1] in (b"{", b"[") or name.endswith(".json"):
         yield from _document(rest, name)
     else:
         yield from conversations_from_text(_decoded(rest, name), name)
@@ -251,13 +253,13 @@ def _decoded(data: bytes, name: str) -> str:
     if len(data) > _LARGEST_DOCUMENT:
         raise DatasetError(f"{name} is too large to read at once: use JSON Lines")
     try:
-        text = data.decode("utf-16" if data.startswith(UTF16) else "utf-8-sig").replace("\r\n", "\n")
+        text = data.decode("utf-16" if data.startswith(UTF16) else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise DatasetError(f"{name}:{line}: not UTF-8 text") from error
     if "\0" in text:
         raise DatasetError(f"{name} is not text")
-    return text
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 class LineReader(Protocol):
@@ -339,6 +341,10 @@ def _document(data: bytes, name: str) -> Iterator[Item]:
             raise DatasetError("too large")
         value = parse_json(data)
     except DatasetError:
+        with suppress(DatasetError):
+            if style_of(text := _decoded(data, name)) is not None:  # "[10:01] User: ..."
+                yield from conversations_from_text(text, name)
+                return
         lines = enumerate(data.splitlines(), start=1)
         yield from _json_lines(next(lines), lines, name)
         return

@@ -17,24 +17,23 @@ ROLES = {
     **dict.fromkeys(("tool", "function", "observation", "ipython"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "claude", "gemini", "copilot", "agent"), "assistant"),
     **dict.fromkeys(("model", "bot", "ai", "chatbot", "a", "answer"), "assistant"),
+    **dict.fromkeys(("patient", "instruction", "input", "[inst]", "<</sys>>"), "user"),
+    **dict.fromkeys(("therapist", "counselor", "counsellor", "response", "[/inst]"), "assistant"),
+    "<<sys>>": "system",
 }
 
-_ENDS = (
-    "<|im_end|>",
-    "<|endoftext|>",
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|end_of_turn|>",
-    "<|end_of_text|>",
-    "<|end|>",
-    "<|return|>",
-    "<end_of_turn>",
-    "<turn|>",
-    "<eos>",
+# `<|im_end|>`, `<|eot_id|>`, DeepSeek's with wide bars, ...; `</s>` is told apart below.
+_END = re.compile(
+    r"(?:<[|｜][^<>|｜\n]*(?:end|eo[stm]|return)[^<>|｜\n]*[|｜]>|<end_of_turn>|<turn\|>|<eos>)\Z",
+    re.IGNORECASE,
 )
 BEGINNINGS = ("<|begin_of_text|>", "<bos>", "<s>", "<|endoftext|>")
 _THOUGHT = re.compile(r"\s*<(think|thinking)>(.*?)(?:</\1>|\Z)", re.DOTALL)
-_THOUGHT_END = re.compile(r"^[ \t]*</(?:think|thinking)>[ \t]*$", re.MULTILINE)
+# Alone on a line, or joined to a sentence: in "the </think> tag", somebody only speaks of it.
+_THOUGHT_END = re.compile(
+    r"^[ \t]*</(?:think|thinking)>[ \t]*$|(?<=[\w.!?…])</(?:think|thinking)>|</(?:think|thinking)>(?=\w)",
+    re.MULTILINE,
+)
 
 
 class TranscriptError(DatasetError):
@@ -62,11 +61,12 @@ def turn(role: str, content: str, thought: str = "") -> Turn:
 def _without_ends(text: str) -> str:
     text = text.strip()
     while True:
-        ends = (*_ENDS, "</s>") if "<s>" not in text else _ENDS  # a struck-through word is no end
-        end = next((end for end in ends if text.endswith(end)), None)
-        if end is None:
+        shorter = _END.sub("", text)
+        if "<s>" not in text:  # else it is a struck-through word, and no end
+            shorter = shorter.removesuffix("</s>")
+        if shorter == text:
             return text
-        text = text.removesuffix(end).rstrip()
+        text = shorter.rstrip()
 
 
 def _split_thought(text: str) -> tuple[str, str]:
@@ -94,7 +94,11 @@ def joint(*texts: str) -> str:
     return "\n\n".join(filter(None, texts))
 
 
-_WORDS = r"(?P<who>system|user|human|customer|client|assistant|agent|chatbot|bot|ai|chatgpt|gpt|model)"
+_WORDS = (
+    r"(?P<who>system|user|human|customer|client|patient|you|assistant|agent|chatbot|bot|ai|chatgpt|gpt|model|"
+    r"claude|gemini|copilot|therapist|counsell?or)"
+)
+_TIME = r"(?:\[[^\]\n]{1,30}\][ \t]*)?"  # when it was said
 _SEPARATOR = re.compile(r"(?:^|\n)[ \t]*-{3,}\s*\Z")
 
 
@@ -150,9 +154,13 @@ STYLES = (
     _style(r"<start_of_turn>WHO[ \t]*\n?"),
     _style(r"<\|turn>WHO[ \t]*\n?"),
     _style(r"<\|WHO\|>[ \t]*\n?"),
-    _style(r"^[ \t]*WHO[ \t]*:[ \t]*"),
+    _style(r"(?:</s>\s*)?(?:<s>\s*)?(?:\[INST\]\s*(?=<<SYS>>))?(?P<who>\[/?INST\]|<</?SYS>>)\s*"),
+    _style(rf"^[ \t]*{_TIME}WHO[ \t]*:[ \t]*"),
     _style(r"^[ \t]*(?:\*\*|__)WHO[ \t]*(?::(?:\*\*|__)|(?:\*\*|__)[ \t]*:)[ \t]*"),
     _style(r"^#{1,6}[ \t]+(?:\*\*)?WHO[ \t]*:?(?:\*\*)?[ \t]*$"),
+    _style(
+        r"^(?:Below is an instruction[^#]*)?#{1,6}[ \t]+(?P<who>instruction|input|response)[ \t]*:?[ \t]*$"
+    ),
     _style(r"^[ \t]*(?:#{1,6}[ \t]+)?(?P<who>you|chatgpt|claude|gemini|copilot)[ \t]+said:[ \t]*"),
     _style(r"^[ \t]*(?:\*\*)?(?P<who>question|answer|q|a)[ \t]*:(?:\*\*)?[ \t]*"),
 )
