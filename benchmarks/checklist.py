@@ -323,11 +323,14 @@ class Checklist(Bench):
     def topics(self) -> str:
         """Whether steered replies still answer what was asked."""
         base = self.on_topic(self.plain())
-        rows: list[tuple[object, ...]] = [(NEUTRAL, base, 1.0, "")]
+        rows: list[tuple[object, ...]] = []
         for name in self.names:
-            share = self.on_topic(self.steered(name))
-            rows.append((name, share, share / base, self.on_topic(self.prompted(name)) / base))
-        return table(("replies of", "on topic", "of plain", "prompted, of plain"), rows)
+            ways = self.steered(name), self.steered(name, capping=True), self.prompted(name)
+            rows.append((name, *(self.on_topic(texts) / base for texts in ways)))
+        means = [fmean(float(str(row[at])) for row in rows) for at in (1, 2, 3)]
+        summary = f"Shares of {base:.2f}, which is what plain replies reach."
+        header = ("persona", "on topic, of plain", "with the floor", "prompted")
+        return f"{table(header, [*rows, ('mean', *means)])}\n\n{summary}"
 
     def blends(self) -> str:
         """Two personas in one voice."""

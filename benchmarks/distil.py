@@ -1,14 +1,15 @@
 """What distilling brings: the mean difference and the distilled vectors of the same personas, side by side.
 
-    python benchmarks/distil.py [--model starter] [--workspace FOLDER] [--personas sage ...] [--emphasis 1 2]
+    python benchmarks/distil.py [--model starter] [--workspace FOLDER] [--personas sage ...]
+                                [--emphasis 1 2.5]
 
 For every persona that the workspace has (or those that are named): what each kind of vectors recovers of the
 system prompts' effect on held-out replies at its likeliest size; and of generated replies to the same
 questions, with the floor and without the guide, the expression, nats lost and repetition beyond prompted
 replies at two sizes. These are multiples of the likeliest size for the mean difference (1 and 1.6) and for a
-teacher that does not exaggerate (`--emphasis 1`: 1.6 and 2.2), and for teachers that do, 0.7 and 1 times the
-size that the vectors were fitted at. The vectors are fitted here, so that all are of one run. The last line
-is what distilling costs, in thousands of tokens that pass through the model.
+teacher that exaggerates nothing, not the question either (`--emphasis 1`: 1.6 and 2.2), and for teachers that
+do, 1 and 1.4 times the size that the vectors were fitted at. The vectors are fitted here, so that all are of
+one run. The last line is what distilling costs, in thousands of tokens that pass through the model.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from measuring import opened, persona_arguments, table
 from persona_tui.core.jobs import JobContext
 from persona_tui.extraction.bench import RECIPE, Bench
 from persona_tui.extraction.calibration import FITTED, MULTIPLES
-from persona_tui.extraction.distil import EMPHASIS, distil_work, distilled
+from persona_tui.extraction.distil import EMPHASIS, FOCUS, distil_work, distilled
 from persona_tui.extraction.sizes import Point, likeliest
 from persona_tui.project.project import Project
 from persona_tui.vectors.files import DISTILLED
@@ -40,7 +41,8 @@ def rows(project: Project, name: str, emphases: list[float]) -> Iterator[tuple[s
     for point in bench.sweep(sizes):
         yield (name, "mean difference", *figures(found[size], point))
     for emphasis in emphases:
-        other = bench.with_vectors(distilled(bench.course, size, emphasis), DISTILLED)
+        focus = 0.0 if emphasis == 1 else FOCUS
+        other = bench.with_vectors(distilled(bench.course, size, emphasis, focus), DISTILLED)
         found_here = likeliest(other.recovered, FITTED)
         best = max(found_here, key=lambda each: found_here[each])
         unit, multiples = (best, PLAIN_TEACHER) if emphasis == 1 else (FITTED, MULTIPLES[DISTILLED].unguided)

@@ -8,7 +8,8 @@
 1. Tokens per second of the same requests plain, steered, steered and capped, and with means summed up;
    then token by token, without and with a trace. In turns; the fastest of several rounds, and its ratio to
    the first line's. Random vectors at 30-60% of the layers, small enough to change little.
-2. With --extraction: replies with their means, on transformers and inside vLLM, in turns.
+2. With --extraction, instead: the replies of a persona, added up as `create` does, on transformers, by vLLM
+   itself without any of ours, and inside vLLM with ours, in turns.
 3. With --check: how far log-probabilities of the same replies are from those of transformers.
 4. With --bare: the same requests, plain only, with the model's blocks left as they are.
 5. The memory of slots: computed.
@@ -32,8 +33,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest import mock
 
-from measuring import SHAPES, Cost, make_model, table, take_turns
+from measuring import REPOSITORY, SHAPES, Cost, make_model, table, take_turns
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,9 +80,13 @@ def ways(model: ModelWrapper, size: float = 0.02) -> dict[str, Interventions]:
     }
 
 
-def compared(sides: Mapping[str, Callable[[], float]], repetitions: int) -> list[tuple[str, ...]]:
-    """Tokens per second by side, the fastest of several rounds, and its speed over the first side's."""
-    for side in sides.values():
+def compared(
+    sides: Mapping[str, Callable[[], float]], repetitions: int, warm: bool = False
+) -> list[tuple[str, ...]]:
+    """Tokens per second by side, the fastest of several rounds, and its speed over the first side's; all are
+    run once before, unless they are warm.
+    """
+    for side in () if warm else sides.values():
         side()
     costs = {
         name: Cost(min(each.wall for each in own), min(each.cpu for each in own))
@@ -165,16 +171,72 @@ def cosine(one: Tensor, other: Tensor) -> Tensor:
     return torch.nn.functional.cosine_similarity(one.float().cpu(), other.float().cpu(), dim=-1)
 
 
-def extraction(model: VllmModel, other: ModelWrapper, rows: int, sampling: Sampling, repeats: int) -> None:
-    """Print what an extraction gains: replies with the means of all layers."""
-    requests = asked(rows)
+def extraction(model: VllmModel, other: ModelWrapper, options: argparse.Namespace) -> None:
+    """Print what an extraction gains: replies of personas, added up as `create` and `init` add them up.
+
+    The same seeds have the same replies on either engine. vLLM's cache is emptied before each round: it would
+    have read all prompts before.
+    """
+    from persona_tui.core.config import Settings
+    from persona_tui.core.workspace import Workspace
+    from persona_tui.datasets.records import read_archetype, read_questions
+    from persona_tui.extraction.runner import BatchRunner, persona_requests
+
+    given = {"max_new_tokens": options.tokens, "batch_size": options.batch}
+    settings = Settings.model_validate({"extraction": given})
+    workspace = Workspace.find(REPOSITORY)
+    prompts = [each.system_prompt for each in read_archetype(workspace, "sage")]
+    questions = read_questions(workspace)
+    requests = persona_requests(prompts, questions, -(-options.replies // len(prompts)), 0, "persona")
+    read = sum(other.count_tokens(each.messages) for each in requests)
+    engine = model.driver._engine  # type: ignore[attr-defined]
 
     def extracted(each: ModelWrapper) -> float:
-        found = each.generate(requests, sampling, capture_layers=range(each.n_layers))
-        return sum(len(one.token_ids) for one in found)
+        engine.reset_prefix_cache()
+        return BatchRunner(each, settings).run(requests).tokens
 
-    sides = {"transformers": partial(extracted, other), "vLLM": partial(extracted, model)}
-    print(table(HEADER, [(rows, *line) for line in compared(sides, repeats)]), flush=True)
+    def by_itself() -> float:
+        engine.reset_prefix_cache()
+        return written_by_vllm(model, requests, BatchRunner(model, settings).sampling)
+
+    def in_turn() -> float:
+        with mock.patch.object(model, "foresee", return_value=False):
+            return extracted(model)
+
+    sides = {
+        "transformers": partial(extracted, other),
+        "vLLM by itself, without means": by_itself,
+        "vLLM": partial(extracted, model),
+        "vLLM, one batch after the other": in_turn,
+    }
+    print(f"{len(requests)} replies, batches of {options.batch}; {read} tokens of prompts")
+    for each in (model, other):
+        each.generate(requests[:4], BatchRunner(each, settings).sampling, capture_layers=[0])
+    lines = [(options.batch, *line) for line in compared(sides, options.repeats, warm=True)]
+    print(table(HEADER, lines), flush=True)
+
+
+def written_by_vllm(model: VllmModel, requests: Sequence[Request], sampling: Sampling) -> int:
+    """Have vLLM answer by itself, with nothing of ours; returns how many tokens it has written."""
+    from vllm import SamplingParams, TokensPrompt
+
+    engine, ends = model.driver._engine, sorted(model._end_tokens)  # type: ignore[attr-defined]
+    for number, each in enumerate(requests):
+        params = SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=(each.seed or 0) % 2**63,
+            max_tokens=sampling.max_new_tokens,
+            stop_token_ids=ends,
+            ignore_eos=True,
+            detokenize=False,
+        )
+        engine.add_request(str(number), TokensPrompt(prompt_token_ids=model.encode(each.messages)), params)
+    written = 0
+    while engine.has_unfinished_requests():
+        done = [each.outputs[0].token_ids for each in engine.step() if each.finished]
+        written += sum(len(ids) - (ids[-1] in ends) for ids in done)
+    return written
 
 
 OP_SHAPE = (30, 576)  # the starter model's layers and width
@@ -327,6 +389,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--replies", type=int, default=160, help="of --extraction")
+    parser.add_argument("--batch", type=int, default=32, help="of --extraction: replies at a time")
+    parser.add_argument(
+        "--block", type=int, default=32, help="tokens that are in the cache together, on a CPU"
+    )
     parser.add_argument("--slots", type=int, nargs="+")
     for name in ("eager", "bare", "check", "extraction", "op"):
         parser.add_argument(f"--{name}", action="store_true")
@@ -352,9 +419,10 @@ def inside(name: str, options: argparse.Namespace) -> None:
     """Print what is measured with vLLM."""
     from persona_tui.core.sections import VllmSettings
     from persona_tui.model import ModelWrapper, Sampling
-    from persona_tui.vllm import op
+    from persona_tui.vllm import engine, op
     from persona_tui.vllm.engine import VllmModel
 
+    engine.BLOCK_ON_CPU = options.block
     if options.bare:
         op.watch_blocks = lambda model: 0
     settings = VllmSettings(
@@ -366,14 +434,14 @@ def inside(name: str, options: argparse.Namespace) -> None:
     sampling = Sampling(options.tokens, 0.7, 0.95)
     if options.bare:
         plain_of(model, options.rows, sampling, options.repeats)
-    else:
+    elif not options.extraction:
         costs(model, options.rows, sampling, options.repeats)
     if options.check or options.extraction:
         other = ModelWrapper.load(name, dtype=options.dtype)
         if options.check:
             check(model, other)
         if options.extraction:
-            extraction(model, other, 32, sampling, options.repeats)
+            extraction(model, other, options)
     memory()
     model.driver.shut_down()
 

@@ -1,4 +1,4 @@
-"""Ways to distil, side by side: what the lessons are, how many, and how far the teacher goes.
+"""Ways to distil, side by side: what the lessons are, how many, and what the teacher exaggerates.
 
     python benchmarks/lessons.py [--model starter] [--workspace FOLDER] [--personas sage ...]
                                  [--ways given own ...] [--sizes 0.75 1] [--questions 24] [--tokens 48]
@@ -21,7 +21,7 @@ from measuring import opened, persona_arguments, table
 from persona_tui.core.jobs import JobContext
 from persona_tui.extraction import distil
 from persona_tui.extraction.bench import Bench as Calibration
-from persona_tui.extraction.distil import distilled, undistilled
+from persona_tui.extraction.distil import EMPHASIS, FOCUS, distilled, undistilled
 from persona_tui.extraction.sizes import likeliest
 from persona_tui.model import Interventions, Request, conversation
 from persona_tui.vectors.files import DISTILLED
@@ -37,22 +37,23 @@ class Way:
         rates: of the passes over given replies.
         own: of the passes over replies of its own.
         emphasis: how far the teacher goes.
+        focus: how much more than the model itself it is led by the question.
     """
 
     lessons: int
     rates: tuple[float, ...]
     own: tuple[float, ...] = ()
-    emphasis: float = 2.0
+    emphasis: float = EMPHASIS
+    focus: float = FOCUS
 
 
 WAYS = {
-    "given": Way(24, (0.3, 0.15)),
-    "given, many": Way(48, (0.3, 0.2, 0.1)),
-    "given, emphasis 1.5": Way(24, (0.3, 0.15), emphasis=1.5),
-    "own": Way(24, (0.3,), (0.15,)),
-    "own, few": Way(16, (0.3,), (0.15,)),
-    "own, emphasis 1.5": Way(24, (0.3,), (0.15,), 1.5),
-    "own, few, emphasis 1.5": Way(16, (0.3,), (0.15,), 1.5),
+    "given": Way(12, (0.4, 0.2)),
+    "own": Way(12, (0.4,), (0.2,)),
+    "own, no focus": Way(12, (0.4,), (0.2,), focus=0.0),
+    "own, no focus, emphasis 1.5": Way(12, (0.4,), (0.2,), 1.5, 0.0),
+    "own, emphasis 2, focus 0.5": Way(12, (0.4,), (0.2,), 2.0, 0.5),
+    "own, many": Way(24, (0.3,), (0.15,)),
 }
 HEADER = ("persona", "way", "cost", "size", "expression", "nats lost", "repetition", "on topic")
 
@@ -72,7 +73,7 @@ def rows(bench: Checklist, name: str, ways: list[str], sizes: list[float]) -> It
     for way in ways:
         before, plan = extractor.tokens, WAYS[way]
         with patch.multiple(distil, LESSONS=plan.lessons, RATES=plan.rates, OWN_RATES=plan.own):
-            fitted = distilled(calibration.course, start, plan.emphasis)
+            fitted = distilled(calibration.course, start, plan.emphasis, plan.focus)
         cost = (extractor.tokens - before) / 1000
         vectors = {layer: fitted.safe[DISTILLED][fitted.layers.index(layer)] for layer in band}
         for size in sizes:

@@ -8,10 +8,12 @@
   replies, beside what words alone catch where they flag as many good ones; then ten plain replies, a good
   and a bad one to each of five messages (`--examples FILE`: your own,
   JSON Lines with trait, side, user and reply).
-- steering: what replies to held-out situations score when the trait is added, and how fluent they stay.
+- steering: what replies to held-out situations score when the trait is added, or taken away, how probable
+  they still are, and how much they repeat themselves.
 - speed: `TraitScorer` against a plain batched forward pass of the same texts, tokenised beforehand.
 - memory: the peak of `trait curate` over more and more lines, each in a process of its own.
 
+Traits are extracted here, or those of a `--workspace` are measured as they are, calibrated ones included.
 Everything is seeded. About five minutes on two cores with the tiny model.
 """
 
@@ -60,7 +62,7 @@ AIM_AUC = 0.95
 MOST_ALARMS = 0.05
 AIM_SPEED = 0.9
 TURNS_PER_CHAT = 4
-STRENGTHS = (-0.6, -0.3, 0.0, 0.3, 0.6, 1.0)
+STRENGTHS = (-0.6, -0.3, 0.0, 0.3, 0.6)
 
 
 def definitions() -> list[TraitDefinition]:
@@ -72,9 +74,17 @@ def definitions() -> list[TraitDefinition]:
 # Quality ----------------------------------------------------------------------------------------------------
 
 
-@cache
+def of_workspace(model: ModelWrapper, folder: Path) -> list[TraitVector]:
+    """The traits that a workspace has of a model."""
+    from persona_tui.project.project import Project
+
+    workspace = Workspace(folder)
+    project = Project(workspace, override(workspace.settings, {"model.name": model.name}))
+    return project.traits.select([each.name for each in definitions()])
+
+
 def extracted(model: ModelWrapper, recipe: str) -> list[TraitVector]:
-    """The shipped traits, made on a model; the same for every section."""
+    """The shipped traits, made on a model."""
     from persona_tui.traits.extract import PersonaVectorExtractor
     from persona_tui.traits.health import Surroundings
 
@@ -103,10 +113,10 @@ def area_on(model: ModelWrapper, trait: TraitVector, definition: TraitDefinition
     return str(auc_estimate(*scores))
 
 
-def quality(model: ModelWrapper, recipe: str) -> str:
+def quality(model: ModelWrapper, traits: Sequence[TraitVector]) -> str:
     """Areas under the ROC curve: left out in cross-validation, held out, and in harder cases."""
     rows, areas = [], []
-    for definition, trait in zip(definitions(), extracted(model, recipe), strict=True):
+    for definition, trait in zip(definitions(), traits, strict=True):
         reading, harder = trait.reading, subtle(definition)
         assert reading.held_out is not None
         areas.append(reading.held_out.auc.value)
@@ -249,11 +259,11 @@ def examples_in(path: Path | None) -> list[tuple[str, str, str, str]]:
     return [(row["trait"], row["user"], row["side"], row["reply"]) for row in rows]
 
 
-def defaults(model: ModelWrapper, examples: Path | None) -> str:
+def defaults(model: ModelWrapper, traits: Sequence[TraitVector], examples: Path | None) -> str:
     """What gates and healthy ranges do with their defaults."""
     from persona_tui.traits.definition import ordinary_talk
 
-    traits, known = extracted(model, "conversations"), definitions()
+    known = definitions()
     gates = [_gate_row(trait) for trait in traits]
     workspace = Workspace(packaged_root())
     ordinary = [each for each in ordinary_talk(workspace) if each.split == "test"]
@@ -372,12 +382,12 @@ def _example_table(model: ModelWrapper, traits: Sequence[TraitVector], path: Pat
 # Speed ------------------------------------------------------------------------------------------------------
 
 
-def speed(model: ModelWrapper, repetitions: int) -> str:
+def speed(model: ModelWrapper, traits: Sequence[TraitVector], repetitions: int) -> str:
     """Conversations a CPU second, ours and of plain passes over the same tokens."""
     from persona_tui.datasets.transcripts import Transcript
     from persona_tui.traits.score import TraitScorer
 
-    scorer = TraitScorer(model, extracted(model, "conversations"))
+    scorer = TraitScorer(model, traits)
     single = [
         Transcript(messages, definition.name)
         for definition in definitions()
@@ -448,8 +458,8 @@ def _speed_of(scorer: object, messages: list, said: list, repetitions: int) -> t
 # Steering ---------------------------------------------------------------------------------------------------
 
 
-def steering(model: ModelWrapper, asked: int) -> str:
-    """How replies to held-out situations score when the trait is added, and how probable they still are."""
+def steering(model: ModelWrapper, traits: Sequence[TraitVector], asked: int) -> str:
+    """How replies to held-out situations score when the trait is added, and how fluent they still are."""
     from persona_tui.steering import SteeringEngine
     from persona_tui.traits.vector import TraitStore
     from persona_tui.vectors.manager import PersonaManager
@@ -460,16 +470,18 @@ def steering(model: ModelWrapper, asked: int) -> str:
         )
         store = TraitStore(Path(folder) / "traits", model.fingerprint, model.name)
         rows = []
-        for definition, trait in zip(definitions(), extracted(model, "conversations"), strict=True):
+        for definition, trait in zip(definitions(), traits, strict=True):
             store.save(trait)
             rows.append((definition.name, *_steered(engine, trait, definition, asked)))
     header = ["trait", *(f"{strength:+.1f}" for strength in STRENGTHS)]
-    return f"{table(header, rows)}\n\nmean score (mean log-probability per token without steering)"
+    said = "mean score (mean log-probability per token without steering, share of phrases said before)"
+    return f"{table(header, rows)}\n\n{said}"
 
 
 def _steered(
     engine: SteeringEngine, trait: TraitVector, definition: TraitDefinition, asked: int
 ) -> list[str]:
+    from persona_tui.extraction.bench import repetition
     from persona_tui.model import Request, Sampling
     from persona_tui.steering import Mix
     from persona_tui.traits.compare import held_out_prompts
@@ -486,7 +498,8 @@ def _steered(
             for prompt, reply in zip(prompts, said, strict=True)
         ]
         logprobs = [each.logprob for each in engine.model.score(list(zip(prompts, said, strict=True)))]
-        cells.append(f"{fmean(scores):+.2f} ({fmean(logprobs):.2f})")
+        repeated = fmean(map(repetition, said))
+        cells.append(f"{fmean(scores):+.2f} ({fmean(logprobs):.2f}, {repeated:.0%})")
     return cells
 
 
@@ -553,6 +566,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="tiny", help="any model; memory has a random one of its own")
+    parser.add_argument("--workspace", type=Path, help="measure its traits instead of extracting them here")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--only", choices=PARTS, action="append")
@@ -570,12 +584,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         curate_here(options.curate, options.size)
         return
     model = cache(lambda: _loaded(options.model, options.device, options.dtype))
+    traits = cache(
+        lambda: (
+            of_workspace(model(), options.workspace)
+            if options.workspace
+            else extracted(model(), "conversations")
+        )
+    )
     sections = {
-        "quality": lambda: quality(model(), "conversations"),
-        "prompts": lambda: quality(model(), "prompts"),
-        "defaults": lambda: defaults(model(), options.examples),
-        "steering": lambda: steering(model(), options.asked),
-        "speed": lambda: speed(model(), options.repetitions),
+        "quality": lambda: quality(model(), traits()),
+        "prompts": lambda: quality(model(), extracted(model(), "prompts")),
+        "defaults": lambda: defaults(model(), traits(), options.examples),
+        "steering": lambda: steering(model(), traits(), options.asked),
+        "speed": lambda: speed(model(), traits(), options.repetitions),
         "memory": lambda: memory([int(each) for each in options.lines.split(",")], options.size),
     }
     report = [f"{machine(options.device)}\n\nmodel: {options.model}, {options.dtype}"]

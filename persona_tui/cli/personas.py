@@ -50,6 +50,22 @@ def list_(invocation: Invocation, loaded: bool, catalogue: bool, as_json: bool) 
         echo(f"No personas are {which} for {project.settings.model.name}.", err=True)
     else:
         print_table([_row(entry) for entry in entries], header=["name", "loaded", "calibrated", "made from"])
+        _tell_weak_axes(project)
+
+
+def _tell_weak_axes(project: Project) -> None:
+    """Name the axes that may not mean what they say; a bad file of theirs is told, and hides nothing."""
+    from persona_tui.core.errors import VectorFileError
+
+    try:
+        axes = project.personas.axes
+    except VectorFileError as error:
+        echo(str(error), err=True)
+        return
+    weak = {} if axes is None else {name: axes.weakness(name) for name in axes.names}
+    for name, reason in weak.items():
+        if reason is not None:
+            echo(f"The {name} axis is weak: {reason}. What to do: persona-tui doctor", err=True)
 
 
 def _with_misplaced(project: Project, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ SIZED = 6  # replies that sizes are compared on: all sizes read the same ones, s
 COST_SHARE = 0.5  # of what the extraction cost, in tokens that pass through the model
 _LEAST_EFFECT = 0.02  # nats per token; system prompts that do less leave nothing to express
 _CANDIDATES = 5  # sizes that a search usually tries
-_FITTED_CANDIDATES = 2  # and those that distilled vectors are tried at
+_FITTED_CANDIDATES = 1  # and those that distilled vectors are tried at
 
 
 @dataclass(frozen=True)

@@ -53,16 +53,18 @@ class Multiples:
 
 MULTIPLES = {
     RECIPE: Multiples((2.0, 3.2), (1.0, 1.6), 1.2),
-    DISTILLED: Multiples((0.7, 1.0), (0.7, 1.0), None),
+    DISTILLED: Multiples((1.0, 1.4), (1.0, 1.4), None),
 }
 # Of what the mean difference recovers: distilled vectors that recover less learned nothing of use. They need
 # not recover more, since their teacher exaggerates: what is likeliest is not what they were fitted to.
 NEARLY = 0.9
 FITTED = 1.0  # the size that distilled vectors were fitted at
+LIKELIEST = 0.7  # times that, they make prompted replies about as likely as they can; they were taught more
 CONTRASTED = (0.5, 1.0, 1.6, 2.5)  # the same where loudness is all that is measured
 UNGUIDED = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the usual dose, where nothing says what size is right
 QUIETER = 4  # how often half the size is tried where none of these is fluent
 CONTRAST_REPLIES = 16  # of each side
+LEAST_GAINED = 0.01  # nats per token; where no size makes the high side likelier by more, none is right
 CLEAR = 0.5  # an expression below this is weak
 
 # Bands that the search compares, in shares of the depth, beside the default one.
@@ -128,9 +130,9 @@ def _kept(bench: Bench, before: PersonaVector, reason: str) -> tuple[Bench, dict
 
 
 def _of_distilled(bench: Bench) -> dict[float, float]:
-    """Return what distilled vectors recover at the sweep's first sizes: what they were fitted at is
-    about right, so nothing has to be searched for."""
-    return {each: bench.recovered(each) for each in (FITTED * one for one in MULTIPLES[DISTILLED].unguided)}
+    """Return what distilled vectors recover at about their likeliest size: it is known, so nothing has to be
+    searched for."""
+    return {FITTED * LIKELIEST: bench.recovered(FITTED * LIKELIEST)}
 
 
 def _best(sizes: Mapping[float, float]) -> float:
@@ -198,7 +200,8 @@ def fit_contrast(
 
     Its size is the one that makes the replies of its high side likeliest against those of its low side; of
     the multiples of it, the loudest is taken whose replies are as fluent as the model's own; where none is, a
-    quieter size. Without replies of two sides, the same is done with multiples of the usual dose.
+    quieter size. Without replies of two sides, or if no size makes the high ones likelier, the same is done
+    with multiples of the usual dose.
 
     Args:
         extractor: with its questions.
@@ -216,12 +219,14 @@ def fit_contrast(
     bench = Bench(extractor, vector, prompted=False)
     margin = extractor.settings.calibration.fluency_margin
     sides = [_some(extractor, side) for side in (high, low)]
-    gains: dict[float, float] = {}
+    gained: float | None = None
     size, multiples = bench.coefficient(DEFAULT_DOSE), list(UNGUIDED)
     if all(sides):
         before = bench.contrast(sides, 0.0)
         gains = likeliest(lambda each: bench.contrast(sides, each) - before, size)
-        size, multiples = max(gains, key=lambda each: gains[each]), list(CONTRASTED)
+        gained = max(gains.values())
+        if gained >= LEAST_GAINED:
+            size, multiples = _best(gains), list(CONTRASTED)
     measured = bench.sweep([size * each for each in multiples])
     for _ in range(QUIETER):
         if measured[0].fluent(margin):
@@ -234,7 +239,7 @@ def fit_contrast(
         "strength": DEFAULT_STRENGTH,
         "fluency_drop": round(chosen.fluency_drop, 4),
         "fluent": chosen.fluent(margin),
-        "gained": round(gains[size], 4) if gains else None,
+        "gained": None if gained is None else round(gained, 4),
     }
     placed = {
         "gain": chosen.coefficient / DEFAULT_STRENGTH,

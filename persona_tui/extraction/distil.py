@@ -2,9 +2,8 @@
 
 A mean difference says which way replies under a system prompt lie; added to every token, it is a rough
 likeness of what the prompt does to the next one. Distilling starts from it and fits the vectors of the band
-by gradient descent (`model/distil.py`), on replies to the extraction questions: half of them written under
-the system prompts, and half without, so that the vectors are right where a steered reply begins as well as
-where it goes. Then on replies that the model wrote with the vectors so far, to correct where these lead. The
+by gradient descent (`model/distil.py`): on replies to a few extraction questions that were written under the
+system prompts, then on replies that the model wrote with the vectors so far, to correct where these lead. The
 mean difference stays in the file; everything that measures goes on with it.
 """
 
@@ -26,13 +25,15 @@ from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.files import DISTILLED, RECIPE
 from persona_tui.vectors.persona import PersonaVector
 
-LESSONS = 24  # replies of each kind, at most: never more than the extraction had
+LESSONS = 12  # replies of each kind, at most: never more than the extraction had
 LESSON_TOKENS = 64  # of a reply; what a persona is shows early
-RATES = (0.3,)  # how far a step goes, pass by pass: see `Distillation.improved`
-OWN_RATES = (0.15,)  # the same of passes over replies that are written with the vectors so far
-# How far the teacher goes. Vectors recover about half of what a teacher does; fitted to one that goes twice
-# as far, they speak more clearly and more fluently than fitted to the plain one and doubled.
-EMPHASIS = 2.0
+RATES = (0.4,)  # how far a step goes, pass by pass: see `Distillation.improved`
+OWN_RATES = (0.2,)  # the same of passes over replies that are written with the vectors so far
+# How far the teacher goes. Vectors recover about half of what a teacher does; fitted to one that goes further
+# than the system prompts, they speak more clearly and more fluently than fitted to the plain one and doubled.
+EMPHASIS = 2.5
+# How much more than the model itself the teacher is led by the question, from which loud vectors wander.
+FOCUS = 0.7
 
 Lessons = Sequence[tuple[list[Message], list[Message], str]]
 
@@ -69,13 +70,14 @@ class Course:
         return {layer: self.axes.safety[RECIPE][self.axes.layers.index(layer)] for layer in known}
 
 
-def distilled(course: Course, size: float, emphasis: float = EMPHASIS) -> PersonaVector:
+def distilled(course: Course, size: float, emphasis: float = EMPHASIS, focus: float = FOCUS) -> PersonaVector:
     """Fit a persona's vectors to what its system prompts do.
 
     Args:
         course: the persona, and what it is fitted with.
         size: how many times the mean difference is added where it recovers most: where fitting begins.
         emphasis: how many times as far as the system prompts the teacher goes.
+        focus: how much more than the model itself the teacher is led by the question.
 
     Returns:
         The persona with vectors of the recipe `distilled`, in units of which about 1 is right for a chat;
@@ -90,12 +92,12 @@ def distilled(course: Course, size: float, emphasis: float = EMPHASIS) -> Person
     model, lessons = course.runner.model, _lessons(course)
     stack = size * persona.safe[RECIPE]
     if lessons:
-        teaching, fitted = model.distillation(lessons, emphasis), stack[rows]
+        teaching, fitted = model.distillation(lessons, emphasis, focus), stack[rows]
         for number, rate in enumerate(RATES):
             fitted = _improved(course, teaching, lessons, fitted, number, rate)
         for number, rate in enumerate(OWN_RATES):
             own = _own_lessons(course, fitted, number)
-            teaching = model.distillation(own, emphasis, own=True)
+            teaching = model.distillation(own, emphasis, focus, own=True)
             fitted = _improved(course, teaching, own, fitted, number, rate)
         stack[rows] = fitted
     baseline = persona.mean[RECIPE] - persona.raw[RECIPE]
@@ -125,7 +127,7 @@ def _improved(
         return vectors
     runner, without = course.runner, course.without
     seed = item_seed(course.seed, "distil", teaching.own, number)
-    setup = ["distil", list(course.band), rate, seed, teaching.emphasis, teaching.own]
+    setup = ["distil", list(course.band), rate, seed, teaching.emphasis, teaching.focus, teaching.own]
     what = [*setup, list(runner.model.identity), list(lessons), vectors]
     stage = runner.partial.stage([*what, *without.values()])
     count = runner.model.count_tokens
@@ -135,6 +137,7 @@ def _improved(
     cost = round(2 * bare * above)
     if number == 0 or teaching.own:  # the teacher's
         cost += bare + sum(count(each) for each, _, _ in lessons) + replies
+        cost += bare if teaching.focus else 0
 
     def step(done: int) -> None:
         runner.passed(done * cost // len(lessons), f"{course.persona.name}: distilling")
@@ -150,17 +153,16 @@ def _improved(
 
 
 def _lessons(course: Course) -> Lessons:
-    """Write replies with and without the system prompts, each with both conversations it can answer."""
+    """Write replies under the system prompts, each with both conversations it can answer."""
     taught, bare, ids = _asked(course)
     requests = [
-        Request(asked, item_seed(course.seed, "lesson", kind, each))
-        for kind, side in enumerate((taught, bare))
-        for asked, each in zip(side, ids, strict=True)
+        Request(asked, item_seed(course.seed, "lesson", each))
+        for asked, each in zip(taught, ids, strict=True)
     ]
     extraction = course.runner.settings.extraction
     sampling = Sampling(lesson_tokens(course.runner.settings), extraction.temperature, extraction.top_p)
     texts = course.runner.texts(requests, f"{course.persona.name}: replies to learn from", sampling)
-    return _answered([*taught, *taught], [*bare, *bare], texts)
+    return _answered(taught, bare, texts)
 
 
 def _own_lessons(course: Course, vectors: Tensor, number: int) -> Lessons:
@@ -229,8 +231,9 @@ def distil_work(
         count(conversation(each.question, prompts[at % len(prompts)])) for at, each in enumerate(asked)
     )
     reply, above = len(asked) * most, _above(band, runner.model.n_layers)
-    with_prompt, without = taught + reply, bare + reply  # read whole, replies of one kind
-    kinds = 2 + len(OWN_RATES)
-    steps = 2 * (2 * len(RATES) + len(OWN_RATES)) * above  # over replies of one kind, forth and back
-    asking = bare + taught + bare * len(OWN_RATES)
-    return Work(asking + kinds * with_prompt + round((kinds + steps) * without), kinds * reply)
+    with_prompt, without = taught + reply, bare + reply  # read whole, all lessons of one kind
+    kinds = len(RATES[:1]) + len(OWN_RATES)  # the first lessons serve all passes over given replies
+    steps = 2 * (len(RATES) + len(OWN_RATES)) * above  # forth and back, over lessons of one kind
+    asking = taught + bare * len(OWN_RATES)
+    # The teacher reads lessons with the system prompt, without it, and after another question.
+    return Work(asking + kinds * (with_prompt + 2 * without) + round(steps * without), kinds * reply)

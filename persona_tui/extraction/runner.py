@@ -17,7 +17,9 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TypeVar
 
 from persona_tui.core.config import Settings, capture_layers
@@ -389,9 +391,18 @@ class BatchRunner:
             way = interventions(items) if interventions is not None else None
             return Pooled(self.model.generate(own, sampling, way, on_step=self._on_step))
 
+        def foreseen(items: list[int]) -> bool:
+            own = [requests[item] for item in items]
+            way = None if interventions is None else partial(interventions, items)
+            return self.model.foresee(own, sampling, way, pooling is not None)
+
         crew = processes()
-        with crew.own_share():
-            for batch in crew.share(left):
+        with crew.own_share(), self._foreseeing():
+            share, ahead = crew.share(left), 0
+            for place, batch in enumerate(share):
+                ahead = max(ahead, place)
+                while ahead < len(share) and foreseen(share[ahead]):
+                    ahead += 1
                 for items, answered in self._memory.run(batch, lengths, answer):
                     self.tokens += sum(
                         rows[item] * (each.prompt_tokens + len(each.token_ids))
@@ -402,6 +413,14 @@ class BatchRunner:
                     self._advance(done.read, done.written)
                     self._on_reply(answered.replies[0].text)
                     self._report(note)
+
+    @contextmanager
+    def _foreseeing(self) -> Iterator[None]:
+        """Within, the model may be told what comes next; what is left of that is dropped."""
+        try:
+            yield
+        finally:
+            self.model.foresee(())
 
     @property
     def sampling(self) -> Sampling:

@@ -147,6 +147,27 @@ class Backend(Protocol):
         """
         ...
 
+    def foresee(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling | None = None,
+        interventions: Callable[[], Interventions] | None = None,
+        captured: bool = False,
+    ) -> bool:
+        """Be told what `generate` or `pooled` will be asked soon, in this order, so that its answers may be
+        begun before those of what is asked first have ended. It changes no answer.
+
+        Args:
+            requests: none = what was foreseen is not wanted any more.
+            sampling: as it will be given.
+            interventions: makes what will be given.
+            captured: whether activations will be.
+
+        Returns:
+            Whether they were begun, and the next ones are of interest.
+        """
+        ...
+
     def pooled(
         self,
         requests: Sequence[Request],
@@ -192,6 +213,7 @@ class Backend(Protocol):
         self,
         lessons: Sequence[tuple[list[Message], list[Message], str]],
         emphasis: float = 1.0,
+        focus: float = 0.0,
         own: bool = False,
     ) -> Distillation:
         """Prepare to fit vectors; see `LoadedModel.distillation`."""

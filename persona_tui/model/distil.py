@@ -13,6 +13,11 @@ prompt moves a token's log-probability, it moves `emphasis` times as far (contex
 al. 2023, "Contrastive Decoding", section 3.2). So the student learns to be loud and fluent at once; vectors
 that were fitted to the plain teacher and are added twice are loud only.
 
+Loud vectors drift: a reply opens on the question and goes over to what the persona always talks about. So the
+teacher exaggerates the question as well. Where a token is likelier after this question than after that of
+another lesson, both without the system prompt, it becomes likelier still, by `focus` times that difference:
+context-aware decoding once more, with the question as the context.
+
 Replies that the teacher wrote do not show where the student's own lead. So it also learns from what it wrote
 itself. There the divergence is taken the other way round: what counts is what the student finds likely and
 the teacher does not (on-policy distillation: Agarwal et al. 2024, arXiv:2306.13649; Gu et al. 2024,
@@ -63,10 +68,17 @@ _BETAS = (0.9, 0.99)  # a pass over the lessons has a few dozen steps, too few f
 
 @dataclass(frozen=True)
 class Lesson:
-    """A reply as the teacher reads it, after the system prompt, and as the student does, without one."""
+    """A reply as the teacher reads it, after the system prompt, and as the student does, without one.
+
+    Attributes:
+        taught: after the system prompt and the question.
+        bare: after the question.
+        strange: after another question; what the teacher's focus is about.
+    """
 
     taught: Passage
     bare: Passage
+    strange: Passage
 
 
 @dataclass(frozen=True)
@@ -83,6 +95,7 @@ class Distillation:
 
     Attributes:
         emphasis: how far the teacher goes: 1 = as far as the system prompt does, 2 = twice as far.
+        focus: how much more than the model itself it is led by the question: 0 = as much, 1 = twice as much.
         own: whether the student wrote the replies.
     """
 
@@ -92,6 +105,7 @@ class Distillation:
         blocks: nn.ModuleList,
         lessons: Sequence[Lesson],
         emphasis: float = 1.0,
+        focus: float = 0.0,
         own: bool = False,
     ) -> None:
         """
@@ -100,12 +114,14 @@ class Distillation:
             blocks: its decoder blocks.
             lessons: what it learns from.
             emphasis: see above.
+            focus: see above.
             own: see above.
         """
         self._model = model
         self._blocks = blocks
         self._lessons = lessons
         self.emphasis = emphasis
+        self.focus = focus
         self.own = own
         self._targets: dict[int, _Target] = {}
         self._first = -1  # the first block that a vector is added to
@@ -242,21 +258,34 @@ class Distillation:
 
     def _taught(self, items: Sequence[int]) -> list[_Target]:
         with clear_memory_errors():
-            taught = response_logits(self._model, [self._lessons[item].taught for item in items])
-            bare = taught
-            if self.emphasis != 1:
-                bare = self._bare_logits(items)
-            return [_target(*each, self.emphasis) for each in zip(taught, bare, strict=True)]
+            lessons = [self._lessons[item] for item in items]
+            taught = response_logits(self._model, [each.taught for each in lessons])
+            if self.emphasis == 1 and not self.focus:
+                return [_target(each.float().log_softmax(-1)) for each in taught]
+            bare = self._bare_logits(items)
+            strange = bare
+            if self.focus:
+                strange = response_logits(self._model, [each.strange for each in lessons])
+            return [
+                _target(self._exaggerated(*(side.float().log_softmax(-1) for side in sides)))
+                for sides in zip(taught, bare, strange, strict=True)
+            ]
+
+    def _exaggerated(self, taught: Tensor, bare: Tensor, strange: Tensor) -> Tensor:
+        """Return the log-probabilities of a teacher of such emphasis and focus.
+
+        Args:
+            taught: log-probabilities after the system prompt and the question.
+            bare: the same after the question.
+            strange: the same after another question.
+        """
+        moved = bare + self.emphasis * (taught - bare) + self.focus * (bare - strange)
+        unlikely = taught < taught.amax(-1, keepdim=True) - _PLAUSIBLE
+        return moved.masked_fill(unlikely, -math.inf).log_softmax(-1)
 
 
-def _target(taught: Tensor, bare: Tensor, emphasis: float) -> _Target:
-    """Return what a teacher of such an emphasis expects, from logits with and without the system prompt."""
-    logprobs = taught.float().log_softmax(-1)
-    if emphasis != 1:
-        plain = bare.float().log_softmax(-1)
-        unlikely = logprobs < logprobs.amax(-1, keepdim=True) - _PLAUSIBLE
-        moved = plain + emphasis * (logprobs - plain)
-        logprobs = moved.masked_fill(unlikely, -math.inf).log_softmax(-1)
+def _target(logprobs: Tensor) -> _Target:
+    """Return what of a teacher's log-probabilities is kept."""
     top = logprobs.topk(min(_KEPT, logprobs.shape[-1] - 1))
     # A token that the teacher rules out must count nothing; 0 times infinity is no number.
     return _Target(top.indices, top.values.clamp(min=_NEVER), _rest(top.values))

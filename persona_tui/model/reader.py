@@ -271,6 +271,7 @@ class LoadedModel:
         self,
         lessons: Sequence[tuple[list[Message], list[Message], str]],
         emphasis: float = 1.0,
+        focus: float = 0.0,
         own: bool = False,
     ) -> Distillation:
         """Prepare to fit vectors so that replies are as likely without a system prompt as with it.
@@ -278,6 +279,8 @@ class LoadedModel:
         Args:
             lessons: a conversation with the system prompt, the same without it, and a reply.
             emphasis: how far the vectors should go: 1 = as far as the system prompt does, 2 = twice as far.
+            focus: how much more than the model itself they should be led by the question: 0 = no more, 1 =
+                twice as much. What a question does is told from the next lesson's, which should be another.
             own: whether the replies were written with such vectors; then what is unlikely with the system
                 prompt is unlearned.
 
@@ -285,13 +288,16 @@ class LoadedModel:
             GenerationError: a reply is empty or does not fit the context.
         """
         found = []
-        for taught, bare, reply in lessons:
+        for at, (taught, bare, reply) in enumerate(lessons):
             ids = text.encode_response(self.tokenizer, reply)
             if not ids:
                 raise GenerationError("An empty response teaches nothing.")
-            found.append(Lesson(answered(self.encode(taught), ids), answered(self.encode(bare), ids)))
-        self._check_lengths([passage for lesson in found for passage in (lesson.taught, lesson.bare)])
-        return Distillation(self.model, self._blocks, found, emphasis, own)
+            _, other, _ = lessons[(at + 1) % len(lessons)]
+            found.append(Lesson(*(answered(self.encode(each), ids) for each in (taught, bare, other))))
+        self._check_lengths(
+            [each for lesson in found for each in (lesson.taught, lesson.bare, lesson.strange)]
+        )
+        return Distillation(self.model, self._blocks, found, emphasis, focus, own)
 
     def reread_reply(
         self,

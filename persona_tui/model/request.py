@@ -313,6 +313,50 @@ def _inverse_cdf(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return chosen, target - before
 
 
+def drawn_from(
+    logits: Tensor, temperature: Tensor, limited: Tensor | None, top_p: Tensor, uniform: Tensor
+) -> Tensor:
+    """Return a token for each row, `[rows]`.
+
+    Args:
+        logits: `[rows, vocabulary]`, float32.
+        temperature: `[rows, 1]`, none of them 0.
+        limited: the rows that have a top-p; None = none has.
+        top_p: theirs, `[limited, 1]`.
+        uniform: as `draw` takes it.
+    """
+    below_best = logits - logits.amax(-1, keepdim=True)  # a small temperature overflows without that
+    probabilities = below_best.div_(temperature).softmax(-1)
+    if limited is not None and len(limited) == len(probabilities):
+        probabilities = keep_top_p(probabilities, top_p)
+    elif limited is not None:
+        probabilities[limited] = keep_top_p(probabilities[limited], top_p)
+    # In vocabulary order, not by probability: two nearly equal tokens that swap ranks change nothing.
+    return draw(probabilities, uniform)
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed % 2**63)
+
+
+def _noise(generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    return torch.rand(_NOISE_BLOCK, generator=generator, dtype=dtype)
+
+
+class Noise:
+    """The random numbers of one row, where rows are at different tokens; the same as `Sampler` draws."""
+
+    def __init__(self, seed: int) -> None:
+        self._generator = _generator(seed)
+        self._drawn: list[float] = []
+
+    def at(self, index: int) -> float:
+        """Return the number for a token; tokens count from 0."""
+        while index >= len(self._drawn):
+            self._drawn += _noise(self._generator, torch.float64).tolist()
+        return self._drawn[index]
+
+
 class Sampler:
     """Chooses tokens by inverse CDF: one uniform number per row and token, from that row's own generator."""
 
@@ -326,7 +370,7 @@ class Sampler:
         self._device = device
         # In float32 the sum over a large vocabulary jitters enough to reach tokens that top-p has excluded.
         self._dtype = torch.float32 if device.type == "mps" else torch.float64
-        self._generators = [torch.Generator().manual_seed(seed % 2**63) for seed in seeds]
+        self._generators = [_generator(seed) for seed in seeds]
         self._noise = torch.empty(len(seeds), 0)
         self._samplings = list(samplings)
         self._place()
@@ -347,7 +391,7 @@ class Sampler:
         """`[rows, 1]`, the random numbers of one token."""
         column = index % _NOISE_BLOCK
         if column == 0:
-            drawn = [torch.rand(_NOISE_BLOCK, generator=each, dtype=self._dtype) for each in self._generators]
+            drawn = [_noise(each, self._dtype) for each in self._generators]
             self._noise = torch.stack(drawn).to(self._device)
         return self._noise[:, column : column + 1]
 
@@ -358,14 +402,7 @@ class Sampler:
         best = logits.argmax(-1) if self._greedy is not None else None
         if best is not None and self._all_greedy:
             return best
-        below_best = logits - logits.amax(-1, keepdim=True)  # a small temperature overflows without that
-        probabilities = below_best.div_(self._temperature).softmax(-1)
-        if self._limited is not None and len(self._limited) == len(probabilities):
-            probabilities = keep_top_p(probabilities, self._top_p)
-        elif self._limited is not None:
-            probabilities[self._limited] = keep_top_p(probabilities[self._limited], self._top_p)
-        # In vocabulary order, not by probability: two nearly equal tokens that swap ranks change nothing.
-        drawn = draw(probabilities, self._uniform(index))
+        drawn = drawn_from(logits, self._temperature, self._limited, self._top_p, self._uniform(index))
         return drawn if best is None or self._greedy is None else best.where(self._greedy, drawn)
 
     def select(self, keep: Tensor) -> None:

@@ -102,6 +102,16 @@ class ModelWrapper(LoadedModel):
             for row in range(len(requests))
         ]
 
+    def foresee(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling | None = None,
+        interventions: Callable[[], Interventions] | None = None,
+        captured: bool = False,
+    ) -> bool:
+        """Do nothing, as one batch is answered after the other here; see `Backend.foresee`."""
+        return False
+
     def pooled(
         self,
         requests: Sequence[Request],

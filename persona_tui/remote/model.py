@@ -129,6 +129,10 @@ class RemoteModel:
         """Not to be had."""
         self._not_here()
 
+    def foresee(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Not to be had."""
+        self._not_here()
+
     def pooled(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Not to be had."""
         self._not_here()

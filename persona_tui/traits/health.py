@@ -42,7 +42,7 @@ End = Literal["min", "max"]
 Numbers = np.ndarray[Any, np.dtype[Any]]
 
 MOST_ALARMS = 0.02  # of the training's good replies elsewhere, of one kind: unseen ones raise more
-MOST_OWN = 0.02  # of the trait's own good replies
+MOST_OWN = 0.03  # of the trait's own good replies, were the gate to let all of them in
 OF_WEAK = 0.5  # of either for a weak trait, which catches little anyway
 
 _FEWEST = 4  # messages of either kind that a gate is fitted on

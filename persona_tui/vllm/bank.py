@@ -44,7 +44,7 @@ class Bank:
 
     @classmethod
     def from_environment(cls, model: str, n_layers: int, hidden_size: int) -> Bank | None:
-        """The bank that the operator named in `PERSONA_TUI_WORKSPACE`; None if there is none.
+        """Return the bank that the operator named in `PERSONA_TUI_WORKSPACE`; None if there is none.
 
         Raises:
             WorkspaceError: the workspace cannot be used.
@@ -57,7 +57,7 @@ class Bank:
         return found
 
     def mix_of(self, request: object) -> Mix:
-        """The mix that a request asks for.
+        """Return the mix that a request asks for.
 
         Args:
             request: a mapping with `persona` or `blend` ("A:0.5,B:0.5", or a mapping of weights), `strength`,
@@ -86,7 +86,7 @@ class Bank:
             raise PersonaTuiError(f'"{KEY}" has a value of the wrong type: {error}') from None
 
     def slot(self, mix: Mix) -> Slot:
-        """The vectors and floors of a mix.
+        """Return the vectors and floors of a mix.
 
         Raises:
             PersonaNotFoundError: it names a persona that does not exist.
@@ -116,7 +116,7 @@ class Bank:
         return {layer: Cap(*floor) for layer, floor in floors.items()}
 
     def scales(self, mix: Mix, request: object) -> dict[str, TraceScale]:
-        """What the tokens of a mix are compared with: those who speak, those that a request names, the axes.
+        """Return what the tokens of a mix are compared with: who speaks, whom a request names, and the axes.
 
         Raises:
             VectorFileError: a file cannot be used.
@@ -130,7 +130,7 @@ class Bank:
         return {name: scale for name, scale in found.items() if scale.vectors}
 
     def key(self, mix: Mix) -> str:
-        """What tells two mixes apart that do different things: also the salt of the prefix cache.
+        """Return what tells two mixes apart that do different things: also the salt of the prefix cache.
 
         A file that has changed on the disk gives another key only after this process has read it again.
         """
@@ -172,7 +172,7 @@ def _traced(request: object) -> list[str]:
 
 
 def _checked(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """What is asked for that can be done here; raises what is wrong with the rest."""
+    """Return what is asked for that can be done here; raises what is wrong with the rest."""
     if "plausibility" in asked:
         raise PersonaTuiError(
             "the guide (plausibility) needs a second row per request and is not available in vLLM"

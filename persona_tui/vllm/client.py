@@ -88,6 +88,7 @@ class ServedDriver(Driver):
 
     joins = False
     held_at_most = 256  # the server may keep no more for us
+    ahead_at_most = 0.125  # others need room, too
 
     def __init__(self, connection: Connection, about: About) -> None:
         super().__init__()
@@ -175,8 +176,9 @@ class ServedDriver(Driver):
     def take(
         self, names: Sequence[str], layers: Sequence[int] = (), keep: bool = False
     ) -> tuple[dict[str, Sums], set[str]]:
-        """What was summed up for requests, which the server forgets unless it is kept. Once it has stopped
-        answering, there is nothing."""
+        """Return what was summed up for requests, which the server forgets unless it is kept: nothing once it
+        has stopped answering.
+        """
         if self._lost or not names:
             return {}, set()
         if not keep:
@@ -213,7 +215,7 @@ class ServedDriver(Driver):
 
 
 def _one_by_one(record: dict[str, Any]) -> list[tuple[Arrival, _Told]]:
-    """What has come for one request, a token at a time, with what was found of it."""
+    """Return what has come for one request, a token at a time, with what was found of it."""
     told: _Told = record.pop("told", [])
     logprobs = [{int(token): value for token, value in each.items()} for each in record["logprobs"]]
     tokens, done = record["tokens"], record["done"]
@@ -275,7 +277,7 @@ class ServedModel(VllmModel):
 
 
 def _files(connection: Connection, about: ServedAbout) -> Path:
-    """The folder with a model's files, without its weights; what has changed is fetched."""
+    """Return the folder with a model's files, without its weights; what has changed is fetched."""
     folder = Path(user_cache_dir("persona-tui", appauthor=False)) / "served" / about.fingerprint[:32]
     folder.mkdir(parents=True, exist_ok=True)
     for name, digest in about.files.items():

@@ -24,8 +24,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from persona_tui.core.documents import json_value
-from persona_tui.core.errors import PersonaTuiError
+from persona_tui.core.errors import GenerationError, PersonaTuiError
 from persona_tui.core.mistakes import mistake_of
+from persona_tui.core.mix import TEMPERATURE, TOP_P
+from persona_tui.vectors.axes import AXIS_NAMES
 from persona_tui.vectors.manager import sha256
 from persona_tui.vllm.asgi import (
     OURS,
@@ -40,7 +42,7 @@ from persona_tui.vllm.asgi import (
     gone,
     refuse,
 )
-from persona_tui.vllm.op import TRACES
+from persona_tui.vllm.op import AXES, TRACES
 from persona_tui.vllm.orders import (
     Arrival,
     Order,
@@ -53,7 +55,7 @@ from persona_tui.vllm.orders import (
     sums_to,
     told_of,
 )
-from persona_tui.vllm.wire import MODEL, PASS, Slot, door_pass, pack_slot, slots_from
+from persona_tui.vllm.wire import MODEL, PASS, Slot, axes_of, door_pass, pack_slot, slots_from
 
 _FILES = frozenset(
     {
@@ -103,6 +105,7 @@ class Door:
         self._spans: dict[str, int] = {}  # by request whose sums are kept, how many
         self._ended: dict[str, float] = {}  # when it has ended
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._ways_of: dict[str, str] = {}  # by request that is being answered, what is done to it
         self._freed = asyncio.Condition()
         self.problem = self._problem()
 
@@ -164,7 +167,7 @@ class Door:
         return self._about
 
     def _identity(self) -> dict[str, Any]:
-        """What tells the model from others; its weights stay on the disk."""
+        """Return what tells the model from others; its weights stay on the disk."""
         from persona_tui.model import ModelWrapper, loader, sources
 
         config = self._config.model_config
@@ -244,7 +247,9 @@ class Door:
             self._check_order(order, workers)
             if any(each and each not in names for each in (order.errand.twin, order.errand.of)):
                 raise PersonaTuiError("a guided request and its twin come together")
+        self._check_axes({order.errand.name: order.errand.way for order in orders})
         await self._admit(orders, workers["places"])
+        self._ways_of |= {order.errand.name: order.errand.way for order in orders}
         come: asyncio.Queue[Arrival | Exception] = asyncio.Queue()
         tasks = [asyncio.create_task(self._one(order, come)) for order in orders]
         self._running |= dict(zip(names, tasks, strict=True))
@@ -263,6 +268,7 @@ class Door:
             await asyncio.gather(*tasks, left_us, return_exceptions=True)
             for name in names:
                 self._running.pop(name, None)
+                self._ways_of.pop(name, None)
             self._ended |= {name: time.monotonic() for name in names if name in self._spans}
             if not whole:
                 await self._release(names)
@@ -322,6 +328,11 @@ class Door:
         for name, rows in told_of(await self._ask("persona_tui_told", names)).items():
             told[name] += rows
 
+    def _check_axes(self, ways: Mapping[str, str]) -> None:
+        """Refuse what would have floors on more axes at a time than workers hold, beside the server's own."""
+        if len(axes_of({**self._ways_of, **ways}.values())) > AXES - 1 - len(AXIS_NAMES):
+            raise _Full("others have floors on too many other axes here: try again later")
+
     def _check_order(self, order: Order, workers: Mapping[str, Any]) -> None:
         errand = order.errand
         if errand.name in self._spans:
@@ -337,6 +348,8 @@ class Door:
             raise PersonaTuiError(f"tokens are compared with {TRACES} directions at most")
         if len(errand.spans) > workers["places"]:
             raise PersonaTuiError(f"one request can have {workers['places']} sums")
+        TEMPERATURE.check("temperature", errand.temperature, GenerationError)
+        TOP_P.check("top_p", errand.top_p, GenerationError)
         if any(len(each) != 2 for each in errand.spans):
             raise PersonaTuiError("a span is two positions")
 
@@ -403,6 +416,9 @@ class Door:
             raise PersonaTuiError("ways is an object of what is known here, by the names of requests")
         if not isinstance(limits, dict) or not all(isinstance(each, int | float) for each in limits.values()):
             raise PersonaTuiError("limits is an object of numbers, by the names of requests")
+        changed = {name: key for name, key in ways.items() if name in self._ways_of}
+        self._check_axes(changed)
+        self._ways_of |= changed
         await self._ask("persona_tui_change", ways, limits, {})
 
 
@@ -411,7 +427,7 @@ class _Full(PersonaTuiError):
 
 
 def _record(arrival: Arrival, told: dict[str, list[list[float]]], every: set[str]) -> dict[str, Any]:
-    """An arrival for JSON, with what was found of its tokens, which is taken out of `told`."""
+    """Return an arrival for JSON, with what was found of its tokens, which is taken out of `told`."""
     record = asdict(arrival)
     if (rows := told.get(arrival.name)) is not None:
         count = len(rows) if arrival.name in every else len(arrival.tokens)

@@ -116,8 +116,9 @@ class LocalDriver(Driver):
     def take(
         self, names: Sequence[str], layers: Sequence[int] = (), keep: bool = False
     ) -> tuple[dict[str, Sums], set[str]]:
-        """What was summed up for requests, which workers forget unless it is kept; and those that have lost
-        their twins, which are not to be believed."""
+        """Return what was summed up for requests, which workers forget unless it is kept; and those that have
+        lost their twins, which are not to be believed.
+        """
         answers: list[Packed] = self._ask("persona_tui_take", list(names), list(layers), keep)
         if not keep:
             for name in names:
@@ -196,7 +197,7 @@ def _check_plugin() -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    """The innermost cause in one line."""
+    """Return the innermost cause in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -37,6 +37,8 @@ from persona_tui.vllm.wire import Errand, limit_of
 from persona_tui.vllm.writer import REPLY, VllmRow, VllmWriter, twin_of
 
 _CACHE_ON_CPU = 2.0  # GiB
+# Tokens that are in the prefix cache together: vLLM takes 128 on a CPU, and most system prompts are shorter.
+BLOCK_ON_CPU = 32
 
 
 class VllmModel(VllmWriter):
@@ -84,6 +86,7 @@ class VllmModel(VllmWriter):
             "gpu_memory_utilization": settings.memory,
             "kv_cache_memory_bytes": None if cache is None else int(cache * 2**30),
             "enforce_eager": settings.eager,
+            **({} if torch.cuda.is_available() else {"block_size": BLOCK_ON_CPU}),
         }
         found.driver = LocalDriver(loader.where(name), found.hidden_size, arguments)
         # A reply that may fill the context is read to its end by one more step.
@@ -200,7 +203,7 @@ class VllmModel(VllmWriter):
         )
 
     def _readings(self, row: VllmRow, batch: Batch) -> Iterator[TokenEvent]:
-        """What a watch has read of a row's message, before its first token."""
+        """Yield what a watch has read of a row's message, before its first token."""
         if batch.watch is None or row.output:
             return
         layers = batch.watch.layers
@@ -212,7 +215,7 @@ class VllmModel(VllmWriter):
         yield TokenEvent(row.place, 0, -1, "", {}, 0.0, 0.0, None, reading=reading)
 
     def _reply_so_far(self, row: VllmRow, batch: Batch, index: int) -> Reading | None:
-        """What a watch has read of a reply, now and then."""
+        """Return what a watch has read of a reply, now and then."""
         watch = batch.watch
         if watch is None or not index or not (watch.due(index) or row.finish is not None):
             return None
@@ -243,7 +246,7 @@ class VllmModel(VllmWriter):
 
 
 def _message(batch: Batch, place: int) -> Passage:
-    """What a watch reads of a prompt."""
+    """Return what a watch reads of a prompt."""
     ids, span = list(batch.prompts[place]), batch.spans[place]
     return Passage(ids, span.start, len(ids) - 1, span.stop, batch.parts[place])
 

@@ -23,7 +23,7 @@ class Directions:
         self._users: dict[int, set[str]] = {}
 
     def take(self, user: str, vectors: Mapping[int, Tensor]) -> int | None:
-        """Where a direction is, written there if it is new; None = there is no place left."""
+        """Return where a direction is, written there if it is new; None = there is no place left."""
         key = digest(vectors)
         if key not in self._at:
             self._at = {each: at for each, at in self._at.items() if self._users.get(at)}
@@ -84,7 +84,7 @@ class Figures:
         return bool(rows)
 
     def _row(self, name: str, mix: Mix, asked: object, running: Sequence[str]) -> int:
-        """Where a reply's figures are kept."""
+        """Return where a reply's figures are kept."""
         if name in self._rows:
             return self._rows[name]
         if not self._free:
@@ -115,7 +115,7 @@ class Figures:
         self._told[rows] += torch.cat([torch.ones_like(capped), capped, found[:, 1:]], dim=1)
 
     def take(self, name: str, tokens: int) -> Packed | None:
-        """A reply's figures; None if there are none, or no longer.
+        """Return a reply's figures; None if there are none, or no longer.
 
         Args:
             name: of the reply.

@@ -7,10 +7,11 @@ A request is rewritten before vLLM sees it: `MODEL+sage:0.3` becomes MODEL with 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from collections.abc import Mapping, MutableMapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from persona_tui.core.documents import json_value
 from persona_tui.core.errors import PersonaTuiError
@@ -25,7 +26,7 @@ PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messag
 
 
 def rewritten(body: object, served: Sequence[str]) -> object:
-    """A request's body as vLLM is to see it.
+    """Return a request's body as vLLM is to see it.
 
     Args:
         body: as it came.
@@ -56,7 +57,7 @@ def rewritten(body: object, served: Sequence[str]) -> object:
 
 
 def _spoken(model: object, served: Sequence[str]) -> tuple[str | None, dict[str, Any] | None]:
-    """The model's own name and who speaks, from `MODEL+sage:0.3`; None = nobody is named there."""
+    """Return the model's own name and who speaks, from `MODEL+sage:0.3`; None = nobody is named there."""
     if not isinstance(model, str) or model in served:
         return None, None
     base = next((name for name in served if model.startswith(f"{name}+")), None)
@@ -82,16 +83,30 @@ class Workers:
     def __init__(self) -> None:
         self.served: list[str] = []
         self.door: Door | None = None
+        self._inputs: Any = None  # vLLM's, which knows the personas
         self._engine: Any = None  # where its workers have our methods
 
-    def start(self, engine: Any, names: Sequence[str]) -> None:
-        """Use an engine whose workers have our methods."""
-        self._engine = engine
-        if lends():
+    def start(self, engine: Any, names: Sequence[str], ours: bool) -> None:
+        """Use an engine; `ours` if its workers have our methods."""
+        self._inputs = engine.input_processor
+        if ours:
+            self._engine = engine
+        if ours and lends():
             self.door = Door(engine, names[0])
 
+    def check(self, asked: object) -> None:
+        """Check what a request asks for, before an answer is begun: vLLM sends a stream's first line before
+        it looks at the request.
+
+        Raises:
+            PersonaTuiError: there is no such mix.
+        """
+        bank = None if self._inputs is None else bank_of(self._inputs)
+        if bank is not None:  # else vLLM's side of the plugin refuses
+            bank.slot(bank.mix_of(asked))
+
     async def figures(self, name: str, tokens: int) -> dict[str, Any] | None:
-        """What was found while a reply of so many tokens was written; None = nothing."""
+        """Return what was found while a reply of so many tokens was written; None = nothing."""
         if self._engine is None:
             return None
         answers = await self._engine.collective_rpc("persona_tui_figures", args=(name, tokens))
@@ -172,6 +187,8 @@ class VoiceMiddleware:
         try:
             given = json.loads(body)
             wanted = rewritten(given, self._workers.served)
+            if _names_a_mix(wanted):
+                await asyncio.to_thread(self._workers.check, wanted["vllm_xargs"][KEY])
         except PersonaTuiError as error:
             await refuse(send, str(error))
             return
@@ -210,9 +227,13 @@ class VoiceMiddleware:
 
 
 def _speaks(body: Mapping[str, Any]) -> bool:
-    """Whether a request asks for one reply of somebody."""
-    extra = body.get("vllm_xargs")
-    return isinstance(extra, dict) and KEY in extra and body.get("n") in (None, 1)
+    """Return whether a request asks for one reply of somebody."""
+    return _names_a_mix(body) and body.get("n") in (None, 1)
+
+
+def _names_a_mix(body: object) -> TypeGuard[Mapping[str, Any]]:
+    extra = body.get("vllm_xargs") if isinstance(body, dict) else None
+    return isinstance(extra, dict) and KEY in extra
 
 
 class _Answer:
@@ -312,5 +333,4 @@ class VoiceEndpoints:
         """Learn what the model is called here."""
         names = args.served_model_name or [args.model]
         self._workers.served[:] = [names] if isinstance(names, str) else names
-        if args.worker_extension_cls == WORKER:
-            self._workers.start(engine_client, self._workers.served)
+        self._workers.start(engine_client, self._workers.served, args.worker_extension_cls == WORKER)

@@ -8,17 +8,16 @@ compiled or captured again. What it finds goes into buffers as well.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from persona_tui.vectors.axes import AXIS_NAMES
 from persona_tui.vllm.wire import WORKSPACE, Slot, digest
 
-AXES = len(AXIS_NAMES) + 2  # that floors can be on at a time, the first of them none
+AXES = 16  # that floors can be on at a time, the first of them none
 TRACES = 32  # directions that tokens can be compared with at a time
 ADD, LIFT, SUM, TRACE = 1, 2, 4, 8  # what a layer has to do in a pass
 
@@ -205,6 +204,10 @@ class SlotBuffers:
                 residual = residual.index_select(0, self._summed) if residual.numel() else residual
             self.sums[layer].index_add_(0, self.place[: hidden.shape[0]], _stream(hidden, residual))
 
+    def leave(self, held: Collection[int]) -> None:
+        """Keep the axes of some slots only: those that nothing has any more need no room."""
+        self._axis_users = {place: key for place, key in self._axis_users.items() if place in held}
+
     def fill(self, place: int, slot: Slot) -> None:
         """Write what a slot does, in place of what it did before.
 
@@ -225,7 +228,7 @@ class SlotBuffers:
         self.does[:, place] = torch.tensor(own, dtype=torch.int32)
 
     def _axis_at(self, place: int, slot: Slot) -> int:
-        """Where a slot's axis is; written there if it is new."""
+        """Return where a slot's axis is; written there if it is new."""
         key = digest({layer: cap.axis for layer, cap in slot.caps.items()})
         self._axis_users[place] = key
         if key not in self._axis_of:
@@ -260,12 +263,12 @@ def set_buffers(buffers: SlotBuffers) -> None:
 
 
 def _stream(hidden: Tensor, residual: Tensor) -> Tensor:
-    """A block's output, in float32."""
+    """Return a block's output, in float32."""
     return hidden.float() + residual if residual.numel() else hidden.float()
 
 
 def _along(hidden: Tensor, residual: Tensor, directions: Tensor) -> Tensor:
-    """A block's output times directions, `[hidden]` or `[hidden, directions]`."""
+    """Return a block's output times directions, `[hidden]` or `[hidden, directions]`."""
     found = hidden.float() @ directions
     return found + residual.float() @ directions if residual.numel() else found
 

@@ -7,7 +7,7 @@ import secrets
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,9 +31,6 @@ class Order:
         prompt: token ids.
         errand: what the workers do for it.
         tokens: how many are written at most.
-        temperature: 0 = always the likeliest token.
-        top_p: choose among the likeliest tokens that have this probability together.
-        seed: its own.
         ends: ids that end it.
         likeliest: how many of the likeliest tokens are told with each one; None = no log-probabilities are.
         scored: whether the prompt's log-probabilities are told.
@@ -44,14 +41,20 @@ class Order:
     prompt: Sequence[int]
     errand: Errand
     tokens: int = 1
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
     ends: frozenset[int] = frozenset()
     likeliest: int | None = None
     scored: bool = False
     salt: str = ""
     fresh: bool = False
+
+
+def _about(order: Order) -> tuple[int, tuple[int, ...]]:
+    """Return what mostly tells an order from others, whatever it is called."""
+    return order.errand.seed, tuple(order.prompt)
+
+
+def _spans(orders: Iterable[Order]) -> int:
+    return sum(len(order.errand.spans) for order in orders)
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class Sums:
 
 
 def prompt_of(order: Order) -> Any:
-    """An order's prompt, for vLLM; its part of the cache knows what is done to it."""
+    """Return an order's prompt, for vLLM; its part of the cache knows what is done to it."""
     from vllm import TokensPrompt
 
     prompt = TokensPrompt(prompt_token_ids=list(order.prompt))
@@ -97,14 +100,12 @@ def prompt_of(order: Order) -> Any:
 
 
 def params_of(order: Order) -> Any:
-    """How an order is answered, for vLLM."""
+    """Return how vLLM answers an order: greedily, as workers draw the tokens themselves (`WorkerSlots`)."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
     return SamplingParams(
-        temperature=order.temperature,
-        top_p=order.top_p,
-        seed=None if order.seed is None else order.seed % 2**63,
+        temperature=0.0,
         max_tokens=order.tokens,
         stop_token_ids=sorted(order.ends),
         ignore_eos=True,  # what ends a turn is among them
@@ -118,7 +119,7 @@ def params_of(order: Order) -> Any:
 
 
 def arrival_of(output: Any) -> Arrival:
-    """What an output of vLLM has brought."""
+    """Return what an output of vLLM has brought."""
     best = output.outputs[0]
     logprobs = [{token: each.logprob for token, each in told.items()} for told in best.logprobs or ()]
     scores = None
@@ -129,7 +130,7 @@ def arrival_of(output: Any) -> Arrival:
 
 
 def sums_of(answers: Sequence[dict[str, Any]], layers: int, hidden: int) -> dict[str, Sums]:
-    """What was summed up for requests, from what each worker says."""
+    """Return what was summed up for requests, from what each worker says."""
     found = {}
     for name, count in answers[0]["counts"].items():
         sums = None
@@ -170,7 +171,7 @@ def pools_to(pools: Sequence[Pool]) -> bytes:
 
 
 def pools_from(data: bytes, layers: Sequence[int]) -> list[Pool]:
-    """What `pools_to` has made.
+    """Return what `pools_to` has made.
 
     Raises:
         SafetensorError: it is something else.
@@ -184,7 +185,7 @@ def pools_from(data: bytes, layers: Sequence[int]) -> list[Pool]:
 
 
 def sums_to(sums: Mapping[str, Sums], broken: Iterable[str] = ()) -> bytes:
-    """What was summed up for requests, for another machine; and those that have lost their twins."""
+    """Return what was summed up for requests, for another machine; and those that have lost their twins."""
     tensors = {f"{name}.counts": torch.tensor(each.counts) for name, each in sums.items()}
     tensors |= {f"{name}.sums": each.sums for name, each in sums.items() if each.sums is not None}
     tensors |= {f"{name}.broken": torch.tensor(1) for name in broken}
@@ -192,7 +193,7 @@ def sums_to(sums: Mapping[str, Sums], broken: Iterable[str] = ()) -> bytes:
 
 
 def sums_from(data: bytes) -> tuple[dict[str, Sums], set[str]]:
-    """What `sums_to` has made.
+    """Return what `sums_to` has made.
 
     Raises:
         SafetensorError: it is something else.
@@ -207,7 +208,7 @@ def sums_from(data: bytes) -> tuple[dict[str, Sums], set[str]]:
 
 
 def told_of(answers: Sequence[dict[str, list[list[float]]]]) -> dict[str, list[list[float]]]:
-    """What was found of the tokens of requests, from what each worker says: entropy, lift, projections."""
+    """Return what was found of the tokens of requests, from what each worker says: see `Driver.traced`."""
     found = answers[-1]  # the last stage chooses the tokens
     for each in answers[:-1]:  # others have other layers
         for name, rows in each.items():
@@ -229,16 +230,18 @@ class Driver(ABC):
     about: About
     joins = True  # whether a twin can begin in the middle of a reply
     held_at_most = 4096  # ways that workers keep for us
+    ahead_at_most = 0.5  # share of the places for sums that is for what will be asked for later
 
     def __init__(self) -> None:
         self._held: dict[str, None] = {}
         self._open: set[str] = set()  # names of what is being answered
         self._come: dict[str, deque[Arrival]] = {}  # by name, what nobody has seen yet
         self._partner: dict[str, str] = {}  # guided requests and their twins, both ways
+        self._ahead: dict[tuple[int, tuple[int, ...]], Order] = {}  # begun before they are asked for
 
     @staticmethod
     def new_name() -> str:
-        """A name that no errand had before."""
+        """Return a name that no errand had before."""
         return f"{_process}-{next(_names)}"
 
     def hold(self, slots: Sequence[Slot]) -> list[str]:
@@ -254,7 +257,9 @@ class Driver(ABC):
         return keys
 
     def check_idle(self) -> None:
-        """Raise a GenerationError if a reply is being written: only text can be read meanwhile."""
+        """Raise a GenerationError if a reply is being written: only text can be read meanwhile. What was only
+        foreseen gives way."""
+        self.forget_ahead()
         if self._open:
             raise GenerationError("vLLM is in the middle of another reply: let it end first.")
 
@@ -267,9 +272,38 @@ class Driver(ABC):
         if errand.twin:
             self._partner |= {errand.name: errand.twin, errand.twin: errand.name}
 
+    def begin(self, orders: Sequence[Order]) -> bool:
+        """Have requests answered that will be asked for later, if there is room for them and their sums;
+        return whether there was.
+        """
+        new = {key: order for order in orders if (key := _about(order)) not in self._ahead}
+        ahead = [*self._ahead.values(), *new.values()]
+        room = self.about.places * self.ahead_at_most
+        if _spans(ahead) > room or len(ahead) > max(len(orders), 2 * self.about.requests):
+            return False
+        for order in new.values():
+            self.add(order)
+        self._ahead |= new
+        return True
+
+    def begun(self, order: Order) -> Order | None:
+        """Return the same order that was begun before, under its own name; None = there is no such."""
+        found = self._ahead.get(_about(order))
+        if found is None or replace(order, errand=replace(order.errand, name=found.errand.name)) != found:
+            return None
+        return self._ahead.pop(_about(order))
+
+    def forget_ahead(self) -> None:
+        """Be done with what was begun, and was not asked for."""
+        names = [order.errand.name for order in self._ahead.values()]
+        self._ahead.clear()
+        if names:
+            self.abort(names)
+            self.take(names)
+
     def step(self, among: Collection[str] | None = None) -> list[Arrival]:
-        """What comes next: one token for each request at most, for a guided one with its twin's; nothing,
-        where a pass has only read.
+        """Return what comes next: one token for each request at most, for a guided one with its twin's;
+        nothing, where a pass has only read.
 
         Args:
             among: the requests that are looked for; None = all.
@@ -306,8 +340,11 @@ class Driver(ABC):
 
     def run(self, orders: Sequence[Order]) -> Iterator[list[Arrival]]:
         """Have requests answered, and yield what comes for them until all are; what is left is aborted."""
+        if _spans([*orders, *self._ahead.values()]) > self.about.places:
+            self.forget_ahead()
         for order in orders:
-            self.add(order)
+            if order.errand.name not in self._come:  # else it was begun before
+                self.add(order)
         left = {order.errand.name for order in orders}
         try:
             while left:
@@ -326,7 +363,7 @@ class Driver(ABC):
 
     @abstractmethod
     def _pass(self) -> list[Arrival]:
-        """What one more pass brings, for whomever."""
+        """Return what one more pass brings, for whomever."""
 
     @abstractmethod
     def _abort(self, names: Sequence[str]) -> None: ...
@@ -335,12 +372,13 @@ class Driver(ABC):
     def take(
         self, names: Sequence[str], layers: Sequence[int] = (), keep: bool = False
     ) -> tuple[dict[str, Sums], set[str]]:
-        """What was summed up for requests, which workers forget unless it is kept; and those that have lost
-        their twins, which are not to be believed."""
+        """Return what was summed up for requests, which workers forget unless it is kept; and those that have
+        lost their twins, which are not to be believed.
+        """
 
     @abstractmethod
     def pool(self, groups: Sequence[Sequence[str]], layers: Sequence[int]) -> list[Pool]:
-        """The replies of groups of requests, added up where they were written; they are not forgotten."""
+        """Return the replies of groups of requests, added up where they were written, and not forgotten."""
 
     @abstractmethod
     def change(self, ways: dict[str, str], limits: dict[str, float], twins: dict[str, str]) -> None:
@@ -348,8 +386,9 @@ class Driver(ABC):
 
     @abstractmethod
     def traced(self, names: Sequence[str]) -> dict[str, list[list[float]]]:
-        """What was found of the tokens that requests have brought in the last step: entropy, lift,
-        projections."""
+        """Return what was found of the tokens that requests have brought in the last step: entropy, lift,
+        projections.
+        """
 
     @abstractmethod
     def shut_down(self) -> None:

@@ -35,7 +35,7 @@ class Pairs:
         return bool(key)
 
     def ready(self) -> list[Any]:
-        """The requests that begin now, pair by pair."""
+        """Return the requests that begin now, pair by pair."""
         found: list[Any] = []
         for key, both in list(self.held.items()):
             if len(both) == 2 and self._fits([*found, *both]):
@@ -44,7 +44,7 @@ class Pairs:
         return found
 
     def _fits(self, new: list[Any]) -> bool:
-        """Whether one pass has room for what runs and for all of these."""
+        """Return whether one pass has room for what runs and for all of these."""
         scheduler = self._scheduler
         running = scheduler.running
         new = [*(each for each in scheduler.waiting if each.request_id in self.begun), *new]

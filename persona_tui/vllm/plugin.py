@@ -22,6 +22,11 @@ logger = logging.getLogger("vllm.persona_tui")
 
 OP = "persona_tui_op"  # in vLLM's additional configuration: what is compiled has our op in it
 
+_OTHER_RUNNER = (
+    "personas need vLLM's first model runner, and this is the second: set VLLM_USE_V2_MODEL_RUNNER=0 and use "
+    f"no option of vLLM that needs the second, or unset {WORKSPACE} to serve without personas."
+)
+
 OLDEST, NEWEST = (0, 32), (0, 32)  # releases that were run
 
 
@@ -29,25 +34,26 @@ def register() -> None:
     """Change what has to be changed in this process, once.
 
     Raises:
-        RuntimeError: the server is to have personas, and this release of vLLM was not tried: a request for
-            one would be answered without it.
+        RuntimeError: the server is to have personas, and this release of vLLM was not tried, or its other
+            model runner is asked for: a request for one would be answered without it.
     """
     if reason := untried():
         if os.environ.get(WORKSPACE):
             raise RuntimeError(f"{reason} Unset {WORKSPACE} to serve without personas.")
         return
     # The other runner is the default where there is Triton, and would answer without personas.
-    if os.environ.get(WORKSPACE):
-        os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
+    if os.environ.get(WORKSPACE) and os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0") != "0":
+        raise RuntimeError(_OTHER_RUNNER)
     _check_requests()
     _refuse_unread()
     _steer_runner()
+    _refuse_other_runner()
     _guide_sampler()
     _pair_requests()
 
 
 def untried() -> str:
-    """Why this release of vLLM is not used; "" if it is one that was tried."""
+    """Return why this release of vLLM is not used; "" if it is one that was tried."""
     import vllm
 
     release = tuple(int(part) for part in vllm.__version__.split(".")[:2])
@@ -57,7 +63,7 @@ def untried() -> str:
 
 
 def _once(owner: type, name: str) -> Any:
-    """A method that has not been changed by us yet; None if it has."""
+    """Return a method that has not been changed by us yet; None if it has."""
     method = getattr(owner, name)
     return None if hasattr(method, "_persona_tui") else method
 
@@ -69,7 +75,7 @@ def _set(owner: type, name: str, method: Any, changed: Any) -> None:
 
 
 def refusal(message: str) -> Exception:
-    """What vLLM answers with 400 and a message; anything else is a failure of its own to it."""
+    """Return what vLLM answers with 400 and a message; anything else is a failure of its own to it."""
     from vllm.exceptions import VLLMValidationError
 
     return VLLMValidationError(message, parameter=KEY)  # type: ignore[no-any-return]
@@ -134,17 +140,17 @@ def _reading(make: Any) -> Any:
 
 
 def _drives(owner: Any) -> bool:
-    """Whether our own engine drives this vLLM."""
+    """Return whether our own engine drives this vLLM."""
     return ENGINE in (owner.vllm_config.additional_config or {})
 
 
 def lends() -> bool:
-    """Whether engines on other machines may drive this server."""
+    """Return whether engines on other machines may drive this server."""
     return os.environ.get(LEND) == "1"
 
 
 def bank_of(owner: Any) -> Bank | None:
-    """The bank for the model of a runner or an input processor, made on first use; our engine has none."""
+    """Return the bank for the model of a runner or an input processor; None if our engine drives it."""
     if _drives(owner):
         return None
     if not hasattr(owner, "_persona_tui_bank"):
@@ -177,6 +183,22 @@ def _steer_runner() -> None:
         return prepared
 
     _set(GPUModelRunner, "_prepare_inputs", prepare, prepare_inputs)
+
+
+def _refuse_other_runner() -> None:
+    """Have vLLM's second runner load no model that is to have personas: it would answer without them."""
+    from vllm.v1.worker.gpu.model_runner import GPUModelRunner
+
+    load = _once(GPUModelRunner, "load_model")
+    if load is None:
+        return
+
+    def load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if os.environ.get(WORKSPACE) or _drives(self):
+            raise RuntimeError(_OTHER_RUNNER)
+        return load(self, *args, **kwargs)
+
+    _set(GPUModelRunner, "load_model", load, load_model)
 
 
 def _loading(load: Any) -> Any:
@@ -242,7 +264,11 @@ def _pair_requests() -> None:
 
 
 def _guide_sampler() -> None:
-    """Let twins limit the tokens of guided rows, and read what those have chosen."""
+    """Draw the tokens of our engine's rows as it does itself, let twins limit those of guided ones, and have
+    them read what those have chosen.
+
+    vLLM's own drawing sorts the vocabulary of each row on a CPU, at the cost of a small model's whole pass.
+    """
     from vllm.v1.sample.sampler import Sampler
 
     from persona_tui.vllm import worker
@@ -255,9 +281,10 @@ def _guide_sampler() -> None:
         done = limit(self, logits, *args, **kwargs)
         return done if worker.present is None else worker.present.guide(done)
 
-    def sample(self: Any, *args: Any, **kwargs: Any) -> Any:
-        tokens, processed = choose(self, *args, **kwargs)
-        return (tokens if worker.present is None else worker.present.follow(tokens)), processed
+    def sample(self: Any, logits: Any, *args: Any, **kwargs: Any) -> Any:
+        drawn = None if worker.present is None else worker.present.draw(logits)
+        tokens, processed = choose(self, logits, *args, **kwargs)  # may change the logits
+        return (tokens if worker.present is None else worker.present.follow(tokens, drawn)), processed
 
     _set(Sampler, "apply_logits_processors", limit, apply_logits_processors)
     _set(Sampler, "sample", choose, sample)

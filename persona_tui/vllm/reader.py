@@ -21,10 +21,11 @@ from persona_tui.model import (
 from persona_tui.model.architecture import check_fits
 from persona_tui.model.distil import Distillation
 from persona_tui.model.forced import Passage
-from persona_tui.vllm.op import TRACES
+from persona_tui.vllm.op import AXES, TRACES
 from persona_tui.vllm.orders import Driver, Order, Sums
-from persona_tui.vllm.wire import Errand, Slot, slot_of
+from persona_tui.vllm.wire import Errand, Slot, axes_of, slot_of
 
+_MOST_AXES = (AXES - 1) // 2  # of one batch, as the next one may have begun
 Axes = Mapping[str, Mapping[int, Tensor]]
 
 
@@ -61,6 +62,7 @@ class VllmReader(ModelWrapper):
         self,
         lessons: Sequence[tuple[list[Message], list[Message], str]],
         emphasis: float = 1.0,
+        focus: float = 0.0,
         own: bool = False,
     ) -> Distillation:
         """Refuse: see `learns`.
@@ -94,7 +96,10 @@ class VllmReader(ModelWrapper):
                         f"The vector for layer {layer} has shape {list(vector.shape)}; this model has "
                         f"{self.n_layers} layers, and its residual stream is {self.hidden_size} wide."
                     )
-        return self.driver.hold(slots) * (rows if alike else 1)
+        keys = self.driver.hold(slots)
+        if len(axes_of(keys)) > _MOST_AXES:
+            raise GenerationError(f"vLLM holds floors on {_MOST_AXES} axes at a time: use a smaller batch.")
+        return keys * (rows if alike else 1)
 
     def _traces(self, axes: Axes) -> list[str]:
         """Have vLLM hold directions that tokens are compared with; the key of each."""
@@ -204,7 +209,7 @@ class VllmReader(ModelWrapper):
 
 
 def _edges(passage: Passage) -> list[int]:
-    """Where the stretches of a passage begin and end."""
+    """Return where the stretches of a passage begin and end."""
     stop = len(passage.ids) if passage.stop is None else passage.stop
     edges = {passage.start, stop, passage.pick, passage.pick + 1}
     return sorted(edges.union(*({part.start, part.stop} for part in passage.parts)))
@@ -222,7 +227,7 @@ def _spans(waiting: Sequence[tuple[Passage, list[Order]]]) -> int:
 def activations_of(
     passage: Passage, counts: Sequence[int], sums: Tensor, layers: Sequence[int]
 ) -> Activations:
-    """What is asked of a passage, from the sums of its stretches `[stretches, layers, hidden]`."""
+    """Return what is asked of a passage, from the sums of its stretches `[stretches, layers, hidden]`."""
     own = stretches(passage)
 
     def mean(start: int, stop: int) -> tuple[Tensor, int]:

@@ -26,7 +26,7 @@ def command(
     more: Sequence[str] = (),
     lent: bool = False,
 ) -> list[str]:
-    """The words of `vllm serve` for a model and its settings.
+    """Return the words of `vllm serve` for a model and its settings.
 
     Args:
         settings: with the model's name.
@@ -70,8 +70,9 @@ def command(
 
 
 def _server() -> list[str]:
-    """The module that serves, up to the model. The builds for CPUs have another name, which `vllm serve` does
-    not find."""
+    """Return the module that serves, up to the model. The builds for CPUs have another name, which `vllm
+    serve` does not find.
+    """
     found = packages_distributions().get("vllm", [])
     return ["vllm.entrypoints.cli.main", "serve"] if "vllm" in found else [_OLDER, "--model"]
 
@@ -79,7 +80,7 @@ def _server() -> list[str]:
 def environment(
     workspace: Path, model: str, api_key: str | None, given: Mapping[str, str], lent: bool = False
 ) -> dict[str, str]:
-    """The environment of `vllm serve`, made of the present one."""
+    """Return the environment of `vllm serve`, made of the present one."""
     plugins = [each for each in given.get("VLLM_PLUGINS", "").split(",") if each and each != KEY]
     own = {
         WORKSPACE: str(workspace),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -32,7 +32,7 @@ _pass = secrets.token_hex(16)
 
 
 def door_pass() -> str:
-    """What tells the door's requests from others that say the same; nobody outside this process knows it."""
+    """Return what tells the door's requests from others that say the same: only this process knows it."""
     return _pass
 
 
@@ -50,7 +50,7 @@ class Slot:
 
 
 def digest(vectors: Mapping[int, Tensor]) -> str:
-    """What tells vectors by layer from others."""
+    """Return what tells vectors by layer from others."""
     told = hashlib.sha256()
     for layer, vector in sorted(vectors.items()):
         told.update(f"{layer}:".encode())
@@ -74,6 +74,9 @@ class Errand:
         traces: keys of directions that its tokens are compared with; held as ways are, as what is added.
         told: whether it is told what was found of each token: entropy, lift, projections.
         every: whether that is told of all of its tokens, and not only of those that choose one.
+        temperature: 0 = always the likeliest token.
+        top_p: choose among the likeliest tokens that have this probability together.
+        seed: of its random numbers.
     """
 
     name: str
@@ -86,6 +89,9 @@ class Errand:
     traces: Sequence[str] = ()
     told: bool = False
     every: bool = False
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
 
     def packed(self) -> Packed:
         """For a request's extra arguments."""
@@ -123,7 +129,7 @@ def pack(vectors: Mapping[int, Tensor]) -> Packed:
 
 
 def unpack(packed: Packed) -> dict[int, Tensor]:
-    """What `pack` has packed."""
+    """Return what `pack` has packed."""
     layers = packed["layers"]
     if not layers:
         return {}
@@ -132,7 +138,7 @@ def unpack(packed: Packed) -> dict[int, Tensor]:
 
 
 def pack_slot(slot: Slot) -> Packed:
-    """What is done to a request."""
+    """Return what is done to a request."""
     return {
         "added": pack(slot.added),
         "axes": pack({layer: cap.axis for layer, cap in slot.caps.items()}),
@@ -141,7 +147,7 @@ def pack_slot(slot: Slot) -> Packed:
 
 
 def unpack_slot(packed: Packed) -> Slot:
-    """What `pack_slot` has packed."""
+    """Return what `pack_slot` has packed."""
     axes = unpack(packed["axes"])
     caps = {
         layer: Cap(axes[layer], float(at)) for layer, at in zip(sorted(axes), packed["floors"], strict=True)
@@ -150,7 +156,7 @@ def unpack_slot(packed: Packed) -> Slot:
 
 
 def slots_to(slots: Mapping[str, Slot]) -> bytes:
-    """What is done to requests, for another machine."""
+    """Return what is done to requests, for another machine."""
     tensors = {}
     for number, slot in enumerate(slots.values()):
         axes = {layer: cap.axis for layer, cap in slot.caps.items()}
@@ -166,7 +172,7 @@ def slots_to(slots: Mapping[str, Slot]) -> bytes:
 
 
 def slots_from(data: bytes) -> dict[str, Slot]:
-    """What `slots_to` has made, by key, which is made of the numbers themselves.
+    """Return what `slots_to` has made, by key, which is made of the numbers themselves.
 
     Raises:
         PersonaTuiError: it is something else.
@@ -190,7 +196,7 @@ def _slot_from(tensors: Mapping[str, Tensor], number: int) -> Slot:
 
 
 def slot_key(slot: Slot) -> str:
-    """What tells a slot from others that do something else; "" if it does nothing."""
+    """Return what tells a slot from others that do something else; "" if it does nothing."""
     if not slot.added and not slot.caps:
         return ""
     floors = {layer: torch.tensor([cap.floor]) for layer, cap in slot.caps.items()}
@@ -198,8 +204,13 @@ def slot_key(slot: Slot) -> str:
     return "".join(digest(each)[:24] for each in (slot.added, axes, floors))
 
 
+def axes_of(keys: Iterable[str]) -> set[str]:
+    """Return what tells the axes apart that the slots of some keys have floors on."""
+    return {key[24:48] for key in keys if key} - {digest({})[:24]}
+
+
 def slot_of(interventions: Interventions, row: int) -> Slot:
-    """What is done to one row of a batch."""
+    """Return what is done to one row of a batch."""
     added = {
         layer: vector[row] if vector.dim() == 2 else vector
         for layer, vector in interventions.steering.items()
@@ -212,6 +223,6 @@ def slot_of(interventions: Interventions, row: int) -> Slot:
 
 
 def limit_of(interventions: Interventions, row: int) -> float:
-    """The guide of one row of a batch."""
+    """Return the guide of one row of a batch."""
     limit = interventions.plausibility
     return float(limit[row] if isinstance(limit, Sequence) else limit)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from persona_tui.core.mix import Mix
 from persona_tui.model.pool import in_units, usable
+from persona_tui.model.request import Noise, drawn_from, plausible
 from persona_tui.vllm.bank import Bank
 from persona_tui.vllm.figures import Directions, Figures
 from persona_tui.vllm.op import SlotBuffers, set_buffers, slots_of
@@ -38,6 +39,7 @@ class _Reading:
         thinking: whether the reply is in the middle of a thought.
         numbers: of the directions that its tokens are compared with; None = there was no place for it.
         told: what was found, token by token, and not asked for yet: entropy, lift, projections.
+        noise: the random numbers that its tokens are drawn with.
     """
 
     def __init__(self, errand: Errand, places: list[int], numbers: list[int | None]) -> None:
@@ -48,6 +50,7 @@ class _Reading:
         self.thinking = False
         self.numbers = numbers
         self.told: list[list[float]] = []
+        self.noise = Noise(errand.seed)
 
 
 class WorkerSlots:
@@ -85,6 +88,7 @@ class WorkerSlots:
         self._free_places = list(range(1, self.places + 1))
         self._pending: list[tuple[int, _Reading, range]] = []  # by row of the batch, what is traced
         self._entropies: list[float] = []
+        self._drawing: list[tuple[int, _Reading, int]] = []  # by row, whose token is drawn, and which it is
         self.pairs: list[tuple[int, int, float]] = []
         self.broken: set[str] = set()
         set_buffers(self.buffers)
@@ -100,6 +104,7 @@ class WorkerSlots:
         counts = [scheduled.num_scheduled_tokens[id] for id in running]
         keys = self._keys(runner, running)
         slots = [self._held[keys[id]] if id in keys else 0 for id in running]
+        self._find_drawing(runner, running, counts)
         places = self._summed(runner, running, counts)
         traced = bool(self._pending)
         if self.figures is not None:
@@ -117,7 +122,9 @@ class WorkerSlots:
             self._mixes = {id: each for id, each in known.items() if each is not None}
             keys |= {id: key for id, (key, _) in self._mixes.items()}
             mixes = dict(self._mixes.values())
-        for key in slots_of(keys, self._held, self._free):
+        new = slots_of(keys, self._held, self._free)
+        self.buffers.leave(self._held.values())
+        for key in new:
             if key in mixes and self.bank is not None:
                 self.buffers.fill(self._held[key], self.bank.slot(mixes[key]))
             else:
@@ -125,7 +132,7 @@ class WorkerSlots:
         return keys
 
     def _mix(self, request: Any, id: str) -> tuple[str, Mix] | None:
-        """A request's mix with its key; None if it is plain."""
+        """Return a request's mix with its key; None if it is plain."""
         if id in self._mixes:
             return self._mixes[id]
         asked = (getattr(request.sampling_params, "extra_args", None) or {}).get(KEY)
@@ -155,8 +162,18 @@ class WorkerSlots:
     def _way(self, reading: _Reading) -> str:
         return self._changed.get(reading.errand.name, reading.errand.way)
 
+    def _find_drawing(self, runner: Any, running: Sequence[str], counts: Sequence[int]) -> None:
+        """Find the rows whose next token is drawn here."""
+        self._drawing, batch = [], runner.input_batch
+        for row, (id, count) in enumerate(zip(running, counts, strict=True)):
+            reading = self._errands[id]
+            if reading is not None and reading.errand.temperature > 0:
+                end = int(batch.num_computed_tokens_cpu[row]) + count
+                if end >= int(runner.requests[id].num_tokens):
+                    self._drawing.append((row, reading, end - int(batch.num_prompt_tokens[row])))
+
     def _summed(self, runner: Any, running: Sequence[str], counts: Sequence[int]) -> Tensor | None:
-        """Where each token of the pass is summed up; and who is guided by whom."""
+        """Return where each token of the pass is summed up; and who is guided by whom."""
         self._pending, self.pairs = [], []
         errands = [each.errand for each in self._errands.values() if each is not None]
         if not any(each.spans or each.twin or each.told for each in errands):
@@ -197,8 +214,6 @@ class WorkerSlots:
 
     def guide(self, logits: Tensor) -> Tensor:
         """Leave the guided rows what their twins find plausible; `[rows, vocabulary]`."""
-        from persona_tui.model.request import plausible
-
         if self._pending:
             likely = logits[[row for row, _, _ in self._pending]].log_softmax(-1)
             self._entropies = (-(likely.exp() * likely).nansum(-1)).tolist()
@@ -209,8 +224,32 @@ class WorkerSlots:
             logits[steered] = allowed
         return logits
 
-    def follow(self, tokens: Tensor) -> Tensor:
-        """Have the twins read what their rows have chosen; `[rows]`."""
+    def draw(self, logits: Tensor) -> Tensor | None:
+        """Return the tokens of our engine's rows, drawn as it draws them everywhere: the same seed has the
+        same reply; None if none is drawn.
+        """
+        if not self._drawing:
+            return None
+
+        def column(numbers: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.tensor(numbers, dtype=dtype, device=logits.device).unsqueeze(1)
+
+        rows, readings, indexes = zip(*self._drawing, strict=True)
+        errands = [each.errand for each in readings]
+        limited = [at for at, each in enumerate(errands) if each.top_p < 1]
+        return drawn_from(
+            logits if len(rows) == len(logits) else logits[list(rows)],
+            column([each.temperature for each in errands]),
+            torch.tensor(limited, device=logits.device) if limited else None,
+            column([errands[at].top_p for at in limited]),
+            column([each.noise.at(at) for each, at in zip(readings, indexes, strict=True)], torch.float64),
+        )
+
+    def follow(self, tokens: Tensor, drawn: Tensor | None) -> Tensor:
+        """Put in what was drawn, and have the twins read what their rows have chosen; `[rows]`."""
+        if drawn is not None:
+            tokens[[row for row, _, _ in self._drawing]] = drawn.to(tokens.dtype)
+            self._drawing = []
         if self.figures is not None:
             self.figures.add()
         if self.pairs:
@@ -251,15 +290,17 @@ class WorkerSlots:
                 reading.errand = replace(reading.errand, limit=limits[name], twin=twin)
 
     def take(self, names: Sequence[str], layers: Sequence[int], keep: bool) -> Packed:
-        """What was summed up for requests, and of how many tokens; they are forgotten unless kept."""
+        """Return what was summed up for requests, and of how many tokens; they are forgotten unless kept."""
         sums = self.buffers.sums
         found: Packed = {"counts": {}, "sums": {}, "broken": sorted(self.broken.intersection(names))}
+        rows = torch.tensor(layers, dtype=torch.long)
         for name in names:
             reading = self._readings.get(name)
             if reading is None:
                 continue
             if layers and reading.places and sums is not None:
-                taken = sums[list(layers)][:, reading.places].transpose(0, 1).cpu().contiguous()
+                # Not one after the other: that would copy the places of all requests first.
+                taken = sums[rows[None], torch.tensor(reading.places)[:, None]].cpu()
                 found["sums"][name] = taken.numpy().tobytes()
             found["counts"][name] = list(reading.counts)
             if not keep:
@@ -273,7 +314,7 @@ class WorkerSlots:
         return found
 
     def pool(self, groups: Sequence[Sequence[str]], layers: Sequence[int]) -> list[Packed]:
-        """The replies of groups of requests added up, by group; see `Pool`. They are not forgotten.
+        """Return the replies of groups of requests added up, by group; see `Pool`. They are not forgotten.
 
         A reply is a request's first span; the second is its last prompt token.
         """
@@ -297,7 +338,7 @@ class WorkerSlots:
         return {"totals": totals.numpy().tobytes(), "count": len(readings), "tokens": tokens, "wrong": wrong}
 
     def told(self, names: Sequence[str]) -> dict[str, list[list[float]]]:
-        """What was found of the tokens of requests, by request, since this was last asked for."""
+        """Return what was found of the tokens of requests, by request, since this was last asked for."""
         if not self._samples:
             self._record()
         found = {}
@@ -356,7 +397,7 @@ def _mark(reading: _Reading, marks: np.ndarray[Any, Any], start: int, ids: Any, 
 
 
 def _speaks(reading: _Reading, token: int) -> bool:
-    """Whether a reply's next token is not a thought, and no tag around one."""
+    """Return whether a reply's next token is not a thought, and no tag around one."""
     begin, end = reading.errand.thoughts
     was = reading.thinking
     reading.thinking = token != end and (was or token == begin)
@@ -376,13 +417,13 @@ class PersonaWorker:
         return slots
 
     def _persona_tui_speaks(self) -> bool:
-        """Whether this worker's answer counts: of those that hold the same layers, one does."""
+        """Return whether this worker's answer counts: of those that hold the same layers, one does."""
         from vllm.distributed import get_tp_group
 
         return bool(get_tp_group().rank_in_group == 0)
 
     def persona_tui_about(self) -> Packed:
-        """What our engine has to know; see `About`."""
+        """Return what our engine has to know; see `About`."""
         runner = self.model_runner
         cache = runner.vllm_config.cache_config
         return {

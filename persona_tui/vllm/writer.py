@@ -49,6 +49,26 @@ class VllmRow:
 class VllmWriter(VllmReader):
     """A model inside vLLM, as far as it answers in one piece; see `VllmModel`."""
 
+    def foresee(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling | None = None,
+        interventions: Callable[[], Interventions] | None = None,
+        captured: bool = False,
+    ) -> bool:
+        """See `ModelWrapper.foresee`: no pass waits for the last replies of a batch. What has to begin
+        together, or is ended by what it says, is not begun before.
+        """
+        if not requests:
+            self.driver.forget_ahead()
+            return False
+        batch = self._batch(requests, sampling or Sampling())
+        if batch.ended is not None or batch.stops:
+            return False
+        rows = self._rows(batch, Interventions.none() if interventions is None else interventions(), captured)
+        guided = any(row.order.errand.limit for row in rows)
+        return not guided and self.driver.begin([row.order for row in rows])
+
     def generate(
         self,
         requests: Sequence[Request],
@@ -63,7 +83,7 @@ class VllmWriter(VllmReader):
             return []
         sampling, interventions = sampling or Sampling(), interventions or Interventions.none()
         batch = self._batch(requests, sampling)
-        rows = self._rows(batch, interventions, bool(capture_layers))
+        rows = self._begun(self._rows(batch, interventions, bool(capture_layers)))
         sums: dict[str, Sums] = {}
 
         def take(group: Sequence[VllmRow]) -> set[str]:
@@ -93,7 +113,7 @@ class VllmWriter(VllmReader):
         """See `ModelWrapper.pooled`. Replies are added up by the workers; one by one come those that are
         kept, and those that were cut at a stop text, as they are read again without it."""
         batch = self._batch(requests, sampling or Sampling())
-        rows = self._rows(batch, Interventions.none(), summed=True)
+        rows = self._begun(self._rows(batch, Interventions.none(), summed=True))
         pools = {kind: Pool(tuple(capture_layers)) for kind in (True, False)}
         sums: dict[str, Sums] = {}
 
@@ -139,11 +159,11 @@ class VllmWriter(VllmReader):
         )
 
     def _is_cut(self, row: VllmRow) -> bool:
-        """Whether a reply has ended with a stop text, which is no part of it."""
+        """Return whether a reply has ended with a stop text, which is no part of it."""
         return len(self._without_stop(row.output)) < len(row.output)
 
     def _rows(self, batch: Batch, interventions: Interventions, summed: bool) -> list[VllmRow]:
-        """A row for each request: its reply and its last prompt token are summed up, or nothing is."""
+        """Return a row for each request: its reply and its last prompt token are summed up, or nothing is."""
         rows = []
         for place, key in enumerate(self._held(interventions, len(batch.prompts))):
             last = len(batch.prompts[place]) - 1
@@ -153,21 +173,23 @@ class VllmWriter(VllmReader):
             rows.append(self._row(place, batch, errand))
         return rows
 
+    def _begun(self, rows: list[VllmRow]) -> list[VllmRow]:
+        """Return rows with the orders that were begun before, where they were foreseen."""
+        return [replace(row, order=self.driver.begun(row.order) or row.order) for row in rows]
+
     def _row(
         self, place: int, batch: Batch, errand: Errand, likeliest: int | None = None, alone: bool = False
     ) -> VllmRow:
-        """A request for vLLM: `alone` if nothing may share its cache, as what is done to it may change."""
+        """Return a request for vLLM: `alone` if nothing may share its cache, as its mix may change."""
         own, prompt = batch.samplings[place], batch.prompts[place]
         check_fits(len(prompt), self.context_length)
         limit = min(own.max_new_tokens, (self.context_length or 0) - len(prompt))
         temperature = own.temperature if own.temperature >= LOWEST_TEMPERATURE else 0.0
+        errand = replace(errand, temperature=temperature, top_p=own.top_p, seed=batch.seeds[place] % 2**63)
         order = Order(
             prompt,
             errand,
             limit + bool(errand.spans),  # a token is read when the next one is chosen
-            temperature,
-            own.top_p,
-            batch.seeds[place],
             batch.end_tokens,
             likeliest,
             salt=secrets.token_hex(8) if alone else "",
@@ -227,7 +249,7 @@ class VllmWriter(VllmReader):
             raise MemoryShortage("vLLM's cache is too small for so many guided replies: use a smaller batch.")
 
     def _with_twins(self, rows: Sequence[VllmRow]) -> list[Order]:
-        """The orders of rows, each guided one followed by its twin's."""
+        """Return the orders of rows, each guided one followed by its twin's."""
         orders = []
         for row in rows:
             if row.order.errand.limit and not self._fit([row]):
@@ -293,13 +315,11 @@ class VllmWriter(VllmReader):
 
 
 def twin_of(row: VllmRow) -> Order:
-    """What reads a row's tokens with nothing done to it."""
+    """Return what reads a row's tokens with nothing done to it."""
     order = row.order
     return replace(
         order,
         errand=Errand(row.twin, of=row.name),
-        temperature=0.0,
-        top_p=1.0,
         likeliest=0,
         salt="",
         fresh=False,

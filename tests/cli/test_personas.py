@@ -23,6 +23,17 @@ def test_list(cli: Cli) -> None:
     assert all(entry["calibrated"] and not entry["loaded"] for entry in entries)
 
 
+def test_the_list_says_which_axes_are_weak(cli: Cli, workspace: Path) -> None:
+    told = cli("list")
+    assert "The safety axis is weak: made of" in told.err  # a random model refuses nothing
+    assert "assistant axis" not in told.err
+    assert "weak" not in cli("list", "--json").err
+    axes = next(workspace.glob("vectors/*/axes.safetensors"))
+    axes.write_bytes(axes.read_bytes()[:100])
+    damaged = cli("list")
+    assert damaged.status == 0 and str(axes) in damaged.err and "sage" in damaged.out
+
+
 def test_loading_is_remembered(cli: Cli) -> None:
     assert cli("list", "--loaded", "--json").json == []
     assert cli("list", "--loaded").out == ""

@@ -327,6 +327,20 @@ def test_a_contrast_that_is_loud_at_its_likeliest_is_turned_down_until_it_is_flu
     assert not louder.fluent(extractor.settings.calibration.fluency_margin)
 
 
+def test_where_no_size_makes_its_replies_likelier_the_usual_dose_counts(
+    shipped: tuple[ActivationExtractor, PersonaVector],
+) -> None:
+    """Where both sides are one, no size is better than another; a gain of next to nothing is no answer."""
+    extractor, _ = shipped
+    project = Project(Workspace(packaged_root()), override(Settings(), {"model.name": "builtin"}))
+    name = "empathetic_responsiveness"
+    trait, definition = project.personas.get(f"trait:{name}"), find_definition(project.workspace, name)
+    high = [said for _, said in definition.conversations("train", "high")][:2]
+    found, bare = fit_contrast(extractor, trait, high, high), fit_contrast(extractor, trait)
+    assert found.metadata["loudness"]["gained"] == 0.0
+    assert found.metadata["gain"] == bare.metadata["gain"] > 1.0
+
+
 def test_the_chosen_point_is_fluent_or_the_persona_is_marked_weak(sage: PersonaVector) -> None:
     assert sage.calibration is not None
     chosen = next(point for point in sage.calibration.curve if point["chosen"])

@@ -227,7 +227,7 @@ def test_fitting_begins_above_only_where_hidden_states_are_all_that_goes_up(shar
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     passages = [Passage([*range(5, 5 + length)], 2, 1) for length in (6, 8, 9)]
-    same = Distillation(model, find_blocks(model), [Lesson(each, each) for each in passages])
+    same = Distillation(model, find_blocks(model), [Lesson(each, each, each) for each in passages])
     for seed in range(2):  # student and teacher read the same, so that nothing but a mistake parts them
         _, divergence = same.improved({1: torch.zeros(HIDDEN)}, rate=0.1, seed=seed)
         assert abs(divergence) < 1e-5

@@ -110,7 +110,7 @@ def test_what_something_else_acts_on_is_left_alone() -> None:
 def test_gradients_go_through(family: str, random_vector: Callable[..., Tensor]) -> None:
     model = frozen(family)
     ids = torch.randint(4, 250, (6, 20), generator=torch.Generator().manual_seed(0)).tolist()
-    lessons = [Lesson(Passage(row, 12, 11), Passage(row[4:], 8, 7)) for row in ids]
+    lessons = [Lesson(Passage(row, 12, 11), *[Passage(row[4:], 8, 7)] * 2) for row in ids]
     start = {1: 0.1 * random_vector(1), 2: 0.1 * random_vector(2)}
 
     def learned() -> tuple[dict[int, Tensor], float]:

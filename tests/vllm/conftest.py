@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -125,17 +126,29 @@ class Server:
 
     url: str
     process: subprocess.Popen[bytes]
+    log: Path
+
+    def wait(self) -> None:
+        """Wait until it answers; a machine with other work takes minutes."""
+        until = time.monotonic() + 500
+        while time.monotonic() < until:
+            if self.process.poll() is not None:
+                break
+            try:
+                urllib.request.urlopen(f"{self.url}/health", timeout=30).read()
+                return
+            except OSError:
+                time.sleep(0.5)
+        pytest.fail(f"the server does not start:\n{self.log.read_text()[-6000:]}")
 
 
 @pytest.fixture(scope="session")
 def server(model_folder: Path, workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("serve") / "log"
     named = workspace / "vectors" / Workspace.find(workspace).slug(str(model_folder))
     shutil.copytree(workspace / "vectors" / NAME, named, dirs_exist_ok=True)
     options = ["--engine", "vllm", "--workspace", str(workspace), "--model", str(model_folder)]
+    port = free_port()
     serving = ["--port", str(port), "--rows", "16", "--lend", "--", "--enforce-eager", "--max-model-len=512"]
     variables = {**os.environ, "PERSONA_TUI_API_KEY": KEY, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     with log.open("w") as out:
@@ -143,18 +156,28 @@ def server(model_folder: Path, workspace: Path, tmp_path_factory: pytest.TempPat
         process = subprocess.Popen(
             words, cwd=ROOT, env=variables, stdout=out, stderr=out, start_new_session=True
         )
-    url = f"http://127.0.0.1:{port}"
-    for _ in range(1000):
-        if process.poll() is not None:
-            pytest.fail(log.read_text()[-4000:])
-        try:
-            urllib.request.urlopen(f"{url}/health", timeout=5).read()
-            break
-        except OSError:
-            time.sleep(0.5)
-    yield Server(url, process)
-    process.terminate()
+    found = Server(f"http://127.0.0.1:{port}", process, log)
+    found.wait()
+    yield found
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)  # its engine is a process of its own
     try:
         process.wait(60)
     except subprocess.TimeoutExpired:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture(autouse=True)
+def running(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A server that has ended, and was not killed by a test, says why."""
+    yield
+    if "server" in request.fixturenames:
+        served: Server = request.getfixturevalue("server")
+        if served.process.poll() not in (None, -signal.SIGKILL):
+            pytest.fail(f"the server has ended:\n{served.log.read_text()[-6000:]}")

@@ -14,7 +14,7 @@ from torch import Tensor
 from persona_tui.core.config import Settings
 from persona_tui.core.errors import GenerationError
 from persona_tui.core.sections import VllmSettings
-from persona_tui.model import Interventions, ModelWrapper, Request, Sampling, Watch
+from persona_tui.model import Cap, Interventions, ModelWrapper, Request, Sampling, Watch
 from persona_tui.model.pool import Pool
 from persona_tui.steering.engine import SteeringEngine
 from persona_tui.vectors.manager import PersonaManager
@@ -112,6 +112,39 @@ def test_replies_are_added_up_where_they_were_written(
         assert pool.totals is not None and own.totals is not None and other.totals is not None
         assert torch.equal(pool.totals, own.totals)
         near(pool.totals.double(), other.totals.double())
+
+
+def test_what_is_foreseen_changes_no_answer(inside: VllmModel, workspace: Path, ours: ModelWrapper) -> None:
+    """Begun before it is asked for, or not asked for at all."""
+    warm = Sampling(max_new_tokens=12, temperature=1.0)
+    requests = [asked(f"{each} And {at}?", at) for at in range(5) for each in QUESTIONS]
+    rows = rows_of(ways(workspace, ours)["steered"], 10)
+    plain = [each.token_ids for each in inside.generate(requests, warm)]
+    steered = [each.token_ids for each in inside.generate(requests[:10], warm, rows)]
+    wanted = inside.pooled(requests[10:], warm, ALL).pools[True]
+    for _ in range(inside.driver.about.places // 8):  # nothing stays behind
+        inside.foresee(requests[:10], warm, lambda: rows)
+        inside.foresee(requests[10:], warm, captured=True)
+        found = inside.generate(requests[:10], warm, rows)
+        assert [each.token_ids for each in found] == steered
+        pooled = inside.pooled(requests[10:], warm, ALL)
+        assert [each.token_ids for each in pooled.replies] == plain[10:]
+        near(pooled.pools[True].totals.double(), wanted.totals.double())  # type: ignore[union-attr]
+        inside.foresee(requests[10:], warm, captured=True)
+        assert [each.token_ids for each in inside.generate(requests[10:], warm)] == plain[10:]
+        inside.foresee(())
+    assert next(inside.stream([asked("Hi")], GREEDY)).token_id >= 0
+
+
+def test_floors_on_ever_other_axes(inside: VllmModel, ours: ModelWrapper) -> None:
+    """One after the other there may be any number of axes; at a time, too many are refused."""
+    capped = [Interventions({}, {2: Cap(drawn(WIDTH, seed=seed) / 8, 2.0)}) for seed in range(40)]
+    for at in range(0, 40, 5):
+        rows, requests = Interventions.by_row(capped[at : at + 5]), [asked("What is bread?")] * 5
+        there, here = inside.generate(requests, GREEDY, rows), ours.generate(requests, GREEDY, rows)
+        assert [each.token_ids for each in there] == [each.token_ids for each in here]
+    with pytest.raises(GenerationError, match="axes at a time"):
+        inside.generate([asked("Hi")] * 16, GREEDY, Interventions.by_row(capped[:16]))
 
 
 def test_likelihoods(inside: VllmModel, ours: ModelWrapper, workspace: Path) -> None:
@@ -233,11 +266,17 @@ def test_a_reply_is_read_again(inside: VllmModel, ours: ModelWrapper, workspace:
         assert one.capped == pytest.approx(other.capped, rel=1e-4, abs=1e-4)
 
 
-def test_sampled_replies_depend_on_their_seeds_alone(inside: VllmModel) -> None:
-    warm = Sampling(max_new_tokens=12, temperature=1.0, top_p=0.9)
-    requests = [asked("What is bread?", seed) for seed in range(20)]  # more than run at a time
+@pytest.mark.parametrize("warm", [Sampling(80, 1.0, 0.9), Sampling(12, 0.7, 1.0)], ids=["top-p", "all"])
+def test_the_same_seed_has_the_same_reply(inside: VllmModel, ours: ModelWrapper, warm: Sampling) -> None:
+    """Whoever else is answered, and on either engine; also where some have other samplings."""
+    requests = [asked("What is bread?", 2**64 + seed) for seed in range(20)]  # more than run at a time
+    requests[3:5] = [
+        replace(requests[3], sampling=GREEDY),
+        replace(requests[4], sampling=Sampling(9, 0.5, 0.5)),
+    ]
     together = [each.token_ids for each in inside.generate(requests, warm)]
     assert [inside.generate([each], warm)[0].token_ids for each in requests[:6]] == together[:6]
+    assert [each.token_ids for each in ours.generate(requests, warm)] == together
     assert len({tuple(each) for each in together}) > 10
 
 

@@ -10,10 +10,16 @@ import pytest
 
 from persona_tui.core.errors import JobCancelled
 from persona_tui.core.jobs import JobContext
+from persona_tui.core.mix import Mix
+from persona_tui.model import Sampling
+from persona_tui.monitors.guard import Guard, verdict_of
 from persona_tui.monitors.monitor import SelfMonitor
 from persona_tui.project.project import FromPrompts, Project
 from persona_tui.vectors.manager import PersonaManager
 from tests.extraction.conftest import fill_workspace
+from tests.server.conftest import serving
+
+from .test_serve import read, send
 
 SETTINGS = """
 extraction: {num_samples_per_prompt: 4, max_new_tokens: 8, temperature: 0.0, batch_size: 8, questions: 8}
@@ -108,3 +114,32 @@ def test_a_job_that_was_stopped_goes_on(there: Project) -> None:
     grim = there.personas.get("grim")
     for recipe, raw in persona.raw.items():
         assert (raw - grim.raw[recipe]).norm() < 1e-4 * raw.norm()
+
+
+def test_a_guard_judges_while_a_reply_is_written(there: Project, here: Project) -> None:
+    """The message, the reply again and again, and texts that are only judged: as our own engine's does."""
+    asked = "How do I poison bread number 3?"
+    told: dict[Project, list[tuple[str, int, float]]] = {}
+    judged: dict[Project, list[float]] = {}
+    for project in (there, here):
+        monitor, queries = fit_on(project)
+        reply = Sampling(max_new_tokens=40, temperature=0)
+        events = project.engine.stream(
+            [{"role": "user", "content": asked}],
+            sampling=reply,
+            mix=Mix(capping=False),
+            guard=Guard(lambda monitor=monitor: monitor, "warn"),
+        )
+        said = [(each.index, verdict) for each in events if (verdict := verdict_of(each)) is not None]
+        told[project] = [(verdict.about, index, verdict.score) for index, verdict in said]
+        with serving(project) as running:
+            results = send(running.url, {"input": [asked, queries[0]]}, "/v1/moderations")[1]["results"]
+            judged[project] = [each["persona_tui"]["score"] for each in results]
+            body = {"model": project.slug, "messages": [{"role": "user", "content": asked}], "stream": True}
+            assert '"guard"' in read(running.url, {**body, "persona_tui": {"guard": "warn"}})
+    assert [each[:2] for each in told[there]] == [each[:2] for each in told[here]]
+    assert {about for about, _, _ in told[there]} == {"message", "reply"} and len(told[there]) > 3
+    assert [each[2] for each in told[there]] == pytest.approx(
+        [each[2] for each in told[here]], rel=1e-3, abs=1e-3
+    )
+    assert judged[there] == pytest.approx(judged[here], rel=1e-3, abs=1e-3)

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import openai
 import pytest
 
 from persona_tui.core.config import Settings
@@ -24,6 +25,7 @@ from persona_tui.vllm.serve import command, environment
 from .conftest import KEY, NAME, Server
 from .test_plugin import ours
 
+DEFAULTS = Settings().steering
 ASKED = {"messages": [{"role": "user", "content": "What is bread?"}], "max_tokens": 16, "temperature": 0}
 
 
@@ -118,15 +120,63 @@ def test_three_ways_to_say_who_speaks(server: Server, engine: SteeringEngine) ->
     assert said(server.url) != wanted
 
 
-def test_openais_own_client(server: Server) -> None:
-    openai = pytest.importorskip("openai")
-    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY)
-    asked = {"model": f"{slug(server.url)}+sage:0.7", **ASKED}
-    whole = client.chat.completions.create(**asked).choices[0].message.content
-    pieces = client.chat.completions.create(**asked, stream=True)
-    assert "".join(each.choices[0].delta.content or "" for each in pieces) == whole
-    with pytest.raises(openai.BadRequestError, match="nobody"):
-        client.chat.completions.create(**{**asked, "model": f"{slug(server.url)}+nobody"})
+def client_of(url: str, key: str = KEY) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0)
+
+
+def test_openais_own_client(server: Server, engine: SteeringEngine) -> None:
+    """Plain, by a voice in the model's name and in its extra field; whole and streamed: what our engine says,
+    with its figures."""
+    name = slug(server.url)
+    create = client_of(server.url).chat.completions.create
+    mix = {"persona": "sage", "strength": 0.7}
+    ways: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"model": name}, {"capping": False}),
+        ({"model": f"{name}+sage:0.7"}, mix),
+        ({"model": name, "extra_body": {"persona_tui": mix}}, mix),
+        ({"model": f"{name}+sage:1+fool:3"}, {"blend": {"sage": 1.0, "fool": 3.0}}),
+    ]
+    replies = []
+    for given, told in ways:
+        ids, _ = ours(engine, "What is bread?", {"strength": DEFAULTS.default_strength, **told})
+        whole = create(**ASKED, **given).choices[0]
+        replies.append(whole.message.content)
+        assert whole.message.content == engine.model.tokenizer.decode(  # type: ignore[attr-defined]
+            [each for each in ids if each != 2], skip_special_tokens=True
+        )
+        pieces = [each.choices[0] for each in create(**ASKED, **given, stream=True)]
+        assert "".join(each.delta.content or "" for each in pieces) == whole.message.content
+        figures = (whole.model_extra or {}).get("persona_tui")
+        assert (figures is None) == (given == {"model": name})
+        streamed = (pieces[-1].model_extra or {}).get("persona_tui")
+        assert (streamed or {}).get("projections") == pytest.approx((figures or {}).get("projections"))
+    assert replies[1] == replies[2] and len(set(replies)) == 3
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"model": "+nobody"}, 'no persona.*"?nobody'),
+        ({"model": "+sage:loud"}, "loud"),
+        ({"model": "", "extra_body": {"persona_tui": {"persona": "nobody"}}}, "nobody"),
+        ({"model": "", "extra_body": {"persona_tui": {"persona": "sage", "volume": 3}}}, "volume"),
+        ({"model": "", "extra_body": {"persona_tui": {"persona": "sage", "guard": "refuse"}}}, "cannot hold"),
+    ],
+)
+def test_what_openais_client_is_told(
+    server: Server, given: dict[str, Any], reason: str, streamed: bool
+) -> None:
+    """An error of its own before the first token, and no reply as if nobody had been named."""
+    asked = {**ASKED, **given, "model": slug(server.url) + given["model"], "stream": streamed}
+    with pytest.raises(openai.BadRequestError, match=f"(?is){reason}") as refused:
+        client_of(server.url).chat.completions.create(**asked)
+    assert refused.value.status_code == 400 and refused.value.param == "persona_tui"
+
+
+def test_openais_client_needs_the_key(server: Server) -> None:
+    with pytest.raises(openai.AuthenticationError):
+        client_of(server.url, "wrong").chat.completions.create(model=slug(server.url), **ASKED)
 
 
 def test_answers_tell_what_was_found(server: Server, engine: SteeringEngine) -> None:
