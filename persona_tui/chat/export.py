@@ -128,9 +128,11 @@ def write_export(
 
 
 def exported(store: SessionStore, id: str, as_json: bool) -> str:
-    """Return a chat as JSON or Markdown, with the end of its last line."""
+    """Return a chat as JSON or Markdown, with the end of its last line; half a character becomes a "?"."""
     conversation, _ = store.load(id)
     info = store.info(id)
     if as_json:
-        return json.dumps(export_json(conversation, info), ensure_ascii=False, indent=2) + "\n"
-    return export_markdown(conversation, info)
+        text = json.dumps(export_json(conversation, info), ensure_ascii=False, indent=2) + "\n"
+    else:
+        text = export_markdown(conversation, info)
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -221,9 +221,16 @@ def _fill(root: Path) -> None:
             for name in PACKAGED:
                 if (source / name).exists() and not (root / name).exists():
                     _copy_whole(source / name, root / name)
-    except (OSError, shutil.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise WorkspaceError(f"The workspace {root} cannot be made: {reason}.") from error
+    except OSError as error:
+        raise WorkspaceError(f"The workspace {root} cannot be made: {_reason(error)}.") from error
+
+
+def _reason(error: OSError) -> str:
+    """Return why something could not be copied; of a folder, why its first file could not."""
+    if isinstance(error, shutil.Error):
+        said = str(error.args[0][0][2])  # "[Errno 28] No space left on device: 'from' -> 'to'"
+        return said.partition("] ")[2].partition(":")[0] or said
+    return error.strerror or str(error)
 
 
 def _copy_whole(source: Path, target: Path) -> None:

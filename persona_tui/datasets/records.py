@@ -344,14 +344,22 @@ def _prompt_of(value: Any, where: str) -> str:
 
 
 def _text_prompts(text: str) -> Iterator[Row]:
-    """Prompts with an empty line between two; without one, lines that are whole sentences are prompts."""
+    """Prompts with an empty line between two; without one, lines that are whole sentences are prompts.
+
+    Where every line begins like an item of a list, each is a prompt, without that sign.
+    """
     lines = [line.strip() for line in text.splitlines()]
+    items = [_ITEM.match(line) for line in lines if line]
+    if items and all(items):
+        yield from enumerate((item[1] for item in items if item is not None), start=1)
+        return
     blocks = re.split(r"\n\s*\n", text.strip())
     if len(blocks) == 1 and all(line[-1] in _SENTENCE_ENDS for line in lines if line):
         blocks = [line for line in lines if line]
     yield from enumerate((block for block in blocks if block.strip()), start=1)
 
 
+_ITEM = re.compile(r"(?:[-*•]|\d{1,3}[.)])[ \t]+(\S.*)")
 _SENTENCE_ENDS = ".!?\"'\u201d\u2019\u2026\u3002"
 
 

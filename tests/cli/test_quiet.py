@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -105,6 +106,16 @@ def test_a_full_disk_is_one_line(workspace: Path, command: tuple[str, ...]) -> N
         _, err = process.communicate(timeout=100)
     assert process.returncode == 1
     assert err.count("\n") == 1 and "No space left" in err
+
+
+def test_a_workspace_that_has_no_room_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    limit = (100_000, 100_000)  # bytes of a file; the vectors are larger
+    small = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit)}
+    process = spawn("--workspace", tmp_path / "new", "list", **small)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert err == f"Error: The workspace {tmp_path / 'new'} cannot be made: File too large.\n"
 
 
 def test_a_config_keeps_its_line_ends_and_its_mark(cli: Cli, workspace: Path) -> None:

@@ -151,6 +151,14 @@ def test_export(talk: Cli, tmp_path: Path) -> None:
     assert target.read_text().startswith("# Colours")
 
 
+def test_half_a_character_in_a_session_is_exported(talk: Cli, store: SessionStore, tmp_path: Path) -> None:
+    path = store.folder / f"{store.list()[0].id}.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"turquoise", rb"turquoise\ud83d"))
+    for name in ("out.md", "out.json"):
+        assert talk("sessions", "export", "last", "-o", tmp_path / name).status == 0
+        assert "turquoise??" in (tmp_path / name).read_text(encoding="utf-8")
+
+
 def test_rename_and_delete(talk: Cli, store: SessionStore) -> None:
     assert talk("sessions", "rename", "last", " New   name ").out.endswith(": New name\n")
     refused = talk("sessions", "delete", "last")

@@ -97,6 +97,9 @@ def test_prompts_of_ones_own_are_text_or_json_lines(tmp_path: Path) -> None:
     lines = tmp_path / "prompts.jsonl"
     write_lines(lines, '{"id": "a", "system_prompt": "You are a cook."}')
     assert records.read_prompt_file(lines) == ["You are a cook."]
+    for marks in (("- ", "- "), ("1. ", "2. ")):
+        text.write_text(f"{marks[0]}You are a cook\n{marks[1]}You love soup\n", encoding="utf-8")
+        assert records.read_prompt_file(text) == ["You are a cook", "You love soup"]
     text.write_text(" \n", encoding="utf-8")
     with pytest.raises(DatasetError, match="is empty"):
         records.read_prompt_file(text)
