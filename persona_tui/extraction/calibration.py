@@ -59,7 +59,7 @@ MULTIPLES = {
 # not recover more, since their teacher exaggerates: what is likeliest is not what they were fitted to.
 NEARLY = 0.9
 FITTED = 1.0  # the size that distilled vectors were fitted at
-LIKELIEST = 0.7  # times that, they make prompted replies about as likely as they can; they were taught more
+LIKELIEST = 0.85  # times that, they make prompted replies about as likely as they can; they were taught more
 CONTRASTED = (0.5, 1.0, 1.6, 2.5)  # the same where loudness is all that is measured
 UNGUIDED = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the usual dose, where nothing says what size is right
 QUIETER = 4  # how often half the size is tried where none of these is fluent
