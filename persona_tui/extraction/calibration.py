@@ -57,7 +57,7 @@ MULTIPLES = {
 }
 # Of what the mean difference recovers: distilled vectors that recover less learned nothing of use. They need
 # not recover more, since their teacher exaggerates: what is likeliest is not what they were fitted to.
-NEARLY = 0.9
+NEARLY = 0.7
 FITTED = 1.0  # the size that distilled vectors were fitted at
 LIKELIEST = 0.85  # times that, they make prompted replies about as likely as they can; they were taught more
 CONTRASTED = (0.5, 1.0, 1.6, 2.5)  # the same where loudness is all that is measured
