@@ -48,11 +48,11 @@ class Way:
 
 
 WAYS = {
-    "given": Way(12, (0.4, 0.2)),
-    "own": Way(12, (0.4,), (0.2,)),
-    "own, no focus": Way(12, (0.4,), (0.2,), focus=0.0),
-    "own, no focus, emphasis 1.5": Way(12, (0.4,), (0.2,), 1.5, 0.0),
-    "own, emphasis 2, focus 0.5": Way(12, (0.4,), (0.2,), 2.0, 0.5),
+    "given": Way(12, (0.3, 0.15)),
+    "own": Way(12, (0.3,), (0.15,)),
+    "own, no focus": Way(12, (0.3,), (0.15,), focus=0.0),
+    "own, no focus, emphasis 1.5": Way(12, (0.3,), (0.15,), 1.5, 0.0),
+    "own, emphasis 2, focus 0.5": Way(12, (0.3,), (0.15,), 2.0, 0.5),
     "own, many": Way(24, (0.3,), (0.15,)),
 }
 HEADER = ("persona", "way", "cost", "size", "expression", "nats lost", "repetition", "on topic")

@@ -27,8 +27,8 @@ from persona_tui.vectors.persona import PersonaVector
 
 LESSONS = 12  # replies of each kind, at most: never more than the extraction had
 LESSON_TOKENS = 64  # of a reply; what a persona is shows early
-RATES = (0.4,)  # how far a step goes, pass by pass: see `Distillation.improved`
-OWN_RATES = (0.2,)  # the same of passes over replies that are written with the vectors so far
+RATES = (0.3,)  # how far a step goes, pass by pass: see `Distillation.improved`
+OWN_RATES = (0.15,)  # the same of passes over replies that are written with the vectors so far
 # How far the teacher goes. Vectors recover about half of what a teacher does; fitted to one that goes further
 # than the system prompts, they speak more clearly and more fluently than fitted to the plain one and doubled.
 EMPHASIS = 2.5

@@ -62,7 +62,7 @@ _PLAUSIBLE = (
 )
 _NEVER = -30.0  # log-probability of a token that the teacher rules out
 _UNLIKELY = -10.0  # and the least that counts where the student wrote the replies
-_ROWS = 4  # lessons in one step
+_ROWS = 3  # lessons in one step
 _BETAS = (0.9, 0.99)  # a pass over the lessons has few steps, too few for Adam's usual 0.999
 
 

@@ -108,7 +108,7 @@ _SECTIONS = (
             "traits_write",
         ),
     ),
-    ("on the persona map", ("map_again",)),
+    ("on the persona map", ("map_before", "map_after", "map_again")),
     ("in the drift screen", ("drift_again", "drift_cap")),
     (
         "on layers by tokens",

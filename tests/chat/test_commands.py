@@ -129,7 +129,7 @@ def test_the_floor_and_the_layers(session: Chat) -> None:
     assert execute(session, "/floor") == "The floor lies at percentile 25 of ordinary replies."
     assert execute(session, "/floor 40%") == "The floor lies at percentile 40 of ordinary replies."
     assert execute(session, "/axis safety") == "The floor is on the safety axis."
-    assert execute(session, "/layers 3-4") == "Personas are added at layer 3, 4."
+    assert execute(session, "/layers 3-4") == "Personas are added at layers 3, 4."
     assert (session.mix.percentile, session.mix.capping_axis, session.mix.layers) == (40, "safety", (3, 4))
     for line in ("/floor auto", "/axis auto", "/layers auto"):
         execute(session, line)
