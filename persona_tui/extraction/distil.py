@@ -232,7 +232,7 @@ def distil_work(
     )
     reply, above = len(asked) * most, _above(band, runner.model.n_layers)
     with_prompt, without = taught + reply, bare + reply  # read whole, all lessons of one kind
-    kinds = len(RATES[:1]) + len(OWN_RATES)  # the first lessons serve all passes over given replies
+    kinds = 1 + len(OWN_RATES)  # the given lessons serve all of their passes
     steps = 2 * (len(RATES) + len(OWN_RATES)) * above  # forth and back, over lessons of one kind
     asking = taught + bare * len(OWN_RATES)
     # The teacher reads lessons with the system prompt, without it, and after another question.
