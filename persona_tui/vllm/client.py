@@ -10,8 +10,8 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -111,10 +111,14 @@ class ServedDriver(Driver):
                 4 * cap.axis.numel() for cap in slot.caps.values()
             )
             if size > _PIECE:
-                self._connection.send(f"{OURS}/ways", slots_to(piece))
+                self._send(piece)
                 piece, size = {}, 0
         if piece:
-            self._connection.send(f"{OURS}/ways", slots_to(piece))
+            self._send(piece)
+
+    def _send(self, slots: Mapping[str, Slot]) -> None:
+        with _going_on_later():
+            self._connection.send(f"{OURS}/ways", slots_to(slots))
 
     def _add(self, order: Order) -> None:
         self._lost = False
@@ -134,9 +138,8 @@ class ServedDriver(Driver):
         come = self._inbox.get()
         if isinstance(come, Exception):
             self._forget()
-            raise GenerationError(
-                f"{come}. What is finished is kept; run the command again to go on."
-            ) from come
+            with _going_on_later():
+                raise come
         found = [each for record in come for each in _one_by_one(record)]
         for arrival, told in found:
             if arrival.name in self._open:
@@ -171,7 +174,8 @@ class ServedDriver(Driver):
         self._waiting = [order for order in self._waiting if order.errand.name not in names]
         sent = [name for name in names if name not in unsent]
         if sent:
-            self._connection.post(f"{OURS}/abort", {"names": sent})
+            with _going_on_later():
+                self._connection.post(f"{OURS}/abort", {"names": sent})
 
     def take(
         self, names: Sequence[str], layers: Sequence[int] = (), keep: bool = False
@@ -185,7 +189,8 @@ class ServedDriver(Driver):
             for name in names:
                 self._told.pop(name, None)
         body = {"names": list(names), "layers": list(layers), "keep": keep}
-        data = self._connection.exchange(f"{OURS}/sums", body)
+        with _going_on_later():
+            data = self._connection.exchange(f"{OURS}/sums", body)
         try:
             return sums_from(data)
         except SafetensorError as error:
@@ -196,7 +201,8 @@ class ServedDriver(Driver):
         if self._lost:
             return [Pool(tuple(layers)) for _ in groups]
         body = {"groups": [list(names) for names in groups], "layers": list(layers)}
-        data = self._connection.exchange(f"{OURS}/pools", body)
+        with _going_on_later():
+            data = self._connection.exchange(f"{OURS}/pools", body)
         try:
             return pools_from(data, layers)
         except (SafetensorError, KeyError) as error:
@@ -204,7 +210,8 @@ class ServedDriver(Driver):
 
     def change(self, ways: dict[str, str], limits: dict[str, float], twins: dict[str, str]) -> None:
         """Do something else to running requests from their next token on."""
-        self._connection.post(f"{OURS}/change", {"ways": ways, "limits": limits})
+        with _going_on_later():
+            self._connection.post(f"{OURS}/change", {"ways": ways, "limits": limits})
 
     def traced(self, names: Sequence[str]) -> dict[str, _Told]:
         """See `Driver.traced`."""
@@ -212,6 +219,17 @@ class ServedDriver(Driver):
         if any(each != each for rows in found.values() for row in rows for each in row):
             raise GenerationError("The server compares tokens with too many directions at once: try again.")
         return found
+
+
+@contextmanager
+def _going_on_later() -> Generator[None, None, None]:
+    """Within, a server that fails in the middle of work is said in one line, with how to go on."""
+    try:
+        yield
+    except EndpointError as error:
+        raise GenerationError(
+            f"{error}. What is finished is kept; run the command again to go on."
+        ) from error
 
 
 def _one_by_one(record: dict[str, Any]) -> list[tuple[Arrival, _Told]]:
