@@ -7,7 +7,7 @@ hold before, and may have spans of their text summed up and their tokens compare
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import nan
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from persona_tui.core.mix import Mix
 from persona_tui.model.pool import in_units, usable
@@ -26,6 +27,9 @@ from persona_tui.vllm.wire import ENGINE, KEY, TRACE, Errand, Packed, Slot, unpa
 
 _PLACES_BYTES = 2**28  # of the sums; there are at least 4 for each request
 _MOST_PLACES = 1024
+# Logits that are computed at once to score text. On a CPU, more than 32 MiB would be fetched from the system
+# and given back every time.
+_LOGITS, _LOGITS_ON_CPU = 2**26, 2**22
 
 
 class _Reading:
@@ -39,6 +43,7 @@ class _Reading:
         thinking: whether the reply is in the middle of a thought.
         numbers: of the directions that its tokens are compared with; None = there was no place for it.
         told: what was found, token by token, and not asked for yet: entropy, lift, projections.
+        scores: log-probabilities of the prompt's tokens, from the first that is told.
         noise: the random numbers that its tokens are drawn with.
     """
 
@@ -50,6 +55,7 @@ class _Reading:
         self.thinking = False
         self.numbers = numbers
         self.told: list[list[float]] = []
+        self.scores: list[float] = []
         self.noise = Noise(errand.seed)
 
 
@@ -89,6 +95,7 @@ class WorkerSlots:
         self._pending: list[tuple[int, _Reading, range]] = []  # by row of the batch, what is traced
         self._entropies: list[float] = []
         self._drawing: list[tuple[int, _Reading, int]] = []  # by row, whose token is drawn, and which it is
+        self._scoring: list[tuple[_Reading, range, Any]] = []  # whose tokens are scored, where, and these
         self.pairs: list[tuple[int, int, float]] = []
         self.broken: set[str] = set()
         set_buffers(self.buffers)
@@ -174,9 +181,9 @@ class WorkerSlots:
 
     def _summed(self, runner: Any, running: Sequence[str], counts: Sequence[int]) -> Tensor | None:
         """Return where each token of the pass is summed up; and who is guided by whom."""
-        self._pending, self.pairs = [], []
+        self._pending, self.pairs, self._scoring = [], [], []
         errands = [each.errand for each in self._errands.values() if each is not None]
-        if not any(each.spans or each.twin or each.told for each in errands):
+        if not any(each.spans or each.twin or each.told or each.scored for each in errands):
             return None
         batch = runner.input_batch
         found = np.zeros(sum(counts), dtype=np.int64)
@@ -188,6 +195,15 @@ class WorkerSlots:
                 ids = batch.token_ids_cpu[row]
                 prompt = int(batch.num_prompt_tokens[row])
                 _mark(reading, found[first : first + count], start, ids, prompt)
+                if reading.errand.scored:
+                    # What follows a token is told where that token is read.
+                    begin, end = (
+                        max(start, reading.read, reading.errand.scored - 1),
+                        min(start + count, prompt - 1),
+                    )
+                    if begin < end:
+                        places = range(first + begin - start, first + end - start)
+                        self._scoring.append((reading, places, ids[begin + 1 : end + 1].copy()))
                 reading.read = max(reading.read, start + count)
                 chooses = start + count >= int(runner.requests[id].num_tokens)
                 rows[reading.errand.name] = (row, chooses, reading.errand)
@@ -209,6 +225,34 @@ class WorkerSlots:
                 self.pairs.append((row, twin[0], errand.limit))
             else:
                 self.broken.add(name)
+
+    # After a pass -------------------------------------------------------------------------------------------
+
+    def score(self, hidden: Tensor, head: Callable[[Tensor], Tensor | None]) -> None:
+        """Find how probable the tokens were that are scored.
+
+        vLLM's own way takes all tokens of a prompt through the head, and finds the rank of each as well.
+
+        Args:
+            hidden: what the last layer has made of the pass, `[tokens, hidden]`.
+            head: gives the logits of some of them; None in a process that does not choose tokens.
+        """
+        scoring, self._scoring = self._scoring, []
+        if not scoring:
+            return
+        rows = torch.tensor([at for _, places, _ in scoring for at in places], device=hidden.device)
+        wanted = torch.from_numpy(np.concatenate([ids for _, _, ids in scoring])).long().to(hidden.device)
+        room = _LOGITS_ON_CPU if hidden.device.type == "cpu" else _LOGITS
+        most = max(64, room // int(self.runner.model_config.get_vocab_size()))
+        found: list[float] = []
+        for at in range(0, len(rows), most):
+            logits = head(hidden[rows[at : at + most]])
+            if logits is not None:
+                apart = cross_entropy(logits.float(), wanted[at : at + most], reduction="none")
+                found += (-apart).tolist()
+        for reading, places, _ in scoring if found else ():
+            reading.scores += found[: len(places)]
+            found = found[len(places) :]
 
     # While a token is chosen --------------------------------------------------------------------------------
 
@@ -292,7 +336,8 @@ class WorkerSlots:
     def take(self, names: Sequence[str], layers: Sequence[int], keep: bool) -> Packed:
         """Return what was summed up for requests, and of how many tokens; they are forgotten unless kept."""
         sums = self.buffers.sums
-        found: Packed = {"counts": {}, "sums": {}, "broken": sorted(self.broken.intersection(names))}
+        broken = sorted(self.broken.intersection(names))
+        found: Packed = {"counts": {}, "sums": {}, "scores": {}, "broken": broken}
         rows = torch.tensor(layers, dtype=torch.long)
         for name in names:
             reading = self._readings.get(name)
@@ -303,6 +348,8 @@ class WorkerSlots:
                 taken = sums[rows[None], torch.tensor(reading.places)[:, None]].cpu()
                 found["sums"][name] = taken.numpy().tobytes()
             found["counts"][name] = list(reading.counts)
+            if reading.scores:
+                found["scores"][name] = list(reading.scores)
             if not keep:
                 self._free_places += self._readings.pop(name).places
                 # Should it still run, nothing more is found out about it.
