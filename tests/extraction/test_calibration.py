@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import pytest
 import torch
@@ -164,6 +164,22 @@ def test_steering_recovers_much_of_what_the_prompts_do(
     much, opposite = bench.recovered([4 * best, -best])
     assert much < sizes[best]
     assert opposite < 0
+
+
+def test_sizes_that_are_compared_together_are_as_each_alone(
+    shipped: tuple[ActivationExtractor, PersonaVector],
+) -> None:
+    bench = Bench(*shipped)
+    some, much = bench.coefficient(1.0), bench.coefficient(4.0)
+    alone = [bench.recovered([each])[0] for each in (some, much)]
+    assert bench.recovered([some, much]) == pytest.approx(alone, abs=1e-5)
+    assert abs(alone[0] - alone[1]) > 0.01
+
+    together = bench.sweep([some, much], uncapped=[much])  # and what all are compared with
+    apart = [*Bench(*shipped).sweep([some]), *bench.sweep([much]), *bench.sweep([much], capped=False)]
+    assert bench.floor and together[1] != together[2]
+    for one, other in zip(together, apart, strict=True):
+        assert astuple(one) == pytest.approx(astuple(other), abs=1e-4)
 
 
 @pytest.mark.slow

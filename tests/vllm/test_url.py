@@ -119,7 +119,9 @@ def test_a_mix_that_changes_while_it_speaks(inside: ServedModel, ours: ModelWrap
 
     def spoken(model: ModelWrapper, at: int) -> list[int]:
         steps = iter([known["plain"], *[None] * at, known["steered"]])
-        return [each.token_id for each in model.stream([asked("Who are you?")], long, lambda: next(steps, None))]
+        return [
+            each.token_id for each in model.stream([asked("Who are you?")], long, lambda: next(steps, None))
+        ]
 
     plain = spoken(ours, 400)
     assert len(plain) == 400  # a shorter one may have ended before the change arrives
@@ -153,6 +155,7 @@ ERRAND = {"name": "x"}
         ("/orders", [{"prompt": [1] * 9999, "errand": {"name": "x", "twin": "y"}}], "guided prompt"),
         ("/orders", [{"prompt": [1], "errand": {**ERRAND, "spans": [[0, 1]] * 99999}}], "can have"),
         ("/orders", [{"prompt": [1], "errand": {**ERRAND, "spans": [[0]]}}], "two positions"),
+        ("/orders", [{"prompt": [1], "errand": {**ERRAND, "scored": 1}}], "a position of the prompt"),
         ("/orders", [{"prompt": [1], "errand": ERRAND}] * 2, "the same name"),
         ("/sums", {"names": ["x"], "layers": [99]}, "the layers are"),
         ("/sums", {"names": 3}, "names is"),
