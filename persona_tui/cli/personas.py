@@ -62,10 +62,9 @@ def _tell_weak_axes(project: Project) -> None:
     except VectorFileError as error:
         echo(str(error), err=True)
         return
-    weak = {} if axes is None else {name: axes.weakness(name) for name in axes.names}
-    for name, reason in weak.items():
-        if reason is not None:
-            echo(f"The {name} axis is weak: {reason}. What to do: persona-tui doctor", err=True)
+    doubts = [] if axes is None else [axes.doubt(name) for name in axes.names]
+    for doubt in filter(None, doubts):
+        echo(doubt, err=True)
 
 
 def _with_misplaced(project: Project, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
