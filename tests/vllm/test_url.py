@@ -116,10 +116,11 @@ def test_a_watch_reads_in_the_passes_that_write(inside: ServedModel, ours: Model
 def test_a_mix_that_changes_while_it_speaks(inside: ServedModel, ours: ModelWrapper, workspace: Path) -> None:
     """The server does not wait: it changes at one of the next tokens, and is exact from there on."""
     known, long = ways(workspace, ours, inside), Sampling(max_new_tokens=400, temperature=0)
+    question = asked("Who are you?")
 
     def spoken(model: ModelWrapper, at: int) -> list[int]:
         steps = iter([known["plain"], *[None] * at, known["steered"]])
-        return [each.token_id for each in model.stream([asked("Who are you?")], long, lambda: next(steps, None))]
+        return [each.token_id for each in model.stream([question], long, lambda: next(steps, None))]
 
     plain = spoken(ours, 400)
     assert len(plain) == 400  # a shorter one may have ended before the change arrives
