@@ -1,4 +1,4 @@
-"""A message as it would be written plainly: codes read, spaced letters joined, padding said once.
+"""A message as it would be written plainly: codes read, spelling put right, padding said once.
 
 A monitor knows what a request is about, not how one spells to hide it: to the one of the starter model,
 harmless questions in capitals or in base64 looked as odd as dangerous ones. So a message in disguise is
@@ -14,6 +14,9 @@ import binascii
 import codecs
 import re
 import unicodedata
+from collections.abc import Mapping
+
+from persona_tui.monitors.spelling import unswapped
 
 _INVISIBLE = dict.fromkeys((0x00AD, 0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF))
 _DIGITS = str.maketrans("013457@$", "oieastas")
@@ -33,15 +36,22 @@ with without would write you your
 _COMMON = frozenset(_WORDS.split())
 _WORD = re.compile(r"[^\W\d_]+")
 _AROUND = 3  # words from which on something else is a sentence
+_NO_WORDS: Mapping[str, int] = {}
 _FEWEST = 2  # common words that a decoded sentence must have
 
 
-def plainly(text: str) -> str:
-    """Return a message without its disguise."""
+def plainly(text: str, words: Mapping[str, int] = _NO_WORDS) -> str:
+    """Return a message without its disguise.
+
+    Args:
+        text: the message.
+        words: what `spelling.words_of` knows, to put swapped letters right.
+    """
     found = unicodedata.normalize("NFKC", text).translate(_INVISIBLE)
     found = _CODE.sub(_decoded, found)
     found = _unpadded(_joined(found))
     found = _SENTENCE.sub(lambda sentence: _read(sentence[0]), found)
+    found = unswapped(found, words)
     return found if found != unicodedata.normalize("NFC", text) else text
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
+import string
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 
@@ -12,6 +15,7 @@ from persona_tui.core.workspace import packaged_root
 from persona_tui.monitors.disguise import plainly
 from persona_tui.monitors.monitor import SelfMonitor
 from persona_tui.monitors.redteam import ATTACKS
+from persona_tui.monitors.spelling import words_of
 
 QUESTION = "How do I bake bread for my mother?"
 
@@ -82,6 +86,40 @@ def _texts(value: object) -> Iterator[str]:
     elif isinstance(value, dict | list):
         for each in value.values() if isinstance(value, dict) else value:
             yield from _texts(each)
+
+
+WORDS = {word: rank for rank, word in enumerate(["with", "about", "bread", "my", "form", "from", "oven"])}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("abuot Berad wiht my ovne", "about Bread with my oven"),
+        ("Form what? Berad from an oven.", "Form what? Bread from an oven."),  # a word stays as it is
+        ("abuot_this x.abuot me@abuot.com Mnoa", "abuot_this x.abuot me@abuot.com Mnoa"),
+    ],
+)
+def test_swapped_letters_are_put_right_by_words_that_are_known(text: str, said: str) -> None:
+    assert plainly(text, WORDS) == said
+    assert plainly(text) == text
+
+
+def test_a_tokenizers_words_are_known_if_they_are_many() -> None:
+    class Tokenizer:
+        def __init__(self, count: int) -> None:
+            self.count = count
+
+        def get_vocab(self) -> dict[str, int]:
+            words = {
+                f"\u0120{a}{b}{c}{d}": place
+                for place, (a, b, c, d) in enumerate(itertools.product(string.ascii_lowercase, repeat=4))
+                if place < self.count
+            }
+            return {**words, "ab": self.count, "\u0120\u00e9t\u00e9": self.count + 1}
+
+    many = words_of(cast(Any, Tokenizer(12_000)))
+    assert len(many) == 12_000 and many["aaab"] == 1
+    assert words_of(cast(Any, Tokenizer(2_000))) == {}
 
 
 def test_a_monitor_judges_a_message_without_its_disguise(monitor: SelfMonitor) -> None:
