@@ -61,10 +61,9 @@ def _tell_weak_axes(project: Project) -> None:
     except VectorFileError as error:
         echo(str(error), err=True)
         return
-    weak = {} if axes is None else {name: axes.weakness(name) for name in axes.names}
-    for name, reason in weak.items():
-        if reason is not None:
-            echo(f"The {name} axis is weak: {reason}. What to do: persona-tui doctor", err=True)
+    doubts = [] if axes is None else [axes.doubt(name) for name in axes.names]
+    for doubt in filter(None, doubts):
+        echo(doubt, err=True)
 
 
 def _list_catalogue(project: Project, as_json: bool) -> None:

@@ -26,6 +26,7 @@ def test_list(cli: Cli) -> None:
 def test_the_list_says_which_axes_are_weak(cli: Cli, workspace: Path) -> None:
     told = cli("list")
     assert "The safety axis is weak: made of" in told.err  # a random model refuses nothing
+    assert "persona-tui extract-axes" in told.err
     assert "assistant axis" not in told.err
     assert "weak" not in cli("list", "--json").err
     axes = next(workspace.glob("vectors/*/axes.safetensors"))
