@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from persona_tui.core.mix import Mix
 from persona_tui.model.pool import in_units, usable
@@ -23,13 +22,11 @@ from persona_tui.model.request import Noise, drawn_from, plausible
 from persona_tui.vllm.bank import Bank
 from persona_tui.vllm.figures import Directions, Figures
 from persona_tui.vllm.op import SlotBuffers, set_buffers, slots_of
+from persona_tui.vllm.scores import PassScores
 from persona_tui.vllm.wire import ENGINE, KEY, TRACE, Errand, Packed, Slot, unpack_slot
 
 _PLACES_BYTES = 2**28  # of the sums; there are at least 4 for each request
 _MOST_PLACES = 1024
-# Logits that are computed at once to score text. On a CPU, more than 32 MiB would be fetched from the system
-# and given back every time.
-_LOGITS, _LOGITS_ON_CPU = 2**26, 2**22
 
 
 class _Reading:
@@ -95,7 +92,7 @@ class WorkerSlots:
         self._pending: list[tuple[int, _Reading, range]] = []  # by row of the batch, what is traced
         self._entropies: list[float] = []
         self._drawing: list[tuple[int, _Reading, int]] = []  # by row, whose token is drawn, and which it is
-        self._scoring: list[tuple[_Reading, range, Any]] = []  # whose tokens are scored, where, and these
+        self._scores = PassScores()
         self.pairs: list[tuple[int, int, float]] = []
         self.broken: set[str] = set()
         set_buffers(self.buffers)
@@ -181,7 +178,8 @@ class WorkerSlots:
 
     def _summed(self, runner: Any, running: Sequence[str], counts: Sequence[int]) -> Tensor | None:
         """Return where each token of the pass is summed up; and who is guided by whom."""
-        self._pending, self.pairs, self._scoring = [], [], []
+        self._pending, self.pairs = [], []
+        self._scores.clear()
         errands = [each.errand for each in self._errands.values() if each is not None]
         if not any(each.spans or each.twin or each.told or each.scored for each in errands):
             return None
@@ -196,14 +194,9 @@ class WorkerSlots:
                 prompt = int(batch.num_prompt_tokens[row])
                 _mark(reading, found[first : first + count], start, ids, prompt)
                 if reading.errand.scored:
-                    # What follows a token is told where that token is read.
-                    begin, end = (
-                        max(start, reading.read, reading.errand.scored - 1),
-                        min(start + count, prompt - 1),
-                    )
-                    if begin < end:
-                        places = range(first + begin - start, first + end - start)
-                        self._scoring.append((reading, places, ids[begin + 1 : end + 1].copy()))
+                    begin = max(reading.errand.scored, start + 1, reading.read + 1)
+                    scored = range(begin, min(start + count + 1, prompt))
+                    self._scores.ask(reading.scores, scored, start, first, ids)
                 reading.read = max(reading.read, start + count)
                 chooses = start + count >= int(runner.requests[id].num_tokens)
                 rows[reading.errand.name] = (row, chooses, reading.errand)
@@ -226,33 +219,9 @@ class WorkerSlots:
             else:
                 self.broken.add(name)
 
-    # After a pass -------------------------------------------------------------------------------------------
-
     def score(self, hidden: Tensor, head: Callable[[Tensor], Tensor | None]) -> None:
-        """Find how probable the tokens were that are scored.
-
-        vLLM's own way takes all tokens of a prompt through the head, and finds the rank of each as well.
-
-        Args:
-            hidden: what the last layer has made of the pass, `[tokens, hidden]`.
-            head: gives the logits of some of them; None in a process that does not choose tokens.
-        """
-        scoring, self._scoring = self._scoring, []
-        if not scoring:
-            return
-        rows = torch.tensor([at for _, places, _ in scoring for at in places], device=hidden.device)
-        wanted = torch.from_numpy(np.concatenate([ids for _, _, ids in scoring])).long().to(hidden.device)
-        room = _LOGITS_ON_CPU if hidden.device.type == "cpu" else _LOGITS
-        most = max(64, room // int(self.runner.model_config.get_vocab_size()))
-        found: list[float] = []
-        for at in range(0, len(rows), most):
-            logits = head(hidden[rows[at : at + most]])
-            if logits is not None:
-                apart = cross_entropy(logits.float(), wanted[at : at + most], reduction="none")
-                found += (-apart).tolist()
-        for reading, places, _ in scoring if found else ():
-            reading.scores += found[: len(places)]
-            found = found[len(places) :]
+        """Find how probable the tokens were that are scored; see `PassScores.find`."""
+        self._scores.find(hidden, head, int(self.runner.model_config.get_vocab_size()))
 
     # While a token is chosen --------------------------------------------------------------------------------
 

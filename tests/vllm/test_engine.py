@@ -19,7 +19,7 @@ from persona_tui.model import Cap, Interventions, ModelWrapper, Request, Samplin
 from persona_tui.model.pool import Pool
 from persona_tui.steering.engine import SteeringEngine
 from persona_tui.vectors.manager import PersonaManager
-from persona_tui.vllm import worker
+from persona_tui.vllm import scores
 from persona_tui.vllm.engine import VllmModel
 from persona_tui.vllm.orders import Order
 from persona_tui.vllm.wire import Errand
@@ -164,7 +164,7 @@ def test_what_texts_begin_with_is_read_once(
     inside: VllmModel, ours: ModelWrapper, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And what counts of them is read always, though all of it was written and read before."""
-    monkeypatch.setattr(worker, "_LOGITS_ON_CPU", 0)  # in small pieces
+    monkeypatch.setattr(scores, "_LOGITS_ON_CPU", 0)  # in small pieces
     prompt = asked("Tell me of the sea. " * 4).messages
     texts = [[*prompt, {"role": "assistant", "content": f"{each} It depends."}] for each in QUESTIONS]
     pairs = [(each[:-1], each[-1]["content"]) for each in texts]
