@@ -18,6 +18,8 @@ Role = Literal["user", "assistant"]
 Message = dict[str, str]
 Record = Callable[..., None]
 
+SPOKEN = ("tokens", "end")  # kinds of events: what a model has said
+
 _ROOT = 0  # the parent of first messages
 
 
@@ -366,9 +368,12 @@ class Conversation:
                 run.finish = run.finish or "interrupted"
 
     def _do(self, kind: str, **fields: Any) -> None:
-        if self.record is not None:  # first: what cannot be written down has not happened
+        if kind in SPOKEN:  # which has happened, whether or not there is room to write it down
+            self.apply(kind, fields)
+        if self.record is not None:
             self.record(kind, **fields)
-        self.apply(kind, fields)
+        if kind not in SPOKEN:  # what cannot be written down has not happened
+            self.apply(kind, fields)
 
     def _add(self, role: Role, parent: int | None, *, text: str, edit_of: int | None = None) -> int:
         self._do("message", node=self._last + 1, parent=parent, role=role, text=text, edit_of=edit_of)
