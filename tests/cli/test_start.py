@@ -96,6 +96,20 @@ def test_wrong_usage_is_one_line_and_status_2(cli: Cli, args: list[str], message
     assert message in result.err and "--help`." in result.err
 
 
+@pytest.mark.parametrize(
+    ("args", "right"),
+    [
+        (["chat", "--model", "tiny"], "persona-tui --model NAME_OR_PATH chat"),
+        (["generate", "hi", "--device=cpu"], "persona-tui --device DEVICE generate"),
+        (["trait", "score", "x.txt", "--debug"], "persona-tui --debug trait score"),
+    ],
+)
+def test_an_option_of_all_commands_is_shown_its_place(cli: Cli, args: list[str], right: str) -> None:
+    result = cli(*args)
+    assert result.status == 2 and result.out == "" and result.err.count("\n") == 1
+    assert result.err.endswith(f"belongs before the command: {right}\n")
+
+
 def test_a_traceback_only_with_debug(cli: Cli) -> None:
     assert "Traceback" not in cli("info", "nobody").err
     result = cli("--debug", "info", "nobody")

@@ -119,7 +119,9 @@ def test_a_mix_that_changes_while_it_speaks(inside: ServedModel, ours: ModelWrap
 
     def spoken(model: ModelWrapper, at: int) -> list[int]:
         steps = iter([known["plain"], *[None] * at, known["steered"]])
-        return [each.token_id for each in model.stream([asked("Who are you?")], long, lambda: next(steps, None))]
+        return [
+            each.token_id for each in model.stream([asked("Who are you?")], long, lambda: next(steps, None))
+        ]
 
     plain = spoken(ours, 400)
     assert len(plain) == 400  # a shorter one may have ended before the change arrives
