@@ -139,7 +139,8 @@ def _misplaced(error: click.UsageError) -> str | None:
         return None
     value = "" if shared.is_flag else f" {shared.make_metavar(top)}"
     command = error.ctx.command_path.removeprefix(f"{top.command_path} ")
-    return f"{error.option_name} belongs before the command: {top.command_path} {error.option_name}{value} {command}"
+    right = f"{top.command_path} {error.option_name}{value} {command}"
+    return f"{error.option_name} belongs before the command: {right}"
 
 
 def _is_not_text(argument: str) -> bool:

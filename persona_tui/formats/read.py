@@ -21,7 +21,7 @@ _BASIS = re.compile(r"layer_(\d+)\.basis")
 
 
 def check_there(path: Path) -> None:
-    """Raise a VectorFileError unless there is a file or a folder; for whoever loads a model before reading it."""
+    """Raise a VectorFileError unless there is a file or a folder, for those who first load a model."""
     if not path.is_file() and not path.is_dir():
         refuse(path, "it does not exist" if not path.exists() else "it is not a regular file")
 

@@ -183,6 +183,21 @@ def test_a_folder_where_the_settings_belong_is_told(call: Cli, tmp_path: Path) -
     assert [*tmp_path.iterdir()] == [tmp_path / "config.yaml"]
 
 
+def test_a_link_that_leads_nowhere_in_place_of_the_settings_is_told(
+    call: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.symlink_to(tmp_path / "elsewhere.yaml")
+    (tmp_path / "stuff").mkdir()
+    monkeypatch.chdir(tmp_path / "stuff")
+    for command in (["list"], ["config", "set", "generation.seed", "3"], ["--workspace", tmp_path, "list"]):
+        result = call(*command)
+        assert (result.status, result.out) == (1, "")
+        assert f"{config} is a link to a file that is not there" in result.err
+        assert result.err.count("\n") == 1
+    assert config.is_symlink() and not config.exists()
+
+
 def test_what_writes_makes_its_workspace(call: Cli, tmp_path: Path) -> None:
     made = tmp_path / "made"
     assert call("--workspace", made, "config", "set", "generation.seed", "3").status == 0
