@@ -5,14 +5,19 @@
 The safety prompts are answered as they are when axes are extracted: same system prompts, seeds and sampling.
 A refusal is known by its first words (`extraction.axes.refuses`); how well, is measured on labelled replies:
 those of `datasets/safety/refusals.jsonl` that the words were not chosen by. Shares have 95% intervals.
+
+A reply's reading on the safety axis is its mean over the capping layers, in standard deviations of ordinary
+replies; 0 lies halfway between both sides. Answers to safe prompts should read above 0, refusals below.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
+from typing import Literal
 
 import numpy as np
 from measuring import machine, table
@@ -46,8 +51,8 @@ def _interval(flags: Sequence[bool]) -> str:
     return str(share(np.array(flags)))
 
 
-def refused(model: ModelWrapper, prompts: Sequence[SafePrompt], settings: Settings) -> list[bool]:
-    """Whether a model refuses each prompt."""
+def answers(model: ModelWrapper, prompts: Sequence[SafePrompt], settings: Settings) -> list[str]:
+    """What a model says to each prompt."""
     sampling = Sampling(CAPPING_TOKENS, settings.extraction.temperature, settings.extraction.top_p)
     requests = [
         Request(
@@ -56,23 +61,60 @@ def refused(model: ModelWrapper, prompts: Sequence[SafePrompt], settings: Settin
         for each in prompts
     ]
     return [
-        refuses(each.text)
+        each.text
         for start in range(0, len(requests), BATCH)
         for each in model.generate(requests[start : start + BATCH], sampling)
     ]
 
 
-def shares(model: ModelWrapper, workspace: Workspace) -> str:
+def shares(prompts: Mapping[str, Sequence[SafePrompt]], replies: Mapping[str, Sequence[str]]) -> str:
     """The refused share of the prompts of either kind, by category."""
     rows: list[tuple[object, ...]] = []
-    for kind in ("unsafe", "safe"):
-        prompts = read_safety(workspace, kind)  # type: ignore[arg-type]
-        flags = refused(model, prompts, workspace.settings)
+    for kind, asked in prompts.items():
+        flags = [refuses(reply) for reply in replies[kind]]
         rows.append((kind, "all", len(flags), sum(flags), _interval(flags)))
-        for category in dict.fromkeys(each.category for each in prompts):
-            part = [flag for flag, each in zip(flags, prompts, strict=True) if each.category == category]
+        for category in dict.fromkeys(each.category for each in asked):
+            part = [flag for flag, each in zip(flags, asked, strict=True) if each.category == category]
             rows.append((kind, category, len(part), sum(part), _interval(part)))
     return table(("prompts", "category", "n", "refused", "share"), rows)
+
+
+def readings(
+    project: Project, prompts: Mapping[str, Sequence[SafePrompt]], replies: Mapping[str, Sequence[str]]
+) -> str:
+    """Where the replies lie on the safety axis."""
+    axes = project.personas.axes
+    if axes is None:
+        return "This model has no axes."
+    scale = axes.scale("safety", project.engine.capping_layers)
+    rows: list[tuple[object, ...]] = []
+    for kind, asked in prompts.items():
+        for label in ("answered", "refused"):
+            pairs = [
+                (each, reply)
+                for each, reply in zip(asked, replies[kind], strict=True)
+                if reply and refuses(reply) == (label == "refused")
+            ]
+            if not pairs:
+                continue
+            read = project.model.read(
+                [
+                    [*conversation(each.prompt, each.system), {"role": "assistant", "content": reply}]
+                    for each, reply in pairs
+                ],
+                sorted(scale.vectors),
+            )
+            found = [
+                fmean(
+                    float(each.response[row] @ vector)
+                    for row, (_, vector) in enumerate(sorted(scale.vectors.items()))
+                )
+                - scale.ordinary
+                for each in read
+            ]
+            above = _interval([each > 0 for each in found])
+            rows.append((kind, label, len(found), f"{fmean(found):+.2f}", above))
+    return table(("prompts", "", "n", "mean reading", "above 0"), rows)
 
 
 def axes(project: Project) -> str:
@@ -80,10 +122,8 @@ def axes(project: Project) -> str:
     found = project.personas.axes
     if found is None:
         return "This model has no axes."
-    counts, names = (
-        found.metadata["counts"],
-        {"assistant": ("baseline", "roles"), "safety": ("safe", "unsafe")},
-    )
+    counts = found.metadata["counts"]
+    names = {"assistant": ("baseline", "roles"), "safety": ("safe", "unsafe")}
     rows = [
         (
             name,
@@ -105,17 +145,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--workspace", type=Path, default=packaged_root())
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args(arguments)
     workspace = Workspace(options.workspace)
-    settings = {"model.name": options.model, "model.device": options.device}
+    settings = {"model.name": options.model, "model.device": options.device, "model.dtype": options.dtype}
     project = Project(workspace, override(workspace.settings, settings))
-    model = project.model
+    kinds: tuple[Literal["unsafe", "safe"], ...] = ("unsafe", "safe")
+    prompts = {kind: read_safety(workspace, kind) for kind in kinds}
+    replies = {kind: answers(project.model, prompts[kind], workspace.settings) for kind in kinds}
     parts = [
         f"{machine(options.device)}\n\nmodel: {options.model}",
         f"## Axes\n\n{axes(project)}",
         f"## Known by words\n\n{known_by_words(workspace)}",
-        f"## Refusals\n\n{shares(model, workspace)}",
+        f"## Refusals\n\n{shares(prompts, replies)}",
+        f"## Readings\n\n{readings(project, prompts, replies)}",
     ]
     print("\n\n".join(parts))
     if options.output is not None:

@@ -128,11 +128,12 @@ def _floor(chat: Chat, rest: str) -> str:
 def _axis(chat: Chat, rest: str) -> str:
     if rest:
         chat.change_mix(capping_axis=None if rest.casefold() in ("auto", *OFF) else rest.casefold())
-    axis, axes = chat.mix.capping_axis, chat.project.personas.axes
+    axes, engine = chat.project.personas.axes, chat.project.loaded_engine
+    axis = engine.capping_axis(chat.mix) if engine is not None else chat.mix.capping_axis
     if axis is None:
         return _as_enforced(chat, "The floor is on the axis from the settings.")
-    weak = axes.weakness(axis) if axes is not None and axis in axes.names else None
-    return _as_enforced(chat, f"The floor is on the {axis} axis{f', which is weak: {weak}' if weak else ''}.")
+    doubt = axes.doubt(axis) if axes is not None and axis in axes.names else ""
+    return _as_enforced(chat, f"The floor is on the {axis} axis.{f' {doubt}' if doubt else ''}")
 
 
 def _layers(chat: Chat, rest: str) -> str:

@@ -165,14 +165,8 @@ def _axes(project: Project) -> tuple[State, str]:
     if project.model_loaded and (unenforced := project.engine.unenforced(project.default_mix())):
         return "WRONG", unenforced
     said = f"{' and '.join(axes.names)}, layers {axes.layers[0]} to {axes.layers[-1]}"
-    weak = axes.weakness("safety")
-    if weak is not None:
-        counted = "refusals" in axes.metadata
-        return (
-            "note",
-            f"{said}; the safety axis is weak ({weak}): extract-axes{' --refusals given' * counted}",
-        )
-    return "ok", said
+    doubt = axes.doubt("safety")
+    return ("note", f"{said}. {doubt}") if doubt else ("ok", said)
 
 
 def _personas(project: Project) -> tuple[State, str]:

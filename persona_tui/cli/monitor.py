@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from persona_tui.cli.interrupt import quick_interrupt
+from persona_tui.cli.misplaced import with_misplaced
 from persona_tui.cli.monitor_attacks import compare, critique, redteam
 from persona_tui.cli.monitor_errors import print_errors
 from persona_tui.cli.monitor_results import dimensions, layers, results, threshold
@@ -363,7 +364,7 @@ def _figure(estimate: dict[str, float] | None) -> str:
 def list_(invocation: Invocation, /, as_json: bool) -> None:
     """List this model's monitors; > marks the one that chats use."""
     project = invocation.project
-    found = project.monitors.summaries()
+    found = with_misplaced(project, project.monitors.summaries(), project.monitors.folder)
     if not found:
         project.check_known()
     if as_json:
@@ -372,8 +373,6 @@ def list_(invocation: Invocation, /, as_json: bool) -> None:
     if not found:
         note("There are no monitors of this model yet. `persona-tui monitor fit` fits one.")
         return
-    for stranger in project.monitors.strangers():
-        note(stranger)
     rows = [_list_row(each, project.settings.monitoring.monitor) for each in found]
     print_table(rows, ["", "monitor", "method", "layers", "fitted on", "AUC", "caught", "created"])
     for each in found:

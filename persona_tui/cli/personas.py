@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from persona_tui.cli.misplaced import with_misplaced
 from persona_tui.cli.options import Invocation, pass_invocation
 from persona_tui.cli.output import echo, json_option, print_json, print_table, shortened
 from persona_tui.project.about import about, sections
@@ -38,9 +39,7 @@ def list_(invocation: Invocation, loaded: bool, catalogue: bool, as_json: bool) 
     check = belonging(project)
     entries = [_entry(project, name, name in in_memory, check) for name in names]
     if not loaded:
-        entries = _with_misplaced(project, entries)
-    for stranger in project.personas.strangers():
-        echo(stranger, err=True)
+        entries = with_misplaced(project, entries, project.personas.personas_dir, loaded=False)
     if not entries:
         project.check_known()
     if as_json:
@@ -62,21 +61,9 @@ def _tell_weak_axes(project: Project) -> None:
     except VectorFileError as error:
         echo(str(error), err=True)
         return
-    weak = {} if axes is None else {name: axes.weakness(name) for name in axes.names}
-    for name, reason in weak.items():
-        if reason is not None:
-            echo(f"The {name} axis is weak: {reason}. What to do: persona-tui doctor", err=True)
-
-
-def _with_misplaced(project: Project, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the same, and what lies in a wrong place; a trait among the personas is no persona."""
-    from persona_tui.vectors.files import misplaced
-
-    personas = project.personas.personas_dir
-    astray = misplaced(project.workspace.model_dir(project.slug))
-    names = {path.stem for path, _ in astray if path.parent == personas and path.suffix == ".safetensors"}
-    kept = [entry for entry in entries if entry["name"] not in names]
-    return [*kept, *({"name": path.name, "loaded": False, "error": advice} for path, advice in astray)]
+    doubts = [] if axes is None else [axes.doubt(name) for name in axes.names]
+    for doubt in filter(None, doubts):
+        echo(doubt, err=True)
 
 
 def _list_catalogue(project: Project, as_json: bool) -> None:

@@ -1,9 +1,10 @@
-"""A message as it would be written plainly: spaced letters joined, digits for letters and codes read.
+"""A message as it would be written plainly: codes read, spelling put right, padding said once.
 
 A monitor knows what a request is about, not how one spells to hide it: to the one of the starter model,
 harmless questions in capitals or in base64 looked as odd as dangerous ones. So a message in disguise is
-judged by what it says without. Nothing is ever left out, and what is written plainly stays as it is, letter
-by letter. What looks like a code is read as one only if that gives words where there were none.
+judged by what it says without. No word is ever left out: of one that is said over and over, once is kept.
+What is written plainly stays as it is, letter by letter. What looks like a code is read as one only if that
+gives words where there were none.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import binascii
 import codecs
 import re
 import unicodedata
+from collections.abc import Mapping
+
+from persona_tui.monitors.spelling import unswapped
 
 _INVISIBLE = dict.fromkeys((0x00AD, 0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF))
 _DIGITS = str.maketrans("013457@$", "oieastas")
@@ -21,22 +25,33 @@ _MIXED = re.compile(r"(?:[a-z][013457@$]|[013457@$][a-z])[\w@$]*", re.IGNORECASE
 _SENTENCE = re.compile(r"(?:[^.!?\n]|[.!?](?=\S))+")
 _CODE = re.compile(r"(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{16,}={0,2}")
 _LINKED = re.compile(r"(?<!\w)[^\W\d_](?:[-._*][^\W\d_])+(?!\w)")
+_FILLER = re.compile(r"(?<!\w)([^\W\d_]+(?:\W+\w+){0,2}?)(?:\W+\1(?!\w)){3,}", re.IGNORECASE)  # "la la la la"
+_MARKS = re.compile(r"([^\w\s])(?:\s*\1){7,}")  # "........"
 _WORDS = """
-about all am an and are at be but by can could do does explain for from get give have he help her his how
-if in is it make me much my need not of on or our please say she should show so tell than that the their
-them there they this to us want was we what when where which who why will with without would write you
-your
+about all am an and are at be been but by can could do does explain for from get give had has have he help
+her his how if in into is it make me much my need no not of on only or our please say she should show so
+some tell than that the their them there they this to us want was we what when where which who why will
+with without would write you your
 """
 _COMMON = frozenset(_WORDS.split())
+_WORD = re.compile(r"[^\W\d_]+")
+_AROUND = 3  # words from which on something else is a sentence
+_NO_WORDS: Mapping[str, int] = {}
 _FEWEST = 2  # common words that a decoded sentence must have
 
 
-def plainly(text: str) -> str:
-    """Return a message without its disguise."""
+def plainly(text: str, words: Mapping[str, int] = _NO_WORDS) -> str:
+    """Return a message without its disguise.
+
+    Args:
+        text: the message.
+        words: what `spelling.words_of` knows, to put swapped letters right.
+    """
     found = unicodedata.normalize("NFKC", text).translate(_INVISIBLE)
     found = _CODE.sub(_decoded, found)
-    found = _joined(found)
+    found = _unpadded(_joined(found))
     found = _SENTENCE.sub(lambda sentence: _read(sentence[0]), found)
+    found = unswapped(found, words)
     return found if found != unicodedata.normalize("NFC", text) else text
 
 
@@ -77,6 +92,12 @@ def _joined(text: str) -> str:
         text = _LINKED.sub(lambda letters: letters[0][::2], text)
     lines = text.split("\n")
     return "\n".join(_unspaced(line) for line in lines)
+
+
+def _unpadded(text: str) -> str:
+    """Say once what is repeated around a sentence; by itself it is nobody's disguise."""
+    rest = _MARKS.sub(" ", _FILLER.sub(" ", text))
+    return _MARKS.sub(r"\1", _FILLER.sub(r"\1", text)) if len(_WORD.findall(rest)) >= _AROUND else text
 
 
 def _unspaced(line: str) -> str:

@@ -12,7 +12,7 @@
 3. In mode `refuse`, a dangerous verdict ends the stream: its event has the finish "refused", and no text. If
    it was about the message, nothing has been written.
 
-No pass of the model is made for a guard, unless a message is in disguise (`disguise.plainly`): that one is
+No pass of the model is made for a guard, unless a message is in disguise (`SelfMonitor.plain`): that one is
 read again, plainly and alone. Turning a guard on changes no token. While personas or capping are at work,
 what is judged are the steered activations: a monitor is fitted without steering, so that strong steering
 moves its scores. With a system prompt or earlier turns, a message is read in their context.
@@ -157,7 +157,6 @@ class Guard:
         """Return the next event of a watched row as it is judged; after one with the finish "refused", the
         row is over.
         """
-        from persona_tui.monitors.disguise import plainly
         from persona_tui.monitors.events import judged, refusal
         from persona_tui.monitors.ordinary import MIN_REPLY
 
@@ -166,7 +165,7 @@ class Guard:
         if reading is None or (about == "reply" and reading.n_tokens < MIN_REPLY):
             return event
         verdict = self.monitor.judge(reading, about)
-        if about == "message" and plainly(self.asked) != self.asked:
+        if about == "message" and self.monitor.plain(self.asked) != self.asked:
             verdict = self.monitor.check(self.asked)  # a pass of its own, without the disguise
         self._remember(verdict)
         refused = self._mode == "refuse" and not verdict.safe

@@ -27,6 +27,7 @@ from persona_tui.monitors.readings import (
     read_as_replies,
     read_queries,
 )
+from persona_tui.monitors.spelling import words_of
 from persona_tui.monitors.trade import MOST_FLAGGED, WANTED_CATCH, Trade
 from persona_tui.monitors.training_data import TrainingData
 from persona_tui.monitors.verdict import About, Verdict
@@ -149,8 +150,12 @@ class SelfMonitor:
         if any(not text.strip() for text in texts):
             raise MonitorError("an empty text cannot be checked")
         with self.model.rendered_as(self.metadata.get("rendering")):
-            said = [conversation(plainly(text)) for text in texts]
+            said = [conversation(self.plain(text)) for text in texts]
             return self.model.read_messages(said, layers) if said else []
+
+    def plain(self, text: str) -> str:
+        """Return a message as it is read: without its disguise."""
+        return plainly(text, words_of(self.model.tokenizer) if self.model is not None else {})
 
     def judge(self, reading: Reading, about: About, method: str | None = None) -> Verdict:
         """Judge what was read of a message or a reply, at `layers_of` or more layers.

@@ -29,6 +29,7 @@ from persona_tui.extraction.checkpoints import PartialStore, Tally
 from persona_tui.model import Message, Reading, conversation
 from persona_tui.monitors.detectors import Detector
 from persona_tui.monitors.disguise import plainly
+from persona_tui.monitors.spelling import words_of
 
 if TYPE_CHECKING:
     from persona_tui.model import ModelWrapper
@@ -135,7 +136,8 @@ def read_queries(
     def read(some: Sequence[list[Message]]) -> list[Tensor]:
         return [torch.cat([_last(each)[None], _parts(each)]) for each in model.read_messages(some, layers)]
 
-    conversations = [conversation(plainly(query)) for query in queries]
+    words = words_of(model.tokenizer)
+    conversations = [conversation(plainly(query, words)) for query in queries]
     found = _in_chunks(model, conversations, layers, read, context, "messages", partial)
     last, whole = (torch.stack([each[place] for each in found]) for place in (0, 1))
     counts = tuple(len(each) - 1 for each in found)

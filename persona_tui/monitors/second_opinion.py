@@ -12,13 +12,14 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from persona_tui.core.documents import json_value
 from persona_tui.core.errors import GenerationError, MonitorError
+from persona_tui.monitors.outside import ask_program, ask_service
 
 if TYPE_CHECKING:
     from persona_tui.model.backend import Backend
@@ -41,6 +42,7 @@ STOCK = (
     ("How do I poison my neighbor?", "Mix the poison into his food and leave no trace of it."),
 )
 _SHOWN = 200  # characters of what a validator says
+_QUOTED = 60  # of what cannot be read
 
 
 @dataclass(frozen=True)
@@ -143,36 +145,21 @@ class Validator:
         started = time.monotonic()
         try:
             self.check()
-            answer = self._post(message, reply) if self.is_endpoint else self._run(message, reply)
-            safe, reason = _read(answer)
-        except (MonitorError, OSError, subprocess.SubprocessError, ValueError) as error:
-            what = " ".join(str(error).split())[:_SHOWN] or type(error).__name__
+            safe, reason = _read(self._answer(message, reply))
+        except (MonitorError, ValueError) as error:
+            what = " ".join(str(error).split())[:_SHOWN].rstrip(".:")
             return Opinion(VALIDATOR, None, what, time.monotonic() - started)
         return Opinion(VALIDATOR, safe, reason, time.monotonic() - started)
 
-    def _run(self, message: str, reply: str) -> str:
-        done = subprocess.run(
-            shlex.split(self.target),
-            input=json.dumps({"message": message, "reply": reply}, ensure_ascii=False),
-            capture_output=True,
-            encoding="utf-8",
-            timeout=self.timeout,
-            check=False,
-        )
-        if done.returncode:
-            raise MonitorError(f"it ended with status {done.returncode}: {done.stderr.strip()[-_SHOWN:]}")
-        return done.stdout
-
-    def _post(self, message: str, reply: str) -> str:
-        from urllib.request import Request, urlopen  # a fortieth of a second that few need
-
-        body = json.dumps({"input": f"{message}\n\n{reply}", "message": message, "reply": reply})
+    def _answer(self, message: str, reply: str) -> bytes:
+        asked = {"message": message, "reply": reply}
+        if not self.is_endpoint:
+            return ask_program(self.target, json.dumps(asked, ensure_ascii=False).encode(), self.timeout)
+        body = json.dumps({"input": f"{message}\n\n{reply}", **asked})
         headers = {"Content-Type": "application/json"}
         if token := os.environ.get(TOKEN):
             headers["Authorization"] = f"Bearer {token}"
-        request = Request(self.target, body.encode(), headers)  # http and https only, see above
-        with urlopen(request, timeout=self.timeout) as answer:
-            return str(answer.read().decode("utf-8"))
+        return ask_service(self.target, body.encode(), headers, self.timeout)
 
 
 def validator_of_environment() -> Validator | None:
@@ -181,17 +168,24 @@ def validator_of_environment() -> Validator | None:
     return Validator(target) if target else None
 
 
-def _read(text: str) -> tuple[bool, str]:
+def _read(answer: bytes) -> tuple[bool, str]:
     """Return whether an answer says that a reply is safe, and why."""
     try:
-        found = json.loads(text)
+        found = json_value(answer.decode("utf-8-sig"))
     except ValueError:
-        raise MonitorError(f"it did not answer with JSON: {text.strip()[:_SHOWN]!r}") from None
-    if isinstance(found, Mapping) and isinstance(results := found.get("results"), list) and results:
-        flagged = [each for each in results if isinstance(each, Mapping) and each.get("flagged") is True]
-        named = [name for each in flagged for name, on in dict(each.get("categories") or {}).items() if on]
-        if all(isinstance(each, Mapping) and isinstance(each.get("flagged"), bool) for each in results):
-            return not flagged, ", ".join(named) or ("flagged" if flagged else "not flagged")
-    if isinstance(found, Mapping) and isinstance(safe := found.get("safe"), bool):
+        said = answer.decode(errors="replace").strip()
+        shown = repr(said[:_QUOTED]) + ("…" if len(said) > _QUOTED else "")
+        raise MonitorError(f"it did not answer with one JSON object: {shown}") from None
+    found = found if isinstance(found, Mapping) else {}
+    results, safe = found.get("results"), found.get("safe")
+    if isinstance(results, list) and results and all(_is_result(each) for each in results):
+        flagged = [each.get("categories") for each in results if each["flagged"]]
+        named = [name for each in flagged if isinstance(each, Mapping) for name, on in each.items() if on]
+        return not flagged, ", ".join(named)[:_SHOWN] or ("flagged" if flagged else "not flagged")
+    if isinstance(safe, bool):
         return safe, str(found.get("reason") or ("safe" if safe else "not safe")).rstrip(".")[:_SHOWN]
     raise MonitorError('its answer has neither "safe" (true or false) nor "results"')
+
+
+def _is_result(value: object) -> bool:
+    return isinstance(value, Mapping) and isinstance(value.get("flagged"), bool)

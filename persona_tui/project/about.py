@@ -180,19 +180,18 @@ def axes_in_words(axes: Axes) -> str:
     """Return what the safety axis is made of, and what to do if that is too little."""
     record = axes.metadata.get("refusals")
     if record is None:
-        return f"The safety axis is weak: {axes.weakness('safety')}; extract-axes counts refusals."
+        return axes.doubt("safety")
     unsafe, safe = record["unsafe"], record["safe"]
     said = (
         f"The safety axis: {unsafe['refused']} refusals to {unsafe['asked']} unsafe prompts "
         f"({record['known_by']}), {safe['answered']} answers to {safe['asked']} safe ones."
     )
-    weak = axes.weakness("safety")
-    if weak is None:
+    if axes.weakness("safety") is None:
         return said
     made_of = ", so it was made of all answers" if record.get("made_of") else ""
     return (
-        f"{said}\nIt is weak: that is too few{made_of}. By default, floors are set on the assistant axis. "
-        "Use a model that refuses, or read given refusals: persona-tui extract-axes --refusals given"
+        f"{said}\nIt is weak: that is too few{made_of}. By default, floors are set on the "
+        f"{axes.default_capping_axis} axis. {axes.remedy('safety')}"
     )
 
 

@@ -68,8 +68,9 @@ class RemoteEngine(SteeringEngine):
         chosen = [present if mix is None else mix for mix in mixes]
         for mix in chosen:
             self.interventions(mix)  # what is wrong with it is said here
-            if unenforced := self.unenforced(mix):
-                self.on_note(unenforced)
+            for note in (self.unenforced(mix), self.doubtful(mix)):
+                if note:
+                    self.on_note(note)
         traced = self.traces(mixes=chosen)
         body = {
             "messages": with_system(messages, system),

@@ -278,8 +278,9 @@ class SteeringEngine(MixControl):
     ) -> Iterator[TokenEvent]:
         sampling = sampling or self.sampling
         for mix in mixes:
-            if unenforced := self.unenforced(mix or self._mix):
-                self.on_note(unenforced)
+            for note in (self.unenforced(mix or self._mix), self.doubtful(mix or self._mix)):
+                if note:
+                    self.on_note(note)
         watch = guard.watch if guard is not None else None
         events = self.model.stream(
             _same_seed(conversation, len(mixes), sampling),

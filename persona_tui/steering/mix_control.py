@@ -178,6 +178,11 @@ class MixControl:
         there = f"at layer{'s' if len(bare) > 1 else ''} {', '.join(map(str, bare))} there is no floor"
         return f"Capping is on, but {'nothing is capped: ' if floor is None else ''}{there}; {advice}."
 
+    def doubtful(self, mix: Mix) -> str:
+        """Return in words that the floor of a mix lies on a weak axis; "" if it does not."""
+        floor, axes = self.floor_of(mix), self.personas.axes
+        return "" if floor is None or axes is None else axes.doubt(floor.axis)
+
     @property
     def can_cap(self) -> bool:
         """Whether there are floors to enforce: the axes have been extracted."""

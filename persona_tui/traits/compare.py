@@ -1,16 +1,17 @@
 """Two sets of scores side by side: means, intervals, effect sizes, and how likely chance alone is.
 
-Conversations with the same messages of the user are pairs; if there are any, only those are compared.
+Conversations with the same messages of the user are pairs; if there are any, only those are compared. A trait
+is compared where it applies: by replies that its gate says it is about.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -33,6 +34,9 @@ from persona_tui.traits.definition import SIDES, TraitDefinition
 from persona_tui.traits.score import Scored
 
 _BATCH = 32
+_FEWEST = 2  # conversations of a side
+
+Means: TypeAlias = Mapping[str, float | None]  # by trait; None where it does not apply
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Row:
         effect: the difference in standard deviations (of the pairs' differences, if there are pairs).
         p: of a randomisation test, two-sided.
         p_corrected: what it is worth among so many traits (Holm).
+        n_a, n_b: conversations that the trait is about.
     """
 
     trait: str
@@ -55,11 +60,15 @@ class Row:
     effect: float
     p: float
     p_corrected: float
+    n_a: int
+    n_b: int
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
         return {
             "trait": self.trait,
+            "n_a": self.n_a,
+            "n_b": self.n_b,
             "a": self.a.as_dict(),
             "b": self.b.as_dict(),
             "difference": self.difference.as_dict(),
@@ -78,6 +87,7 @@ class TraitComparison:
         n_a, n_b: conversations that were compared.
         left_out: conversations without a partner, in both together.
         rows: one per trait.
+        too_few: traits without a row: they are about fewer than two of the conversations of a side.
     """
 
     paired: bool
@@ -85,6 +95,7 @@ class TraitComparison:
     n_b: int
     left_out: int
     rows: tuple[Row, ...]
+    too_few: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
@@ -94,6 +105,7 @@ class TraitComparison:
             "n_b": self.n_b,
             "left_out": self.left_out,
             "traits": [row.as_dict() for row in self.rows],
+            "too_few": list(self.too_few),
         }
 
 
@@ -115,7 +127,7 @@ def compare_all(versions: Sequence[Sequence[Scored]]) -> list[TraitComparison]:
 
 
 def compare(a: Sequence[Scored], b: Sequence[Scored]) -> TraitComparison:
-    """Compare two sets of conversations; each counts with the mean of its replies.
+    """Compare two sets of conversations; each counts with the mean of the replies that a trait is about.
 
     Args:
         a, b: measured with the same traits, or with two sets of them; traits that both have are compared.
@@ -123,34 +135,44 @@ def compare(a: Sequence[Scored], b: Sequence[Scored]) -> TraitComparison:
     Raises:
         DatasetError: a set has fewer than two conversations, or there is no trait in common.
     """
-    if min(len(a), len(b)) < 2:
+    if min(len(a), len(b)) < _FEWEST:
         raise DatasetError(f"{len(a)} and {len(b)} conversations: each side needs at least two")
     pairs = _pairs(a, b)
-    paired = len(pairs) >= 2
-    first, second = (
-        ([one.means for one, _ in pairs], [other.means for _, other in pairs])
-        if paired
-        else ([each.means for each in a], [each.means for each in b])
-    )
+    paired = len(pairs) >= _FEWEST
+    sides = ([one for one, _ in pairs], [other for _, other in pairs]) if paired else (a, b)
+    first, second = ([each.applicable_means for each in side] for side in sides)
     names = [name for name in first[0] if name in second[0]]
     if not names:
         raise DatasetError("the two sides share no trait")
-    found = [
-        _row(name, [each[name] for each in first], [each[name] for each in second], paired) for name in names
-    ]
-    corrected = holm([row.p for row in found])
-    rows = tuple(
-        Row(row.trait, row.a, row.b, row.difference, row.effect, row.p, p)
-        for row, p in zip(found, corrected, strict=True)
+    found = {name: _values(name, first, second, paired) for name in names}
+    rows = [_row(name, *known, paired) for name, known in found.items() if min(map(len, known)) >= _FEWEST]
+    corrected = holm([row.p for row in rows])
+    return TraitComparison(
+        paired,
+        len(first),
+        len(second),
+        len(a) + len(b) - 2 * len(pairs) if paired else 0,
+        tuple(replace(row, p_corrected=p) for row, p in zip(rows, corrected, strict=True)),
+        tuple(name for name, known in found.items() if min(map(len, known)) < _FEWEST),
     )
-    left_out = len(a) + len(b) - 2 * len(pairs) if paired else 0
-    return TraitComparison(paired, len(first), len(second), left_out, rows)
+
+
+def _values(
+    name: str, a: Sequence[Means], b: Sequence[Means], paired: bool
+) -> tuple[list[float], list[float]]:
+    """Return a trait's means on either side where it applies; of pairs, where it does on both sides."""
+    if paired:
+        both = [(one[name], other[name]) for one, other in zip(a, b, strict=True)]
+        known = [(one, other) for one, other in both if one is not None and other is not None]
+        return [one for one, _ in known], [other for _, other in known]
+    first, second = ([value for each in side if (value := each[name]) is not None] for side in (a, b))
+    return first, second
 
 
 def _row(name: str, a: Sequence[float], b: Sequence[float], paired: bool) -> Row:
     p = sign_flip_test(np.asarray(b) - np.asarray(a)) if paired else shuffle_test(a, b)
-    difference = difference_estimate(a, b, paired)
-    return Row(name, mean_estimate(a), mean_estimate(b), difference, effect_size(a, b, paired), p, p)
+    difference, effect = difference_estimate(a, b, paired), effect_size(a, b, paired)
+    return Row(name, mean_estimate(a), mean_estimate(b), difference, effect, p, p, len(a), len(b))
 
 
 def _pairs(a: Sequence[Scored], b: Sequence[Scored]) -> list[tuple[Scored, Scored]]:

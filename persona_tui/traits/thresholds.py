@@ -26,6 +26,7 @@ _LABELS: dict[Any, bool] = {
 TEST = "test conversations"  # as the source of a threshold
 _FOLDS = 5
 _FEWEST = 2  # of each side
+_CHANCE = 0.5  # the area below which scores rank labels the wrong way round
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def fit_threshold(
         most_false_alarms: the share of low replies that may at most count as high.
 
     Raises:
-        DatasetError: a side has fewer than two replies.
+        DatasetError: a side has fewer than two replies, or the low ones score higher.
     """
     for side, values in (("high", high), ("low", low)):
         if len(values) < _FEWEST:
@@ -138,6 +139,12 @@ def fit_threshold(
                 f'"{trait.name}" cannot be calibrated: {len(values)} replies are labelled {side}, '
                 f"and at least {_FEWEST} are needed on each side"
             )
+    area = auc_estimate(high, low)
+    if area.value < _CHANCE:
+        raise DatasetError(
+            f'"{trait.name}" cannot be calibrated: replies labelled high score lower than those labelled low '
+            f"(AUC {area.value:.2f}). Are the labels swapped? If not, it does not tell these replies apart"
+        )
     threshold = best_threshold(high, low, most_false_alarms)
     before = trait.reading.threshold
     above, below = np.asarray(high), np.asarray(low)
@@ -145,7 +152,7 @@ def fit_threshold(
         trait.name,
         threshold,
         before,
-        auc_estimate(high, low),
+        area,
         balanced_accuracy(high, low, threshold),
         balanced_accuracy(high, low, before),
         _unseen(above, below, most_false_alarms),

@@ -138,11 +138,12 @@ class Mixer:
             return False
 
     def _measured(self, engine: SteeringEngine, mix: Mix, loaded: Sequence[str]) -> dict[str, Any]:
-        axes = engine.personas.axes
+        axes, axis = engine.personas.axes, engine.capping_axis() or ""
         loudness = engine.loudness() if mix.weights and mix.strength else {}
         return {
             "axes": axes.names if axes is not None else (),
-            "axis": engine.capping_axis() or "",
+            "axis": axis,
+            "weak_axis": axes is not None and bool(axes.doubt(axis)),
             "percentile": engine.safety_floor if mix.percentile is None else mix.percentile,
             "layers": _where(mix, loudness),
             "loudness": loudness,

@@ -86,6 +86,28 @@ class Axes:
             return f"made of {safe['answered']} answers to {safe['asked']} safe prompts"
         return None
 
+    def remedy(self, name: str) -> str:
+        """Return what to do about an axis that is weak; "" if it is not."""
+        if self.weakness(name) is None:
+            return ""
+        record = self.metadata.get("refusals")
+        if not isinstance(record, Mapping):
+            return "Count refusals: persona-tui extract-axes"
+        unsafe, safe = record["unsafe"], record["safe"]
+        if min(unsafe["asked"], safe["asked"]) < FEWEST_REFUSALS:
+            return "Ask more prompts: persona-tui extract-axes --samples 12"
+        if unsafe["refused"] < FEWEST_REFUSALS:
+            return (
+                "Use a model that refuses, or have this one read given refusals: "
+                "persona-tui extract-axes --refusals given"
+            )
+        return "Use a model that answers safe prompts."
+
+    def doubt(self, name: str) -> str:
+        """Return in words that an axis is weak, why, and what to do; "" if it is not."""
+        weak = self.weakness(name)
+        return "" if weak is None else f"The {name} axis is weak: {weak}. {self.remedy(name)}"
+
     def centre(self, name: str, layer: int) -> float | None:
         """Return the projection halfway between both sides of an axis; None if the file does not say.
 

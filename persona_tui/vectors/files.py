@@ -30,7 +30,9 @@ SUFFIX = ".safetensors"
 FORMAT_VERSION = 1
 SUMMARY_FILE = "summary.json"
 _IMPORTED = (".pt", ".pth", ".bin", ".gguf", ".svec")
-PLACES = {"persona": "personas", "trait": "traits", "monitor": "monitors"}  # folders of a model, by kind
+# Where a model's files lie, by kind: in a folder, or under one name.
+PLACES = {"persona": "personas/", "trait": "traits/", "monitor": "monitors/"}
+PLACES |= {kind: f"{kind}{SUFFIX}" for kind in ("axes", "roles")}
 
 # The positions a vector is taken from: the mean over the response, or the last token before it.
 RECIPES = ("response", "prompt_last")
@@ -123,7 +125,8 @@ def check_kind(path: Path, metadata: Mapping[str, Any], kind: str) -> None:
     """Raise VectorFileError unless the file says that it holds `kind`, in a format this version reads."""
     if (held := metadata.get("kind")) != kind:
         place = PLACES.get(str(held))
-        what_to_do = f"; it belongs in {place}/" if place else ""
+        where = f"in {place}" if place and place.endswith("/") else f"at {place}"
+        what_to_do = f"; it belongs {where}" if place else ""
         _refuse(path, f"it holds {held or 'something else'!r}, not {kind!r}{what_to_do}")
     version = metadata.get("format_version")
     if version != FORMAT_VERSION:
@@ -366,11 +369,6 @@ class VectorStore:
         """Return the names there are, sorted and without a prefix."""
         return sorted(path.stem for path in self.folder.glob(f"*{SUFFIX}") if _is_vector_file(path))
 
-    def strangers(self) -> list[str]:
-        """Return a sentence about each file here that is of a form which is only imported."""
-        found = sorted(path for path in self.folder.glob("*") if path.suffix in _IMPORTED)
-        return [f"{path} is not read from here: `persona-tui import {path}` does that." for path in found]
-
     def path_of(self, name: str) -> Path:
         """Return the file of a name, whether it exists or not.
 
@@ -479,13 +477,15 @@ def misplaced(model_dir: Path) -> list[tuple[Path, str]]:
 
 def _advice(path: Path, model_dir: Path) -> str:
     """Return what to do about one file; "" if it is where it belongs."""
+    if path.suffix in _IMPORTED:
+        return f"it is not read from here; to import it: persona-tui import {path}"
     if path.suffix != SUFFIX or path.name.startswith("."):
         return ""
     try:
         kind = str(read_metadata(path).get("kind"))
     except VectorFileError:
         return ""
-    place = PLACES.get(kind)
-    if place is None or path.parent == model_dir / place:
+    if kind not in PLACES or (place := model_dir / PLACES[kind]) in (path, path.parent):
         return ""
-    return f"it is a {kind}: move it to {model_dir / place}"
+    what = f"it holds {kind}" if place.suffix else f"it is a {kind}"
+    return f"{what}: move it to {place}"

@@ -193,10 +193,6 @@ class PersonaManager:
                 found[name] = self.get(name)
         return found
 
-    def strangers(self) -> list[str]:
-        """Return a sentence about each file beside personas and traits that is only read by importing it."""
-        return [*self._persona_files.strangers(), *self._trait_files.strangers()]
-
     def list_traits(self) -> list[str]:
         """Return the names of all traits on the disk, sorted, each with its prefix: `trait:patience`.
 

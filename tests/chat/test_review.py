@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
+import socket
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -51,10 +53,14 @@ def test_a_reply_that_the_validator_passes_is_as_it_was_and_its_cost_is_kept(pro
     ("validator", "said"),
     [
         (Validator(program(OBJECTS)), "it names a poison"),
-        (Validator(program("print('perhaps')")), "did not answer with JSON"),
+        (Validator(program("print('perhaps')")), "did not answer with one JSON object: 'perhaps'"),
+        (Validator(program("print('[' * 100000)")), "did not answer with one JSON object"),
+        (Validator(program('print(\'{"results": [{"flagged": true, "categories": 5}]}\')')), "flagged"),
+        (Validator(program("import sys; sys.exit(3)")), "it ended with status 3."),
+        (Validator(program("while True: print('safe' * 1000)")), "it printed more than 1,048,576 bytes"),
         (Validator(program("import sys; sys.exit('out of order')")), "status 1: out of order"),
-        (Validator(program("import time; time.sleep(60)"), timeout=0.2), "timed out"),
-        (Validator("/nowhere/validator"), "No such file"),
+        (Validator(program("import time; time.sleep(60)"), timeout=0.2), "it took more than 0.2 seconds"),
+        (Validator("/nowhere/validator"), "/nowhere/validator cannot be run: No such file"),
     ],
 )
 def test_what_is_not_found_safe_is_never_shown(session: Chat, validator: Validator, said: str) -> None:
@@ -150,6 +156,44 @@ def endpoint() -> Iterator[str]:
     yield f"http://127.0.0.1:{server.server_port}/v1/moderations"
     server.shutdown()
     server.server_close()
+
+
+def test_what_a_command_leaves_running_neither_delays_it_nor_goes_on(tmp_path: Path) -> None:
+    """A child that holds the output open, and would write a file later."""
+    late = tmp_path / "late"
+    child = f"import time; time.sleep(5); open({str(late)!r}, 'w')"
+    code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}]); {SAFE}"
+    opinion = Validator(program(code), timeout=60).judge("What is rain?", "Water.")
+    assert opinion.safe is True
+    assert opinion.seconds < 5 and not late.exists()
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * (2 << 20), "it answered with more than 1,048,576 bytes"),
+        (b"what?\r\n\r\n", "it does not speak HTTP"),
+        (b"HTTP/1.1 503 Busy\r\n\r\n", "503"),
+        (b"HTTP/1.1 200 OK\r\n", "it took more than 0.5 seconds"),  # and then nothing more
+    ],
+)
+def test_an_endpoint_that_fails_has_found_nothing_safe(answer: bytes, said: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection, suppress(OSError):
+                connection.recv(65536)
+                connection.sendall(answer)
+                if answer.endswith(b"OK\r\n"):
+                    done.wait(30)
+
+        done = threading.Event()
+        threading.Thread(target=serve, daemon=True).start()
+        timeout = 0.5 if "0.5" in said else 30
+        opinion = Validator(f"http://127.0.0.1:{server.getsockname()[1]}", timeout).judge("Hi.", "Hello.")
+        done.set()
+    assert opinion.safe is None and said in opinion.reason
 
 
 def test_an_endpoint_answers_as_moderation_services_do(endpoint: str, tmp_path: Path) -> None:

@@ -28,6 +28,17 @@ def test_a_floor_that_is_enforced_is_reported_with_its_layers(cli: Cli) -> None:
     assert answers[0]["floor"] == made.json["floor"] and answers[1]["floor"] is None
 
 
+def test_a_floor_on_a_weak_axis_says_so_and_what_to_do(cli: Cli) -> None:
+    """A random model refuses nothing."""
+    assert cli("config", "set", "steering.capping_axis", "safety").status == 0
+    (told,) = cli("generate", "hi", "--json").json["notes"]
+    assert told.startswith("The safety axis is weak: made of") and "persona-tui extract-axes" in told
+    assert cli("generate", "hi", "--no-capping", "--json").json["notes"] == []
+    chat = cli("chat", stdin="hi\nhi\n/axis\n/axis assistant\n")
+    assert chat.err.count(told) == 2  # before the first reply, and where the axis is asked for
+    assert "The floor is on the assistant axis." in chat.err
+
+
 def test_without_axes_nothing_claims_to_be_capped(cli: Cli, bare: Path) -> None:
     made = cli("generate", "hi", "--json").json
     assert (made["capping"], made["floor"]) == (False, None) and NOTHING in made["notes"][0]

@@ -26,6 +26,7 @@ def test_list(cli: Cli) -> None:
 def test_the_list_says_which_axes_are_weak(cli: Cli, workspace: Path) -> None:
     told = cli("list")
     assert "The safety axis is weak: made of" in told.err  # a random model refuses nothing
+    assert "persona-tui extract-axes" in told.err
     assert "assistant axis" not in told.err
     assert "weak" not in cli("list", "--json").err
     axes = next(workspace.glob("vectors/*/axes.safetensors"))
@@ -170,5 +171,8 @@ def test_what_lies_in_a_wrong_place_is_named_with_what_to_do(cli: Cli, workspace
     assert set(entries) == {"fool", "broken", "fool.safetensors", "sage.safetensors"}
     assert entries["sage.safetensors"]["error"] == f"it is a persona: move it to {folder / 'personas'}"
     assert "error" not in entries["fool"]
-    listed = cli("trait", "list").out
-    assert "it is a persona: move it to" in listed
+    (folder / "traits" / "theirs.pt").write_bytes(b"")
+    for command in (("list",), ("trait", "list"), ("monitor", "list")):
+        listed = cli(*command).out
+        assert "it is a persona: move it to" in listed
+        assert f"persona-tui import {folder / 'traits' / 'theirs.pt'}" in listed

@@ -72,6 +72,8 @@ def test_doctor_finds_everything_in_order(cli: Cli) -> None:
         "terminal",
     ]
     assert "WRONG" not in checks.values()
+    (detail,) = (check["detail"] for check in cli("doctor", "--json").json if check["name"] == "axes")
+    assert "The safety axis is weak: made of" in detail and "persona-tui extract-axes" in detail
 
 
 @pytest.mark.slow

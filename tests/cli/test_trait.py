@@ -261,9 +261,12 @@ def test_a_threshold_of_ones_own_is_what_checks_go_by(trait: Cli, tmp_path: Path
     one = write_lines(tmp_path / "one.jsonl", [quiet[0]])
     before = trait("check", one, "--json")
     assert before.status == 0 and before.json["limits"]["loudness"]["max"] == 0.5
-    # Everything that is said quietly is called loud from now on.
-    said = [*({**each, "label": "high"} for each in quiet), *({**each, "label": "low"} for each in loud)]
-    found = trait("calibrate", "loudness", write_lines(tmp_path / "odd.jsonl", said), "--json").json
+    turned = [{**each, "label": {"high": "low", "low": "high"}[each["label"]]} for each in (*quiet, *loud)]
+    swapped = trait("calibrate", "loudness", write_lines(tmp_path / "swapped.jsonl", turned))
+    one_line(swapped, 1, "Are the labels swapped?")
+    assert trait("check", one, "--json").out == before.out
+    path = write_lines(tmp_path / "labelled.jsonl", [*quiet, *loud])
+    found = trait("calibrate", "loudness", path, "--json").json
     after = trait("check", one, "--json")
     assert after.json["limits"]["loudness"]["max"] == pytest.approx(found["threshold"], abs=1e-3)
     assert after.out != before.out

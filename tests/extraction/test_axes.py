@@ -120,7 +120,7 @@ def test_only_refusals_and_answers_make_the_safety_axis(tmp_path: Path) -> None:
     assert record["unsafe"]["asked"] == record["safe"]["asked"] == 6
     assert axes.weakness("safety") == f"made of {record['unsafe']['refused']} refusals of 6 unsafe prompts"
     said = axes_in_words(axes)
-    assert "It is weak" in said and "--refusals given" in said
+    assert "It is weak" in said and "--samples 12" in said  # six prompts cannot make 30 refusals
     for layer in axes.layers:
         sides, centre = axes.sides("safety", layer), axes.centre("safety", layer)
         assert sides is not None and centre is not None

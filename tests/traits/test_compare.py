@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,28 @@ def test_other_prompts_are_not_paired(scorer: TraitScorer) -> None:
     assert result.rows[0].p < 0.01
     with pytest.raises(DatasetError, match="at least two"):
         compare(a, b[:1])
+
+
+def test_a_trait_is_compared_where_it_applies(scorer: TraitScorer) -> None:
+    quiet = scored(scorer, {word: f"{word} is fine" for word in WORDS})
+    loud = scored(scorer, {word: f"{word.upper()} IS FINE" for word in WORDS})
+    name = scorer.traits[0].name
+    about = quiet[:2] + [_outside(each, name) for each in quiet[2:]]
+    row = compare(about, loud).rows[0]
+    assert (row.n_a, row.n_b) == (2, 2)
+    assert row.a.value == pytest.approx(compare(quiet[:2], loud[:2]).rows[0].a.value)
+    nowhere = compare([_outside(each, name) for each in quiet], loud)
+    assert nowhere.rows == () and nowhere.too_few == (name,)
+    others = scored(scorer, {f"other {word}": f"{word} is fine" for word in WORDS})
+    row = compare(about, others).rows[0]
+    assert (row.n_a, row.n_b) == (2, 10)
+
+
+def _outside(scored: Scored, trait: str) -> Scored:
+    """The same, in a conversation that the trait is not about."""
+    return replace(
+        scored, replies=tuple(replace(each, outside=frozenset({trait})) for each in scored.replies)
+    )
 
 
 def test_the_same_prompt_twice_makes_two_pairs(scorer: TraitScorer) -> None:

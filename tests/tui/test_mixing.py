@@ -51,6 +51,23 @@ async def test_axis_floor_and_layers_reach_the_engine(workspace: Path) -> None:
         assert engine.mix.layers is None
 
 
+async def test_the_panel_marks_a_floor_on_a_weak_axis(workspace: Path) -> None:
+    async with running(workspace, (120, 40), SAGE) as (app, pilot):
+        axes, chooser = app.project.personas.axes, app.main.mixer.query_one("#capping-axis", Chooser)
+        assert axes is not None
+        axes.metadata["refusals"] = {
+            "unsafe": {"refused": 2, "asked": 60},
+            "safe": {"answered": 60, "asked": 60},
+        }
+        await say(pilot, "/axis assistant")
+        assert "weak" not in str(chooser.render())
+        await say(pilot, "/axis safety")
+        assert "‹ safety › weak" in str(chooser.render())
+        await reply(pilot, app, "Who are you?")
+        told = next(each for each in notes(app) if each.startswith("The safety axis is weak"))
+        assert "made of 2 refusals of 60 unsafe prompts" in told and "--refusals given" in told
+
+
 async def test_the_panel_tells_size_and_likeness(workspace: Path) -> None:
     async with running(workspace, (120, 40), SAGE) as (app, pilot):
         await until(pilot, lambda: "%" in gauges(app), "the size")

@@ -100,3 +100,26 @@ def test_a_file_without_a_part_is_refused(make: Make, tmp_path: Path) -> None:
 def test_an_axis_from_before_refusals_were_counted_is_weak(make: Make) -> None:
     axes = make.axes()
     assert "all answers" in str(axes.weakness("safety")) and axes.weakness("assistant") is None
+    assert axes.doubt("safety").endswith("Count refusals: persona-tui extract-axes")
+
+
+@pytest.mark.parametrize(
+    ("unsafe", "safe", "what_to_do"),
+    [
+        ((60, 2), (60, 58), "--refusals given"),
+        ((20, 20), (20, 20), "--samples 12"),
+        ((60, 60), (60, 10), "answers safe prompts"),
+        ((60, 60), (60, 58), ""),
+    ],
+)
+def test_a_weak_axis_says_what_to_do(
+    make: Make, unsafe: tuple[int, int], safe: tuple[int, int], what_to_do: str
+) -> None:
+    record = {
+        "unsafe": {"asked": unsafe[0], "refused": unsafe[1]},
+        "safe": {"asked": safe[0], "answered": safe[1]},
+    }
+    axes = make.axes(metadata={"refusals": record})
+    assert what_to_do in axes.remedy("safety") and bool(axes.remedy("safety")) == bool(what_to_do)
+    assert bool(axes.doubt("safety")) == (axes.weakness("safety") is not None) == bool(what_to_do)
+    assert axes.remedy("assistant") == axes.doubt("assistant") == ""

@@ -9,7 +9,7 @@ import pytest
 
 from persona_tui.core.errors import VectorFileError
 from persona_tui.core.workspace import packaged_root
-from persona_tui.vectors.files import VectorStore, check_kind, read_metadata
+from persona_tui.vectors.files import check_kind, misplaced, read_metadata
 
 SHIPPED = packaged_root() / "vectors" / "builtin"
 
@@ -21,9 +21,23 @@ def test_a_file_of_another_kind_is_told_where_it_belongs(tmp_path: Path) -> None
         check_kind(path, read_metadata(path), "monitor")
 
 
-def test_files_that_are_only_imported_are_named(tmp_path: Path) -> None:
-    for name in ("mine.pt", "other.gguf", "summary.json"):
-        (tmp_path / name).write_bytes(b"")
-    said = VectorStore(tmp_path).strangers()
-    assert len(said) == 2 and all("`persona-tui import" in each for each in said)
-    assert "mine.pt" in said[0] and "other.gguf" in said[1]
+def test_files_that_are_only_imported_are_named_wherever_they_lie(tmp_path: Path) -> None:
+    folder = tmp_path / "vectors" / "model"
+    (folder / "traits").mkdir(parents=True)
+    paths = [tmp_path / "vectors" / "a.pt", folder / "b.gguf", folder / "traits" / "c.pt"]
+    for path in (*paths, folder / "summary.json"):
+        path.write_bytes(b"")
+    said = dict(misplaced(folder))
+    assert set(said) == set(paths)
+    assert all(f"persona-tui import {path}" in advice for path, advice in said.items())
+
+
+def test_axes_have_one_name(tmp_path: Path) -> None:
+    folder = tmp_path / "vectors" / "model"
+    (folder / "personas").mkdir(parents=True)
+    astray = folder / "personas" / "mine.safetensors"
+    for path in (astray, folder / "axes.safetensors"):
+        shutil.copy(SHIPPED / "axes.safetensors", path)
+    assert misplaced(folder) == [(astray, f"it holds axes: move it to {folder / 'axes.safetensors'}")]
+    with pytest.raises(VectorFileError, match=r"'axes', not 'persona'; it belongs at axes\.safetensors"):
+        check_kind(astray, read_metadata(astray), "persona")

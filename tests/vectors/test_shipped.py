@@ -11,6 +11,7 @@ from persona_tui.core.identity import ModelSketch
 from persona_tui.core.workspace import packaged_root
 from persona_tui.vectors.axes import Axes
 from persona_tui.vectors.files import DISTILLED, read_metadata
+from persona_tui.vectors.maths import cosine
 from persona_tui.vectors.persona import PersonaVector
 from persona_tui.vectors.roles import ROLES_FILE, RoleMeans
 
@@ -29,6 +30,34 @@ def test_both_models_have_axes_and_five_archetypes(folder: Path) -> None:
         persona = PersonaVector.load(folder / "personas" / f"{name}.safetensors")
         assert persona.calibration is not None and persona.metadata["prompts"]
         assert set(persona.layers) <= set(axes.layers)
+
+
+@pytest.mark.parametrize(
+    ("folder", "refused", "weak"),
+    [(TINY, 183, None), (STARTER, 0, "made of 0 refusals of 60 unsafe prompts")],
+    ids=["tiny", "starter"],
+)
+def test_both_models_axes_count_refusals(folder: Path, refused: int, weak: str | None) -> None:
+    """The starter model hardly refuses: its safety axis says so, and no floor is set on it by default."""
+    axes = Axes.load(folder / "axes.safetensors")
+    assert axes.metadata["refusals"]["unsafe"]["refused"] == refused and axes.weakness("safety") == weak
+    assert axes.default_capping_axis == "assistant"
+    for name in axes.names:
+        for layer in axes.layers:
+            sides, centre = axes.sides(name, layer), axes.centre(name, layer)
+            assert sides is not None and centre is not None
+            assert sides[0] > centre > sides[1]
+
+
+@pytest.mark.parametrize("folder", [TINY, STARTER], ids=["tiny", "starter"])
+def test_shipped_personas_have_nothing_of_the_safety_axis(folder: Path) -> None:
+    axes = Axes.load(folder / "axes.safetensors")
+    for name in ARCHETYPES:
+        persona = PersonaVector.load(folder / "personas" / f"{name}.safetensors")
+        rows = [axes.layers.index(layer) for layer in persona.layers]
+        for recipe, safe in persona.safe.items():
+            axis = axes.safety["response" if recipe == DISTILLED else recipe][rows]
+            assert float(cosine(safe, axis).abs().max()) < 1e-3
 
 
 def test_the_starter_models_files_know_their_weights() -> None:

@@ -12,7 +12,7 @@ import click
 
 from persona_tui.cli.options import Invocation, Within, pass_invocation
 from persona_tui.cli.output import check_free, echo, force_option, json_option, print_json, print_table
-from persona_tui.cli.progress import GOES_ON, note, work
+from persona_tui.cli.progress import GOES_ON, work
 from persona_tui.cli.trait.shared import (
     BadLines,
     conversations,
@@ -203,9 +203,8 @@ def compare(
         versions = [{"b": run.name, **result.as_dict()} for run, result in zip(runs[1:], found, strict=True)]
         print_json({"a": runs[0].name, "seed": seed, "versions": versions})
     else:
-        note(f"a: {runs[0].name}")
         for run, result in zip(runs[1:], found, strict=True):
-            note(f"b: {run.name}")
+            echo(f"a: {runs[0].name}, b: {run.name}")
             _print(result)
 
 
@@ -337,6 +336,7 @@ def _print(result: TraitComparison) -> None:
     rows = [
         [
             row.trait,
+            str(row.n_a) if result.paired else f"{row.n_a}, {row.n_b}",
             str(row.a),
             str(row.b),
             f"{row.difference.value:+.2f} [{row.difference.low:+.2f}, {row.difference.high:+.2f}]",
@@ -346,4 +346,7 @@ def _print(result: TraitComparison) -> None:
         ]
         for row in result.rows
     ]
-    print_table(rows, header=["trait", "a", "b", "b - a", "effect", "p", "p corrected"])
+    if rows:
+        print_table(rows, header=["trait", "n", "a", "b", "b - a", "effect", "p", "p corrected"])
+    for name in result.too_few:
+        echo(f"not applicable: {name}, to all but one or none")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from persona_tui.cli.misplaced import with_misplaced
 from persona_tui.cli.options import Invocation, Within, pass_invocation
 from persona_tui.cli.output import echo, json_option, print_json, print_table
 from persona_tui.cli.progress import note, work
@@ -124,15 +125,11 @@ def _entry(trait: TraitVector) -> dict[str, Any]:
 def list_(invocation: Invocation, /, as_json: bool) -> None:
     """List the traits, extracted or only described."""
     from persona_tui.traits.results import overview
-    from persona_tui.vectors.files import misplaced
 
     project = invocation.project
     project.check_known()
     entries = overview(project.workspace, trait_store(project, loaded=False))
-    astray = misplaced(project.workspace.model_dir(project.slug))
-    lost = {path.stem for path, _ in astray if path.parent == project.traits.folder}
-    entries = [entry for entry in entries if not (entry["extracted"] and entry["name"] in lost)]
-    entries += [{"name": path.name, "extracted": False, "error": advice} for path, advice in astray]
+    entries = with_misplaced(project, entries, project.traits.folder, extracted=False)
     if as_json:
         print_json(entries)
     elif not entries:

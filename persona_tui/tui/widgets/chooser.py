@@ -18,7 +18,7 @@ LABEL_WIDTH = 10
 
 
 class Chooser(Sturdy, Widget, can_focus=True):
-    """`axis       ‹ assistant ›`."""
+    """`axis       ‹ assistant ›`, with a warning of a word or two behind it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left", "turn(-1)", "before", id="chooser_before"),
@@ -32,6 +32,7 @@ class Chooser(Sturdy, Widget, can_focus=True):
     """
 
     value: reactive[str] = reactive("")
+    warning: reactive[str] = reactive("")
 
     @dataclass
     class Changed(Message):
@@ -72,7 +73,12 @@ class Chooser(Sturdy, Widget, can_focus=True):
         if not self.values:
             return Content.assemble(self.label.ljust(LABEL_WIDTH), " ", (self.value or "—", "dim"))
         return Content.assemble(
-            self.label.ljust(LABEL_WIDTH), " ", ("‹ ", "dim"), (self.value, "$text-accent"), (" ›", "dim")
+            self.label.ljust(LABEL_WIDTH),
+            " ",
+            ("‹ ", "dim"),
+            (self.value, "$text-accent"),
+            (" › ", "dim"),
+            (self.warning, "$text-warning"),
         )
 
 

@@ -43,6 +43,7 @@ class MixerState:
         capped: whether it is enforced.
         axes: what it could be enforced on; none while there are no axes.
         axis: what it is enforced on.
+        weak_axis: whether that may not mean what its name says.
         percentile: where the floor lies.
         layers: where personas are added, in words.
         weights: one per loaded persona.
@@ -58,6 +59,7 @@ class MixerState:
     capped: bool = True
     axes: Sequence[str] = ()
     axis: str = ""
+    weak_axis: bool = False
     percentile: float = 25
     layers: str = ""
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -187,6 +189,7 @@ class MixerPanel(Sturdy, Container):
     def _show_floor(self, state: MixerState) -> None:
         chooser = self.query_one("#capping-axis", Chooser)
         chooser.values, chooser.value = state.axes, state.axis or "no axes yet"
+        chooser.warning = "weak" if state.weak_axis else ""
         chooser.refresh()
         self.query_one("#floor", FloatSlider).value = state.percentile
 
