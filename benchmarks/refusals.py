@@ -1,6 +1,6 @@
 """What the axes of a model are made of: how much it refuses, and what the axes that it has say of themselves.
 
-    python benchmarks/refusals.py [--model starter] [--workspace DIR] [-o refusals.md]
+    python benchmarks/refusals.py [--model starter] [--dtype bfloat16] [--workspace DIR] [-o refusals.md]
 
 The safety prompts are answered as they are when axes are extracted: same system prompts, seeds and sampling.
 A refusal is known by its first words (`extraction.axes.refuses`); how well, is measured on labelled replies:
