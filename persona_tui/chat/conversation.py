@@ -18,6 +18,7 @@ Role = Literal["user", "assistant"]
 Message = dict[str, str]
 Record = Callable[..., None]
 
+SPOKEN = ("tokens", "end")  # kinds of events: what a model has said
 _ROOT = 0  # the parent of first messages
 
 
@@ -307,12 +308,10 @@ class Conversation:
     def walk(self, id: int, step: int) -> int:
         """Go to another sibling of a message; the number of the one that is on the path now.
 
-        The path goes on from there as it did when it was last there. Beyond the first or the last sibling
-        there is nothing: one stays at that.
+        The path goes on from there as it did when it was last there. Beyond either end is nothing.
         """
         family = self._children[self.node(id).parent or _ROOT]
-        target = family[min(max(family.index(id) + step, 0), len(family) - 1)]
-        return self.go_to(target)
+        return self.go_to(family[min(max(family.index(id) + step, 0), len(family) - 1)])
 
     def go_to(self, id: int) -> int:
         """Lead the path through a message, from wherever it is; its number."""
@@ -366,9 +365,12 @@ class Conversation:
                 run.finish = run.finish or "interrupted"
 
     def _do(self, kind: str, **fields: Any) -> None:
-        if self.record is not None:  # first: what cannot be written down has not happened
+        if kind in SPOKEN:  # which has happened, whether or not there is room to write it down
+            self.apply(kind, fields)
+        if self.record is not None:
             self.record(kind, **fields)
-        self.apply(kind, fields)
+        if kind not in SPOKEN:  # what cannot be written down has not happened
+            self.apply(kind, fields)
 
     def _add(self, role: Role, parent: int | None, *, text: str, edit_of: int | None = None) -> int:
         self._do("message", node=self._last + 1, parent=parent, role=role, text=text, edit_of=edit_of)
@@ -395,13 +397,11 @@ class Conversation:
         parent: int | None = None,
         continues: bool = False,
     ) -> None:
-        if not isinstance(settings, dict):
-            raise ValueError("a reply's settings are not a mapping")
         if not continues:
             self._place(Node(node, "assistant", parent))
         reply = self._nodes[node]
-        reply.runs.append(Run(settings, len(reply.token_ids), len(reply.text)))
-        self.mix = settings.get("mix", self.mix)
+        reply.runs.append(Run({}, len(reply.token_ids), len(reply.text)))
+        self._apply_settings(node, settings)
 
     def _apply_settings(self, node: int, settings: dict[str, Any]) -> None:
         if not isinstance(settings, dict):

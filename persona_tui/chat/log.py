@@ -28,6 +28,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from persona_tui import __version__
+from persona_tui.chat.conversation import SPOKEN
 from persona_tui.core.documents import json_value, lines_of, read_plain
 from persona_tui.core.errors import SessionError
 from persona_tui.core.files import lock_handle
@@ -45,6 +46,7 @@ from persona_tui.core.mix import (
 from persona_tui.vectors.metadata import RenderingRecord
 
 FORMAT = 1
+UNSAVED = "To talk without saving, start with: chat --no-save"
 BATCH_TOKENS = 16
 BATCH_SECONDS = 0.5
 
@@ -88,7 +90,7 @@ class SessionLog:
         self._lock = threading.RLock()
         self._file: int | None = None
         self._closed = False
-        self._waiting: dict[str, Any] | None = None  # tokens that are not written yet
+        self._waiting: list[tuple[str, dict[str, Any]]] = []  # what has happened and is not written yet
         self._written = 0.0
         if header is None:
             self._open()
@@ -114,25 +116,32 @@ class SessionLog:
         `BATCH_TOKENS` of them or `BATCH_SECONDS` have passed, and before anything else is.
 
         Raises:
-            SessionError: the file cannot be written, or was closed.
+            SessionError: the file cannot be written, or was closed. Tokens and the end of a reply (`SPOKEN`)
+                wait all the same, and are written before whatever is next: a full disk tears no hole.
         """
         with self._lock:
             if self._closed:
                 raise SessionError(f"session {self.id} is closed")
             if self._file is None:
-                self._begin()
+                try:
+                    self._begin()
+                except SessionError as error:
+                    raise SessionError(f"{error}. {UNSAVED}") from error
             if kind == "tokens" and fields.get("ids"):
                 self._wait(fields)
+            elif kind in SPOKEN:
+                self._waiting.append((kind, fields))
+                self.flush()
             else:
                 self.flush()
                 self._write(kind, fields)
 
     def flush(self) -> None:
-        """Write the tokens that wait."""
+        """Write what waits; after an error the rest goes on waiting."""
         with self._lock:
-            if self._waiting is not None:
-                fields, self._waiting = self._waiting, None
-                self._write("tokens", fields)
+            while self._waiting:
+                self._write(*self._waiting[0])
+                del self._waiting[0]
 
     def close(self) -> None:
         """Write what waits, and let others open the session. A closed log stays closed."""
@@ -148,13 +157,13 @@ class SessionLog:
                     self._file = None
 
     def _wait(self, fields: Mapping[str, Any]) -> None:
-        if self._waiting is not None and self._waiting["node"] != fields["node"]:
-            self.flush()
-        if self._waiting is None:
-            self._waiting = {"node": fields["node"], "ids": [], "texts": []}
-        self._waiting["ids"].extend(fields["ids"])
-        self._waiting["texts"].extend(fields["texts"])
-        full = len(self._waiting["ids"]) >= BATCH_TOKENS
+        kind, latest = self._waiting[-1] if self._waiting else ("", {})
+        if kind != "tokens" or latest["node"] != fields["node"]:
+            latest = {"node": fields["node"], "ids": [], "texts": []}
+            self._waiting.append(("tokens", latest))
+        latest["ids"].extend(fields["ids"])
+        latest["texts"].extend(fields["texts"])
+        full = len(latest["ids"]) >= BATCH_TOKENS
         if full or time.monotonic() - self._written >= BATCH_SECONDS:
             self.flush()
 

@@ -21,6 +21,8 @@ from persona_tui.core.documents import printable
 from persona_tui.core.processes import OtherProcessEnded, is_main, launched, may_speak
 
 if TYPE_CHECKING:
+    import click
+
     from persona_tui.cli.options import Invocation
 
 # While they wait, torch's threads would otherwise spin, and starve the screen.
@@ -93,8 +95,7 @@ def run(args: Sequence[str] | None = None, invocation: Invocation | None = None)
         status = root.main(args, prog_name="persona-tui", standalone_mode=False, obj=invocation)
         return status if isinstance(status, int) else OK
     except click.UsageError as error:
-        hint = f" Try `{error.ctx.command_path} --help`." if error.ctx is not None else ""
-        return _fail(f"{error.format_message()}{hint}", USAGE, invocation.debug)
+        return _fail(_misplaced(error) or _usage(error), USAGE, invocation.debug)
     except click.ClickException as error:
         return _fail(error.format_message(), error.exit_code, invocation.debug)
     except (click.Abort, KeyboardInterrupt, JobCancelled) as error:
@@ -119,6 +120,27 @@ def run(args: Sequence[str] | None = None, invocation: Invocation | None = None)
     except Exception as error:
         text = f"this is a bug in persona-tui: {type(error).__name__}: {error}"
         return _fail(f"{text} (--debug shows where)", FAILED, invocation.debug)
+
+
+def _usage(error: click.UsageError) -> str:
+    hint = f" Try `{error.ctx.command_path} --help`." if error.ctx is not None else ""
+    return f"{error.format_message()}{hint}"
+
+
+def _misplaced(error: click.UsageError) -> str | None:
+    """Return where an option belongs that all commands share, if that is what was wrong."""
+    import click
+
+    if not isinstance(error, click.NoSuchOption) or error.ctx is None or error.ctx.parent is None:
+        return None
+    top = error.ctx.find_root()
+    shared = next((each for each in top.command.params if error.option_name in each.opts), None)
+    if not isinstance(shared, click.Option):
+        return None
+    value = "" if shared.is_flag else f" {shared.make_metavar(top)}"
+    command = error.ctx.command_path.removeprefix(f"{top.command_path} ")
+    right = f"{top.command_path} {error.option_name}{value} {command}"
+    return f"{error.option_name} belongs before the command: {right}"
 
 
 def _is_not_text(argument: str) -> bool:

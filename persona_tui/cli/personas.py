@@ -178,7 +178,7 @@ def load(invocation: Invocation, name: str) -> None:
     """Load a persona, now and in later runs."""
     personas = invocation.project.personas
     belonging(invocation.project)(personas.path_of(name), personas.about(name))
-    personas.load(name)
+    personas.keep_loaded(name)
     echo(f"Loaded {name}.")
 
 

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 DEEPEST = 100  # levels
 TOO_DEEP = f"more than {DEEPEST} levels deep"
+TOO_LONG = "a whole number of thousands of digits"
 HALF = "half a character in a text (a lone surrogate, for example half an emoji)"
 _ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _HALF = re.compile("[\ud800-\udfff]")
@@ -39,11 +40,20 @@ def json_value(text: str | bytes, constants: bool = True, halves: bool = False) 
         value = json.loads(text) if constants else json.loads(text, parse_constant=_no_constant)
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
+    except ValueError as error:
+        if is_too_long(error):
+            raise ValueError(TOO_LONG) from None
+        raise
     if _may_be_deep(text) and _deeper_than(value, DEEPEST):
         raise ValueError(TOO_DEEP)
     if not halves and _may_have_half(text) and _HALF.search(json.dumps(value, ensure_ascii=False)):
         raise ValueError(HALF)
     return value
+
+
+def is_too_long(error: ValueError) -> bool:
+    """Return whether it is Python's refusal to read a whole number, which advises a change of the program."""
+    return "set_int_max_str_digits" in str(error)
 
 
 def _may_have_half(text: str | bytes) -> bool:

@@ -59,6 +59,10 @@ class Workspace:
             raise WorkspaceError(
                 f"{root / CONFIG_NAME} is a folder, where the file with the settings belongs."
             )
+        if (root / CONFIG_NAME).is_symlink() and not (root / CONFIG_NAME).exists():
+            raise WorkspaceError(
+                f"{root / CONFIG_NAME} is a link to a file that is not there: mend it or delete it."
+            )
         if not (root / CONFIG_NAME).is_file():
             _fill(root)
         return cls(root)
@@ -193,18 +197,18 @@ def _here() -> Path:
 
 def _nearest_above(folder: Path) -> Path | None:
     candidates = (folder, *folder.parents)
-    return next((place for place in candidates if (place / CONFIG_NAME).exists()), None)
+    return next((place for place in candidates if os.path.lexists(place / CONFIG_NAME)), None)
 
 
 def _refuse_foreign(root: Path) -> None:
     """Keep a mistyped --workspace from filling somebody's home folder with ours."""
-    if not root.exists() or (root / CONFIG_NAME).is_file():
+    if not root.exists() or os.path.lexists(root / CONFIG_NAME):
         return
     if not root.is_dir():
         raise WorkspaceError(f"{root} is not a folder.")
     foreign = any(entry.name not in PACKAGED and not entry.name.startswith(".") for entry in root.iterdir())
     # Asked again: another process may have finished making the workspace, and used it, meanwhile.
-    if foreign and not (root / CONFIG_NAME).is_file():
+    if foreign and not os.path.lexists(root / CONFIG_NAME):
         raise WorkspaceError(
             f"{root} is not a workspace: it has no config.yaml. Name a new or empty folder instead."
         )

@@ -16,7 +16,7 @@ from ruamel.yaml.events import AliasEvent
 from ruamel.yaml.nodes import Node
 from ruamel.yaml.reader import ReaderError
 
-from persona_tui.core.documents import DEEPEST, TOO_DEEP
+from persona_tui.core.documents import DEEPEST, TOO_DEEP, TOO_LONG, is_too_long
 
 MOST_NODES = 1_000_000  # of a YAML document, with every alias written out
 MOST_YAML = 1 << 20  # characters; reading it takes seconds for each hundred thousand
@@ -64,7 +64,8 @@ def yaml_value(text: str, round_trip: bool = False) -> Any:
         line = text.count("\n", 0, error.position) + 1
         raise NotYaml(f"the character U+{error.character:04X} is not allowed", line) from error
     except (YAMLError, ValueError) as error:
-        raise NotYaml(error) from error
+        too_long = isinstance(error, ValueError) and is_too_long(error)
+        raise NotYaml(TOO_LONG if too_long else error) from error
     except (AttributeError, IndexError, KeyError, TypeError) as error:  # `!!bool maybe`, `!!float ""`, ...
         raise NotYaml("a tag does not match its value") from error
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -106,7 +107,7 @@ def conversations_from_json(value: Any, where: str, line: int = 1) -> list[Trans
     elif isinstance(value, list):
         readings = [read_messages(value)]
     else:
-        raise TranscriptError(f"a JSON object is needed, not {str(value)[:40]!r}")
+        raise TranscriptError(f"a JSON object is needed, not {json.dumps(value)[:40]}")
     fields = value if isinstance(value, dict) else {}
     kept = {key: fields[key] for key in ("id", "label", "turn") if key in fields}
     if "kto_tag" in fields:

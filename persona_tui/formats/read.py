@@ -20,6 +20,12 @@ _STRENGTH = "persona_tui.strength"
 _BASIS = re.compile(r"layer_(\d+)\.basis")
 
 
+def check_there(path: Path) -> None:
+    """Raise a VectorFileError unless there is a file or a folder, for those who first load a model."""
+    if not path.is_file() and not path.is_dir():
+        refuse(path, "it does not exist" if not path.exists() else "it is not a regular file")
+
+
 def read_foreign(
     path: Path,
     n_layers: int,
@@ -45,10 +51,9 @@ def read_foreign(
         VectorFileError: one line that names the file and what is wrong with it.
     """
     path = Path(path)
+    check_there(path)
     if path.is_dir():
         return [_saklas(path, n_layers)]
-    if not path.is_file():
-        refuse(path, "it does not exist" if not path.exists() else "it is not a regular file")
     suffix = path.suffix.lower()
     if suffix in (".pt", ".pth", ".bin"):
         return read_pickled(path, n_layers, layer, indices, wanted)

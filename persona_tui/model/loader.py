@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from huggingface_hub import HfApi
 from huggingface_hub.errors import (
     GatedRepoError,
+    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
@@ -38,6 +40,7 @@ SPREAD = "multi"  # the device name that spreads one model over all GPUs
 ON_DISK = "disk"  # that of weights which stay there, for a model that something else runs
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+HUB_PATIENCE = 10.0  # seconds until the hub counts as out of reach
 _QUANTIZATIONS = ("none", "8bit", "4bit")
 _T = TypeVar("_T")
 
@@ -69,6 +72,8 @@ def load(
     # With None, transformers would ask on standard input.
     trust: dict[str, Any] = {"trust_remote_code": bool(trust_remote_code)}
     folder = Path(location) if Path(location).is_dir() else cached_folder(location)
+    if folder is None:
+        _check_reachable(name)
     packed = None if folder is None else check_loadable(folder, name, trust_remote_code)
     tokenizer = _explained(lambda: AutoTokenizer.from_pretrained(location, **trust), name, "tokenizer")
     loaded: Any = _explained(
@@ -106,6 +111,19 @@ def where(name: str) -> str:
     if source.folder is None and source.gguf is not None:
         source = unpack(source, lambda done, total, note: None)
     return str(source.folder or source.name)
+
+
+def _check_reachable(name: str) -> None:
+    """Raise at once if the hub does not answer: transformers would ask for each file six times, in silence.
+
+    What it does answer is left to transformers, whose errors say which file is missing.
+    """
+    try:
+        HfApi().model_info(name, timeout=HUB_PATIENCE)
+    except (HfHubHTTPError, HFValidationError):
+        return
+    except Exception as error:
+        raise ModelLoadError(_UNREACHABLE.format(name=name)) from error
 
 
 def _device(device: str) -> str:
@@ -232,6 +250,7 @@ _LONGEST_REASON = 600
 _UNSAFE_ADVICE = re.compile(
     r"trust_remote_code|weights_only|use_safetensors|allow_pickle|add_safe_globals|dangerous", re.IGNORECASE
 )
+_UNREACHABLE = "{name} is not on this machine and huggingface.co cannot be reached."
 _Kinds = tuple[type[BaseException], ...]
 
 # In this order: what matches first is what is told.
@@ -270,7 +289,7 @@ _KNOWN_REASONS: tuple[tuple[_Kinds, tuple[str, ...], str], ...] = (
     (
         (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError),
         ("couldn't connect", "We couldn't connect", "offline mode"),
-        "{name} is not on this machine and huggingface.co cannot be reached.",
+        _UNREACHABLE,
     ),
     (
         (FileNotFoundError,),

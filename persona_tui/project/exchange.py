@@ -19,7 +19,7 @@ from persona_tui.extraction.runner import persona_requests
 from persona_tui.formats.bake import bake
 from persona_tui.formats.direction import Direction
 from persona_tui.formats.pickled import Indices
-from persona_tui.formats.read import read_foreign
+from persona_tui.formats.read import check_there, read_foreign
 from persona_tui.formats.write import FORMS, Exported, Outgoing, write_foreign
 from persona_tui.model import Sampling
 from persona_tui.model.sources import sha256_of
@@ -66,6 +66,7 @@ def import_vectors(
         DatasetError: the workspace has no extraction questions.
         JobCancelled: somebody asked for that; what was saved stays.
     """
+    check_there(path)
     directions = read_foreign(path, project.model.n_layers, layer=layer, indices=indices, wanted=wanted)
     if name is not None and len(directions) > 1:
         known = ", ".join(each.name for each in directions)

@@ -146,7 +146,8 @@ class Voices:
             weights = parse_blend(spoken.replace("+", ","))
         except PersonaTuiError as error:
             raise _no_model(
-                f'The model "{model}" cannot be read: {error}. A model looks like {self.base}+NAME:0.3.'
+                f'The model "{model}" cannot be read: {str(error).rstrip(".")}. '
+                f"A model looks like {self.base}+NAME:0.3."
             ) from error
         self.check_known(weights, "model")
         # One voice's number is how loud it is; those of several are their proportions.

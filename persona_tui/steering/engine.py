@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import threading
 import time
@@ -11,7 +10,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from persona_tui.core.errors import WorkspaceError
 from persona_tui.core.mix import Mix
 from persona_tui.model import (
     Finish,
@@ -300,10 +298,7 @@ class SteeringEngine(MixControl):
         loaded = self.personas.list_loaded()
         for name in mix.speaking:
             if name not in loaded:
-                self.personas.get(name)
-                # Where nothing can be written, it is loaded for this run.
-                with contextlib.suppress(WorkspaceError):
-                    self.personas.load(name)
+                self.personas.load(name)
 
     def generate_batch(
         self, requests: Sequence[Request], mix: Mix | None = None, sampling: Sampling | None = None

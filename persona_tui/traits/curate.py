@@ -275,7 +275,7 @@ class Curation:
                     output=flagged.tell(),
                     reasons=why.tell(),
                 )
-                self.progress(offset >> 10, total >> 10, f"KiB of {self.source.name}")
+                self.progress(offset >> 10, total >> 10, f"reading {self.source.name}")
                 if time.monotonic() - saved >= _SAVE_EVERY:
                     self._save(flagged, why)
                     saved = time.monotonic()

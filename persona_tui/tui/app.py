@@ -310,21 +310,20 @@ class PersonaApp(Actions):
 
     @on(Prompt.Sent)
     def _sent(self, message: Prompt.Sent) -> None:
-        editing = message.editing
-        if editing is None and is_command(message.text):
+        if message.editing is None and is_command(message.text):
             self.slash.run(message.text)
-        elif self.busy or self.replies.pending:
-            self.main.prompt.replace_text(message.text)
-            self.attempt(self.replies.check_idle)
-        elif self._resume is not None:
-            self.main.prompt.replace_text(message.text)
-            self.notify("A session is being resumed: send this when the model is loaded.")
-        elif editing is not None:
-            self.attempt(lambda: self.menu.edited(editing, message.text))
+        elif not self.attempt(lambda: self._say(message.text, message.editing)):
+            self.main.prompt.take_back(message)
+
+    def _say(self, text: str, editing: int | None) -> None:
+        self.replies.check_idle()
+        if self._resume is not None:
+            raise PersonaTuiError("a session is being resumed: send this when the model is loaded")
+        if editing is not None:
+            self.menu.edited(editing, text)
         else:
             self.main.prompt.examples = ()
-            say = self.beside.send if self.beside.active else self.replies.send
-            self.attempt(lambda: say(message_of(message.text)))
+            (self.beside.send if self.beside.active else self.replies.send)(message_of(text))
 
     @on(Prompt.EditingChanged)
     def _editing_changed(self, message: Prompt.EditingChanged) -> None:

@@ -253,7 +253,7 @@ class People:
             yield SystemCommand(f"Trace {name}", "Show or hide its projection", self._runner("trace", name))
             yield SystemCommand(f"Delete {name}", "Asks before", self._runner("delete", name))
 
-    def _runner(self, what: str, name: str) -> Callable[[], None]:
+    def _runner(self, what: str, name: str) -> Callable[[], bool]:
         return lambda: self._app.attempt(lambda: self.asked(what, name))
 
     def delete(self, name: str) -> None:

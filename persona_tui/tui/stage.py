@@ -152,12 +152,14 @@ class AppStage(SturdyApp):
         self.say(f"Error: {reason(error)}", error=True)
         self.jobs.log_error(error)
 
-    def attempt(self, act: Callable[[], object]) -> None:
-        """Do something; if it fails, that is shown for a moment, and nothing else happens."""
+    def attempt(self, act: Callable[[], object]) -> bool:
+        """Do something; if it fails, that is shown for a moment, and nothing else happens; whether it did."""
         try:
             act()
         except Exception as error:
             self.failed(error)
+            return False
+        return True
 
     def failed(self, error: Exception) -> None:
         """Say in one line what failed, and write it to the log; of a mistake of ours, all that is known."""

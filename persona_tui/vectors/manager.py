@@ -22,6 +22,7 @@ from persona_tui.core.errors import (
     PersonaNotFoundError,
     PersonaTuiError,
     VectorFileError,
+    WorkspaceError,
 )
 from persona_tui.core.files import atomic_write_text, change, check_case
 from persona_tui.core.identity import ModelSketch
@@ -112,6 +113,7 @@ class PersonaManager:
         self._personas: dict[str, PersonaVector] = {}
         self._axes: Axes | None = None
         self._digests: dict[Path, str] = {}
+        self._here: list[str] = []  # loaded for this run only: nothing could be written
 
     # --- what there is ---
 
@@ -286,27 +288,44 @@ class PersonaManager:
 
     def list_loaded(self) -> list[str]:
         """Return the names of the loaded personas and traits that still exist, in the order of loading."""
-        return [name for name in self._read_state() if self.has(name)]
+        return [name for name in dict.fromkeys([*self._read_state(), *self._here]) if self.has(name)]
 
     def load(self, name: str) -> bool:
         """Load a persona, now and in later runs; return True when it is loaded.
+
+        Where nothing can be written, it is loaded for this run.
 
         Raises:
             PersonaNotFoundError: no persona has this name.
             VectorFileError: its file is damaged or belongs to another model.
         """
         self.get(name)
+        try:
+            self.keep_loaded(name)
+        except WorkspaceError:
+            self._here.append(name)
+        return True
+
+    def keep_loaded(self, name: str) -> None:
+        """Load a persona in later runs, too.
+
+        Raises:
+            PersonaNotFoundError, VectorFileError: see `load`.
+            WorkspaceError: that cannot be written down.
+        """
+        self.get(name)
         if name not in self.list_loaded():
             with change(self.vectors_dir, STATE_FILE):
                 loaded = self.list_loaded()
                 self._write_state([*loaded, *([] if name in loaded else [name])])
-        return True
 
     def unload(self, name: str) -> bool:
         """Forget a loaded persona; return False if it was not loaded. Its file stays."""
         self._personas.pop(name, None)
+        here = name in self._here
+        self._here = [other for other in self._here if other != name]
         if name not in self._read_state():
-            return False
+            return here
         with change(self.vectors_dir, STATE_FILE):
             self._write_state([other for other in self._read_state() if other != name])
         return True

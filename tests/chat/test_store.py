@@ -201,6 +201,30 @@ def test_a_full_disk_leaves_whole_lines(store: SessionStore) -> None:
     assert store.load(log.id)[1][-1].kind == "note"
 
 
+def test_a_reply_that_a_full_disk_met_is_whole_once_there_is_room(store: SessionStore) -> None:
+    conversation, log = begin(store)
+    conversation.add_user("And then?")
+    reply = conversation.begin_reply()
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (log.path.stat().st_size + 10, most))
+    try:
+        with pytest.raises(SessionError, match="cannot be written"):
+            for token in range(BATCH_TOKENS + 3):
+                conversation.extend(reply, " x", token)
+        with pytest.raises(SessionError, match="cannot be written"):
+            conversation.finish(reply, "failed")
+        with pytest.raises(SessionError, match="cannot be written"):
+            conversation.add_user("This was not said.")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    conversation.add_user("There is room again.")
+    log.close()
+    again, _ = store.load(log.id)
+    assert again.nodes() == conversation.nodes()
+    assert again.node(reply).token_ids == list(range(BATCH_TOKENS)) and again.node(reply).finish == "failed"
+    assert again.messages()[-1]["content"] == "There is room again."
+
+
 def test_a_file_that_is_none(store: SessionStore) -> None:
     _, log = begin(store)
     os.mkfifo(store.folder / "pipe.jsonl")

@@ -158,6 +158,11 @@ def test_nothing_is_written_over(cli: Cli, tmp_path: Path) -> None:
     assert cli("export", "sage", "-f", "gguf", "-o", path, "--force").status == 0
 
 
+def test_a_file_that_is_missing_is_told_without_the_model(call: Cli, workspace: Path) -> None:
+    refused = call("--workspace", workspace, "--model", "nobody/nothing", "import", "pirate.gguf")
+    assert refused.status == 1 and "pirate.gguf cannot be imported: it does not exist" in refused.err
+
+
 def test_a_vector_of_another_size_is_refused(cli: Cli, tmp_path: Path) -> None:
     torch.save({1: torch.ones(33)}, tmp_path / "v.pt")
     refused = cli("import", tmp_path / "v.pt")

@@ -96,6 +96,20 @@ def test_wrong_usage_is_one_line_and_status_2(cli: Cli, args: list[str], message
     assert message in result.err and "--help`." in result.err
 
 
+@pytest.mark.parametrize(
+    ("args", "right"),
+    [
+        (["chat", "--model", "tiny"], "persona-tui --model NAME_OR_PATH chat"),
+        (["generate", "hi", "--device=cpu"], "persona-tui --device DEVICE generate"),
+        (["trait", "score", "x.txt", "--debug"], "persona-tui --debug trait score"),
+    ],
+)
+def test_an_option_of_all_commands_is_shown_its_place(cli: Cli, args: list[str], right: str) -> None:
+    result = cli(*args)
+    assert result.status == 2 and result.out == "" and result.err.count("\n") == 1
+    assert result.err.endswith(f"belongs before the command: {right}\n")
+
+
 def test_a_traceback_only_with_debug(cli: Cli) -> None:
     assert "Traceback" not in cli("info", "nobody").err
     result = cli("--debug", "info", "nobody")
@@ -167,6 +181,21 @@ def test_a_folder_where_the_settings_belong_is_told(call: Cli, tmp_path: Path) -
         assert (result.status, result.out) == (1, "")
         assert f"{tmp_path / 'config.yaml'} is a folder" in result.err and result.err.count("\n") == 1
     assert [*tmp_path.iterdir()] == [tmp_path / "config.yaml"]
+
+
+def test_a_link_that_leads_nowhere_in_place_of_the_settings_is_told(
+    call: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.symlink_to(tmp_path / "elsewhere.yaml")
+    (tmp_path / "stuff").mkdir()
+    monkeypatch.chdir(tmp_path / "stuff")
+    for command in (["list"], ["config", "set", "generation.seed", "3"], ["--workspace", tmp_path, "list"]):
+        result = call(*command)
+        assert (result.status, result.out) == (1, "")
+        assert f"{config} is a link to a file that is not there" in result.err
+        assert result.err.count("\n") == 1
+    assert config.is_symlink() and not config.exists()
 
 
 def test_what_writes_makes_its_workspace(call: Cli, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from persona_tui.core.documents import DEEPEST, json_value
@@ -61,6 +63,13 @@ def test_json_that_is_too_deep_is_refused(levels: int) -> None:
             json_value(text)
         with pytest.raises(ValueError, match="levels deep"):
             json_value(text.encode())
+
+
+@pytest.mark.parametrize("read", [json_value, yaml_value])
+def test_a_number_of_thousands_of_digits_is_refused_in_our_words(read: Callable[[str], object]) -> None:
+    with pytest.raises(ValueError, match="thousands of digits") as caught:
+        read(f'{{"a": {"9" * 5000}}}')
+    assert "sys." not in str(caught.value)
 
 
 def test_json_within_the_limit_is_read() -> None:

@@ -282,3 +282,9 @@ def test_half_a_character_is_one_bad_line() -> None:
     whole = '{"messages": [{"role": "assistant", "content": "\\ud83d\\ude00"}]}'
     found = read(f"{half}\n{whole}\n{good}")
     assert "half a character" in found[0] and found[1:] == [[("assistant", "\U0001f600")], SAID]
+
+
+@pytest.mark.parametrize("line", ["null", "true", '"x"', "3"])
+def test_what_is_no_object_is_named_as_the_file_has_it(line: str) -> None:
+    (item,) = read_stream(io.BytesIO(f"{line}\n".encode()), "x", json_lines=True)
+    assert isinstance(item, BadLine) and f"a JSON object is needed, not {line}" in str(item)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socketserver
+import threading
 from pathlib import Path
 
 import pytest
@@ -109,6 +111,27 @@ def test_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert "cannot be reached" in reason("some-organisation/some-model")
+
+
+def test_a_hub_out_of_reach_is_asked_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    class Mute(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            asked.append(self.request.recv(4096).decode())
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Mute) as server:
+        threading.Thread(target=server.serve_forever).start()
+        monkeypatch.setattr(
+            "huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}"
+        )
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        try:
+            said = reason("some-organisation/some-model")
+        finally:
+            server.shutdown()
+    assert said == "some-organisation/some-model is not on this machine and huggingface.co cannot be reached."
+    assert len(asked) == 1 and "some-organisation/some-model" in asked[0]
 
 
 def test_out_of_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -236,7 +236,7 @@ def max_rows(server: Server) -> float:
         ({"persona_tui": {"trace": "sage"}}, 400, None, '"persona_tui.trace": a list is needed, not "sage"'),
         ({"stop": 3}, 400, None, '"stop": a text or a list is needed, not 3.'),
         ({"temprature": 0}, 400, None, 'Did you mean "temperature"?'),
-        ({"model": "tiny+sage:1e9"}, 404, "model_not_found", "a number from -100 to 100"),
+        ({"model": "tiny+sage:1e9"}, 404, "model_not_found", "to 100, not 1e+09. A model looks"),
         ({"messages": [{"role": "user", "contents": "What is bread?"}]}, 400, None, "needs content"),
         ({"messages": [{"role": "user", "content": None}]}, 400, None, "needs content"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, 400, None, "needs its text"),

@@ -131,6 +131,11 @@ def errors(app: PersonaApp) -> list[str]:
     return [note.content.plain for note in app.main.chat.notes if note.error]
 
 
+def toasts(app: PersonaApp) -> list[str]:
+    """Return what is shown for a moment, and no longer."""
+    return [toast.message for toast in app._notifications]
+
+
 def picture(app: PersonaApp) -> str:
     """Return the screen as text."""
     strips = app.screen._compositor.render_strips()

@@ -91,6 +91,16 @@ def test_a_damaged_memory_of_what_was_loaded_counts_as_empty(manager: PersonaMan
     assert another(manager).list_loaded() == ["sage"]
 
 
+def test_where_nothing_can_be_written_a_persona_is_loaded_for_this_run(manager: PersonaManager) -> None:
+    (manager.vectors_dir / "loaded.json").mkdir()
+    assert manager.load("sage") is True
+    assert manager.list_loaded() == ["sage"] and manager.get_vector("sage") is not None
+    assert another(manager).list_loaded() == []
+    with pytest.raises(WorkspaceError, match=r"loaded\.json"):
+        manager.keep_loaded("trickster")
+    assert manager.unload("sage") is True and manager.unload("sage") is False
+
+
 def test_a_loaded_persona_whose_file_is_gone_is_not_listed(manager: PersonaManager) -> None:
     manager.load("sage")
     manager.path_of("sage").unlink()

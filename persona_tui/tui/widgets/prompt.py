@@ -163,7 +163,8 @@ class Prompt(TextPad):
         try:
             self.sent.add(text)
         except OSError as error:
-            self.app.notify(f"The prompt history cannot be written: {error}", severity="warning")
+            reason = error.strerror or error
+            self.app.notify(f"The prompt history cannot be written: {reason}", severity="warning")
 
     # --- editing an old message
 
@@ -187,6 +188,13 @@ class Prompt(TextPad):
     def replace_text(self, text: str) -> None:
         """Put another text in place of what is written."""
         self._put(text)
+
+    def take_back(self, sent: Sent) -> None:
+        """Put back what could not be said, to be sent once more."""
+        if sent.editing is not None:
+            self.begin_editing(sent.editing, sent.text)
+        else:
+            self._put(sent.text)
 
     def action_newline(self) -> None:
         """Begin a new line."""
