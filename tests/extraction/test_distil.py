@@ -254,12 +254,13 @@ def test_it_costs_about_what_is_announced(
 
 
 @pytest.mark.slow
-def test_distilled_vectors_are_clearer_and_more_fluent_than_the_mean_difference(
+def test_distilled_vectors_are_clearer_than_the_mean_difference_at_no_more_loss(
     bench: Bench, sizes: dict[float, float], taught: PersonaVector
 ) -> None:
     (mean,) = bench.sweep([max(sizes, key=lambda each: sizes[each])])
-    (fitted,) = bench.with_vectors(taught, DISTILLED).sweep([1.0])
-    assert fitted.expression > mean.expression and fitted.fluency_drop < mean.fluency_drop
+    fitted = bench.with_vectors(taught, DISTILLED).sweep([1.0, 1.4, 1.7])
+    fluent = [each.expression for each in fitted if each.fluency_drop <= mean.fluency_drop]
+    assert max(fluent) > mean.expression + 0.1
 
 
 @pytest.mark.slow
