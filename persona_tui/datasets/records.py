@@ -81,7 +81,7 @@ def named(columns: Iterable[str]) -> str:
 
 
 def table_rows(text: str) -> Iterator[Row]:
-    """Yield the rows of CSV or TSV as dictionaries; column names in small letters. None at all is a problem."""
+    """Yield the rows of CSV or TSV as dictionaries; column names in small letters. No row is a problem."""
     first = text.lstrip().split("\n", 1)[0]
     delimiter = max(",\t;", key=first.count)
     csv.field_size_limit(LONGEST_LINE)
