@@ -1,7 +1,7 @@
 """What steering, capping and tracing cost inside vLLM, and what it saves in an extraction.
 
     python benchmarks/inside_vllm.py [--model starter | --shape 7b] [--rows 1 16 64] [--tokens 64] [--eager]
-        [--bare] [--check] [--extraction]
+        [--bare] [--check] [--extraction] [--create]
     python benchmarks/inside_vllm.py --op [--shape 7b] [--device cuda]
     python benchmarks/inside_vllm.py --slots 17 257 1025 4097 [--shape 7b]
 
@@ -10,6 +10,8 @@
    the first line's. Random vectors at 30-60% of the layers, small enough to change little.
 2. With --extraction, instead: the replies of a persona, added up as `create` does, on transformers, by vLLM
    itself without any of ours, and inside vLLM with ours, in turns.
+   With --create, instead: a whole `create` by both engines, part by part, calibrated as vLLM can: without
+   fitting the vectors. --replies and --tokens are those of the extraction; the calibration is the usual one.
 3. With --check: how far log-probabilities of the same replies are from those of transformers.
 4. With --bare: the same requests, plain only, with the model's blocks left as they are.
 5. The memory of slots: computed.
@@ -27,9 +29,11 @@ vLLM has to be installed (`make test-vllm`); OMP_NUM_THREADS says how many cores
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -216,6 +220,74 @@ def extraction(model: VllmModel, other: ModelWrapper, options: argparse.Namespac
     print(table(HEADER, lines), flush=True)
 
 
+def creation(options: argparse.Namespace, folder: Path) -> None:
+    """Print what a whole `create` takes on both engines: processor time, by part."""
+    from persona_tui.core.jobs import JobContext
+    from persona_tui.extraction.extractor import ActivationExtractor
+    from persona_tui.model import Sampling
+    from persona_tui.project.project import FromArchetype, Project
+    from persona_tui.vectors.persona import PersonaVector
+
+    spent: dict[str, dict[str, float]] = {}
+    made: dict[str, PersonaVector] = {}
+    parts = {
+        "time_a_batch": "timing a batch, for what is announced",
+        "run": "the extraction's replies",
+        "texts": "the calibration's replies",
+        "scores": "likelihoods",
+    }
+
+    def timed(name: str, own: dict[str, float]) -> Callable[..., object]:
+        method = getattr(ActivationExtractor, name)
+
+        def wrapped(*given: object, **named: object) -> object:
+            begun = time.process_time()
+            try:
+                return method(*given, **named)
+            finally:
+                own[name] = own.get(name, 0.0) + time.process_time() - begun
+
+        return wrapped
+
+    for engine in ("transformers", "vllm"):
+        root = folder / engine
+        for each in ("datasets", "vectors"):
+            shutil.copytree(REPOSITORY / each, root / each)
+        shutil.copy(REPOSITORY / "config.yaml", root)
+        project = Project.open(root, options.model, dtype=options.dtype, engine=engine)
+        project.override(
+            {
+                "extraction.num_samples_per_prompt": -(-options.replies // 5),
+                "extraction.max_new_tokens": options.tokens,
+                "extraction.batch_size": options.batch,
+                "calibration.distil": False,
+                "vllm.context": 1024,
+                "vllm.eager": options.eager,
+            }
+        )
+        project.model.generate(asked(4), Sampling(4, 0.7, 0.95), capture_layers=[0])
+        own = spent[engine] = {}
+        with ExitStack() as watched:
+            for name in parts:
+                watched.enter_context(mock.patch.object(ActivationExtractor, name, timed(name, own)))
+            begun = time.process_time()
+            made[engine] = project.create_persona("tried", FromArchetype("sage"), JobContext()).persona
+            own["all"] = time.process_time() - begun
+    here, there = spent.values()
+    lines = [
+        (what, f"{here[name]:.1f}", f"{there[name]:.1f}", f"{here[name] / there[name]:.2f}")
+        for name, what in {**parts, "all": "all"}.items()
+    ]
+    print(table(("processor time, seconds", "transformers", "vLLM", "ratio"), lines))
+    one, other = made.values()
+    alike = cosine(one.raw["response"], other.raw["response"]).min()
+    for name, each in made.items():
+        found = each.calibration
+        assert found is not None
+        print(f"{name}: {each.metadata['counts']}, gain {found.gain:.5f}, recovered {found.recovered:.4f}")
+    print(f"least cosine of the two, by layer: {float(alike):.6f}")
+
+
 def written_by_vllm(model: VllmModel, requests: Sequence[Request], sampling: Sampling) -> int:
     """Have vLLM answer by itself, with nothing of ours; returns how many tokens it has written."""
     from vllm import SamplingParams, TokensPrompt
@@ -395,7 +467,7 @@ def main() -> None:
         "--block", type=int, default=32, help="tokens that are in the cache together, on a CPU"
     )
     parser.add_argument("--slots", type=int, nargs="+")
-    for name in ("eager", "bare", "check", "extraction", "op"):
+    for name in ("eager", "bare", "check", "extraction", "create", "op"):
         parser.add_argument(f"--{name}", action="store_true")
     options = parser.parse_args()
     shape = SHAPES[options.shape][0] if options.shape else None
@@ -408,6 +480,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         name = options.model
+        if options.create:
+            creation(options, Path(temporary))
+            return
         if options.shape:
             folder = options.folder or Path(temporary) / options.shape
             ready = (folder / "config.json").is_file()

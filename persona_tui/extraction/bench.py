@@ -71,6 +71,9 @@ class Bench:
         """
         self.recipe = recipe
         self._sized = sized
+        self._contrasted = prompted
+        # The mean likelihood ratio of replies without a system prompt and without steering, once it is known.
+        self._unsteered = None if prompted else 0.0
         self.extractor = extractor
         self.persona = persona
         self.band = tuple(layer for layer in band or extractor.band if layer in persona.layers)
@@ -102,6 +105,7 @@ class Bench:
     def _beside(self, persona: PersonaVector, band: Sequence[int], recipe: str) -> Bench:
         other = Bench(self.extractor, persona, band, recipe=recipe, sized=self._sized)
         other.__dict__["prompted"] = self.prompted
+        other._unsteered = self._unsteered
         return other
 
     @property
@@ -138,17 +142,21 @@ class Bench:
         """What the system prompts do to the likelihood of those replies, nats per token."""
         return _mean(each.ratio for each in self._compared[1])
 
-    def recovered(self, coefficient: float) -> float:
-        """Return how much of the prompts' effect steering recovers (teacher-forced); can be below 0."""
+    def recovered(self, coefficients: Sequence[float]) -> list[float]:
+        """Return how much of the prompts' effect steering recovers (teacher-forced) by size; can be < 0."""
         spoken, _ = self._compared
         if not spoken or self.effect < _LEAST_EFFECT:
-            return 0.0
+            return [0.0] * len(coefficients)
         pairs = [(self.trials[at].bare, text) for at, text in spoken]
-        way = Interventions(self._steering(coefficient))
+        ways = [Interventions(self._steering(each)) for each in coefficients for _ in pairs]
         steered = self.extractor.scores(
-            pairs, f"{self.persona.name}: size", way, [*self._vectors(), coefficient]
+            pairs * len(coefficients),
+            f"{self.persona.name}: size",
+            Interventions.by_row(ways),
+            [*self._vectors(), *coefficients],
         )
-        return (fmean(steered) - self.plain) / self.effect
+        found = [fmean(steered[at : at + len(pairs)]) for at in range(0, len(steered), len(pairs))]
+        return [(each - self.plain) / self.effect for each in found]
 
     def contrast(self, sides: Sequence[Sequence[Sequence[Message]]], coefficient: float) -> float:
         """Return how much likelier the first side's replies are than the second's, nats per token."""
@@ -161,21 +169,39 @@ class Bench:
         return scores[0] - scores[1]
 
     def sweep(
-        self, coefficients: Sequence[float], plausibility: float = 0.0, *, capped: bool = True
+        self,
+        coefficients: Sequence[float],
+        plausibility: float = 0.0,
+        *,
+        capped: bool = True,
+        uncapped: Sequence[float] = (),
     ) -> list[Point]:
-        """Answer every question at every size, with the guide at `plausibility` (0 = without one)."""
+        """Answer every question at every size; all at once, as many replies take little longer than few.
+
+        Args:
+            coefficients: the sizes.
+            plausibility: the guide; 0 = without one.
+            capped: whether the floor is in force.
+            uncapped: sizes at which it is not; their points come last.
+        """
         floor = self.floor if capped else {}
-        ways = [Interventions(self._steering(each), floor, plausibility) for each in coefficients]
+        sizes = [*coefficients, *uncapped]
+        floors = [floor] * len(coefficients) + [{}] * len(uncapped)
+        ways = [
+            Interventions(self._steering(size), own, plausibility)
+            for size, own in zip(sizes, floors, strict=True)
+        ]
+        ways += [Interventions.none()] * (self._unsteered is None)
         requests = [Request(trial.bare, trial.seed) for _ in ways for trial in self.trials]
         count = len(self.trials)
         caps = [[layer, cap.floor, cap.axis] for layer, cap in sorted(floor.items())]
-        what = [*self._vectors(), [*coefficients, plausibility], *(part for cap in caps for part in cap)]
+        numbers = [*sizes, len(uncapped), plausibility]
+        what = [*self._vectors(), numbers, *(part for cap in caps for part in cap)]
         texts = self._texts(requests, [way for way in ways for _ in range(count)], what)
         readings = self._read(texts)
-        return [
-            self._point(coefficient, readings[at * count : (at + 1) * count])
-            for at, coefficient in enumerate(coefficients)
-        ]
+        if self._unsteered is None:
+            self._unsteered = _mean(each.ratio for each in readings[len(sizes) * count :])
+        return [self._point(size, readings[at * count : (at + 1) * count]) for at, size in enumerate(sizes)]
 
     def record(self, point: Point, stage: str, chosen: bool = False) -> dict[str, Any]:
         """Return a point for the file."""
@@ -195,7 +221,7 @@ class Bench:
     def _point(self, coefficient: float, readings: Sequence[ReplyFigures]) -> Point:
         """Compare with both ends of the scale: what the model says unprompted has the ratio `nothing`."""
         _, prompted = self.prompted
-        top, nothing = _mean(each.ratio for each in prompted), self._unsteered
+        top, nothing = _mean(each.ratio for each in prompted), self._unsteered or 0.0
         return Point(
             coefficient,
             (_mean(each.ratio for each in readings) - nothing) / (top - nothing)
@@ -203,15 +229,6 @@ class Bench:
             else 0.0,
             _mean(each.logprob for each in prompted) - _mean(each.logprob for each in readings),
             _mean(each.repetition for each in readings) - _mean(each.repetition for each in prompted),
-        )
-
-    @cached_property
-    def _unsteered(self) -> float:
-        """The mean likelihood ratio of replies without a system prompt and without steering."""
-        requests = [Request(trial.bare, trial.seed) for trial in self.trials]
-        return _mean(
-            each.ratio
-            for each in self._read(self._texts(requests, [Interventions.none()] * len(requests), []))
         )
 
     def _steering(self, coefficient: float) -> dict[int, torch.Tensor]:
@@ -239,11 +256,12 @@ class Bench:
         spoken = [row for row, text in enumerate(texts) if text]
         trials = [self.trials[row % len(self.trials)] for row in spoken]
         pairs = [(trial.prompted, texts[row]) for trial, row in zip(trials, spoken, strict=True)]
-        pairs += [(trial.bare, texts[row]) for trial, row in zip(trials, spoken, strict=True)]
+        if self._contrasted:
+            pairs += [(trial.bare, texts[row]) for trial, row in zip(trials, spoken, strict=True)]
         logprobs = self.extractor.scores(pairs, f"{self.persona.name}: calibration")
         readings = [ReplyFigures(0.0, 0.0, 1.0)] * len(texts)
         for place, row in enumerate(spoken):
-            with_prompt, without = logprobs[place], logprobs[place + len(spoken)]
+            with_prompt, without = logprobs[place], logprobs[place - len(spoken)]  # counted from the end
             readings[row] = ReplyFigures(with_prompt, with_prompt - without, repetition(texts[row]))
         return readings
 

@@ -132,7 +132,8 @@ def _kept(bench: Bench, before: PersonaVector, reason: str) -> tuple[Bench, dict
 def _of_distilled(bench: Bench) -> dict[float, float]:
     """Return what distilled vectors recover at about their likeliest size: it is known, so nothing has to be
     searched for."""
-    return {FITTED * LIKELIEST: bench.recovered(FITTED * LIKELIEST)}
+    size = FITTED * LIKELIEST
+    return {size: bench.recovered([size])[0]}
 
 
 def _best(sizes: Mapping[float, float]) -> float:
@@ -146,10 +147,10 @@ def _calibration(bench: Bench, sizes: Mapping[float, float]) -> Calibration:
     unit, multiples = FITTED if bench.recipe == DISTILLED else size, MULTIPLES[bench.recipe]
     without = multiples.without if guide else None
     first = [unit * multiple for multiple in (multiples.guided if guide else multiples.unguided)]
-    points = bench.sweep(first, guide)
+    # At the louder one also without the floor.
+    points = bench.sweep(first, guide, uncapped=first[-1:] if bench.floor else ())
+    uncapped = points.pop() if bench.floor else None
     points += bench.sweep([third(points[0], points[1], margin)], guide)
-    loud = first[-1]
-    uncapped = bench.sweep([loud], guide, capped=False)[0] if bench.floor else None
     chosen = choose(fitted(points), margin)
     return Calibration(
         recipe=bench.recipe,
@@ -223,7 +224,7 @@ def fit_contrast(
     size, multiples = bench.coefficient(DEFAULT_DOSE), list(UNGUIDED)
     if all(sides):
         before = bench.contrast(sides, 0.0)
-        gains = likeliest(lambda each: bench.contrast(sides, each) - before, size)
+        gains = likeliest(lambda sizes: [bench.contrast(sides, each) - before for each in sizes], size)
         gained = max(gains.values())
         if gained >= LEAST_GAINED:
             size, multiples = _best(gains), list(CONTRASTED)

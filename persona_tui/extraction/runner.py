@@ -336,7 +336,7 @@ class BatchRunner:
             nonlocal done
             self.checkpoint()
             chosen = [pairs[item] for item in items]
-            scored = self.model.score(chosen, interventions)
+            scored = self.model.score(chosen, interventions and interventions.of_rows(items))
             passed = sum(each.n_tokens for each in scored) + sum(count(messages) for messages, _ in chosen)
             self.tokens += passed
             self._advance(passed, 0, note)

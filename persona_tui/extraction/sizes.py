@@ -49,25 +49,26 @@ class Point:
         return min(self.expression, ENOUGH) - 2 * missing
 
 
-def likeliest(recovered: Callable[[float], float], start: float) -> dict[float, float]:
+def likeliest(recovered: Callable[[Sequence[float]], Sequence[float]], start: float) -> dict[float, float]:
     """Try sizes until one recovers more than its neighbours, then the one between them that should be best.
 
     Args:
-        recovered: what a size recovers.
+        recovered: what each of some sizes recovers.
         start: the size that the first ones are shares of.
 
     Returns:
         Every size that was tried, with what it recovers.
     """
-    tried = {start * share: recovered(start * share) for share in START}
+    first = [start * share for share in START]
+    tried = dict(zip(first, recovered(first), strict=True))
     for _ in range(MOST_STEPS):
         best = max(tried, key=lambda each: tried[each])
         if best not in (low := min(tried), high := max(tried)):
             break
         beyond = low / 2 if best == low else high * 2
-        tried[beyond] = recovered(beyond)
+        tried[beyond] = recovered([beyond])[0]
     if (top := _vertex(tried)) is not None:
-        tried[top] = recovered(top)
+        tried[top] = recovered([top])[0]
     return tried
 
 

@@ -14,7 +14,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OURS = "/v1/persona_tui"  # below /v1, as vLLM asks for its API key there
-PROTOCOL = 3  # of the door
+PROTOCOL = 4  # of the door
 _MOST_BYTES = 64 * 2**20
 
 

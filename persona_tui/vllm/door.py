@@ -352,6 +352,8 @@ class Door:
         TOP_P.check("top_p", errand.top_p, GenerationError)
         if any(len(each) != 2 for each in errand.spans):
             raise PersonaTuiError("a span is two positions")
+        if not 0 <= errand.scored < len(order.prompt):
+            raise PersonaTuiError("what is scored is a position of the prompt")
 
     async def _admit(self, orders: Sequence[Order], places: int) -> None:
         """Wait until there is room for the sums of requests."""

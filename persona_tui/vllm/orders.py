@@ -33,9 +33,7 @@ class Order:
         tokens: how many are written at most.
         ends: ids that end it.
         likeliest: how many of the likeliest tokens are told with each one; None = no log-probabilities are.
-        scored: whether the prompt's log-probabilities are told.
         salt: what its part of the cache is kept apart by, besides what is done to it.
-        fresh: whether all of the prompt is read, though it is in the cache.
     """
 
     prompt: Sequence[int]
@@ -43,9 +41,7 @@ class Order:
     tokens: int = 1
     ends: frozenset[int] = frozenset()
     likeliest: int | None = None
-    scored: bool = False
     salt: str = ""
-    fresh: bool = False
 
 
 def _about(order: Order) -> tuple[int, tuple[int, ...]]:
@@ -66,14 +62,12 @@ class Arrival:
         tokens: new ones.
         logprobs: of each, those that are told, by token.
         done: whether it has ended.
-        scores: the prompt's log-probabilities from its second token on; None = not asked for, or not yet.
     """
 
     name: str
     tokens: list[int]
     logprobs: list[dict[int, float]] = field(default_factory=list)
     done: bool = False
-    scores: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -83,10 +77,12 @@ class Sums:
     Attributes:
         counts: tokens, by span.
         sums: `[spans, layers, hidden]` float32; None = there are no spans.
+        scores: log-probabilities of the prompt's tokens, from the first that is told.
     """
 
     counts: list[int]
     sums: Tensor | None
+    scores: list[float] = field(default_factory=list)
 
 
 def prompt_of(order: Order) -> Any:
@@ -110,9 +106,8 @@ def params_of(order: Order) -> Any:
         stop_token_ids=sorted(order.ends),
         ignore_eos=True,  # what ends a turn is among them
         logprobs=order.likeliest,
-        prompt_logprobs=0 if order.scored else None,
         detokenize=False,
-        skip_reading_prefix_cache=order.fresh or order.scored,
+        skip_reading_prefix_cache=order.errand.first is not None,  # but for what comes before (`plugin`)
         output_kind=RequestOutputKind.DELTA,
         extra_args={ENGINE: order.errand.packed()},
     )
@@ -122,11 +117,7 @@ def arrival_of(output: Any) -> Arrival:
     """Return what an output of vLLM has brought."""
     best = output.outputs[0]
     logprobs = [{token: each.logprob for token, each in told.items()} for told in best.logprobs or ()]
-    scores = None
-    if output.prompt_logprobs is not None:
-        told = zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True)
-        scores = [each[token].logprob for token, each in told]
-    return Arrival(str(output.request_id), list(best.token_ids), logprobs, bool(output.finished), scores)
+    return Arrival(str(output.request_id), list(best.token_ids), logprobs, bool(output.finished))
 
 
 def sums_of(answers: Sequence[dict[str, Any]], layers: int, hidden: int) -> dict[str, Sums]:
@@ -139,7 +130,8 @@ def sums_of(answers: Sequence[dict[str, Any]], layers: int, hidden: int) -> dict
                 numbers = torch.from_numpy(np.frombuffer(each["sums"][name], dtype=np.float32).copy())
                 shaped = numbers.view(len(count), layers, hidden)
                 sums = shaped if sums is None else sums + shaped
-        found[name] = Sums(list(count), sums)
+        scores = [score for each in answers for score in each["scores"].get(name, ())]  # of who has the head
+        found[name] = Sums(list(count), sums, scores)
     return found
 
 
@@ -188,6 +180,7 @@ def sums_to(sums: Mapping[str, Sums], broken: Iterable[str] = ()) -> bytes:
     """Return what was summed up for requests, for another machine; and those that have lost their twins."""
     tensors = {f"{name}.counts": torch.tensor(each.counts) for name, each in sums.items()}
     tensors |= {f"{name}.sums": each.sums for name, each in sums.items() if each.sums is not None}
+    tensors |= {f"{name}.scores": torch.tensor(each.scores) for name, each in sums.items() if each.scores}
     tensors |= {f"{name}.broken": torch.tensor(1) for name in broken}
     return save(tensors)
 
@@ -199,11 +192,10 @@ def sums_from(data: bytes) -> tuple[dict[str, Sums], set[str]]:
         SafetensorError: it is something else.
     """
     tensors, end = load(data), ".counts"
-    found = {
-        name.removesuffix(end): Sums(counts.tolist(), tensors.get(f"{name.removesuffix(end)}.sums"))
-        for name, counts in tensors.items()
-        if name.endswith(end)
-    }
+    found = {}
+    for name in [each.removesuffix(end) for each in tensors if each.endswith(end)]:
+        scores = tensors.get(f"{name}.scores", torch.empty(0))
+        found[name] = Sums(tensors[f"{name}{end}"].tolist(), tensors.get(f"{name}.sums"), scores.tolist())
     return found, {name.removesuffix(".broken") for name in tensors if name.endswith(".broken")}
 
 

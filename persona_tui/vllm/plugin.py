@@ -16,7 +16,7 @@ from typing import Any
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.vllm.bank import Bank
 from persona_tui.vllm.pairs import Pairs
-from persona_tui.vllm.wire import CHANGES, ENGINE, KEY, LEND, PASS, TRACE, WORKSPACE, door_pass
+from persona_tui.vllm.wire import CHANGES, ENGINE, KEY, LEND, PASS, TRACE, WORKSPACE, Errand, door_pass
 
 logger = logging.getLogger("vllm.persona_tui")
 
@@ -48,6 +48,7 @@ def register() -> None:
     _refuse_unread()
     _steer_runner()
     _refuse_other_runner()
+    _read_what_counts()
     _guide_sampler()
     _pair_requests()
 
@@ -183,6 +184,15 @@ def _steer_runner() -> None:
         return prepared
 
     _set(GPUModelRunner, "_prepare_inputs", prepare, prepare_inputs)
+    told = _once(GPUModelRunner, "_get_prompt_logprobs_dict")
+
+    def get_prompt_logprobs(self: Any, hidden: Any, *args: Any, **kwargs: Any) -> Any:
+        slots = getattr(self, "_persona_tui_slots", None)
+        if slots is not None:
+            slots.score(hidden, self.model.compute_logits)
+        return told(self, hidden, *args, **kwargs)
+
+    _set(GPUModelRunner, "_get_prompt_logprobs_dict", told, get_prompt_logprobs)
 
 
 def _refuse_other_runner() -> None:
@@ -261,6 +271,33 @@ def _pair_requests() -> None:
     _set(Scheduler, "add_request", add, add_request)
     _set(Scheduler, "finish_requests", finish, finish_requests)
     _set(Scheduler, "schedule", schedule, schedule_all)
+
+
+def _read_what_counts() -> None:
+    """Have what our engine reads of a text pass through the model, and only what comes before it taken from
+    the cache. vLLM by itself knows all or nothing.
+    """
+    from vllm.v1.core.kv_cache_manager import KVCacheManager
+
+    get = _once(KVCacheManager, "get_computed_blocks")
+    if get is None:
+        return
+
+    def get_computed_blocks(self: Any, request: Any) -> Any:
+        errand = (getattr(request.sampling_params, "extra_args", None) or {}).get(ENGINE)
+        first = None if errand is None else Errand(**errand).first
+        if not first:
+            return get(self, request)
+        find = self.coordinator.find_longest_cache_hit
+        self.coordinator.find_longest_cache_hit = lambda hashes, most: find(hashes, min(most, first))
+        request.skip_reading_prefix_cache = False
+        try:
+            return get(self, request)
+        finally:
+            request.skip_reading_prefix_cache = True
+            del self.coordinator.find_longest_cache_hit
+
+    _set(KVCacheManager, "get_computed_blocks", get, get_computed_blocks)
 
 
 def _guide_sampler() -> None:

@@ -113,7 +113,6 @@ class VllmReader(ModelWrapper):
         """See `ModelWrapper.score`."""
         interventions = interventions or Interventions.none()
         keys = self._held(interventions, len(pairs))
-        starts: dict[str, int] = {}
         orders = []
         for (messages, response), key in zip(pairs, keys, strict=True):
             ids = text.encode_response(self.tokenizer, response)
@@ -121,18 +120,22 @@ class VllmReader(ModelWrapper):
                 raise GenerationError("An empty response has no probability per token.")
             prompt = self.encode(messages)
             check_fits(len(prompt) + len(ids) - 1, self.context_length)
-            name = Driver.new_name()
-            orders.append(Order([*prompt, *ids], Errand(name, key), scored=True))
-            starts[name] = len(prompt)
-        scores: dict[str, Tensor] = {}
-        for written in self.driver.run(orders):
-            for each in written:
-                if each.scores is not None:
-                    scores[each.name] = torch.tensor(each.scores[starts[each.name] - 1 :])
-        self.driver.take(list(starts))
-        if any(not bool(each.isfinite().all()) for each in scores.values()):
+            orders.append(Order([*prompt, *ids], Errand(Driver.new_name(), key, scored=len(prompt))))
+        sums = self._done(orders)
+        scores = [torch.tensor(sums[order.errand.name].scores) for order in orders]
+        if any(not bool(each.isfinite().all()) for each in scores):
             raise GenerationError("The model's numbers overflow: try another --dtype, bfloat16 or float32.")
-        return [Likelihood(float(scores[name].mean()), len(scores[name])) for name in starts]
+        return [Likelihood(float(each.mean()), len(each)) for each in scores]
+
+    def _done(self, orders: Sequence[Order], layers: Sequence[int] = ()) -> dict[str, Sums]:
+        """Have requests read; what was found of each, by its name."""
+        names = [order.errand.name for order in orders]
+        try:
+            for _ in self.driver.run(orders):
+                pass
+            return self.driver.take(names, layers)[0]
+        finally:
+            self.driver.take(names)
 
     def _read(
         self, passages: Sequence[Passage], layers: Sequence[int], interventions: Interventions
@@ -145,9 +148,7 @@ class VllmReader(ModelWrapper):
         for passage, key in zip(passages, keys, strict=True):
             spans = stretches(passage)
             pieces = [spans[at : at + places] for at in range(0, len(spans), places)]
-            orders = [
-                Order(passage.ids, Errand(Driver.new_name(), key, piece), fresh=True) for piece in pieces
-            ]
+            orders = [Order(passage.ids, Errand(Driver.new_name(), key, piece)) for piece in pieces]
             if waiting and _spans(waiting) + len(spans) > places:
                 found += self._read_together(waiting, layers)
                 waiting = []
@@ -161,13 +162,7 @@ class VllmReader(ModelWrapper):
         groups = [[order] for _, orders in waiting for order in orders] if len(waiting) == 1 else None
         sums: dict[str, Sums] = {}
         for group in groups or [[order for _, orders in waiting for order in orders]]:
-            names = [order.errand.name for order in group]
-            try:
-                for _ in self.driver.run(group):
-                    pass
-                sums |= self.driver.take(names, layers)[0]
-            finally:
-                self.driver.take(names)
+            sums |= self._done(group, layers)
         for passage, orders in waiting:
             own = [sums[order.errand.name] for order in orders]
             counts = [count for each in own for count in each.counts]
@@ -195,7 +190,7 @@ class VllmReader(ModelWrapper):
         errand = Errand(Driver.new_name(), key, traces=traces, told=True, every=True)
         seen: list[list[float]] = []
         try:
-            for _ in self.driver.run([Order(ids, errand, fresh=True)]):
+            for _ in self.driver.run([Order(ids, errand)]):
                 seen += self.driver.traced([errand.name]).get(errand.name, [])
         finally:
             self.driver.take([errand.name])

@@ -77,6 +77,8 @@ class Errand:
         temperature: 0 = always the likeliest token.
         top_p: choose among the likeliest tokens that have this probability together.
         seed: of its random numbers.
+        scored: the first position whose log-probability is told, with those of all later ones of the prompt;
+            0 = none is.
     """
 
     name: str
@@ -92,6 +94,16 @@ class Errand:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    scored: int = 0
+
+    @property
+    def first(self) -> int | None:
+        """The first position that has to pass through the model, though it may be in the cache; None = only
+        the last one has to.
+        """
+        wanted = [begin for begin, end in self.spans if end >= 0]
+        wanted += [self.scored - 1] * bool(self.scored) + [0] * self.every
+        return max(0, min(wanted)) if wanted else None
 
     def packed(self) -> Packed:
         """For a request's extra arguments."""

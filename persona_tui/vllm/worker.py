@@ -7,7 +7,7 @@ hold before, and may have spans of their text summed up and their tokens compare
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import nan
 from typing import Any
@@ -22,6 +22,7 @@ from persona_tui.model.request import Noise, drawn_from, plausible
 from persona_tui.vllm.bank import Bank
 from persona_tui.vllm.figures import Directions, Figures
 from persona_tui.vllm.op import SlotBuffers, set_buffers, slots_of
+from persona_tui.vllm.scores import PassScores
 from persona_tui.vllm.wire import ENGINE, KEY, TRACE, Errand, Packed, Slot, unpack_slot
 
 _PLACES_BYTES = 2**28  # of the sums; there are at least 4 for each request
@@ -39,6 +40,7 @@ class _Reading:
         thinking: whether the reply is in the middle of a thought.
         numbers: of the directions that its tokens are compared with; None = there was no place for it.
         told: what was found, token by token, and not asked for yet: entropy, lift, projections.
+        scores: log-probabilities of the prompt's tokens, from the first that is told.
         noise: the random numbers that its tokens are drawn with.
     """
 
@@ -50,6 +52,7 @@ class _Reading:
         self.thinking = False
         self.numbers = numbers
         self.told: list[list[float]] = []
+        self.scores: list[float] = []
         self.noise = Noise(errand.seed)
 
 
@@ -89,6 +92,7 @@ class WorkerSlots:
         self._pending: list[tuple[int, _Reading, range]] = []  # by row of the batch, what is traced
         self._entropies: list[float] = []
         self._drawing: list[tuple[int, _Reading, int]] = []  # by row, whose token is drawn, and which it is
+        self._scores = PassScores()
         self.pairs: list[tuple[int, int, float]] = []
         self.broken: set[str] = set()
         set_buffers(self.buffers)
@@ -175,8 +179,9 @@ class WorkerSlots:
     def _summed(self, runner: Any, running: Sequence[str], counts: Sequence[int]) -> Tensor | None:
         """Return where each token of the pass is summed up; and who is guided by whom."""
         self._pending, self.pairs = [], []
+        self._scores.clear()
         errands = [each.errand for each in self._errands.values() if each is not None]
-        if not any(each.spans or each.twin or each.told for each in errands):
+        if not any(each.spans or each.twin or each.told or each.scored for each in errands):
             return None
         batch = runner.input_batch
         found = np.zeros(sum(counts), dtype=np.int64)
@@ -188,6 +193,10 @@ class WorkerSlots:
                 ids = batch.token_ids_cpu[row]
                 prompt = int(batch.num_prompt_tokens[row])
                 _mark(reading, found[first : first + count], start, ids, prompt)
+                if reading.errand.scored:
+                    begin = max(reading.errand.scored, start + 1, reading.read + 1)
+                    scored = range(begin, min(start + count + 1, prompt))
+                    self._scores.ask(reading.scores, scored, start, first, ids)
                 reading.read = max(reading.read, start + count)
                 chooses = start + count >= int(runner.requests[id].num_tokens)
                 rows[reading.errand.name] = (row, chooses, reading.errand)
@@ -209,6 +218,10 @@ class WorkerSlots:
                 self.pairs.append((row, twin[0], errand.limit))
             else:
                 self.broken.add(name)
+
+    def score(self, hidden: Tensor, head: Callable[[Tensor], Tensor | None]) -> None:
+        """Find how probable the tokens were that are scored; see `PassScores.find`."""
+        self._scores.find(hidden, head, int(self.runner.model_config.get_vocab_size()))
 
     # While a token is chosen --------------------------------------------------------------------------------
 
@@ -292,7 +305,8 @@ class WorkerSlots:
     def take(self, names: Sequence[str], layers: Sequence[int], keep: bool) -> Packed:
         """Return what was summed up for requests, and of how many tokens; they are forgotten unless kept."""
         sums = self.buffers.sums
-        found: Packed = {"counts": {}, "sums": {}, "broken": sorted(self.broken.intersection(names))}
+        broken = sorted(self.broken.intersection(names))
+        found: Packed = {"counts": {}, "sums": {}, "scores": {}, "broken": broken}
         rows = torch.tensor(layers, dtype=torch.long)
         for name in names:
             reading = self._readings.get(name)
@@ -303,6 +317,8 @@ class WorkerSlots:
                 taken = sums[rows[None], torch.tensor(reading.places)[:, None]].cpu()
                 found["sums"][name] = taken.numpy().tobytes()
             found["counts"][name] = list(reading.counts)
+            if reading.scores:
+                found["scores"][name] = list(reading.scores)
             if not keep:
                 self._free_places += self._readings.pop(name).places
                 # Should it still run, nothing more is found out about it.

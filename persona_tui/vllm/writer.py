@@ -193,7 +193,6 @@ class VllmWriter(VllmReader):
             batch.end_tokens,
             likeliest,
             salt=secrets.token_hex(8) if alone else "",
-            fresh=any(span != REPLY and span[1] < len(prompt) for span in errand.spans),
         )
         return VllmRow(place, order, limit)
 
@@ -322,5 +321,4 @@ def twin_of(row: VllmRow) -> Order:
         errand=Errand(row.twin, of=row.name),
         likeliest=0,
         salt="",
-        fresh=False,
     )

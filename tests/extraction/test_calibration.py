@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import pytest
 import torch
@@ -83,7 +83,7 @@ def test_a_line_through_all_sizes_tells_more_than_each() -> None:
 
 @pytest.mark.parametrize("top", [0.02, 0.3, 0.8, 3.0, 10.0])
 def test_the_search_finds_the_likeliest_size_in_few_steps(top: float) -> None:
-    tried = likeliest(lambda size: 1 - math.log(size / top) ** 2, start=1.0)
+    tried = likeliest(lambda sizes: [1 - math.log(size / top) ** 2 for size in sizes], start=1.0)
     best = max(tried, key=lambda size: tried[size])
     assert len(tried) <= 9
     assert abs(math.log(best / top)) < math.log(2) or best in (min(tried), max(tried))
@@ -157,12 +157,29 @@ def test_steering_recovers_much_of_what_the_prompts_do(
 ) -> None:
     bench = Bench(*shipped)
     assert bench.effect > 0.3
-    assert bench.recovered(0.0) == pytest.approx(0.0, abs=1e-4)
+    assert bench.recovered([0.0]) == pytest.approx([0.0], abs=1e-4)
     sizes = likeliest(bench.recovered, bench.coefficient(DEFAULT_DOSE))
     best = max(sizes, key=lambda size: sizes[size])
     assert sizes[best] > 0.4
-    assert bench.recovered(4 * best) < sizes[best]
-    assert bench.recovered(-best) < 0
+    much, opposite = bench.recovered([4 * best, -best])
+    assert much < sizes[best]
+    assert opposite < 0
+
+
+def test_sizes_that_are_compared_together_are_as_each_alone(
+    shipped: tuple[ActivationExtractor, PersonaVector],
+) -> None:
+    bench = Bench(*shipped)
+    some, much = bench.coefficient(1.0), bench.coefficient(4.0)
+    alone = [bench.recovered([each])[0] for each in (some, much)]
+    assert bench.recovered([some, much]) == pytest.approx(alone, abs=1e-5)
+    assert abs(alone[0] - alone[1]) > 0.01
+
+    together = bench.sweep([some, much], uncapped=[much])  # and what all are compared with
+    apart = [*Bench(*shipped).sweep([some]), *bench.sweep([much]), *bench.sweep([much], capped=False)]
+    assert bench.floor and together[1] != together[2]
+    for one, other in zip(together, apart, strict=True):
+        assert astuple(one) == pytest.approx(astuple(other), abs=1e-4)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,9 +19,11 @@ from persona_tui.model import Cap, Interventions, ModelWrapper, Request, Samplin
 from persona_tui.model.pool import Pool
 from persona_tui.steering.engine import SteeringEngine
 from persona_tui.vectors.manager import PersonaManager
+from persona_tui.vllm import scores
 from persona_tui.vllm.engine import VllmModel
 from persona_tui.vllm.orders import Order
 from persona_tui.vllm.wire import Errand
+from persona_tui.vllm.worker import WorkerSlots
 
 from .conftest import LAYERS, NAME, WIDTH, drawn
 
@@ -155,6 +158,44 @@ def test_likelihoods(inside: VllmModel, ours: ModelWrapper, workspace: Path) -> 
         for one, other in zip(there, here, strict=True):
             assert one.n_tokens == other.n_tokens
             assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
+
+
+def test_what_texts_begin_with_is_read_once(
+    inside: VllmModel, ours: ModelWrapper, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what counts of them is read always, though all of it was written and read before."""
+    monkeypatch.setattr(scores, "_LOGITS_ON_CPU", 0)  # in small pieces
+    prompt = asked("Tell me of the sea. " * 4).messages
+    texts = [[*prompt, {"role": "assistant", "content": f"{each} It depends."}] for each in QUESTIONS]
+    pairs = [(each[:-1], each[-1]["content"]) for each in texts]
+    place, tokens = WorkerSlots.place, []
+
+    def counted(slots: WorkerSlots, runner: Any, scheduled: Any) -> None:
+        tokens.append(scheduled.total_num_scheduled_tokens)
+        place(slots, runner, scheduled)
+
+    monkeypatch.setattr(WorkerSlots, "place", counted)
+    for name, way in ways(workspace, ours, inside).items():
+        rows = rows_of(way, len(pairs))
+        wanted, known = ours.score(pairs, rows), ours.read(texts, ALL, rows)
+        written = ours.count_tokens(prompt)
+        for _ in range(2):
+            tokens.clear()
+            for one, other in zip(inside.score(pairs, rows), wanted, strict=True):
+                assert one.n_tokens == other.n_tokens
+                assert one.logprob == pytest.approx(other.logprob, abs=1e-4), name
+            for one_read, other_read in zip(inside.read(texts, ALL, rows), known, strict=True):
+                assert one_read.n_tokens == other_read.n_tokens
+                near(one_read.response, other_read.response)
+                near(one_read.prompt_last, other_read.prompt_last)
+        replies = sum(each.n_tokens for each in wanted)
+        # Of a prompt, what does not fill a piece of the cache; it has pieces of 32 tokens.
+        assert (
+            2 * replies
+            < sum(tokens)
+            <= 2 * (replies + 33 * len(pairs))
+            < 2 * (replies + written * len(pairs))
+        )
 
 
 def test_a_stream_tells_the_same(inside: VllmModel, ours: ModelWrapper, workspace: Path) -> None:

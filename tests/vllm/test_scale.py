@@ -49,6 +49,10 @@ def test_who_has_to_wait_is_summed_up_once(cramped: VllmModel, ours: ModelWrappe
             assert one.activations.n_tokens == other.activations.n_tokens
             near(one.activations.response, other.activations.response)
             near(one.activations.prompt_last, other.activations.prompt_last)
+        pairs = [(each.messages, "It depends. " * 10) for each in requests]
+        for one_score, other_score in zip(cramped.score(pairs, rows), ours.score(pairs, rows), strict=True):
+            assert one_score.n_tokens == other_score.n_tokens
+            assert one_score.logprob == pytest.approx(other_score.logprob, abs=1e-4)
 
 
 def test_the_guided_take_turns_where_there_is_no_room(

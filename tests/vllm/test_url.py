@@ -154,6 +154,7 @@ ERRAND = {"name": "x"}
         ("/orders", [{"prompt": [1] * 9999, "errand": {"name": "x", "twin": "y"}}], "guided prompt"),
         ("/orders", [{"prompt": [1], "errand": {**ERRAND, "spans": [[0, 1]] * 99999}}], "can have"),
         ("/orders", [{"prompt": [1], "errand": {**ERRAND, "spans": [[0]]}}], "two positions"),
+        ("/orders", [{"prompt": [1], "errand": {**ERRAND, "scored": 1}}], "a position of the prompt"),
         ("/orders", [{"prompt": [1], "errand": ERRAND}] * 2, "the same name"),
         ("/sums", {"names": ["x"], "layers": [99]}, "the layers are"),
         ("/sums", {"names": 3}, "names is"),
