@@ -48,7 +48,7 @@ def mistake_of(error: ValidationError, document: Any = None, known: type[BaseMod
     first = _first(problems, document)
     key = _place(first, document)
     if first["type"] == "extra_forbidden":
-        hint = nearest(key, known.model_fields) if known is not None else ""
+        hint = nearest(key, known.model_fields) if known is not None and "." not in key else ""
         return f'unknown key "{key}"{f".{hint}" if hint else ""}'
     if first["type"] == "missing":
         return f'"{key}" is missing'

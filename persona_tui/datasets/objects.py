@@ -340,6 +340,8 @@ def _inside(*path: str) -> Form:
 
 
 def _choices(value: dict[str, Any]) -> list[tuple[str, Raw]]:
+    if not value["choices"]:
+        raise TranscriptError("this answer has no choices, so nothing was said")
     several = len(value["choices"]) > 1
     return [
         (f"choice {place}" if several else "", [choice["message"]])

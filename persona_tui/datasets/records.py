@@ -11,9 +11,10 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -74,25 +75,35 @@ def parse_json(data: bytes) -> Any:
         raise DatasetError(HALF if half else f"not valid JSON ({getattr(error, 'msg', error)})") from None
 
 
+def named(columns: Iterable[str]) -> str:
+    """Return the names of columns, as an error shows them."""
+    return shorten(", ".join(columns), 200, placeholder=" …")
+
+
 def table_rows(text: str) -> Iterator[Row]:
-    """Yield the rows of CSV or TSV as dictionaries; column names in small letters."""
+    """Yield the rows of CSV or TSV as dictionaries; column names in small letters. No row is a problem."""
     first = text.lstrip().split("\n", 1)[0]
     delimiter = max(",\t;", key=first.count)
     csv.field_size_limit(LONGEST_LINE)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     columns: list[str] | None = None
-    line = 1
+    line, filled = 1, False
     try:
         for cells in reader:
             if columns is None:
                 columns = [cell.strip().casefold() for cell in cells] if any(cells) else None
             elif len(cells) > len(columns):
+                filled = True
                 yield line, Problem(f"{len(cells)} cells, and there are {len(columns)} columns")
             elif any(cell.strip() for cell in cells):
+                filled = True
                 yield line, dict(zip(columns, [*cells, *[""] * len(columns)], strict=False))
             line = reader.line_num + 1
     except csv.Error as error:
         yield line, Problem(f"not valid CSV ({error})")
+        return
+    if columns is not None and not filled:
+        yield 1, Problem(f"no row has anything in the columns {named(columns)}")
 
 
 def json_line_rows(text: str) -> Iterator[Row]:

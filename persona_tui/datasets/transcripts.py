@@ -27,7 +27,7 @@ from typing import Any, BinaryIO, Protocol
 from persona_tui.core.documents import MOST_BYTES, open_plain
 from persona_tui.core.errors import DatasetError
 from persona_tui.datasets.objects import TurnsRead, is_object, raw_messages, read_messages, read_object
-from persona_tui.datasets.records import TABLES, UTF16, Problem, parse_json, table_rows
+from persona_tui.datasets.records import TABLES, UTF16, Problem, named, parse_json, table_rows
 from persona_tui.datasets.turns import TranscriptError, Turn, style_of, turn
 
 Message = dict[str, str]
@@ -384,7 +384,7 @@ def _table(data: bytes, name: str) -> Iterator[Item]:
         talk = next((row.pop(key) for key in _TALKS if key in row), None)
         if not _has_turns(row):
             raise DatasetError(
-                f"{name} has the columns {', '.join(row)}: user and assistant, prompt and response, "
+                f"{name} has the columns {named(row)}: user and assistant, prompt and response, "
                 "input and output, or role and content are needed"
             )
         if talk is None and "role" not in row:

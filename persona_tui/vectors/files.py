@@ -218,6 +218,8 @@ def same_model(one: object, other: object) -> bool:
 def _read(path: Path) -> bytes:
     try:
         if not path.is_file():
+            if path.is_symlink() and not path.exists():
+                _refuse(path, "it is a link to nowhere; mend it or delete it")
             _refuse(path, "it is not a file" if path.exists() else "there is no such file")
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
@@ -391,9 +393,9 @@ class VectorStore:
             PersonaTuiError: it does not exist (the class is `missing`).
         """
         path = self.path_of(name)
-        if not path.is_file() and (other := self.aliases.get(name.removeprefix(self.prefix))):
+        if not _is_there(path) and (other := self.aliases.get(name.removeprefix(self.prefix))):
             path = self.path_of(other)
-        if not path.is_file():
+        if not _is_there(path):
             known = [f"{self.prefix if name.startswith(self.prefix) else ''}{each}" for each in self.names()]
             there = nearest(name, known) or (f" There are {', '.join(known)}." if known else "")
             advice = self._advice(name, bool(there))
@@ -452,9 +454,13 @@ class VectorStore:
         atomic_write_text(self.folder / SUMMARY_FILE, text, inside=self.folder)
 
 
+def _is_there(path: Path) -> bool:
+    return path.is_file() or path.is_symlink()  # reading a link to nowhere then says what it is
+
+
 def _is_vector_file(path: Path) -> bool:
     try:
-        return safe_name(path.stem) == path.stem and path.is_file()
+        return safe_name(path.stem) == path.stem and _is_there(path)
     except WorkspaceError:
         return False
 

@@ -205,9 +205,8 @@ class PersonaManager:
         """Return the files that steer and measure: `axes`, `personas/NAME` and `traits/NAME`, as far as there
         are any.
         """
-        axes = self.vectors_dir / AXES_FILE
         names = [*self.list_available(), *self.list_traits()]
-        paths = [*([axes] if axes.is_file() else []), *(self.path_of(name) for name in names)]
+        paths = filter(Path.is_file, [self.vectors_dir / AXES_FILE, *map(self.path_of, names)])
         return {path.relative_to(self.vectors_dir).with_suffix("").as_posix(): path for path in paths}
 
     def list_monitors(self) -> list[str]:

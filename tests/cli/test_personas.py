@@ -176,3 +176,13 @@ def test_what_lies_in_a_wrong_place_is_named_with_what_to_do(cli: Cli, workspace
         listed = cli(*command).out
         assert "it is a persona: move it to" in listed
         assert f"persona-tui import {folder / 'traits' / 'theirs.pt'}" in listed
+
+
+def test_a_link_to_nowhere_is_told(cli: Cli, workspace: Path) -> None:
+    (sage,) = workspace.glob("vectors/*/personas/sage.safetensors")
+    sage.unlink()
+    sage.symlink_to(workspace / "elsewhere.safetensors")
+    for command in (["info", "sage"], ["generate", "hi", "--persona", "sage"], ["delete", "sage", "--yes"]):
+        refused = cli(*command)
+        assert refused.status == 1 and "sage.safetensors cannot be used: it is a link" in refused.err
+    assert "link to nowhere" in cli("list").out and cli("generate", "hi", "--persona", "fool").status == 0

@@ -288,3 +288,21 @@ def test_half_a_character_is_one_bad_line() -> None:
 def test_what_is_no_object_is_named_as_the_file_has_it(line: str) -> None:
     (item,) = read_stream(io.BytesIO(f"{line}\n".encode()), "x", json_lines=True)
     assert isinstance(item, BadLine) and f"a JSON object is needed, not {line}" in str(item)
+
+
+@pytest.mark.parametrize("table", ["user,assistant\n", "user,assistant", "user,assistant\n,\n", "a,b\n"])
+def test_a_table_without_rows_says_so(table: str) -> None:
+    (item,) = read_stream(io.BytesIO(table.encode()), "x.csv")
+    columns = ", ".join(table.split("\n")[0].split(","))
+    assert str(item) == f"x.csv:1: no row has anything in the columns {columns}"
+
+
+def test_a_vast_column_is_not_shown_whole() -> None:
+    (item,) = read_stream(io.BytesIO(b"x" * 100_000 + b",b\n"), "x.csv")
+    assert "no row" in str(item) and len(str(item)) < 300
+
+
+@pytest.mark.parametrize("answer", ['{"choices": []}', '{"response": {"body": {"choices": []}}}'])
+def test_an_answer_without_choices_is_a_bad_line(answer: str) -> None:
+    (item,) = read_stream(io.BytesIO(answer.encode()), "x", json_lines=True)
+    assert isinstance(item, BadLine) and "has no choices" in str(item)

@@ -258,6 +258,12 @@ def test_errors_are_in_openais_form(
     assert (response.status_code, error["code"]) == (status, code) and words in error["message"]
 
 
+def test_a_key_is_not_taken_for_the_one_around_it(http: httpx.Client) -> None:
+    given = {"model": "tiny", "messages": ASKED, "persona_tui": {"floor": 1}}
+    message = http.post("/v1/chat/completions", json=given).json()["error"]["message"]
+    assert message == 'unknown key "persona_tui.floor".'
+
+
 def test_control_tokens_in_a_message_are_text(server: Server, client: OpenAI) -> None:
     tokenizer = server.service.model.tokenizer
     special = str(tokenizer.eos_token)
