@@ -136,6 +136,8 @@ async def test_a_model_that_is_missing_at_the_start_can_be_replaced(workspace: P
             assert "nowhere" in errors(app)[0]
             await say(pilot, "Hello")
             assert not app.main.chat.messages and not app.busy
+            await until(pilot, lambda: app.main.prompt.text == "Hello", "what could not be sent is not lost")
+            app.main.prompt.replace_text("")
             await say(pilot, "/model builtin")
             await until(pilot, lambda: app.model_ready, "the tiny model")
             await reply(pilot, app, "Hello")
