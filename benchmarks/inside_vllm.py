@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from persona_tui.model import Interventions, ModelWrapper, Request, Sampling
+    from persona_tui.vectors.persona import PersonaVector
     from persona_tui.vllm.engine import VllmModel
 
 MODELS = {"7B (28 x 3584)": (28, 3584), "70B (80 x 8192)": (80, 8192)}
@@ -220,71 +221,76 @@ def extraction(model: VllmModel, other: ModelWrapper, options: argparse.Namespac
     print(table(HEADER, lines), flush=True)
 
 
-def creation(options: argparse.Namespace, folder: Path) -> None:
-    """Print what a whole `create` takes on both engines: processor time, by part."""
+_PARTS = {
+    "time_a_batch": "timing a batch, for what is announced",
+    "run": "the extraction's replies",
+    "texts": "the calibration's replies",
+    "scores": "likelihoods",
+}
+
+
+def _timed(name: str, own: dict[str, float]) -> Callable[..., object]:
+    """A method of the extractor that adds up the processor time it takes."""
+    from persona_tui.extraction.extractor import ActivationExtractor
+
+    method = getattr(ActivationExtractor, name)
+
+    def wrapped(*given: object, **named: object) -> object:
+        begun = time.process_time()
+        try:
+            return method(*given, **named)
+        finally:
+            own[name] = own.get(name, 0.0) + time.process_time() - begun
+
+    return wrapped
+
+
+def _created(options: argparse.Namespace, root: Path, engine: str) -> tuple[PersonaVector, dict[str, float]]:
+    """A persona, and what it took: processor time, by part."""
     from persona_tui.core.jobs import JobContext
     from persona_tui.extraction.extractor import ActivationExtractor
     from persona_tui.model import Sampling
     from persona_tui.project.project import FromArchetype, Project
-    from persona_tui.vectors.persona import PersonaVector
 
-    spent: dict[str, dict[str, float]] = {}
-    made: dict[str, PersonaVector] = {}
-    parts = {
-        "time_a_batch": "timing a batch, for what is announced",
-        "run": "the extraction's replies",
-        "texts": "the calibration's replies",
-        "scores": "likelihoods",
-    }
+    for each in ("datasets", "vectors"):
+        shutil.copytree(REPOSITORY / each, root / each)
+    shutil.copy(REPOSITORY / "config.yaml", root)
+    project = Project.open(root, options.model, dtype=options.dtype, engine=engine)
+    project.override(
+        {
+            "extraction.num_samples_per_prompt": -(-options.replies // 5),
+            "extraction.max_new_tokens": options.tokens,
+            "extraction.batch_size": options.batch,
+            "calibration.distil": False,
+            "vllm.context": 1024,
+            "vllm.eager": options.eager,
+        }
+    )
+    project.model.generate(asked(4), Sampling(4, 0.7, 0.95), capture_layers=[0])
+    own: dict[str, float] = {}
+    with ExitStack() as watched:
+        for name in _PARTS:
+            watched.enter_context(mock.patch.object(ActivationExtractor, name, _timed(name, own)))
+        begun = time.process_time()
+        persona = project.create_persona("tried", FromArchetype("sage"), JobContext()).persona
+        own["all"] = time.process_time() - begun
+    return persona, own
 
-    def timed(name: str, own: dict[str, float]) -> Callable[..., object]:
-        method = getattr(ActivationExtractor, name)
 
-        def wrapped(*given: object, **named: object) -> object:
-            begun = time.process_time()
-            try:
-                return method(*given, **named)
-            finally:
-                own[name] = own.get(name, 0.0) + time.process_time() - begun
-
-        return wrapped
-
-    for engine in ("transformers", "vllm"):
-        root = folder / engine
-        for each in ("datasets", "vectors"):
-            shutil.copytree(REPOSITORY / each, root / each)
-        shutil.copy(REPOSITORY / "config.yaml", root)
-        project = Project.open(root, options.model, dtype=options.dtype, engine=engine)
-        project.override(
-            {
-                "extraction.num_samples_per_prompt": -(-options.replies // 5),
-                "extraction.max_new_tokens": options.tokens,
-                "extraction.batch_size": options.batch,
-                "calibration.distil": False,
-                "vllm.context": 1024,
-                "vllm.eager": options.eager,
-            }
-        )
-        project.model.generate(asked(4), Sampling(4, 0.7, 0.95), capture_layers=[0])
-        own = spent[engine] = {}
-        with ExitStack() as watched:
-            for name in parts:
-                watched.enter_context(mock.patch.object(ActivationExtractor, name, timed(name, own)))
-            begun = time.process_time()
-            made[engine] = project.create_persona("tried", FromArchetype("sage"), JobContext()).persona
-            own["all"] = time.process_time() - begun
-    here, there = spent.values()
+def creation(options: argparse.Namespace, folder: Path) -> None:
+    """Print what a whole `create` takes on both engines: processor time, by part."""
+    made = {engine: _created(options, folder / engine, engine) for engine in ("transformers", "vllm")}
+    (one, here), (other, there) = made.values()
     lines = [
         (what, f"{here[name]:.1f}", f"{there[name]:.1f}", f"{here[name] / there[name]:.2f}")
-        for name, what in {**parts, "all": "all"}.items()
+        for name, what in {**_PARTS, "all": "all"}.items()
     ]
     print(table(("processor time, seconds", "transformers", "vLLM", "ratio"), lines))
-    one, other = made.values()
-    alike = cosine(one.raw["response"], other.raw["response"]).min()
-    for name, each in made.items():
+    for name, (each, _) in made.items():
         found = each.calibration
         assert found is not None
         print(f"{name}: {each.metadata['counts']}, gain {found.gain:.5f}, recovered {found.recovered:.4f}")
+    alike = cosine(one.raw["response"], other.raw["response"]).min()
     print(f"least cosine of the two, by layer: {float(alike):.6f}")
 
 

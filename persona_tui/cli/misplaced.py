@@ -21,7 +21,8 @@ def with_misplaced(
         folder: where they are from.
         fields: what else an entry has.
     """
-    from persona_tui.vectors.files import SUFFIX, misplaced
+    from persona_tui.vectors.files import SUFFIX
+    from persona_tui.vectors.misplaced import misplaced
 
     astray = misplaced(project.workspace.model_dir(project.slug))
     names = {path.stem for path, _ in astray if path.parent == folder and path.suffix == SUFFIX}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from httpx2 import HTTPError
 from huggingface_hub import HfApi
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -40,7 +41,6 @@ SPREAD = "multi"  # the device name that spreads one model over all GPUs
 ON_DISK = "disk"  # that of weights which stay there, for a model that something else runs
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-HUB_PATIENCE = 10.0  # seconds until the hub counts as out of reach
 _QUANTIZATIONS = ("none", "8bit", "4bit")
 _T = TypeVar("_T")
 
@@ -73,7 +73,7 @@ def load(
     trust: dict[str, Any] = {"trust_remote_code": bool(trust_remote_code)}
     folder = Path(location) if Path(location).is_dir() else cached_folder(location)
     if folder is None:
-        _check_reachable(name)
+        _check_reachable(location, name)
     packed = None if folder is None else check_loadable(folder, name, trust_remote_code)
     tokenizer = _explained(lambda: AutoTokenizer.from_pretrained(location, **trust), name, "tokenizer")
     loaded: Any = _explained(
@@ -113,16 +113,16 @@ def where(name: str) -> str:
     return str(source.folder or source.name)
 
 
-def _check_reachable(name: str) -> None:
+def _check_reachable(location: str, name: str) -> None:
     """Raise at once if the hub does not answer: transformers would ask for each file six times, in silence.
 
     What it does answer is left to transformers, whose errors say which file is missing.
     """
     try:
-        HfApi().model_info(name, timeout=HUB_PATIENCE)
+        HfApi().model_info(location, timeout=sources.HUB_PATIENCE)
     except (HfHubHTTPError, HFValidationError):
         return
-    except Exception as error:
+    except (HTTPError, OSError) as error:
         raise ModelLoadError(_UNREACHABLE.format(name=name)) from error
 
 

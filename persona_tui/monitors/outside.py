@@ -36,6 +36,19 @@ def ask_program(command: str, asked: bytes, seconds: float) -> bytes:
         process = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
     except OSError as error:
         raise MonitorError(f"{words[0]} cannot be run: {error.strerror or error}") from error
+    said, late = _heard(process, asked, seconds)
+    if late:
+        raise MonitorError(f"it took more than {seconds:g} seconds")
+    if any(len(each) > MOST for each in said.values()):
+        raise MonitorError(f"it printed more than {MOST:,} bytes")
+    if process.returncode:
+        last = said["stderr"].decode(errors="replace").strip()[-_SHOWN:]
+        raise MonitorError(f"it ended with status {process.returncode}{f': {last}' if last else ''}")
+    return said["stdout"]
+
+
+def _heard(process: subprocess.Popen[bytes], asked: bytes, seconds: float) -> tuple[dict[str, bytes], bool]:
+    """Return what a process has printed, by stream, and whether it took too long; it is over then."""
     said = {"stdout": b"", "stderr": b""}
 
     def feed() -> None:
@@ -64,14 +77,7 @@ def ask_program(command: str, asked: bytes, seconds: float) -> bytes:
             thread.join(max(0.0, until - time.monotonic()))
         _end(process)
         until += _GRACE
-    if late:
-        raise MonitorError(f"it took more than {seconds:g} seconds")
-    if any(len(each) > MOST for each in said.values()):
-        raise MonitorError(f"it printed more than {MOST:,} bytes")
-    if process.returncode:
-        last = said["stderr"].decode(errors="replace").strip()[-_SHOWN:]
-        raise MonitorError(f"it ended with status {process.returncode}{f': {last}' if last else ''}")
-    return said["stdout"]
+    return said, late
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

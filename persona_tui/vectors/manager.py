@@ -287,7 +287,11 @@ class PersonaManager:
 
     def list_loaded(self) -> list[str]:
         """Return the names of the loaded personas and traits that still exist, in the order of loading."""
-        return [name for name in dict.fromkeys([*self._read_state(), *self._here]) if self.has(name)]
+        return list(dict.fromkeys([*self._kept(), *filter(self.has, self._here)]))
+
+    def _kept(self) -> list[str]:
+        """Return those that are loaded in later runs, too."""
+        return [name for name in self._read_state() if self.has(name)]
 
     def load(self, name: str) -> bool:
         """Load a persona, now and in later runs; return True when it is loaded.
@@ -302,7 +306,7 @@ class PersonaManager:
         try:
             self.keep_loaded(name)
         except WorkspaceError:
-            self._here.append(name)
+            self._here = list(dict.fromkeys([*self._here, name]))
         return True
 
     def keep_loaded(self, name: str) -> None:
@@ -313,10 +317,9 @@ class PersonaManager:
             WorkspaceError: that cannot be written down.
         """
         self.get(name)
-        if name not in self.list_loaded():
+        if name not in self._kept():
             with change(self.vectors_dir, STATE_FILE):
-                loaded = self.list_loaded()
-                self._write_state([*loaded, *([] if name in loaded else [name])])
+                self._write_state(list(dict.fromkeys([*self._kept(), name])))
 
     def unload(self, name: str) -> bool:
         """Forget a loaded persona; return False if it was not loaded. Its file stays."""

@@ -96,8 +96,20 @@ def test_where_nothing_can_be_written_a_persona_is_loaded_for_this_run(manager: 
     assert manager.load("sage") is True
     assert manager.list_loaded() == ["sage"] and manager.get_vector("sage") is not None
     assert another(manager).list_loaded() == []
-    with pytest.raises(WorkspaceError, match=r"loaded\.json"):
-        manager.keep_loaded("trickster")
+    for name in ("sage", "trickster"):  # loaded for this run or not, it is not kept
+        with pytest.raises(WorkspaceError, match=r"loaded\.json"):
+            manager.keep_loaded(name)
+    (manager.vectors_dir / "loaded.json").rmdir()
+    manager.keep_loaded("trickster")
+    assert another(manager).list_loaded() == ["trickster"] and manager.list_loaded() == ["trickster", "sage"]
+    manager.keep_loaded("sage")
+    assert another(manager).list_loaded() == ["trickster", "sage"]
+    assert manager.unload("sage") is True and manager.unload("sage") is False
+
+
+def test_one_loaded_for_this_run_is_unloaded_where_nothing_can_be_written(manager: PersonaManager) -> None:
+    (manager.vectors_dir / "loaded.json").mkdir()
+    assert manager.load("sage") is True and manager.load("sage") is True
     assert manager.unload("sage") is True and manager.unload("sage") is False
 
 

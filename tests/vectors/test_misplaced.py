@@ -9,7 +9,8 @@ import pytest
 
 from persona_tui.core.errors import VectorFileError
 from persona_tui.core.workspace import packaged_root
-from persona_tui.vectors.files import check_kind, misplaced, read_metadata
+from persona_tui.vectors.files import check_kind, read_metadata
+from persona_tui.vectors.misplaced import misplaced
 
 SHIPPED = packaged_root() / "vectors" / "builtin"
 
