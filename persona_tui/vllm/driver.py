@@ -148,7 +148,6 @@ def _start(folder: str, arguments: Mapping[str, Any]) -> Any:
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"  # the one that we know
     # The scheduler runs in this process, so that no pass begins before all of its requests are there, and
     # none before a mix has changed.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch import Tensor
 from persona_tui.core.mix import Mix
 from persona_tui.vllm.bank import Bank
 from persona_tui.vllm.op import TRACES, SlotBuffers
+from persona_tui.vllm.passes import Row
 from persona_tui.vllm.wire import KEY, TRACE, Packed, digest
 
 
@@ -59,29 +59,24 @@ class Figures:
         self._compared: dict[str, dict[str, tuple[int, float]]] = {}  # by reply: places, ordinary values
         self._now: tuple[Tensor, Tensor] | None = None
 
-    def begin(
-        self,
-        runner: Any,
-        running: Sequence[str],
-        counts: Sequence[int],
-        mixes: Mapping[str, tuple[str, Mix]],
-    ) -> bool:
+    def begin(self, rows: Sequence[Row], mixes: Mapping[str, tuple[str, Mix]]) -> bool:
         """Find whose tokens of the next pass are told of; whether there are any."""
-        names, rows, last, at = [], [], [], 0
-        for row, (id, count) in enumerate(zip(running, counts, strict=True)):
-            at += count
-            name = (getattr(runner.requests[id].sampling_params, "extra_args", None) or {}).get(TRACE)
-            if not isinstance(name, str) or id not in mixes:
+        names: list[str] = []
+        places, last, end = [], [], 0
+        for row in rows:
+            end += row.count
+            name = row.extra.get(TRACE)
+            if not isinstance(name, str) or row.id not in mixes:
                 continue
             names.append(name)
-            start = int(runner.input_batch.num_computed_tokens_cpu[row])
-            if start + count >= int(runner.requests[id].num_tokens):  # it chooses a token
-                asked = runner.requests[id].sampling_params.extra_args[KEY]
-                rows.append(self._row(name, mixes[id][1], asked, names))
-                last.append(at - 1)
+            if row.chooses:
+                places.append(self._row(name, mixes[row.id][1], row.extra[KEY], names))
+                last.append(end - 1)
         device = self._told.device
-        self._now = (torch.tensor(rows, device=device), torch.tensor(last, device=device)) if rows else None
-        return bool(rows)
+        self._now = (
+            (torch.tensor(places, device=device), torch.tensor(last, device=device)) if places else None
+        )
+        return bool(places)
 
     def _row(self, name: str, mix: Mix, asked: object, running: Sequence[str]) -> int:
         """Return where a reply's figures are kept."""

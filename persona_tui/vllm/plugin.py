@@ -16,16 +16,12 @@ from typing import Any
 from persona_tui.core.errors import PersonaTuiError
 from persona_tui.vllm.bank import Bank
 from persona_tui.vllm.pairs import Pairs
+from persona_tui.vllm.passes import FirstRunner, SecondRunner
 from persona_tui.vllm.wire import CHANGES, ENGINE, KEY, LEND, PASS, TRACE, WORKSPACE, Errand, door_pass
 
 logger = logging.getLogger("vllm.persona_tui")
 
 OP = "persona_tui_op"  # in vLLM's additional configuration: what is compiled has our op in it
-
-_OTHER_RUNNER = (
-    "personas need vLLM's first model runner, and this is the second: set VLLM_USE_V2_MODEL_RUNNER=0 and use "
-    f"no option of vLLM that needs the second, or unset {WORKSPACE} to serve without personas."
-)
 
 OLDEST, NEWEST = (0, 32), (0, 32)  # releases that were run
 
@@ -34,22 +30,20 @@ def register() -> None:
     """Change what has to be changed in this process, once.
 
     Raises:
-        RuntimeError: the server is to have personas, and this release of vLLM was not tried, or its other
-            model runner is asked for: a request for one would be answered without it.
+        RuntimeError: the server is to have personas, and this release of vLLM was not tried: a request for
+            one would be answered without it.
     """
     if reason := untried():
         if os.environ.get(WORKSPACE):
             raise RuntimeError(f"{reason} Unset {WORKSPACE} to serve without personas.")
         return
-    # The other runner is the default where there is Triton, and would answer without personas.
-    if os.environ.get(WORKSPACE) and os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0") != "0":
-        raise RuntimeError(_OTHER_RUNNER)
     _check_requests()
     _refuse_unread()
-    _steer_runner()
-    _refuse_other_runner()
+    _steer_first_runner()
+    _steer_second_runner()
     _read_what_counts()
-    _guide_sampler()
+    _guide_first_sampler()
+    _guide_second_sampler()
     _pair_requests()
 
 
@@ -102,8 +96,6 @@ def _check_requests() -> None:
             bank = bank_of(self)
             if bank is None:
                 raise PersonaTuiError("this server has no personas: PERSONA_TUI_WORKSPACE is not set")
-            if self.vllm_config.use_v2_model_runner:
-                raise PersonaTuiError("personas need the first model runner: VLLM_USE_V2_MODEL_RUNNER=0")
             mix = bank.mix_of(asked)
             bank.slot(mix)  # what cannot be read is an error here, not in a worker
             salt = bank.key(mix) + (str(extra.get(TRACE)) if extra.get(CHANGES) else "")
@@ -163,72 +155,116 @@ def bank_of(owner: Any) -> Bank | None:
     return found
 
 
-def _steer_runner() -> None:
-    """Have the runner tell every token its slot, and its blocks call the op."""
+def _steer_first_runner() -> None:
+    """Have the first runner, and the one for CPUs, tell every token its slot, and its blocks call the op."""
     from vllm.v1.worker.cpu_model_runner import CPUModelRunner
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
     for runner in (GPUModelRunner, CPUModelRunner):
         load = _once(runner, "load_model")
         if load is not None:
-            _set(runner, "load_model", load, _loading(load))
+            _set(runner, "load_model", load, _loading(load, FirstRunner))
     prepare = _once(GPUModelRunner, "_prepare_inputs")
     if prepare is None:
         return
 
     def prepare_inputs(self: Any, scheduled: Any, *args: Any, **kwargs: Any) -> Any:
         prepared = prepare(self, scheduled, *args, **kwargs)  # may reorder the batch
-        slots = getattr(self, "_persona_tui_slots", None)
-        if slots is not None:
-            slots.place(self, scheduled)
+        if slots := slots_in(self):
+            slots.place(slots.requests.rows(scheduled))
         return prepared
 
     _set(GPUModelRunner, "_prepare_inputs", prepare, prepare_inputs)
     told = _once(GPUModelRunner, "_get_prompt_logprobs_dict")
 
     def get_prompt_logprobs(self: Any, hidden: Any, *args: Any, **kwargs: Any) -> Any:
-        slots = getattr(self, "_persona_tui_slots", None)
-        if slots is not None:
+        if slots := slots_in(self):
             slots.score(hidden, self.model.compute_logits)
         return told(self, hidden, *args, **kwargs)
 
     _set(GPUModelRunner, "_get_prompt_logprobs_dict", told, get_prompt_logprobs)
 
 
-def _refuse_other_runner() -> None:
-    """Have vLLM's second runner load no model that is to have personas: it would answer without them."""
+def _steer_second_runner() -> None:
+    """The same for the second runner; the one for CPUs is made from it."""
     from vllm.v1.worker.gpu.model_runner import GPUModelRunner
 
-    load = _once(GPUModelRunner, "load_model")
+    load, add, prepare, sample = (
+        _once(GPUModelRunner, name) for name in ("load_model", "add_requests", "prepare_inputs", "sample")
+    )
     if load is None:
         return
 
-    def load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if os.environ.get(WORKSPACE) or _drives(self):
-            raise RuntimeError(_OTHER_RUNNER)
-        return load(self, *args, **kwargs)
+    def add_requests(self: Any, scheduled: Any) -> Any:
+        if slots := slots_in(self):
+            slots.requests.add(scheduled)
+        return add(self, scheduled)
 
-    _set(GPUModelRunner, "load_model", load, load_model)
+    def prepare_inputs(self: Any, *args: Any, **kwargs: Any) -> Any:
+        batch = prepare(self, *args, **kwargs)
+        if slots := slots_in(self):
+            slots.place(slots.requests.rows(batch))
+        return batch
+
+    def sample_all(self: Any, hidden: Any, *args: Any, **kwargs: Any) -> Any:
+        slots = slots_in(self)
+        if slots is None:
+            return sample(self, hidden, *args, **kwargs)
+        slots.score(hidden, self.model.compute_logits)
+        sampled = sample(self, hidden, *args, **kwargs)
+        slots.end()
+        return sampled
+
+    _set(GPUModelRunner, "load_model", load, _loading(load, SecondRunner))
+    _set(GPUModelRunner, "add_requests", add, add_requests)
+    _set(GPUModelRunner, "prepare_inputs", prepare, prepare_inputs)
+    _set(GPUModelRunner, "sample", sample, sample_all)
 
 
-def _loading(load: Any) -> Any:
+def slots_in(runner: Any) -> Any:
+    """Return a runner's `WorkerSlots`; None if it has no personas."""
+    return getattr(runner, "_persona_tui_slots", None)
+
+
+def _loading(load: Any, requests: type[FirstRunner | SecondRunner]) -> Any:
     def load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
         bank = bank_of(self)
         steers = bank is not None or _drives(self)
-        if steers:  # else what was compiled for this model without us would be used, and say nothing
+        if steers:
+            _check_whole_passes(self.vllm_config)
+            # Else what was compiled for this model without us would be used, and say nothing.
             self.vllm_config.additional_config[OP] = True
         done = load(self, *args, **kwargs)
-        if steers and not hasattr(self, "_persona_tui_slots"):
+        if steers and slots_in(self) is None:
             from persona_tui.vllm.op import watch_blocks
             from persona_tui.vllm.worker import WorkerSlots
 
             count = watch_blocks(self.model)
-            self._persona_tui_slots = WorkerSlots(self, bank, _drives(self) or lends())
+            self._persona_tui_slots = WorkerSlots(self, requests(self), bank, _drives(self) or lends())
             whose = "our engine" if bank is None else f"the vectors of {bank.personas.model_name}"
             logger.info("persona-tui steers %d blocks for %s.", count, whose)
         return done
 
     return load_model
+
+
+def _check_whole_passes(config: Any) -> None:
+    """Raise a RuntimeError if blocks are to be given only some of a pass' tokens, or a process some of its
+    rows: a token would be taken for another.
+    """
+    parallel, drafts = config.parallel_config, config.speculative_config
+    for option, divides in (
+        ("--enable-dbo and --ubatch-size", parallel.use_ubatching),
+        ("--prefill-context-parallel-size", parallel.prefill_context_parallel_size > 1),
+        ("--enable-batch-sharded-sampling", parallel.enable_batch_sharded_sampling),
+        ("--kv-sharing-fast-prefill", config.cache_config.kv_sharing_fast_prefill),
+        ("enable_adaptive_verification", drafts is not None and drafts.enable_adaptive_verification),
+    ):
+        if divides:
+            raise RuntimeError(
+                f"{option}: personas need whole passes. Leave it out, or unset {WORKSPACE} to serve without "
+                "personas."
+            )
 
 
 def _pair_requests() -> None:
@@ -300,7 +336,7 @@ def _read_what_counts() -> None:
     _set(KVCacheManager, "get_computed_blocks", get, get_computed_blocks)
 
 
-def _guide_sampler() -> None:
+def _guide_first_sampler() -> None:
     """Draw the tokens of our engine's rows as it does itself, let twins limit those of guided ones, and have
     them read what those have chosen.
 
@@ -321,7 +357,33 @@ def _guide_sampler() -> None:
     def sample(self: Any, logits: Any, *args: Any, **kwargs: Any) -> Any:
         drawn = None if worker.present is None else worker.present.draw(logits)
         tokens, processed = choose(self, logits, *args, **kwargs)  # may change the logits
-        return (tokens if worker.present is None else worker.present.follow(tokens, drawn)), processed
+        if worker.present is not None:
+            worker.present.follow(tokens, drawn)
+            worker.present.end()
+        return tokens, processed
 
     _set(Sampler, "apply_logits_processors", limit, apply_logits_processors)
+    _set(Sampler, "sample", choose, sample)
+
+
+def _guide_second_sampler() -> None:
+    """The same for the second runner, which tells log-probabilities from the logits it was given."""
+    from vllm.v1.worker.gpu.sample.sampler import Sampler
+
+    from persona_tui.vllm import worker
+
+    choose = _once(Sampler, "sample")
+    if choose is None:
+        return
+
+    def sample(self: Any, logits: Any, *args: Any, **kwargs: Any) -> Any:
+        present = worker.present
+        if present is None:
+            return choose(self, logits, *args, **kwargs)
+        limited = present.guide(logits.clone() if present.pairs else logits)
+        drawn = present.draw(limited)
+        tokens, processed = choose(self, limited, *args, **kwargs)
+        present.follow(tokens, drawn)
+        return tokens, processed
+
     _set(Sampler, "sample", choose, sample)

@@ -87,7 +87,6 @@ def environment(
         MODEL: model,
         LEND: "1" if lent else "0",
         "VLLM_PLUGINS": ",".join([*plugins, KEY]),
-        "VLLM_USE_V2_MODEL_RUNNER": "0",
     }
     if api_key is not None:
         own["VLLM_API_KEY"] = api_key

@@ -22,6 +22,7 @@ from persona_tui.model.request import Noise, drawn_from, plausible
 from persona_tui.vllm.bank import Bank
 from persona_tui.vllm.figures import Directions, Figures
 from persona_tui.vllm.op import SlotBuffers, set_buffers, slots_of
+from persona_tui.vllm.passes import FirstRunner, Row, SecondRunner
 from persona_tui.vllm.scores import PassScores
 from persona_tui.vllm.wire import ENGINE, KEY, TRACE, Errand, Packed, Slot, unpack_slot
 
@@ -59,16 +60,20 @@ class _Reading:
 class WorkerSlots:
     """The slots of one worker, and its errands."""
 
-    def __init__(self, runner: Any, bank: Bank | None, lent: bool) -> None:
+    def __init__(
+        self, runner: Any, requests: FirstRunner | SecondRunner, bank: Bank | None, lent: bool
+    ) -> None:
         """
         Args:
             runner: vLLM's.
+            requests: that it runs.
             bank: the operator's personas; None = there are none.
             lent: whether our own engine drives it, here or from another machine.
         """
         text = runner.model_config.hf_text_config
         count, layers, hidden = runner.max_num_reqs + 1, text.num_hidden_layers, text.hidden_size
         self.runner = runner
+        self.requests = requests
         self.bank = bank
         self.places = 0
         if lent:
@@ -84,6 +89,7 @@ class WorkerSlots:
         self._held: dict[str, int] = {}
         self._free = list(range(1, count))
         self._mixes: dict[str, tuple[str, Mix]] = {}
+        self._spoken: dict[str, tuple[str, Mix]] = {}  # of `_mixes`, those that have changed
         self._ways: dict[str, Slot] = {}
         self._changed: dict[str, str] = {}
         self._errands: dict[str, _Reading | None] = {}
@@ -101,28 +107,26 @@ class WorkerSlots:
 
     # Before a pass ------------------------------------------------------------------------------------------
 
-    def place(self, runner: Any, scheduled: Any) -> None:
+    def place(self, rows: Sequence[Row]) -> None:
         """Tell every token of a pass its slot, and where it is summed up."""
-        self._record()  # what a stage that chooses no tokens has found
-        running = runner.input_batch.req_ids
-        counts = [scheduled.num_scheduled_tokens[id] for id in running]
-        keys = self._keys(runner, running)
-        slots = [self._held[keys[id]] if id in keys else 0 for id in running]
-        self._find_drawing(runner, running, counts)
-        places = self._summed(runner, running, counts)
+        self.end()  # with what a stage that chooses no tokens has found
+        keys = self._keys(rows)
+        slots = [self._held[keys[row.id]] if row.id in keys else 0 for row in rows]
+        self._find_drawing(rows)
+        places = self._summed(rows)
         traced = bool(self._pending)
         if self.figures is not None:
-            traced |= self.figures.begin(runner, running, counts, self._mixes)
-        self.buffers.tell(slots, counts, places, traced)
+            traced |= self.figures.begin(rows, self._mixes)
+        self.buffers.tell(slots, [row.count for row in rows], places, traced)
 
-    def _keys(self, runner: Any, running: Sequence[str]) -> dict[str, str]:
+    def _keys(self, rows: Sequence[Row]) -> dict[str, str]:
         """By running request that something is done to, the key of that; its slot is filled."""
-        self._errands = {id: self._errand(runner.requests[id], id) for id in running}
+        self._errands = {row.id: self._errand(row) for row in rows}
         found = {id: self._way(each) for id, each in self._errands.items() if each is not None}
         keys = {id: key for id, key in found.items() if key}
         mixes: dict[str, Mix] = {}
         if self.bank is not None:
-            known = {id: self._mix(runner.requests[id], id) for id in running if id not in found}
+            known = {row.id: self._mix(row) for row in rows if row.id not in found}
             self._mixes = {id: each for id, each in known.items() if each is not None}
             keys |= {id: key for id, (key, _) in self._mixes.items()}
             mixes = dict(self._mixes.values())
@@ -135,20 +139,20 @@ class WorkerSlots:
                 self.buffers.fill(self._held[key], self._ways[key])
         return keys
 
-    def _mix(self, request: Any, id: str) -> tuple[str, Mix] | None:
+    def _mix(self, row: Row) -> tuple[str, Mix] | None:
         """Return a request's mix with its key; None if it is plain."""
-        if id in self._mixes:
-            return self._mixes[id]
-        asked = (getattr(request.sampling_params, "extra_args", None) or {}).get(KEY)
+        if found := self._spoken.get(row.id) or self._mixes.get(row.id):
+            return found
+        asked = row.extra.get(KEY)
         if asked is None or self.bank is None:
             return None
         mix = self.bank.mix_of(asked)
         return self.bank.key(mix), mix
 
-    def _errand(self, request: Any, id: str) -> _Reading | None:
-        if id in self._errands:
-            return self._errands[id]
-        asked = (getattr(request.sampling_params, "extra_args", None) or {}).get(ENGINE)
+    def _errand(self, row: Row) -> _Reading | None:
+        if row.id in self._errands:
+            return self._errands[row.id]
+        asked = row.extra.get(ENGINE)
         if asked is None:
             return None
         errand = Errand(**asked)
@@ -166,45 +170,38 @@ class WorkerSlots:
     def _way(self, reading: _Reading) -> str:
         return self._changed.get(reading.errand.name, reading.errand.way)
 
-    def _find_drawing(self, runner: Any, running: Sequence[str], counts: Sequence[int]) -> None:
+    def _find_drawing(self, rows: Sequence[Row]) -> None:
         """Find the rows whose next token is drawn here."""
-        self._drawing, batch = [], runner.input_batch
-        for row, (id, count) in enumerate(zip(running, counts, strict=True)):
-            reading = self._errands[id]
-            if reading is not None and reading.errand.temperature > 0:
-                end = int(batch.num_computed_tokens_cpu[row]) + count
-                if end >= int(runner.requests[id].num_tokens):
-                    self._drawing.append((row, reading, end - int(batch.num_prompt_tokens[row])))
+        self._drawing = []
+        for number, row in enumerate(rows):
+            reading = self._errands[row.id]
+            if reading is not None and reading.errand.temperature > 0 and row.chooses:
+                self._drawing.append((number, reading, row.start + row.count - row.prompt))
 
-    def _summed(self, runner: Any, running: Sequence[str], counts: Sequence[int]) -> Tensor | None:
+    def _summed(self, rows: Sequence[Row]) -> Tensor | None:
         """Return where each token of the pass is summed up; and who is guided by whom."""
         self._pending, self.pairs = [], []
         self._scores.clear()
         errands = [each.errand for each in self._errands.values() if each is not None]
         if not any(each.spans or each.twin or each.told or each.scored for each in errands):
             return None
-        batch = runner.input_batch
-        found = np.zeros(sum(counts), dtype=np.int64)
-        first, rows = 0, {}
-        for row, (id, count) in enumerate(zip(running, counts, strict=True)):
-            reading = self._errands[id]
+        found = np.zeros(sum(row.count for row in rows), dtype=np.int64)
+        first, paired = 0, {}
+        for number, row in enumerate(rows):
+            reading, end = self._errands[row.id], first + row.count
             if reading is not None:
-                start = int(batch.num_computed_tokens_cpu[row])
-                ids = batch.token_ids_cpu[row]
-                prompt = int(batch.num_prompt_tokens[row])
-                _mark(reading, found[first : first + count], start, ids, prompt)
+                _mark(reading, found[first:end], row)
                 if reading.errand.scored:
-                    begin = max(reading.errand.scored, start + 1, reading.read + 1)
-                    scored = range(begin, min(start + count + 1, prompt))
-                    self._scores.ask(reading.scores, scored, start, first, ids)
-                reading.read = max(reading.read, start + count)
-                chooses = start + count >= int(runner.requests[id].num_tokens)
-                rows[reading.errand.name] = (row, chooses, reading.errand)
-                if reading.errand.every or (reading.errand.told and chooses):
-                    begin = first if reading.errand.every else first + count - 1
-                    self._pending.append((row, reading, range(begin, first + count)))
-            first += count
-        self._pair(rows)
+                    begin = max(reading.errand.scored, row.start + 1, reading.read + 1)
+                    scored = range(begin, min(row.start + row.count + 1, row.prompt))
+                    self._scores.ask(reading.scores, scored, row.start, first, row.ids)
+                reading.read = max(reading.read, row.start + row.count)
+                paired[reading.errand.name] = (number, row.chooses, reading.errand)
+                if reading.errand.every or (reading.errand.told and row.chooses):
+                    begin = first if reading.errand.every else end - 1
+                    self._pending.append((number, reading, range(begin, end)))
+            first = end
+        self._pair(paired)
         return torch.from_numpy(found) if found.any() else None
 
     def _pair(self, rows: dict[str, tuple[int, bool, Errand]]) -> None:
@@ -258,18 +255,20 @@ class WorkerSlots:
             column([each.noise.at(at) for each, at in zip(readings, indexes, strict=True)], torch.float64),
         )
 
-    def follow(self, tokens: Tensor, drawn: Tensor | None) -> Tensor:
+    def follow(self, tokens: Tensor, drawn: Tensor | None) -> None:
         """Put in what was drawn, and have the twins read what their rows have chosen; `[rows]`."""
         if drawn is not None:
             tokens[[row for row, _, _ in self._drawing]] = drawn.to(tokens.dtype)
             self._drawing = []
-        if self.figures is not None:
-            self.figures.add()
         if self.pairs:
             steered, twins, _ = (list(each) for each in zip(*self.pairs, strict=True))
             tokens[twins] = tokens[steered]
+
+    def end(self) -> None:
+        """Keep what the pass has found, once its tokens are chosen."""
+        if self.figures is not None:
+            self.figures.add()
         self._record()
-        return tokens
 
     def _record(self) -> None:
         """Keep what the last pass has found of the tokens that are traced."""
@@ -379,32 +378,31 @@ class WorkerSlots:
             name: under which its figures are kept.
             asked: the whole mix.
         """
-        for id in [each for each in self._mixes if each in self.runner.requests]:
-            extra = getattr(self.runner.requests[id].sampling_params, "extra_args", None) or {}
-            if extra.get(TRACE) == name and self.bank is not None:
-                mix = self.bank.mix_of(asked)
-                self._mixes[id] = (self.bank.key(mix), mix)
-                return True
-        return False
+        known = self.requests.known()
+        self._spoken = {id: each for id, each in self._spoken.items() if id in known}
+        id = next((id for id, extra in known.items() if extra.get(TRACE) == name), None)
+        if id is None or self.bank is None:
+            return False
+        mix = self.bank.mix_of(asked)
+        self._spoken[id] = (self.bank.key(mix), mix)
+        return True
 
 
-def _mark(reading: _Reading, marks: np.ndarray[Any, Any], start: int, ids: Any, prompt: int) -> None:
+def _mark(reading: _Reading, marks: np.ndarray[Any, Any], row: Row) -> None:
     """Mark the tokens of one request in a pass that are summed up.
 
     Args:
         reading: the request's errand; its counts go up.
-        marks: `[tokens]`, from position `start` on; changed.
-        start: the first position of the pass.
-        ids: the request's tokens.
-        prompt: how many of them are the prompt.
+        marks: of its tokens in the pass; changed.
+        row: the request.
     """
-    end = start + len(marks)
+    start, end = row.start, row.start + row.count
     for number, (begin, stop) in enumerate(reading.errand.spans):
         reply = stop < 0
-        first = max(start, reading.read, prompt if reply else begin)
+        first = max(start, reading.read, row.prompt if reply else begin)
         last = end if reply else min(end, stop)
         if reply and reading.errand.thoughts:
-            told = [at - start for at in range(first, last) if _speaks(reading, int(ids[at]))]
+            told = [at - start for at in range(first, last) if _speaks(reading, int(row.ids[at]))]
             marks[told] = reading.places[number]
             reading.counts[number] += len(told)
         elif first < last:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -22,6 +21,7 @@ from persona_tui.vectors.manager import PersonaManager
 from persona_tui.vllm import scores
 from persona_tui.vllm.engine import VllmModel
 from persona_tui.vllm.orders import Order
+from persona_tui.vllm.passes import Row
 from persona_tui.vllm.wire import Errand
 from persona_tui.vllm.worker import WorkerSlots
 
@@ -170,9 +170,9 @@ def test_what_texts_begin_with_is_read_once(
     pairs = [(each[:-1], each[-1]["content"]) for each in texts]
     place, tokens = WorkerSlots.place, []
 
-    def counted(slots: WorkerSlots, runner: Any, scheduled: Any) -> None:
-        tokens.append(scheduled.total_num_scheduled_tokens)
-        place(slots, runner, scheduled)
+    def counted(slots: WorkerSlots, rows: Sequence[Row]) -> None:
+        tokens.append(sum(row.count for row in rows))
+        place(slots, rows)
 
     monkeypatch.setattr(WorkerSlots, "place", counted)
     for name, way in ways(workspace, ours, inside).items():

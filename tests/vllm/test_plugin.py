@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -183,37 +184,29 @@ def test_a_release_that_was_not_tried_serves_no_personas(monkeypatch: pytest.Mon
     register()  # a server without personas is not our business
 
 
-_SECOND_RUNNER = """
-import sys
-from vllm import LLM
-
-LLM(sys.argv[1], dtype="float32", enforce_eager=True, max_model_len=256, max_num_seqs=4)
-"""
-
-
-def test_the_other_runner_serves_no_personas(model_folder: Path, workspace: Path) -> None:
-    """It does not start, where it would answer as if nobody had been named."""
-    own = {WORKSPACE: str(workspace), MODEL: NAME, "VLLM_USE_V2_MODEL_RUNNER": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", _SECOND_RUNNER, str(model_folder)],
-        env={**os.environ, **own, "PYTHONPATH": os.pathsep.join(sys.path)},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode != 0
-    assert "personas need vLLM's first model runner" in done.stderr
-
-
-def test_an_option_that_needs_the_other_runner_serves_no_personas(
-    llm: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("option", "divides"),
+    [
+        ("--kv-sharing-fast-prefill", {"cache_config": {"kv_sharing_fast_prefill": True}}),
+        ("--enable-dbo", {"parallel_config": {"enable_dbo": True}}),
+        ("--prefill-context-parallel-size", {"parallel_config": {"prefill_context_parallel_size": 2}}),
+        ("--enable-batch-sharded-sampling", {"parallel_config": {"enable_batch_sharded_sampling": True}}),
+    ],
+)
+def test_an_option_that_divides_a_pass_serves_no_personas(
+    llm: Any, monkeypatch: pytest.MonkeyPatch, option: str, divides: dict[str, dict[str, Any]]
 ) -> None:
-    """Some of vLLM's choose it whatever the environment says."""
-    from vllm.v1.worker.gpu.model_runner import GPUModelRunner
-
-    monkeypatch.setenv(WORKSPACE, "somewhere")
-    with pytest.raises(RuntimeError, match="first model runner"):
-        GPUModelRunner.load_model(object.__new__(GPUModelRunner))
+    """Some blocks, or processes, would take a token for another."""
+    worker = llm.llm_engine.model_executor.driver_worker.worker
+    config = copy(worker.vllm_config)
+    for section, values in divides.items():
+        own = copy(getattr(config, section))
+        for name, value in values.items():
+            setattr(own, name, value)
+        setattr(config, section, own)
+    monkeypatch.setattr(worker.model_runner, "vllm_config", config)
+    with pytest.raises(RuntimeError, match=f"{option}.* personas need whole passes"):
+        worker.model_runner.load_model()
 
 
 def test_a_model_without_blocks_is_not_steered_in_silence() -> None:
