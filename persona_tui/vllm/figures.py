@@ -110,12 +110,13 @@ class Figures:
         self._told[rows] += torch.cat([torch.ones_like(capped), capped, found[:, 1:]], dim=1)
 
     def take(self, name: str, tokens: int) -> Packed | None:
-        """Return a reply's figures; None if there are none, or no longer.
+        """Return what this stage has found of a reply; None if there is nothing, or no longer.
 
         Args:
             name: of the reply.
             tokens: how many it has, as one more may have been begun; 0 = that is not known.
         """
+        self.add()  # in a stage that chooses no tokens
         row = self._rows.pop(name, None)
         compared = self._compared.pop(name, {})
         self._directions.leave(name)
@@ -124,7 +125,28 @@ class Figures:
         self._free.append(row)
         now, before = self._told[row].tolist(), self._before[row].tolist()
         told = before if 0 < tokens < now[0] else now
-        projections = {
-            each: told[2 + at] / max(1.0, told[0]) - ordinary for each, (at, ordinary) in compared.items()
+        return {
+            "tokens": told[0],
+            "capped": told[1],
+            "sums": {each: told[2 + at] for each, (at, _) in compared.items()},
+            "ordinary": {each: ordinary for each, (_, ordinary) in compared.items()},
         }
-        return {"projections": projections, "capped_tokens": int(told[1])}
+
+
+def figures_of(answers: Sequence[Packed | None]) -> Packed | None:
+    """Return a reply's figures from what each stage has found; None if there are none.
+
+    Stages have different layers, over which projections add up. A token that is capped in several of them
+    counts once, as if those that fewer tokens need it in were all among the others.
+    """
+    stages = [each for each in answers if each is not None]
+    if not stages:
+        return None
+    count = max(1.0, stages[-1]["tokens"])
+    return {
+        "projections": {
+            name: sum(each["sums"][name] for each in stages) / count - ordinary
+            for name, ordinary in stages[-1]["ordinary"].items()
+        },
+        "capped_tokens": int(max(each["capped"] for each in stages)),
+    }

@@ -18,6 +18,7 @@ from persona_tui.core.errors import PersonaTuiError
 from persona_tui.core.mix import TRAIT_PREFIX, parse_blend
 from persona_tui.vllm.asgi import OURS, App, Receive, Scope, Send, answer, refuse, whole
 from persona_tui.vllm.door import Door
+from persona_tui.vllm.figures import figures_of
 from persona_tui.vllm.plugin import bank_of, lends
 from persona_tui.vllm.wire import CHANGES, KEY, TRACE, WORKER
 
@@ -110,8 +111,7 @@ class Workers:
         if self._engine is None:
             return None
         answers = await self._engine.collective_rpc("persona_tui_figures", args=(name, tokens))
-        found: dict[str, Any] | None = next((each for each in answers if each is not None), None)
-        return found
+        return figures_of(answers)
 
     async def speak(self, name: str, asked: Mapping[str, Any]) -> bool:
         """Have a reply go on with another mix from its next token on; whether it is being written.

@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,15 +145,31 @@ class Server:
 
 @pytest.fixture(scope="session")
 def server(model_folder: Path, workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    log = tmp_path_factory.mktemp("serve") / "log"
+    with serving(model_folder, workspace, tmp_path_factory.mktemp("serve") / "log") as found:
+        yield found
+
+
+@contextmanager
+def serving(model_folder: Path, workspace: Path, log: Path, *more: str) -> Iterator[Server]:
+    """Within, a server answers; `more` is for vLLM."""
     named = workspace / "vectors" / Workspace.find(workspace).slug(str(model_folder))
     shutil.copytree(workspace / "vectors" / NAME, named, dirs_exist_ok=True)
     options = ["--engine", "vllm", "--workspace", str(workspace), "--model", str(model_folder)]
     port = free_port()
-    serving = ["--port", str(port), "--rows", "16", "--lend", "--", "--enforce-eager", "--max-model-len=512"]
+    words = [
+        "--port",
+        str(port),
+        "--rows",
+        "16",
+        "--lend",
+        "--",
+        "--enforce-eager",
+        "--max-model-len=512",
+        *more,
+    ]
     variables = {**os.environ, "PERSONA_TUI_API_KEY": KEY, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     with log.open("w") as out:
-        words = [sys.executable, "-m", "persona_tui", *options, "--dtype", "float32", "serve", *serving]
+        words = [sys.executable, "-m", "persona_tui", *options, "--dtype", "float32", "serve", *words]
         process = subprocess.Popen(
             words, cwd=ROOT, env=variables, stdout=out, stderr=out, start_new_session=True
         )

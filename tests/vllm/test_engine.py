@@ -117,6 +117,24 @@ def test_replies_are_added_up_where_they_were_written(
         near(pool.totals.double(), other.totals.double())
 
 
+def test_thoughts_are_no_part_of_a_reply(
+    inside: VllmModel, ours: ModelWrapper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies between two tokens is left out; where they are is known only once they are chosen."""
+    requests = [asked(each) for each in QUESTIONS]
+    ids = inside.generate(requests, GREEDY)[0].token_ids
+    tags = ids[2], next(each for each in ids[5:] if each != ids[2])
+    for model in (inside, ours):
+        monkeypatch.setattr(model, "_thoughts", tags)
+    there, here = (model.generate(requests, GREEDY, capture_layers=ALL) for model in (inside, ours))
+    for one, other in zip(there, here, strict=True):
+        assert one.token_ids == other.token_ids
+        assert one.activations is not None and other.activations is not None
+        assert one.activations.n_tokens == other.activations.n_tokens
+        near(one.activations.response, other.activations.response)
+    assert there[0].activations is not None and there[0].activations.n_tokens < len(ids) - 3
+
+
 def test_what_is_foreseen_changes_no_answer(inside: VllmModel, workspace: Path, ours: ModelWrapper) -> None:
     """Begun before it is asked for, or not asked for at all."""
     warm = Sampling(max_new_tokens=12, temperature=1.0)

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,12 +15,16 @@ from persona_tui.core.errors import GenerationError
 from persona_tui.core.jobs import JobContext
 from persona_tui.core.sections import VllmSettings
 from persona_tui.model import Interventions, ModelWrapper, Sampling
+from persona_tui.steering.engine import SteeringEngine
 from persona_tui.vllm.engine import VllmModel
+from persona_tui.vllm.wire import CHANGES, KEY, MODEL, TRACE, WORKER, WORKSPACE
 
+from .conftest import NAME
 from .test_engine import ALL, GREEDY, QUESTIONS, asked, near, ours, rows_of, ways
 from .test_jobs import PROMPTS, opened
+from .test_plugin import engine, ids_of
 
-__all__ = ["ours"]
+__all__ = ["engine", "ours"]
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +68,73 @@ def test_the_guided_take_turns_where_there_is_no_room(
     rows = rows_of(ways(workspace, ours)["guided"], len(requests))
     there, here = cramped.generate(requests, long, rows), ours.generate(requests, long, rows)
     assert [each.token_ids for each in there] == [each.token_ids for each in here]
+
+
+def test_a_mix_that_has_changed_stays_so(
+    model_folder: Path, workspace: Path, engine: SteeringEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over HTTP, too, a reply that loses its place in the cache goes on with the mix it was changed to."""
+    from vllm import LLM, SamplingParams, TokensPrompt
+    from vllm.v1.core.sched.scheduler import Scheduler
+
+    monkeypatch.setenv(WORKSPACE, str(workspace))
+    monkeypatch.setenv(MODEL, NAME)
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE")
+    llm = LLM(
+        str(model_folder),
+        dtype="float32",
+        enforce_eager=True,
+        max_model_len=256,
+        max_num_seqs=16,
+        block_size=32,
+        kv_cache_memory_bytes=2**20,
+        worker_extension_cls=WORKER,
+    )
+    put_aside: set[str] = set()
+    preempt = Scheduler._preempt_request
+
+    def preempted(self: Scheduler, request: Any, *args: Any, **kwargs: Any) -> None:
+        put_aside.add(request.request_id)
+        preempt(self, request, *args, **kwargs)
+
+    monkeypatch.setattr(Scheduler, "_preempt_request", preempted)
+    loud = {"persona": "sage", "strength": 2, "capping": False}
+    prompts = {str(at): ids_of(engine, f"What is bread? And {at}?") for at in range(12)}
+    ids = {
+        llm.llm_engine.add_request(
+            name,
+            TokensPrompt(prompt_token_ids=prompt),
+            SamplingParams(
+                temperature=0,
+                max_tokens=100,
+                ignore_eos=True,
+                extra_args={KEY: loud, TRACE: name, CHANGES: True},
+            ),
+        ): name
+        for name, prompt in prompts.items()
+    }
+    replies: dict[str, list[int]] = {}
+    for number in range(10_000):
+        for output in llm.llm_engine.step():
+            replies[output.request_id] = list(output.outputs[0].token_ids)
+        if number == 4:
+            for name in prompts:
+                llm.llm_engine.collective_rpc("persona_tui_speak", args=(name, {**loud, "strength": 0}))
+        if not llm.llm_engine.has_unfinished_requests():
+            break
+    assert put_aside
+    for id in put_aside:
+        name = ids[id]
+        *before, last = replies[name]
+        assert plainly(llm, prompts[name] + before) == last
+
+
+def plainly(llm: Any, prompt: list[int]) -> int:
+    from vllm import SamplingParams, TokensPrompt
+
+    params = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True)
+    (output,) = llm.generate([TokensPrompt(prompt_token_ids=prompt)], params, use_tqdm=False)
+    return int(output.outputs[0].token_ids[0])
 
 
 @pytest.fixture(scope="module")
