@@ -49,9 +49,16 @@ test: .venv/.installed-dev
 	@.venv-vllm/bin/python -m pip install -q --no-deps -e . </dev/null >&2
 	@touch $@
 
+# vLLM's second runner is written in Triton, which only its interpreter runs on a CPU: what it does otherwise than the
+# first is tested with it, too, but for what would take it minutes.
+SECOND := -k "not compiled and not foreseen and not gives_up and not top-p and not beside_others and not outlives" \
+	$(addprefix tests/vllm/test_,engine.py plugin.py scale.py lora.py stages.py stages_served.py)
+
 test-vllm: .venv-vllm/.installed
 	@.venv-vllm/bin/python -m pytest -q -o addopts=--import-mode=importlib --noconftest tests/vllm/test_kernel.py
 	@.venv-vllm/bin/python -m pytest -q -o addopts=--import-mode=importlib -o timeout=600 tests/vllm $(ARGS)
+	@VLLM_USE_V2_MODEL_RUNNER=1 TRITON_INTERPRET=1 PYTHONPATH=tests/vllm/interpreted .venv-vllm/bin/python -m pytest -q \
+		-o addopts=--import-mode=importlib -o timeout=600 $(SECOND) $(ARGS)
 
 lint: .venv/.installed-dev
 	@$(BIN)/ruff format --check .

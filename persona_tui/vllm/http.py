@@ -110,8 +110,8 @@ class Workers:
         """Return what was found while a reply of so many tokens was written; None = nothing."""
         if self._engine is None:
             return None
-        answers = await self._engine.collective_rpc("persona_tui_figures", args=(name, tokens))
-        return figures_of(answers)
+        found = [figures_of(stages) for stages in await self._ask("persona_tui_figures", name, tokens)]
+        return next((each for each in found if each is not None), None)
 
     async def speak(self, name: str, asked: Mapping[str, Any]) -> bool:
         """Have a reply go on with another mix from its next token on; whether it is being written.
@@ -125,7 +125,16 @@ class Workers:
         if bank is None:
             return False
         bank.slot(bank.mix_of(asked))
-        return any(await self._engine.collective_rpc("persona_tui_speak", args=(name, dict(asked))))
+        return any(map(any, await self._ask("persona_tui_speak", name, dict(asked))))
+
+    async def _ask(self, method: str, *arguments: Any) -> list[list[Any]]:
+        """Call a method of every worker; their answers, by copy of the model: `collective_rpc` returns those
+        of the first copy only.
+        """
+        copies: list[list[Any]] = await self._engine.engine_core.call_utility_all_async(
+            "collective_rpc", method, None, arguments, None
+        )
+        return copies
 
 
 class VoiceMiddleware:

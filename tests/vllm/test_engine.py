@@ -19,6 +19,7 @@ from persona_tui.model.pool import Pool
 from persona_tui.steering.engine import SteeringEngine
 from persona_tui.vectors.manager import PersonaManager
 from persona_tui.vllm import scores
+from persona_tui.vllm.driver import LocalDriver
 from persona_tui.vllm.engine import VllmModel
 from persona_tui.vllm.orders import Order
 from persona_tui.vllm.passes import Row
@@ -113,7 +114,9 @@ def test_replies_are_added_up_where_they_were_written(
         own, other = wanted[kind], here.pools[kind]
         assert pool.count == own.count == other.count > 0 and pool.tokens == own.tokens == other.tokens
         assert pool.totals is not None and own.totals is not None and other.totals is not None
-        assert torch.equal(pool.totals, own.totals)
+        if isinstance(inside.driver, LocalDriver):  # a server divides them into passes as they come
+            assert torch.equal(pool.totals, own.totals)
+        near(pool.totals.double(), own.totals.double())
         near(pool.totals.double(), other.totals.double())
 
 
