@@ -10,7 +10,7 @@ from torch import Tensor
 from persona_tui.core.mix import Mix
 from persona_tui.vllm.bank import Bank
 from persona_tui.vllm.op import TRACES, SlotBuffers
-from persona_tui.vllm.passes import Row
+from persona_tui.vllm.passes import PassRow
 from persona_tui.vllm.wire import KEY, TRACE, Packed, digest
 
 
@@ -59,12 +59,12 @@ class Figures:
         self._compared: dict[str, dict[str, tuple[int, float]]] = {}  # by reply: places, ordinary values
         self._now: tuple[Tensor, Tensor] | None = None
 
-    def begin(self, rows: Sequence[Row], mixes: Mapping[str, tuple[str, Mix]]) -> bool:
+    def begin(self, rows: Sequence[PassRow], mixes: Mapping[str, tuple[str, Mix]]) -> bool:
         """Find whose tokens of the next pass are told of; whether there are any."""
         names: list[str] = []
         places, last, end = [], [], 0
         for row in rows:
-            end += row.count
+            end += row.length
             name = row.extra.get(TRACE)
             if not isinstance(name, str) or row.id not in mixes:
                 continue
@@ -136,8 +136,8 @@ class Figures:
 def figures_of(answers: Sequence[Packed | None]) -> Packed | None:
     """Return a reply's figures from what each stage has found; None if there are none.
 
-    Stages have different layers, over which projections add up. A token that is capped in several of them
-    counts once, as if those that fewer tokens need it in were all among the others.
+    Stages have different layers, over which projections add up. Capped tokens are those of the stage that has
+    the most: where floors are in several stages, that is the least there can be.
     """
     stages = [each for each in answers if each is not None]
     if not stages:

@@ -7,7 +7,7 @@ on the device, and of what it was asked it keeps only what it samples with.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,15 +16,14 @@ from persona_tui.vllm.wire import ENGINE
 Ids = np.ndarray[Any, np.dtype[np.int32]]
 
 
-@dataclass(frozen=True)
-class Row:
+class PassRow(NamedTuple):
     """One request's part of a pass.
 
     Attributes:
         id: of the request, as vLLM calls it.
         extra: what it was asked with, besides what vLLM knows.
         start: its first position in the pass.
-        count: how many of its tokens are read in the pass.
+        length: how many of its tokens are read in the pass.
         prompt: how many tokens its prompt has.
         chooses: whether its next token is chosen after the pass.
         ids: its tokens, as far as they are known here; at least the prompt.
@@ -33,7 +32,7 @@ class Row:
     id: str
     extra: dict[str, Any]
     start: int
-    count: int
+    length: int
     prompt: int
     chooses: bool
     ids: Ids
@@ -45,23 +44,17 @@ class FirstRunner:
     def __init__(self, runner: Any) -> None:
         self._runner = runner
 
-    def rows(self, scheduled: Any) -> list[Row]:
+    def rows(self, scheduled: Any) -> list[PassRow]:
         """Return a pass' requests, in the order of its tokens: after vLLM has prepared its inputs."""
         batch, found = self._runner.input_batch, []
-        for row, id in enumerate(batch.req_ids):
-            request = self._runner.requests[id]
-            start, count = int(batch.num_computed_tokens_cpu[row]), scheduled.num_scheduled_tokens[id]
-            found.append(
-                Row(
-                    id,
-                    _extra(request.sampling_params),
-                    start,
-                    count,
-                    int(batch.num_prompt_tokens[row]),
-                    start + count >= int(request.num_tokens),
-                    batch.token_ids_cpu[row],
-                )
-            )
+        running = batch.req_ids
+        starts = batch.num_computed_tokens_cpu[: len(running)].tolist()
+        prompts = batch.num_prompt_tokens[: len(running)].tolist()
+        for row, (id, start, prompt) in enumerate(zip(running, starts, prompts, strict=True)):
+            request, count = self._runner.requests[id], scheduled.num_scheduled_tokens[id]
+            chooses = start + count >= request.num_tokens
+            ids = batch.token_ids_cpu[row]
+            found.append(PassRow(id, _extra(request.sampling_params), start, count, prompt, chooses, ids))
         return found
 
     def known(self) -> dict[str, dict[str, Any]]:
@@ -97,7 +90,7 @@ class SecondRunner:
             ids = np.asarray(new.prefill_token_ids, dtype=np.int32)
             self._asked[new.req_id] = _Asked(_extra(new.sampling_params), new.prompt_len, ids)
 
-    def rows(self, batch: Any) -> list[Row]:
+    def rows(self, batch: Any) -> list[PassRow]:
         """Return a pass' requests, in the order of its tokens.
 
         Args:
@@ -105,11 +98,12 @@ class SecondRunner:
         """
         self._read_chosen(batch)
         found = []
-        for row, id in enumerate(batch.req_ids):
+        columns = (batch.num_computed_tokens_np, batch.num_scheduled_tokens, batch.prefill_len_np)
+        numbers = zip(*(each.tolist() for each in columns), strict=True)
+        for id, (start, count, known) in zip(batch.req_ids, numbers, strict=True):
             asked = self._asked[id]
-            start, count = int(batch.num_computed_tokens_np[row]), int(batch.num_scheduled_tokens[row])
-            chooses = start + count >= int(batch.prefill_len_np[row])
-            found.append(Row(id, asked.extra, start, count, asked.prompt, chooses, asked.ids))
+            chooses = start + count >= known
+            found.append(PassRow(id, asked.extra, start, count, asked.prompt, chooses, asked.ids))
         return found
 
     def _read_chosen(self, batch: Any) -> None:

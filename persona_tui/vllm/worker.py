@@ -22,7 +22,7 @@ from persona_tui.model.request import Noise, drawn_from, plausible
 from persona_tui.vllm.bank import Bank
 from persona_tui.vllm.figures import Directions, Figures
 from persona_tui.vllm.op import SlotBuffers, set_buffers, slots_of
-from persona_tui.vllm.passes import FirstRunner, Row, SecondRunner
+from persona_tui.vllm.passes import FirstRunner, PassRow, SecondRunner
 from persona_tui.vllm.scores import PassScores
 from persona_tui.vllm.wire import ENGINE, KEY, TRACE, Errand, Packed, Slot, unpack_slot
 
@@ -107,7 +107,7 @@ class WorkerSlots:
 
     # Before a pass ------------------------------------------------------------------------------------------
 
-    def place(self, rows: Sequence[Row]) -> None:
+    def place(self, rows: Sequence[PassRow]) -> None:
         """Tell every token of a pass its slot, and where it is summed up."""
         self.end()  # with what a stage that chooses no tokens has found
         keys = self._keys(rows)
@@ -117,9 +117,9 @@ class WorkerSlots:
         traced = bool(self._pending)
         if self.figures is not None:
             traced |= self.figures.begin(rows, self._mixes)
-        self.buffers.tell(slots, [row.count for row in rows], places, traced)
+        self.buffers.tell(slots, [row.length for row in rows], places, traced)
 
-    def _keys(self, rows: Sequence[Row]) -> dict[str, str]:
+    def _keys(self, rows: Sequence[PassRow]) -> dict[str, str]:
         """By running request that something is done to, the key of that; its slot is filled."""
         self._errands = {row.id: self._errand(row) for row in rows}
         found = {id: self._way(each) for id, each in self._errands.items() if each is not None}
@@ -139,7 +139,7 @@ class WorkerSlots:
                 self.buffers.fill(self._held[key], self._ways[key])
         return keys
 
-    def _mix(self, row: Row) -> tuple[str, Mix] | None:
+    def _mix(self, row: PassRow) -> tuple[str, Mix] | None:
         """Return a request's mix with its key; None if it is plain."""
         if found := self._spoken.get(row.id) or self._mixes.get(row.id):
             return found
@@ -149,7 +149,7 @@ class WorkerSlots:
         mix = self.bank.mix_of(asked)
         return self.bank.key(mix), mix
 
-    def _errand(self, row: Row) -> _Reading | None:
+    def _errand(self, row: PassRow) -> _Reading | None:
         if row.id in self._errands:
             return self._errands[row.id]
         asked = row.extra.get(ENGINE)
@@ -170,32 +170,32 @@ class WorkerSlots:
     def _way(self, reading: _Reading) -> str:
         return self._changed.get(reading.errand.name, reading.errand.way)
 
-    def _find_drawing(self, rows: Sequence[Row]) -> None:
+    def _find_drawing(self, rows: Sequence[PassRow]) -> None:
         """Find the rows whose next token is drawn here."""
         self._drawing = []
         for number, row in enumerate(rows):
             reading = self._errands[row.id]
             if reading is not None and reading.errand.temperature > 0 and row.chooses:
-                self._drawing.append((number, reading, row.start + row.count - row.prompt))
+                self._drawing.append((number, reading, row.start + row.length - row.prompt))
 
-    def _summed(self, rows: Sequence[Row]) -> Tensor | None:
+    def _summed(self, rows: Sequence[PassRow]) -> Tensor | None:
         """Return where each token of the pass is summed up; and who is guided by whom."""
         self._pending, self.pairs = [], []
         self._scores.clear()
         errands = [each.errand for each in self._errands.values() if each is not None]
         if not any(each.spans or each.twin or each.told or each.scored for each in errands):
             return None
-        found = np.zeros(sum(row.count for row in rows), dtype=np.int64)
+        found = np.zeros(sum(row.length for row in rows), dtype=np.int64)
         first, paired = 0, {}
         for number, row in enumerate(rows):
-            reading, end = self._errands[row.id], first + row.count
+            reading, end = self._errands[row.id], first + row.length
             if reading is not None:
                 _mark(reading, found[first:end], row)
                 if reading.errand.scored:
                     begin = max(reading.errand.scored, row.start + 1, reading.read + 1)
-                    scored = range(begin, min(row.start + row.count + 1, row.prompt))
+                    scored = range(begin, min(row.start + row.length + 1, row.prompt))
                     self._scores.ask(reading.scores, scored, row.start, first, row.ids)
-                reading.read = max(reading.read, row.start + row.count)
+                reading.read = max(reading.read, row.start + row.length)
                 paired[reading.errand.name] = (number, row.chooses, reading.errand)
                 if reading.errand.every or (reading.errand.told and row.chooses):
                     begin = first if reading.errand.every else end - 1
@@ -388,7 +388,7 @@ class WorkerSlots:
         return True
 
 
-def _mark(reading: _Reading, marks: np.ndarray[Any, Any], row: Row) -> None:
+def _mark(reading: _Reading, marks: np.ndarray[Any, Any], row: PassRow) -> None:
     """Mark the tokens of one request in a pass that are summed up.
 
     Args:
@@ -396,7 +396,7 @@ def _mark(reading: _Reading, marks: np.ndarray[Any, Any], row: Row) -> None:
         marks: of its tokens in the pass; changed.
         row: the request.
     """
-    start, end = row.start, row.start + row.count
+    start, end = row.start, row.start + row.length
     for number, (begin, stop) in enumerate(reading.errand.spans):
         reply = stop < 0
         first = max(start, reading.read, row.prompt if reply else begin)

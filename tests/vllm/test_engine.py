@@ -22,7 +22,7 @@ from persona_tui.vllm import scores
 from persona_tui.vllm.driver import LocalDriver
 from persona_tui.vllm.engine import VllmModel
 from persona_tui.vllm.orders import Order
-from persona_tui.vllm.passes import Row
+from persona_tui.vllm.passes import PassRow
 from persona_tui.vllm.wire import Errand
 from persona_tui.vllm.worker import WorkerSlots
 
@@ -191,8 +191,8 @@ def test_what_texts_begin_with_is_read_once(
     pairs = [(each[:-1], each[-1]["content"]) for each in texts]
     place, tokens = WorkerSlots.place, []
 
-    def counted(slots: WorkerSlots, rows: Sequence[Row]) -> None:
-        tokens.append(sum(row.count for row in rows))
+    def counted(slots: WorkerSlots, rows: Sequence[PassRow]) -> None:
+        tokens.append(sum(row.length for row in rows))
         place(slots, rows)
 
     monkeypatch.setattr(WorkerSlots, "place", counted)
