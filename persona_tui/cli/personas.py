@@ -46,7 +46,8 @@ def list_(invocation: Invocation, loaded: bool, catalogue: bool, as_json: bool) 
         print_json(entries)
     elif not entries:
         which = "loaded" if loaded else "there"
-        echo(f"No personas are {which} for {project.settings.model.name}.", err=True)
+        how = "" if loaded else ": `persona-tui init` adds what ships, `persona-tui create` makes one"
+        echo(f"No personas are {which} for {project.settings.model.name}{how}.", err=True)
     else:
         print_table([_row(entry) for entry in entries], header=["name", "loaded", "calibrated", "made from"])
         _tell_weak_axes(project)

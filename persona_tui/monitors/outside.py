@@ -121,7 +121,8 @@ def _within(seconds: float, work: Callable[[], bytes]) -> bytes:
         try:
             done.append(work())
         except (OSError, ValueError) as error:
-            problem.append(" ".join(str(error).split()) or type(error).__name__)
+            if not isinstance(getattr(error, "reason", error), TimeoutError):  # the socket's may be first
+                problem.append(" ".join(str(error).split()) or type(error).__name__)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()

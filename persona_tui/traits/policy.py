@@ -326,4 +326,5 @@ def _explain(error: ValidationError, keys: Sequence[str]) -> str:
     if error.errors(include_url=False)[0]["type"] != "extra_forbidden":
         return mistake_of(error)
     known = [*Policy.model_fields] if len(keys) == 1 else [*Limits.model_fields]
-    return f'unknown key "{".".join(keys)}".{nearest(keys[-1], known)}'.rstrip(".")
+    hint = nearest(keys[-1], known) or f" There may be {', '.join(known)}"
+    return f'unknown key "{".".join(keys)}".{hint}'

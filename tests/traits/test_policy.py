@@ -77,6 +77,7 @@ def test_all_rules_for_one_trait_hold_in_any_order() -> None:
     [
         ("traits:\n  a: {max: 1, mix: 2}\n", r'policy.yaml:2: unknown key "traits.a.mix". Did you mean "m'),
         ("trait:\n  a: {max: 1}\n", r"policy.yaml:1: .*trait"),
+        ("traits:\n  a: {zzz: 2}\n", r'policy.yaml:2: unknown key "traits.a.zzz". There may be min, max'),
         ("traits:\n  a: {max: 1}\n  b: {}\n", r'policy.yaml:3: .*"min" or "max" is needed'),
         ("traits:\n  a:\n    max: loud\n", r'policy.yaml:3: "traits.a.max": '),
         ("traits:\n  a:\n    max: .nan\n", r"policy.yaml:3: "),
