@@ -144,8 +144,11 @@ class PersonaList(RowList):
         return min(super().get_content_height(container, viewport, width), max(container.height - taken, 1))
 
     def on_resize(self) -> None:
-        """Set the rows for the new width."""
+        """Set the rows for the new width, and keep the marked one in sight: what is said of it makes the list
+        shorter.
+        """
         self.show_rows(list(self.rows.values()))
+        self.call_after_refresh(self.scroll_to_highlight)
 
 
 class PersonasPanel(Sturdy, Vertical):
