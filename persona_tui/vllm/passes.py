@@ -6,7 +6,7 @@ on the device, and of what it was asked it keeps only what it samples with.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,10 +69,7 @@ class _Asked:
     extra: dict[str, Any]
     prompt: int
     ids: Ids
-    late: bool = field(init=False)  # whether what was chosen is looked at, too
-
-    def __post_init__(self) -> None:
-        self.late = bool((self.extra.get(ENGINE) or {}).get("thoughts"))
+    late: bool  # whether what was chosen is looked at, too
 
 
 class SecondRunner:
@@ -87,8 +84,9 @@ class SecondRunner:
         for id in scheduled.finished_req_ids:
             self._asked.pop(id, None)
         for new in scheduled.scheduled_new_reqs:
-            ids = np.asarray(new.prefill_token_ids, dtype=np.int32)
-            self._asked[new.req_id] = _Asked(_extra(new.sampling_params), new.prompt_len, ids)
+            extra, ids = _extra(new.sampling_params), np.asarray(new.prefill_token_ids, dtype=np.int32)
+            late = bool((extra.get(ENGINE) or {}).get("thoughts"))
+            self._asked[new.req_id] = _Asked(extra, new.prompt_len, ids, late)
 
     def rows(self, batch: Any) -> list[PassRow]:
         """Return a pass' requests, in the order of its tokens.

@@ -170,7 +170,7 @@ def _steer_first_runner() -> None:
 
     def prepare_inputs(self: Any, scheduled: Any, *args: Any, **kwargs: Any) -> Any:
         prepared = prepare(self, scheduled, *args, **kwargs)  # may reorder the batch
-        if slots := slots_in(self):
+        if slots := _slots_in(self):
             slots.place(slots.requests.rows(scheduled))
         return prepared
 
@@ -178,7 +178,7 @@ def _steer_first_runner() -> None:
     told = _once(GPUModelRunner, "_get_prompt_logprobs_dict")
 
     def get_prompt_logprobs(self: Any, hidden: Any, *args: Any, **kwargs: Any) -> Any:
-        if slots := slots_in(self):
+        if slots := _slots_in(self):
             slots.score(hidden, self.model.compute_logits)
         return told(self, hidden, *args, **kwargs)
 
@@ -196,18 +196,18 @@ def _steer_second_runner() -> None:
         return
 
     def add_requests(self: Any, scheduled: Any) -> Any:
-        if slots := slots_in(self):
+        if slots := _slots_in(self):
             slots.requests.add(scheduled)
         return add(self, scheduled)
 
     def prepare_inputs(self: Any, *args: Any, **kwargs: Any) -> Any:
         batch = prepare(self, *args, **kwargs)
-        if slots := slots_in(self):
+        if slots := _slots_in(self):
             slots.place(slots.requests.rows(batch))
         return batch
 
     def sample_all(self: Any, hidden: Any, *args: Any, **kwargs: Any) -> Any:
-        slots = slots_in(self)
+        slots = _slots_in(self)
         if slots is None:
             return sample(self, hidden, *args, **kwargs)
         slots.score(hidden, self.model.compute_logits)
@@ -221,7 +221,7 @@ def _steer_second_runner() -> None:
     _set(GPUModelRunner, "sample", sample, sample_all)
 
 
-def slots_in(runner: Any) -> Any:
+def _slots_in(runner: Any) -> Any:
     """Return a runner's `WorkerSlots`; None if it has no personas."""
     return getattr(runner, "_persona_tui_slots", None)
 
@@ -235,7 +235,7 @@ def _loading(load: Any, requests: type[FirstRunner | SecondRunner]) -> Any:
             # Else what was compiled for this model without us would be used, and say nothing.
             self.vllm_config.additional_config[OP] = True
         done = load(self, *args, **kwargs)
-        if steers and slots_in(self) is None:
+        if steers and _slots_in(self) is None:
             from persona_tui.vllm.op import watch_blocks
             from persona_tui.vllm.worker import WorkerSlots
 

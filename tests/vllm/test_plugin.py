@@ -9,6 +9,7 @@ import sys
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -191,6 +192,7 @@ def test_a_release_that_was_not_tried_serves_no_personas(monkeypatch: pytest.Mon
         ("--enable-dbo", {"parallel_config": {"enable_dbo": True}}),
         ("--prefill-context-parallel-size", {"parallel_config": {"prefill_context_parallel_size": 2}}),
         ("--enable-batch-sharded-sampling", {"parallel_config": {"enable_batch_sharded_sampling": True}}),
+        ("enable_adaptive_verification", {"speculative_config": {"enable_adaptive_verification": True}}),
     ],
 )
 def test_an_option_that_divides_a_pass_serves_no_personas(
@@ -200,7 +202,7 @@ def test_an_option_that_divides_a_pass_serves_no_personas(
     worker = llm.llm_engine.model_executor.driver_worker.worker
     config = copy(worker.vllm_config)
     for section, values in divides.items():
-        own = copy(getattr(config, section))
+        own = copy(getattr(config, section)) or SimpleNamespace()
         for name, value in values.items():
             setattr(own, name, value)
         setattr(config, section, own)
