@@ -59,6 +59,9 @@ async def test_what_stands_below_a_long_list_of_personas_stays_on_the_screen(cro
         )
         await press(pilot, "end")
         await until(pilot, lambda: "harmful_validation" in picture(app), "the last one, scrolled to")
+        await pilot.resize_terminal(80, 20)
+        await pilot.pause()
+        await until(pilot, lambda: "harmful_validation" in picture(app), "the last one, in a shorter list")
 
 
 def test_a_kind_never_cuts_a_name() -> None:
