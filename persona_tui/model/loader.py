@@ -7,12 +7,12 @@ import logging
 import os
 import re
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from httpx2 import HTTPError
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, get_session
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -122,8 +122,13 @@ def _check_reachable(location: str, name: str) -> None:
         HfApi().model_info(location, timeout=sources.HUB_PATIENCE)
     except (HfHubHTTPError, HFValidationError):
         return
-    except (HTTPError, OSError) as error:
+    except (_hub_client().HTTPError, OSError) as error:
         raise ModelLoadError(_UNREACHABLE.format(name=name)) from error
+
+
+def _hub_client() -> Any:
+    """Return the library that the hub is asked with: httpx, or httpx2 where huggingface-hub is newer."""
+    return import_module(type(get_session()).__module__.partition(".")[0])
 
 
 def _device(device: str) -> str:
